@@ -1,0 +1,25 @@
+"""What can go wrong in a measurement; every message names the value, the place and the remedy."""
+
+
+class InterferenceError(Exception):
+    """A mistake in the input, told in one sentence. The command line exits with 2 on it."""
+
+
+class ConfigError(InterferenceError):
+    """A configuration key or value that cannot be used."""
+
+
+class CheckpointError(InterferenceError):
+    """A base model or an adapter that cannot be loaded or does not fit."""
+
+
+class ScopeError(InterferenceError):
+    """A layer, module, side, task or block that is not there."""
+
+
+class RunError(InterferenceError):
+    """A run directory that cannot be read or written."""
+
+
+class MeasurementError(InterferenceError):
+    """The measurement itself failed: a loss or gradient that is not finite, or is zero throughout."""
