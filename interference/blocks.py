@@ -1,0 +1,162 @@
+"""Blocks: the smallest pieces of theta (layer x module x side), their names, and how a scope picks among them.
+
+Pure bookkeeping: which modules of a model the blocks come from is in `targets`.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+
+import pandas as pd
+
+from interference.errors import ScopeError
+
+
+class Side(StrEnum):
+    """Which factor of the low-rank product a block holds; W is the product itself (the weight-space view)."""
+
+    A = "A"
+    B = "B"
+    W = "W"
+
+
+class Component(StrEnum):
+    """Which part of a model a module belongs to; PROJECTOR is everything between tower and language model."""
+
+    LANGUAGE = "language"
+    VISION = "vision"
+    PROJECTOR = "projector"
+
+
+class Granularity(StrEnum):
+    """How far blocks are summed before their Gram matrices are stored."""
+
+    MODULE = "module"
+    GROUP = "group"
+    LAYER = "layer"
+
+
+class Space(StrEnum):
+    """Where inner products are taken: over the factors A and B, or over the weight that their product changes."""
+
+    PARAMETERS = "parameters"
+    WEIGHT = "weight"
+
+
+GROUPS = ("attention", "mlp")
+
+
+@dataclass(frozen=True)
+class Block:
+    """One piece of theta.
+
+    Attributes:
+        component: part of the model.
+        layer: index of the transformer block, from 0; None outside the stack of layers.
+        module: name of the adapted module ("q_proj"), or of its group or layer where blocks were summed.
+        group: "attention" or "mlp".
+        side: A, B or W.
+        size: number of gradient entries.
+    """
+
+    component: Component
+    layer: int | None
+    module: str
+    group: str
+    side: Side
+    size: int
+
+    @property
+    def name(self) -> str:
+        """A name unique in a run: "language.5.q_proj.A"."""
+        layer = [] if self.layer is None else [str(self.layer)]
+        return ".".join([self.component, *layer, self.module, self.side])
+
+
+def coarsen(block: Block, granularity: Granularity) -> Block:
+    """The block that `block` is summed into at this granularity; its size is still that of the one block."""
+    if granularity is Granularity.MODULE:
+        return block
+    coarse = block.group if granularity is Granularity.GROUP else "all"
+    group = block.group if granularity is Granularity.GROUP else "all"
+    return Block(block.component, block.layer, coarse, group, block.side, block.size)
+
+
+def to_frame(blocks: Iterable[Block]) -> pd.DataFrame:
+    """One row a block, in order; column `name` is the key of its Gram matrix."""
+    rows = [{"name": block.name, **asdict(block)} for block in blocks]
+    frame = pd.DataFrame(rows, columns=["name", "component", "layer", "module", "group", "side", "size"])
+    return frame.astype({"layer": "Int64", "component": str, "side": str})
+
+
+def select(
+    blocks: pd.DataFrame,
+    layers: Sequence[int] | None = None,
+    modules: Sequence[str] | None = None,
+    side: Side | str | None = None,
+    space: Space | str = Space.PARAMETERS,
+) -> pd.DataFrame:
+    """The rows of a scope.
+
+    Args:
+        blocks: frame of `to_frame`.
+        layers: transformer block indices, from 0; None for all.
+        modules: module names, groups ("attention", "mlp") or components ("projector"); None for all.
+        side: "A", "B", or None for both.
+        space: "parameters" for blocks A and B, "weight" for the blocks of the weight-space view.
+
+    Raises:
+        ScopeError: if a layer, module or side is not there; the message lists what is.
+    """
+    frame = blocks[(blocks["side"] == Side.W) == (_member(Space, space, "space") is Space.WEIGHT)]
+    if frame.empty:
+        raise ScopeError(
+            'this run holds no weight-space Gram; compute it with weight_space=True ("probe.weight_space")'
+        )
+    if layers is not None:
+        check_layers(layers, frame["layer"].dropna().astype(int))
+        frame = frame[frame["layer"].isin(list(layers)).fillna(False).astype(bool)]
+    if modules is not None:
+        known = check_modules(modules, frame)
+        frame = frame[known.isin(list(modules)).any(axis=1)]
+    if side is not None and space != Space.WEIGHT:
+        frame = frame[frame["side"] == _member(Side, side, "side")]
+    if frame.empty:
+        raise ScopeError(f"no block lies in layers={layers}, modules={modules}, side={side}; widen the scope")
+    return frame
+
+
+def check_layers(layers: Sequence[int], known: Iterable[int]) -> None:
+    """Raise a ScopeError that lists the known layers if one of `layers` is not among them."""
+    there = sorted(set(known))
+    for layer in layers:
+        if layer not in there:
+            raise ScopeError(f"layer {layer} is not among the adapted layers: {_spans(there)} (counted from 0)")
+
+
+def check_modules(modules: Sequence[str], frame: pd.DataFrame) -> pd.DataFrame:
+    """The columns in which a module may be named; a ScopeError that lists the names if one is in none of them."""
+    columns = frame[["module", "group", "component"]].astype(str)
+    there = sorted(set(columns.to_numpy().ravel()))
+    for module in modules:
+        if module not in there:
+            raise ScopeError(f"module {module!r} is not among those here: {', '.join(there)}")
+    return columns
+
+
+def _member(kind: type[StrEnum], value: str, what: str) -> StrEnum:
+    try:
+        return kind(value)
+    except ValueError:
+        raise ScopeError(f"{what} {value!r} is none of {', '.join(kind)}") from None
+
+
+def _spans(numbers: Sequence[int]) -> str:
+    """Sorted integers as "0-3, 7"."""
+    spans: list[list[int]] = []
+    for number in numbers:
+        if spans and number == spans[-1][1] + 1:
+            spans[-1][1] = number
+        else:
+            spans.append([number, number])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in spans) or "none"

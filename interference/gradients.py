@@ -1,0 +1,211 @@
+"""Per-example gradients of adapter factors: one forward and one backward give those of a whole batch.
+
+With x [batch, seq, d_in] the input of a factor and d [batch, seq, d_out] the gradient at its output, the gradient of
+example n is sum_t d[n, t] x[n, t]^T. What a forward would spend on everything else is left out: weights are frozen,
+logits are computed where tokens are supervised, and the graph is rooted at the first probed factor, so that the layers
+below it (and the image encoder) run without one.
+"""
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from interference.blocks import Side
+from interference.errors import MeasurementError
+from interference.targets import Target
+
+IGNORED = -100  # the label of a token that is not supervised, as in transformers
+
+
+@dataclass(frozen=True)
+class BatchGradients:
+    """What one backward pass gives.
+
+    Attributes:
+        gradients: {block name: [batch, *factor shape]}, float32 or better, of each example's own loss.
+        losses: [batch], mean cross-entropy over supervised tokens (nats per token).
+        tokens: [batch], number of supervised tokens.
+    """
+
+    gradients: dict[str, Tensor]
+    losses: Tensor
+    tokens: Tensor
+
+
+def outer_gradient(inputs: Tensor, output_gradients: Tensor) -> Tensor:
+    """Per-example gradient of a Linear's weight.
+
+    Args:
+        inputs: [batch, seq, d_in].
+        output_gradients: [batch, seq, d_out].
+
+    Returns:
+        [batch, d_out, d_in], float32 or better.
+    """
+    dtype = torch.promote_types(inputs.dtype, torch.float32)
+    return torch.bmm(output_gradients.to(dtype).transpose(1, 2), inputs.to(dtype))
+
+
+def example_losses(model: nn.Module, batch: Mapping[str, Any], whole_logits: bool = False) -> tuple[Tensor, Tensor]:
+    """Each example's mean cross-entropy over its supervised tokens.
+
+    Args:
+        model: a causal language model, possibly with an image encoder.
+        batch: what its forward takes, with `labels` [batch, seq]; -100 marks unsupervised tokens.
+        whole_logits: compute logits at every position even where the model could leave the unsupervised ones out.
+
+    Returns:
+        losses [batch] (nats per token, differentiable) and the number of supervised tokens [batch].
+
+    Raises:
+        MeasurementError: if an example has no supervised token.
+    """
+    labels = batch["labels"]
+    targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED)
+    supervised = targets != IGNORED
+    tokens = supervised.sum(dim=1)
+    if not bool(tokens.all()):
+        row = int((tokens == 0).nonzero()[0])
+        raise MeasurementError(
+            f"row {row} of the batch has no supervised token; every label is -100 or its first token"
+        )
+    inputs = {key: value for key, value in batch.items() if key != "labels"}
+    if not whole_logits and "logits_to_keep" in _forward_parameters(model):
+        inputs["logits_to_keep"] = supervised
+    logits = model(**inputs, use_cache=False, return_dict=True).logits
+    if logits.dim() == 3:
+        logits = logits[supervised]
+    losses = F.cross_entropy(
+        logits.to(torch.promote_types(logits.dtype, torch.float32)),
+        targets[supervised].to(logits.device),
+        reduction="none",
+    )
+    rows = supervised.nonzero()[:, 0].to(logits.device)
+    summed = losses.new_zeros(len(labels)).index_add(0, rows, losses)
+    return summed / tokens.to(logits.device), tokens
+
+
+class Probe:
+    """Computes per-example gradients of a model's targets; use as a context manager.
+
+    While it is open the model is in evaluation mode, frozen, and only the probed adapter is active; when it closes, hooks,
+    `requires_grad`, modes and active adapters are as they were. Parameters are never modified.
+
+    Args:
+        model: the model that holds the targets.
+        targets: adapted modules to probe, all of one adapter.
+    """
+
+    def __init__(self, model: nn.Module, targets: Sequence[Target]) -> None:
+        self.model = model
+        self.targets = targets
+        self._stack = ExitStack()
+        self._gradients: dict[str, Tensor] = {}
+        self._batch_shape = (0, 0)
+
+    def __enter__(self) -> "Probe":
+        try:
+            self._stack.enter_context(as_found(self.model))
+            activate(self.model, self.targets[0].adapter)
+            self.model.eval()
+            self.model.requires_grad_(False)
+            for target in self.targets:
+                for side in (Side.A, Side.B):
+                    self._stack.enter_context(self._hook(target.factor(side), target.blocks[side].name))
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+
+    def gradients(self, batch: Mapping[str, Any]) -> BatchGradients:
+        """Gradients of every example of a collated batch.
+
+        Args:
+            batch: what the model's forward takes, with `labels` [batch, seq].
+
+        Raises:
+            MeasurementError: if an example has no supervised token, or a module's input cannot be told apart by example.
+        """
+        self._gradients = {}
+        self._batch_shape = (batch["labels"].shape[0], batch["labels"].shape[1])
+        with torch.enable_grad():
+            losses, tokens = example_losses(self.model, batch, whole_logits=self._probes_head)
+            losses.sum().backward()
+        gradients, self._gradients = self._gradients, {}
+        for target in self.targets:
+            for block in target.blocks.values():
+                if block.name not in gradients:
+                    raise MeasurementError(f"{target.path} took no part in the loss; leave it out of the modules")
+        return BatchGradients(gradients, losses.detach(), tokens)
+
+    @property
+    def _probes_head(self) -> bool:
+        return any(target.blocks[Side.A].layer is None for target in self.targets)
+
+    @contextmanager
+    def _hook(self, factor: nn.Linear, name: str) -> Iterator[None]:
+        def forward_hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            if not output.requires_grad:
+                output.requires_grad_(True)
+            seen = inputs[0].detach()
+            output.register_hook(lambda gradient: self._add(name, seen, gradient))
+
+        handle = factor.register_forward_hook(forward_hook)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def _add(self, name: str, inputs: Tensor, output_gradients: Tensor) -> None:
+        """A module that runs several times in a forward collects the sum over its calls."""
+        batch, seq = self._batch_shape
+        if inputs.dim() == 2 and inputs.shape[0] == batch * seq:
+            inputs, output_gradients = (t.unflatten(0, (batch, seq)) for t in (inputs, output_gradients))
+        if inputs.dim() < 3 or inputs.shape[0] != batch:
+            raise MeasurementError(
+                f"block {name}: its input of shape {tuple(inputs.shape)} does not keep the {batch} examples of the batch "
+                "apart (one image an example, no token routing); leave the module out"
+            )
+        gradient = outer_gradient(inputs.flatten(1, -2), output_gradients.flatten(1, -2))
+        self._gradients[name] = self._gradients[name] + gradient if name in self._gradients else gradient
+
+
+def _forward_parameters(model: nn.Module) -> Mapping[str, inspect.Parameter]:
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    return inspect.signature(base.forward).parameters
+
+
+def activate(model: nn.Module, adapter: str) -> None:
+    """Make `adapter` the only active one; nothing is touched where it already is."""
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer) and module.active_adapters != [adapter]:
+            module.set_adapter([adapter])
+
+
+@contextmanager
+def as_found(model: nn.Module) -> Iterator[None]:
+    """Hand the model back as it came: training modes, requires_grad and active adapters."""
+    modes = [(module, module.training) for module in model.modules()]
+    required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    active = [(m, list(m.active_adapters)) for m in model.modules() if isinstance(m, BaseTunerLayer)]
+    try:
+        yield
+    finally:
+        for module, names in active:
+            if module.active_adapters != names:
+                module.set_adapter(names)
+        for module, training in modes:
+            module.training = training
+        for parameter, needed in required:
+            parameter.requires_grad_(needed)

@@ -1,0 +1,180 @@
+"""Where the suite's pictures come from, each with what is true of it. What is asked about them is in `tasks`.
+
+A source gives the pictures of one split. Train and heldout never share one: digits are split by their index, easy-vqa
+brings its own split, and a drawn picture belongs to the split that the hash of its own pixels names.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+from random import Random
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from mixlora.data.mini import draw
+from mixlora.errors import DataError
+
+Split = Literal["train", "heldout"]
+
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+WORDS = (
+    *("cat", "dog", "sun", "map", "box", "key", "jam", "fox", "hat", "pen", "cup", "bus", "zoo", "ice"),
+    *("tree", "fish", "lamp", "moon", "bird", "milk", "road", "wolf", "quiz", "gate", "yard", "vase"),
+    *("house", "river", "bread", "queen", "juice", "knife", "plant", "music", "horse", "cloud"),
+    *("window", "garden", "bridge", "flower", "pocket", "jungle"),
+)
+"""Words of no colour, which the base learns to read; every letter occurs."""
+SIGNS = ("stop", "exit", "open", "sale", "push", "pull", "taxi", "shop", "cafe", "bank")
+SHORT_WORDS = tuple(text for text in WORDS if len(text) <= 4)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture and the facts that hold of it, such as {"word": "red", "ink": "blue", "style": "bold"}."""
+
+    id: str
+    image: Image.Image
+    facts: Mapping[str, str]
+
+
+def _split_of(image: Image.Image) -> Split:
+    """The split a drawn picture belongs to: heldout for one in four."""
+    return "heldout" if sha256(image.tobytes()).digest()[0] < 64 else "train"
+
+
+def _drawn(name: str, sketch: Callable[[Random], tuple[Image.Image, dict[str, str]]]) -> "Source":
+    """The source of pictures that `sketch` draws: as many as asked for."""
+
+    def pictures(split: Split, seed: int) -> Iterator[Picture]:
+        index, attempt = 0, 0
+        while True:
+            image, facts = sketch(Random(f"{name}/{split}/{seed}/{attempt}"))
+            attempt += 1
+            if _split_of(image) == split:
+                yield Picture(f"{name}-{split}-{seed}-{index}", image, facts)
+                index += 1
+
+    return pictures
+
+
+def _sketch_stroop(rng: Random) -> tuple[Image.Image, dict[str, str]]:
+    text, ink = rng.sample(tuple(draw.INKS), 2)
+    style = rng.choice(tuple(draw.FONTS))
+    picture = draw.word(rng, text, draw.INKS[ink], rng.choice(draw.FONTS[style]))
+    return picture, {"word": text, "ink": ink, "style": style}
+
+
+def _sketch_style(rng: Random) -> tuple[Image.Image, dict[str, str]]:
+    style, text = rng.choice(tuple(draw.FONTS)), rng.choice(SHORT_WORDS)
+    ink = rng.choice(tuple(draw.PLAIN_INKS))
+    picture = draw.word(rng, text, draw.PLAIN_INKS[ink], rng.choice(draw.FONTS[style]))
+    return picture, {"word": text, "ink": ink, "style": style}
+
+
+def _sketch_sign(rng: Random) -> tuple[Image.Image, dict[str, str]]:
+    text, board = rng.choice(SIGNS), rng.choice(("red", "green", "blue", "purple", "brown"))
+    page = Image.new("RGB", (draw.SIZE, draw.SIZE), draw.shade(rng, draw.INKS[board]))
+    picture = draw.word(rng, text, (245, 245, 245), rng.choice(draw.FONTS["sans"] + draw.FONTS["bold"]), page)
+    return picture, {"word": text, "board": board}
+
+
+def _sketch_letter(rng: Random) -> tuple[Image.Image, dict[str, str]]:
+    letter, style, ink = rng.choice(LETTERS), rng.choice(tuple(draw.FONTS)), rng.choice(tuple(draw.INKS))
+    picture = draw.word(rng, letter, draw.INKS[ink], rng.choice(draw.FONTS[style]))
+    return picture, {"letter": letter, "ink": ink, "style": style}
+
+
+def _sketch_pair(rng: Random) -> tuple[Image.Image, dict[str, str]]:
+    """Two different shapes in two colours, side by side or one above the other."""
+    page, (first, second) = draw.paper(rng), rng.sample(draw.SHAPES, 2)
+    inks = rng.sample(("red", "green", "blue", "yellow"), 2)
+    level, half = rng.random() < 0.5, draw.SIZE // 2
+    for place, (kind, ink) in enumerate(zip((first, second), inks, strict=True)):
+        side = rng.randint(13, 19)
+        along, across = place * half + rng.randint(1, half - side - 1), rng.randint(4, draw.SIZE - side - 4)
+        left, top = (along, across) if level else (across, along)
+        draw.shape(page, kind, draw.shade(rng, draw.INKS[ink]), (left, top, left + side, top + side))
+    facts = {"first": first, "second": second, "first_ink": inks[0], "second_ink": inks[1]}
+    return draw.grain(rng, page), {**facts, "relation": "left" if level else "above"}
+
+
+@lru_cache(maxsize=1)
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    """Scikit-learn's handwritten digits: strokes [1797, 8, 8] from 0 to 16, and labels [1797]."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    return data.images, data.target
+
+
+def digit_pictures(split: Split, seed: int) -> Iterator[Picture]:
+    """The handwritten digits of a split, each drawn once, in an order of the seed; one in four is held out."""
+    strokes, labels = _digits()
+    order = [index for index in range(len(labels)) if (index % 4 == 0) == (split == "heldout")]
+    Random(f"digit/{split}/{seed}").shuffle(order)
+    for index in order:
+        picture = draw.digit(Random(f"digit/{index}"), strokes[index])
+        yield Picture(f"digit-{index}", picture, {"digit": DIGITS[labels[index]]})
+
+
+def easy_vqa_folder(split: Split) -> Path:
+    """Where the easy-vqa distribution keeps that split.
+
+    Raises:
+        DataError: it is not installed.
+    """
+    try:
+        import easy_vqa
+    except ImportError as error:
+        raise DataError(
+            "The mini suite's shapes come from the package easy-vqa, which is not installed: "
+            "pip install 'task-interference[demo]'."
+        ) from error
+    return Path(easy_vqa.__file__).parent / "data" / ("train" if split == "train" else "test")
+
+
+@lru_cache(maxsize=2)
+def _easy_vqa_facts(split: Split) -> dict[int, dict[str, str]]:
+    """Number of a picture -> its shape and colour, as the distribution's questions and answers give them away."""
+    facts: dict[int, dict[str, str]] = {}
+    for question, answer, number in json.loads((easy_vqa_folder(split) / "questions.json").read_text()):
+        words = question.rstrip("?").split()
+        known = facts.setdefault(number, {})
+        denied = answer == "yes" if {"not", "no"} & set(words) else answer == "no"
+        for told in [answer] if denied else [answer, *words]:
+            if told in draw.SHAPES:
+                known["shape"] = told
+            elif told in draw.INKS or told in draw.PLAIN_INKS:
+                known["colour"] = told
+    return {number: known for number, known in sorted(facts.items()) if len(known) == 2}
+
+
+def shape_pictures(split: Split, seed: int) -> Iterator[Picture]:
+    """The easy-vqa pictures of a split whose shape and colour are known, in an order of the seed."""
+    facts = _easy_vqa_facts(split)
+    order = list(facts)
+    Random(f"shape/{split}/{seed}").shuffle(order)
+    for number in order:
+        with Image.open(easy_vqa_folder(split) / "images" / f"{number}.png") as image:
+            picture = image.convert("RGB").resize((draw.SIZE, draw.SIZE), Image.Resampling.BOX)
+        yield Picture(f"shape-{split}-{number}", picture, facts[number])
+
+
+Source = Callable[[Split, int], Iterator[Picture]]
+
+SOURCES: dict[str, Source] = {
+    "digit": digit_pictures,
+    "shape": shape_pictures,
+    "stroop": _drawn("stroop", _sketch_stroop),
+    "style": _drawn("style", _sketch_style),
+    "sign": _drawn("sign", _sketch_sign),
+    "letter": _drawn("letter", _sketch_letter),
+    "pair": _drawn("pair", _sketch_pair),
+}
+"""Name of a source -> its pictures of a split in an order of a seed; drawn ones never end."""

