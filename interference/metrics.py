@@ -1,326 +1,233 @@
 """Gram matrices to numbers: Delta, the interference I and their companions, as [tasks, tasks] matrices.
 
-Rows are the affected task i (whose loss is read), columns the stepped task j (whose gradient is followed); tasks come in
-the order in which they first appear. Everything here is pure and needs only K[u, v] = <g_u, g_v>; how sure one may be of
-a number is in `uncertainty.py`.
+Rows are the affected task i (whose loss is read), columns the stepped task j (whose gradient is followed); tasks
+come in the order in which they first appear. A Gram is K[u, v] = <g_u, g_v>, [units, units], or a stack (or sequence)
+of them, [blocks, units, units], which `aggregate` turns into one matrix. How sure one may be of a number is
+`uncertainty.py`'s.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 
-from interference.errors import ConfigError, MeasurementError
-from interference.pairing import (
-    Array,
-    Grams,
-    Kernel,
-    Layout,
-    Pairs,
-    blocks_of,
-    choose,
-    chunks,
-    mean_over_affected,
-    pair_means,
-    unit_means,
+from interference.measure import (
+    METRICS,
+    Aggregate,
+    Average,
+    Measure,
+    Norms,
+    Reduce,
+    estimate,
 )
+from interference.pairing import Array, Grams, Layout, Pairs, pair_means, unit_means
+
+__all__ = [
+    "METRICS",
+    "Aggregate",
+    "Norms",
+    "Pairs",
+    "Reduce",
+    "Signal",
+    "conflict_rate",
+    "cosine",
+    "curvature",
+    "delta",
+    "interference",
+    "magnitude_similarity",
+    "pair_cosine",
+    "ratio_health",
+    "signal",
+]
 
 
-class Reduce(StrEnum):
-    """How the ratios of the units v of the affected task become one number."""
+def interference(
+    gram: Grams,
+    tasks: Sequence[str],
+    pairs: Pairs | str = Pairs.LEAVE_ONE_OUT,
+    reduce: Reduce | str = Reduce.MEAN_OF_RATIOS,
+    aggregate: Aggregate | str = Aggregate.SUM,
+) -> Array:
+    """The task interference I, [tasks i, tasks j], with exactly 1 on the diagonal.
 
-    MEAN_OF_RATIOS = "mean-of-ratios"  # the paper's Eq. 3
-    RATIO_OF_MEANS = "ratio-of-means"  # estimates the ratio of expectations; the only one with an honest interval
-    MEDIAN_OF_RATIOS = "median-of-ratios"
+    `I_ij = mean_v Delta_j L_i(v) / Delta_i L_i(v)` over units v of task i (Eq. 3 of Shen et al. 2024, after Zhu et al.
+    2022): how much of the fall of i's loss that its own step brings is brought by a step of j. Below 0, j undoes i's
+    progress. The length lambda of the step cancels.
 
+    Args:
+        gram: [units, units] or [blocks, units, units], of loss gradients (nats per token, squared).
+        tasks: The task of every unit.
+        pairs: "leave-one-out" (a unit never steps on itself), "uni-perceiver" (the unit of the same index is dropped
+            for every pair of tasks, as in the original notebook; needs equally many units), "all" (self pairs count),
+            "same-example" (the denominator is the unit's own step, sqrt(K[v, v]): the mean pair cosine).
+        reduce: "mean-of-ratios", "ratio-of-means" or "median-of-ratios" over v.
+        aggregate: "sum" (blocks are one theta) or "mean" (mean of the blocks' I; all-zero blocks do not count).
 
-class Aggregate(StrEnum):
-    """How several blocks become one matrix."""
-
-    SUM = "sum"  # one theta: the Grams are summed, then the metric is taken
-    MEAN = "mean"  # the metric of each block, averaged over the blocks
-
-
-class Norms(StrEnum):
-    """What |mean g| means in `cosine`, `magnitude_similarity` and `curvature`."""
-
-    PLAIN = "plain"  # of the mean gradients as measured
-    UNBIASED = "unbiased"  # self pairs left out, so that noise does not lengthen the mean
-
-
-def _raw(gram: Array) -> Kernel:
-    return Kernel(gram)
-
-
-def _stepped(gram: Array) -> Kernel:
-    norms = _norms(gram)
-    return Kernel(gram * _inverse(norms)[:, None], own=norms)
-
-
-def _cosines(gram: Array) -> Kernel:
-    inverse = _inverse(_norms(gram))
-    return Kernel(gram * inverse[:, None] * inverse[None, :])
-
-
-def _negative(gram: Array) -> Kernel:
-    return Kernel((gram < 0).astype(gram.dtype))
-
-
-def _norms(gram: Array) -> Array:
-    return np.sqrt(np.maximum(np.diagonal(gram), 0))
-
-
-def _inverse(norms: Array) -> Array:
-    """1 / norms, and 0 for a zero gradient: its step has no length and moves nothing."""
-    return np.divide(1, norms, out=np.zeros_like(norms), where=norms > 0)
-
-
-def _ratio(numerator: Array, denominator: Array) -> Array:
-    """The quotient, NaN wherever the denominator is not positive or not a number."""
-    positive = np.broadcast_to(denominator > 0, np.broadcast_shapes(np.shape(numerator), np.shape(denominator)))
-    return np.divide(numerator, denominator, out=np.full(positive.shape, np.nan), where=positive)
-
-
-def _ratio_of_means(means: Array) -> Array:
-    own = np.diagonal(means, axis1=1, axis2=2)[:, :, None]
-    return np.divide(means, own, out=np.full(means.shape, np.nan), where=np.broadcast_to(own != 0, means.shape))
-
-
-def _squares(means: Array) -> tuple[Array, Array]:
-    """|mean g_i|^2 and |mean g_j|^2 of [replicates, i, j] inner products, NaN where the estimate is not positive."""
-    own = np.diagonal(means, axis1=1, axis2=2)
-    own = np.where(own > 0, own, np.nan)
-    return own[:, :, None], own[:, None, :]
-
-
-def _cosine(means: Array) -> Array:
-    a, b = _squares(means)
-    return means / np.sqrt(a * b)
-
-
-def _magnitude_similarity(means: Array) -> Array:
-    a, b = _squares(means)
-    return 2 * np.sqrt(a * b) / (a + b)
-
-
-def _curvature(means: Array) -> Array:
-    a, b = _squares(means)
-    return _ratio((1 - means**2 / (a * b)) * (a + b - 2 * means), a + b + 2 * means)
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A number for every pair of tasks: `finish` of the pair means of `kernel`.
-
-    Attributes:
-        meaning: One line for a reader.
-        kernel: The Gram of a block to what is averaged over pairs of units.
-        finish: [replicates, i, j] pair means to the metric; None where the pair mean is the metric itself.
-        neutral: The value that means "neither helps nor hurts"; None where the metric has no such value.
-    """
-
-    meaning: str
-    kernel: Callable[[Array], Kernel]
-    finish: Callable[[Array], Array] | None = None
-    neutral: float | None = 0.0
-
-
-METRICS: dict[str, Metric] = {
-    "interference": Metric("loss change of i stepping on j, relative to stepping on itself", _stepped, _ratio_of_means),
-    "delta": Metric("first-order fall of i's loss when a unit-length gradient step of j is taken", _stepped),
-    "cosine": Metric("cosine of the tasks' mean gradients", _raw, _cosine),
-    "pair_cosine": Metric("mean cosine of a unit of i and a unit of j", _cosines),
-    "conflict_rate": Metric("share of unit pairs whose gradients point apart", _negative, neutral=None),
-    "magnitude_similarity": Metric("2|a||b| / (|a|^2 + |b|^2) of the mean gradients", _raw, _magnitude_similarity, None),
-    "curvature": Metric("PCGrad's curvature bounding measure of the mean gradients", _raw, _curvature, None),
-}
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A metric and everything that fixes its value.
-
-    Attributes:
-        metric: A key of METRICS.
-        pairs: Which pairs of units count; read by `interference` and `delta`, the others leave self pairs out.
-        reduce: How unit ratios become one; read by `interference`.
-        aggregate: How blocks become one matrix.
-        norms: Read by `cosine`, `magnitude_similarity` and `curvature`.
-        step: lambda, the length of the step; read by `delta`.
+    Returns:
+        [tasks, tasks]. A unit whose own Delta is exactly 0 has no ratio and does not count; a row without any is NaN.
 
     Raises:
-        ConfigError: If a value is not one of the allowed ones, which the message lists.
+        ConfigError: If a setting is not one of the allowed values.
+        ScopeError: If a task has fewer than 2 units, or unequally many for "uni-perceiver".
+        MeasurementError: If the Gram has the wrong shape, is not finite, or is zero throughout.
+
+    Example:
+        >>> import numpy as np
+        >>> g = np.array([[1.0, 0.0], [1.0, 0.0], [-1.0, 1.0], [-1.0, 1.0]])
+        >>> interference(g @ g.T, ["a", "a", "b", "b"]).round(3).tolist()
+        [[1.0, -0.707], [-0.707, 1.0]]
+    """
+    return estimate(Measure("interference", pairs=pairs, reduce=reduce, aggregate=aggregate), gram, tasks)[0]
+
+
+def delta(
+    gram: Grams,
+    tasks: Sequence[str],
+    pairs: Pairs | str = Pairs.LEAVE_ONE_OUT,
+    aggregate: Aggregate | str = Aggregate.SUM,
+    step: float = 1.0,
+) -> Array:
+    """Delta_j L_i, [tasks i, tasks j]: the first-order fall of i's loss (nats per token) when j takes a step.
+
+    `Delta_j L_i = step * mean_{u, v} K[u, v] / sqrt(K[u, u])`, section 3.2 of Shen et al. 2024, with `step` its lambda:
+    the length of the step along a unit's normalised gradient. Positive helps. A unit of zero gradient takes a step of
+    length zero.
+    """
+    return estimate(Measure("delta", pairs=pairs, aggregate=aggregate, step=step), gram, tasks)[0]
+
+
+def cosine(
+    gram: Grams,
+    tasks: Sequence[str],
+    norms: Norms | str = Norms.PLAIN,
+    aggregate: Aggregate | str = Aggregate.SUM,
+) -> Array:
+    """Cosine of the tasks' mean gradients, [tasks i, tasks j], symmetric, 1 on the diagonal.
+
+    With `norms="plain"` this is the cosine of the means as measured. Noise lengthens those means but not their inner
+    product, so it lies nearer 0 than the truth, by sqrt(r_i r_j) where r_i is `Signal.reliability`: it may hide a
+    conflict, never invent one, and it depends on the number of units. `norms="unbiased"` leaves self pairs out of the
+    norms as well: comparable between runs of different size, but no longer within [-1, 1], and NaN for a task whose
+    squared norm is not above 0. Plain is the default because the other has the heavy tails of a ratio of noise.
+    """
+    return estimate(Measure("cosine", norms=norms, aggregate=aggregate), gram, tasks)[0]
+
+
+def pair_cosine(gram: Grams, tasks: Sequence[str], aggregate: Aggregate | str = Aggregate.SUM) -> Array:
+    """Mean cosine of a unit of i and a unit of j, [tasks, tasks], self pairs left out.
+
+    The diagonal is how much a task's units agree among themselves. The cosine with a zero gradient counts as 0.
+    """
+    return estimate(Measure("pair_cosine", aggregate=aggregate), gram, tasks)[0]
+
+
+def conflict_rate(gram: Grams, tasks: Sequence[str], aggregate: Aggregate | str = Aggregate.SUM) -> Array:
+    """Share of unit pairs (u of j, v of i) with K[u, v] < 0, [tasks, tasks], self pairs left out; noise gives 0.5."""
+    return estimate(Measure("conflict_rate", aggregate=aggregate), gram, tasks)[0]
+
+
+def magnitude_similarity(
+    gram: Grams,
+    tasks: Sequence[str],
+    norms: Norms | str = Norms.PLAIN,
+    aggregate: Aggregate | str = Aggregate.SUM,
+) -> Array:
+    """Gradient magnitude similarity 2|a||b| / (|a|^2 + |b|^2) of the mean gradients (Yu et al. 2020): 1 if equal.
+
+    `norms` as in `cosine`: plain norms are lengthened by noise, so two weak tasks look alike.
+    """
+    return estimate(Measure("magnitude_similarity", norms=norms, aggregate=aggregate), gram, tasks)[0]
+
+
+def curvature(
+    gram: Grams,
+    tasks: Sequence[str],
+    norms: Norms | str = Norms.PLAIN,
+    aggregate: Aggregate | str = Aggregate.SUM,
+) -> Array:
+    """PCGrad's curvature bounding measure of the mean gradients, [tasks, tasks], 0 on the diagonal.
+
+    `xi(a, b) = (1 - cos(a, b)^2) |a - b|^2 / |a + b|^2` (Yu et al. 2020). Large where the two gradients differ and
+    cancel; NaN where |a + b| is 0. `norms` as in `cosine`.
+    """
+    return estimate(Measure("curvature", norms=norms, aggregate=aggregate), gram, tasks)[0]
+
+
+@dataclass(frozen=True)
+class RatioHealth:
+    """How far the ratios under I may be trusted, each [tasks i, tasks j].
+
+    Attributes:
+        nonpositive: Share of units v of task i with Delta_i L_i(v) <= 0, whose ratio points the wrong way.
+        leverage: max_v |ratio| / sum_v |ratio|: 1 / units where all agree, near 1 where one unit is the whole cell.
     """
 
-    metric: str = "interference"
-    pairs: Pairs | str = Pairs.LEAVE_ONE_OUT
-    reduce: Reduce | str = Reduce.MEAN_OF_RATIOS
-    aggregate: Aggregate | str = Aggregate.SUM
-    norms: Norms | str = Norms.PLAIN
-    step: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.metric not in METRICS:
-            raise ConfigError(f"metric is {self.metric!r}, but must be one of {', '.join(map(repr, METRICS))}")
-        for name, options in (("pairs", Pairs), ("reduce", Reduce), ("aggregate", Aggregate), ("norms", Norms)):
-            object.__setattr__(self, name, choose(options, getattr(self, name), name))
-
-    @property
-    def by_unit(self) -> bool:
-        """Whether ratios are taken unit by unit, so that the metric is no function of the pair means."""
-        return self.metric == "interference" and self.reduce is not Reduce.RATIO_OF_MEANS
-
-    @property
-    def linear(self) -> bool:
-        """Whether the metric is a pair mean itself."""
-        return METRICS[self.metric].finish is None
-
-    @property
-    def pair_rule(self) -> Pairs:
-        """Which pairs are averaged: the plain norm of a mean keeps the self pairs, other companions never do."""
-        if self.metric in ("interference", "delta"):
-            return Pairs(self.pairs)
-        return Pairs.ALL if not self.linear and self.norms is Norms.PLAIN else Pairs.LEAVE_ONE_OUT
-
-    def kernels(self, gram: Grams, layout: Layout) -> Iterator[Kernel]:
-        """The kernels whose metrics are averaged: one for a sum of blocks or a linear metric, else one a block.
-
-        Raises:
-            MeasurementError: If every Gram is zero throughout.
-        """
-        layout.check_pairs(self.pair_rule)
-        blocks = blocks_of(gram, layout)
-        if self.aggregate is Aggregate.SUM:
-            blocks = iter([_total(blocks)])
-        kernels = (self._kernel(block) for block in blocks if block.any())
-        if self.aggregate is Aggregate.MEAN and self.linear:
-            kernels = iter(_average(kernels))
-        empty = True
-        for kernel in kernels:
-            empty = False
-            yield kernel
-        if empty:
-            raise MeasurementError("every Gram is zero throughout: no unit has a gradient in this scope")
-
-    def _kernel(self, block: Array) -> Kernel:
-        kernel = METRICS[self.metric].kernel(np.asarray(block, dtype=np.float64))
-        if self.metric != "delta":
-            return kernel
-        return Kernel(self.step * kernel.values, None if kernel.own is None else self.step * kernel.own)
-
-    def finish(self, means: Array) -> Array:
-        """[replicates, i, j] pair means to the metric."""
-        finish = METRICS[self.metric].finish
-        values = means if finish is None else finish(means)
-        if self.metric == "cosine":  # exactly 1, not 1 - 1e-16, on the diagonal
-            _fill_diagonal(values)
-        return values
-
-    def of_kernel(self, kernel: Kernel, weights: Array, layout: Layout) -> Array:
-        """The metric of one kernel under resampling weights: [replicates, i, j]."""
-        if not self.by_unit:
-            return self.finish(pair_means(kernel, weights, layout, self.pair_rule))
-        out = np.empty((len(weights), len(layout.tasks), len(layout.tasks)))
-        for chunk in chunks(len(weights), out.shape[1] * weights.shape[1]):
-            units = unit_means(kernel, weights[chunk], layout, self.pair_rule)
-            out[chunk] = reduce_ratios(units, weights[chunk], layout, Reduce(self.reduce))
-        return out
+    nonpositive: Array
+    leverage: Array
 
 
-def _total(blocks: Iterator[Array]) -> Array:
-    total = np.asarray(next(blocks), dtype=np.float64).copy()
-    for block in blocks:
-        total += block
-    return total
+def ratio_health(
+    gram: Grams,
+    tasks: Sequence[str],
+    pairs: Pairs | str = Pairs.LEAVE_ONE_OUT,
+    aggregate: Aggregate | str = Aggregate.SUM,
+) -> RatioHealth:
+    """Health of every cell's ratios; with `aggregate="mean"` the mean of the blocks' health."""
+    measure, layout = Measure("interference", pairs=pairs, aggregate=aggregate), Layout.of(tasks)
+    ones = np.ones((1, len(tasks)))
+    nonpositive, leverage = Average(), Average()
+    for kernel in measure.kernels(gram, layout):
+        units = unit_means(kernel, ones, layout, measure.pair_rule)[0]  # [tasks j, units v]
+        shares, worst = zip(*(_row_health(units[:, v], units[i, v]) for i, v in enumerate(layout.slices)), strict=True)
+        nonpositive.add(np.repeat(np.array(shares)[:, None], len(layout.tasks), axis=1))
+        leverage.add(np.stack(worst))
+    return RatioHealth(nonpositive.mean(), leverage.mean())
 
 
-def _average(kernels: Iterator[Kernel]) -> list[Kernel]:
-    """The mean of kernels: a linear metric of it is the mean of their metrics."""
-    count, values, own = 0, np.zeros(()), np.zeros(())
-    for kernel in kernels:
-        count, values = count + 1, values + kernel.values
-        own = own + (0 if kernel.own is None else kernel.own)
-    return [Kernel(values / count, own / count if own.ndim else None)] if count else []
+def _row_health(numerators: Array, own: Array) -> tuple[float, Array]:
+    """Of one affected task: the share of units without a positive denominator, and the leverage [tasks j]."""
+    size = np.abs(np.divide(numerators, own, out=np.zeros_like(numerators), where=own != 0))
+    total = size.sum(axis=1)
+    return float((own <= 0).mean()), np.divide(
+        size.max(axis=1), total, out=np.full_like(total, np.nan), where=total > 0
+    )
 
 
-def _fill_diagonal(values: Array) -> None:
-    """Put 1 on the diagonal of [replicates, i, j] wherever it is a number."""
-    diagonal = np.arange(values.shape[1])
-    own = values[:, diagonal, diagonal]
-    values[:, diagonal, diagonal] = np.where(np.isnan(own), np.nan, 1.0)
+@dataclass(frozen=True)
+class Signal:
+    """What a task's gradients say beside their noise; every array is [tasks].
 
-
-def reduce_ratios(units: Array, weights: Array, layout: Layout, reduce: Reduce) -> Array:
-    """Per-unit ratios Delta_j L_i(v) / Delta_i L_i(v), reduced over v: [replicates, i, j].
-
-    A unit whose own Delta_i L_i(v) is exactly 0 (no gradient, or none along the others') has no ratio and does not
-    count; a row in which no unit counts is NaN.
-
-    Args:
-        units: [replicates, tasks j, units v], from `unit_means`.
-        weights: [replicates, units]; counts (whole numbers, of equal total) for the median.
-        layout: The tasks of the grouped units.
-        reduce: "mean-of-ratios" or "median-of-ratios".
+    Attributes:
+        tasks: Their names.
+        squared_norm: Unbiased |mean g_i|^2, the mean of K over pairs u != v; may be below 0 where there is no signal.
+        unit_noise: Expected squared distance of one unit's gradient from the mean: mean K[u, u] - squared_norm.
+        snr: squared_norm / (unit_noise / units): signal to noise of the measured mean gradient, in power.
+        reliability: squared_norm / |measured mean|^2, at most 1: what `cosine` is attenuated by.
+        balance: sum_j <mean g_i, mean g_j> / |mean g_i|^2. Near 0 the summed loss is stationary for task i, and its
+            off-diagonal interference must then average below 0 whatever the tasks are; NaN where squared_norm <= 0.
     """
-    out = np.empty((len(units), len(layout.tasks), len(layout.tasks)))
-    for i, affected in enumerate(layout.slices):
-        drawn = weights[:, affected]
-        if reduce is Reduce.MEDIAN_OF_RATIOS:
-            out[:, i] = _median(units[:, :, affected], units[:, i, affected], drawn)
-        else:
-            out[:, i] = _mean(units[:, :, affected], units[:, i, affected], drawn)
-    _fill_diagonal(out)
-    return out
+
+    tasks: tuple[str, ...]
+    squared_norm: Array
+    unit_noise: Array
+    snr: Array
+    reliability: Array
+    balance: Array
 
 
-def _mean(numerators: Array, denominators: Array, weights: Array) -> Array:
-    defined = denominators != 0  # true of NaN: a resample without a second unit has no value at all
-    share = np.divide(weights, denominators, out=np.zeros_like(denominators), where=defined)
-    count = np.where(defined, weights, 0).sum(axis=1)
-    summed = np.einsum("rjv,rv->rj", numerators, share)
-    return np.divide(summed, count[:, None], out=np.full(summed.shape, np.nan), where=count[:, None] > 0)
-
-
-def _median(numerators: Array, denominators: Array, weights: Array) -> Array:
-    """Exact median of the resampled multiset; an even number of ratios gives the mean of the middle two."""
-    below = np.where(denominators == 0, np.nan, denominators)
-    count = int(weights[0].sum())
-    drawn = np.repeat(np.tile(np.arange(weights.shape[1]), len(weights)), weights.astype(int).ravel())
-    ratios = np.take_along_axis(numerators / below[:, None], drawn.reshape(len(weights), 1, count), axis=2)
-    ratios.sort(axis=2)  # NaN last
-    defined = count - np.isnan(ratios[:, :1]).sum(axis=2, keepdims=True)
-    middle = np.concatenate([np.maximum(defined - 1, 0) // 2, np.minimum(defined // 2, count - 1)], axis=2)
-    median: Array = np.take_along_axis(ratios, np.broadcast_to(middle, (*ratios.shape[:2], 2)), axis=2).mean(axis=2)
-    return median
-
-
-def estimate(measure: Measure, gram: Grams, tasks: Sequence[str], weights: Array | None = None) -> Array:
-    """The measure under resampling weights: [replicates, i, j].
-
-    Args:
-        measure: The metric and its settings.
-        gram: [units, units], or a stack or sequence of them, one a block.
-        tasks: The task of every unit.
-        weights: [replicates, units], in the order of `tasks`; the data as measured where None.
-
-    A block in which a cell has no value (NaN) does not count for that cell.
-    """
+def signal(gram: Grams, tasks: Sequence[str]) -> Signal:
+    """The signal of every task, over the sum of the blocks."""
     layout = Layout.of(tasks)
-    drawn = np.ones((1, len(tasks))) if weights is None else layout.group(np.asarray(weights, dtype=np.float64), (1,))
-    return mean_defined(measure.of_kernel(kernel, drawn, layout) for kernel in measure.kernels(gram, layout))
-
-
-def mean_defined(values: Iterator[Array]) -> Array:
-    """Element-wise mean over arrays of one shape, skipping NaN; NaN where every one of them is."""
-    total, count = np.zeros(()), np.zeros((), dtype=int)
-    for value in values:
-        total, count = total + np.nan_to_num(value, nan=0.0), count + ~np.isnan(value)
-    return _ratio(total, count)
-
-
-def matrix(gram: Grams, tasks: Sequence[str], metric: str = "interference", **settings: Pairs | str | float) -> Array:
-    """Any metric of METRICS as [tasks i, tasks j]; `settings` are the fields of `Measure`."""
-    return estimate(Measure(metric, **settings), gram, tasks)[0]  # type: ignore[arg-type]
+    (kernel,) = Measure("cosine").kernels(gram, layout)
+    ones = np.ones((1, len(tasks)))
+    inner = pair_means(kernel, ones, layout, Pairs.LEAVE_ONE_OUT)[0]
+    plain = np.diagonal(pair_means(kernel, ones, layout, Pairs.ALL)[0])
+    squared_norm = np.diagonal(inner).copy()
+    unit_noise = np.add.reduceat(np.diagonal(kernel.values), layout.starts) / layout.counts - squared_norm
+    with np.errstate(divide="ignore", invalid="ignore"):  # a task without noise has infinite snr, without gradient NaN
+        snr = squared_norm / (unit_noise / layout.counts)
+        reliability = squared_norm / plain
+        balance = np.where(squared_norm > 0, inner.sum(axis=1) / squared_norm, np.nan)
+    return Signal(layout.tasks, squared_norm, unit_noise, snr, reliability, balance)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase, ProcessorMixin
+from transformers import PreTrainedTokenizerBase
 
 from mixlora.data.examples import Example
 from mixlora.data.readers import image_size, open_image
@@ -66,9 +66,10 @@ class Collator:
 
     Supervised are the tokens of every assistant turn's text and the token that ends the turn. A turn starts where the
     generation prompt ends: a token that holds both the space before an answer and its first letters is supervised.
+    A BOS token is written where transformers' own `apply_chat_template` would have it, and once.
 
     Args:
-        processor: the tokenizer of a language model, or the processor of a LLaVA-type model.
+        processor: the tokenizer of a language model, or the processor (a ProcessorMixin) of a LLaVA-type one.
         max_length: the tokens kept of an example, counted from its start; None keeps all.
         chat_template: a Jinja template in place of the processor's; where neither is, LLaVA v1's is used.
 
@@ -76,26 +77,29 @@ class Collator:
         MixLoraError: the tokenizer has no offsets, or the template renders no conversation.
     """
 
-    def __init__(
-        self,
-        processor: PreTrainedTokenizerBase | ProcessorMixin,
-        max_length: int | None = None,
-        chat_template: str | None = None,
-    ):
+    def __init__(self, processor: Any, max_length: int | None = None, chat_template: str | None = None):
         if max_length is not None and max_length < 1:
             raise MixLoraError(f"max_length is {max_length}; give a number of tokens above 0, or None to keep all.")
         self.processor = processor
         self.max_length = max_length
         is_tokenizer = isinstance(processor, PreTrainedTokenizerBase)
-        self.tokenizer: PreTrainedTokenizerBase = processor if is_tokenizer else processor.tokenizer
+        self.tokenizer = processor if is_tokenizer else processor.tokenizer
         if not self.tokenizer.is_fast:
             raise MixLoraError(
                 f"{type(self.tokenizer).__name__} cannot tell which characters a token stands for; "
                 "load a tokenizer that has a tokenizer.json (use_fast=True)."
             )
         self._image_token: str | None = None if is_tokenizer else getattr(processor, "image_token", None)
-        own = getattr(processor, "chat_template", None) or self.tokenizer.chat_template
-        template = chat_template or (own.get("default") if isinstance(own, dict) else own)
+        if self._image_token and len(self.tokenizer.encode(self._image_token, add_special_tokens=False)) != 1:
+            raise MixLoraError(
+                f"The tokenizer splits the processor's image token {self._image_token!r}; "
+                "add it to the tokenizer as a special token."
+            )
+        template = chat_template or getattr(processor, "chat_template", None) or self.tokenizer.chat_template
+        if isinstance(template, dict):
+            if "default" not in template:
+                raise MixLoraError(f"The processor has the chat templates {', '.join(template)}; pass one of them.")
+            template = template["default"]
         self.template = PromptTemplate(self.tokenizer, template, self._image_token)
         self._prefix_ids = self._find_prefix_ids() if self.template.is_fallback or not is_tokenizer else []
         self._expansions: dict[tuple[int, int], str] = {}
@@ -110,11 +114,10 @@ class Collator:
         Raises:
             DataError: it cannot be rendered, its answer has no token, or `max_length` leaves nothing supervised.
         """
-        text, spans = self.template.conversation(example)
-        input_ids, offsets, moved = self._tokenize(text, example)
-        spans = [span.shifted(moved) for span in spans]
+        text, spans = self._rendered(example)
+        input_ids, offsets = self._tokenize(text)
         for span in spans:
-            if not any(begin < span.answer_end and end > span.start for begin, end in offsets):
+            if not any(begin < span.answer_end and end > span.answer_start for begin, end in offsets):
                 raise DataError(
                     f"{example.source}: the answer has no token in this model's vocabulary; drop the record."
                 )
@@ -127,9 +130,9 @@ class Collator:
 
     def encode_prompt(self, example: Example) -> Encoded:
         """The tokens before the last answer, as a model that is to generate it sees them; nothing is supervised."""
-        text = self.template.prompt(example)
-        input_ids, _, _ = self._tokenize(text, example)
-        input_ids = self._prefix(text) + input_ids
+        text, spans = self._rendered(example)
+        text = text[: spans[-1].start]
+        input_ids = self._prefix(text) + self._tokenize(text)[0]
         if self.max_length is not None and len(input_ids) > self.max_length:
             raise DataError(
                 f"{example.source}: the prompt of example {example.id!r} alone has {len(input_ids)} tokens, more than "
@@ -166,30 +169,31 @@ class Collator:
         }
         if with_image:
             images = [open_image(item.example) for item in with_image]
-            batch |= dict(self._image_processor(images=images, return_tensors="pt"))
+            batch |= dict(self.processor.image_processor(images=images, return_tensors="pt"))
         return batch
 
-    @property
-    def _image_processor(self) -> Any:
-        return self.processor.image_processor
+    def _rendered(self, example: Example) -> tuple[str, list[Span]]:
+        """The example's text, the image's placeholder as often as the image has features, and the answers' spans."""
+        if example.image is not None and self._image_token is None:
+            raise DataError(
+                f"{example.source}: the record has an image, but {type(self.processor).__name__} has no image token; "
+                "use a vision-language model or records without images."
+            )
+        text, spans = self.template.conversation(example)
+        if example.image is None or self._image_token is None:
+            return text, spans
+        if text.count(self._image_token) != 1:
+            raise DataError(
+                f"{example.source}: the chat template wrote {text.count(self._image_token)} placeholders "
+                f"{self._image_token} for one image; give the conversation a user turn, or another chat_template."
+            )
+        at, expansion = text.index(self._image_token), self._expansion(image_size(example))
+        by = len(expansion) - len(self._image_token)
+        text = text.replace(self._image_token, expansion)
+        return text, [span.shifted(by if span.start > at else 0) for span in spans]
 
-    def _tokenize(self, text: str, example: Example) -> tuple[list[int], list[tuple[int, int]], int]:
-        """Tokens and their character offsets in `text` with its placeholder expanded, and by how much that moved it."""
-        moved = 0
-        if example.image is not None:
-            if self._image_token is None:
-                raise DataError(
-                    f"{example.source}: the record has an image, but {type(self.processor).__name__} has no image token; "
-                    "use a vision-language model or records without images."
-                )
-            if text.count(self._image_token) != 1:
-                raise DataError(
-                    f"{example.source}: the chat template wrote {text.count(self._image_token)} placeholders "
-                    f"{self._image_token} for one image; give the conversation a user turn, or another chat_template."
-                )
-            expansion = self._expansion(image_size(example))
-            text = text.replace(self._image_token, expansion)
-            moved = len(expansion) - len(self._image_token)
+    def _tokenize(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """The tokens of `text` and the characters each stands for."""
         tokens = self.tokenizer(
             text,
             add_special_tokens=False,
@@ -198,7 +202,7 @@ class Collator:
             return_attention_mask=False,
             verbose=False,
         )
-        return list(tokens["input_ids"]), list(tokens["offset_mapping"]), moved
+        return list(tokens["input_ids"]), list(tokens["offset_mapping"])
 
     def _expansion(self, size: tuple[int, int]) -> str:
         """What the processor writes in place of the placeholder of an image of `size`, asked once a size."""
@@ -243,7 +247,7 @@ class Collator:
             first = next(at for at, label in enumerate(whole.labels) if label != IGNORED)
             raise DataError(
                 f"{whole.source}: max_length {max_length} cuts off the whole answer of example {whole.id!r}, which has "
-                f"{len(whole.input_ids)} tokens, {first} of them before the answer; raise max_length or drop the record."
+                f"{len(whole.input_ids)} tokens, {first} of them before it; raise max_length or drop the record."
             )
         return Encoded(kept.input_ids, labels, whole.example, truncated=whole.supervised - kept.supervised)
 
@@ -256,9 +260,8 @@ def supervised_tokens(offsets: Sequence[tuple[int, int]], spans: Sequence[Span])
     what follows it.
     """
     marks, before, at = [], 0, 0
-    for begin, end in offsets:
-        begin = min(begin, before)
-        before = max(before, end)
+    for own_begin, end in offsets:
+        begin, before = min(own_begin, before), max(before, end)
         while at < len(spans) and begin >= spans[at].end:
             at += 1
         if at == len(spans):

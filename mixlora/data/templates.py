@@ -3,10 +3,9 @@
 Nothing here knows tokens; that is in `collation`.
 """
 
-import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jinja2 import TemplateError
@@ -17,8 +16,8 @@ from mixlora.errors import DataError, MixLoraError
 
 LLAVA_V1 = (
     "{% if messages[0]['role'] != 'system' %}"
-    "{{ 'A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
-    "and polite answers to the user\\'s questions. ' }}"
+    "{{ 'A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user\\'s questions. ' }}"
     "{% endif %}"
     "{% for message in messages %}"
     "{% if message['role'] == 'system' %}{{ message['content'] + ' ' }}"
@@ -35,17 +34,23 @@ _PROBE = (Turn("user", "PROBE-OF-A-QUESTION"), Turn("assistant", "PROBE-OF-AN-AN
 
 @dataclass(frozen=True)
 class Span:
-    """The characters of one assistant turn in a rendered prompt: [start, answer_end) is the model's text, with whatever
-    stands between the generation prompt and it, [answer_end, end) what ends the turn.
+    """Where one assistant turn stands in a rendered prompt, in characters.
+
+    Attributes:
+        start: where the generation prompt ends: from here on the model has to write.
+        answer_start: where the turn's text starts; often `start`, or a space later.
+        answer_end: where it ends.
+        end: behind the token that ends the turn.
     """
 
     start: int
+    answer_start: int
     answer_end: int
     end: int
 
     def shifted(self, by: int) -> "Span":
         """The same span after `by` characters were inserted before it."""
-        return Span(self.start + by, self.answer_end + by, self.end + by)
+        return Span(self.start + by, self.answer_start + by, self.answer_end + by, self.end + by)
 
 
 class PromptTemplate:
@@ -63,7 +68,7 @@ class PromptTemplate:
         self._listed = self._find_content_style()
 
     def render(self, turns: Sequence[Turn], with_image: bool = False, answering: bool = False) -> str:
-        """The text of `turns`, the image's placeholder in the first user turn, with the generation prompt if `answering`."""
+        """The text of `turns`: an image's placeholder in the first user turn, a generation prompt if `answering`."""
         return self._render(turns, with_image, answering, self._listed)
 
     def conversation(self, example: Example) -> tuple[str, list[Span]]:
@@ -93,11 +98,6 @@ class PromptTemplate:
         self._check_kept(example, full)
         return self._with_ends(full, list(self._spans(example, starts)))
 
-    def prompt(self, example: Example) -> str:
-        """The text up to where the last assistant turn is to be generated."""
-        self._refuse_special_tokens(example)
-        return self.render(example.turns[:-1], example.image is not None, answering=True)
-
     def _render(self, turns: Sequence[Turn], with_image: bool, answering: bool, listed: bool) -> str:
         messages = []
         for turn in turns:
@@ -109,39 +109,46 @@ class PromptTemplate:
             elif show:
                 content = f"{self.image_token}\n{turn.text}"
             messages.append({"role": turn.role, "content": content})
-        return self.tokenizer.apply_chat_template(
-            messages, chat_template=self.chat_template, tokenize=False, add_generation_prompt=answering
+        return str(
+            self.tokenizer.apply_chat_template(
+                messages, chat_template=self.chat_template, tokenize=False, add_generation_prompt=answering
+            )
         )
 
     def _find_content_style(self) -> bool:
         """Whether messages' content is a list of parts (True) or a string, found by rendering one of each."""
         with_image = self.image_token is not None
+        reason = ""
         for listed in (True, False) if with_image else (False, True):
             try:
                 text = self._render(_PROBE, with_image, False, listed)
-            except (TemplateError, TypeError):
+            except (TemplateError, TypeError) as error:
+                reason = f" ({error})"
                 continue
             shown = all(text.count(turn.text) == 1 for turn in _PROBE) and "'type'" not in text
             if shown and (not with_image or text.count(str(self.image_token)) == 1):
                 return listed
         raise MixLoraError(
-            "The chat template does not render a user turn, an assistant turn"
-            + (f" and one {self.image_token} placeholder" if with_image else "")
-            + "; pass a chat_template that does."
+            "The chat template does not render a user turn and an assistant turn"
+            + (f" with one {self.image_token} placeholder" if with_image else "")
+            + f"{reason}; pass a chat_template that does."
         )
 
     def _until(self, example: Example, k: int, full: str) -> str:
         """`full` up to the end of turn `k`."""
         if k == len(example.turns) - 1:
             return full
-        return os.path.commonprefix([full, self.render(example.turns[: k + 1], example.image is not None)])
+        part = self.render(example.turns[: k + 1], example.image is not None)
+        return (
+            part if full.startswith(part) else full[: next(at for at, c in enumerate(full) if part[at : at + 1] != c)]
+        )
 
     def _spans(self, example: Example, starts: list[tuple[int, str, str]]) -> Iterator[Span]:
         for k, prompt, whole in starts:
             if not whole.startswith(prompt):
                 raise MixLoraError(
-                    f"{example.source}: the chat template's generation prompt, which ends in {prompt[-30:]!r}, is not how "
-                    "it renders the turn with its answer, so a model trained on it would never see its own prompt; "
+                    f"{example.source}: the chat template's generation prompt, which ends in {prompt[-30:]!r}, is not "
+                    "how it renders the turn with its answer, so a model trained on it would never see its own prompt; "
                     "pass another chat_template."
                 )
             body, answer = whole[len(prompt) :], example.turns[k].text.strip()
@@ -154,26 +161,27 @@ class PromptTemplate:
             tail = body[answer_end:]
             special = self._special.search(tail)
             end = answer_end + (special.end() if special else len(tail.rstrip()))
-            yield Span(0, answer_end, end).shifted(len(prompt))
+            yield Span(0, at, answer_end, end).shifted(len(prompt))
 
     def _with_ends(self, full: str, spans: list[Span]) -> tuple[str, list[Span]]:
         """`full` with the eos token after every answer that nothing ends, and the spans in that text."""
         closed: list[Span] = []
-        added = 0
         for span in spans:
-            span = span.shifted(added)
+            moved = span.shifted(len(self._eos()) * sum(old.end == old.answer_end for old in spans[: len(closed)]))
             if span.end == span.answer_end:
-                eos = self.tokenizer.eos_token
-                if not eos:
-                    raise MixLoraError(
-                        "Neither the chat template nor the tokenizer (eos_token is not set) says how an answer ends, "
-                        "so no model could learn to stop; set tokenizer.eos_token."
-                    )
-                full = full[: span.end] + eos + full[span.end :]
-                span = Span(span.start, span.answer_end, span.end + len(eos))
-                added += len(eos)
-            closed.append(span)
+                rest = full[moved.end :] if full[moved.end :].strip() else ""
+                full = full[: moved.end] + self._eos() + rest
+                moved = replace(moved, end=moved.end + len(self._eos()))
+            closed.append(moved)
         return full, closed
+
+    def _eos(self) -> str:
+        if not self.tokenizer.eos_token:
+            raise MixLoraError(
+                "Neither the chat template nor the tokenizer (eos_token is not set) says how an answer ends, "
+                "so no model could learn to stop; set tokenizer.eos_token."
+            )
+        return str(self.tokenizer.eos_token)
 
     def _check_kept(self, example: Example, full: str) -> None:
         for turn in example.turns:
@@ -184,8 +192,8 @@ class PromptTemplate:
         for turn in example.turns:
             if found := self._special.search(turn.text):
                 raise DataError(
-                    f"{example.source}: the {turn.role} turn holds {found.group()!r}, a special token of this model, which "
-                    "would break the conversation's structure; write it in another way or drop the record."
+                    f"{example.source}: the {turn.role} turn holds {found.group()!r}, a special token of this model, "
+                    "which would break the conversation's structure; write it in another way or drop the record."
                 )
 
 

@@ -4,7 +4,48 @@ Six training tasks (`TASKS`) stand for the six capabilities of the paper, seven 
 `load_base` gives a small LLaVA that was trained from scratch on captions and questions of other kinds.
 """
 
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 from mixlora.data.mini.suite import examples
 from mixlora.data.mini.tasks import TASKS, UNSEEN, Task
 
-__all__ = ["TASKS", "UNSEEN", "Task", "examples"]
+if TYPE_CHECKING:
+    from transformers import LlavaForConditionalGeneration, LlavaProcessor
+
+    from mixlora.data.mini.training import LORA, Schedule, accuracy, answers, fit
+
+__all__ = [
+    "LORA",
+    "TASKS",
+    "UNSEEN",
+    "Schedule",
+    "Task",
+    "accuracy",
+    "answers",
+    "base_path",
+    "examples",
+    "fit",
+    "load_base",
+]
+
+
+def base_path() -> Path:
+    """The directory of the shipped base model, as `from_pretrained` of transformers wants it."""
+    return Path(__file__).parent / "base"
+
+
+def load_base() -> "tuple[LlavaForConditionalGeneration, LlavaProcessor]":
+    """The shipped base model, float32 on the CPU in evaluation mode, and its processor."""
+    from transformers import LlavaForConditionalGeneration, LlavaProcessor
+
+    model = LlavaForConditionalGeneration.from_pretrained(base_path(), dtype="float32")
+    return model.eval(), LlavaProcessor.from_pretrained(base_path())
+
+
+def __getattr__(name: str) -> Any:
+    """What needs torch, imported when first asked for."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.training"), name)

@@ -58,7 +58,7 @@ def fitting_size(name: str, text: str, width: int, height: int) -> int:
     return 6
 
 
-def paper(rng: Random, low: int = 228, high: int = 255) -> Image.Image:
+def paper(rng: Random, low: int = 238, high: int = 255) -> Image.Image:
     """An empty page of a light tint."""
     return Image.new("RGB", (SIZE, SIZE), (rng.randint(low, high), rng.randint(low, high), rng.randint(low, high)))
 
@@ -78,21 +78,27 @@ def grain(rng: Random, page: Image.Image, deviation: float = 3.0) -> Image.Image
 def word(rng: Random, text: str, colour: Colour, face: str, page: Image.Image | None = None) -> Image.Image:
     """The text as large as fits, about the middle of the page."""
     page = paper(rng) if page is None else page
-    size = max(8, fitting_size(face, text, SIZE - 5, 22) - rng.randint(0, 1))
-    left, top, right, bottom = font(face, size).getbbox(text)
-    slack_x, slack_y = SIZE - (right - left), SIZE - (bottom - top)
-    x = slack_x // 2 + rng.randint(-min(2, slack_x // 2), min(2, slack_x // 2))
-    y = slack_y // 2 + rng.randint(-4, 4)
-    ImageDraw.Draw(page).text((x - left, y - top), text, fill=shade(rng, colour), font=font(face, size))
+    size = fitting_size(face, text, SIZE - 4, 24)
+    left, _, right, _ = font(face, size).getbbox(text)
+    x, baseline = (SIZE - (right - left)) // 2 - left, 31
+    ImageDraw.Draw(page).text(
+        (x + rng.randint(-1, 1), baseline + rng.randint(-1, 1)),
+        text,
+        fill=shade(rng, colour),
+        font=font(face, size),
+        anchor="ls",
+    )
     return grain(rng, page)
 
 
-def digit(rng: Random, strokes: np.ndarray) -> Image.Image:
-    """A handwritten digit [8, 8] with values from 0 to 16, enlarged, dark on a light page."""
-    width, height = rng.randint(36, 42), rng.randint(38, 44)
+def digit(rng: Random, strokes: np.ndarray, tilt: float = 0.0) -> Image.Image:
+    """A handwritten digit [8, 8] with values from 0 to 16, enlarged and turned by up to `tilt` degrees, dark on light."""
+    width, height = rng.randint(39, 41), rng.randint(43, 45)
     mask = Image.fromarray((strokes * 15.9).astype(np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
+    if tilt:
+        mask = mask.rotate(rng.uniform(-tilt, tilt), Image.Resampling.BILINEAR)
     page = paper(rng)
-    at = ((SIZE - width) // 2 + rng.randint(-2, 2), (SIZE - height) // 2 + rng.randint(-2, 2))
+    at = ((SIZE - width) // 2 + rng.randint(-1, 1), (SIZE - height) // 2 + rng.randint(-1, 1))
     page.paste(Image.new("RGB", mask.size, shade(rng, (35, 35, 45), 30)), at, mask)
     return grain(rng, page)
 

@@ -33,6 +33,18 @@ WORDS = (
 SIGNS = ("stop", "exit", "open", "sale", "push", "pull", "taxi", "shop", "cafe", "bank")
 SHORT_WORDS = tuple(text for text in WORDS if len(text) <= 4)
 
+EASY_VQA_COLOURS: dict[str, draw.Colour] = {
+    "red": (255, 0, 0),
+    "green": (0, 255, 0),
+    "blue": (0, 0, 255),
+    "yellow": (255, 255, 0),
+    "black": (0, 0, 0),
+    "gray": (128, 128, 128),
+    "teal": (0, 128, 128),
+    "brown": (165, 42, 42),
+}
+"""The colours of easy-vqa's shapes."""
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -104,6 +116,30 @@ def _sketch_pair(rng: Random) -> tuple[Image.Image, dict[str, str]]:
     return draw.grain(rng, page), {**facts, "relation": "left" if level else "above"}
 
 
+def _sketch_reading(rng: Random) -> tuple[Image.Image, dict[str, str]]:
+    """A word to learn reading on: colour words only in plain inks, so that no Stroop picture is among them."""
+    style, lot = rng.choice(tuple(draw.FONTS)), rng.random()
+    face = rng.choice(draw.FONTS[style])
+    if lot < 0.15:
+        text, board = rng.choice(WORDS), rng.choice(tuple(draw.INKS))
+        page = Image.new("RGB", (draw.SIZE, draw.SIZE), draw.shade(rng, draw.INKS[board]))
+        return draw.word(rng, text, (245, 245, 245), face, page), {"word": text, "board": board, "style": style}
+    inks = draw.PLAIN_INKS if lot < 0.45 else {**draw.INKS, **draw.PLAIN_INKS}
+    text = rng.choice(tuple(draw.INKS) if lot < 0.45 else WORDS + SIGNS)
+    ink = rng.choice(tuple(inks))
+    return draw.word(rng, text, inks[ink], face), {"word": text, "ink": ink, "style": style}
+
+
+def _sketch_single(rng: Random) -> tuple[Image.Image, dict[str, str]]:
+    """One shape anywhere on the page, in the manner of easy-vqa."""
+    kind, colour = rng.choice(draw.SHAPES), rng.choice(tuple(EASY_VQA_COLOURS))
+    page, width = draw.paper(rng), rng.randint(6, 24)
+    height = rng.randint(6, 24) if kind == "rectangle" else width
+    left, top = rng.randint(0, draw.SIZE - width - 1), rng.randint(0, draw.SIZE - height - 1)
+    draw.shape(page, kind, EASY_VQA_COLOURS[colour], (left, top, left + width, top + height))
+    return draw.grain(rng, page, 1.0), {"shape": kind, "colour": colour}
+
+
 @lru_cache(maxsize=1)
 def _digits() -> tuple[np.ndarray, np.ndarray]:
     """Scikit-learn's handwritten digits: strokes [1797, 8, 8] from 0 to 16, and labels [1797]."""
@@ -121,6 +157,16 @@ def digit_pictures(split: Split, seed: int) -> Iterator[Picture]:
     for index in order:
         picture = draw.digit(Random(f"digit/{index}"), strokes[index])
         yield Picture(f"digit-{index}", picture, {"digit": DIGITS[labels[index]]})
+
+
+def redrawn_digits(split: Split, seed: int) -> Iterator[Picture]:
+    """The digits of a split without end, each time drawn otherwise: larger or smaller, turned, elsewhere."""
+    strokes, labels = _digits()
+    own = [index for index in range(len(labels)) if (index % 4 == 0) == (split == "heldout")]
+    rng = Random(f"redrawn/{split}/{seed}")
+    while True:
+        index = rng.choice(own)
+        yield Picture(f"redrawn-{index}", draw.digit(rng, strokes[index], 8.0), {"digit": DIGITS[labels[index]]})
 
 
 def easy_vqa_folder(split: Split) -> Path:
@@ -150,7 +196,7 @@ def _easy_vqa_facts(split: Split) -> dict[int, dict[str, str]]:
         for told in [answer] if denied else [answer, *words]:
             if told in draw.SHAPES:
                 known["shape"] = told
-            elif told in draw.INKS or told in draw.PLAIN_INKS:
+            elif told in EASY_VQA_COLOURS:
                 known["colour"] = told
     return {number: known for number, known in sorted(facts.items()) if len(known) == 2}
 
@@ -170,11 +216,14 @@ Source = Callable[[Split, int], Iterator[Picture]]
 
 SOURCES: dict[str, Source] = {
     "digit": digit_pictures,
+    "redrawn": redrawn_digits,
     "shape": shape_pictures,
     "stroop": _drawn("stroop", _sketch_stroop),
     "style": _drawn("style", _sketch_style),
     "sign": _drawn("sign", _sketch_sign),
     "letter": _drawn("letter", _sketch_letter),
     "pair": _drawn("pair", _sketch_pair),
+    "reading": _drawn("reading", _sketch_reading),
+    "single": _drawn("single", _sketch_single),
 }
 """Name of a source -> its pictures of a split in an order of a seed; drawn ones never end."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from mixlora.data.mini.draw import FONTS, INKS, SHAPES
-from mixlora.data.mini.pictures import DIGITS, LETTERS, SIGNS
+from mixlora.data.mini.pictures import DIGITS, EASY_VQA_COLOURS, LETTERS, SIGNS
 
 Facts = Mapping[str, str]
 Ask = Callable[[Random, Facts], tuple[str, str]]
@@ -14,7 +14,6 @@ FRENCH = dict(
     zip(DIGITS, ("zéro", "un", "deux", "trois", "quatre", "cinq", "six", "sept", "huit", "neuf"), strict=True)
 )
 NEXT = dict(zip(DIGITS, (*DIGITS[1:], "ten"), strict=True))
-EASY_VQA_COLOURS = ("red", "green", "blue", "yellow", "black", "gray", "teal", "brown")
 YES_NO = ("yes", "no")
 
 
@@ -154,7 +153,7 @@ _UNSEEN = (
         "shape_colour",
         "image classification, few classes",
         "Name the colour of the geometric shape.",
-        EASY_VQA_COLOURS,
+        tuple(EASY_VQA_COLOURS),
         "shape",
         _phrased(("What colour is the shape?",), lambda facts: facts["colour"]),
     ),

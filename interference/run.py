@@ -1,0 +1,337 @@
+"""Run: what a measurement leaves behind. Every number is derived from its Gram matrices, without the model.
+
+On disk a run is a directory: `run.json` (how it came about), `probes.parquet` (one row a unit), `blocks.parquet` (one row
+a block) and `gram.safetensors` (one packed triangle a block). It is whole or absent.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from interference import metrics, uncertainty
+from interference.blocks import Side, Space, select
+from interference.errors import RunError, ScopeError
+from interference.gram import pack, sum_of, unpack
+from interference.measure import METRICS, Aggregate, Measure, estimate
+
+SCHEMA = 1
+_FILES = ("run.json", "probes.parquet", "blocks.parquet", "gram.safetensors")
+
+
+class Run:
+    """One measurement.
+
+    Attributes:
+        probes: one row a unit: task, loss (nats per token), tokens (supervised), ids, source.
+        blocks: one row a block: name, component, layer, module, group, side, size.
+        meta: how the run came about: config, conventions, fingerprints, versions, timings, notes.
+    """
+
+    def __init__(
+        self,
+        probes: pd.DataFrame,
+        blocks: pd.DataFrame,
+        grams: Mapping[str, NDArray[np.float32]],
+        meta: Mapping[str, Any],
+    ) -> None:
+        self.probes = probes
+        self.blocks = blocks
+        self.meta = dict(meta)
+        self._grams = grams
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{task} {count}" for task, count in self.probes["task"].value_counts(sort=False).items())
+        return f"Run({len(self.probes)} units: {counts}; {len(self.blocks)} blocks)"
+
+    @property
+    def tasks(self) -> list[str]:
+        """Task names, by first appearance."""
+        return list(dict.fromkeys(self.probes["task"]))
+
+    @property
+    def seed(self) -> int:
+        """Of the sampling and of the bootstrap."""
+        return int(self.meta.get("seed", 0))
+
+    def scope(
+        self,
+        layers: Sequence[int] | None = None,
+        modules: Sequence[str] | None = None,
+        side: Side | str | None = None,
+        space: Space | str = Space.PARAMETERS,
+    ) -> pd.DataFrame:
+        """The rows of `blocks` in a scope; see `blocks.select`."""
+        return select(self.blocks, layers, modules, side, space)
+
+    def grams(self, names: Sequence[str]) -> "Grams":
+        """The Gram matrices of these blocks, unpacked one at a time."""
+        return Grams(self._grams, names, len(self.probes))
+
+    def gram(
+        self,
+        layers: Sequence[int] | None = None,
+        modules: Sequence[str] | None = None,
+        side: Side | str | None = None,
+        space: Space | str = Space.PARAMETERS,
+    ) -> NDArray[np.float32]:
+        """The Gram matrix [units, units] of a scope: the sum of its blocks'.
+
+        Raises:
+            ScopeError: if a layer, module or side is not there.
+        """
+        names = list(self.scope(layers, modules, side, space)["name"])
+        return unpack(sum_of(self._grams[name] for name in names), len(self.probes))
+
+    def matrix(
+        self,
+        metric: str = "interference",
+        *,
+        layers: Sequence[int] | None = None,
+        modules: Sequence[str] | None = None,
+        side: Side | str | None = None,
+        space: Space | str = Space.PARAMETERS,
+        aggregate: Aggregate | str = Aggregate.SUM,
+        **options: Any,
+    ) -> pd.DataFrame:
+        """A metric for every pair of tasks: rows are the affected task i, columns the stepped task j.
+
+        Args:
+            metric: "interference", "delta", "cosine", "pair_cosine", "conflict_rate", "magnitude_similarity" or
+                "curvature".
+            layers: transformer blocks, from 0; None for all that were probed.
+            modules: module names or "attention", "mlp"; None for all.
+            side: "A" or "B"; None for both.
+            space: "parameters", or "weight" if the run was computed with weight_space=True.
+            aggregate: "sum" treats the scope as one theta, "mean" averages the blocks' values.
+            options: `pairs`, `reduce`, `norms`, `step`; see `metrics`.
+
+        Returns:
+            [tasks, tasks].
+
+        Raises:
+            ScopeError: if the scope is not there.
+            ConfigError: if an option has a value that is not allowed.
+            MeasurementError: if every gradient in the scope is zero.
+        """
+        measure = Measure(metric, aggregate=aggregate, **options)
+        grams = self._for(layers, modules, side, space, aggregate)
+        values = estimate(measure, grams, list(self.probes["task"]))[0]
+        axes = {"index": pd.Index(self.tasks, name="affected"), "columns": pd.Index(self.tasks, name="stepped")}
+        return pd.DataFrame(values, **axes)
+
+    def table(
+        self,
+        metric: str = "interference",
+        *,
+        layers: Sequence[int] | None = None,
+        modules: Sequence[str] | None = None,
+        side: Side | str | None = None,
+        space: Space | str = Space.PARAMETERS,
+        aggregate: Aggregate | str = Aggregate.SUM,
+        **options: Any,
+    ) -> pd.DataFrame:
+        """The cells of `matrix` with what is known about their error, one row a cell.
+
+        Columns: affected, stepped, value, low and high (95% bootstrap interval), verdict (about Delta_j L_i), p, q (p
+        adjusted over the cells), nonpositive (share of units whose own Delta is not above 0), leverage (share of the worst
+        unit). Arguments as in `matrix`; further `options`: replicates (1000), level (0.95), seed.
+        """
+        grams = self._for(layers, modules, side, space, aggregate)
+        options = {"seed": self.seed} | options
+        found = uncertainty.table(grams, list(self.probes["task"]), metric, aggregate=aggregate, **options)
+        return pd.DataFrame(found.columns())
+
+    def signal(
+        self,
+        layers: Sequence[int] | None = None,
+        modules: Sequence[str] | None = None,
+        side: Side | str | None = None,
+        space: Space | str = Space.PARAMETERS,
+    ) -> pd.DataFrame:
+        """What each task's gradients say beside their noise, one row a task; see `metrics.Signal`."""
+        found = metrics.signal(self.gram(layers, modules, side, space), list(self.probes["task"]))
+        columns = {name: getattr(found, name) for name in ("squared_norm", "unit_noise", "snr", "reliability", "balance")}
+        frame = pd.DataFrame(columns, index=pd.Index(found.tasks, name="task"))
+        by_task = self.probes.groupby("task", sort=False)
+        frame.insert(0, "units", by_task.size())
+        frame.insert(1, "loss", by_task["loss"].mean())
+        return frame
+
+    def null(
+        self,
+        *,
+        layers: Sequence[int] | None = None,
+        modules: Sequence[str] | None = None,
+        side: Side | str | None = None,
+        space: Space | str = Space.PARAMETERS,
+        aggregate: Aggregate | str = Aggregate.SUM,
+        **options: Any,
+    ) -> pd.DataFrame:
+        """The split-half null, one row a task: I of one half of its units against the other, which should be 1."""
+        grams = self._for(layers, modules, side, space, aggregate)
+        options = {"seed": self.seed} | options
+        found = uncertainty.split_half_null(grams, list(self.probes["task"]), aggregate=aggregate, **options)
+        columns = {name: getattr(found, name) for name in ("mean", "low", "high")}
+        return pd.DataFrame(columns, index=pd.Index(found.tasks, name="task"))
+
+    def zero_blocks(self) -> list[str]:
+        """Blocks in which every gradient is zero: A's, as long as B is at its initial zero."""
+        return [name for name in self.blocks["name"] if not self._grams[name].any()]
+
+    def save(self, out: Path | str) -> None:
+        """Write the run to a directory that must not exist yet: to a temporary name, synced, renamed.
+
+        Raises:
+            RunError: if `out` exists or cannot be written.
+        """
+        out = Path(out)
+        check_free(out)
+        temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+        try:
+            temporary.mkdir(parents=True)
+            self._write(temporary)
+            if out.exists():
+                out.rmdir()  # an empty directory, as check_free saw
+            temporary.rename(out)
+        except OSError as error:
+            raise RunError(f"the run cannot be written to {out}: {error.strerror or error}") from None
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def _write(self, folder: Path) -> None:
+        meta = {"schema": SCHEMA, **self.meta}
+        (folder / "run.json").write_text(json.dumps(meta, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        self.probes.to_parquet(folder / "probes.parquet", index=False)
+        self.blocks.to_parquet(folder / "blocks.parquet", index=False)
+        save_file({name: self._grams[name] for name in self.blocks["name"]}, folder / "gram.safetensors")
+        for path in [*folder.iterdir(), folder]:
+            handle = os.open(path, os.O_RDONLY)
+            os.fsync(handle)
+            os.close(handle)
+
+    def _for(
+        self,
+        layers: Sequence[int] | None,
+        modules: Sequence[str] | None,
+        side: Side | str | None,
+        space: Space | str,
+        aggregate: Aggregate | str,
+    ) -> "NDArray[np.float32] | Grams":
+        """What a metric needs of the scope: the sum of its blocks, or the blocks."""
+        if aggregate != Aggregate.MEAN:
+            return self.gram(layers, modules, side, space)
+        return self.grams(list(self.scope(layers, modules, side, space)["name"]))
+
+
+class Grams(Sequence[NDArray[np.float32]]):
+    """Packed Gram matrices as a sequence of [units, units], each unpacked when it is asked for."""
+
+    def __init__(self, packed: Mapping[str, NDArray[np.float32]], names: Sequence[str], units: int) -> None:
+        self._packed = packed
+        self._names = list(names)
+        self._units = units
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, index: Any) -> Any:
+        return unpack(self._packed[self._names[index]], self._units)
+
+
+class GramFile(Mapping[str, NDArray[np.float32]]):
+    """The packed Gram matrices of a run on disk, read when they are asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = safe_open(path, framework="np")
+        self._names = list(self._file.keys())
+
+    def __getitem__(self, name: str) -> NDArray[np.float32]:
+        return self._file.get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def packed(matrices: Iterator[tuple[str, NDArray[np.float32]]]) -> dict[str, NDArray[np.float32]]:
+    """Gram matrices as a run keeps them."""
+    return {name: pack(matrix) for name, matrix in matrices}
+
+
+def load(path: Path | str) -> Run:
+    """The run in a directory; neither a model nor torch is needed.
+
+    Raises:
+        RunError: if the directory is no run, is damaged, or is of a newer version.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise RunError(f"there is no run at {folder}")
+    for name in _FILES:
+        if not (folder / name).is_file():
+            raise RunError(f"{folder} is no run: it has no {name}")
+    try:
+        meta = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        schema = meta.pop("schema")
+    except (ValueError, KeyError, AttributeError):
+        raise RunError(f"{folder / 'run.json'} is damaged; compute the run again") from None
+    if schema != SCHEMA:
+        raise RunError(f"{folder} has schema {schema}, but this version reads schema {SCHEMA}; update task-interference")
+    try:
+        probes, blocks = (pd.read_parquet(folder / name) for name in ("probes.parquet", "blocks.parquet"))
+        grams = GramFile(folder / "gram.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise RunError(f"{folder} is damaged and must be computed again: {error}") from None
+    missing = set(blocks["name"]) - set(grams)
+    if missing:
+        raise RunError(f"{folder / 'gram.safetensors'} is damaged: it lacks block {sorted(missing)[0]}")
+    return Run(probes, blocks.astype({"layer": "Int64"}), grams, meta)
+
+
+def check_free(out: Path) -> None:
+    """Raise a RunError if something is at `out` already."""
+    if (out / "run.json").exists():
+        raise RunError(f"{out} holds another run; choose another --out or delete it first")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunError(f"{out} exists and is no run; choose another --out")
+
+
+def compare(a: Run, b: Run, metric: str = "interference", **options: Any) -> pd.DataFrame:
+    """The change of a metric from run a to run b, one row a cell, resampling the same units in both.
+
+    Columns: affected, stepped, a, b, difference (b - a), low, high, p, q, verdict ("lower", "higher", "unclear").
+
+    Args:
+        a: a run.
+        b: another, on the same examples.
+        metric: as in `Run.matrix`.
+        options: scope and options of `Run.table`, for both runs.
+
+    Raises:
+        ScopeError: if the runs do not hold the same units.
+    """
+    if list(a.probes["ids"]) != list(b.probes["ids"]) or list(a.probes["task"]) != list(b.probes["task"]):
+        raise ScopeError("the runs do not hold the same examples in the same order; compute both with the same seed")
+    scope = {key: options.pop(key, None) for key in ("layers", "modules", "side")}
+    space, aggregate = options.pop("space", Space.PARAMETERS), options.pop("aggregate", Aggregate.SUM)
+    grams = [run._for(**scope, space=space, aggregate=aggregate) for run in (a, b)]
+    options = {"seed": a.seed} | options
+    found = uncertainty.compare(*grams, list(a.probes["task"]), metric, aggregate=aggregate, **options)
+    count, names = len(found.tasks), np.array(found.tasks)
+    columns = {"affected": np.repeat(names, count), "stepped": np.tile(names, count)}
+    arrays = ("a", "b", "difference", "low", "high", "p", "q", "verdict")
+    return pd.DataFrame(columns | {name: getattr(found, name).ravel() for name in arrays})
+
+
+__all__ = ["METRICS", "SCHEMA", "Run", "check_free", "compare", "load", "packed"]

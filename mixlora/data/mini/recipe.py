@@ -1,0 +1,240 @@
+"""How the shipped base model was made: `python -m mixlora.data.mini.recipe --out DIR` makes it again, in about an hour.
+
+Stage zero (`sight`) teaches the vision tower to see; stage one (`speech`) teaches the projector and the language model to
+talk about it. Both are seeded. The folder is a whole model whenever it is looked at: it is saved anew every few minutes.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property, lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mixlora.data.examples import Example, Turn
+from mixlora.data.mini import diet, model, sight, speech, training
+from mixlora.data.mini.pictures import Picture, Split
+
+if TYPE_CHECKING:
+    from transformers import LlavaForConditionalGeneration, LlavaProcessor
+
+RECORDED_STEPS = 8
+"""How many first losses of a stage are recorded, to be compared with."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Steps, rates and batch size of a stage."""
+
+    schedule: training.Schedule
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All the numbers of it. Pictures come in blocks, each a small diet of its own, which are gone through in turn."""
+
+    seed: int = 0
+    blocks: int = 24
+    block_size: int = 1000
+    sight: Stage = Stage(training.Schedule(3000, 2e-3, matrix_rate=6e-3, warmup=50, weight_decay=0.05), 64)
+    speech: Stage = Stage(training.Schedule(4000, 2e-3, matrix_rate=4e-3, warmup=50, weight_decay=0.02), 32)
+    turns: int = 4
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some pictures: pixels [pictures, 3, size, size] as bytes, and their facts."""
+
+    pixels: Tensor
+    facts: list[dict[str, str]]
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """The facts as numbers [pictures, facts]."""
+        return sight.labels(self.facts)
+
+
+@lru_cache(maxsize=64)
+def block(split: Split, size: int, seed: int) -> Block:
+    """The block of pictures of that seed."""
+    shown = diet.pictures(split, size, seed)
+    pixels = np.stack([np.asarray(picture.image).transpose(2, 0, 1) for picture in shown])
+    return Block(torch.from_numpy(pixels), [dict(picture.facts) for picture in shown])
+
+
+def normal(pixels: Tensor) -> Tensor:
+    """Pixels in bytes as the processor hands them to the tower."""
+    return (pixels.float() / 255 - model.PAPER) / model.CONTRAST
+
+
+class Feeder:
+    """Which pictures a step sees: the blocks in turn, each in an order of its pass."""
+
+    def __init__(self, recipe: Recipe, batch_size: int) -> None:
+        self.recipe, self.batch_size = recipe, batch_size
+        self.per_block = len(block("train", recipe.block_size, 0).facts) // batch_size
+
+    def at(self, step: int) -> tuple[int, list[int]]:
+        """The number of the step's block, and the places in it of the step's pictures."""
+        turn, place = divmod(step, self.per_block)
+        size = len(block("train", self.recipe.block_size, 0).facts)
+        order = Random(f"order/{turn}").sample(range(size), size)
+        return turn % self.recipe.blocks, order[place * self.batch_size : (place + 1) * self.batch_size]
+
+    def block(self, number: int) -> Block:
+        """The training block of that number."""
+        return block("train", self.recipe.block_size, number)
+
+
+def _matrices(part: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """The weights of its linear layers inside transformer blocks: what Muon trains."""
+    return [weight for name, weight in part.named_parameters() if weight.ndim == 2 and "layers." in name]
+
+
+def _others(part: torch.nn.Module, but: list[torch.nn.Parameter]) -> list[torch.nn.Parameter]:
+    taken = {id(parameter) for parameter in but}
+    return [parameter for parameter in part.parameters() if id(parameter) not in taken]
+
+
+def see(
+    llava: "LlavaForConditionalGeneration",
+    recipe: Recipe,
+    report: training.Report | None = None,
+    stop_after: int | None = None,
+) -> tuple[list[float], dict[str, float]]:
+    """Stage zero: losses (nats a picture), and how many of its facts of held-out pictures the tower tells right."""
+    torch.manual_seed(recipe.seed)
+    heads = sight.Heads(model.WIDTH)
+    tower = llava.model.vision_tower
+    feeder, generator = Feeder(recipe, recipe.sight.batch_size), torch.Generator().manual_seed(recipe.seed)
+
+    def loss_at(step: int) -> Tensor:
+        number, places = feeder.at(step)
+        shown = feeder.block(number)
+        pixels = sight.moved(normal(shown.pixels[places]), generator)
+        return heads.loss(speech.patches(llava, pixels), shown.labels[places])
+
+    matrices = _matrices(tower)
+    rest = [*_others(tower, matrices), *heads.parameters()]
+    losses = training.optimise(rest, loss_at, recipe.sight.schedule, report, matrices, stop_after)
+    unseen = block("heldout", 2000, 1)
+    with torch.no_grad():
+        seen = torch.cat([speech.patches(llava, part) for part in normal(unseen.pixels).split(250)])
+    return losses, heads.accuracies(seen, unseen.labels)
+
+
+def speak(
+    llava: "LlavaForConditionalGeneration",
+    processor: "LlavaProcessor",
+    recipe: Recipe,
+    report: training.Report | None = None,
+    stop_after: int | None = None,
+) -> list[float]:
+    """Stage one: losses (nats per supervised token)."""
+    torch.manual_seed(recipe.seed)
+    scribe = speech.Scribe(processor, (model.SIZE // model.PATCH) ** 2)
+    feeder = Feeder(recipe, recipe.speech.batch_size)
+
+    @lru_cache(maxsize=64)
+    def seen(number: int) -> Tensor:
+        with torch.no_grad():
+            return torch.cat([speech.patches(llava, part) for part in normal(feeder.block(number).pixels).split(250)])
+
+    def loss_at(step: int) -> Tensor:
+        number, places = feeder.at(step)
+        facts = feeder.block(number).facts
+        rng = Random(f"speech/{recipe.seed}/{step}")
+        lines = [scribe.line(diet.conversation(rng, facts[place], recipe.turns)) for place in places]
+        return speech.answer_loss(llava, seen(number)[places], lines)
+
+    learners = torch.nn.ModuleList([llava.model.multi_modal_projector, llava.model.language_model])
+    matrices = _matrices(llava.model.language_model)
+    return training.optimise(_others(learners, matrices), loss_at, recipe.speech.schedule, report, matrices, stop_after)
+
+
+def quiz(count: int, seed: int = 0) -> list[Example]:
+    """Held-out pictures with one question of the base's own diet each; an example's task is the kind of its picture."""
+
+    def example(picture: Picture) -> Example:
+        question, answer = diet.conversation(Random(f"quiz/{picture.id}"), picture.facts, 1)[0]
+        turns = (Turn("user", question), Turn("assistant", answer))
+        return Example(picture.id, diet.kind(picture.facts), turns, picture.image, f"mini/quiz/{picture.id}")
+
+    return [example(picture) for picture in diet.pictures("heldout", count, seed)]
+
+
+def _reporter(stage: str, steps: int, save: Callable[[], None], every: int = 50, save_every: int = 400) -> training.Report:
+    started, smooth = time.monotonic(), 0.0
+
+    def report(step: int, loss: float) -> None:
+        nonlocal smooth
+        smooth = loss if step == 1 else 0.95 * smooth + 0.05 * loss
+        if step % every == 0:
+            print(f"{stage} {step}/{steps} loss {smooth:.3f} {time.monotonic() - started:.0f} s", flush=True)
+        if step % save_every == 0:
+            save()
+
+    return report
+
+
+def make(out: Path, recipe: Recipe) -> None:
+    """Makes the base in the folder; a finished stage found there is not done again."""
+    from transformers import LlavaForConditionalGeneration, LlavaProcessor
+
+    notes = out / "recipe.json"
+    if notes.exists():
+        record = json.loads(notes.read_text())
+        llava = LlavaForConditionalGeneration.from_pretrained(out, dtype="float32")
+        processor = LlavaProcessor.from_pretrained(out)
+    else:
+        record = {}
+        words = model.tokenizer(diet.texts())
+        llava, processor = model.newborn(words, recipe.seed), model.processor(words)
+        processor.save_pretrained(out)
+
+    def save(**stage: object) -> None:
+        llava.save_pretrained(out)
+        if stage:
+            packages = {name: version(name) for name in ("torch", "transformers", "numpy", "pillow", "matplotlib")}
+            record.update(recipe=asdict(recipe), versions=packages, **stage)
+            notes.write_text(json.dumps(record, indent=1) + "\n")
+
+    if "sight" not in record:
+        losses, right = see(llava, recipe, _reporter("sight", recipe.sight.schedule.steps, save))
+        save(sight={**_losses(losses), "heldout": right})
+    losses = speak(llava, processor, recipe, _reporter("speech", recipe.speech.schedule.steps, save))
+    save(speech={**_losses(losses), "heldout": _scores(llava, processor)})
+
+
+def _losses(losses: list[float]) -> dict[str, object]:
+    return {"first_losses": losses[:RECORDED_STEPS], "last_loss": sum(losses[-50:]) / len(losses[-50:])}
+
+
+def _scores(llava: "LlavaForConditionalGeneration", processor: "LlavaProcessor") -> dict[str, dict[str, float]]:
+    """Accuracy on the quiz, kind by kind, with the number of questions."""
+    asked = quiz(1000)
+    kinds = {kind: [example for example in asked if example.task == kind] for kind in sorted(diet.QUESTIONS)}
+    return {
+        kind: {"count": len(some), "accuracy": training.accuracy(llava, processor, some)}
+        for kind, some in {**kinds, "all": asked}.items()
+    }
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the model, for example runs/mini-base")
+    make(parser.parse_args().out, Recipe())
+
+
+if __name__ == "__main__":
+    main()

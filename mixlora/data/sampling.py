@@ -1,0 +1,26 @@
+"""Which examples of a task take part: a seeded draw that does not depend on the order of a file."""
+
+import hashlib
+from collections.abc import Sequence
+
+from mixlora.data.examples import Example
+from mixlora.errors import DataError
+
+
+def sample(examples: Sequence[Example], count: int, seed: int, task: str) -> list[Example]:
+    """`count` examples drawn without replacement, in the order of the draw; all of them where there are fewer.
+
+    Each example's place is a hash of (seed, task, id), so the draw depends on nothing else: reordering a file changes
+    nothing, a larger `count` extends a smaller one, and a record added to the file displaces at most one other.
+
+    Raises:
+        DataError: `count` is below 1.
+    """
+    if count < 1:
+        raise DataError(f"Task {task}: {count} examples were asked for; ask for at least 1.")
+    return sorted(examples, key=lambda example: (_place(example.id, task, seed), example.id))[:count]
+
+
+def _place(example_id: str, task: str, seed: int) -> bytes:
+    """A uniform 256-bit number; lengths keep ("ab", "c") and ("a", "bc") apart."""
+    return hashlib.sha256(f"{seed}:{len(task)}:{task}:{example_id}".encode()).digest()

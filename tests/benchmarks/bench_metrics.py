@@ -1,0 +1,53 @@
+"""Seconds for every metric with 1000 bootstraps of 600 units (6 tasks) x 448 blocks; prints, asserts nothing.
+
+    python tests/benchmarks/bench_metrics.py [--blocks 448] [--units 600] [--replicates 1000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+
+import numpy as np
+
+from interference.metrics import METRICS
+from interference.uncertainty import split_half_null, table
+
+
+def synthetic_grams(blocks: int, units: int, tasks: int, rank: int = 64, seed: int = 0) -> tuple[np.ndarray, list[str]]:
+    """A float32 stack [blocks, units, units] of Grams of tasks with signal, and the task of every unit."""
+    rng = np.random.default_rng(seed)
+    means = rng.standard_normal((tasks, rank), dtype=np.float32)
+    grams = np.empty((blocks, units, units), dtype=np.float32)
+    for gram in grams:
+        gradients = 0.3 * np.repeat(means, units // tasks, axis=0) + rng.standard_normal((units, rank), dtype=np.float32)
+        np.matmul(gradients, gradients.T, out=gram)
+    return grams, [str(task) for task in range(tasks) for _ in range(units // tasks)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name, default in (("blocks", 448), ("units", 600), ("tasks", 6), ("replicates", 1000)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    options = parser.parse_args()
+    grams, tasks = synthetic_grams(options.blocks, options.units, options.tasks)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for aggregate in ("sum", "mean"):
+        total = 0.0
+        cases = [(metric, "ratio-of-means") for metric in METRICS] + [("interference", "mean-of-ratios")]
+        for metric, reduce in cases:
+            start = time.perf_counter()
+            table(grams, tasks, metric, reduce=reduce, aggregate=aggregate, replicates=options.replicates)
+            total += time.perf_counter() - start
+            print(f"{aggregate:5} {metric:21} {reduce:15} {time.perf_counter() - start:6.2f} s", flush=True)
+        print(f"{aggregate:5} all of them {total:22.2f} s", flush=True)
+    start = time.perf_counter()
+    split_half_null(grams, tasks)
+    print(f"split-half null {time.perf_counter() - start:6.2f} s")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(f"peak memory above the Grams {(peak - before) / 2**20:.2f} GiB")
+
+
+if __name__ == "__main__":
+    main()
