@@ -1,0 +1,29 @@
+"""Which fine-tuning tasks hurt which, in which layers, and is it real? Measured on the gradients of LoRA factors.
+
+    run = interference.compute(model, {"task a": batches, "task b": batches})
+    run.matrix("interference", layers=[5], side="A")
+    run.table("interference")
+
+Names are loaded when they are first used: importing this package imports neither torch nor pandas.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from interference import figures, metrics, reference, uncertainty
+    from interference.computation import compute
+    from interference.run import Run, compare, load
+    from interference.verification import verify
+
+__all__ = ["Run", "compare", "compute", "figures", "load", "metrics", "reference", "uncertainty", "verify"]
+
+_HOMES = {"Run": "run", "compare": "run", "compute": "computation", "load": "run", "verify": "verification"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return import_module(f"{__name__}.{name}")

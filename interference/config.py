@@ -171,7 +171,9 @@ def _read(path: Path, including: tuple[Path, ...] = ()) -> dict[str, Any]:
         line = f":{mark.line + 1}" if mark else ""
         raise ConfigError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', error)})") from None
     if not isinstance(data, dict):
-        raise ConfigError(f"{path}: a configuration is a mapping with the keys {', '.join(AnalysisConfig.model_fields)}")
+        raise ConfigError(
+            f"{path}: a configuration is a mapping with the keys {', '.join(AnalysisConfig.model_fields)}"
+        )
     included = data.pop("include", None)
     if included is None:
         return data

@@ -4,7 +4,9 @@ K_b[u, v] = <g_u^b, g_v^b>. Gradients are needed only until K is known.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Protocol
 
 import numpy as np
@@ -28,18 +30,39 @@ class Spool(Protocol):
 
 
 class MemorySpool:
-    """Gradients kept in memory."""
+    """Gradients kept in memory up to a limit, and in temporary files beyond it; use as a context manager.
 
-    def __init__(self) -> None:
+    Args:
+        limit: bytes kept in memory.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._left = limit
         self._parts: dict[int, dict[str, Tensor]] = {}
+        self._stack = ExitStack()
+        self._disk: DiskSpool | None = None
+
+    def __enter__(self) -> "MemorySpool":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
 
     def write(self, part: int, rows: Rows) -> None:
-        """Keep the rows as they are."""
-        self._parts[part] = dict(rows)
+        """Keep the rows as they are, or write them to a file once the limit is reached."""
+        self._left -= sum(tensor.nbytes for tensor in rows.values())
+        if self._left >= 0:
+            self._parts[part] = dict(rows)
+            return
+        if self._disk is None:
+            self._disk = DiskSpool(Path(self._stack.enter_context(TemporaryDirectory(prefix="interference-"))))
+        self._disk.write(part, rows)
 
     def read(self, part: int, block: str) -> Tensor:
         """The rows that were written."""
-        return self._parts[part][block]
+        if part in self._parts or self._disk is None:
+            return self._parts[part][block]
+        return self._disk.read(part, block)
 
 
 class DiskSpool:

@@ -159,7 +159,9 @@ class Run:
     ) -> pd.DataFrame:
         """What each task's gradients say beside their noise, one row a task; see `metrics.Signal`."""
         found = metrics.signal(self.gram(layers, modules, side, space), list(self.probes["task"]))
-        columns = {name: getattr(found, name) for name in ("squared_norm", "unit_noise", "snr", "reliability", "balance")}
+        columns = {
+            name: getattr(found, name) for name in ("squared_norm", "unit_noise", "snr", "reliability", "balance")
+        }
         frame = pd.DataFrame(columns, index=pd.Index(found.tasks, name="task"))
         by_task = self.probes.groupby("task", sort=False)
         frame.insert(0, "units", by_task.size())
@@ -287,7 +289,9 @@ def load(path: Path | str) -> Run:
     except (ValueError, KeyError, AttributeError):
         raise RunError(f"{folder / 'run.json'} is damaged; compute the run again") from None
     if schema != SCHEMA:
-        raise RunError(f"{folder} has schema {schema}, but this version reads schema {SCHEMA}; update task-interference")
+        raise RunError(
+            f"{folder} has schema {schema}, but this version reads schema {SCHEMA}; update task-interference"
+        )
     try:
         probes, blocks = (pd.read_parquet(folder / name) for name in ("probes.parquet", "blocks.parquet"))
         grams = GramFile(folder / "gram.safetensors")

@@ -16,7 +16,7 @@ from PIL import ExifTags, Image, ImageOps
 from mixlora.data.examples import Example, Role, Turn
 from mixlora.errors import DataError
 
-IMAGE_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """What an image file may be: pixels only, nothing that a decoder would have to run."""
 MAX_PIXELS = 8192 * 8192
 """The largest picture that is decoded, judged by its header."""
@@ -299,8 +299,8 @@ def _checked_text(value: Any, what: str, record: _Record) -> str:
 
 
 def _check_turns(turns: Sequence[Turn], record: _Record) -> None:
-    if not any(turn.role == "user" for turn in turns):
-        raise record.error("the conversation has no user turn; add the question.")
+    if next((turn.role for turn in turns if turn.role != "system"), None) != "user":
+        raise record.error("the conversation does not begin with a user turn; add the question.")
     if turns[-1].role != "assistant":
         raise record.error(f"the conversation ends with a {turns[-1].role} turn; end it with the assistant's answer.")
     if any(turn.role == "assistant" and not turn.text.strip() for turn in turns):

@@ -4,7 +4,7 @@ Nothing here knows tokens; that is in `collation`.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -83,20 +83,20 @@ class PromptTemplate:
         """
         self._refuse_special_tokens(example)
         with_image = example.image is not None
+        answers = [k for k, turn in enumerate(example.turns) if turn.role == "assistant"]
         try:
             full = self.render(example.turns, with_image)
-            starts = [
-                (k, self.render(example.turns[:k], with_image, answering=True), self._until(example, k, full))
-                for k, turn in enumerate(example.turns)
-                if turn.role == "assistant"
-            ]
-        except TemplateError as error:
+            prompts = [self.render(example.turns[:k], with_image, answering=True) for k in answers]
+            parts = [self.render(example.turns[: k + 1], with_image) for k in answers[:-1]]
+        except (TemplateError, ValueError) as error:  # ValueError: nothing stands before the first answer
             raise DataError(
                 f"{example.source}: the chat template refuses this conversation ({error}); "
                 "change its turns or pass another chat_template."
             ) from error
         self._check_kept(example, full)
-        return self._with_ends(full, list(self._spans(example, starts)))
+        turns = [example.turns[k] for k in answers]
+        located = zip(turns, prompts, [*parts, full], strict=True)
+        return self._with_ends(full, [self._span(example, full, *answer) for answer in located])
 
     def _render(self, turns: Sequence[Turn], with_image: bool, answering: bool, listed: bool) -> str:
         messages = []
@@ -134,34 +134,22 @@ class PromptTemplate:
             + f"{reason}; pass a chat_template that does."
         )
 
-    def _until(self, example: Example, k: int, full: str) -> str:
-        """`full` up to the end of turn `k`."""
-        if k == len(example.turns) - 1:
-            return full
-        part = self.render(example.turns[: k + 1], example.image is not None)
-        return (
-            part if full.startswith(part) else full[: next(at for at, c in enumerate(full) if part[at : at + 1] != c)]
-        )
-
-    def _spans(self, example: Example, starts: list[tuple[int, str, str]]) -> Iterator[Span]:
-        for k, prompt, whole in starts:
-            if not whole.startswith(prompt):
-                raise MixLoraError(
-                    f"{example.source}: the chat template's generation prompt, which ends in {prompt[-30:]!r}, is not "
-                    "how it renders the turn with its answer, so a model trained on it would never see its own prompt; "
-                    "pass another chat_template."
-                )
-            body, answer = whole[len(prompt) :], example.turns[k].text.strip()
-            at = len(body) - len(body.lstrip())
-            if not body.startswith(answer, at):
-                at = body.find(answer)
-            if at < 0:
-                raise DataError(_changed(example, example.turns[k]))
-            answer_end = at + len(answer)
-            tail = body[answer_end:]
-            special = self._special.search(tail)
-            end = answer_end + (special.end() if special else len(tail.rstrip()))
-            yield Span(0, at, answer_end, end).shifted(len(prompt))
+    def _span(self, example: Example, full: str, turn: Turn, prompt: str, part: str) -> Span:
+        """Where `turn` stands in `full`: behind `prompt`, and up to where `full` and `part`, which ends with it, differ."""
+        if not (full.startswith(prompt) and part.startswith(prompt)):
+            raise MixLoraError(
+                f"{example.source}: the chat template's generation prompt, which ends in {prompt[-30:]!r}, is not "
+                "how it renders the turn with its answer, so a model trained on it would never see its own prompt; "
+                "pass another chat_template."
+            )
+        start, answer = len(prompt), turn.text.strip()
+        at, at_in_part = (_find(answer, text, start) for text in (full, part))
+        if at < 0 or at_in_part < 0:
+            raise DataError(_changed(example, turn))
+        answer_end = at + len(answer)
+        tail = _common_start(full[answer_end:], part[at_in_part + len(answer) :])
+        special = self._special.search(tail)
+        return Span(start, at, answer_end, answer_end + (special.end() if special else len(tail.rstrip())))
 
     def _with_ends(self, full: str, spans: list[Span]) -> tuple[str, list[Span]]:
         """`full` with the eos token after every answer that nothing ends, and the spans in that text."""
@@ -201,6 +189,18 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase, image_token: str | None) 
     """The strings that a tokenizer reads as control tokens, the image placeholder among them."""
     added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     return frozenset(added | set(tokenizer.all_special_tokens) | ({image_token} if image_token else set()))
+
+
+def _find(answer: str, text: str, start: int) -> int:
+    """Where `answer` stands in `text` from `start` on: behind nothing but space, or else where it first occurs."""
+    at = start + len(text[start:]) - len(text[start:].lstrip())
+    return at if text.startswith(answer, at) else text.find(answer, start)
+
+
+def _common_start(one: str, other: str) -> str:
+    return next(
+        (one[:at] for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(one, other, key=len)
+    )
 
 
 def _changed(example: Example, turn: Turn) -> str:

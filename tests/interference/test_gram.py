@@ -10,13 +10,13 @@ from interference import gram
 
 
 def spool_of(kind, parts, tmp_path):
-    spool = gram.MemorySpool() if kind == "memory" else gram.DiskSpool(tmp_path)
+    spool = gram.DiskSpool(tmp_path) if kind == "disk" else gram.MemorySpool(10**6 if kind == "memory" else 100)
     for number, rows in enumerate(parts):
         spool.write(number, {"b": rows, "c": 2 * rows})
     return spool
 
 
-@pytest.mark.parametrize("kind", ["memory", "disk"])
+@pytest.mark.parametrize("kind", ["memory", "disk", "spilling"])
 @pytest.mark.parametrize("budget", [1, 500, 10**9])
 def test_tiles_make_no_difference(kind, budget, tmp_path):
     generator = torch.Generator().manual_seed(0)

@@ -1,8 +1,8 @@
 """What the base is brought up on: pictures of the training split, captions of them and questions of many kinds.
 
-None of it is one of the six tasks: no Stroop picture, and none of the tasks' questions. Facts that the tasks ask for are
-told in other ways: in captions, in yes-or-no questions, in choices between two, letter by letter, or without a picture
-being needed.
+None of it is one of the six tasks: no Stroop picture, and none of the tasks' questions. Facts that the tasks ask for
+are told in other ways: in captions, in yes-or-no questions, in choices between two, letter by letter, or without a
+picture being needed.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +26,9 @@ COLOURS = (*INKS, *PLAIN_INKS)
 
 def pictures(split: Split, count: int, seed: int) -> list[Picture]:
     """About `count` pictures of a split, the sources mixed as in MIX."""
-    return [picture for name, share in MIX.items() for picture in islice(SOURCES[name](split, seed), int(count * share))]
+    return [
+        picture for name, share in MIX.items() for picture in islice(SOURCES[name](split, seed), int(count * share))
+    ]
 
 
 def other(rng: Random, values: tuple[str, ...], than: str) -> str:

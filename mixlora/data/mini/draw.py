@@ -92,7 +92,7 @@ def word(rng: Random, text: str, colour: Colour, face: str, page: Image.Image | 
 
 
 def digit(rng: Random, strokes: np.ndarray, tilt: float = 0.0) -> Image.Image:
-    """A handwritten digit [8, 8] with values from 0 to 16, enlarged and turned by up to `tilt` degrees, dark on light."""
+    """A handwritten digit [8, 8] of values from 0 to 16, enlarged, turned by up to `tilt` degrees, dark on light."""
     width, height = rng.randint(39, 41), rng.randint(43, 45)
     mask = Image.fromarray((strokes * 15.9).astype(np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
     if tilt:

@@ -1,6 +1,6 @@
 """The small LLaVA of the suite: its architecture and its tokenizer, both of transformers' own classes.
 
-About 1.7 million parameters: a CLIP vision tower that sees a picture as 36 patches, a projector, a Llama language model.
+About 1.6 million parameters: a CLIP vision tower that sees a picture as 36 patches, a projector and a Llama.
 """
 
 from typing import TYPE_CHECKING
@@ -118,7 +118,7 @@ def config(words: "PreTrainedTokenizerFast") -> "LlavaConfig":
     return LlavaConfig(
         vision_config=eye,
         text_config=mouth,
-        image_token_index=words.convert_tokens_to_ids(SPECIAL["image"]),
+        image_token_index=words.get_vocab()[SPECIAL["image"]],
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
         image_seq_length=(SIZE // PATCH) ** 2,

@@ -34,19 +34,16 @@ class Muon(torch.optim.Optimizer):
         weight_decay: the share of lr by which weights shrink in a step.
     """
 
-    def __init__(
-        self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
-    ) -> None:
+    def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
-        """Moves every matrix that has a gradient; those of one shape are orthogonalised together."""
+        """Moves every matrix; those of one shape are orthogonalised together."""
         for group in self.param_groups:
             shapes: dict[torch.Size, list[Tensor]] = {}
             for matrix in group["params"]:
-                if matrix.grad is not None:
-                    shapes.setdefault(matrix.shape, []).append(matrix)
+                shapes.setdefault(matrix.shape, []).append(matrix)
             for matrices in shapes.values():
                 self._move(matrices, group["lr"], group["momentum"], group["weight_decay"])
 
@@ -58,6 +55,7 @@ class Muon(torch.optim.Optimizer):
             matrix.mul_(1 - lr * weight_decay).add_(move, alpha=-0.2 * lr * max(rows, columns) ** 0.5)
 
     def _slope(self, matrix: Tensor, momentum: float) -> Tensor:
+        gradient = torch.zeros_like(matrix) if matrix.grad is None else matrix.grad
         mean = self.state[matrix].setdefault("mean", torch.zeros_like(matrix))
-        mean.lerp_(matrix.grad, 1 - momentum)
-        return matrix.grad.lerp(mean, momentum)
+        mean.lerp_(gradient, 1 - momentum)
+        return torch.lerp(gradient, mean, momentum)

@@ -1,7 +1,7 @@
 """How the shipped base model was made: `python -m mixlora.data.mini.recipe --out DIR` makes it again, in about an hour.
 
-Stage zero (`sight`) teaches the vision tower to see; stage one (`speech`) teaches the projector and the language model to
-talk about it. Both are seeded. The folder is a whole model whenever it is looked at: it is saved anew every few minutes.
+Stage zero (`sight`) teaches the vision tower to see; stage one (`speech`) teaches the projector and the language model
+to talk about it. Both are seeded. The folder holds a whole model at all times: it is saved anew every few minutes.
 """
 
 import argparse
@@ -43,9 +43,9 @@ class Recipe:
     """All the numbers of it. Pictures come in blocks, each a small diet of its own, which are gone through in turn."""
 
     seed: int = 0
-    blocks: int = 24
+    blocks: int = 40
     block_size: int = 1000
-    sight: Stage = Stage(training.Schedule(3000, 2e-3, matrix_rate=6e-3, warmup=50, weight_decay=0.05), 64)
+    sight: Stage = Stage(training.Schedule(3600, 2e-3, matrix_rate=1.2e-2, warmup=50, weight_decay=0.05), 64)
     speech: Stage = Stage(training.Schedule(4000, 2e-3, matrix_rate=4e-3, warmup=50, weight_decay=0.02), 32)
     turns: int = 4
 
@@ -172,7 +172,9 @@ def quiz(count: int, seed: int = 0) -> list[Example]:
     return [example(picture) for picture in diet.pictures("heldout", count, seed)]
 
 
-def _reporter(stage: str, steps: int, save: Callable[[], None], every: int = 50, save_every: int = 400) -> training.Report:
+def _reporter(
+    stage: str, steps: int, save: Callable[[], None], every: int = 50, save_every: int = 400
+) -> training.Report:
     started, smooth = time.monotonic(), 0.0
 
     def report(step: int, loss: float) -> None:

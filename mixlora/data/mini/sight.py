@@ -1,4 +1,4 @@
-"""Stage zero of the base: its vision tower learns to see, by telling facts of pictures through heads that are then dropped.
+"""Stage zero of the base: its vision tower learns to see, by telling facts of pictures through heads dropped later.
 
 A tower trained this way needs a fraction of the pictures it would need behind a language model.
 """
@@ -65,7 +65,9 @@ class Heads(nn.Module):
     def loss(self, patches: Tensor, told: Tensor) -> Tensor:
         """Mean over the batch of the sum of all told facts' cross-entropies (nats a picture)."""
         logits = self(patches)
-        losses = [F.cross_entropy(one, told[:, i], ignore_index=UNTOLD, reduction="sum") for i, one in enumerate(logits)]
+        losses = [
+            F.cross_entropy(one, told[:, i], ignore_index=UNTOLD, reduction="sum") for i, one in enumerate(logits)
+        ]
         return torch.stack(losses).sum() / len(told)
 
     @torch.no_grad()

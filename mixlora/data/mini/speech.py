@@ -29,7 +29,7 @@ class Line:
 
 
 class Scribe:
-    """Writes conversations as the processor's chat template renders them, but quickly: token lists of parts are kept."""
+    """Writes conversations as the processor's chat template renders them, but quickly: it remembers tokens of parts."""
 
     def __init__(self, processor: "LlavaProcessor", patches: int) -> None:
         self.tokenizer = processor.tokenizer

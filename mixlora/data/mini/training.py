@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -88,7 +88,7 @@ def optimise(
 
 
 def balanced(examples: Sequence[Example], batch_size: int, seed: int) -> Iterator[list[int]]:
-    """Positions of batches without end: tasks take turns, and each goes through its examples in an order of the seed."""
+    """Positions of batches without end: tasks take turns, each going through its examples in an order of the seed."""
     rng = Random(seed)
     by_task: dict[str, list[int]] = {}
     for position, example in enumerate(examples):
@@ -116,7 +116,7 @@ def fit(
     checkpoints: Container[int] = (),
     save: Callable[[int], None] | None = None,
 ) -> list[float]:
-    """Trains the model's trainable parameters on the examples' answers and gives back each step's loss (nats per token).
+    """Trains what is trainable in the model on the examples' answers; gives back each step's loss (nats per token).
 
     Args:
         model: a LLaVA, or a PEFT model of one; trained in place and left in evaluation mode.
@@ -138,7 +138,8 @@ def fit(
 
     def loss_at(_: int) -> Tensor:
         batch = collator.collate([encoded[position] for position in next(batches)])
-        return model(**{name: tensor.to(device) for name, tensor in batch.items()}).loss
+        loss: Tensor = model(**{name: tensor.to(device) for name, tensor in batch.items()}).loss
+        return loss
 
     def done(step: int, loss: float) -> None:
         if report is not None:
@@ -162,31 +163,30 @@ LORA = Schedule(steps=150, learning_rate=5e-3)
 def answers(
     model: "PreTrainedModel", processor: "ProcessorMixin", examples: Sequence[Example], batch_size: int = 64
 ) -> list[str]:
-    """What the model says to each example's question: greedy decoding, stripped of spaces, in small letters."""
-    training, said = model.training, []
+    """What the model says to each example's question: greedy decoding, at most 12 tokens, as `plain` text."""
+    from mixlora.data.collation import Collator
+
+    collator, training, said = Collator(processor), model.training, []
+    device = next(model.parameters()).device
     model.eval()
     try:
         for start in range(0, len(examples), batch_size):
-            batch = _prompts(processor, examples[start : start + batch_size]).to(next(model.parameters()).device)
-            out = model.generate(**batch, max_new_tokens=8, do_sample=False)
+            prompts = [collator.encode_prompt(example) for example in examples[start : start + batch_size]]
+            batch = collator.collate(prompts, padding="left")
+            del batch["labels"]
+            out = model.generate(
+                **{name: tensor.to(device) for name, tensor in batch.items()}, max_new_tokens=12, do_sample=False
+            )
             new = out[:, batch["input_ids"].shape[1] :]
-            said += [text.strip().lower() for text in processor.batch_decode(new, skip_special_tokens=True)]
+            said += [plain(text) for text in processor.batch_decode(new, skip_special_tokens=True)]
     finally:
         model.train(training)
     return said
 
 
-def _prompts(processor: Any, examples: Sequence[Example]) -> Any:
-    """Questions without their answers, padded on the left, with their pictures."""
-    prompts = [
-        processor.apply_chat_template(
-            [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": example.turns[0].text}]}],
-            add_generation_prompt=True,
-        )
-        for example in examples
-    ]
-    pictures = [example.image for example in examples]
-    return processor(images=pictures, text=prompts, padding=True, padding_side="left", return_tensors="pt")
+def plain(text: str) -> str:
+    """The text without surrounding spaces, in small letters: what answers are compared as."""
+    return text.strip().lower()
 
 
 def accuracy(
@@ -194,4 +194,5 @@ def accuracy(
 ) -> float:
     """The share of examples that the model answers exactly right."""
     said = answers(model, processor, examples, batch_size)
-    return sum(one == example.turns[-1].text for one, example in zip(said, examples, strict=True)) / len(examples)
+    right = [one == plain(example.turns[-1].text) for one, example in zip(said, examples, strict=True)]
+    return sum(right) / len(right)

@@ -1,6 +1,7 @@
 """Tokens and labels, one by one, under tokenizers and templates of every kind."""
 
 import importlib.util
+import pickle
 from pathlib import Path
 
 import pytest
@@ -211,6 +212,53 @@ def test_what_a_template_writes_behind_the_end_of_turn_is_not_supervised():
     encoded = collator.encode(example("What?", "Paris"))
     assert tokens(collator, encoded.input_ids)[-3:] == ["Paris", "<|im_end|>", "</s>"]
     assert learned(collator, encoded) == ["Paris", "<|im_end|>"]
+
+
+WITH_SPACES = (
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ '[INST] ' + m['content'] + ' [/INST]' }}"
+    "{% else %}{{ ' ' + m['content'].strip() + ' ' + eos_token }}{% endif %}{% endfor %}"
+)
+EOS_ONLY_AT_THE_END = (
+    "{% for m in messages %}{{ '\n' + m['role'] + ': ' + m['content'] | trim }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '\nassistant: ' }}{% else %}{{ eos_token }}{% endif %}"
+)
+THOUGHT_BEFORE_THE_LAST_ANSWER = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
+    "{% if loop.last and m['role'] == 'assistant' %}{{ '[think][/think]' }}{% endif %}"
+    "{{ m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        (WITH_SPACES, " Paris </s> is </s>"),
+        (EOS_ONLY_AT_THE_END, " Paris</s> is</s>"),  # the space merges with the answer
+        (THOUGHT_BEFORE_THE_LAST_ANSWER, "Paris<|im_end|>[think][/think]is<|im_end|>"),
+    ],
+)
+def test_supervised_is_what_a_model_writes_from_its_generation_prompt_to_its_end(template, expected):
+    collator = Collator(byte_level(), chat_template=template)
+    encoded = collator.encode(example("What?", "Paris", "Is it?", "is"))
+    assert collator.tokenizer.decode([t for t in encoded.labels if t != IGNORED]) == expected
+
+
+def test_an_answer_before_the_image_is_found_too():
+    collator = Collator(llava(words(), CHATML))
+    turns = (Turn("system", "Be brief."), Turn("assistant", "Yes"), Turn("user", "What?"), Turn("assistant", "Paris"))
+    encoded = collator.encode(Example("7", "t", turns, picture(), "file.jsonl:7"))
+    assert tokens(collator, encoded.input_ids).count("<image>") == 9
+    assert learned(collator, encoded) == ["Yes", "<|im_end|>", "Paris", "<|im_end|>"]
+    with pytest.raises(DataError, match=r"the chat template refuses this conversation .*empty conversation"):
+        collator.encode(Example("7", "t", turns[1:], picture(), "file.jsonl:7"))
+
+
+def test_a_collator_travels_to_the_workers_of_a_loader():
+    collator = Collator(llava(byte_level()), max_length=200)
+    copy = pickle.loads(pickle.dumps(collator))
+    item = example("What?", "Paris", image=picture())
+    torch.testing.assert_close(copy([item]), collator([item]))
 
 
 def test_an_answer_that_also_stands_in_the_question_is_found_where_it_is_an_answer():

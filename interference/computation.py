@@ -1,0 +1,246 @@
+"""compute: a model and examples to a Run."""
+
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from interference import checkpoint, sampled
+from interference.blocks import Block, Component, Granularity, coarsen, to_frame
+from interference.config import AnalysisConfig
+from interference.errors import InterferenceError, MeasurementError, ScopeError
+from interference.gradients import Probe
+from interference.gram import DiskSpool, MemorySpool, Rows, grams, pack
+from interference.probing import Batch, Part, Probed, Prober, Progress, of_collated, silent, weight_block
+from interference.run import Run, check_free
+from interference.targets import Target, find_targets, probed_adapter, unprobed
+
+CONVENTIONS = {
+    "loss": "mean cross-entropy over supervised tokens of an example, nats per token",
+    "mode": "evaluation (no dropout), parameters unmodified",
+    "axes": "rows are the affected task i, columns the stepped task j",
+    "gram": "K[u, v] = <g_u, g_v>, float32, upper triangle packed row by row",
+}
+MEMORY = 2**30
+
+
+def compute(
+    model: nn.Module,
+    batches: Mapping[str, Iterable[Batch]],
+    layers: Sequence[int] | None = None,
+    modules: Sequence[str] | None = None,
+    adapter: str | None = None,
+    out: Path | str | None = None,
+    seed: int = 0,
+    *,
+    components: Sequence[Component | str] = (Component.LANGUAGE,),
+    unit: Literal["example", "batch"] = "example",
+    token_mean: bool = False,
+    granularity: Granularity | str = Granularity.MODULE,
+    weight_space: bool = False,
+    memory_budget: int = MEMORY,
+    progress: Progress = silent,
+) -> Run:
+    """The run of a model with a LoRA adapter, over batches that the caller collated.
+
+    Args:
+        model: a model with a LoRA adapter; it is handed back exactly as it came.
+        batches: {task: collated batches}, each what the model's forward takes, with `labels` [batch, seq] in which -100
+            marks unsupervised tokens.
+        layers: transformer blocks, from 0; None for all.
+        modules: module names ("q_proj") or "attention", "mlp"; None for all.
+        adapter: the probed adapter; None for the active one.
+        out: also save the run to this directory.
+        seed: of later bootstraps.
+        components: parts of the model: "language", "vision", "projector".
+        unit: what one gradient belongs to: each "example", or each "batch" (the mean over its examples).
+        token_mean: with unit="batch", weigh the examples by their supervised tokens.
+        granularity: "module", "group" or "layer": how far blocks are summed before they are kept.
+        weight_space: also keep the Gram of the weight-space view (`space="weight"`).
+        memory_budget: bytes that gradients may take in memory; what is beyond waits on disk.
+        progress: told what is being done.
+
+    Returns:
+        The run, in memory.
+
+    Raises:
+        CheckpointError: if the model has no adapter that can be probed.
+        ScopeError: if a layer or module is not there, or a task has fewer than two units.
+        MeasurementError: if a loss or gradient is not finite, or every gradient is zero.
+        RunError: if something is at `out` already.
+    """
+    if unit not in ("example", "batch"):
+        raise ScopeError(f"unit {unit!r} is none of example, batch")
+    if out is not None:
+        check_free(Path(out))
+    name = probed_adapter(model, adapter)
+    targets = find_targets(model, name, layers, modules, components)
+    with MemorySpool(memory_budget // 2) as spool, Probe(model, targets) as probe:
+        measuring = Measuring(targets, Granularity(granularity), weight_space, memory_budget, progress)
+        found = Prober(probe, spool, token_mean, weight_space, progress).run(
+            of_collated(_on_device(model, batches), unit)
+        )
+        meta = {"seed": seed, "config": None, **_provenance(model, name)}
+        run = measuring.finish(found, spool, np.arange(len(found.units)), meta)
+    if out is not None:
+        run.save(out)
+    return run
+
+
+def compute_config(config: AnalysisConfig, progress: Progress = silent) -> Run:
+    """The run that a configuration describes, saved to its `out`.
+
+    Everything that can be wrong with the input is looked for before the model is loaded. Gradients wait beside `out`, in
+    `<out>.partial`; a call that finds them there, of the same model and examples, continues where the last one stopped.
+
+    Raises:
+        InterferenceError: if the input is wrong; see `compute`.
+        DataError: if a task's file or a record cannot be used.
+    """
+    if config.out is None:
+        raise ScopeError("the configuration names no directory for the run; give out: or --out")
+    out, probe = Path(config.out), config.probe
+    check_free(out)
+    processor = checkpoint.load_processor(config.model)
+    tasks = sampled.read(config)
+    encoded = sampled.encode(tasks, processor, config)
+    model = checkpoint.load_model(config.model)
+    name = probed_adapter(model, None)
+    targets = find_targets(model, name, probe.layers, probe.modules, probe.components)
+    granularity = Granularity(probe.granularity)
+    measuring = Measuring(targets, granularity, probe.weight_space, probe.memory_budget, progress)
+    provenance = _provenance(model, name)
+    identity = f"{provenance['fingerprints']['model']} {config.model_dump_json(exclude={'out'})}"
+    with _partial(out, identity) as spool, Probe(model, targets) as opened:
+        parts, order = sampled.parts(encoded, config, model.device)
+        prober = Prober(opened, spool, probe.token_mean, probe.weight_space, progress, sampled.count(encoded))
+        found = prober.run(parts)
+        meta = {"seed": probe.seed, "config": resolved(config), **provenance, "data": sampled.describe(encoded)}
+        run = measuring.finish(found, spool, order, meta)
+        run.save(out)
+    return run
+
+
+class Measuring:
+    """From probed gradients to a run."""
+
+    def __init__(
+        self,
+        targets: Sequence[Target],
+        granularity: Granularity,
+        weight_space: bool,
+        memory_budget: int,
+        progress: Progress,
+    ) -> None:
+        self.blocks = [block for target in targets for block in target.blocks.values()]
+        if weight_space:
+            self.blocks += [weight_block(target) for target in targets]
+        self.granularity = granularity
+        self.memory_budget = memory_budget
+        self.progress = progress
+        self.started = time.perf_counter()
+
+    def stored(self) -> tuple[list[Block], dict[str, list[tuple[str, int]]]]:
+        """The blocks a run keeps, and which probed blocks (with their widths) each is the sum of."""
+        kept: dict[str, Block] = {}
+        sums: dict[str, list[tuple[str, int]]] = {}
+        for block in self.blocks:
+            coarse = coarsen(block, self.granularity)
+            size = block.size + (kept[coarse.name].size if coarse.name in kept else 0)
+            kept[coarse.name] = Block(coarse.component, coarse.layer, coarse.module, coarse.group, coarse.side, size)
+            sums.setdefault(coarse.name, []).append((block.name, block.size))
+        return list(kept.values()), sums
+
+    def finish(self, found: Probed, spool: MemorySpool | DiskSpool, order: np.ndarray, meta: Mapping[str, Any]) -> Run:
+        """The run of what was probed; `order[n]` is the place in the run of the n-th probed unit."""
+        _check_counts(found)
+        blocks, sums = self.stored()
+        place, packed = np.argsort(order), {}
+        for name, matrix in grams(spool, found.sizes, sums, self.memory_budget // 2):
+            packed[name] = pack(matrix[np.ix_(place, place)])
+            self.progress("gram", len(packed), len(sums))
+        if not any(matrix.any() for matrix in packed.values()):
+            raise MeasurementError("every gradient is zero: the adapter changes no supervised token's loss")
+        units = [found.units[k] for k in place]
+        probes = pd.DataFrame(
+            {
+                "task": [unit.task for unit in units],
+                "loss": [found.losses[k] for k in place],
+                "tokens": [found.tokens[k] for k in place],
+                "ids": [unit.ids for unit in units],
+                "source": [unit.source for unit in units],
+            }
+        )
+        seconds = round(time.perf_counter() - self.started, 2)
+        return Run(probes, to_frame(blocks), packed, {**meta, "seconds": seconds})
+
+
+def resolved(config: AnalysisConfig) -> dict[str, Any]:
+    """The configuration with every default and with absolute paths: it reruns the job from anywhere."""
+    data = config.model_dump(mode="json")
+    for key in ("base", "adapter"):
+        if checkpoint.is_local(data["model"][key]):
+            data["model"][key] = str(Path(data["model"][key]).resolve())
+    for task in data["tasks"].values():
+        for key in ("file", "images"):
+            if task[key] is not None:
+                task[key] = str(Path(task[key]).resolve())
+    return data
+
+
+@contextmanager
+def _partial(out: Path, identity: str) -> Iterator[DiskSpool]:
+    """The spool beside `out`: continued if it is of the same job, removed when the run is saved or the input is wrong."""
+    folder = out.with_name(out.name + ".partial")
+    mark = folder / "identity"
+    if folder.exists() and (not mark.exists() or mark.read_text(encoding="utf-8") != identity):
+        shutil.rmtree(folder)
+    spool = DiskSpool(folder)
+    mark.write_text(identity, encoding="utf-8")
+    try:
+        yield spool
+    except InterferenceError:
+        shutil.rmtree(folder)
+        raise
+    shutil.rmtree(folder)
+
+
+def _provenance(model: nn.Module, adapter: str) -> dict[str, Any]:
+    return {
+        "conventions": CONVENTIONS,
+        "adapter": adapter,
+        "not_probed": unprobed(model, adapter),
+        "fingerprints": {"model": checkpoint.fingerprint(model)},
+        "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
+        "computed": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def _check_counts(found: Probed) -> None:
+    counts = pd.Series([unit.task for unit in found.units]).value_counts(sort=False)
+    if counts.empty:
+        raise ScopeError("there is nothing to measure: no task has a batch")
+    for task, count in counts.items():
+        if count < 2:
+            raise ScopeError(f"task {task!r} has {count} unit; at least 2 are needed: give it more examples")
+
+
+def _on_device(model: nn.Module, batches: Mapping[str, Iterable[Batch]]) -> dict[str, Iterator[Batch]]:
+    device = next(model.parameters()).device
+    return {task: (to_device(batch, device) for batch in iterable) for task, iterable in batches.items()}
+
+
+def to_device(batch: Batch, device: torch.device) -> dict[str, Any]:
+    """The batch with its tensors on a device."""
+    return {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
+
+
+__all__ = ["MEMORY", "Part", "Rows", "compute", "compute_config", "resolved", "to_device"]

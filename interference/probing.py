@@ -1,0 +1,219 @@
+"""Probing: batches go through a model, per-unit gradients come out and wait in a spool.
+
+A part is what is measured and stored together: some whole units, and the batches that their examples are in.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interference.blocks import Block, Side
+from interference.errors import MeasurementError
+from interference.gradients import BatchGradients, Probe
+from interference.gram import DiskSpool, MemorySpool, weight_rows
+from interference.targets import Target
+
+Batch = Mapping[str, Any]
+Progress = Callable[[str, int, int], None]
+"""Told what is being done, how many units are done and how many there are (0 if that is not known)."""
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """A Progress that says nothing."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What one gradient belongs to: its task, and the examples it is the mean of."""
+
+    task: str
+    ids: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some whole units and their batches.
+
+    Attributes:
+        units: the units.
+        batches: collated batches, and for each row the position of its unit in `units`; made when they are iterated.
+    """
+
+    units: Sequence[Unit]
+    batches: Iterable[tuple[Batch, Sequence[int]]]
+
+
+@dataclass
+class Probed:
+    """What probing found, part by part.
+
+    Attributes:
+        units: all units, in the order they were probed.
+        losses: of each unit, nats per token.
+        tokens: supervised tokens of each unit.
+        sizes: units in each part.
+    """
+
+    units: list[Unit] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+
+    def add(self, part: Part, losses: Sequence[float], tokens: Sequence[int]) -> None:
+        """Note a part that is in the spool."""
+        self.units += part.units
+        self.losses += losses
+        self.tokens += tokens
+        self.sizes.append(len(part.units))
+
+
+def weight_block(target: Target) -> Block:
+    """The block of the weight-space view of a target."""
+    a, b = target.blocks[Side.A], target.blocks[Side.B]
+    return Block(a.component, a.layer, a.module, a.group, Side.W, a.size + b.size)
+
+
+@dataclass
+class Prober:
+    """Measures parts one after another.
+
+    Attributes:
+        probe: an open Probe.
+        spool: where gradients go.
+        token_mean: weigh a unit's examples by their supervised tokens.
+        weight_space: also spool the rows of the weight-space view.
+        progress: told of every part.
+        total: number of units, if known.
+    """
+
+    probe: Probe
+    spool: MemorySpool | DiskSpool
+    token_mean: bool = False
+    weight_space: bool = False
+    progress: Progress = silent
+    total: int = 0
+
+    def run(self, parts: Iterable[Part]) -> Probed:
+        """Measure every part, or take it from the spool where an interrupted run left it."""
+        found = Probed()
+        for number, part in enumerate(parts):
+            found.add(part, *self._part(number, part))
+            self.progress("gradients", len(found.units), self.total)
+        return found
+
+    def _part(self, number: int, part: Part) -> tuple[list[float], list[int]]:
+        if not isinstance(self.spool, DiskSpool):
+            rows, losses, tokens = self._measure(part, part.batches)
+            self.spool.write(number, rows)
+            return losses, tokens
+        batches = list(part.batches)
+        digest = _digest(batches)
+        kept = self.spool.metadata(number)
+        if kept and kept.get("batches") == digest:
+            return json.loads(kept["losses"]), json.loads(kept["tokens"])
+        rows, losses, tokens = self._measure(part, batches)
+        metadata = {"batches": digest, "losses": json.dumps(losses), "tokens": json.dumps(tokens)}
+        self.spool.write(number, rows, metadata)
+        return losses, tokens
+
+    def _measure(
+        self, part: Part, batches: Iterable[tuple[Batch, Sequence[int]]]
+    ) -> tuple[dict[str, Tensor], list[float], list[int]]:
+        mean = UnitMeans(len(part.units), self.token_mean)
+        for batch, owners in batches:
+            gradients = self._gradients(batch, [part.units[owner] for owner in owners])
+            mean.add(gradients, owners)
+        rows = mean.rows()
+        if self.weight_space:
+            rows |= self._weight_rows(rows)
+        return {name: tensor.cpu() for name, tensor in rows.items()}, mean.losses(), mean.tokens.long().tolist()
+
+    def _gradients(self, batch: Batch, owners: Sequence[Unit]) -> BatchGradients:
+        found = self.probe.gradients(batch)
+        finite = torch.isfinite(found.losses)
+        if not bool(finite.all()):
+            row = int((~finite).nonzero()[0])
+            raise MeasurementError(
+                f"task {owners[row].task!r}, example {owners[row].source}: the loss is {float(found.losses[row])}; "
+                "the checkpoint is broken or its dtype too narrow (try dtype: float32)"
+            )
+        for name, gradient in found.gradients.items():
+            finite = torch.isfinite(gradient.flatten(1).sum(dim=1))
+            if not bool(finite.all()):
+                row = int((~finite).nonzero()[0])
+                raise MeasurementError(
+                    f"task {owners[row].task!r}, example {owners[row].source}, block {name}: the gradient is not finite; "
+                    "the checkpoint is broken or its dtype too narrow (try dtype: float32)"
+                )
+        return found
+
+    def _weight_rows(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        found = {}
+        for target in self.probe.targets:
+            gradient_a, gradient_b = (rows[target.blocks[side].name] for side in (Side.A, Side.B))
+            a, b = (target.factor(side).weight.detach().to(gradient_a.dtype) for side in (Side.A, Side.B))
+            scaling = target.layer.scaling[target.adapter]
+            found[weight_block(target).name] = weight_rows(gradient_a, gradient_b, a, b, scaling)
+        return found
+
+
+class UnitMeans:
+    """Mean gradients of units, summed up batch by batch."""
+
+    def __init__(self, units: int, token_mean: bool) -> None:
+        self.units = units
+        self.token_mean = token_mean
+        self.weights = torch.zeros(units, dtype=torch.float64)
+        self.tokens = torch.zeros(units, dtype=torch.float64)
+        self._losses = torch.zeros(units, dtype=torch.float64)
+        self._sums: dict[str, Tensor] = {}
+
+    def add(self, found: BatchGradients, owners: Sequence[int]) -> None:
+        """Add a batch whose row n belongs to unit `owners[n]`."""
+        index, tokens = torch.tensor(owners), found.tokens.double().cpu()
+        weights = tokens if self.token_mean else torch.ones_like(tokens)
+        self.weights.index_add_(0, index, weights)
+        self.tokens.index_add_(0, index, tokens)
+        self._losses.index_add_(0, index, weights * found.losses.double().cpu())
+        for name, gradient in found.gradients.items():
+            if name not in self._sums:
+                self._sums[name] = gradient.new_zeros(self.units, *gradient.shape[1:])
+            weighted = gradient * weights.to(gradient).view(-1, 1, 1) if self.token_mean else gradient
+            self._sums[name].index_add_(0, index.to(gradient.device), weighted)
+
+    def rows(self) -> dict[str, Tensor]:
+        """{block: [units, *factor shape]}, the means."""
+        return {name: total / self.weights.to(total).view(-1, 1, 1) for name, total in self._sums.items()}
+
+    def losses(self) -> list[float]:
+        """The units' losses, nats per token."""
+        return (self._losses / self.weights).tolist()
+
+
+def of_collated(batches: Mapping[str, Iterable[Batch]], unit: str) -> Iterator[Part]:
+    """Parts of batches that the caller collated, one a batch: its rows are units, or it is a unit as a whole."""
+    for task, iterable in batches.items():
+        for number, batch in enumerate(iterable):
+            rows = range(len(batch["labels"]))
+            if unit == "batch":
+                yield Part([Unit(task, f"batch {number}", f"{task} batch {number}")], [(batch, [0] * len(rows))])
+            else:
+                units = [Unit(task, f"{number}.{row}", f"{task} batch {number} row {row}") for row in rows]
+                yield Part(units, [(batch, list(rows))])
+
+
+def _digest(batches: Sequence[tuple[Batch, Sequence[int]]]) -> str:
+    found = hashlib.sha256()
+    for batch, owners in batches:
+        found.update(repr(list(owners)).encode())
+        for key, value in sorted(batch.items()):
+            found.update(key.encode())
+            if isinstance(value, Tensor):
+                found.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()

@@ -1,0 +1,454 @@
+"""Records of every shape, and what is said about those that cannot be used."""
+
+import io
+import json
+import os
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from mixlora.data.examples import Example, Turn
+from mixlora.data.readers import TaskSpec, image_size, open_image, read_task
+from mixlora.errors import DataError
+
+QA = (Turn("user", "What?"), Turn("assistant", "Red"))
+
+
+def write(folder: Path, *records, name: str = "records.jsonl") -> Path:
+    file = folder / name
+    as_list = name.endswith(".json")
+    file.write_text(json.dumps(list(records)) if as_list else "\n".join(map(json.dumps, records)), encoding="utf-8")
+    return file
+
+
+def save_picture(path: Path, size=(6, 4), color=(255, 0, 0), **options) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, color).save(path, **options)
+    return path
+
+
+def read(file: Path, **spec) -> list[Example]:
+    return read_task({"file": file, **spec}, "colors")
+
+
+def refusal(file: Path, **spec) -> str:
+    with pytest.raises(DataError) as error:
+        read(file, **spec)
+    return str(error.value)
+
+
+def with_image(image) -> Example:
+    return Example("1", "t", QA, image, "f.jsonl:1")
+
+
+# --- shapes ---
+
+
+def test_chat_and_prompt_records_of_one_file(tmp_path):
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What?"}]
+    file = write(
+        tmp_path,
+        {"messages": [*messages, {"role": "assistant", "content": "Red"}], "id": "a"},
+        {"prompt": "What?", "response": "Red", "id": 5},
+        {"prompt": "What?", "response": "Red"},
+    )
+    assert read(file) == [
+        Example("a", "colors", (Turn("system", "Be brief."), *QA), None, "records.jsonl:1"),
+        Example("5", "colors", QA, None, "records.jsonl:2"),
+        Example("3", "colors", QA, None, "records.jsonl:3"),
+    ]
+
+
+def test_content_in_parts(tmp_path):
+    save_picture(tmp_path / "a.png")
+    parts = [{"type": "image"}, {"type": "text", "text": "What?"}]
+    answer = {"role": "assistant", "content": [{"type": "text", "text": "Red"}]}
+    file = write(
+        tmp_path,
+        {"messages": [{"role": "user", "content": parts}, answer], "image": "a.png"},
+        {"messages": [{"role": "user", "content": parts}, answer], "images": ["a.png"]},
+        {"messages": [{"role": "user", "content": [{"type": "image", "path": "a.png"}, parts[1]]}, answer]},
+    )
+    assert [(e.turns, e.image) for e in read(file)] == [(QA, tmp_path / "a.png")] * 3
+
+
+def test_llava_records_filtered_by_task_without_their_placeholder(tmp_path):
+    save_picture(tmp_path / "images" / "a.png")
+    turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "Red"}]
+    later = [{"from": "human", "value": "Sure?"}, {"from": "gpt", "value": "Yes"}]
+    record = {"id": "x1", "image": "a.png", "task_name": "color", "conversations": turns + later}
+    file = write(tmp_path, {**record, "task_name": "shape", "image": "gone.png"}, record, name="annotation.json")
+    assert read(file, images=tmp_path / "images", where={"task_name": "color"}) == [
+        Example(
+            "x1",
+            "colors",
+            (*QA, Turn("user", "Sure?"), Turn("assistant", "Yes")),
+            tmp_path / "images" / "a.png",
+            "annotation.json[1]",
+        )
+    ]
+
+
+def test_evaluation_records(tmp_path):
+    save_picture(tmp_path / "a.png")
+    file = write(tmp_path, {"unique_id": "u7", "prompt": "What?", "target": "Red", "image_path": "a.png"})
+    assert read(file) == [Example("u7", "colors", QA, tmp_path / "a.png", "records.jsonl:1")]
+
+
+def test_fields_of_other_names(tmp_path):
+    save_picture(tmp_path / "a.png")
+    file = write(tmp_path, {"question": "What?", "label": "Red", "picture": "a.png", "qid": 9})
+    names = {"prompt": "question", "response": "label", "image": "picture", "id": "qid"}
+    assert read(file, fields=names) == [Example("9", "colors", QA, tmp_path / "a.png", "records.jsonl:1")]
+    assert refusal(file, fields={"prompt": "query"}) == (
+        "records.jsonl:1: no field 'query', which `fields` names as the prompt; it has question, label, picture, qid."
+    )
+
+
+def test_where_compares_a_configurations_text_with_a_files_number(tmp_path):
+    file = write(tmp_path, {"prompt": "a", "response": "b", "level": 3}, {"prompt": "c", "response": "d", "level": 4})
+    assert [e.turns[0].text for e in read(file, where={"level": "4"})] == ["c"]
+    assert read_task(TaskSpec(file, where={"level": 4}), "t")[0].source == "records.jsonl:2"
+
+
+def test_bom_crlf_blank_lines_and_odd_separators_are_tolerated(tmp_path):
+    file = tmp_path / "records.jsonl"
+    line = '{"prompt": "one\u2028two\u0085three", "response": "Red"}'
+    file.write_bytes(f"\ufeff{line}\r\n\r\n   \n{line}\r\n".encode())
+    assert [(e.turns[0].text, e.source) for e in read(file)] == [
+        ("one\u2028two\u0085three", "records.jsonl:1"),
+        ("one\u2028two\u0085three", "records.jsonl:4"),
+    ]
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+
+
+@settings(max_examples=50, deadline=None)
+@given(pairs=st.lists(st.tuples(TEXT, TEXT.filter(str.strip)), min_size=1, max_size=4), escaped=st.booleans())
+def test_any_text_comes_back_as_it_was_written(tmp_path_factory, pairs, escaped):
+    file = tmp_path_factory.mktemp("r") / "records.jsonl"
+    lines = [json.dumps({"prompt": q, "response": a}, ensure_ascii=escaped) for q, a in pairs]
+    file.write_bytes("\n".join(lines).encode())
+    assert [tuple(turn.text for turn in e.turns) for e in read(file)] == pairs
+
+
+def test_ids_are_unique_and_do_not_depend_on_the_order(tmp_path):
+    records = [{"id": "a", "prompt": q, "response": "Red"} for q in ("one", "two")]
+    other = {"id": "b", "prompt": "one", "response": "Red"}
+    found = {e.turns[0].text: e.id for e in read(write(tmp_path, *records))}
+    assert {e.turns[0].text: e.id for e in read(write(tmp_path, *records[::-1]))} == found
+    assert [name.split("~")[0] for name in found.values()] == ["a", "a"] and len(set(found.values())) == 2
+    copies = [e.id for e in read(write(tmp_path, other, records[0], records[0]))]
+    assert copies == ["b", found["one"], found["one"] + "~2"]
+
+
+# --- datasets and parquet ---
+
+
+def test_dataset_directories(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    shown = Image.new("RGB", (6, 4), (0, 0, 255))
+    columns = {"prompt": ["What?", "Which?"], "response": ["Red", "Blue"], "image": [None, shown], "level": [1, 2]}
+    features = datasets.Features(
+        {name: datasets.Value("string") for name in ("prompt", "response")}
+        | {"image": datasets.Image(), "level": datasets.Value("int64")}
+    )
+    dataset = datasets.Dataset.from_dict(columns, features=features)
+    dataset.save_to_disk(tmp_path / "flat")
+    datasets.DatasetDict({"train": dataset, "test": dataset.select([1])}).save_to_disk(tmp_path / "split")
+    plain, pictured = read(tmp_path / "flat")
+    assert plain == Example("0", "colors", QA, None, "flat[0]")
+    assert open_image(pictured).getpixel((0, 0)) == (0, 0, 255) and image_size(pictured) == (6, 4)
+    assert [e.source for e in read(tmp_path / "split", split="test", where={"level": 2})] == ["split/test[0]"]
+    assert refusal(tmp_path / "split").endswith("split has the splits train, test; choose one with `split`, not None.")
+    assert refusal(tmp_path / "split", split="dev").endswith(
+        "split has the splits train, test; choose one with `split`, not dev."
+    )
+    assert refusal(tmp_path / "flat", split="dev").endswith("flat has no splits; leave out `split: dev`.")
+
+
+def test_parquet_files(tmp_path):
+    from pyarrow import Table, parquet
+
+    encoded = io.BytesIO()
+    Image.new("RGB", (6, 4), (0, 255, 0)).save(encoded, "PNG")
+    rows = [{"prompt": "What?", "response": "Red", "image": {"bytes": encoded.getvalue(), "path": "x.png"}}]
+    parquet.write_table(Table.from_pylist(rows), tmp_path / "data")
+    (example,) = read(tmp_path / "data")
+    assert (example.turns, example.source) == (QA, "data[0]")
+    assert open_image(example).getpixel((5, 3)) == (0, 255, 0)
+    rows[0]["image"]["bytes"] = b"no picture"
+    parquet.write_table(Table.from_pylist(rows), tmp_path / "data")
+    assert refusal(tmp_path / "data").startswith("data[0]: an embedded image that cannot be opened (cannot identify")
+    (tmp_path / "data").write_bytes(b"PAR1 and nothing")
+    assert refusal(tmp_path / "data").startswith("data: a parquet file that cannot be read (")
+
+
+def test_a_folder_that_is_no_dataset(tmp_path):
+    pytest.importorskip("datasets")
+    assert refusal(tmp_path) == (
+        f"{tmp_path} is no directory that datasets' save_to_disk wrote; "
+        "give such a directory, or a .jsonl, .json or parquet file."
+    )
+
+
+def test_without_the_package_datasets_a_folder_is_told_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    assert refusal(tmp_path) == f"{tmp_path} is a directory; to read it, pip install 'task-interference[datasets]'."
+
+
+# --- refusals of files ---
+
+
+def test_files_and_folders_that_are_not_there(tmp_path):
+    gone = tmp_path / "gone.jsonl"
+    assert refusal(gone) == f"Task colors: {gone} does not exist; check the path in `file`."
+    file = write(tmp_path, {"prompt": "What?", "response": "Red"})
+    assert refusal(file, images=tmp_path / "no") == (
+        f"Task colors: the image folder {tmp_path / 'no'} does not exist; check the path in `images`."
+    )
+    assert refusal(file, split="train") == f"{file} has no splits; leave out `split: train`."
+
+
+@pytest.mark.parametrize("content", ["", "\n \n", "[]", "\ufeff"])
+def test_a_file_without_records(tmp_path, content):
+    file = tmp_path / "records.jsonl"
+    file.write_text(content, encoding="utf-8")
+    assert refusal(file) == f"Task colors: {file} holds no record; give a file with at least one."
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"prompt": "a", "response": "b"}\n{"prompt": a}\n', "r:2: no JSON at column 12 (Expecting value); write an"),
+        (b'[{"prompt": "a",\n "response" "b"}]', "r:2: no JSON at column 13 (Expecting ':' delimiter); write an"),
+        (b'{\n  "prompt": "a"\n}', "r:1: no JSON at column 2 (Expecting property name"),
+        (b'{"prompt": "a"}\n{"prompt": "\xff"}', "r:2: byte 0xff is not UTF-8; save the file as UTF-8."),
+        ('{"prompt": "a"}'.encode("utf-16"), "r:1: byte 0xff is not UTF-8; save the file as UTF-8."),
+        (b'{"a": ' * 100_000, "r:1: JSON that cannot be read (maximum recursion depth exceeded"),
+        (b'{"a": ' + b"1" * 5000 + b"}", "r:1: JSON that cannot be read (Exceeds the limit"),
+        (b'"text"', "r:1: a str where a record is expected; records are {messages"),
+        (b'[{"prompt": "a", "response": "b"}, 3]', "r[1]: a int where a record is expected; records are {messages"),
+    ],
+)
+def test_content_that_cannot_be_read(tmp_path, content, message):
+    (tmp_path / "r").write_bytes(content)
+    assert refusal(tmp_path / "r").startswith(message)
+
+
+def test_where_that_matches_nothing_tells_the_nearest_values(tmp_path):
+    names = [f"task-{k}" for k in range(30)] + ["scienceqa+question_answering"]
+    file = write(tmp_path, *[{"prompt": "a", "response": "b", "task_name": name, "n": len(name)} for name in names])
+    told = refusal(file, where={"task_name": "scienceqa"})
+    assert told.startswith(
+        f"No record of {file} has task_name = 'scienceqa'; its values are scienceqa+question_answering, "
+    )
+    assert told.endswith(" and 21 more.") and told.count("task-") == 9
+    assert refusal(file, where={"tsak": "x"}) == (
+        f"No record of {file} has the field 'tsak' of `where`; the first has prompt, response, task_name, n."
+    )
+    both = {"task_name": "task-1", "n": 7}
+    assert refusal(file, where=both) == f"No record of {file} has all of {both} at once; ask for fewer."
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"fle": "x"}, "Task colors has the unknown key 'fle'; the keys are file, images, where, split, fields."),
+        ({"images": "x"}, "Task colors names no file; give `file: path/to/records.jsonl`."),
+    ],
+)
+def test_entries_of_a_configuration_that_cannot_be_used(spec, message):
+    with pytest.raises(DataError) as error:
+        read_task(spec, "colors")
+    assert str(error.value) == message
+
+
+# --- refusals of records ---
+
+USER, ASSISTANT = {"role": "user", "content": "What?"}, {"role": "assistant", "content": "Red"}
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (
+            {"question": "What?", "answer": "Red"},
+            "a record of unknown shape, with the keys question, answer; understood are {messages: [{role, content}], "
+            "image?}, {prompt, response, image?}, {conversations: [{from, value}], image?} or {prompt, target, "
+            "image_path?}; other names of fields are told by `fields`.",
+        ),
+        ({}, "a record of unknown shape, with the keys none; understood are"),
+        ({"messages": "hello"}, "a record of unknown shape, with the keys messages;"),
+        ({"prompt": "What?", "response": " \n"}, "an answer is empty, so there is nothing to learn; fill it or drop"),
+        ({"messages": [USER, ASSISTANT, USER]}, "the conversation ends with a user turn; end it with the assistant's"),
+        ({"messages": [ASSISTANT]}, "the conversation does not begin with a user turn; add the question."),
+        (
+            {"messages": [ASSISTANT, USER, ASSISTANT]},
+            "the conversation does not begin with a user turn; add the question.",
+        ),
+        ({"messages": []}, "the conversation does not begin with a user turn; add the question."),
+        ({"messages": [USER, "Red"]}, "message 2 is no {role, content}; write it so."),
+        ({"conversations": [{"role": "user"}]}, "message 1 is no {from, value}; write it so."),
+        (
+            {"messages": [USER, {"role": "tool", "content": "x"}]},
+            "message 2 has the role 'tool'; roles are system, user, assistant, human, gpt.",
+        ),
+        ({"prompt": "What?", "response": float("nan")}, "the text of response is nan, a float; write it as a string."),
+        ({"prompt": None, "response": "Red"}, "the text of prompt is None, a NoneType; write it as a string."),
+        ({"prompt": "What?", "target": 7}, "the text of target is 7, a int; write it as a string."),
+        ({"messages": [{"role": "user", "content": 3}]}, "the text of message 1 is 3, a int; write it as a string."),
+        ({"prompt": "a\ud800", "response": "Red"}, "the text of prompt holds '\\ud800', half a character; remove it."),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "video"}]}, ASSISTANT]},
+            "message 1 has a part \"{'type': 'video'}\"; parts are",
+        ),
+        (
+            {"messages": [USER, {"role": "assistant", "content": [{"type": "image"}]}]},
+            "message 2 holds an image; its place is the first user message.",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image"}, {"type": "image"}]}, ASSISTANT]},
+            "the record has 2 images; an example has one at most.",
+        ),
+        (
+            {"prompt": "What?", "response": "Red", "images": ["a.png", "b.png", "c.png"]},
+            "the record has 3 images; an example has one at most.",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image"}]}, ASSISTANT]},
+            "a message holds an image, but the record names none; add `image`.",
+        ),
+        (
+            {"conversations": [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "Red"}]},
+            "the text has <image>, but the record names no image; add `image` or remove it.",
+        ),
+        ({"prompt": "What?", "response": "Red", "image": 3}, "the image is a int; give the name of a file."),
+    ],
+)
+def test_records_that_cannot_be_used(tmp_path, record, message):
+    file = write(tmp_path, {"prompt": "What?", "response": "Red"}, record)
+    assert refusal(file).startswith(f"records.jsonl:2: {message}")
+
+
+# --- pictures ---
+
+
+def test_a_missing_image_is_found_when_reading(tmp_path):
+    file = write(tmp_path, {"prompt": "What?", "response": "Red", "image": "gone.png"})
+    assert refusal(file) == (
+        f"records.jsonl:1: the image 'gone.png' is not in {tmp_path}; put it there or set `images` to its folder."
+    )
+    (tmp_path / "gone.png").mkdir()
+    assert "the image 'gone.png' is not in" in refusal(file)
+
+
+@pytest.mark.parametrize("name", ["../a.png", "in/../../a.png", "/etc/hostname", "link.png", "out/a.png"])
+def test_no_image_leaves_the_image_folder(tmp_path, name):
+    save_picture(tmp_path / "a.png")
+    folder = tmp_path / "images"
+    (folder / "in").mkdir(parents=True)
+    (folder / "link.png").symlink_to(tmp_path / "a.png")
+    (folder / "out").symlink_to(tmp_path)
+    file = write(tmp_path, {"prompt": "What?", "response": "Red", "image": name})
+    told = refusal(file, images=folder)
+    assert told.startswith(f"records.jsonl:1: the image '{name}' lies outside the image folder {folder}; ")
+
+
+def test_links_inside_the_folder_are_followed(tmp_path):
+    save_picture(tmp_path / "images" / "a.png")
+    (tmp_path / "images" / "b.png").symlink_to("a.png")
+    (tmp_path / "linked").symlink_to("images")
+    file = write(tmp_path, {"prompt": "What?", "response": "Red", "image": "b.png"})
+    (example,) = read(file, images=tmp_path / "linked")
+    assert open_image(example).size == (6, 4)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "loop.png"])
+def test_names_that_no_file_has(tmp_path, name):
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    assert "is not in" in refusal(write(tmp_path, {"prompt": "What?", "response": "Red", "image": name}))
+
+
+def test_pictures_come_upright_and_in_rgb(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter clockwise
+    lying = Image.new("RGB", (64, 32), (0, 0, 0))
+    lying.paste((255, 255, 255), (0, 0, 32, 32))
+    lying.save(tmp_path / "a.jpg", exif=exif, quality=95)
+    example = with_image(tmp_path / "a.jpg")
+    upright = open_image(example)
+    assert (upright.size, upright.mode, image_size(example)) == ((32, 64), "RGB", (32, 64))
+    assert upright.getpixel((16, 8)) > (250, 250, 250) and upright.getpixel((16, 56)) < (5, 5, 5)
+    for mode in ("L", "P", "RGBA", "CMYK", "1"):
+        assert open_image(with_image(Image.new(mode, (3, 2)))).mode == "RGB"
+
+
+def png_of(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds no pixel."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "cannot identify image file"),
+        (b"no picture", "cannot identify image file"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "cannot identify image file"),
+        (png_of(9000, 9000), "9000 x 9000 pixels are more than the limit of 67108864"),
+        (png_of(100_000, 100_000), "exceeds limit"),
+        (png_of(40, 40), ""),
+    ],
+)
+def test_pictures_that_cannot_be_used_are_named(tmp_path, content, reason):
+    path = tmp_path / "a.png"
+    path.write_bytes(content)
+    with pytest.raises(DataError) as error:
+        open_image(with_image(path))
+    told = str(error.value)
+    assert told.startswith(f"f.jsonl:1: the image {path} cannot be used (") and reason in told
+    assert told.endswith("); replace or drop it.")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "gif", "bmp", "tiff"])
+def test_pictures_cut_off_are_named_when_opened(tmp_path, suffix):
+    path = save_picture(tmp_path / f"a.{suffix}", (64, 64))
+    noise = Image.frombytes("RGB", (64, 64), os.urandom(64 * 64 * 3))
+    noise.save(path)
+    assert open_image(with_image(path)).size == (64, 64)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(DataError, match=rf"f.jsonl:1: the image .*a.{suffix} cannot be used"):
+        open_image(with_image(path))
+
+
+def test_a_broken_picture_in_memory_is_told_apart_from_a_file(tmp_path):
+    data = save_picture(tmp_path / "a.png", (64, 64)).read_bytes()
+    with pytest.raises(DataError, match=r"f.jsonl:1: the image in the record cannot be used"):
+        open_image(with_image(Image.open(io.BytesIO(data[:-40]))))
+    with pytest.raises(DataError, match="it is no picture"):
+        open_image(with_image(None))
+
+
+def test_reading_imports_neither_torch_nor_transformers(tmp_path):
+    file = write(tmp_path, {"prompt": "What?", "response": "Red"})
+    code = (
+        "import sys; from mixlora.data.readers import read_task; from mixlora.data.sampling import sample\n"
+        f"sample(read_task({{'file': {str(file)!r}}}, 't'), 1, 0, 't')\n"
+        "print([m for m in ('torch', 'transformers', 'datasets', 'pyarrow') if m in sys.modules])"
+    )
+    root = Path(__file__).parents[3]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
+    assert done.stdout.strip() == "[]"
