@@ -18,8 +18,8 @@ from interference.blocks import Block, Component, Granularity, coarsen, to_frame
 from interference.config import AnalysisConfig
 from interference.errors import InterferenceError, MeasurementError, ScopeError
 from interference.gradients import Probe
-from interference.gram import DiskSpool, MemorySpool, Rows, grams, pack
-from interference.probing import Batch, Part, Probed, Prober, Progress, of_collated, silent, weight_block
+from interference.gram import DiskSpool, MemorySpool, grams, pack
+from interference.probing import Batch, Probed, Prober, Progress, of_collated, silent, weight_block
 from interference.run import Run, check_free
 from interference.targets import Target, find_targets, probed_adapter, unprobed
 
@@ -86,9 +86,10 @@ def compute(
     with MemorySpool(memory_budget // 2) as spool, Probe(model, targets) as probe:
         measuring = Measuring(targets, Granularity(granularity), weight_space, memory_budget, progress)
         found = Prober(probe, spool, token_mean, weight_space, progress).run(
-            of_collated(_on_device(model, batches), unit)
+            of_collated(on_device(model, batches), unit)
         )
-        meta = {"seed": seed, "config": None, **_provenance(model, name)}
+        kind = {"unit": unit, "token_mean": token_mean, "granularity": str(Granularity(granularity))}
+        meta = {"seed": seed, "config": None, **kind, **_provenance(model, name)}
         run = measuring.finish(found, spool, np.arange(len(found.units)), meta)
     if out is not None:
         run.save(out)
@@ -123,7 +124,9 @@ def compute_config(config: AnalysisConfig, progress: Progress = silent) -> Run:
         parts, order = sampled.parts(encoded, config, model.device)
         prober = Prober(opened, spool, probe.token_mean, probe.weight_space, progress, sampled.count(encoded))
         found = prober.run(parts)
-        meta = {"seed": probe.seed, "config": resolved(config), **provenance, "data": sampled.describe(encoded)}
+        kind = {"unit": "example", "token_mean": probe.token_mean, "granularity": str(granularity)}
+        data = sampled.describe(encoded)
+        meta = {"seed": probe.seed, "config": resolved(config), **kind, **provenance, "data": data}
         run = measuring.finish(found, spool, order, meta)
         run.save(out)
     return run
@@ -233,14 +236,13 @@ def _check_counts(found: Probed) -> None:
             raise ScopeError(f"task {task!r} has {count} unit; at least 2 are needed: give it more examples")
 
 
-def _on_device(model: nn.Module, batches: Mapping[str, Iterable[Batch]]) -> dict[str, Iterator[Batch]]:
+def on_device(model: nn.Module, batches: Mapping[str, Iterable[Batch]]) -> dict[str, Iterator[Batch]]:
+    """The batches with their tensors on the model's device, one at a time."""
     device = next(model.parameters()).device
-    return {task: (to_device(batch, device) for batch in iterable) for task, iterable in batches.items()}
 
 
-def to_device(batch: Batch, device: torch.device) -> dict[str, Any]:
-    """The batch with its tensors on a device."""
-    return {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
+    def moved(batch: Batch) -> Batch:
+        return {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
 
+    return {task: map(moved, iterable) for task, iterable in batches.items()}
 
-__all__ = ["MEMORY", "Part", "Rows", "compute", "compute_config", "resolved", "to_device"]

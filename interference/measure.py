@@ -23,6 +23,7 @@ from interference.pairing import (
     choose,
     chunks,
     pair_means,
+    pool,
     unit_means,
 )
 
@@ -190,7 +191,7 @@ class Measure:
         layout.check_pairs(self.pair_rule)
         blocks = blocks_of(gram, layout)
         if self.aggregate is Aggregate.SUM:
-            blocks = iter([_total(blocks)])
+            blocks = iter([pool(gram, layout)])
         kernels: Iterator[Kernel] = (self._kernel(block) for block in blocks if block.any())
         if self.aggregate is Aggregate.MEAN and self.linear:
             kernels = iter(_average(kernels))
@@ -224,13 +225,6 @@ class Measure:
             units = unit_means(kernel, weights[chunk], layout, self.pair_rule)
             out[chunk] = reduce_ratios(units, weights[chunk], layout, Reduce(self.reduce))
         return out
-
-
-def _total(blocks: Iterator[Array]) -> Array:
-    total = np.asarray(next(blocks), dtype=np.float64).copy()
-    for block in blocks:
-        total += block
-    return total
 
 
 def _average(kernels: Iterator[Kernel]) -> list[Kernel]:

@@ -24,7 +24,7 @@ Array = NDArray[np.floating]
 Option = TypeVar("Option", bound=StrEnum)
 Grams = NDArray[np.floating] | Sequence[NDArray[np.floating]]
 
-_CHUNK_NUMBERS = 500_000  # numbers in one [replicates, tasks, units] chunk: it stays in the processor's cache
+_CHUNK_NUMBERS = 1_000_000  # numbers in one [replicates, tasks, units] chunk: bounds memory, stays near the cache
 
 
 class Pairs(StrEnum):
@@ -154,11 +154,11 @@ def unit_means(kernel: Kernel, weights: Array, layout: Layout, pairs: Pairs) -> 
     Returns:
         [replicates, tasks j, units v].
     """
-    out = np.empty((len(weights), len(layout.tasks), weights.shape[1]), np.result_type(kernel.values, weights))
+    out = np.empty((len(layout.tasks), *weights.shape), np.result_type(kernel.values, weights))
     for j, stepped in enumerate(layout.slices):
         drawn = weights[:, stepped]
         total = drawn.sum(axis=1, keepdims=True)
-        mean = np.matmul(drawn / total, kernel.values[stepped], out=out[:, j])
+        mean = np.matmul(drawn / total, kernel.values[stepped], out=out[j])
         if pairs is Pairs.LEAVE_ONE_OUT:
             partner = np.arange(stepped.start, stepped.stop)
             mean[:, stepped] = _without(mean[:, stepped], weights[:, stepped], kernel.values[partner, partner], total)
@@ -167,7 +167,7 @@ def unit_means(kernel: Kernel, weights: Array, layout: Layout, pairs: Pairs) -> 
             mean[:] = _without(mean, weights[:, partner], kernel.values[partner, np.arange(len(partner))], total)
         elif pairs is Pairs.SAME_EXAMPLE and kernel.own is not None:
             mean[:, stepped] = kernel.own[stepped]
-    return out
+    return out.transpose(1, 0, 2)
 
 
 def _without(mean: Array, copies: Array, value: Array, total: Array) -> Array:
@@ -193,6 +193,14 @@ def mean_over_affected(units: Array, weights: Array, layout: Layout) -> Array:
         share = drawn / drawn.sum(axis=1, keepdims=True)
         out[:, i] = np.einsum("rjv,rv->rj", units[:, :, affected], share)
     return out
+
+
+def pool(gram: Grams, layout: Layout) -> Array:
+    """The Gram of all blocks as one theta: their sum, [units, units], grouped, in double precision."""
+    total = np.zeros((len(layout.order), len(layout.order)))
+    for block in blocks_of(gram, layout):
+        total += block
+    return total
 
 
 def chunks(replicates: int, numbers_each: int) -> Iterator[slice]:

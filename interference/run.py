@@ -21,7 +21,7 @@ from interference import metrics, uncertainty
 from interference.blocks import Side, Space, select
 from interference.errors import RunError, ScopeError
 from interference.gram import pack, sum_of, unpack
-from interference.measure import METRICS, Aggregate, Measure, estimate
+from interference.measure import Aggregate, Measure, estimate
 
 SCHEMA = 1
 _FILES = ("run.json", "probes.parquet", "blocks.parquet", "gram.safetensors")
@@ -266,11 +266,6 @@ class GramFile(Mapping[str, NDArray[np.float32]]):
         return len(self._names)
 
 
-def packed(matrices: Iterator[tuple[str, NDArray[np.float32]]]) -> dict[str, NDArray[np.float32]]:
-    """Gram matrices as a run keeps them."""
-    return {name: pack(matrix) for name, matrix in matrices}
-
-
 def load(path: Path | str) -> Run:
     """The run in a directory; neither a model nor torch is needed.
 
@@ -337,5 +332,3 @@ def compare(a: Run, b: Run, metric: str = "interference", **options: Any) -> pd.
     arrays = ("a", "b", "difference", "low", "high", "p", "q", "verdict")
     return pd.DataFrame(columns | {name: getattr(found, name).ravel() for name in arrays})
 
-
-__all__ = ["METRICS", "SCHEMA", "Run", "check_free", "compare", "load", "packed"]

@@ -108,6 +108,12 @@ def parts(encoded: Sample, config: AnalysisConfig, device: torch.device) -> tupl
     return made, np.array([k for run in runs for k in run])
 
 
+def unit_batches(encoded: Sample, place: int, config: AnalysisConfig, device: torch.device) -> list[Batch]:
+    """The collated batches of one unit."""
+    part = _part(encoded, [place], config.probe.batch_size, device)
+    return [batch for batch, _ in part.batches]
+
+
 def describe(encoded: Sample) -> dict[str, Any]:
     """What the run keeps of the data: a fingerprint, and how much was cut off."""
     found = hashlib.sha256()

@@ -135,7 +135,7 @@ class PromptTemplate:
         )
 
     def _span(self, example: Example, full: str, turn: Turn, prompt: str, part: str) -> Span:
-        """Where `turn` stands in `full`: behind `prompt`, and up to where `full` and `part`, which ends with it, differ."""
+        """Where `turn` stands in `full`: behind `prompt`, up to where `full` leaves `part`, which ends with the turn."""
         if not (full.startswith(prompt) and part.startswith(prompt)):
             raise MixLoraError(
                 f"{example.source}: the chat template's generation prompt, which ends in {prompt[-30:]!r}, is not "

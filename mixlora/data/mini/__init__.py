@@ -14,10 +14,11 @@ from mixlora.data.mini.tasks import TASKS, UNSEEN, Task
 if TYPE_CHECKING:
     from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-    from mixlora.data.mini.training import LORA, Schedule, accuracy, answers, fit
+    from mixlora.data.mini.training import LORA, LORA_TARGETS, Schedule, accuracy, answers, fit
 
 __all__ = [
     "LORA",
+    "LORA_TARGETS",
     "TASKS",
     "UNSEEN",
     "Schedule",

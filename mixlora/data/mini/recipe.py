@@ -46,7 +46,7 @@ class Recipe:
     blocks: int = 40
     block_size: int = 1000
     sight: Stage = Stage(training.Schedule(3600, 2e-3, matrix_rate=1.2e-2, warmup=50, weight_decay=0.05), 64)
-    speech: Stage = Stage(training.Schedule(4000, 2e-3, matrix_rate=4e-3, warmup=50, weight_decay=0.02), 32)
+    speech: Stage = Stage(training.Schedule(2000, 2e-3, matrix_rate=8e-3, warmup=50, weight_decay=0.02), 32)
     turns: int = 4
 
 
@@ -207,7 +207,13 @@ def make(out: Path, recipe: Recipe) -> None:
         llava.save_pretrained(out)
         if stage:
             packages = {name: version(name) for name in ("torch", "transformers", "numpy", "pillow", "matplotlib")}
-            record.update(recipe=asdict(recipe), versions=packages, **stage)
+            record.update(
+                recipe=asdict(recipe),
+                versions=packages,
+                parameters=llava.num_parameters(),
+                pictures={name: recipe.blocks * int(recipe.block_size * share) for name, share in diet.MIX.items()},
+                **stage,
+            )
             notes.write_text(json.dumps(record, indent=1) + "\n")
 
     if "sight" not in record:

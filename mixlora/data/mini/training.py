@@ -13,7 +13,7 @@ from mixlora.data.examples import Example
 from mixlora.data.mini.muon import Muon
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, ProcessorMixin
+    from transformers import LlavaForConditionalGeneration, ProcessorMixin
 
 Report = Callable[[int, float], None]
 """Called after each step with the number of steps done and the step's loss."""
@@ -106,7 +106,7 @@ def _endless(rng: Random, positions: list[int]) -> Iterator[int]:
 
 
 def fit(
-    model: "PreTrainedModel",
+    model: "LlavaForConditionalGeneration",
     processor: "ProcessorMixin",
     examples: Sequence[Example],
     schedule: Schedule | None = None,
@@ -158,10 +158,13 @@ def fit(
 LORA = Schedule(steps=150, learning_rate=5e-3)
 """What brings a LoRA of rank 8 to 16 on the language model to the six tasks in about a minute on two cores."""
 
+LORA_TARGETS = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
+"""The language model's linear layers, as PEFT's `target_modules` wants them: the vision tower has a q_proj too."""
+
 
 @torch.no_grad()
 def answers(
-    model: "PreTrainedModel", processor: "ProcessorMixin", examples: Sequence[Example], batch_size: int = 64
+    model: "LlavaForConditionalGeneration", processor: "ProcessorMixin", examples: Sequence[Example], batch_size: int = 64
 ) -> list[str]:
     """What the model says to each example's question: greedy decoding, at most 12 tokens, as `plain` text."""
     from mixlora.data.collation import Collator
@@ -190,7 +193,7 @@ def plain(text: str) -> str:
 
 
 def accuracy(
-    model: "PreTrainedModel", processor: "ProcessorMixin", examples: Sequence[Example], batch_size: int = 64
+    model: "LlavaForConditionalGeneration", processor: "ProcessorMixin", examples: Sequence[Example], batch_size: int = 64
 ) -> float:
     """The share of examples that the model answers exactly right."""
     said = answers(model, processor, examples, batch_size)

@@ -1,0 +1,314 @@
+"""The command `interference`: a thin shell over the library. Exit codes: 0 done, 1 failed, 2 wrong input."""
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from interference.errors import ConfigError, InterferenceError
+from mixlora.errors import MixLoraError
+
+app = typer.Typer(
+    name="interference",
+    help="Which fine-tuning tasks hurt which, in which layers, and is it real?",
+    epilog="Example: interference compute --base BASE --adapter ADAPTER --task a=a.jsonl --task b=b.jsonl --out reports/ab",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Metric(StrEnum):
+    """Metrics that `show` and `compare` print."""
+
+    INTERFERENCE = "interference"
+    DELTA = "delta"
+    COSINE = "cosine"
+    PAIR_COSINE = "pair_cosine"
+    CONFLICT_RATE = "conflict_rate"
+    MAGNITUDE_SIMILARITY = "magnitude_similarity"
+    CURVATURE = "curvature"
+
+
+RunPath = Annotated[Path, typer.Argument(help="Directory of a run.", show_default=False)]
+ConfigPath = Annotated[
+    Path | None, typer.Argument(help="YAML file, or a run's directory to rerun it.", show_default=False)
+]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Override a key: probe.samples=50.", show_default=False)]
+Out = Annotated[Path | None, typer.Option(help="Directory to write the run to.", show_default=False)]
+Base = Annotated[str | None, typer.Option(help="Base model: path or hub id; 'mini' is the built-in one.")]
+Adapter = Annotated[str | None, typer.Option(help="LoRA adapter: path or hub id.")]
+Task = Annotated[list[str] | None, typer.Option(help="NAME=FILE, once for each task.", show_default=False)]
+Layers = Annotated[str | None, typer.Option(help="Layers from 0: 5,25 or 0-3.", show_default="all")]
+Modules = Annotated[str | None, typer.Option(help="attention, mlp or names: q_proj,v_proj.", show_default="all")]
+Side = Annotated[str | None, typer.Option(help="A or B.", show_default="both")]
+Space = Annotated[str, typer.Option(help="parameters, or weight (independent of how BA is split).")]
+Pairs = Annotated[str, typer.Option(help="leave-one-out, uni-perceiver, all or same-example.")]
+Reduce = Annotated[str, typer.Option(help="mean-of-ratios, ratio-of-means or median-of-ratios.")]
+Aggregate = Annotated[str, typer.Option(help="sum (one theta) or mean (of the blocks' values).")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+
+
+@app.callback()
+def _common(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    context.obj = {"debug": debug}
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(installed("task-interference"))
+        raise typer.Exit
+
+
+@app.command()
+def compute(
+    config: ConfigPath = None,
+    base: Base = None,
+    adapter: Adapter = None,
+    task: Task = None,
+    layers: Layers = None,
+    modules: Modules = None,
+    samples: Annotated[int | None, typer.Option(help="Examples of each task.", show_default="100")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the sampling.", show_default="0")] = None,
+    memory_budget: Annotated[str | None, typer.Option(help="Memory for gradients: 2GiB.", show_default="1GiB")] = None,
+    settings: Set = None,
+    out: Out = None,
+    quiet: Quiet = False,
+) -> None:
+    """Measure a checkpoint: per-example gradients of its LoRA factors become a run.
+
+    Example: interference compute analysis_configs/demo.yaml --set probe.samples=50 --out reports/small
+    """
+    from interference import computation, printing
+
+    options = _options(base, adapter, task, layers, modules, samples, seed, memory_budget, out)
+    resolved = _load(config, settings, options)
+    try:
+        with printing.progress(printing.console(stderr=True), quiet) as report:
+            run = computation.compute_config(resolved, report)
+    except KeyboardInterrupt:
+        typer.echo(f"interrupted: nothing was written to {resolved.out}; the same command continues", err=True)
+        raise typer.Exit(130) from None
+    printing.console().print(f"{run!r} in {resolved.out}; look at it: interference show {resolved.out}", markup=False)
+
+
+@app.command()
+def show(
+    run: RunPath,
+    metric: Metric = Metric.INTERFERENCE,
+    layers: Layers = None,
+    modules: Modules = None,
+    side: Side = None,
+    space: Space = "parameters",
+    pairs: Pairs = "leave-one-out",
+    reduce: Reduce = "mean-of-ratios",
+    aggregate: Aggregate = "sum",
+    as_json: Json = False,
+) -> None:
+    """Print a run's matrix with intervals and verdicts, the null, and each task's signal.
+
+    Example: interference show reports/demo/step-150 --layers 2,3 --modules mlp --side A --reduce ratio-of-means
+    """
+    from interference import printing
+    from interference.run import load
+
+    scope = {"layers": _numbers(layers), "modules": _names(modules), "side": side}
+    options = {**scope, "space": space, "pairs": pairs, "reduce": reduce, "aggregate": aggregate}
+    loaded = load(run)
+    if as_json:
+        typer.echo(printing.to_json(loaded.table(metric.value, **options)))
+    else:
+        printing.show(loaded, metric.value, printing.console(), **options)
+
+
+@app.command()
+def compare(
+    first: RunPath,
+    second: RunPath,
+    metric: Metric = Metric.INTERFERENCE,
+    layers: Layers = None,
+    modules: Modules = None,
+    side: Side = None,
+    reduce: Reduce = "mean-of-ratios",
+    as_json: Json = False,
+) -> None:
+    """Print how a metric differs between two runs on the same examples, with paired intervals.
+
+    Example: interference compare reports/demo/step-15 reports/demo/step-150 --metric delta
+    """
+    from interference import printing
+    from interference import run as runs
+
+    scope = {"layers": _numbers(layers), "modules": _names(modules), "side": side, "reduce": reduce}
+    table = runs.compare(runs.load(first), runs.load(second), metric.value, **scope)
+    if as_json:
+        typer.echo(printing.to_json(table))
+    else:
+        title = f"{metric.value}: {second} minus {first}, the same units resampled in both"
+        printing.console().print(printing.comparison(table, title))
+
+
+@app.command()
+def verify(
+    run: RunPath,
+    units: Annotated[int, typer.Option(min=1, help="Units of each task to derive again.")] = 2,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Check a run: gradients against batch-1 autograd, and first-order Delta against real steps. Exits 1 if they differ.
+
+    Example: interference verify reports/demo/step-150
+    """
+    from interference import printing
+    from interference.run import load
+    from interference.verification import verify_config
+
+    with printing.progress(printing.console(stderr=True), quiet) as report:
+        found = verify_config(load(run), units, report)
+    if as_json:
+        typer.echo(printing.to_json(found.summary()))
+    else:
+        printing.verification(found, printing.console())
+    if not found.passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def plan(
+    config: ConfigPath = None,
+    base: Base = None,
+    adapter: Adapter = None,
+    task: Task = None,
+    layers: Layers = None,
+    modules: Modules = None,
+    settings: Set = None,
+    time: Annotated[bool, typer.Option("--time", help="Load the model and time its first batches.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Say what `compute` will cost before it is paid: units, blocks, memory and disk, and coarser choices.
+
+    Example: interference plan analysis_configs/paper_figure2.yaml --set probe.unit_size=10
+    """
+    from interference import planning, printing
+
+    resolved = _load(config, settings, _options(base, adapter, task, layers, modules, None, None, None, None))
+    found = planning.plan(resolved, timed=time)
+    if as_json:
+        typer.echo(printing.to_json(found.choices))
+    else:
+        printing.plan(found, printing.console())
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Directory of the demo's checkpoints, runs and pictures.")] = Path(
+        "reports/demo"
+    ),
+) -> None:
+    """Train a LoRA on six small tasks, measure it at the start, a tenth and the end, and show how the matrix moves."""
+    from interference import demonstration, printing
+
+    try:
+        demonstration.demo(out, printing.console())
+    except KeyboardInterrupt:
+        typer.echo("interrupted: the same command continues with what is finished", err=True)
+        raise typer.Exit(130) from None
+
+
+def main() -> None:
+    """Entry point: errors become one sentence on stderr and an exit code."""
+    debug = "--debug" in sys.argv
+    try:
+        app()
+    except (InterferenceError, MixLoraError) as error:
+        if debug:
+            raise
+        _complain(error)
+        sys.exit(2)
+    except Exception as error:
+        if debug:
+            raise
+        _complain(f"{type(error).__name__}: {error}; run again with --debug (before the command) for the traceback")
+        sys.exit(1)
+
+
+def _complain(error: object) -> None:
+    from interference.printing import plain
+
+    typer.echo(f"error: {plain(error)}", err=True)
+
+
+def _load(config: Path | None, settings: list[str] | None, options: dict[str, Any]) -> Any:
+    from interference.config import load
+
+    if config is None and not options:
+        raise ConfigError("there is nothing to measure: name a YAML file, or give --base, --adapter and --task")
+    return load(config, settings or (), options)
+
+
+def _options(
+    base: str | None,
+    adapter: str | None,
+    task: list[str] | None,
+    layers: str | None,
+    modules: str | None,
+    samples: int | None,
+    seed: int | None,
+    memory_budget: str | None,
+    out: Path | None,
+) -> dict[str, Any]:
+    """Command-line options as the nested keys of a configuration; those not given are left out."""
+    probe = {
+        "layers": _numbers(layers),
+        "modules": _names(modules),
+        "samples": samples,
+        "seed": seed,
+        "memory_budget": memory_budget,
+    }
+    options = {
+        "model": {"base": base, "adapter": adapter},
+        "tasks": dict(_task(text) for text in task or ()),
+        "probe": probe,
+        "out": None if out is None else str(out),
+    }
+    given = {k: _given(v) if isinstance(v, dict) else v for k, v in options.items()}
+    return {key: value for key, value in given.items() if value not in (None, {})}
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _task(text: str) -> tuple[str, dict[str, str]]:
+    name, equals, file = text.partition("=")
+    if not equals or not name or not file:
+        raise ConfigError(f"--task {text!r} is not of the form NAME=FILE")
+    return name, {"file": file}
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _numbers(text: str | None) -> list[int] | None:
+    """The numbers in "5,25" or "0-3,7"."""
+    if text is None:
+        return None
+    found: list[int] = []
+    for piece in text.split(","):
+        first, dash, last = piece.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise ConfigError(f"--layers {text!r} is not a list of layers; write 5,25 or 0-3")
+        found += range(int(first), int(last if dash else first) + 1)
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""What the command line prints: tables of a run for a terminal, progress, and errors without control sequences."""
+
+import json
+import sys
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from interference.probing import Progress as Report
+from interference.probing import silent
+from interference.run import Run
+
+STYLES = {"conflict": "bold blue", "synergy": "bold red", "unclear": "dim", "no-signal": "dim italic", "self": "dim"}
+MARKS = {"conflict": "conflict", "synergy": "synergy", "unclear": "unclear", "no-signal": "no signal", "self": ""}
+
+
+def plain(text: object) -> str:
+    """The text without control characters, so that a name from a file cannot steer the terminal."""
+    return "".join(c if unicodedata.category(c)[0] != "C" else "\N{REPLACEMENT CHARACTER}" for c in str(text))
+
+
+def number(value: float) -> str:
+    """Three significant digits."""
+    return "–" if pd.isna(value) else f"{value:.3g}"
+
+
+def matrix(table: pd.DataFrame, title: str) -> Table:
+    """The cells of `Run.table` as a matrix: value, interval and verdict in each cell."""
+    tasks = list(dict.fromkeys(table["affected"]))
+    grid = Table(title=plain(title), title_justify="left", show_lines=True, padding=(0, 1))
+    grid.add_column("affected \\ stepped", overflow="fold")
+    for task in tasks:
+        grid.add_column(plain(task), justify="center", overflow="fold")
+    for task in tasks:
+        row = table[table["affected"] == task]
+        grid.add_row(plain(task), *(_cell(cell) for cell in row.to_dict("records")))
+    return grid
+
+
+def frame(data: pd.DataFrame, title: str) -> Table:
+    """Any small DataFrame."""
+    grid = Table(title=plain(title), title_justify="left")
+    data = data.reset_index() if data.index.name else data
+    for column in data.columns:
+        numeric = pd.api.types.is_numeric_dtype(data[column])
+        grid.add_column(plain(column), justify="right" if numeric else "left", overflow="fold")
+    for row in data.itertuples(index=False):
+        grid.add_row(*(number(v) if isinstance(v, float) else plain(v) for v in row))
+    return grid
+
+
+def comparison(table: pd.DataFrame, title: str) -> Table:
+    """The cells of `compare` that are not a task with itself."""
+    cells = table[table["affected"] != table["stepped"]].drop(columns=["p"])
+    return frame(cells, title)
+
+
+def show(run: Run, metric: str, console: Console, **options: Any) -> None:
+    """Print the matrix of a run, what noise alone does, each task's signal, and what a reader must know."""
+    table = run.table(metric, **options)
+    scope = {key: options[key] for key in ("layers", "modules", "side", "space") if options.get(key) is not None}
+    said = ", ".join(f"{key} {value}" for key, value in options.items() if value is not None)
+    console.print(matrix(table, f"{metric} ({said})" if said else metric))
+    console.print(headline(table))
+    if metric == "interference":
+        kept = ("layers", "modules", "side", "space", "aggregate", "pairs", "reduce")
+        if run.probes["task"].value_counts().min() >= 4:
+            null = run.null(**{key: value for key, value in options.items() if key in kept})
+            console.print(frame(null, "split-half null: I of one half of a task's units against the other; should be 1"))
+    console.print(frame(run.signal(**scope), "signal of each task's mean gradient"))
+    for line in remarks(run, table, metric, options):
+        console.print(Text(f"note: {line}"))
+
+
+def headline(table: pd.DataFrame) -> str:
+    """How many pairs of tasks conflict, help, or are noise."""
+    cells = table[table["affected"] != table["stepped"]]
+    counts = cells["verdict"].value_counts()
+    parts = [f"{counts.get(verdict, 0)} {MARKS[verdict]}" for verdict in ("conflict", "synergy", "unclear", "no-signal")]
+    return f"{len(cells)} pairs of tasks: {', '.join(parts)}. Verdicts are about Delta_j L_i (95%, Benjamini-Hochberg)."
+
+
+def remarks(run: Run, table: pd.DataFrame, metric: str, options: dict[str, Any]) -> list[str]:
+    """What a reader of this matrix must know."""
+    found = []
+    zero = run.zero_blocks()
+    if zero:
+        found.append(
+            f"{len(zero)} of {len(run.blocks)} blocks have zero gradients ({zero[0]}, ...) and add nothing: "
+            "A's gradient is zero as long as B is at its initial zero"
+        )
+    unstable = table[(table["nonpositive"] > 0.05) & (table["affected"] != table["stepped"])]
+    if metric == "interference" and options.get("reduce") != "ratio-of-means" and len(unstable):
+        names = ", ".join(plain(task) for task in dict.fromkeys(unstable["affected"]))
+        found.append(
+            f"more than 5% of the units of {names} have an own Delta at or below 0, so means of ratios are unstable there; "
+            "--reduce ratio-of-means is not"
+        )
+    signal = run.signal(**{k: v for k, v in options.items() if k in ("layers", "modules", "side", "space")})
+    forced = [plain(task) for task in signal.index[signal["balance"].abs() < 0.25]]
+    if forced:
+        found.append(
+            f"the summed loss is nearly stationary for {', '.join(forced)}: their off-diagonal must average below 0 "
+            "there, whatever the tasks are; compare with an earlier checkpoint"
+        )
+    if run.meta.get("not_probed"):
+        found.append(f"the adapter also trains {'; '.join(run.meta['not_probed'])}, which is not part of theta")
+    return found
+
+
+def to_json(data: pd.DataFrame) -> str:
+    """Rows as JSON; numbers that do not exist are null."""
+    return json.dumps(json.loads(data.to_json(orient="records", double_precision=12)), indent=2)
+
+
+@contextmanager
+def progress(console: Console, quiet: bool = False) -> Iterator[Report]:
+    """A progress report: bars with the time left on a terminal, a line every tenth otherwise."""
+    if quiet:
+        yield silent
+    elif console.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console, transient=True) as bars:
+            known: dict[str, TaskID] = {}
+
+            def advance(stage: str, done: int, total: int) -> None:
+                if stage not in known:
+                    known[stage] = bars.add_task(stage, total=total or None)
+                bars.update(known[stage], completed=done, total=total or None)
+
+            yield advance
+    else:
+        yield _Lines(console)
+
+
+class _Lines:
+    """A line every tenth of each stage."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._tenths: dict[str, int] = {}
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        tenth = 10 * done // total if total else 0
+        if done < total and self._tenths.get(stage, 0) >= tenth:
+            return
+        self._tenths[stage] = tenth
+        self._console.print(f"{stage}: {done}/{total}", highlight=False)
+
+
+def _cell(cell: dict[str, Any]) -> Text:
+    if cell["affected"] == cell["stepped"]:
+        return Text(number(cell["value"]), style=STYLES["self"], justify="center")
+    interval = f"[{number(cell['low'])}, {number(cell['high'])}]" if not pd.isna(cell["low"]) else "[no interval]"
+    verdict = str(cell["verdict"])
+    return Text(f"{number(cell['value'])}\n{interval}\n{MARKS[verdict]}", style=STYLES[verdict], justify="center")
+
+
+def console(stderr: bool = False) -> Console:
+    """A console; where output is no terminal, lines are as wide as tables need."""
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(file=stream, width=None if stream.isatty() else 200, soft_wrap=False, highlight=False)

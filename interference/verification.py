@@ -1,0 +1,249 @@
+"""verify: is this run's first-order claim true? Some of its units are derived again, and steps are really taken."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from interference import checkpoint, reference, sampled
+from interference.blocks import Granularity, Side, coarsen
+from interference.computation import on_device
+from interference.config import AnalysisConfig, build
+from interference.errors import RunError
+from interference.gradients import BatchGradients, Probe, activate, as_found, example_losses
+from interference.probing import Batch, Progress, UnitMeans, of_collated, silent
+from interference.run import Run
+from interference.targets import Target, find_targets, probed_adapter
+
+SHARES = tuple(10 ** (k / 2) for k in range(-8, 1))
+"""Sizes of the steps, as the share of the mean loss that the typical unit's loss is predicted to move by."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was found.
+
+    Attributes:
+        gradients: one row a re-derived unit: task, source, `error` (relative, of its whole gradient, against batch-1
+            autograd), `worst_block` and `worst_error` (the block that differs most, relative to that block).
+        gram_error: largest |K - K'| / sqrt(K[u,u] K[v,v]) between the run's Gram and that of the re-derived gradients.
+        steps: one row a step size: `step` (lambda), `predicted` (root mean square fall of the loss, nats per token),
+            `slope` of the real fall on the predicted one, `correlation`, `pairs` of units.
+        linear_until: the largest step up to which slope lies within 0.9 to 1.1 and correlation above 0.99; 0 if none.
+    """
+
+    gradients: pd.DataFrame
+    gram_error: float
+    steps: pd.DataFrame
+    linear_until: float
+
+    @property
+    def error(self) -> float:
+        """The largest relative error of a unit's gradient."""
+        return float(self.gradients["error"].max())
+
+
+def verify(
+    run: Run,
+    model: nn.Module,
+    batches: Mapping[str, Iterable[Batch]],
+    adapter: str | None = None,
+    units: int = 2,
+    progress: Progress = silent,
+) -> Verification:
+    """Verify a run of `interference.compute` with the model and the batches it was computed from.
+
+    Args:
+        run: the run.
+        model: the same model; parameters are moved along gradients and put back to the bit.
+        batches: the same batches.
+        adapter: the probed adapter; None for the active one.
+        units: units that are re-derived for each task, drawn with the run's seed.
+        progress: told what is being done.
+
+    Raises:
+        RunError: if the batches hold other units than the run.
+    """
+    unit = str(run.meta["unit"])
+    chosen = _chosen(run, units)
+    rows: dict[int, Batch] = {}
+    count = 0
+    for part in of_collated(on_device(model, batches), unit):
+        for place in range(len(part.units)):
+            if count + place in chosen:
+                ((batch, owners),) = part.batches
+                rows[count + place] = batch if unit == "batch" else reference.single(batch, owners.index(place))
+        count += len(part.units)
+    if count != len(run.probes):
+        raise RunError(f"the batches hold {count} units, but the run {len(run.probes)}; pass the run's own batches")
+    targets = _targets(run, model, probed_adapter(model, adapter))
+    return _verify(run, model, targets, {k: [rows[k]] for k in chosen}, progress)
+
+
+def verify_config(run: Run, units: int = 2, progress: Progress = silent) -> Verification:
+    """Verify a run that `interference compute` made, from the checkpoint and files its configuration names.
+
+    Raises:
+        RunError: if the run holds no configuration, or model or data have changed since.
+    """
+    if run.meta.get("config") is None:
+        raise RunError("the run was computed from a notebook; verify it there: interference.verify(run, model, batches)")
+    config: AnalysisConfig = build(run.meta["config"], "the run's configuration")
+    encoded = sampled.encode(sampled.read(config), checkpoint.load_processor(config.model), config)
+    if sampled.describe(encoded)["fingerprint"] != run.meta["data"]["fingerprint"]:
+        raise RunError("the examples have changed since the run was computed; compute it again")
+    model = checkpoint.load_model(config.model)
+    if checkpoint.fingerprint(model) != run.meta["fingerprints"]["model"]:
+        raise RunError("the checkpoint has changed since the run was computed; compute it again")
+    targets = _targets(run, model, probed_adapter(model, None))
+    batches = {k: sampled.unit_batches(encoded, k, config, model.device) for k in _chosen(run, units)}
+    return _verify(run, model, targets, batches, progress)
+
+
+def _verify(
+    run: Run,
+    model: nn.Module,
+    targets: Sequence[Target],
+    batches: Mapping[int, list[Batch]],
+    progress: Progress,
+) -> Verification:
+    chosen, token_mean = list(batches), bool(run.meta["token_mean"])
+    measured = _unit_gradients(model, targets, list(batches.values()), token_mean)
+    with as_found(model):
+        activate(model, targets[0].adapter)
+        derived = _derived(model, targets, list(batches.values()), token_mean)
+    progress("gradients", len(chosen), len(chosen))
+    whole = torch.cat([derived[name].flatten(1) for name in derived], dim=1).double()
+    gram = run.gram()[np.ix_(chosen, chosen)].astype(np.float64)
+    norms = np.sqrt(np.outer(np.diagonal(gram), np.diagonal(gram)))
+    gram_error = np.nanmax(np.abs(gram - (whole @ whole.T).cpu().numpy()) / np.where(norms > 0, norms, np.nan))
+    steps = _steps(model, targets, list(batches.values()), derived, gram, token_mean, progress)
+    return Verification(_errors(run, chosen, measured, derived), float(gram_error), steps, _linear_until(steps))
+
+
+def _chosen(run: Run, units: int) -> list[int]:
+    """Places in the run of `units` units of every task, drawn with the run's seed."""
+    rng = np.random.default_rng(run.seed)
+    places = [np.flatnonzero(run.probes["task"] == task) for task in run.tasks]
+    return sorted(int(k) for found in places for k in rng.permutation(found)[:units])
+
+
+def _targets(run: Run, model: nn.Module, adapter: str) -> list[Target]:
+    """The targets whose blocks the run holds."""
+    kept, granularity = set(run.blocks["name"]), Granularity(run.meta["granularity"])
+    found = find_targets(model, adapter, components=sorted(set(run.blocks["component"])))
+    return [target for target in found if coarsen(target.blocks[Side.A], granularity).name in kept]
+
+
+def _unit_gradients(
+    model: nn.Module, targets: Sequence[Target], units: Sequence[list[Batch]], token_mean: bool
+) -> dict[str, Tensor]:
+    """The units' gradients as the run computed them: {block: [units, *factor shape]}."""
+    mean = UnitMeans(len(units), token_mean)
+    with Probe(model, targets) as probe:
+        for k, batches in enumerate(units):
+            for batch in batches:
+                mean.add(probe.gradients(batch), [k] * len(batch["labels"]))
+    return mean.rows()
+
+
+def _derived(
+    model: nn.Module, targets: Sequence[Target], units: Sequence[list[Batch]], token_mean: bool
+) -> dict[str, Tensor]:
+    """The units' gradients by batch-1 autograd."""
+    mean = UnitMeans(len(units), token_mean)
+    for k, batches in enumerate(units):
+        for batch in batches:
+            gradients = reference.of_targets(model, batch, targets)
+            tokens = (batch["labels"][:, 1:] != -100).sum(dim=1)
+            mean.add(BatchGradients(gradients, torch.zeros(len(tokens)), tokens), [k] * len(tokens))
+    return mean.rows()
+
+
+def _errors(run: Run, chosen: list[int], measured: dict[str, Tensor], derived: dict[str, Tensor]) -> pd.DataFrame:
+    names = list(derived)
+    off = torch.stack([(measured[name] - derived[name]).flatten(1).double().norm(dim=1) for name in names], dim=1)
+    size = torch.stack([derived[name].flatten(1).double().norm(dim=1) for name in names], dim=1)
+    relative = torch.where(size > 0, off / size, off)
+    worst = relative.max(dim=1)
+    frame = run.probes.iloc[chosen][["task", "source"]].reset_index(drop=True)
+    frame["error"] = (off.norm(dim=1) / size.norm(dim=1)).cpu().numpy()
+    frame["worst_block"] = [names[int(k)] for k in worst.indices]
+    frame["worst_error"] = worst.values.cpu().numpy()
+    return frame
+
+
+def _steps(
+    model: nn.Module,
+    targets: Sequence[Target],
+    units: Sequence[list[Batch]],
+    gradients: Mapping[str, Tensor],
+    gram: NDArray[np.float64],
+    token_mean: bool,
+    progress: Progress,
+) -> pd.DataFrame:
+    """Real steps of every unit against the first-order fall of every other unit's loss."""
+    norms = np.sqrt(np.diagonal(gram))
+    slopes = gram / np.where(norms > 0, norms, np.inf)[:, None]  # rows step, columns are read
+    apart = ~np.eye(len(gram), dtype=bool)
+    typical = math.sqrt(float(np.mean(slopes[apart] ** 2)))
+    factors = {target.blocks[side].name: target.factor(side).weight for target in targets for side in (Side.A, Side.B)}
+    with as_found(model), torch.no_grad():
+        activate(model, targets[0].adapter)
+        model.eval()
+        before = _losses(model, units, token_mean)
+        rows = []
+        for done, share in enumerate(SHARES):
+            step = share * float(before.mean()) / typical
+            fallen = np.zeros_like(gram)
+            for k in np.flatnonzero(norms):
+                with _moved({weight: gradients[name][k] for name, weight in factors.items()}, -step / float(norms[k])):
+                    fallen[k] = before - _losses(model, units, token_mean)
+            rows.append({"step": step, **_agreement(step * slopes[apart], fallen[apart]), "pairs": int(apart.sum())})
+            progress("steps", done + 1, len(SHARES))
+    return pd.DataFrame(rows)
+
+
+def _agreement(predicted: NDArray[np.float64], real: NDArray[np.float64]) -> dict[str, float]:
+    return {
+        "predicted": float(np.sqrt(np.mean(predicted**2))),
+        "slope": float(predicted @ real / (predicted @ predicted)),
+        "correlation": float(np.corrcoef(predicted, real)[0, 1]),
+    }
+
+
+def _losses(model: nn.Module, units: Sequence[list[Batch]], token_mean: bool) -> NDArray[np.float64]:
+    """Each unit's loss, nats per token."""
+    found = []
+    for batches in units:
+        pairs = [example_losses(model, batch) for batch in batches]
+        losses = torch.cat([losses for losses, _ in pairs]).double().cpu()
+        tokens = torch.cat([tokens for _, tokens in pairs]).double().cpu()
+        weights = tokens if token_mean else torch.ones_like(tokens)
+        found.append(float((losses * weights).sum() / weights.sum()))
+    return np.array(found)
+
+
+@contextmanager
+def _moved(directions: Mapping[nn.Parameter, Tensor], step: float) -> Iterator[None]:
+    """Parameters moved along directions; on leaving they are what they were, to the bit."""
+    kept = [(parameter, parameter.detach().clone()) for parameter in directions]
+    try:
+        for parameter, direction in directions.items():
+            parameter.add_(direction.to(parameter), alpha=step)
+        yield
+    finally:
+        for parameter, value in kept:
+            parameter.copy_(value)
+
+
+def _linear_until(steps: pd.DataFrame) -> float:
+    good = (steps["slope"].sub(1).abs() <= 0.1) & (steps["correlation"] >= 0.99)
+    inside = steps.loc[good.cummin(), "step"]
+    return float(inside.max()) if len(inside) else 0.0

@@ -1,0 +1,168 @@
+"""The mini suite's base model: that it is what its recipe makes, and that it can learn the six tasks."""
+
+import json
+import math
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from mixlora.data import mini
+from mixlora.data.collation import Collator
+from mixlora.data.mini import diet, model, recipe, sight, speech, training
+from mixlora.data.mini.muon import Muon, orthogonal
+
+RECORD = json.loads((mini.base_path() / "recipe.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def base():
+    return mini.load_base()
+
+
+def newborn() -> tuple:
+    """The model before its first step, with the shipped tokenizer."""
+    _, processor = mini.load_base()
+    return model.newborn(processor.tokenizer, recipe.Recipe().seed), processor
+
+
+def test_the_base_is_small(base):
+    assert sum(file.stat().st_size for file in mini.base_path().iterdir()) <= 8 * 2**20
+    assert sum(parameter.numel() for parameter in base[0].parameters()) == RECORD["parameters"] < 2e6
+    assert {parameter.dtype for parameter in base[0].parameters()} == {torch.float32}
+    assert not base[0].training
+
+
+def test_a_prompt_is_rendered_in_the_manner_of_llava(base):
+    turns = [
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Read the word."}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "red"}]},
+    ]
+    render = base[1].apply_chat_template
+    assert render(turns) == "<s>USER: <image>\nRead the word. ASSISTANT: red</s>"
+    assert render(turns[:1], add_generation_prompt=True) == "<s>USER: <image>\nRead the word. ASSISTANT:"
+    assert render([turns[0], {"role": "assistant", "content": "red"}]) == render(turns)
+
+
+def test_every_answer_of_the_suite_is_one_token(base):
+    words = {answer for task in (*mini.TASKS.values(), *mini.UNSEEN.values()) for answer in task.answers}
+    assert len(words) > 60
+    assert {len(base[1].tokenizer.encode(f" {word}")) for word in words} == {1}
+
+
+def test_a_picture_is_36_tokens_and_the_pixels_of_the_recipe(base):
+    (example,) = mini.examples("name_ink", "heldout", 1)
+    batch = Collator(base[1])([example])
+    assert (batch["input_ids"] == base[0].config.image_token_index).sum() == 36
+    (picture,) = [one for one in diet.pictures("heldout", 9, 0) if "digit" in one.facts]
+    by_processor = base[1].image_processor(images=[picture.image], return_tensors="pt")["pixel_values"]
+    by_recipe = recipe.normal(recipe.block("heldout", 9, 0).pixels)
+    assert (by_recipe - by_processor).abs().amax(dim=(1, 2, 3)).min() < 1e-5
+
+
+def test_the_recipe_writes_prompts_as_the_collator_does(base):
+    (example,) = recipe.quiz(9)[:1]
+    encoded = Collator(base[1]).encode(example)
+    line = speech.Scribe(base[1], 36).line([(example.turns[0].text, example.turns[1].text)])
+    assert line.tokens == encoded.input_ids
+    assert line.labels == encoded.labels
+
+
+def test_the_recipes_loss_is_the_models_own(base):
+    examples = recipe.quiz(40)
+    batch = Collator(base[1])(examples)
+    scribe = speech.Scribe(base[1], 36)
+    lines = [scribe.line([(one.turns[0].text, one.turns[1].text)]) for one in examples]
+    with torch.no_grad():
+        seen = speech.patches(base[0], batch["pixel_values"])
+        torch.testing.assert_close(speech.answer_loss(base[0], seen, lines), base[0](**batch).loss, atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+def test_the_first_steps_of_stage_zero_are_the_recorded_ones():
+    losses, _ = recipe.see(newborn()[0], recipe.Recipe(), stop_after=recipe.RECORDED_STEPS)
+    torch.testing.assert_close(losses, RECORD["sight"]["first_losses"], rtol=5e-3, atol=0.0)
+
+
+@pytest.mark.slow
+def test_the_first_steps_of_stage_one_are_the_recorded_ones(base):
+    beginner, processor = newborn()
+    beginner.model.vision_tower.load_state_dict(base[0].model.vision_tower.state_dict())
+    losses = recipe.speak(beginner, processor, recipe.Recipe(), stop_after=recipe.RECORDED_STEPS)
+    torch.testing.assert_close(losses, RECORD["speech"]["first_losses"], rtol=5e-3, atol=0.0)
+
+
+@pytest.mark.slow
+def test_the_base_answers_its_own_kind_of_question_as_well_as_recorded(base):
+    asked = recipe.quiz(400, seed=7)
+    told = RECORD["speech"]["heldout"]["all"]["accuracy"]
+    margin = 4 * math.sqrt(told * (1 - told) / len(asked)) + 0.01
+    assert mini.accuracy(*base, asked) == pytest.approx(told, abs=margin)
+
+
+@pytest.mark.slow
+def test_a_lora_on_the_language_model_learns_the_six_tasks(base):
+    _, processor = base
+    llava, _ = mini.load_base()
+    adapted = get_peft_model(llava, LoraConfig(r=8, lora_alpha=16, target_modules=training.LORA_TARGETS))
+    losses = mini.fit(adapted, processor, [one for task in mini.TASKS for one in mini.examples(task, "train", 600)])
+    assert sum(losses[-10:]) < 0.4 * sum(losses[:10])
+    assert not adapted.training
+    for name, task in mini.TASKS.items():
+        score = mini.accuracy(adapted, processor, mini.examples(name, "heldout", 100))
+        assert score > min(3 * task.chance, 0.7), f"{name}: {score:.2f}"
+
+
+def test_checkpoints_are_saved_where_asked_and_steps_are_reported(base):
+    llava, processor = mini.load_base()
+    seen, saved = [], []
+    llava.requires_grad_(False)
+    llava.lm_head.weight.requires_grad_(True)
+    losses = mini.fit(
+        llava,
+        processor,
+        mini.examples("name_ink", "train", 8),
+        mini.Schedule(steps=3, learning_rate=1e-3),
+        batch_size=4,
+        report=lambda step, loss: seen.append((step, loss)),
+        checkpoints=(1, 3),
+        save=saved.append,
+    )
+    assert saved == [1, 3]
+    assert seen == list(enumerate(losses, start=1))
+    assert losses[2] < losses[0]
+
+
+def test_the_schedule_warms_up_and_falls_to_zero():
+    schedule = mini.Schedule(steps=110, learning_rate=1.0, warmup=10)
+    assert [schedule.factor(step) for step in (0, 4, 9, 10, 60, 110)] == pytest.approx([0.1, 0.5, 1, 1, 0.5, 0])
+
+
+def test_batches_are_shared_evenly_by_the_tasks():
+    examples = [*mini.examples("letter", "train", 5), *mini.examples("sign", "train", 50)]
+    batches = training.balanced(examples, 6, seed=0)
+    for _ in range(10):
+        assert sorted(examples[position].task for position in next(batches)) == ["letter"] * 3 + ["sign"] * 3
+    again = training.balanced(examples, 6, seed=0)
+    assert next(again) == next(training.balanced(examples, 6, seed=0)) != next(training.balanced(examples, 6, seed=1))
+
+
+def test_facts_become_labels_and_words_fall_into_letters():
+    (row,) = sight.labels([{"word": "red", "ink": "blue", "style": "mono"}]).tolist()
+    told = {name: values[label] for (name, values), label in zip(sight.FACTS.items(), row, strict=True) if label >= 0}
+    letters = {f"letter_{place}": letter for place, letter in enumerate("red   ")}
+    assert told == {"word": "red", "ink": "blue", "style": "mono", **letters}
+
+
+def test_the_optimizer_moves_along_the_orthogonal_factor():
+    generator = torch.Generator().manual_seed(0)
+    gradient = torch.randn(8, 24, generator=generator)
+    left, _, right = torch.linalg.svd(gradient, full_matrices=False)
+    exact = left @ right
+    near = orthogonal(gradient[None])[0]
+    assert torch.linalg.svdvals(near).sub(1).abs().max() < 0.35
+    assert torch.nn.functional.cosine_similarity(near.flatten(), exact.flatten(), dim=0) > 0.97
+    weight = torch.zeros(24, 8, requires_grad=True)
+    weight.grad = gradient.T.clone()
+    Muon([weight], lr=0.1).step()
+    assert weight.detach().pow(2).mean().sqrt().item() == pytest.approx(0.2 * 0.1, rel=0.2)
