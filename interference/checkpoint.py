@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +23,6 @@ from interference.config import ModelConfig
 from interference.errors import CheckpointError
 
 _LOAD_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError)
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A model with its adapter, and what turns text and images into its inputs."""
-
-    model: PeftModel
-    processor: Any
 
 
 def load_processor(config: ModelConfig) -> Any:
@@ -55,10 +46,9 @@ def load_model(config: ModelConfig) -> PeftModel:
         CheckpointError: if the base or the adapter is missing, is of another kind, or they do not fit each other.
     """
     adapter = adapter_config(config)
-    base, own = _base(config), _own_config(config)
-    kind: Any = AutoModelForImageTextToText if _sees(own) else AutoModelForCausalLM
+    base = _base(config)
     try:
-        model = kind.from_pretrained(
+        model = _kind(_own_config(config)).from_pretrained(
             base,
             dtype=config.dtype,
             attn_implementation=config.attention,
@@ -67,6 +57,16 @@ def load_model(config: ModelConfig) -> PeftModel:
     except _LOAD_ERRORS as error:
         raise CheckpointError(f"the base model {base} cannot be loaded: {_first(error)}") from None
     return _adapt(model.to(device_of(config)), config, adapter).eval()
+
+
+def empty_base(config: ModelConfig) -> nn.Module:
+    """The base model with untrained weights, on the device that is the default.
+
+    Raises:
+        CheckpointError: if there is no base model.
+    """
+    own = _own_config(config)
+    return _kind(own).from_config(own, trust_remote_code=config.trust_remote_code)
 
 
 def adapter_config(config: ModelConfig) -> PeftConfig:
@@ -144,6 +144,10 @@ def _base(config: ModelConfig) -> str:
     from mixlora.data import mini
 
     return str(mini.base_path())
+
+
+def _kind(config: PreTrainedConfig) -> Any:
+    return AutoModelForImageTextToText if _sees(config) else AutoModelForCausalLM
 
 
 def _sees(config: PreTrainedConfig) -> bool:

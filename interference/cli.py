@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from interference.errors import ConfigError, InterferenceError
+from interference.errors import ConfigError, InterferenceError, plain
 from mixlora.errors import MixLoraError
 
 app = typer.Typer(
     name="interference",
     help="Which fine-tuning tasks hurt which, in which layers, and is it real?",
-    epilog="Example: interference compute --base BASE --adapter ADAPTER --task a=a.jsonl --task b=b.jsonl --out reports/ab",
+    epilog="Example: interference compute --base BASE --adapter LORA --task a=a.jsonl --task b=b.jsonl --out reports/ab",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -120,7 +120,7 @@ def show(
     from interference.run import load
 
     scope = {"layers": _numbers(layers), "modules": _names(modules), "side": side}
-    options = {**scope, "space": space, "pairs": pairs, "reduce": reduce, "aggregate": aggregate}
+    options: dict[str, Any] = {**scope, "space": space, "pairs": pairs, "reduce": reduce, "aggregate": aggregate}
     loaded = load(run)
     if as_json:
         typer.echo(printing.to_json(loaded.table(metric.value, **options)))
@@ -146,7 +146,7 @@ def compare(
     from interference import printing
     from interference import run as runs
 
-    scope = {"layers": _numbers(layers), "modules": _names(modules), "side": side, "reduce": reduce}
+    scope: dict[str, Any] = {"layers": _numbers(layers), "modules": _names(modules), "side": side, "reduce": reduce}
     table = runs.compare(runs.load(first), runs.load(second), metric.value, **scope)
     if as_json:
         typer.echo(printing.to_json(table))
@@ -162,7 +162,7 @@ def verify(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Check a run: gradients against batch-1 autograd, and first-order Delta against real steps. Exits 1 if they differ.
+    """Check a run: gradients against batch-1 autograd, Delta against real steps. Exits 1 if they differ.
 
     Example: interference verify reports/demo/step-150
     """
@@ -240,8 +240,6 @@ def main() -> None:
 
 
 def _complain(error: object) -> None:
-    from interference.printing import plain
-
     typer.echo(f"error: {plain(error)}", err=True)
 
 

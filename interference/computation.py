@@ -99,8 +99,8 @@ def compute(
 def compute_config(config: AnalysisConfig, progress: Progress = silent) -> Run:
     """The run that a configuration describes, saved to its `out`.
 
-    Everything that can be wrong with the input is looked for before the model is loaded. Gradients wait beside `out`, in
-    `<out>.partial`; a call that finds them there, of the same model and examples, continues where the last one stopped.
+    What can be wrong with the input is looked for before the model is loaded. Gradients wait beside `out`, in
+    `<out>.partial`; a call that finds them there, of the same model and examples, continues where they end.
 
     Raises:
         InterferenceError: if the input is wrong; see `compute`.
@@ -201,7 +201,7 @@ def resolved(config: AnalysisConfig) -> dict[str, Any]:
 
 @contextmanager
 def _partial(out: Path, identity: str) -> Iterator[DiskSpool]:
-    """The spool beside `out`: continued if it is of the same job, removed when the run is saved or the input is wrong."""
+    """The spool beside `out`: continued if it is of the same job, removed when the run is saved or the input wrong."""
     folder = out.with_name(out.name + ".partial")
     mark = folder / "identity"
     if folder.exists() and (not mark.exists() or mark.read_text(encoding="utf-8") != identity):
@@ -240,9 +240,7 @@ def on_device(model: nn.Module, batches: Mapping[str, Iterable[Batch]]) -> dict[
     """The batches with their tensors on the model's device, one at a time."""
     device = next(model.parameters()).device
 
-
     def moved(batch: Batch) -> Batch:
         return {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
 
     return {task: map(moved, iterable) for task, iterable in batches.items()}
-

@@ -117,7 +117,7 @@ class AnalysisConfig(_Section):
 
     model: ModelConfig
     tasks: dict[str, TaskConfig] = Field(min_length=1)
-    probe: ProbeConfig = ProbeConfig()
+    probe: ProbeConfig = Field(default_factory=lambda: ProbeConfig.model_validate({}))
     out: str | None = None
 
 
@@ -233,7 +233,7 @@ def _sentence(error: ValidationError) -> str:
 def _keys_at(location: Sequence[int | str]) -> list[str]:
     """The keys known at a place in the configuration."""
     section: type[BaseModel] = AnalysisConfig
-    sections = {"model": ModelConfig, "probe": ProbeConfig}
+    sections: dict[str, type[BaseModel]] = {"model": ModelConfig, "probe": ProbeConfig}
     if location and location[0] in sections:
         section = sections[str(location[0])]
     elif location and location[0] == "tasks":

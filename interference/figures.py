@@ -164,8 +164,8 @@ def _frame_verdicts(axes: Axes, verdicts: np.ndarray) -> None:
     for (row, column), verdict in np.ndenumerate(verdicts):
         if verdict in ("conflict", "synergy"):
             style = "-" if verdict == "conflict" else (0, (3, 2))
-            box = ([column + 0.04, row + 0.04], 0.92, 0.92)
-            axes.add_patch(Rectangle(*box, fill=False, edgecolor="black", linewidth=1.3, linestyle=style))
+            corner = (column + 0.04, row + 0.04)
+            axes.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, edgecolor="black", linewidth=1.3, linestyle=style))
 
 
 def _text(row: Any, detailed: bool) -> str:
@@ -177,9 +177,7 @@ def _text(row: Any, detailed: bool) -> str:
     return "\n".join([value, interval, mark] if mark else [value, interval])
 
 
-def _colourbar(
-    figure: Figure, axes: Sequence[Axes], metric: str, limit: float, tables: Sequence[pd.DataFrame]
-) -> None:
+def _colourbar(figure: Figure, axes: Sequence[Axes], metric: str, limit: float, tables: Sequence[pd.DataFrame]) -> None:
     low = -limit if metric in SIGNED else 0.0
     beyond = any((table["value"].abs() > limit).any() for table in tables)
     colours = ScalarMappable(Normalize(low, limit), COLOURS if low else "Reds")

@@ -96,8 +96,8 @@ def example_losses(model: nn.Module, batch: Mapping[str, Any], whole_logits: boo
 class Probe:
     """Computes per-example gradients of a model's targets; use as a context manager.
 
-    While it is open the model is in evaluation mode, frozen, and only the probed adapter is active; when it closes, hooks,
-    `requires_grad`, modes and active adapters are as they were. Parameters are never modified.
+    While it is open the model is in evaluation mode, frozen, and only the probed adapter is active; when it closes,
+    hooks, `requires_grad`, modes and active adapters are as they were. Parameters are never modified.
 
     Args:
         model: the model that holds the targets.
@@ -135,7 +135,7 @@ class Probe:
             batch: what the model's forward takes, with `labels` [batch, seq].
 
         Raises:
-            MeasurementError: if an example has no supervised token, or a module's input cannot be told apart by example.
+            MeasurementError: if an example has no supervised token, or a module does not keep examples apart.
         """
         self._gradients = {}
         self._batch_shape = (batch["labels"].shape[0], batch["labels"].shape[1])
@@ -174,8 +174,8 @@ class Probe:
             inputs, output_gradients = (t.unflatten(0, (batch, seq)) for t in (inputs, output_gradients))
         if inputs.dim() < 3 or inputs.shape[0] != batch:
             raise MeasurementError(
-                f"block {name}: its input of shape {tuple(inputs.shape)} does not keep the {batch} examples of the batch "
-                "apart (one image an example, no token routing); leave the module out"
+                f"block {name}: its input of shape {tuple(inputs.shape)} does not keep the {batch} examples of the "
+                "batch apart (one image an example, no token routing); leave the module out"
             )
         gradient = outer_gradient(inputs.flatten(1, -2), output_gradients.flatten(1, -2))
         self._gradients[name] = self._gradients[name] + gradient if name in self._gradients else gradient
@@ -188,9 +188,9 @@ def _forward_parameters(model: nn.Module) -> Mapping[str, inspect.Parameter]:
 
 def activate(model: nn.Module, adapter: str) -> None:
     """Make `adapter` the only active one; nothing is touched where it already is."""
-    for module in model.modules():
-        if isinstance(module, BaseTunerLayer) and module.active_adapters != [adapter]:
-            module.set_adapter([adapter])
+    for layer in model.modules():
+        if isinstance(layer, BaseTunerLayer) and layer.active_adapters != [adapter]:
+            layer.set_adapter([adapter])
 
 
 @contextmanager
@@ -202,9 +202,9 @@ def as_found(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for module, names in active:
-            if module.active_adapters != names:
-                module.set_adapter(names)
+        for layer, names in active:
+            if layer.active_adapters != names:
+                layer.set_adapter(names)
         for module, training in modes:
             module.training = training
         for parameter, needed in required:

@@ -167,10 +167,10 @@ def weight_rows(gradient_a: Tensor, gradient_b: Tensor, factor_a: Tensor, factor
 
     With G the gradient at W = scaling * B A, the gradients are g_A = scaling * B^T G and g_B = scaling * G A^T. The part
     of G that a change B dA + dB A can follow is its projection on the tangent space of the matrices of rank r,
-    P_B G + (1 - P_B) G P_A, with P_B and P_A projecting on the columns of B and the rows of A. It is the same however BA
-    is split (A -> cA, B -> B/c, or any invertible matrix between them), which plain B g_A + g_B A is not, and the change
-    of task i's loss under it is, to first order, the inner product with task i's own. At B = 0 only the second term is
-    left.
+    P_B G + (1 - P_B) G P_A, with P_B and P_A projecting on the columns of B and the rows of A. It is the same however
+    BA is split (A -> cA, B -> B/c, or any invertible matrix between them), which plain B g_A + g_B A is not, and the
+    change of task i's loss under it is, to first order, the inner product with task i's own. At B = 0 only the second
+    term is left.
 
     Args:
         gradient_a: [units, rank, d_in].

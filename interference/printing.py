@@ -2,7 +2,6 @@
 
 import json
 import sys
-import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,17 +12,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
+from interference.errors import plain
+from interference.planning import Plan
 from interference.probing import Progress as Report
 from interference.probing import silent
 from interference.run import Run
+from interference.verification import Verification
 
 STYLES = {"conflict": "bold blue", "synergy": "bold red", "unclear": "dim", "no-signal": "dim italic", "self": "dim"}
 MARKS = {"conflict": "conflict", "synergy": "synergy", "unclear": "unclear", "no-signal": "no signal", "self": ""}
-
-
-def plain(text: object) -> str:
-    """The text without control characters, so that a name from a file cannot steer the terminal."""
-    return "".join(c if unicodedata.category(c)[0] != "C" else "\N{REPLACEMENT CHARACTER}" for c in str(text))
 
 
 def number(value: float) -> str:
@@ -73,7 +70,9 @@ def show(run: Run, metric: str, console: Console, **options: Any) -> None:
         kept = ("layers", "modules", "side", "space", "aggregate", "pairs", "reduce")
         if run.probes["task"].value_counts().min() >= 4:
             null = run.null(**{key: value for key, value in options.items() if key in kept})
-            console.print(frame(null, "split-half null: I of one half of a task's units against the other; should be 1"))
+            console.print(
+                frame(null, "split-half null: I of one half of a task's units against the other; should be 1")
+            )
     console.print(frame(run.signal(**scope), "signal of each task's mean gradient"))
     for line in remarks(run, table, metric, options):
         console.print(Text(f"note: {line}"))
@@ -83,7 +82,9 @@ def headline(table: pd.DataFrame) -> str:
     """How many pairs of tasks conflict, help, or are noise."""
     cells = table[table["affected"] != table["stepped"]]
     counts = cells["verdict"].value_counts()
-    parts = [f"{counts.get(verdict, 0)} {MARKS[verdict]}" for verdict in ("conflict", "synergy", "unclear", "no-signal")]
+    parts = [
+        f"{counts.get(verdict, 0)} {MARKS[verdict]}" for verdict in ("conflict", "synergy", "unclear", "no-signal")
+    ]
     return f"{len(cells)} pairs of tasks: {', '.join(parts)}. Verdicts are about Delta_j L_i (95%, Benjamini-Hochberg)."
 
 
@@ -100,8 +101,8 @@ def remarks(run: Run, table: pd.DataFrame, metric: str, options: dict[str, Any])
     if metric == "interference" and options.get("reduce") != "ratio-of-means" and len(unstable):
         names = ", ".join(plain(task) for task in dict.fromkeys(unstable["affected"]))
         found.append(
-            f"more than 5% of the units of {names} have an own Delta at or below 0, so means of ratios are unstable there; "
-            "--reduce ratio-of-means is not"
+            f"more than 5% of the units of {names} have an own Delta at or below 0, so means of ratios are unstable "
+            "there; --reduce ratio-of-means is not"
         )
     signal = run.signal(**{k: v for k, v in options.items() if k in ("layers", "modules", "side", "space")})
     forced = [plain(task) for task in signal.index[signal["balance"].abs() < 0.25]]
@@ -113,6 +114,36 @@ def remarks(run: Run, table: pd.DataFrame, metric: str, options: dict[str, Any])
     if run.meta.get("not_probed"):
         found.append(f"the adapter also trains {'; '.join(run.meta['not_probed'])}, which is not part of theta")
     return found
+
+
+def verification(found: Verification, console: Console) -> None:
+    """Print what `verify` found."""
+    console.print(frame(found.gradients, "units derived again by batch-1 autograd: relative errors"))
+    console.print(frame(found.steps, "real steps against first-order Delta (step: lambda; predicted: nats per token)"))
+    last = f"up to a step of {number(found.linear_until)}" if found.linear_until else "at no step size tried"
+    console.print(
+        f"{'passed' if found.passed else 'FAILED'}: gradients equal autograd to {number(found.error)} (relative, "
+        f"{found.dtype}), the Gram to {number(found.gram_error)}; Delta matches real steps {last}."
+    )
+
+
+def plan(found: Plan, console: Console) -> None:
+    """Print what `plan` found."""
+    console.print(
+        frame(found.choices, f"{found.units} units of {found.blocks} blocks, {found.width:,} gradient entries each")
+    )
+    console.print(f"while computing, gradients wait on disk: {size(found.spool)}")
+    if found.seconds is not None:
+        console.print(f"time for the gradients, extrapolated from the first batches: {found.seconds:.0f} s")
+
+
+def size(count: float) -> str:
+    """A number of bytes for a reader."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.3g} {unit}"
+        count /= 1024
+    return f"{count:.3g} GiB"
 
 
 def to_json(data: pd.DataFrame) -> str:

@@ -148,8 +148,8 @@ class Prober:
             if not bool(finite.all()):
                 row = int((~finite).nonzero()[0])
                 raise MeasurementError(
-                    f"task {owners[row].task!r}, example {owners[row].source}, block {name}: the gradient is not finite; "
-                    "the checkpoint is broken or its dtype too narrow (try dtype: float32)"
+                    f"task {owners[row].task!r}, example {owners[row].source}, block {name}: the gradient is not "
+                    "finite; the checkpoint is broken or its dtype too narrow (try dtype: float32)"
                 )
         return found
 

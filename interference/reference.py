@@ -93,7 +93,7 @@ def single(batch: Mapping[str, Any], row: int) -> dict[str, Any]:
     return example
 
 
-def _prepare(model: nn.Module, targets: Sequence[Target]) -> dict[str, nn.Parameter]:
+def _prepare(model: nn.Module, targets: Sequence[Target]) -> dict[str, Tensor]:
     """Freeze all but the targets' factors; {block name: weight}."""
     model.eval()
     model.requires_grad_(False)

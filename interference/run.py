@@ -1,7 +1,7 @@
 """Run: what a measurement leaves behind. Every number is derived from its Gram matrices, without the model.
 
-On disk a run is a directory: `run.json` (how it came about), `probes.parquet` (one row a unit), `blocks.parquet` (one row
-a block) and `gram.safetensors` (one packed triangle a block). It is whole or absent.
+On disk a run is a directory: `run.json` (how it came about), `probes.parquet` (one row a unit), `blocks.parquet` (one
+row a block) and `gram.safetensors` (one packed triangle a block). It is whole or absent.
 """
 
 import json
@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 from interference import metrics, uncertainty
 from interference.blocks import Side, Space, select
 from interference.errors import RunError, ScopeError
-from interference.gram import pack, sum_of, unpack
+from interference.gram import sum_of, unpack
 from interference.measure import Aggregate, Measure, estimate
 
 SCHEMA = 1
@@ -125,8 +125,8 @@ class Run:
         measure = Measure(metric, aggregate=aggregate, **options)
         grams = self._for(layers, modules, side, space, aggregate)
         values = estimate(measure, grams, list(self.probes["task"]))[0]
-        axes = {"index": pd.Index(self.tasks, name="affected"), "columns": pd.Index(self.tasks, name="stepped")}
-        return pd.DataFrame(values, **axes)
+        affected, stepped = (pd.Index(self.tasks, name=name) for name in ("affected", "stepped"))
+        return pd.DataFrame(values, affected, stepped)
 
     def table(
         self,
@@ -142,8 +142,8 @@ class Run:
         """The cells of `matrix` with what is known about their error, one row a cell.
 
         Columns: affected, stepped, value, low and high (95% bootstrap interval), verdict (about Delta_j L_i), p, q (p
-        adjusted over the cells), nonpositive (share of units whose own Delta is not above 0), leverage (share of the worst
-        unit). Arguments as in `matrix`; further `options`: replicates (1000), level (0.95), seed.
+        adjusted over the cells), nonpositive (share of units whose own Delta is not above 0), leverage (share of the
+        worst unit). Arguments as in `matrix`; further `options`: replicates (1000), level (0.95), seed.
         """
         grams = self._for(layers, modules, side, space, aggregate)
         options = {"seed": self.seed} | options
@@ -324,11 +324,10 @@ def compare(a: Run, b: Run, metric: str = "interference", **options: Any) -> pd.
         raise ScopeError("the runs do not hold the same examples in the same order; compute both with the same seed")
     scope = {key: options.pop(key, None) for key in ("layers", "modules", "side")}
     space, aggregate = options.pop("space", Space.PARAMETERS), options.pop("aggregate", Aggregate.SUM)
-    grams = [run._for(**scope, space=space, aggregate=aggregate) for run in (a, b)]
+    first, second = (run._for(**scope, space=space, aggregate=aggregate) for run in (a, b))
     options = {"seed": a.seed} | options
-    found = uncertainty.compare(*grams, list(a.probes["task"]), metric, aggregate=aggregate, **options)
+    found = uncertainty.compare(first, second, list(a.probes["task"]), metric, aggregate=aggregate, **options)
     count, names = len(found.tasks), np.array(found.tasks)
     columns = {"affected": np.repeat(names, count), "stepped": np.tile(names, count)}
     arrays = ("a", "b", "difference", "low", "high", "p", "q", "verdict")
     return pd.DataFrame(columns | {name: getattr(found, name).ravel() for name in arrays})
-

@@ -5,6 +5,7 @@ The model is asked (its decoder, its image encoder, its classes); parameter name
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
@@ -35,7 +36,7 @@ class Target:
     def factor(self, side: Side) -> nn.Linear:
         """The Linear that holds factor A [rank, d_in] or B [d_out, rank]."""
         factors = self.layer.lora_A if side is Side.A else self.layer.lora_B
-        return factors[self.adapter]
+        return cast(nn.Linear, factors[self.adapter])
 
 
 def probed_adapter(model: nn.Module, adapter: str | None) -> str:
@@ -106,8 +107,9 @@ def unprobed(model: nn.Module, adapter: str) -> list[str]:
                 notes.add("DoRA magnitudes")
             if module.lora_bias.get(adapter):
                 notes.add("biases of lora_B")
-    if isinstance(model, PeftModel) and getattr(model.peft_config.get(adapter), "modules_to_save", None):
-        notes.add("modules_to_save: " + ", ".join(model.peft_config[adapter].modules_to_save))
+    config = model.peft_config.get(adapter) if isinstance(model, PeftModel) else None
+    if saved := getattr(config, "modules_to_save", None):
+        notes.add("modules_to_save: " + ", ".join(saved))
     return sorted(notes)
 
 
@@ -122,7 +124,7 @@ def _all_targets(model: nn.Module, adapter: str) -> Iterator[Target]:
         _check_probeable(path, module, adapter)
         component, layer, group = where.locate(path)
         name = path.rpartition(".")[2]
-        size_a, size_b = module.lora_A[adapter].weight.numel(), module.lora_B[adapter].weight.numel()
+        size_a, size_b = (cast(nn.Linear, f[adapter]).weight.numel() for f in (module.lora_A, module.lora_B))
         if Block(component, layer, name, group, Side.A, 0).name in taken:
             name = where.relative(path)
         a = Block(component, layer, name, group, Side.A, size_a)
@@ -164,7 +166,7 @@ class _Map:
         ]
 
     @staticmethod
-    def _roots(base: nn.Module) -> Iterator[tuple[Component, nn.Module]]:
+    def _roots(base: Any) -> Iterator[tuple[Component, nn.Module]]:
         """The image encoder first: where the decoder is the whole model, the encoder still is the vision part."""
         if hasattr(base, "get_encoder"):
             encoder = base.get_encoder(modality="image")

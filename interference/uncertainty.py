@@ -22,7 +22,7 @@ from scipy import stats
 from interference.errors import ConfigError, ScopeError
 from interference.measure import Aggregate, Average, Measure, Norms, Reduce, estimate
 from interference.metrics import ratio_health
-from interference.pairing import Array, Grams, Kernel, Layout, Pairs, blocks_of, pair_means
+from interference.pairing import Array, Grams, Kernel, Layout, Pairs, blocks_of, pair_means, pool
 from interference.significance import (
     benjamini_hochberg,
     changes,
@@ -111,6 +111,7 @@ def table(
     """
     _check_level(level)
     measure = Measure(metric, pairs, reduce, aggregate, norms, step)
+    gram, tasks = _pooled(gram, tasks, measure)
     layout = Layout.of(tasks)
     weights = layout.group(bootstrap_weights(tasks, replicates, seed), (1,))
     fall = _fall(gram, aggregate, layout, weights, level)
@@ -247,7 +248,9 @@ def compare(
     The blocks need not be the same: two methods, or two moments of one training. Arguments as in `table`.
     """
     _check_level(level)
-    measure, layout = Measure(metric, pairs, reduce, aggregate, norms, step), Layout.of(tasks)
+    measure = Measure(metric, pairs, reduce, aggregate, norms, step)
+    (gram_a, _), (gram_b, tasks) = _pooled(gram_a, tasks, measure), _pooled(gram_b, tasks, measure)
+    layout = Layout.of(tasks)
     weights = layout.group(bootstrap_weights(tasks, replicates, seed), (1,))
     a, b = estimate(measure, gram_a, tasks)[0], estimate(measure, gram_b, tasks)[0]
     if measure.linear:
@@ -266,6 +269,14 @@ def compare(
         p = np.where(signal[:, None], p, np.nan)
     q = benjamini_hochberg(p)
     return Comparison(layout.tasks, a, b, b - a, low, high, p, q, changes(low, high, q, level))
+
+
+def _pooled(gram: Grams, tasks: Sequence[str], measure: Measure) -> tuple[Grams, Sequence[str]]:
+    """Gram and tasks with units grouped and blocks summed, once for all that follows, where the measure sums them."""
+    if measure.aggregate is not Aggregate.SUM:
+        return gram, tasks
+    layout = Layout.of(tasks)
+    return pool(gram, layout), [tasks[unit] for unit in layout.order]
 
 
 def _difference(measure: Measure, gram_a: Grams, gram_b: Grams, layout: Layout) -> Kernel:

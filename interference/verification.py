@@ -24,6 +24,9 @@ from interference.targets import Target, find_targets, probed_adapter
 SHARES = tuple(10 ** (k / 2) for k in range(-8, 1))
 """Sizes of the steps, as the share of the mean loss that the typical unit's loss is predicted to move by."""
 
+TOLERANCES = {"float64": 1e-5, "float32": 1e-4, "float16": 0.05, "bfloat16": 0.2}
+"""Relative errors of a gradient that a base of this precision brings by itself: padding alone changes its rounding."""
+
 
 @dataclass(frozen=True)
 class Verification:
@@ -36,17 +39,30 @@ class Verification:
         steps: one row a step size: `step` (lambda), `predicted` (root mean square fall of the loss, nats per token),
             `slope` of the real fall on the predicted one, `correlation`, `pairs` of units.
         linear_until: the largest step up to which slope lies within 0.9 to 1.1 and correlation above 0.99; 0 if none.
+        dtype: of the base's weights: "float32", "bfloat16", "float16" or "float64".
     """
 
     gradients: pd.DataFrame
     gram_error: float
     steps: pd.DataFrame
     linear_until: float
+    dtype: str
 
     @property
     def error(self) -> float:
         """The largest relative error of a unit's gradient."""
         return float(self.gradients["error"].max())
+
+    @property
+    def passed(self) -> bool:
+        """Whether gradients equal autograd within what the base's precision allows, and small steps do as predicted."""
+        return self.error <= TOLERANCES[self.dtype] and (self.linear_until > 0 or self.dtype != "float32")
+
+    def summary(self) -> pd.DataFrame:
+        """The steps, with the gradient errors beside them, one row a step size."""
+        return self.steps.assign(
+            gradient_error=self.error, gram_error=self.gram_error, linear_until=self.linear_until, passed=self.passed
+        )
 
 
 def verify(
@@ -93,7 +109,9 @@ def verify_config(run: Run, units: int = 2, progress: Progress = silent) -> Veri
         RunError: if the run holds no configuration, or model or data have changed since.
     """
     if run.meta.get("config") is None:
-        raise RunError("the run was computed from a notebook; verify it there: interference.verify(run, model, batches)")
+        raise RunError(
+            "the run was computed from a notebook; verify it there: interference.verify(run, model, batches)"
+        )
     config: AnalysisConfig = build(run.meta["config"], "the run's configuration")
     encoded = sampled.encode(sampled.read(config), checkpoint.load_processor(config.model), config)
     if sampled.describe(encoded)["fingerprint"] != run.meta["data"]["fingerprint"]:
@@ -124,7 +142,9 @@ def _verify(
     norms = np.sqrt(np.outer(np.diagonal(gram), np.diagonal(gram)))
     gram_error = np.nanmax(np.abs(gram - (whole @ whole.T).cpu().numpy()) / np.where(norms > 0, norms, np.nan))
     steps = _steps(model, targets, list(batches.values()), derived, gram, token_mean, progress)
-    return Verification(_errors(run, chosen, measured, derived), float(gram_error), steps, _linear_until(steps))
+    return Verification(
+        _errors(run, chosen, measured, derived), float(gram_error), steps, _linear_until(steps), _dtype(model)
+    )
 
 
 def _chosen(run: Run, units: int) -> list[int]:
@@ -231,7 +251,7 @@ def _losses(model: nn.Module, units: Sequence[list[Batch]], token_mean: bool) ->
 
 
 @contextmanager
-def _moved(directions: Mapping[nn.Parameter, Tensor], step: float) -> Iterator[None]:
+def _moved(directions: Mapping[Tensor, Tensor], step: float) -> Iterator[None]:
     """Parameters moved along directions; on leaving they are what they were, to the bit."""
     kept = [(parameter, parameter.detach().clone()) for parameter in directions]
     try:
@@ -247,3 +267,13 @@ def _linear_until(steps: pd.DataFrame) -> float:
     good = (steps["slope"].sub(1).abs() <= 0.1) & (steps["correlation"] >= 0.99)
     inside = steps.loc[good.cummin(), "step"]
     return float(inside.max()) if len(inside) else 0.0
+
+
+def _dtype(model: nn.Module) -> str:
+    """The dtype of most of the model's floating-point weights."""
+    counts: dict[str, int] = {}
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            name = str(parameter.dtype).removeprefix("torch.")
+            counts[name] = counts.get(name, 0) + parameter.numel()
+    return max(counts, key=lambda name: counts[name])

@@ -125,7 +125,7 @@ class PromptTemplate:
             except (TemplateError, TypeError) as error:
                 reason = f" ({error})"
                 continue
-            shown = all(text.count(turn.text) == 1 for turn in _PROBE) and "'type'" not in text
+            shown = all(text.count(turn.text) == 1 for turn in _PROBE)
             if shown and (not with_image or text.count(str(self.image_token)) == 1):
                 return listed
         raise MixLoraError(
@@ -135,7 +135,7 @@ class PromptTemplate:
         )
 
     def _span(self, example: Example, full: str, turn: Turn, prompt: str, part: str) -> Span:
-        """Where `turn` stands in `full`: behind `prompt`, up to where `full` leaves `part`, which ends with the turn."""
+        """Where `turn` stands in `full`: behind `prompt`, up to where `full` leaves `part`, which ends with it."""
         if not (full.startswith(prompt) and part.startswith(prompt)):
             raise MixLoraError(
                 f"{example.source}: the chat template's generation prompt, which ends in {prompt[-30:]!r}, is not "
@@ -147,20 +147,24 @@ class PromptTemplate:
         if at < 0 or at_in_part < 0:
             raise DataError(_changed(example, turn))
         answer_end = at + len(answer)
-        tail = _common_start(full[answer_end:], part[at_in_part + len(answer) :])
+        ending = part[at_in_part + len(answer) :]
+        tail = _common_start(full[answer_end:], ending)
         special = self._special.search(tail)
-        return Span(start, at, answer_end, answer_end + (special.end() if special else len(tail.rstrip())))
+        written = len(ending.rstrip()) if tail == ending else 0
+        return Span(start, at, answer_end, answer_end + (special.end() if special else written))
 
     def _with_ends(self, full: str, spans: list[Span]) -> tuple[str, list[Span]]:
         """`full` with the eos token after every answer that nothing ends, and the spans in that text."""
         closed: list[Span] = []
+        added = 0
         for span in spans:
-            moved = span.shifted(len(self._eos()) * sum(old.end == old.answer_end for old in spans[: len(closed)]))
+            here = span.shifted(added)
             if span.end == span.answer_end:
-                rest = full[moved.end :] if full[moved.end :].strip() else ""
-                full = full[: moved.end] + self._eos() + rest
-                moved = replace(moved, end=moved.end + len(self._eos()))
-            closed.append(moved)
+                eos, rest = self._eos(), full[here.end :]
+                full = full[: here.end] + eos + (rest if rest.strip() else "")
+                here = replace(here, end=here.end + len(eos))
+                added += len(eos)
+            closed.append(here)
         return full, closed
 
     def _eos(self) -> str:

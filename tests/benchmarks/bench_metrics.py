@@ -1,6 +1,6 @@
 """Seconds for every metric with 1000 bootstraps of 600 units (6 tasks) x 448 blocks; prints, asserts nothing.
 
-    python tests/benchmarks/bench_metrics.py [--blocks 448] [--units 600] [--replicates 1000]
+python tests/benchmarks/bench_metrics.py [--blocks 448] [--units 600] [--replicates 1000]
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ def synthetic_grams(blocks: int, units: int, tasks: int, rank: int = 64, seed: i
     means = rng.standard_normal((tasks, rank), dtype=np.float32)
     grams = np.empty((blocks, units, units), dtype=np.float32)
     for gram in grams:
-        gradients = 0.3 * np.repeat(means, units // tasks, axis=0) + rng.standard_normal((units, rank), dtype=np.float32)
+        gradients = 0.3 * np.repeat(means, units // tasks, axis=0) + rng.standard_normal(
+            (units, rank), dtype=np.float32
+        )
         np.matmul(gradients, gradients.T, out=gram)
     return grams, [str(task) for task in range(tasks) for _ in range(units // tasks)]
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, LlavaNextProcessor, LlavaProcessor, PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
@@ -90,8 +90,6 @@ def words(*, drop: str = "") -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.add_special_tokens(SPECIAL)
     if drop:
-        from tokenizers import normalizers
-
         tokenizer.normalizer = normalizers.Replace(drop, "")
     return wrap(tokenizer, unk_token="<unk>")
 
@@ -233,6 +231,7 @@ THOUGHT_BEFORE_THE_LAST_ANSWER = (
 @pytest.mark.parametrize(
     ("template", "expected"),
     [
+        (EOS_ONLY_AT_THE_END.replace("{{ eos_token }}", "{{ '\n' + eos_token }}"), " Paris</s> is\n</s>"),
         (WITH_SPACES, " Paris </s> is </s>"),
         (EOS_ONLY_AT_THE_END, " Paris</s> is</s>"),  # the space merges with the answer
         (THOUGHT_BEFORE_THE_LAST_ANSWER, "Paris<|im_end|>[think][/think]is<|im_end|>"),
@@ -494,6 +493,10 @@ def test_an_answer_without_tokens_is_refused():
     for answer in ("\u200b\u200b", " \n"):
         with pytest.raises(DataError, match=r"file.jsonl:7: the answer has no token in this model's vocabulary; drop"):
             collator.encode(example("What?", answer))
+    spaced = byte_level()
+    spaced.backend_tokenizer.normalizer = normalizers.Replace("\u200b", "")
+    with pytest.raises(DataError, match="the answer has no token"):  # though the space before it has one
+        Collator(spaced).encode(example("What?", "\u200b"))
 
 
 def test_an_image_for_a_language_model_is_refused():
@@ -539,6 +542,11 @@ def test_a_template_that_changes_or_refuses_the_conversation_is_told():
         DataError, match=r"drops or changes the assistant turn 'it is'; change the record or pass another"
     ):
         shout.encode(example("What?", "it is"))
+    deaf = Collator(
+        words(), chat_template="{% for m in messages if m['role'] != 'system' %}" + CHATML.split("%}", 1)[1]
+    )
+    with pytest.raises(DataError, match=r"drops or changes the system turn 'Be brief\.'"):
+        deaf.encode(example("What?", "is", system="Be brief."))
     no_system = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + CHATML
     with pytest.raises(
         DataError, match=r"file.jsonl:7: the chat template refuses this conversation \(no system role\)"
@@ -571,6 +579,8 @@ def test_a_model_that_could_not_learn_to_stop_is_refused():
     template = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}" + (
         "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
     )
+    ended = Collator(byte_level(eos_token=None), chat_template=CHATML)
+    assert learned(ended, ended.encode(example("What?", "is", "What?", "is")))[-1] == "<|im_end|>"
     with pytest.raises(MixLoraError, match=r"eos_token is not set.*set tokenizer.eos_token"):
         Collator(byte_level(eos_token=None), chat_template=template).encode(example("What?", "is"))
 

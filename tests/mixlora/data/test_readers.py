@@ -107,6 +107,8 @@ def test_fields_of_other_names(tmp_path):
     file = write(tmp_path, {"question": "What?", "label": "Red", "picture": "a.png", "qid": 9})
     names = {"prompt": "question", "response": "label", "image": "picture", "id": "qid"}
     assert read(file, fields=names) == [Example("9", "colors", QA, tmp_path / "a.png", "records.jsonl:1")]
+    other = write(tmp_path, {"prompt": "What?", "response": "Red", "image_path": "a.png"}, name="other.jsonl")
+    assert read(other, fields={"image": "image_path"})[0].image == tmp_path / "a.png"
     assert refusal(file, fields={"prompt": "query"}) == (
         "records.jsonl:1: no field 'query', which `fields` names as the prompt; it has question, label, picture, qid."
     )
@@ -351,8 +353,17 @@ def test_a_missing_image_is_found_when_reading(tmp_path):
     assert "the image 'gone.png' is not in" in refusal(file)
 
 
-@pytest.mark.parametrize("name", ["../a.png", "in/../../a.png", "/etc/hostname", "link.png", "out/a.png"])
-def test_no_image_leaves_the_image_folder(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("../a.png", "name it relative to that folder (`images`)."),
+        ("in/../../a.png", "name it relative to that folder (`images`)."),
+        ("/etc/hostname", "name it relative to that folder (`images`)."),
+        ("link.png", "replace the link by a copy."),
+        ("out/a.png", "replace the link by a copy."),
+    ],
+)
+def test_no_image_leaves_the_image_folder(tmp_path, name, remedy):
     save_picture(tmp_path / "a.png")
     folder = tmp_path / "images"
     (folder / "in").mkdir(parents=True)
@@ -360,7 +371,7 @@ def test_no_image_leaves_the_image_folder(tmp_path, name):
     (folder / "out").symlink_to(tmp_path)
     file = write(tmp_path, {"prompt": "What?", "response": "Red", "image": name})
     told = refusal(file, images=folder)
-    assert told.startswith(f"records.jsonl:1: the image '{name}' lies outside the image folder {folder}; ")
+    assert told == f"records.jsonl:1: the image '{name}' lies outside the image folder {folder}; {remedy}"
 
 
 def test_links_inside_the_folder_are_followed(tmp_path):
