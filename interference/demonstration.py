@@ -77,6 +77,7 @@ def _trained(folder: Path, steps: tuple[int, ...], console: Console) -> pd.DataF
             model,
             processor,
             examples,
+            schedule=mini.LORA,
             seed=SEED,
             report=lambda step, loss: report("training", step, mini.LORA.steps),
             checkpoints=steps,

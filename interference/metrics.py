@@ -29,6 +29,7 @@ __all__ = [
     "Aggregate",
     "Norms",
     "Pairs",
+    "RatioHealth",
     "Reduce",
     "Signal",
     "conflict_rate",

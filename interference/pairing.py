@@ -64,6 +64,7 @@ class Layout:
         Raises:
             ScopeError: If there is no unit, or a task has a single one: the mean over *other* units is then empty.
         """
+        tasks = [str(task) for task in tasks]
         names = tuple(dict.fromkeys(tasks))
         if not names:
             raise ScopeError("there are no units: `tasks` is empty")

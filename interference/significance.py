@@ -92,13 +92,14 @@ def _one_way(values: Array) -> tuple[Array, Array]:
 
 
 def p_value(value: Array, variance: Array, degrees: Array) -> Array:
-    """Two-sided p of value = 0 by Student's t; NaN where the variance is not positive.
+    """Two-sided p of value = 0 by Student's t; NaN where the variance is not known.
 
-    A bootstrap of B resamples cannot give a p below 2 / (B + 1), which no multiple-testing correction over many cells
-    survives; the studentised value has no such floor.
+    Without any scatter p is 1 for a value of 0 and else 0. A bootstrap of B resamples cannot give a p below
+    2 / (B + 1), which no correction over many cells survives; the studentised value has no such floor.
     """
-    error = np.sqrt(np.where(variance > 0, variance, np.nan))
-    p: Array = 2 * stats.t.sf(np.abs(value) / error, degrees)
+    scattered = ~(variance <= 0)
+    error = np.sqrt(np.where(scattered, variance, 1))
+    p: Array = np.where(scattered, 2 * stats.t.sf(np.abs(value) / error, degrees), np.where(value == 0, 1.0, 0.0))
     return p
 
 

@@ -8,6 +8,10 @@ dominates its intervals are up to sqrt(3) too wide; and with 20 units it misses 
 Here the resamples of every pair mean are therefore centred on the value measured and scaled to the standard error of
 the two-way analysis of variance (`significance.pair_mean_variance`), times t / z at its degrees of freedom. Ratios and
 cosines are functions of those corrected pair means; intervals are the percentiles of the result.
+
+What is left. Percentiles follow a skewed law only half-way: with 20 units whose gradient lengths scatter tenfold, a
+task's own Delta is covered in 91 to 93% of cells instead of 95%. In a row without signal the interval of a ratio of
+means covers nearly always; an interval of a mean of ratios has no coverage to promise, since that mean need not exist.
 """
 
 from __future__ import annotations
@@ -122,7 +126,7 @@ def table(
     q = benjamini_hochberg(tested)
     verdict = verdicts(low, high, own_low, q, level)
     value, draws = resample(measure, gram, layout, weights, level)
-    low, high = interval(draws, level)
+    low, high = _around(value, interval(draws, level))
     health = ratio_health(gram, tasks, pairs, aggregate)
     return Table(layout.tasks, value, low, high, p, q, verdict, health.nonpositive, health.leverage)
 
@@ -166,8 +170,8 @@ def resample_pair_means(kernel: Kernel, weights: Array, layout: Layout, pairs: P
 def resample(measure: Measure, gram: Grams, layout: Layout, weights: Array, level: float = 0.95) -> tuple[Array, Array]:
     """A measure's value [i, j] and its corrected resamples [replicates, i, j]; `weights` [replicates, units] grouped.
 
-    Ratios taken unit by unit are no function of pair means: their resamples are centred on the value by their median
-    and scaled as those of Delta are.
+    Ratios taken unit by unit are no function of pair means: their resamples are scaled, about their own median, as
+    those of Delta are. They are not centred on the value, which one unit near a zero denominator may have thrown far.
     """
     if measure.aggregate is Aggregate.MEAN and not measure.linear:
         weights = weights.astype(np.float32)  # many kernels; the resamples' own scatter is 1e4 times the rounding
@@ -184,19 +188,24 @@ def resample(measure: Measure, gram: Grams, layout: Layout, weights: Array, leve
     if measure.by_unit:
         (kernel,) = replace(measure, metric="delta").kernels(gram, layout)
         scale = resample_pair_means(kernel, weights, layout, measure.pair_rule, level).scale
-        drawn = value + scale * (drawn - np.nanmedian(drawn, axis=0))
+        middle = np.nanmedian(np.where(np.isnan(value), 0, drawn), axis=0)  # a row without any ratio stays NaN below
+        drawn = middle + scale * (drawn - middle)
     return value, drawn
 
 
 def interval(draws: Array, level: float) -> tuple[Array, Array]:
-    """Percentile interval over the replicates; NaN where more of them than a tail holds have no value."""
+    """Percentile interval over the replicates; NaN where more of them than a tail holds have no value.
+
+    The k-th of B sorted draws counts as the k / (B + 1) quantile, which is what its coverage is.
+    """
     tails = [(1 - level) / 2, (1 + level) / 2]
     undefined = np.isnan(draws)
     if not undefined.any():
-        low, high = np.quantile(draws, tails, axis=0)
+        low, high = np.quantile(draws, tails, axis=0, method="weibull")
         return low, high
     enough = undefined.mean(axis=0) <= tails[0]
-    low, high = np.where(enough, np.nanquantile(np.where(enough, draws, 0), tails, axis=0), np.nan)
+    quantiles = np.nanquantile(np.where(enough, draws, 0), tails, axis=0, method="weibull")
+    low, high = np.where(enough, quantiles, np.nan)
     return low, high
 
 
@@ -261,7 +270,7 @@ def compare(
         p = p_value(change.value, change.variance, change.degrees)
     else:
         draws = [resample(measure, gram, layout, weights, level)[1] for gram in (gram_a, gram_b)]
-        low, high = interval(draws[1] - draws[0], level)
+        low, high = _around(b - a, interval(draws[1] - draws[0], level))
         p = interval_p_value(b - a, low, high, level, np.minimum.outer(layout.counts, layout.counts) - 1)
     if metric == "interference":
         measured = [_fall(gram, aggregate, layout, weights, level) for gram in (gram_a, gram_b)]
@@ -269,6 +278,11 @@ def compare(
         p = np.where(signal[:, None], p, np.nan)
     q = benjamini_hochberg(p)
     return Comparison(layout.tasks, a, b, b - a, low, high, p, q, changes(low, high, q, level))
+
+
+def _around(value: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+    """An interval widened to hold the value, where one unit has thrown that beyond nearly all resamples."""
+    return np.minimum(ends[0], value), np.maximum(ends[1], value)
 
 
 def _pooled(gram: Grams, tasks: Sequence[str], measure: Measure) -> tuple[Grams, Sequence[str]]:

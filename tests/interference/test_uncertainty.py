@@ -1,10 +1,12 @@
 """Bootstrap, verdicts, null and comparison: closed forms, invariances, failures. Coverage is in test_coverage.py."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from safetensors.numpy import load_file
 from scipy import stats
 
 from interference import metrics
@@ -21,6 +23,8 @@ from interference.significance import (
 )
 from interference.uncertainty import bootstrap_weights, compare, interval, split_half_null, table
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "interference_matrix.safetensors"
+
 
 def synthetic(seed: int = 0, count: int = 20, noise: float = 1.0) -> tuple[np.ndarray, list[str]]:
     """Gram of three tasks: a and b pull apart, c is orthogonal to both; unit means, `noise` a coordinate of 30."""
@@ -32,7 +36,7 @@ def synthetic(seed: int = 0, count: int = 20, noise: float = 1.0) -> tuple[np.nd
 
 
 def test_bootstrap_weights_draw_every_task_anew() -> None:
-    tasks = list("abab") + ["b"]
+    tasks = list("ababb")
     weights = bootstrap_weights(tasks, replicates=500, seed=3)
     assert weights.shape == (500, 5)
     assert_array_equal(weights[:, [0, 2]].sum(axis=1), 2)
@@ -74,7 +78,8 @@ def test_variance_is_unbiased_for_two_samples_and_for_a_u_statistic() -> None:
 
 def test_p_values() -> None:
     assert_allclose(p_value(np.array([2.0]), np.array([1.0]), np.array([10.0])), 2 * stats.t.sf(2, 10))
-    assert np.isnan(p_value(np.array([2.0]), np.array([0.0]), np.array([10.0]))).all()
+    without = p_value(np.array([2.0, 0.0, 2.0]), np.array([0.0, 0.0, np.nan]), np.array([10.0, 10.0, 1.0]))
+    assert_allclose(without, [0, 1, np.nan])
     value, low, high = np.array([2.0, -2.0, 0.0]), np.array([0.0, -3.0, -1.0]), np.array([5.0, 0.0, 1.0])
     assert_allclose(interval_p_value(value, low, high, 0.95, np.array(7.0)), [0.05, 0.05, 1])
 
@@ -105,8 +110,8 @@ def test_interval_is_nan_where_too_many_resamples_have_no_value() -> None:
     draws = np.tile(np.arange(101.0)[:, None], (1, 3))
     draws[:2, 1], draws[:50, 2] = np.nan, np.nan
     low, high = interval(draws, 0.9)
-    assert_allclose(low, [5, 2 + 0.05 * 98, np.nan])
-    assert_allclose(high, [95, 2 + 0.95 * 98, np.nan])
+    assert_allclose(low, [0.05 * 102 - 1, 2 + 0.05 * 100 - 1, np.nan])  # 101 draws 0 .. 100, and 99 draws 2 .. 100
+    assert_allclose(high, [0.95 * 102 - 1, 2 + 0.95 * 100 - 1, np.nan])
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -124,6 +129,23 @@ def test_table_holds_the_metric_and_the_verdicts_of_delta(metric: str) -> None:
     assert_array_equal(got.p, delta.p)
     assert_array_equal(np.isnan(got.q), np.eye(3, dtype=bool))
     assert delta.high[0, 1] < 0 < delta.low[0, 0]
+
+
+@pytest.mark.parametrize("aggregate", metrics.Aggregate)
+@pytest.mark.parametrize("reduce", metrics.Reduce)
+@pytest.mark.parametrize("pairs", Pairs)
+def test_every_interval_holds_its_value_and_narrows_around_it(pairs: str, reduce: str, aggregate: str) -> None:
+    widths = []
+    for noise in (0.5, 2.0):
+        gram, tasks = synthetic(noise=noise)
+        got = table(np.stack([gram, gram]), tasks, pairs=pairs, reduce=reduce, aggregate=aggregate, replicates=300)
+        assert_allclose(got.value, metrics.interference(gram, tasks, pairs, reduce))
+        assert ((got.low <= got.value) & (got.value <= got.high)).all()
+        assert_array_equal(np.diagonal(got.high - got.low), 0)
+        widths.append(got.high - got.low)
+    off = ~np.eye(3, dtype=bool)
+    assert (widths[0][off] < widths[1][off]).all()
+    assert (widths[0][off] > 0).all()
 
 
 def test_table_columns_are_tidy() -> None:
@@ -144,6 +166,48 @@ def test_a_task_of_noise_is_no_signal() -> None:
     assert got.verdict.tolist() == [["self", "unclear"], ["no-signal", "self"]]
     assert np.isnan(got.q[1]).all()
     assert got.nonpositive[1, 0] > 0.2
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("reduce", metrics.Reduce)
+@pytest.mark.parametrize("aggregate", metrics.Aggregate)
+@pytest.mark.parametrize("norms", metrics.Norms)
+def test_a_task_without_gradient_is_no_signal_and_warns_of_nothing(
+    metric: str, reduce: str, aggregate: str, norms: str
+) -> None:
+    gram, tasks = synthetic()
+    gram[20:40], gram[:, 20:40] = 0, 0
+    got = table(gram, tasks, metric, reduce=reduce, aggregate=aggregate, norms=norms, replicates=50)
+    assert got.verdict[1].tolist() == ["no-signal", "self", "no-signal"]
+    assert_array_equal(np.isnan(got.low), np.isnan(got.value))
+    if metric == "interference":
+        assert np.isnan(got.value[1]).all()
+    change = compare(gram, 2 * gram, tasks, metric, reduce=reduce, aggregate=aggregate, norms=norms, replicates=50)
+    assert (change.verdict[1] == "unclear").all()
+
+
+@pytest.mark.parametrize("reduce", metrics.Reduce)
+def test_a_cell_of_noise_is_told_from_a_conflict(reduce: metrics.Reduce) -> None:
+    golden = load_file(GOLDEN)
+    gradients = np.concatenate([golden[f"gradients.{t}"] for t in range(3)]).astype(np.float64)
+    got = table(gradients @ gradients.T, [t for t in "abc" for _ in range(20)], reduce=reduce)
+    truth = np.array([[1, -0.09, 0.01], [-0.12, 1, 0.10], [0.02, 0.17, 1]])
+    assert ((got.low <= truth) & (truth <= got.high)).all()  # though the mean of ratios prints 3.6 and -7.1 in row c
+    assert ((got.low <= got.value) & (got.value <= got.high)).all()
+    assert set(got.verdict.ravel()) == {"self", "unclear"}
+    assert (got.leverage[2, :2] > 0.5).all()
+
+
+def test_gradients_without_scatter_are_certain() -> None:
+    gradients = np.repeat(np.array([[1.0, 0], [-1, 1], [0, 1]]), 5, axis=0)
+    got = table(gradients @ gradients.T, [name for name in "abc" for _ in range(5)], "delta", replicates=50)
+    assert_array_equal(got.low, got.value)
+    assert got.verdict.tolist() == [
+        ["self", "conflict", "unclear"],
+        ["conflict", "self", "synergy"],
+        ["unclear", "synergy", "self"],
+    ]
 
 
 def test_intervals_do_not_depend_on_the_order_in_which_blocks_or_units_come() -> None:

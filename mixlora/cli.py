@@ -1,0 +1,79 @@
+"""The command `mixlora`: a thin shell over the library. Exit codes: 0 done, 1 failed, 2 wrong input."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mixlora.errors import MixLoraError
+
+app = typer.Typer(
+    name="mixlora",
+    help="The data that LoRA and MixLoRA are trained and measured on: the mini suite.",
+    epilog="Example: mixlora export suite --split heldout --count 200",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def _common(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(installed("task-interference"))
+        raise typer.Exit
+
+
+@app.command()
+def tasks() -> None:
+    """List the tasks of the mini suite: six to train on, seven unseen ones.
+
+    Example: mixlora tasks
+    """
+    from mixlora.data import mini
+
+    for title, group in (("training", mini.TASKS), ("unseen", mini.UNSEEN)):
+        for task in group.values():
+            typer.echo(f"{title}  {task.name}  ({task.capability}; chance {task.chance:.2f})\n    {task.definition}")
+
+
+@app.command()
+def export(
+    out: Annotated[Path, typer.Argument(help="A new directory for suite.json and images/.", show_default=False)],
+    split: Annotated[str, typer.Option(help="train or heldout.")] = "heldout",
+    count: Annotated[int, typer.Option(min=1, help="Examples of each task.")] = 200,
+    seed: Annotated[int, typer.Option(help="Of the drawn pictures and their order.")] = 0,
+    task: Annotated[list[str] | None, typer.Option(help="Only this task; repeatable.", show_default=False)] = None,
+) -> None:
+    """Write tasks of the mini suite as files: Vision-Flan's JSON and PNG pictures.
+
+    Example: mixlora export suite --task read_word --task name_ink
+    """
+    from mixlora.data import mini
+    from mixlora.data.writing import write
+
+    names = task or [*mini.TASKS, *mini.UNSEEN]
+    if split not in ("train", "heldout"):
+        raise MixLoraError(f"--split {split!r} is neither train nor heldout")
+    examples = [example for name in names for example in mini.examples(name, split, count, seed)]
+    write(examples, out)
+    typer.echo(f"{len(examples)} examples of {len(names)} tasks in {out / 'suite.json'}")
+
+
+def main() -> None:
+    """Entry point: errors become one sentence on stderr and an exit code."""
+    try:
+        app()
+    except MixLoraError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
