@@ -1,0 +1,139 @@
+"""Pictures of records: found, kept inside their folder, upright, and refused by name."""
+
+import io
+import os
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from records import read, refusal, save_picture, with_image, write
+
+from mixlora.data.readers import image_size, open_image
+from mixlora.errors import DataError
+
+# --- pictures ---
+
+
+def test_a_missing_image_is_found_when_reading(tmp_path):
+    file = write(tmp_path, {"prompt": "What?", "response": "Red", "image": "gone.png"})
+    assert refusal(file) == (
+        f"records.jsonl:1: the image 'gone.png' is not in {tmp_path}; put it there or set `images` to its folder."
+    )
+    (tmp_path / "gone.png").mkdir()
+    assert "the image 'gone.png' is not in" in refusal(file)
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("../a.png", "name it relative to that folder (`images`)."),
+        ("in/../../a.png", "name it relative to that folder (`images`)."),
+        ("/etc/hostname", "name it relative to that folder (`images`)."),
+        ("link.png", "replace the link by a copy."),
+        ("out/a.png", "replace the link by a copy."),
+    ],
+)
+def test_no_image_leaves_the_image_folder(tmp_path, name, remedy):
+    save_picture(tmp_path / "a.png")
+    folder = tmp_path / "images"
+    (folder / "in").mkdir(parents=True)
+    (folder / "link.png").symlink_to(tmp_path / "a.png")
+    (folder / "out").symlink_to(tmp_path)
+    file = write(tmp_path, {"prompt": "What?", "response": "Red", "image": name})
+    told = refusal(file, images=folder)
+    assert told == f"records.jsonl:1: the image '{name}' lies outside the image folder {folder}; {remedy}"
+
+
+def test_links_inside_the_folder_are_followed(tmp_path):
+    save_picture(tmp_path / "images" / "a.png")
+    (tmp_path / "images" / "b.png").symlink_to("a.png")
+    (tmp_path / "linked").symlink_to("images")
+    file = write(tmp_path, {"prompt": "What?", "response": "Red", "image": "b.png"})
+    (example,) = read(file, images=tmp_path / "linked")
+    assert open_image(example).size == (6, 4)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "loop.png"])
+def test_names_that_no_file_has(tmp_path, name):
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    assert "is not in" in refusal(write(tmp_path, {"prompt": "What?", "response": "Red", "image": name}))
+
+
+def test_pictures_come_upright_and_in_rgb(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter clockwise
+    lying = Image.new("RGB", (64, 32), (0, 0, 0))
+    lying.paste((255, 255, 255), (0, 0, 32, 32))
+    lying.save(tmp_path / "a.jpg", exif=exif, quality=95)
+    example = with_image(tmp_path / "a.jpg")
+    upright = open_image(example)
+    assert (upright.size, upright.mode, image_size(example)) == ((32, 64), "RGB", (32, 64))
+    assert upright.getpixel((16, 8)) > (250, 250, 250) and upright.getpixel((16, 56)) < (5, 5, 5)
+    for mode in ("L", "P", "RGBA", "CMYK", "1"):
+        assert open_image(with_image(Image.new(mode, (3, 2)))).mode == "RGB"
+
+
+def png_of(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds no pixel."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "cannot identify image file"),
+        (b"no picture", "cannot identify image file"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "cannot identify image file"),
+        (png_of(9000, 9000), "9000 x 9000 pixels are more than the limit of 67108864"),
+        (png_of(100_000, 100_000), "exceeds limit"),
+        (png_of(40, 40), ""),
+    ],
+)
+def test_pictures_that_cannot_be_used_are_named(tmp_path, content, reason):
+    path = tmp_path / "a.png"
+    path.write_bytes(content)
+    with pytest.raises(DataError) as error:
+        open_image(with_image(path))
+    told = str(error.value)
+    assert told.startswith(f"f.jsonl:1: the image {path} cannot be used (") and reason in told
+    assert told.endswith("); replace or drop it.")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "gif", "bmp", "tiff"])
+def test_pictures_cut_off_are_named_when_opened(tmp_path, suffix):
+    path = save_picture(tmp_path / f"a.{suffix}", (64, 64))
+    noise = Image.frombytes("RGB", (64, 64), os.urandom(64 * 64 * 3))
+    noise.save(path)
+    assert open_image(with_image(path)).size == (64, 64)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(DataError, match=rf"f.jsonl:1: the image .*a.{suffix} cannot be used"):
+        open_image(with_image(path))
+
+
+def test_a_broken_picture_in_memory_is_told_apart_from_a_file(tmp_path):
+    data = save_picture(tmp_path / "a.png", (64, 64)).read_bytes()
+    with pytest.raises(DataError, match=r"f.jsonl:1: the image in the record cannot be used"):
+        open_image(with_image(Image.open(io.BytesIO(data[:-40]))))
+    with pytest.raises(DataError, match="it is no picture"):
+        open_image(with_image(None))
+
+
+def test_reading_imports_neither_torch_nor_transformers(tmp_path):
+    file = write(tmp_path, {"prompt": "What?", "response": "Red"})
+    code = (
+        "import sys; from mixlora.data.readers import read_task; from mixlora.data.sampling import sample\n"
+        f"sample(read_task({{'file': {str(file)!r}}}, 't'), 1, 0, 't')\n"
+        "print([m for m in ('torch', 'transformers', 'datasets', 'pyarrow') if m in sys.modules])"
+    )
+    root = Path(__file__).parents[3]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
+    assert done.stdout.strip() == "[]"
