@@ -1,14 +1,16 @@
 """Checkpoints: a base model and a PEFT adapter from disk or hub to a model ready to be probed."""
 
 import hashlib
-import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.utils import load_peft_weights
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -18,11 +20,12 @@ from transformers import (
     AutoTokenizer,
     PreTrainedConfig,
 )
+from transformers.utils import logging
 
 from interference.config import ModelConfig
 from interference.errors import CheckpointError
 
-_LOAD_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError)
+_LOAD_ERRORS = (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError)
 
 
 def load_processor(config: ModelConfig) -> Any:
@@ -48,25 +51,29 @@ def load_model(config: ModelConfig) -> PeftModel:
     adapter = adapter_config(config)
     base = _base(config)
     try:
-        model = _kind(_own_config(config)).from_pretrained(
-            base,
-            dtype=config.dtype,
-            attn_implementation=config.attention,
-            trust_remote_code=config.trust_remote_code,
-        )
+        with _without_bars():
+            model = _kind(_own_config(config)).from_pretrained(
+                base,
+                dtype=config.dtype,
+                attn_implementation=config.attention,
+                trust_remote_code=config.trust_remote_code,
+            )
     except _LOAD_ERRORS as error:
         raise CheckpointError(f"the base model {base} cannot be loaded: {_first(error)}") from None
     return _adapt(model.to(device_of(config)), config, adapter).eval()
 
 
-def empty_base(config: ModelConfig) -> nn.Module:
-    """The base model with untrained weights, on the device that is the default.
+def empty_adapted(config: ModelConfig) -> PeftModel:
+    """The base model with its adapter, both with untrained weights, on the device that is the default.
 
     Raises:
-        CheckpointError: if there is no base model.
+        CheckpointError: if the base or the adapter is missing, or they do not fit each other.
     """
-    own = _own_config(config)
-    return _kind(own).from_config(own, trust_remote_code=config.trust_remote_code)
+    own, adapter = _own_config(config), adapter_config(config)
+    try:
+        return get_peft_model(_kind(own).from_config(own, trust_remote_code=config.trust_remote_code), adapter)
+    except _LOAD_ERRORS as error:
+        raise CheckpointError(f"{_misfit(config)}: {_first(error)}") from None
 
 
 def adapter_config(config: ModelConfig) -> PeftConfig:
@@ -111,7 +118,7 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def _adapt(model: nn.Module, config: ModelConfig, adapter: PeftConfig) -> PeftModel:
-    misfit = f"the adapter at {config.adapter} does not fit the base {config.base}"
+    misfit = _misfit(config)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # missing keys are an error below
@@ -127,9 +134,13 @@ def _adapt(model: nn.Module, config: ModelConfig, adapter: PeftConfig) -> PeftMo
     return adapted
 
 
+def _misfit(config: ModelConfig) -> str:
+    return f"the adapter at {config.adapter} does not fit the base {config.base}"
+
+
 def _own_config(config: ModelConfig) -> PreTrainedConfig:
     base = _base(config)
-    logging.getLogger("transformers").setLevel(logging.ERROR)
+    logging.set_verbosity_error()
     try:
         return AutoConfig.from_pretrained(base, trust_remote_code=config.trust_remote_code)
     except _LOAD_ERRORS as error:
@@ -144,6 +155,18 @@ def _base(config: ModelConfig) -> str:
     from mixlora.data import mini
 
     return str(mini.base_path())
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Progress bars of transformers off: stderr is for our own progress and for errors."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _kind(config: PreTrainedConfig) -> Any:

@@ -53,18 +53,23 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(version("task-interference"))
+        raise typer.Exit
+
+
 @app.callback()
 def _common(
     context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
 ) -> None:
     context.obj = {"debug": debug}
-    if version:
-        from importlib.metadata import version as installed
-
-        typer.echo(installed("task-interference"))
-        raise typer.Exit
 
 
 @app.command()
@@ -96,7 +101,7 @@ def compute(
     except KeyboardInterrupt:
         typer.echo(f"interrupted: nothing was written to {resolved.out}; the same command continues", err=True)
         raise typer.Exit(130) from None
-    printing.console().print(f"{run!r} in {resolved.out}; look at it: interference show {resolved.out}", markup=False)
+    printing.console().print(plain(f"{run!r} in {resolved.out}; look at it: interference show {resolved.out}"))
 
 
 @app.command()
@@ -270,9 +275,12 @@ def _options(
         "seed": seed,
         "memory_budget": memory_budget,
     }
+    tasks = [_task(text) for text in task or ()]
+    if twice := [name for k, (name, _) in enumerate(tasks) if name in dict(tasks[:k])]:
+        raise ConfigError(f"--task names {twice[0]!r} twice; give every task a name of its own")
     options = {
         "model": {"base": base, "adapter": adapter},
-        "tasks": dict(_task(text) for text in task or ()),
+        "tasks": dict(tasks),
         "probe": probe,
         "out": None if out is None else str(out),
     }
@@ -302,7 +310,7 @@ def _numbers(text: str | None) -> list[int] | None:
     found: list[int] = []
     for piece in text.split(","):
         first, dash, last = piece.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
+        if not first.isdecimal() or (dash and not last.isdecimal()):
             raise ConfigError(f"--layers {text!r} is not a list of layers; write 5,25 or 0-3")
         found += range(int(first), int(last if dash else first) + 1)
     return found

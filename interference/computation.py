@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -16,12 +17,13 @@ from torch import nn
 from interference import checkpoint, sampled
 from interference.blocks import Block, Component, Granularity, coarsen, to_frame
 from interference.config import AnalysisConfig
-from interference.errors import InterferenceError, MeasurementError, ScopeError
+from interference.errors import InterferenceError, MeasurementError, RunError, ScopeError
 from interference.gradients import Probe
 from interference.gram import DiskSpool, MemorySpool, grams, pack
 from interference.probing import Batch, Probed, Prober, Progress, of_collated, silent, weight_block
 from interference.run import Run, check_free
 from interference.targets import Target, find_targets, probed_adapter, unprobed
+from mixlora.errors import MixLoraError
 
 CONVENTIONS = {
     "loss": "mean cross-entropy over supervised tokens of an example, nats per token",
@@ -88,6 +90,7 @@ def compute(
         found = Prober(probe, spool, token_mean, weight_space, progress).run(
             of_collated(on_device(model, batches), unit)
         )
+        _check_counts(found, batches)
         kind = {"unit": unit, "token_mean": token_mean, "granularity": str(Granularity(granularity))}
         meta = {"seed": seed, "config": None, **kind, **_provenance(model, name)}
         run = measuring.finish(found, spool, np.arange(len(found.units)), meta)
@@ -124,6 +127,7 @@ def compute_config(config: AnalysisConfig, progress: Progress = silent) -> Run:
         parts, order = sampled.parts(encoded, config, model.device)
         prober = Prober(opened, spool, probe.token_mean, probe.weight_space, progress, sampled.count(encoded))
         found = prober.run(parts)
+        _check_counts(found, config.tasks)
         kind = {"unit": "example", "token_mean": probe.token_mean, "granularity": str(granularity)}
         data = sampled.describe(encoded)
         meta = {"seed": probe.seed, "config": resolved(config), **kind, **provenance, "data": data}
@@ -164,7 +168,6 @@ class Measuring:
 
     def finish(self, found: Probed, spool: MemorySpool | DiskSpool, order: np.ndarray, meta: Mapping[str, Any]) -> Run:
         """The run of what was probed; `order[n]` is the place in the run of the n-th probed unit."""
-        _check_counts(found)
         blocks, sums = self.stored()
         place, packed = np.argsort(order), {}
         for name, matrix in grams(spool, found.sizes, sums, self.memory_budget // 2):
@@ -190,7 +193,7 @@ def resolved(config: AnalysisConfig) -> dict[str, Any]:
     """The configuration with every default and with absolute paths: it reruns the job from anywhere."""
     data = config.model_dump(mode="json")
     for key in ("base", "adapter"):
-        if checkpoint.is_local(data["model"][key]):
+        if checkpoint.is_local(data["model"][key]) and (key, data["model"][key]) != ("base", "mini"):
             data["model"][key] = str(Path(data["model"][key]).resolve())
     for task in data["tasks"].values():
         for key in ("file", "images"):
@@ -204,13 +207,18 @@ def _partial(out: Path, identity: str) -> Iterator[DiskSpool]:
     """The spool beside `out`: continued if it is of the same job, removed when the run is saved or the input wrong."""
     folder = out.with_name(out.name + ".partial")
     mark = folder / "identity"
-    if folder.exists() and (not mark.exists() or mark.read_text(encoding="utf-8") != identity):
+    if folder.exists() and not mark.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunError(f"{folder}, where gradients would wait, is not of an unfinished run; choose another --out")
+    if mark.exists() and mark.read_text(encoding="utf-8") != identity:
         shutil.rmtree(folder)
-    spool = DiskSpool(folder)
-    mark.write_text(identity, encoding="utf-8")
+    try:
+        spool = DiskSpool(folder)
+        mark.write_text(identity, encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"{folder} cannot be written: {error.strerror or error}; choose another --out") from None
     try:
         yield spool
-    except InterferenceError:
+    except (InterferenceError, MixLoraError):
         shutil.rmtree(folder)
         raise
     shutil.rmtree(folder)
@@ -227,13 +235,13 @@ def _provenance(model: nn.Module, adapter: str) -> dict[str, Any]:
     }
 
 
-def _check_counts(found: Probed) -> None:
-    counts = pd.Series([unit.task for unit in found.units]).value_counts(sort=False)
-    if counts.empty:
-        raise ScopeError("there is nothing to measure: no task has a batch")
+def _check_counts(found: Probed, tasks: Iterable[str]) -> None:
+    counts = {task: 0 for task in tasks} | Counter(unit.task for unit in found.units)
+    if not counts:
+        raise ScopeError("there is nothing to measure: no task was given")
     for task, count in counts.items():
         if count < 2:
-            raise ScopeError(f"task {task!r} has {count} unit; at least 2 are needed: give it more examples")
+            raise ScopeError(f"task {task!r} has {count} units; at least 2 are needed: give it more examples")
 
 
 def on_device(model: nn.Module, batches: Mapping[str, Iterable[Batch]]) -> dict[str, Iterator[Batch]]:

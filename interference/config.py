@@ -151,8 +151,8 @@ def build(data: Mapping[str, Any], place: str) -> AnalysisConfig:
 
 def parse_bytes(text: str) -> int:
     """The number of bytes in "2GiB", "500 MB" or "1000"; decimal and binary units."""
-    match = re.fullmatch(r"\s*([0-9.]+)\s*([kmg]?i?b?)\s*", text.lower())
-    if not match or match[2] not in _UNITS or match[1].count(".") > 1:
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmg]?i?b?)\s*", text.lower())
+    if not match or match[2] not in _UNITS:
         raise ConfigError(f"{text!r} is no amount of memory; write a number of bytes or one like 2GiB")
     return int(float(match[1]) * _UNITS[match[2]])
 
@@ -187,7 +187,7 @@ def _read(path: Path, including: tuple[Path, ...] = ()) -> dict[str, Any]:
 def _of_run(path: Path) -> dict[str, Any]:
     try:
         config = json.loads((path / "run.json").read_text(encoding="utf-8"))["config"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         raise ConfigError(f"{path} is a directory, but no run; name a YAML file or a run's directory") from None
     if config is None:
         raise ConfigError(f"{path} was computed from a notebook and holds no configuration to rerun")

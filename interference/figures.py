@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from interference.blocks import Side
+from interference.errors import plain
 from interference.measure import METRICS
 from interference.run import Run
 
@@ -38,7 +39,8 @@ def heatmap(run: Run, metric: str = "interference", title: str | None = None, **
     figure, (axes,) = _canvas(1, 1, (size + 1.0, size))
     limit = _limit([table], metric)
     _matrix(axes, table, run.tasks, metric, limit, detailed=True)
-    axes.set_title(title if title is not None else f"{metric}: {METRICS[metric].meaning}", fontsize=10, wrap=True)
+    title = title if title is not None else f"{metric}: {METRICS[metric].meaning}"
+    axes.set_title(plain(title), fontsize=10, wrap=True, parse_math=False)
     _colourbar(figure, [axes], metric, limit, [table])
     return figure
 
@@ -58,7 +60,7 @@ def series(runs: Mapping[str, Run], metric: str = "interference", **options: Any
     limit = _limit(tables, metric)
     for place, (title, table) in enumerate(zip(runs, tables, strict=True)):
         _matrix(axes[place], table, tasks, metric, limit, detailed=True, labelled=place == 0)
-        axes[place].set_title(title, fontsize=10)
+        axes[place].set_title(plain(title), fontsize=10, parse_math=False)
     _colourbar(figure, axes, metric, limit, tables)
     return figure
 
@@ -144,9 +146,16 @@ def _matrix(
         cbar=False,
         square=True,
         linewidths=0.5,
-        xticklabels=list(tasks) if footed else False,
-        yticklabels=list(tasks) if labelled else False,
+        xticklabels=False,
+        yticklabels=False,
     )
+    for row, column in np.argwhere(np.isnan(values)):  # which seaborn leaves empty
+        axes.text(column + 0.5, row + 0.5, "–", ha="center", va="center", fontsize=7)
+    names = [plain(task) for task in tasks]  # as they are: "$" begins no formula
+    if footed:
+        axes.set_xticks(np.arange(count) + 0.5, names, parse_math=False)
+    if labelled:
+        axes.set_yticks(np.arange(count) + 0.5, names, parse_math=False)
     axes.tick_params(labelsize=7, length=0)
     axes.tick_params(axis="x", rotation=40)
     axes.tick_params(axis="y", rotation=0)

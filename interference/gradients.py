@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.tuners.tuners_utils import BaseTunerLayer, set_adapter
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -188,9 +189,8 @@ def _forward_parameters(model: nn.Module) -> Mapping[str, inspect.Parameter]:
 
 def activate(model: nn.Module, adapter: str) -> None:
     """Make `adapter` the only active one; nothing is touched where it already is."""
-    for layer in model.modules():
-        if isinstance(layer, BaseTunerLayer) and layer.active_adapters != [adapter]:
-            layer.set_adapter([adapter])
+    if any(layer.active_adapters != [adapter] for layer in _adapted(model)):
+        set_adapter(model, adapter)
 
 
 @contextmanager
@@ -198,14 +198,18 @@ def as_found(model: nn.Module) -> Iterator[None]:
     """Hand the model back as it came: training modes, requires_grad and active adapters."""
     modes = [(module, module.training) for module in model.modules()]
     required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    active = [(m, list(m.active_adapters)) for m in model.modules() if isinstance(m, BaseTunerLayer)]
+    active = [(layer, layer._active_adapter) for layer in _adapted(model)]
     try:
         yield
     finally:
         for layer, names in active:
-            if layer.active_adapters != names:
-                layer.set_adapter(names)
+            layer._active_adapter = names
         for module, training in modes:
             module.training = training
         for parameter, needed in required:
             parameter.requires_grad_(needed)
+
+
+def _adapted(model: nn.Module) -> list[Any]:
+    """Modules that choose among adapters: tuner layers, and wrappers of modules that are saved whole."""
+    return [module for module in model.modules() if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper))]

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import pandas as pd
 import torch
-from peft import get_peft_model
 from torch import nn
 
 from interference import checkpoint, sampled
@@ -65,7 +64,7 @@ def plan(config: AnalysisConfig, timed: bool = False) -> Plan:
 def _shapes(config: AnalysisConfig) -> nn.Module:
     """The model without its weights."""
     with torch.device("meta"):
-        return get_peft_model(checkpoint.empty_base(config.model), checkpoint.adapter_config(config.model))
+        return checkpoint.empty_adapted(config.model)
 
 
 def _choices(blocks: list[Block], units: int, config: AnalysisConfig) -> pd.DataFrame:

@@ -148,7 +148,8 @@ def size(count: float) -> str:
 
 def to_json(data: pd.DataFrame) -> str:
     """Rows as JSON; numbers that do not exist are null."""
-    return json.dumps(json.loads(data.to_json(orient="records", double_precision=12)), indent=2)
+    rows = data.astype(object).where(data.notna(), None).to_dict("records")
+    return json.dumps(rows, indent=2)
 
 
 @contextmanager
@@ -197,4 +198,5 @@ def _cell(cell: dict[str, Any]) -> Text:
 def console(stderr: bool = False) -> Console:
     """A console; where output is no terminal, lines are as wide as tables need."""
     stream = sys.stderr if stderr else sys.stdout
-    return Console(file=stream, width=None if stream.isatty() else 200, soft_wrap=False, highlight=False)
+    width = None if stream.isatty() else 200
+    return Console(file=stream, width=width, soft_wrap=False, highlight=False, markup=False, emoji=False)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from interference.blocks import Block, Side
-from interference.errors import MeasurementError
+from interference.errors import MeasurementError, ScopeError
 from interference.gradients import BatchGradients, Probe
 from interference.gram import DiskSpool, MemorySpool, weight_rows
 from interference.targets import Target
@@ -200,6 +200,8 @@ def of_collated(batches: Mapping[str, Iterable[Batch]], unit: str) -> Iterator[P
     """Parts of batches that the caller collated, one a batch: its rows are units, or it is a unit as a whole."""
     for task, iterable in batches.items():
         for number, batch in enumerate(iterable):
+            if "labels" not in batch:
+                raise ScopeError(f"task {task!r}, batch {number} has no labels; collate it with labels [batch, seq]")
             rows = range(len(batch["labels"]))
             if unit == "batch":
                 yield Part([Unit(task, f"batch {number}", f"{task} batch {number}")], [(batch, [0] * len(rows))])

@@ -25,6 +25,8 @@ from interference.measure import Aggregate, Measure, estimate
 
 SCHEMA = 1
 _FILES = ("run.json", "probes.parquet", "blocks.parquet", "gram.safetensors")
+_PROBE_COLUMNS = ("task", "loss", "tokens", "ids", "source")
+_BLOCK_COLUMNS = ("name", "component", "layer", "module", "group", "side", "size")
 
 
 class Run:
@@ -254,7 +256,14 @@ class GramFile(Mapping[str, NDArray[np.float32]]):
 
     def __init__(self, path: Path) -> None:
         self._file = safe_open(path, framework="np")
-        self._names = list(self._file.keys())
+        self._names = dict.fromkeys(self._file.keys())
+
+    def shape(self, name: str) -> list[int]:
+        """The shape of one, without reading it."""
+        return list(self._file.get_slice(name).get_shape())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
         return self._file.get_tensor(name)
@@ -281,7 +290,7 @@ def load(path: Path | str) -> Run:
     try:
         meta = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         schema = meta.pop("schema")
-    except (ValueError, KeyError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise RunError(f"{folder / 'run.json'} is damaged; compute the run again") from None
     if schema != SCHEMA:
         raise RunError(
@@ -292,9 +301,15 @@ def load(path: Path | str) -> Run:
         grams = GramFile(folder / "gram.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
         raise RunError(f"{folder} is damaged and must be computed again: {error}") from None
-    missing = set(blocks["name"]) - set(grams)
-    if missing:
-        raise RunError(f"{folder / 'gram.safetensors'} is damaged: it lacks block {sorted(missing)[0]}")
+    for frame, name, columns in ((probes, "probes", _PROBE_COLUMNS), (blocks, "blocks", _BLOCK_COLUMNS)):
+        if lacking := [column for column in columns if column not in frame]:
+            raise RunError(f"{folder / f'{name}.parquet'} is damaged: it lacks column {lacking[0]}")
+    size = len(probes) * (len(probes) + 1) // 2
+    for name in blocks["name"]:
+        if name not in grams:
+            raise RunError(f"{folder / 'gram.safetensors'} is damaged: it lacks block {name}")
+        if grams.shape(name) != [size]:
+            raise RunError(f"{folder / 'gram.safetensors'} is damaged: block {name} is not of {len(probes)} units")
     return Run(probes, blocks.astype({"layer": "Int64"}), grams, meta)
 
 

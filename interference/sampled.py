@@ -74,6 +74,7 @@ def encode(tasks: dict[str, list[Example]], processor: Any, config: AnalysisConf
 
     Raises:
         DataError: if an answer is empty or truncated away, or a prompt cannot be rendered.
+        ScopeError: if a task has fewer than two units.
     """
     collator = Collator(processor, config.probe.max_length, config.model.chat_template)
     size, units = config.probe.unit_size, []
@@ -83,6 +84,12 @@ def encode(tasks: dict[str, list[Example]], processor: Any, config: AnalysisConf
             alike = [example for example in encoded if example.has_image is kind]
             whole = len(alike) - len(alike) % size
             units += [EncodedUnit(name, tuple(alike[k : k + size])) for k in range(0, whole, size)]
+        count = sum(unit.task == name for unit in units)
+        if count < 2:
+            raise ScopeError(
+                f"task {name!r} has {count} units of {size} examples that all have an image or all have none, but 2 are "
+                "needed; give it more examples or a smaller unit_size"
+            )
     return Sample(collator, units)
 
 

@@ -55,8 +55,10 @@ class Verification:
 
     @property
     def passed(self) -> bool:
-        """Whether gradients equal autograd within what the base's precision allows, and small steps do as predicted."""
-        return self.error <= TOLERANCES[self.dtype] and (self.linear_until > 0 or self.dtype != "float32")
+        """Whether gradients and Gram equal autograd's within the base's precision, and small steps do as predicted."""
+        tolerance = TOLERANCES[self.dtype]
+        right = self.error <= tolerance and self.gram_error <= 3 * tolerance  # an inner product has the error of two
+        return right and (self.linear_until > 0 or self.dtype != "float32")
 
     def summary(self) -> pd.DataFrame:
         """The steps, with the gradient errors beside them, one row a step size."""

@@ -110,8 +110,10 @@ def test_low_precision_base_with_float32_adapter():
 
 def test_one_of_several_adapters_is_probed():
     model = lora(llama())
-    model.add_adapter("other", LoraConfig(r=2, target_modules=["q_proj"]))
+    model.add_adapter("other", LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["norm"]))
     perturb(model, seed=5)
+    with torch.no_grad():
+        model.base_model.model.model.norm.modules_to_save["other"].weight.mul_(1.5)
     targets = find_targets(model, "other")
     with Probe(model, targets) as opened:
         found = opened.gradients(batch(**BATCH)).gradients
