@@ -11,7 +11,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from interference import figures, metrics, reference, uncertainty
+    from interference import figures as figures
+    from interference import metrics, reference, uncertainty
     from interference.computation import compute
     from interference.run import Run, compare, load
     from interference.verification import verify

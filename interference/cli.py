@@ -13,7 +13,7 @@ from mixlora.errors import MixLoraError
 app = typer.Typer(
     name="interference",
     help="Which fine-tuning tasks hurt which, in which layers, and is it real?",
-    epilog="Example: interference compute --base BASE --adapter LORA --task a=a.jsonl --task b=b.jsonl --out reports/ab",
+    epilog="Example: interference compute --base BASE --adapter LORA --task a=a.json --task b=b.json --out reports/ab",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,

@@ -19,8 +19,10 @@ from interference.blocks import Block, Component, Granularity, coarsen, to_frame
 from interference.config import AnalysisConfig
 from interference.errors import InterferenceError, MeasurementError, RunError, ScopeError
 from interference.gradients import Probe
-from interference.gram import DiskSpool, MemorySpool, grams, pack
-from interference.probing import Batch, Probed, Prober, Progress, of_collated, silent, weight_block
+from interference.gram import DiskSpool, MemorySpool, grams
+from interference.packing import pack
+from interference.probing import Batch, Probed, Prober, of_collated, weight_block
+from interference.progress import Progress, silent
 from interference.run import Run, check_free
 from interference.targets import Target, find_targets, probed_adapter, unprobed
 from mixlora.errors import MixLoraError
@@ -236,7 +238,7 @@ def _provenance(model: nn.Module, adapter: str) -> dict[str, Any]:
 
 
 def _check_counts(found: Probed, tasks: Iterable[str]) -> None:
-    counts = {task: 0 for task in tasks} | Counter(unit.task for unit in found.units)
+    counts = dict.fromkeys(tasks, 0) | Counter(unit.task for unit in found.units)
     if not counts:
         raise ScopeError("there is nothing to measure: no task was given")
     for task, count in counts.items():

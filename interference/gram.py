@@ -3,7 +3,7 @@
 K_b[u, v] = <g_u^b, g_v^b>. Gradients are needed only until K is known.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from interference.packing import sum_of
 
 Rows = Mapping[str, Tensor]
 
@@ -139,34 +141,11 @@ def grams(
         yield name, sum_of(gram(spool, sizes, block, width, budget) for block, width in members)
 
 
-def sum_of(matrices: Iterable[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """The sum of equally shaped matrices, one in memory at a time."""
-    iterator = iter(matrices)
-    total = next(iterator).copy()
-    for matrix in iterator:
-        total += matrix
-    return total
-
-
-def pack(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The upper triangle of a symmetric matrix, row by row: [units * (units + 1) / 2]."""
-    return np.ascontiguousarray(matrix[np.triu_indices(len(matrix))])
-
-
-def unpack(packed: NDArray[np.float32], units: int) -> NDArray[np.float32]:
-    """The symmetric matrix [units, units] that `pack` packed."""
-    matrix = np.empty((units, units), dtype=packed.dtype)
-    upper = np.triu_indices(units)
-    matrix[upper] = packed
-    matrix.T[upper] = packed
-    return matrix
-
-
 def weight_rows(gradient_a: Tensor, gradient_b: Tensor, factor_a: Tensor, factor_b: Tensor, scaling: float) -> Tensor:
     """Rows whose inner products are those of the steps that LoRA gradients take in the space of the weight.
 
-    With G the gradient at W = scaling * B A, the gradients are g_A = scaling * B^T G and g_B = scaling * G A^T. The part
-    of G that a change B dA + dB A can follow is its projection on the tangent space of the matrices of rank r,
+    With G the gradient at W = scaling * B A, the gradients are g_A = scaling * B^T G and g_B = scaling * G A^T. The
+    part of G that a change B dA + dB A can follow is its projection on the tangent space of the matrices of rank r,
     P_B G + (1 - P_B) G P_A, with P_B and P_A projecting on the columns of B and the rows of A. It is the same however
     BA is split (A -> cA, B -> B/c, or any invertible matrix between them), which plain B g_A + g_B A is not, and the
     change of task i's loss under it is, to first order, the inner product with task i's own. At B = 0 only the second

@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich.console import Console
@@ -13,11 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from interference.errors import plain
-from interference.planning import Plan
-from interference.probing import Progress as Report
-from interference.probing import silent
+from interference.progress import Progress as Report
+from interference.progress import silent
 from interference.run import Run
-from interference.verification import Verification
+
+if TYPE_CHECKING:
+    from interference.planning import Plan
+    from interference.verification import Verification
 
 STYLES = {"conflict": "bold blue", "synergy": "bold red", "unclear": "dim", "no-signal": "dim italic", "self": "dim"}
 MARKS = {"conflict": "conflict", "synergy": "synergy", "unclear": "unclear", "no-signal": "no signal", "self": ""}
@@ -116,7 +118,7 @@ def remarks(run: Run, table: pd.DataFrame, metric: str, options: dict[str, Any])
     return found
 
 
-def verification(found: Verification, console: Console) -> None:
+def verification(found: "Verification", console: Console) -> None:
     """Print what `verify` found."""
     console.print(frame(found.gradients, "units derived again by batch-1 autograd: relative errors"))
     console.print(frame(found.steps, "real steps against first-order Delta (step: lambda; predicted: nats per token)"))
@@ -127,7 +129,7 @@ def verification(found: Verification, console: Console) -> None:
     )
 
 
-def plan(found: Plan, console: Console) -> None:
+def plan(found: "Plan", console: Console) -> None:
     """Print what `plan` found."""
     console.print(
         frame(found.choices, f"{found.units} units of {found.blocks} blocks, {found.width:,} gradient entries each")

@@ -5,7 +5,7 @@ A part is what is measured and stored together: some whole units, and the batche
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,15 +16,10 @@ from interference.blocks import Block, Side
 from interference.errors import MeasurementError, ScopeError
 from interference.gradients import BatchGradients, Probe
 from interference.gram import DiskSpool, MemorySpool, weight_rows
+from interference.progress import Progress, silent
 from interference.targets import Target
 
 Batch = Mapping[str, Any]
-Progress = Callable[[str, int, int], None]
-"""Told what is being done, how many units are done and how many there are (0 if that is not known)."""
-
-
-def silent(stage: str, done: int, total: int) -> None:
-    """A Progress that says nothing."""
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from safetensors.numpy import save_file
 from interference import metrics, uncertainty
 from interference.blocks import Side, Space, select
 from interference.errors import RunError, ScopeError
-from interference.gram import sum_of, unpack
 from interference.measure import Aggregate, Measure, estimate
+from interference.packing import sum_of, unpack
 
 SCHEMA = 1
 _FILES = ("run.json", "probes.parquet", "blocks.parquet", "gram.safetensors")

@@ -87,8 +87,8 @@ def encode(tasks: dict[str, list[Example]], processor: Any, config: AnalysisConf
         count = sum(unit.task == name for unit in units)
         if count < 2:
             raise ScopeError(
-                f"task {name!r} has {count} units of {size} examples that all have an image or all have none, but 2 are "
-                "needed; give it more examples or a smaller unit_size"
+                f"task {name!r} has {count} units of {size} examples that all have an image or all have none, but 2 "
+                "are needed; give it more examples or a smaller unit_size"
             )
     return Sample(collator, units)
 

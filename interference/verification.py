@@ -17,7 +17,8 @@ from interference.computation import on_device
 from interference.config import AnalysisConfig, build
 from interference.errors import RunError
 from interference.gradients import BatchGradients, Probe, activate, as_found, example_losses
-from interference.probing import Batch, Progress, UnitMeans, of_collated, silent
+from interference.probing import Batch, UnitMeans, of_collated
+from interference.progress import Progress, silent
 from interference.run import Run
 from interference.targets import Target, find_targets, probed_adapter
 

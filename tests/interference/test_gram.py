@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interference import gram
+from interference import gram, packing
 
 
 def spool_of(kind, parts, tmp_path):
@@ -48,9 +48,9 @@ def test_unpack_undoes_pack(units, seed):
     rows = np.random.default_rng(seed).normal(size=(units, 3)).astype(np.float32)
     matrix = rows @ rows.T
     matrix = (matrix + matrix.T) / 2
-    packed = gram.pack(matrix)
+    packed = packing.pack(matrix)
     assert packed.shape == (units * (units + 1) // 2,)
-    assert (gram.unpack(packed, units) == matrix).all()
+    assert (packing.unpack(packed, units) == matrix).all()
 
 
 def low_rank(seed=0, zero_b=False):

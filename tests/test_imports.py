@@ -1,0 +1,146 @@
+"""The arrows between modules, read from the source, and what importing costs, measured in a fresh interpreter."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("interference", "mixlora")
+LAYERS = {  # a module of `interference` may import those listed, and nothing else of the two packages
+    "errors": "",
+    "blocks": "errors",
+    "pairing": "errors",
+    "measure": "errors pairing",
+    "metrics": "errors pairing measure",
+    "significance": "errors pairing",
+    "uncertainty": "errors pairing measure metrics significance",
+    "config": "errors blocks",
+    "targets": "errors blocks",
+    "gradients": "errors blocks targets",
+    "reference": "errors blocks targets gradients",
+    "gram": "errors",
+    "run": "errors blocks gram measure metrics uncertainty",
+    "checkpoint": "errors config mixlora",
+    "probing": "errors blocks targets gradients gram",
+    "sampled": "errors config probing mixlora",
+    "computation": "errors blocks config targets gradients gram run checkpoint probing sampled mixlora",
+    "verification": "errors blocks config targets gradients reference run checkpoint probing sampled computation",
+    "planning": "errors blocks config targets gradients checkpoint sampled",
+    "figures": "errors blocks measure run",
+    "printing": "errors run planning probing verification",
+    "demonstration": "errors config computation run figures printing mixlora",
+    "cli": "errors config computation run verification planning printing demonstration mixlora",
+    "__init__": "",  # names are loaded when they are used
+}
+PURE = ("blocks", "errors", "pairing", "measure", "metrics", "significance", "uncertainty")
+OWNERS = {  # libraries, and the only files that may import them
+    "matplotlib": ["interference/figures.py"],
+    "seaborn": ["interference/figures.py"],
+    "typer": ["interference/cli.py", "mixlora/cli.py"],
+    "rich": ["interference/demonstration.py", "interference/printing.py"],
+    "yaml": ["interference/config.py"],
+    "pydantic": ["interference/config.py"],
+}
+
+
+def files():
+    return sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    """Dotted names of every module that a file imports, wherever in it, except for type checkers alone."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    skipped = {
+        id(node)
+        for guard in ast.walk(tree)
+        if isinstance(guard, ast.If) and isinstance(guard.test, ast.Name) and guard.test.id == "TYPE_CHECKING"
+        for child in guard.body
+        for node in ast.walk(child)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            bare = node.module in PACKAGES or node.module.endswith(".data")
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} if bare else {node.module}
+    return found
+
+
+def test_every_module_has_its_place_in_the_table():
+    assert {path.stem for path in (ROOT / "interference").glob("*.py")} == set(LAYERS)
+
+
+def test_the_table_has_no_cycle():
+    done = set()
+    while len(done) < len(LAYERS):
+        ready = {name for name, below in LAYERS.items() if set(below.split()) - {"mixlora"} <= done} - done
+        assert ready, set(LAYERS) - done
+        done |= ready
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_interference_imports_point_one_way(name):
+    own = {target for target in imported(ROOT / "interference" / f"{name}.py") if target.split(".")[0] in PACKAGES}
+    below = {target.split(".")[1] if target.startswith("interference.") else target.split(".")[0] for target in own}
+    assert below <= set(LAYERS[name].split()), f"{name} imports {sorted(below - set(LAYERS[name].split()))}"
+
+
+def test_mixlora_never_imports_interference():
+    bad = {path for path in (ROOT / "mixlora").rglob("*.py") for name in imported(path) if "interference" in name}
+    assert bad == set()
+
+
+@pytest.mark.parametrize("library", OWNERS)
+def test_a_library_is_imported_by_its_owners_alone(library):
+    users = [path for path in files() if any(name.split(".")[0] == library for name in imported(path))]
+    assert sorted(str(path.relative_to(ROOT)) for path in users) == OWNERS[library]
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_pure_modules_know_no_model(name):
+    known = {target.split(".")[0] for target in imported(ROOT / "interference" / f"{name}.py")}
+    assert known & {"torch", "transformers", "peft", "safetensors", "typer", "rich"} == set()
+
+
+def loaded_after(code: str, *names: str) -> list[str]:
+    """Which of the modules a fresh interpreter has after running the code."""
+    ask = f"import sys\ntry:\n    {code}\nexcept SystemExit:\n    pass\nprint([n for n in {names} if n in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", ask], cwd=ROOT, capture_output=True, text=True, check=True, timeout=300
+    )
+    return ast.literal_eval(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import interference",
+        "import mixlora",
+        "import mixlora.data.mini",
+        "sys.argv = ['interference', '--help']; from interference.cli import main; main()",
+        "sys.argv = ['interference', 'compute', '--help']; from interference.cli import main; main()",
+        "sys.argv = ['mixlora', '--help']; from mixlora.cli import main; main()",
+    ],
+)
+def test_nothing_heavy_is_imported(code):
+    assert loaded_after(code, "torch", "transformers", "peft", "pandas", "scipy", "matplotlib") == []
+
+
+def test_pure_numbers_need_neither_torch_nor_transformers():
+    code = "from interference import blocks, metrics, uncertainty"
+    assert loaded_after(code, "torch", "transformers", "peft", "matplotlib", "scipy") == ["scipy"]
+
+
+def test_a_run_is_read_without_transformers_or_peft():
+    assert loaded_after("from interference import load; load", "transformers", "peft", "matplotlib", "typer") == []
+
+
+def test_configurations_are_read_without_torch():
+    assert loaded_after("from interference import config", "torch", "transformers", "peft") == []
