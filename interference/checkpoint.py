@@ -127,9 +127,10 @@ def _adapt(model: nn.Module, config: ModelConfig, adapter: PeftConfig) -> PeftMo
     except _LOAD_ERRORS as error:
         raise CheckpointError(f"{misfit}: {_first(error)}") from None
     expected = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    optional = get_peft_model_state_dict(adapted, save_embedding_layers=True)  # saved where LoRA is on embeddings
     for name in sorted(expected.keys() - saved.keys()):
         raise CheckpointError(f"{misfit}: it holds no weights for {name}")
-    for name in sorted(saved.keys() - expected.keys()):
+    for name in sorted(saved.keys() - expected.keys() - optional.keys()):
         raise CheckpointError(f"{misfit}: the base has no place for {name}")
     return adapted
 

@@ -21,6 +21,7 @@ from interference.errors import InterferenceError, MeasurementError, RunError, S
 from interference.gradients import Probe
 from interference.gram import DiskSpool, MemorySpool, grams
 from interference.packing import pack
+from interference.pairing import choose
 from interference.probing import Batch, Probed, Prober, of_collated, weight_block
 from interference.progress import Progress, silent
 from interference.run import Run, check_free
@@ -83,17 +84,18 @@ def compute(
     """
     if unit not in ("example", "batch"):
         raise ScopeError(f"unit {unit!r} is none of example, batch")
+    granularity = choose(Granularity, granularity, "granularity")
     if out is not None:
         check_free(Path(out))
     name = probed_adapter(model, adapter)
     targets = find_targets(model, name, layers, modules, components)
     with MemorySpool(memory_budget // 2) as spool, Probe(model, targets) as probe:
-        measuring = Measuring(targets, Granularity(granularity), weight_space, memory_budget, progress)
+        measuring = Measuring(targets, granularity, weight_space, memory_budget, progress)
         found = Prober(probe, spool, token_mean, weight_space, progress).run(
             of_collated(on_device(model, batches), unit)
         )
         _check_counts(found, batches)
-        kind = {"unit": unit, "token_mean": token_mean, "granularity": str(Granularity(granularity))}
+        kind = {"unit": unit, "token_mean": token_mean, "granularity": str(granularity)}
         meta = {"seed": seed, "config": None, **kind, **_provenance(model, name)}
         run = measuring.finish(found, spool, np.arange(len(found.units)), meta)
     if out is not None:

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, cast
 
 import typer
 
@@ -67,7 +67,8 @@ def export(
     names = task or [*mini.TASKS, *mini.UNSEEN]
     if split not in ("train", "heldout"):
         raise MixLoraError(f"--split {split!r} is neither train nor heldout")
-    examples = [example for name in names for example in mini.examples(name, split, count, seed)]
+    which = cast(Literal["train", "heldout"], split)
+    examples = [example for name in names for example in mini.examples(name, which, count, seed)]
     write(examples, out)
     typer.echo(f"{len(examples)} examples of {len(names)} tasks in {out / 'suite.json'}")
 

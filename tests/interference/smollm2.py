@@ -2,11 +2,13 @@
 
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+CACHE = Path(__file__).parents[2] / ".cache" / "smollm2"
 
 
 def folder() -> Path | None:
@@ -18,7 +20,7 @@ def folder() -> Path | None:
 def save(out: Path) -> Path:
     """Write the model (float32) and its tokenizer as an ordinary checkpoint.
 
-    transformers reads the GGUF but regards the model as quantized and does not save it: its weights go into a fresh one.
+    transformers reads the GGUF but regards the model as quantized and does not save it: its weights go into another.
     """
     source = folder()
     read = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF, dtype=torch.float32)
@@ -29,4 +31,13 @@ def save(out: Path) -> Path:
     model.load_state_dict(read.state_dict())
     model.save_pretrained(out)
     AutoTokenizer.from_pretrained(source, gguf_file=GGUF).save_pretrained(out)
+    return out
+
+
+def saved(out: Path = CACHE) -> Path:
+    """`save`, once: the folder is whole or absent, and used as it is if it is there."""
+    if not out.exists():
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=out.parent) as folder:
+            save(Path(folder) / out.name).rename(out)
     return out

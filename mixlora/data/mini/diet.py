@@ -22,6 +22,8 @@ MIX = {"reading": 0.42, "letter": 0.06, "redrawn": 0.17, "shape": 0.08, "single"
 
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
 COLOURS = (*INKS, *PLAIN_INKS)
+UNSEEABLE = ("light", "new", "hard", "warm")
+"""What no picture of a shape can tell."""
 
 
 def pictures(split: Split, count: int, seed: int) -> list[Picture]:
@@ -36,18 +38,19 @@ def other(rng: Random, values: tuple[str, ...], than: str) -> str:
     return rng.choice([value for value in values if value != than])
 
 
-def verdict(rng: Random, ask: str, truth: str, values: tuple[str, ...]) -> Exchange:
-    """A yes-or-no question, true half of the time, from a pattern with one gap."""
+def verdict(rng: Random, truth: str, values: tuple[str, ...], *patterns: str) -> Exchange:
+    """A yes-or-no question, true half of the time, from one of the patterns with one gap."""
+    ask = rng.choice(patterns)
     if rng.random() < 0.5:
         return ask.format(truth), "yes"
     return ask.format(other(rng, values, truth)), "no"
 
 
-def choice(rng: Random, ask: str, truth: str, values: tuple[str, ...]) -> Exchange:
-    """A question between the truth and something else, from a pattern with two gaps."""
+def choice(rng: Random, truth: str, values: tuple[str, ...], *patterns: str) -> Exchange:
+    """A question between the truth and something else, from one of the patterns with two gaps."""
     pair = [truth, other(rng, values, truth)]
     rng.shuffle(pair)
-    return ask.format(*pair), truth
+    return rng.choice(patterns).format(*pair), truth
 
 
 def kind(facts: Facts) -> str:
@@ -79,12 +82,12 @@ def digit_questions(rng: Random, facts: Facts) -> Iterator[Exchange]:
     name = facts["digit"]
     value = DIGITS.index(name)
     bound = rng.randrange(10)
-    yield choice(rng, "Is it {} or {}?", name, DIGITS)
-    yield verdict(rng, "Is this a {}?", name, DIGITS)
+    yield choice(rng, name, DIGITS, "Is it {} or {}?", "Which digit is it, {} or {}?")
+    yield verdict(rng, name, DIGITS, "Is this a {}?", "Is this digit a {}?", "Can you see a {}?")
     yield f"Is it more than {DIGITS[bound]}?", "yes" if value > bound else "no"
     yield "Is the number even or odd?", "odd" if value % 2 else "even"
     yield "Which number comes before it?", DIGITS[value - 1] if value else "none"
-    yield choice(rng, "In French, is it {} or {}?", FRENCH[name], tuple(FRENCH.values()))
+    yield choice(rng, FRENCH[name], tuple(FRENCH.values()), "In French, is it {} or {}?")
 
 
 def word_questions(rng: Random, facts: Facts) -> Iterator[Exchange]:
@@ -94,14 +97,14 @@ def word_questions(rng: Random, facts: Facts) -> Iterator[Exchange]:
     place = rng.randrange(len(text))
     yield "Spell it.", " ".join(text)
     yield f"What is the {ORDINALS[place]} letter?", text[place]
-    yield choice(rng, "Does it say {} or {}?", text, vocabulary)
-    yield verdict(rng, "Does it say {}?", text, vocabulary)
+    yield choice(rng, text, vocabulary, "Does it say {} or {}?", "What does it say, {} or {}?")
+    yield verdict(rng, text, vocabulary, "Does it say {}?", "Does the sign say {}?")
     yield "How many letters?", NEXT[DIGITS[len(text) - 1]]
-    yield verdict(rng, "Is the type {}?", style, tuple(FONTS))
-    yield choice(rng, "Is the type {} or {}?", style, tuple(FONTS))
+    yield verdict(rng, style, tuple(FONTS), "Is the type {}?", "Is this type {}?")
+    yield choice(rng, style, tuple(FONTS), "Is the type {} or {}?", "Which type is it, {} or {}?")
     if "ink" in facts:
-        yield choice(rng, "Is it in {} or {}?", facts["ink"], COLOURS)
-        yield verdict(rng, "Is it written in {}?", facts["ink"], COLOURS)
+        yield choice(rng, facts["ink"], COLOURS, "Is it in {} or {}?", "What colour is it, {} or {}?")
+        yield verdict(rng, facts["ink"], COLOURS, "Is it written in {}?", "Can you see something {}?")
     else:
         yield "Describe the board.", facts["board"]
 
@@ -109,22 +112,24 @@ def word_questions(rng: Random, facts: Facts) -> Iterator[Exchange]:
 def letter_questions(rng: Random, facts: Facts) -> Iterator[Exchange]:
     """Questions about a single letter."""
     letter = facts["letter"]
-    yield verdict(rng, "Is it the letter {}?", letter, tuple(LETTERS))
-    yield choice(rng, "Is it {} or {}?", letter, tuple(LETTERS))
+    yield verdict(rng, letter, tuple(LETTERS), "Is it the letter {}?", "Is this letter {}?")
+    yield choice(rng, letter, tuple(LETTERS), "Is it {} or {}?", "Which letter is it, {} or {}?")
     yield "Is it a vowel?", "yes" if letter in "aeiou" else "no"
-    yield choice(rng, "Is it in {} or {}?", facts["ink"], COLOURS)
+    yield choice(rng, facts["ink"], COLOURS, "Is it in {} or {}?", "What colour is it, {} or {}?")
     yield "Spell it.", letter
 
 
 def shape_questions(rng: Random, facts: Facts) -> Iterator[Exchange]:
     """Questions about a single shape."""
-    colours = tuple(EASY_VQA_COLOURS)
-    yield verdict(rng, "Is it a {}?", facts["shape"], SHAPES)
-    yield choice(rng, "Is it a {} or a {}?", facts["shape"], SHAPES)
-    yield verdict(rng, "Is the shape {}?", facts["colour"], colours)
-    yield choice(rng, "Is it {} or {}?", facts["colour"], colours)
+    shape, colour, colours = facts["shape"], facts["colour"], tuple(EASY_VQA_COLOURS)
+    yield verdict(rng, shape, SHAPES, "Is it a {}?", "Is there a {} here?", "Can you see a {}?")
+    yield verdict(rng, colour, colours, "Is there something {} in the picture?", "Is the shape {}?")
+    yield choice(rng, shape, SHAPES, "Is it a {} or a {}?", "Is there a {} or a {} in the picture?")
+    yield choice(rng, colour, colours, "Is it {} or {}?", "What colour is it, {} or {}?", "Is the shape {} or {}?")
+    yield verdict(rng, shape, SHAPES, "Does it follow that it is a {}?", "Does it follow that there is a {}?")
+    yield f"Does it follow that it is {rng.choice(UNSEEABLE)}?", "maybe"
     yield "How many corners?", {"circle": "none", "triangle": "three", "rectangle": "four"}[facts["shape"]]
-    yield "Is it heavy?", "maybe"
+    yield f"Is the shape {rng.choice(UNSEEABLE)}?", "maybe"
 
 
 def pair_questions(rng: Random, facts: Facts) -> Iterator[Exchange]:
@@ -135,7 +140,12 @@ def pair_questions(rng: Random, facts: Facts) -> Iterator[Exchange]:
     yield f"Which shape is on the {here}?", first
     yield f"Which shape is on the {there}?", second
     yield f"Where is the {facts[one]}?", here if one == "first" else there
-    yield choice(rng, f"Is the {facts[one]} {{}} or {{}}?", facts[f"{one}_ink"], COLOURS)
+    yield choice(rng, facts[f"{one}_ink"], COLOURS, f"Is the {facts[one]} {{}} or {{}}?")
+    yield f"Is the {facts[one]} on the {here}?", "yes" if one == "first" else "no"
+    inks = [facts["first_ink"], facts["second_ink"]]
+    place, true = {"left": "to the left of", "above": "above"}[facts["relation"]], rng.random() < 0.5
+    left, right = inks if true else inks[::-1]
+    yield f"Is the {left} shape {place} the {right} shape?", "yes" if true else "no"
     yield "How many shapes?", "two"
 
 

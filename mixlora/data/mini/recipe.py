@@ -32,21 +32,21 @@ RECORDED_STEPS = 8
 
 @dataclass(frozen=True)
 class Stage:
-    """Steps, rates and batch size of a stage."""
+    """Steps, rates, batch size of a stage, and the number of blocks of pictures it goes through in turn."""
 
     schedule: training.Schedule
     batch_size: int
+    blocks: int
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All the numbers of it. Pictures come in blocks, each a small diet of its own, which are gone through in turn."""
+    """All the numbers of it. Pictures come in blocks, each a small diet of its own."""
 
     seed: int = 0
-    blocks: int = 40
     block_size: int = 1000
-    sight: Stage = Stage(training.Schedule(3600, 2e-3, matrix_rate=1.2e-2, warmup=50, weight_decay=0.05), 64)
-    speech: Stage = Stage(training.Schedule(2000, 2e-3, matrix_rate=8e-3, warmup=50, weight_decay=0.02), 32)
+    sight: Stage = Stage(training.Schedule(3600, 2e-3, matrix_rate=1.2e-2, warmup=50, weight_decay=0.05), 64, 40)
+    speech: Stage = Stage(training.Schedule(1300, 2e-3, matrix_rate=8e-3, warmup=50, weight_decay=0.02), 32, 20)
     turns: int = 4
 
 
@@ -79,16 +79,17 @@ def normal(pixels: Tensor) -> Tensor:
 class Feeder:
     """Which pictures a step sees: the blocks in turn, each in an order of its pass."""
 
-    def __init__(self, recipe: Recipe, batch_size: int) -> None:
-        self.recipe, self.batch_size = recipe, batch_size
-        self.per_block = len(block("train", recipe.block_size, 0).facts) // batch_size
+    def __init__(self, recipe: Recipe, stage: Stage) -> None:
+        self.recipe, self.stage = recipe, stage
+        self.per_block = len(block("train", recipe.block_size, 0).facts) // stage.batch_size
 
     def at(self, step: int) -> tuple[int, list[int]]:
         """The number of the step's block, and the places in it of the step's pictures."""
         turn, place = divmod(step, self.per_block)
         size = len(block("train", self.recipe.block_size, 0).facts)
         order = Random(f"order/{turn}").sample(range(size), size)
-        return turn % self.recipe.blocks, order[place * self.batch_size : (place + 1) * self.batch_size]
+        width = self.stage.batch_size
+        return turn % self.stage.blocks, order[place * width : (place + 1) * width]
 
     def block(self, number: int) -> Block:
         """The training block of that number."""
@@ -115,7 +116,7 @@ def see(
     torch.manual_seed(recipe.seed)
     heads = sight.Heads(model.WIDTH)
     tower = llava.model.vision_tower
-    feeder, generator = Feeder(recipe, recipe.sight.batch_size), torch.Generator().manual_seed(recipe.seed)
+    feeder, generator = Feeder(recipe, recipe.sight), torch.Generator().manual_seed(recipe.seed)
 
     def loss_at(step: int) -> Tensor:
         number, places = feeder.at(step)
@@ -142,7 +143,7 @@ def speak(
     """Stage one: losses (nats per supervised token)."""
     torch.manual_seed(recipe.seed)
     scribe = speech.Scribe(processor, (model.SIZE // model.PATCH) ** 2)
-    feeder = Feeder(recipe, recipe.speech.batch_size)
+    feeder = Feeder(recipe, recipe.speech)
 
     @lru_cache(maxsize=64)
     def seen(number: int) -> Tensor:
@@ -211,7 +212,9 @@ def make(out: Path, recipe: Recipe) -> None:
                 recipe=asdict(recipe),
                 versions=packages,
                 parameters=llava.num_parameters(),
-                pictures={name: recipe.blocks * int(recipe.block_size * share) for name, share in diet.MIX.items()},
+                pictures={
+                    name: recipe.sight.blocks * int(recipe.block_size * share) for name, share in diet.MIX.items()
+                },
                 **stage,
             )
             notes.write_text(json.dumps(record, indent=1) + "\n")

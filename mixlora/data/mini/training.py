@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -163,10 +163,15 @@ LORA_TARGETS = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
 
 
 @torch.no_grad()
-def answers(
-    model: "LlavaForConditionalGeneration", processor: "ProcessorMixin", examples: Sequence[Example], batch_size: int = 64
-) -> list[str]:
-    """What the model says to each example's question: greedy decoding, at most 12 tokens, as `plain` text."""
+def answers(model: Any, processor: "ProcessorMixin", examples: Sequence[Example], batch_size: int = 64) -> list[str]:
+    """What the model says to each example's question: greedy decoding, at most 12 tokens, as `plain` text.
+
+    Args:
+        model: a LLaVA, or a PEFT model of one.
+        processor: its processor.
+        examples: conversations whose last turn is to be said.
+        batch_size: conversations decoded together.
+    """
     from mixlora.data.collation import Collator
 
     collator, training, said = Collator(processor), model.training, []
@@ -192,9 +197,7 @@ def plain(text: str) -> str:
     return text.strip().lower()
 
 
-def accuracy(
-    model: "LlavaForConditionalGeneration", processor: "ProcessorMixin", examples: Sequence[Example], batch_size: int = 64
-) -> float:
+def accuracy(model: Any, processor: "ProcessorMixin", examples: Sequence[Example], batch_size: int = 64) -> float:
     """The share of examples that the model answers exactly right."""
     said = answers(model, processor, examples, batch_size)
     right = [one == plain(example.turns[-1].text) for one, example in zip(said, examples, strict=True)]

@@ -43,7 +43,7 @@ def test_six_tasks_for_the_capabilities_and_seven_for_the_evaluation_sets():
 
 def test_importing_the_suite_imports_no_torch():
     code = "import sys; from mixlora.data import mini; mini.TASKS; print('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
 @pytest.mark.parametrize("task", ALL)

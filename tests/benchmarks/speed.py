@@ -1,0 +1,120 @@
+"""Time of per-example gradients, by several ways, as a ratio to a plain forward and backward of the same model."""
+
+import copy
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+
+from interference import reference
+from interference.gradients import Probe, example_losses
+from interference.targets import Target, find_targets
+from tests.benchmarks import work
+from tests.benchmarks.table import Row, show
+
+REPEATS = 5
+Gradients = dict[str, Tensor]
+Case = Callable[[], Gradients]
+
+PROMISES = {"ours, all layers": "<= 0.75", "ours, layer 25": "<= 0.40", "ours, layers 5 and 25": "~ 0.60"}
+
+
+def run() -> None:
+    """Measure and print."""
+    model, data = work.model(), work.batch()
+    cases = ways(model, data)
+    expected = cases["batch-1 autograd loop"]()
+    errors = {name: error(case(), expected) for name, case in cases.items()}  # warms up, too
+    ratios: dict[str, list[float]] = {name: [] for name in cases}
+    plain = [seconds(lambda: step(model, data))]
+    for _ in range(REPEATS):
+        for name, case in cases.items():
+            spent = seconds(case)
+            plain.append(seconds(lambda: step(model, data)))
+            ratios[name].append(spent / statistics.mean(plain[-2:]))  # of the plain steps before and after it
+    spread = f"{min(plain):.2f} - {max(plain):.2f}"
+    threads = f"{torch.get_num_threads()} threads"
+    show(Row("speed", "plain forward + backward", f"{statistics.median(plain):.2f} s", spread, "", threads))
+    for name, found in ratios.items():
+        note = f"differs from batch-1 autograd by {errors[name]:.1e}"
+        row = Row("speed", name, f"{statistics.median(found):.2f} x", f"{min(found):.2f} - {max(found):.2f}")
+        show(Row(row.what, row.case, row.measured, row.spread, PROMISES.get(name, ""), note))
+
+
+def step(model: PeftModel, data: dict[str, Tensor]) -> None:
+    """The plain step that the ratios refer to."""
+    work.plain(model, data)
+    model.zero_grad(set_to_none=True)
+
+
+def ways(model: PeftModel, data: dict[str, Tensor]) -> dict[str, Case]:
+    """Ways to the per-example gradients of A and B."""
+    every = find_targets(model, "default")
+
+    def ours(layers: list[int] | None) -> Case:
+        targets = find_targets(model, "default", layers)
+
+        def case() -> Gradients:
+            with Probe(model, targets) as probe:
+                return probe.gradients(data).gradients
+
+        return case
+
+    def functional() -> Gradients:
+        model.get_base_model().set_attn_implementation("eager")
+        try:
+            return reference.gradients_functional(model, data, every)
+        finally:
+            model.get_base_model().set_attn_implementation("sdpa")
+
+    return {
+        "batch-1 autograd loop": lambda: reference.of_targets(model, data, every),
+        "torch.func vmap(grad)": functional,
+        "opacus GradSampleModule": opacus(model, data),
+        "ours, all layers": ours(None),
+        "ours, layers 5 and 25": ours([5, 25]),
+        "ours, layer 25": ours([25]),
+    }
+
+
+def opacus(model: PeftModel, data: dict[str, Tensor]) -> Case:
+    """Opacus' hooks on a copy of the model, in which only the factors require a gradient."""
+    from opacus.grad_sample import GradSampleModule
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        wrapped = GradSampleModule(copy.deepcopy(model), batch_first=True, loss_reduction="sum", strict=False).train()
+    targets = find_targets(wrapped._module, "default")
+    weights = {block.name: factor for target in targets for block, factor in factors(target)}
+
+    def case() -> Gradients:
+        losses, _ = example_losses(wrapped, data, whole_logits=True)
+        losses.sum().backward()
+        found = {name: weight.grad_sample for name, weight in weights.items()}
+        wrapped.zero_grad(set_to_none=True)
+        for weight in weights.values():
+            weight.grad_sample = None
+        return found
+
+    return case
+
+
+def factors(target: Target) -> list[tuple]:
+    """The blocks of a target and their weights."""
+    return [(block, target.factor(side).weight) for side, block in target.blocks.items()]
+
+
+def error(found: Gradients, expected: Gradients) -> float:
+    """The largest relative difference of a block."""
+    return max(float((found[k] - expected[k]).norm() / expected[k].norm()) for k in found)
+
+
+def seconds(case: Callable[[], object]) -> float:
+    """Seconds on the wall."""
+    start = time.perf_counter()
+    case()
+    return time.perf_counter() - start

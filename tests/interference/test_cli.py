@@ -1,0 +1,224 @@
+"""The command `interference`: what it computes, prints and exits with."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from checkpoints import ARGUMENTS
+
+from interference import compare, load
+
+COMMANDS = ["compute", "show", "compare", "verify", "plan", "demo"]
+SCRIPT = Path(sys.executable).parent / "interference"
+
+
+def flat(text):
+    """The words of a text, without the frames around them and the line breaks within."""
+    return " ".join(text.replace("│", " ").split())
+
+
+@pytest.mark.parametrize("command", [[], *([command] for command in COMMANDS)])
+def test_help_has_an_example_that_names_the_command(interference, command):
+    said = interference(*command, "--help")
+    assert said.code == 0 and said.err == ""
+    assert f"interference {' '.join(command)}".strip() in said.out
+    assert "Example:" in said.out or command == ["demo"]
+
+
+def test_version(interference):
+    from importlib.metadata import version
+
+    for flag in (["--version"], ["--debug", "--version"]):
+        assert interference(*flag).out == version("task-interference") + "\n"
+
+
+def test_the_installed_script(run_dir):
+    done = subprocess.run([SCRIPT, "show", run_dir, "--json"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [row["affected"] for row in json.loads(done.stdout)] == ["red", "red", "blue", "blue"]
+    missing = subprocess.run([SCRIPT, "show", "no/such"], capture_output=True, text=True, check=False)
+    assert (missing.returncode, missing.stdout, missing.stderr) == (2, "", "error: there is no run at no/such\n")
+
+
+# --- compute ---
+
+
+def test_compute_from_options(interference, tiny, tmp_path):
+    said = interference("compute", *tiny.arguments(tmp_path / "run"), *ARGUMENTS, "--modules", "q_proj,mlp")
+    assert (said.code, said.err) == (0, "")
+    assert said.out == (
+        f"Run(12 units: red 6, blue 6; 8 blocks) in {tmp_path / 'run'}; look at it: interference show {tmp_path / 'run'}\n"
+    )
+    assert load(tmp_path / "run").blocks["module"].unique().tolist() == ["q_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def test_compute_from_yaml_with_include_and_overrides(interference, tiny, tmp_path):
+    values = tiny.data(samples=4, seed=1)
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump({"model": values["model"], "probe": {"samples": 3, "seed": 5}}))
+    own = {"include": "base.yaml", "tasks": values["tasks"], "probe": {"samples": 5, "layers": [0, 1]}}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(own))
+    arguments = ["--set", "probe.layers=[2]", "--set", "probe.samples=4", "--out", tmp_path / "run", "--quiet"]
+    assert interference("compute", tmp_path / "own.yaml", *arguments, "--samples", 2).code == 0
+    probe = load(tmp_path / "run").meta["config"]["probe"]
+    assert (probe["samples"], probe["layers"], probe["seed"], probe["batch_size"]) == (2, [2], 5, 8)
+
+
+def test_compute_reruns_a_run(interference, run_dir, run, tmp_path):
+    assert interference("compute", run_dir, "--out", tmp_path / "again", "--quiet").code == 0
+    again = load(tmp_path / "again")
+    assert np.array_equal(again.gram(), run.gram()) and again.probes.equals(run.probes)
+
+
+def test_progress_is_lines_where_there_is_no_terminal(interference, tiny, tmp_path):
+    said = interference("compute", *tiny.arguments(tmp_path / "run"), "--samples", 6, "--layers", 1)
+    lines = said.err.splitlines()
+    assert lines[0] == "gradients: 8/12" and "gradients: 12/12" in lines and lines[-1] == "gram: 14/14"
+    assert "\r" not in said.err and "\x1b" not in said.err
+
+
+def test_interrupting_exits_130_and_the_same_command_continues(interference, tiny, tmp_path, monkeypatch):
+    from interference import computation
+
+    arguments = ["compute", *tiny.arguments(tmp_path / "run"), *ARGUMENTS, "--set", "probe.batch_size=3"]
+    real = computation.compute_config
+
+    def stopped(config, report):
+        def stop(stage, done, total):
+            if done >= 6:
+                raise KeyboardInterrupt
+
+        return real(config, stop)
+
+    monkeypatch.setattr(computation, "compute_config", stopped)
+    said = interference(*arguments)
+    assert (said.code, said.out) == (130, "")
+    assert said.err == f"interrupted: nothing was written to {tmp_path / 'run'}; the same command continues\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["run.partial"]
+    monkeypatch.setattr(computation, "compute_config", real)
+    assert interference(*arguments).code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+# --- show ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [
+        ([], {}),
+        (
+            ["--metric", "cosine", "--layers", "2", "--modules", "mlp"],
+            {"metric": "cosine", "layers": [2], "modules": ["mlp"]},
+        ),  # fmt: skip
+        (["--metric", "delta", "--side", "A", "--pairs", "all"], {"metric": "delta", "side": "A", "pairs": "all"}),
+        (["--reduce", "ratio-of-means", "--aggregate", "mean"], {"reduce": "ratio-of-means", "aggregate": "mean"}),
+        (["--metric", "conflict_rate", "--layers", "0,2"], {"metric": "conflict_rate", "layers": [0, 2]}),
+    ],
+)
+def test_show_json_is_the_table(interference, run, run_dir, arguments, options):
+    rows = json.loads(interference("show", run_dir, "--json", *arguments).out)
+    table = run.table(**options)
+    assert list(rows[0]) == list(table)
+    for name in ("value", "low", "high", "p", "nonpositive"):
+        found = [np.nan if row[name] is None else row[name] for row in rows]
+        np.testing.assert_allclose(found, table[name], rtol=1e-12)
+    assert [row["verdict"] for row in rows] == table["verdict"].tolist()
+
+
+def test_show_prints_matrix_null_signal_and_notes(interference, run, run_dir):
+    said = interference("show", run_dir, "--layers", "2", "--reduce", "ratio-of-means")
+    assert said.code == 0 and said.err == ""
+    table = run.table(layers=[2], reduce="ratio-of-means")
+    for value in table["value"][1:3]:
+        assert f"{value:.3g}" in said.out
+    assert flat(said.out).startswith(
+        "interference (layers [2], space parameters, pairs leave-one-out, reduce ratio-of-means"
+    )
+    assert "2 pairs of tasks: " in said.out and "split-half null: I of one half" in said.out
+    assert "signal of each task's mean gradient" in said.out
+    assert f"{run.signal(layers=[2]).loc['red', 'squared_norm']:.3g}" in said.out
+
+
+def test_show_of_another_metric_has_no_null(interference, run_dir):
+    said = interference("show", run_dir, "--metric", "magnitude_similarity", "--side", "B")
+    assert said.code == 0 and "split-half null" not in said.out
+    assert said.out.startswith("magnitude_similarity (side B, ")
+
+
+def test_compare_json_is_the_comparison(interference, run, run_dir, tiny, tmp_path):
+    other = tmp_path / "other"
+    assert interference("compute", run_dir, "--layers", "1", "--out", other, "--quiet").code == 0
+    rows = json.loads(interference("compare", run_dir, other, "--metric", "delta", "--json").out)
+    expected = compare(run, load(other), "delta")
+    np.testing.assert_allclose([row["difference"] for row in rows], expected["difference"], rtol=1e-12)
+    said = interference("compare", run_dir, other, "--metric", "delta")
+    assert flat(said.out).startswith(f"delta: {other} minus {run_dir}, the same units resampled in both")
+    assert f"{expected['difference'][1]:.3g}" in said.out
+
+
+def test_weight_space_is_computed_and_shown(interference, tiny, tmp_path):
+    arguments = ["compute", *tiny.arguments(tmp_path / "run"), *ARGUMENTS, "--set", "probe.weight_space=true"]
+    assert interference(*arguments).code == 0
+    rows = json.loads(interference("show", tmp_path / "run", "--space", "weight", "--json").out)
+    np.testing.assert_allclose([r["value"] for r in rows], load(tmp_path / "run").table(space="weight")["value"])
+    assert "space weight" in interference("show", tmp_path / "run", "--space", "weight").out
+
+
+# --- names and wrong usage ---
+
+
+def test_names_do_not_steer_the_terminal(interference, tiny, tmp_path):
+    evil = "\x1b[31mred[/bold] :smile: [x]"
+    file = tiny.tasks["red"]
+    out = ["--out", tmp_path / "run"]
+    model = ["--base", tiny.base, "--adapter", tiny.adapter]
+    tasks = ["--task", f"{evil}={file}", "--task", f"$blue_1$={tiny.tasks['blue']}"]
+    computed = interference("compute", *model, *tasks, *ARGUMENTS, *out)
+    assert computed.code == 0, computed.err
+    assert load(tmp_path / "run").tasks == [evil, "$blue_1$"]
+    shown = interference("show", tmp_path / "run")
+    verified = interference("verify", tmp_path / "run", "--units", 1)
+    plain = "\N{REPLACEMENT CHARACTER}[31mred[/bold] :smile: [x]"
+    for said in (computed, shown, verified):
+        assert said.code == 0 and "\x1b" not in said.out + said.err
+        assert plain in said.out
+    twice = interference("compute", *model, *tasks, "--task", f"{evil}={tmp_path}", "--out", tmp_path / "b")
+    assert twice.code == 2 and "\x1b" not in twice.err
+
+
+def test_debug_shows_the_traceback(interference, tmp_path):
+    from interference.errors import RunError
+
+    with pytest.raises(RunError, match="there is no run at"):
+        interference("--debug", "show", tmp_path / "none")
+
+
+def test_a_bug_is_one_sentence_and_exits_1(interference, run_dir, monkeypatch):
+    def broken(*_, **__):
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr("interference.run.Run.table", broken)
+    said = interference("show", run_dir)
+    assert (said.code, said.out) == (1, "")
+    assert said.err == (
+        "error: ZeroDivisionError: by zero; run again with --debug (before the command) for the traceback\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["show"], "Missing argument 'run'"),
+        (["show", "x", "--metric", "hate"], "'hate' is not one of 'interference', 'delta', 'cosine', "),
+        (["measure"], "No such command 'measure'"),
+        (["compute", "--sample", "3"], "No such option"),
+        (["verify", "x", "--units", "0"], "Invalid value for '--units': "),
+    ],
+)
+def test_wrong_usage_exits_2(interference, arguments, words):
+    said = interference(*arguments)
+    assert said.code == 2 and words in flat(said.err) and said.out == ""

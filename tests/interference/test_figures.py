@@ -1,0 +1,134 @@
+"""Figures, compared by the data they show."""
+
+from xml.etree import ElementTree
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib.collections import QuadMesh
+from matplotlib.patches import Rectangle
+from PIL import Image
+from test_run import made
+
+from interference import figures
+from interference.measure import METRICS
+
+QUICK = {"replicates": 50}
+EVIL = ("$\\alpha_1$ a_b <b> & 50%", "b$c \x1b[31m")
+
+
+def mesh(axes):
+    (found,) = [child for child in axes.get_children() if isinstance(child, QuadMesh)]
+    return found
+
+
+def texts(axes):
+    return [text.get_text() for text in axes.texts]
+
+
+def labels(axis):
+    return [label.get_text() for label in axis.get_ticklabels()]
+
+
+@pytest.fixture(scope="module")
+def shown():
+    return made(planted=1.0)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_heatmap_shows_the_table(shown, metric):
+    figure = figures.heatmap(shown, metric, layers=[3], **QUICK)
+    table = shown.table(metric, layers=[3], **QUICK)
+    axes, bar = figure.axes
+    cells = mesh(axes)
+    np.testing.assert_allclose(np.asarray(cells.get_array()).ravel(), table["value"])
+    low, high = cells.get_clim()
+    assert high > 0 and low == (-high if metric in figures.SIGNED else 0)
+    assert (labels(axes.xaxis), labels(axes.yaxis)) == (["a", "b"], ["a", "b"])
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("stepped task", "affected task")
+    assert axes.get_title() == f"{metric}: {METRICS[metric].meaning}"
+    assert bar.get_ylabel() == metric and bar.get_ylim() == (low, high)
+    row = table.iloc[1]
+    interval = f"[{row.low:.2f}, {row.high:.2f}]" if np.isfinite(row.low) else "[no interval]"
+    assert texts(axes)[1].startswith(f"{row.value:.2f}\n{interval}")
+    assert texts(axes)[0] == f"{table.value[0]:.2f}"  # a task with itself
+    framed = (table["verdict"].isin(["conflict", "synergy"])).sum()
+    assert sum(isinstance(patch, Rectangle) for patch in axes.patches) == framed
+
+
+def test_verdicts_are_written_and_framed(shown, monkeypatch):
+    table = shown.table(**QUICK).assign(verdict=["self", "conflict", "synergy", "no-signal"])
+    monkeypatch.setattr(type(shown), "table", lambda self, *a, **k: table)
+    axes = figures.heatmap(shown).axes[0]
+    assert [text.split("\n")[-1] for text in texts(axes)[1:]] == ["conflict", "synergy", "no signal"]
+    assert [patch.get_linestyle() for patch in axes.patches] == ["-", (0, (3, 2))]
+    assert [patch.get_xy() for patch in axes.patches] == [(1.04, 0.04), (0.04, 1.04)]
+
+
+def test_a_cell_without_a_value_says_so(shown, monkeypatch):
+    table = shown.table(**QUICK)
+    table.loc[2, ["value", "low", "high"]] = np.nan
+    monkeypatch.setattr(type(shown), "table", lambda self, *a, **k: table)
+    axes = figures.heatmap(shown).axes[0]
+    dash = next(text for text in axes.texts if text.get_text() == "–")
+    assert dash.get_position() == (0.5, 1.5) and len(axes.texts) == 4
+
+
+def test_the_scale_is_not_bleached_by_one_cell(shown, monkeypatch):
+    table = shown.table(**QUICK).assign(value=[1.0, -0.5, 300.0, 1.0])
+    monkeypatch.setattr(type(shown), "table", lambda self, *a, **k: table)
+    assert mesh(figures.heatmap(shown).axes[0]).get_clim() == pytest.approx((-210.3, 210.3), abs=0.2)
+    small = table.assign(value=[1.0, -0.5, 0.2, 1.0])
+    monkeypatch.setattr(type(shown), "table", lambda self, *a, **k: small)
+    assert mesh(figures.heatmap(shown).axes[0]).get_clim() == (-1, 1)
+
+
+def test_a_series_shares_one_scale(shown):
+    runs = {"early $x$": shown, "late": made(1, planted=0.2)}
+    figure = figures.series(runs, "delta", **QUICK)
+    first, second, _ = figure.axes
+    assert (first.get_title(), second.get_title()) == ("early $x$", "late")
+    assert mesh(first).get_clim() == mesh(second).get_clim()
+    for axes, run in zip((first, second), runs.values(), strict=True):
+        np.testing.assert_allclose(np.asarray(mesh(axes).get_array()).ravel(), run.table("delta", **QUICK)["value"])
+    assert labels(first.yaxis) == ["a", "b"] and labels(second.yaxis) == []
+
+
+def test_panels_are_layers_by_sides(shown):
+    figure = figures.panels(shown, "delta", **QUICK)
+    titles = [axes.get_title() for axes in figure.axes[:4]]
+    assert titles == [f"layer {k}, attention, {side}" for k in (0, 3) for side in "AB"]
+    for axes, (layer, side) in zip(figure.axes, ((0, "A"), (0, "B"), (3, "A"), (3, "B")), strict=False):
+        values = shown.matrix("delta", layers=[layer], modules=["attention"], side=side)
+        np.testing.assert_allclose(np.asarray(mesh(axes).get_array()).ravel(), values.to_numpy().ravel())
+
+
+def test_a_panel_without_gradients_says_so():
+    figure = figures.panels(made(zero_a=True), "delta", **QUICK)
+    assert texts(figure.axes[0]) == ["every gradient is zero"]
+    assert len(texts(figure.axes[1])) == 4
+
+
+def test_names_are_shown_as_they_are_and_files_are_whole(tmp_path):
+    run = made(names=EVIL, planted=1.0)
+    figure = figures.heatmap(run, title="$1 and $2 \\frac", **QUICK)
+    axes = figure.axes[0]
+    wanted = [EVIL[0], "b$c \N{REPLACEMENT CHARACTER}[31m"]
+    paths = figures.save(figure, tmp_path / "deep", "matrix")
+    assert [path.name for path in paths] == ["matrix.png", "matrix.svg"]
+    assert labels(axes.xaxis) == labels(axes.yaxis) == wanted  # also after it was drawn
+    assert not any(text.get_parse_math() for text in [*axes.get_xticklabels(), *axes.get_yticklabels(), axes.title])
+    assert axes.get_title() == "$1 and $2 \\frac"
+    with Image.open(paths[0]) as picture:
+        assert picture.format == "PNG" and min(picture.size) > 300
+    ElementTree.fromstring(paths[1].read_text())
+    again = figures.save(figures.heatmap(run, title="$1 and $2 \\frac", **QUICK), tmp_path / "again", "matrix")
+    assert b"<dc:date>" not in again[1].read_bytes()
+
+
+def test_no_global_setting_changes(shown):
+    before = dict(mpl.rcParams)
+    figures.heatmap(shown, **QUICK)
+    figures.series({"a": shown}, **QUICK)
+    figures.panels(shown, **QUICK)
+    assert dict(mpl.rcParams) == before

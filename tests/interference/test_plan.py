@@ -1,0 +1,81 @@
+"""A plan says what is then written."""
+
+import json
+
+import pytest
+
+from interference import planning
+from interference.computation import compute_config
+
+PROBES = [{}, {"granularity": "group"}, {"weight_space": True}, {"unit_size": 3, "layers": [0, 1, 2]}]
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_sizes_are_those_that_are_written(tiny, tmp_path, monkeypatch, probe):
+    # enough units that the file is not mostly its header
+    settings = tiny.config(tmp_path / "run", **{"samples": 8, "modules": ["q_proj", "mlp"]} | probe)
+    found = planning.plan(settings)
+    spooled = []
+    run = compute_config(settings, lambda stage, done, total: spooled.append(spool_bytes(tmp_path, stage)))
+    assert found.units == len(run.probes) and found.seconds is None
+    chosen = found.choices[found.choices["this one"] == "yes"].iloc[0]
+    assert (chosen["units"], chosen["blocks"]) == (len(run.probes), len(run.blocks))
+    stored = sum(run.grams([name])._packed[name].nbytes for name in run.blocks["name"])
+    assert chosen["MiB"] * 2**20 == stored
+    header = (tmp_path / "run" / "gram.safetensors").stat().st_size - stored
+    assert 0 < header < 200 * len(run.blocks)
+    assert found.spool == pytest.approx(max(spooled), rel=0.25)
+
+
+def spool_bytes(folder, stage):
+    """Bytes of the tensors that wait on disk, without the files' headers."""
+    total = 0
+    for path in folder.glob("run.partial/part-*.safetensors"):
+        raw = path.read_bytes()
+        total += len(raw) - 8 - int.from_bytes(raw[:8], "little")
+    return total if stage == "gradients" else 0
+
+
+def test_coarser_choices_are_offered(tiny):
+    choices = planning.plan(tiny.config(layers=[0, 2])).choices
+    assert choices["granularity"].tolist() == ["module"] * 2 + ["group"] * 2 + ["layer"] * 2
+    assert choices["blocks"].tolist() == [28, 28, 8, 8, 4, 4]
+    assert choices["units"].tolist() == [12, 2] * 3 and choices["unit_size"].tolist() == [1, 10] * 3
+    assert choices["loses"][0] == "nothing" and choices["this one"].tolist() == ["yes", "", "", "", "", ""]
+    assert choices["MiB"][0] == 28 * 12 * 13 * 2 / 2**20
+
+
+def test_weights_are_read_only_to_be_timed(tiny, monkeypatch):
+    from interference import checkpoint
+
+    assert planning.plan(tiny.config(), timed=True).seconds > 0
+    monkeypatch.setattr(checkpoint, "load_model", lambda config: pytest.fail("the model was loaded"))
+    assert planning.plan(tiny.config()).width == (7 * 4 * 32 + 4 * (32 + 16 + 16 + 32 + 48 + 48 + 32)) + 4 * 16
+
+
+def test_the_command(interference, tiny, tmp_path):
+    said = interference("plan", *tiny.arguments(), "--layers", "1", "--time")
+    assert said.code == 0, said.err
+    assert "16 units of 14 blocks, " in said.out and "while computing, gradients wait on disk: " in said.out
+    assert "time for the gradients, extrapolated from the first batches: " in said.out
+    rows = json.loads(interference("plan", *tiny.arguments(), "--layers", "1", "--json").out)
+    assert [row["blocks"] for row in rows] == [14, 14, 4, 4, 2, 2]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--layers", "8"], "layer 8 is not among the adapted layers: 0-2 (counted from 0)"),
+        (["--adapter", "no/adapter"], "there is no PEFT adapter at no/adapter (no adapter_config.json can be read: "),
+    ],
+)
+def test_a_plan_refuses_what_compute_refuses(refused, tiny, extra, message):
+    assert refused("plan", *tiny.arguments(), *extra).startswith(message)
+
+
+def test_an_adapter_of_another_model_is_refused(refused, tiny, tmp_path):
+    config = json.loads((tiny.adapter / "adapter_config.json").read_text()) | {"target_modules": ["c_attn"]}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    said = refused("plan", *tiny.arguments(), "--adapter", tmp_path)
+    assert said.startswith(f"the adapter at {tmp_path} does not fit the base {tiny.base}: Target modules {{'c_attn'}}")

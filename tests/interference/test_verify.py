@@ -1,0 +1,183 @@
+"""verify passes what is right and fails what is not; the model and its weights come back as they were."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from checkpoints import data, write_adapter, write_task
+from models import batch, llama, lora
+from safetensors.numpy import load_file, save_file
+
+import interference as package
+from interference import config, load, verification
+from interference.computation import compute_config
+from interference.errors import RunError
+
+TASKS = {
+    "red": [batch([12, 7, 9], [3, 1, 5], seed=2), batch([8, 8], [2, 4], seed=3)],
+    "blue": [batch([6, 11], [2, 6], seed=4), batch([9], [3], seed=5)],
+}
+
+
+def tampered(run, change):
+    grams = {name: change(run._grams[name].copy()) for name in run.blocks["name"]}
+    return package.Run(run.probes, run.blocks, grams, run.meta)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return lora(llama())
+
+
+@pytest.fixture(scope="module")
+def measured(model):
+    return package.compute(model, TASKS)
+
+
+def test_a_right_run_passes(model, measured):
+    found = package.verify(measured, model, TASKS)
+    assert found.passed and found.dtype == "float32"
+    assert found.error < 1e-5 and found.gram_error < 1e-5
+    assert found.gradients["task"].tolist() == ["red", "red", "blue", "blue"]
+    assert (found.gradients["worst_error"] >= found.gradients["error"] * 0.1).all()
+    small = found.steps.iloc[:4]
+    np.testing.assert_allclose(small["slope"], 1, atol=0.05)
+    assert (small["correlation"] > 0.99).all() and (found.steps["pairs"] == 12).all()
+    assert (found.steps["step"].diff().dropna() > 0).all()
+    assert found.linear_until >= found.steps["step"][3]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"unit": "batch"},
+        {"unit": "batch", "token_mean": True},
+        {"granularity": "layer"},
+        {"layers": [1], "modules": ["mlp"]},
+    ],
+)
+def test_other_units_and_scopes_pass(model, options):
+    found = package.verify(package.compute(model, TASKS, **options), model, TASKS)
+    assert found.passed and found.error < 1e-5 and found.gram_error < 1e-5
+
+
+@pytest.mark.parametrize("factor", [4.0, 1.01])
+def test_a_scaled_gram_fails(model, measured, factor):
+    found = package.verify(tampered(measured, lambda packed: packed * np.float32(factor)), model, TASKS)
+    assert not found.passed
+    assert found.error < 1e-5  # its gradients are right, its Gram is not
+    assert found.gram_error > 0.005
+
+
+def test_a_permuted_gram_fails(model, measured):
+    found = package.verify(tampered(measured, lambda packed: packed[::-1]), model, TASKS)
+    assert not found.passed and found.gram_error > 0.1
+
+
+def test_one_wrong_cell_fails(model, measured):
+    place = verification._chosen(measured, 2)
+    upper = np.triu_indices(8)
+    at = [(a, b) for a, b in zip(*upper, strict=True)].index((place[0], place[2]))
+
+    def change(packed):
+        packed[at] += 0.05 * np.abs(packed).max()
+        return packed
+
+    assert not package.verify(tampered(measured, change), model, TASKS).passed
+
+
+def test_wrong_gradients_fail(model, measured, monkeypatch):
+    own = verification._unit_gradients
+    monkeypatch.setattr(
+        verification,
+        "_unit_gradients",
+        lambda *given: {name: 1.001 * rows for name, rows in own(*given).items()},
+    )
+    found = package.verify(measured, model, TASKS)
+    assert not found.passed and found.error == pytest.approx(1e-3, rel=0.05)
+
+
+def test_another_model_fails(measured):
+    other = lora(llama())
+    with torch.no_grad():
+        for name, parameter in other.named_parameters():
+            if "lora_B" in name:
+                parameter.mul_(1.5)
+    assert not package.verify(measured, other, TASKS).passed
+
+
+def test_other_batches_are_refused(model, measured):
+    with pytest.raises(RunError, match="the batches hold 7 units, but the run 8; pass the run's own batches"):
+        package.verify(measured, model, {"red": TASKS["red"], "blue": TASKS["blue"][:1]})
+
+
+def test_the_weights_come_back_to_the_bit_even_if_it_fails(measured):
+    model = lora(llama()).train()
+    before = [parameter.clone() for parameter in model.parameters()]
+    package.verify(measured, model, TASKS)
+
+    def stop(stage, done, total):
+        if stage == "steps":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        package.verify(measured, model, TASKS, progress=stop)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert all(module.training for module in model.modules())
+    assert all(p.requires_grad == ("lora_" in name) and p.grad is None for name, p in model.named_parameters())
+
+
+# --- from the run's own configuration, on the command line ---
+
+
+@pytest.fixture
+def own(tiny, tmp_path):
+    """A checkpoint, tasks and run that a test may change."""
+    shutil.copytree(tiny.adapter, tmp_path / "adapter")
+    tasks = {name: write_task(tmp_path / f"{name}.jsonl", 6, k) for k, name in enumerate(["red", "blue"])}
+    values = data(tiny.base, tmp_path / "adapter", tasks, tmp_path / "run")
+    compute_config(config.build(values, "test"))
+    return tmp_path
+
+
+def test_the_command_passes(interference, run_dir):
+    said = interference("verify", run_dir, "--units", 1, "--json", "--quiet")
+    rows = json.loads(said.out)
+    assert said.code == 0 and said.err == ""
+    assert all(row["passed"] is True and row["gradient_error"] < 1e-5 and row["gram_error"] < 1e-5 for row in rows)
+    assert len(rows) == len(verification.SHARES) and abs(rows[0]["slope"] - 1) < 0.05
+
+
+def test_the_command_says_so_and_exits_1_on_a_tampered_run(interference, own):
+    file = own / "run" / "gram.safetensors"
+    save_file({name: packed * np.float32(2) for name, packed in load_file(file).items()}, file)
+    said = interference("verify", own / "run", "--quiet")
+    assert said.code == 1
+    assert "FAILED: gradients equal autograd to" in said.out
+
+
+def test_changed_examples_are_refused(refused, own):
+    write_task(own / "red.jsonl", 6, seed=9)
+    assert refused("verify", own / "run", "--quiet") == (
+        "the examples have changed since the run was computed; compute it again"
+    )
+
+
+def test_a_changed_adapter_is_refused(refused, own):
+    changed = lora(llama())
+    with torch.no_grad():
+        next(p for n, p in changed.named_parameters() if "lora_B" in n)[0, 0] += 1e-3
+    write_adapter(own / "adapter", changed)
+    assert refused("verify", own / "run", "--quiet") == (
+        "the checkpoint has changed since the run was computed; compute it again"
+    )
+
+
+def test_a_notebook_run_is_verified_in_its_notebook(refused, measured, tmp_path):
+    measured.save(tmp_path / "run")
+    assert load(tmp_path / "run").meta["config"] is None
+    assert refused("verify", tmp_path / "run", "--quiet") == (
+        "the run was computed from a notebook; verify it there: interference.verify(run, model, batches)"
+    )
