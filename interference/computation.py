@@ -115,7 +115,7 @@ def compute_config(config: AnalysisConfig, progress: Progress = silent) -> Run:
     """
     if config.out is None:
         raise ScopeError("the configuration names no directory for the run; give out: or --out")
-    out, probe = Path(config.out), config.probe
+    out, probe = Path(config.out).absolute(), config.probe
     check_free(out)
     processor = checkpoint.load_processor(config.model)
     tasks = sampled.read(config)

@@ -3,6 +3,7 @@
 What is finished is kept in the output directory and reused by the next call.
 """
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterable
@@ -153,5 +154,5 @@ def _newer(folder: Path, than: Path) -> bool:
     return (folder / "run.json").stat().st_mtime >= (than / "scores.json").stat().st_mtime
 
 
-def _hash_of_base() -> int:
-    return (mini.base_path() / "model.safetensors").stat().st_size
+def _hash_of_base() -> str:
+    return hashlib.sha256((mini.base_path() / "model.safetensors").read_bytes()).hexdigest()[:16]

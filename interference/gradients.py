@@ -10,7 +10,6 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +21,6 @@ from torch.nn import functional as F
 
 from interference.blocks import Side
 from interference.errors import MeasurementError
-from interference.fused import Watch, fused, fusible
 from interference.targets import Target
 
 IGNORED = -100  # the label of a token that is not supervised, as in transformers
@@ -120,7 +118,6 @@ class Probe:
             activate(self.model, self.targets[0].adapter)
             self.model.eval()
             self.model.requires_grad_(False)
-            self._fuse()
             for target in self.targets:
                 for side in (Side.A, Side.B):
                     self._stack.enter_context(self._hook(target.factor(side), target.blocks[side].name))
@@ -156,18 +153,6 @@ class Probe:
     @property
     def _probes_head(self) -> bool:
         return any(target.blocks[Side.A].layer is None for target in self.targets)
-
-    def _fuse(self) -> None:
-        """Where a module can run as one function it does, and the hooks of its factors are not called."""
-        adapter, probed = self.targets[0].adapter, {id(target.layer): target for target in self.targets}
-        root = torch.empty(0, requires_grad=True)
-        for layer in self.model.modules():
-            if fusible(layer, adapter):
-                watch = None
-                if target := probed.get(id(layer)):
-                    a, b = (partial(self._add, target.blocks[side].name) for side in (Side.A, Side.B))
-                    watch = Watch(root, a, b)
-                self._stack.enter_context(fused(layer, adapter, watch))
 
     @contextmanager
     def _hook(self, factor: nn.Linear, name: str) -> Iterator[None]:

@@ -335,7 +335,7 @@ def compare(a: Run, b: Run, metric: str = "interference", **options: Any) -> pd.
     Raises:
         ScopeError: if the runs do not hold the same units.
     """
-    if list(a.probes["ids"]) != list(b.probes["ids"]) or list(a.probes["task"]) != list(b.probes["task"]):
+    if any(list(a.probes[column]) != list(b.probes[column]) for column in ("task", "ids", "source")):
         raise ScopeError("the runs do not hold the same examples in the same order; compute both with the same seed")
     scope = {key: options.pop(key, None) for key in ("layers", "modules", "side")}
     space, aggregate = options.pop("space", Space.PARAMETERS), options.pop("aggregate", Aggregate.SUM)

@@ -3,10 +3,12 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from interference.config import AnalysisConfig, TaskConfig
 from interference.errors import ScopeError
@@ -127,8 +129,16 @@ def describe(encoded: Sample) -> dict[str, Any]:
     for unit in encoded.units:
         for example in unit.examples:
             found.update(repr((unit.task, example.id, example.input_ids, example.labels)).encode())
+            found.update(_picture(example.image))
     cut = sum(example.truncated > 0 for unit in encoded.units for example in unit.examples)
     return {"fingerprint": found.hexdigest()[:32], "truncated_answers": cut}
+
+
+def _picture(image: Path | Image.Image | None) -> bytes:
+    """What a picture is made of."""
+    if image is None:
+        return b""
+    return image.read_bytes() if isinstance(image, Path) else image.tobytes()
 
 
 def _examples(name: str, task: TaskConfig) -> list[Example]:

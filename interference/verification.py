@@ -36,7 +36,7 @@ class Verification:
     Attributes:
         gradients: one row a re-derived unit: task, source, `error` (relative, of its whole gradient, against batch-1
             autograd), `worst_block` and `worst_error` (the block that differs most, relative to that block).
-        gram_error: largest |K - K'| / sqrt(K[u,u] K[v,v]) between the run's Gram and that of the re-derived gradients.
+        gram_error: largest |K - K'| / sqrt(K'[u,u] K'[v,v]) between the run's Gram and that of the derived gradients.
         steps: one row a step size: `step` (lambda), `predicted` (root mean square fall of the loss, nats per token),
             `slope` of the real fall on the predicted one, `correlation`, `pairs` of units.
         linear_until: the largest step up to which slope lies within 0.9 to 1.1 and correlation above 0.99; 0 if none.
@@ -142,8 +142,9 @@ def _verify(
     progress("gradients", len(chosen), len(chosen))
     whole = torch.cat([derived[name].flatten(1) for name in derived], dim=1).double()
     gram = run.gram()[np.ix_(chosen, chosen)].astype(np.float64)
-    norms = np.sqrt(np.outer(np.diagonal(gram), np.diagonal(gram)))
-    gram_error = np.nanmax(np.abs(gram - (whole @ whole.T).cpu().numpy()) / np.where(norms > 0, norms, np.nan))
+    own = (whole @ whole.T).cpu().numpy()
+    norms = np.sqrt(np.outer(np.diagonal(own), np.diagonal(own)))
+    gram_error = np.nanmax(np.abs(gram - own) / np.where(norms > 0, norms, np.nan))
     steps = _steps(model, targets, list(batches.values()), derived, gram, token_mean, progress)
     return Verification(
         _errors(run, chosen, measured, derived), float(gram_error), steps, _linear_until(steps), _dtype(model)
@@ -212,7 +213,7 @@ def _steps(
     progress: Progress,
 ) -> pd.DataFrame:
     """Real steps of every unit against the first-order fall of every other unit's loss."""
-    norms = np.sqrt(np.diagonal(gram))
+    norms = np.sqrt(np.maximum(np.diagonal(gram), 0))
     slopes = gram / np.where(norms > 0, norms, np.inf)[:, None]  # rows step, columns are read
     apart = ~np.eye(len(gram), dtype=bool)
     typical = math.sqrt(float(np.mean(slopes[apart] ** 2)))

@@ -29,8 +29,8 @@ LAYERS = {  # a module of `interference` may import those listed, and nothing el
     "checkpoint": "errors config mixlora",
     "probing": "errors blocks targets gradients gram progress",
     "sampled": "errors config probing mixlora",
-    "computation": "errors blocks config targets gradients gram packing pairing progress run checkpoint probing sampled "
-    "mixlora",
+    "computation": "errors blocks config targets gradients gram packing pairing progress run checkpoint probing "
+    "sampled mixlora",
     "verification": "errors blocks config targets gradients reference progress run checkpoint probing sampled "
     "computation",
     "planning": "errors blocks config targets gradients checkpoint sampled",

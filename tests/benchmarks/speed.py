@@ -23,26 +23,26 @@ Case = Callable[[], Gradients]
 PROMISES = {"ours, all layers": "<= 0.75", "ours, layer 25": "<= 0.40", "ours, layers 5 and 25": "~ 0.60"}
 
 
-def run() -> None:
+def run(repeats: int = REPEATS) -> None:
     """Measure and print."""
     model, data = work.model(), work.batch()
     cases = ways(model, data)
     expected = cases["batch-1 autograd loop"]()
     errors = {name: error(case(), expected) for name, case in cases.items()}  # warms up, too
+    step(model, data)
+    plain: list[float] = []
     ratios: dict[str, list[float]] = {name: [] for name in cases}
-    plain = [seconds(lambda: step(model, data))]
-    for _ in range(REPEATS):
+    for _ in range(repeats):
+        plain.append(seconds(lambda: step(model, data)))
         for name, case in cases.items():
-            spent = seconds(case)
-            plain.append(seconds(lambda: step(model, data)))
-            ratios[name].append(spent / statistics.mean(plain[-2:]))  # of the plain steps before and after it
+            ratios[name].append(seconds(case) / plain[-1])
+    threads = f"{torch.get_num_threads()} threads, {repeats} repeats"
     spread = f"{min(plain):.2f} - {max(plain):.2f}"
-    threads = f"{torch.get_num_threads()} threads"
     show(Row("speed", "plain forward + backward", f"{statistics.median(plain):.2f} s", spread, "", threads))
     for name, found in ratios.items():
+        spread = f"{min(found):.2f} - {max(found):.2f}"
         note = f"differs from batch-1 autograd by {errors[name]:.1e}"
-        row = Row("speed", name, f"{statistics.median(found):.2f} x", f"{min(found):.2f} - {max(found):.2f}")
-        show(Row(row.what, row.case, row.measured, row.spread, PROMISES.get(name, ""), note))
+        show(Row("speed", name, f"{statistics.median(found):.2f} x", spread, PROMISES.get(name, ""), note))
 
 
 def step(model: PeftModel, data: dict[str, Tensor]) -> None:

@@ -20,7 +20,7 @@ FRAME = blocks.to_frame(
             for k in (0, 1, 2, 7)
             for m, g in (("q_proj", "attention"), ("up_proj", "mlp"))
             for s in (Side.A, Side.B)
-        ),  # fmt: skip
+        ),
         block(None, "lm_head", "head", Side.A),
         Block(Component.PROJECTOR, None, "linear_1", "projector", Side.B, 3),
         block(2, "up_proj", "mlp", Side.W, 12),

@@ -50,9 +50,8 @@ def test_the_installed_script(run_dir):
 def test_compute_from_options(interference, tiny, tmp_path):
     said = interference("compute", *tiny.arguments(tmp_path / "run"), *ARGUMENTS, "--modules", "q_proj,mlp")
     assert (said.code, said.err) == (0, "")
-    assert said.out == (
-        f"Run(12 units: red 6, blue 6; 8 blocks) in {tmp_path / 'run'}; look at it: interference show {tmp_path / 'run'}\n"
-    )
+    out = tmp_path / "run"
+    assert said.out == (f"Run(12 units: red 6, blue 6; 8 blocks) in {out}; look at it: interference show {out}\n")
     assert load(tmp_path / "run").blocks["module"].unique().tolist() == ["q_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -113,7 +112,7 @@ def test_interrupting_exits_130_and_the_same_command_continues(interference, tin
         (
             ["--metric", "cosine", "--layers", "2", "--modules", "mlp"],
             {"metric": "cosine", "layers": [2], "modules": ["mlp"]},
-        ),  # fmt: skip
+        ),
         (["--metric", "delta", "--side", "A", "--pairs", "all"], {"metric": "delta", "side": "A", "pairs": "all"}),
         (["--reduce", "ratio-of-means", "--aggregate", "mean"], {"reduce": "ratio-of-means", "aggregate": "mean"}),
         (["--metric", "conflict_rate", "--layers", "0,2"], {"metric": "conflict_rate", "layers": [0, 2]}),

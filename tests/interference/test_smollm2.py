@@ -49,7 +49,8 @@ def flowers():
     iris = load_iris()
     names = [name.removesuffix(" (cm)") for name in iris.feature_names]
     rows = [", ".join(f"{name} {x}" for name, x in zip(names, row, strict=True)) for row in iris.data]
-    return [(f"An iris in cm: {row}. Its species?", str(iris.target_names[k])) for row, k in zip(rows, iris.target)]
+    species = [str(iris.target_names[k]) for k in iris.target]
+    return [(f"An iris in cm: {row}. Its species?", name) for row, name in zip(rows, species, strict=True)]
 
 
 TASKS = {"kinds": question_kinds, "characters": characters, "flowers": flowers}

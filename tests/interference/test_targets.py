@@ -73,7 +73,7 @@ def test_the_probed_adapter():
     model.base_model.set_adapter(["default", "other"])
     with pytest.raises(CheckpointError, match=r"^2 adapters are active \(default, other\); name the one to probe: ada"):
         probed_adapter(model, None)
-    with pytest.raises(CheckpointError, match="^adapter 'third' is not loaded; loaded are: default, other$"):
+    with pytest.raises(CheckpointError, match=r"^adapter 'third' is not loaded; loaded are: default, other$"):
         probed_adapter(model, "third")
     assert [t.blocks[Side.A].module for t in find_targets(model, "other")] == ["v_proj"] * 3
 
