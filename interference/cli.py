@@ -119,7 +119,7 @@ def show(
 ) -> None:
     """Print a run's matrix with intervals and verdicts, the null, and each task's signal.
 
-    Example: interference show reports/demo/step-150 --layers 2,3 --modules mlp --side A --reduce ratio-of-means
+    Example: interference show reports/demo/step-100 --layers 2,3 --modules mlp --side A --reduce ratio-of-means
     """
     from interference import printing
     from interference.run import load
@@ -146,7 +146,7 @@ def compare(
 ) -> None:
     """Print how a metric differs between two runs on the same examples, with paired intervals.
 
-    Example: interference compare reports/demo/step-15 reports/demo/step-150 --metric delta
+    Example: interference compare reports/demo/step-10 reports/demo/step-100 --metric delta
     """
     from interference import printing
     from interference import run as runs
@@ -169,7 +169,7 @@ def verify(
 ) -> None:
     """Check a run: gradients against batch-1 autograd, Delta against real steps. Exits 1 if they differ.
 
-    Example: interference verify reports/demo/step-150
+    Example: interference verify reports/demo/step-100
     """
     from interference import printing
     from interference.run import load

@@ -27,7 +27,6 @@ RANK = 8
 TRAINED = 800
 SCORED = 200
 PROBED = 100
-TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 STROOP = ("read_word", "name_ink")
 REDUCE = "ratio-of-means"
 
@@ -70,7 +69,7 @@ def _trained(folder: Path, steps: tuple[int, ...], console: Console) -> pd.DataF
     heldout = {task: mini.examples(task, "heldout", SCORED, SEED) for task in mini.TASKS}
     with printing.progress(printing.console(stderr=True)) as report:
         before = _accuracies(base, processor, heldout, "accuracy of the base", report)
-        config = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=_language(base))
+        config = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=mini.LORA_TARGETS)
         model: Any = get_peft_model(base, config)
         model.save_pretrained(str(folder / "step-0"))
         examples = [e for task in mini.TASKS for e in mini.examples(task, "train", TRAINED, SEED)]
@@ -141,13 +140,6 @@ def _draw(measured: dict[str, Run], folder: Path) -> list[Path]:
         paths += figures.save(figures.heatmap(run, reduce=REDUCE), folder, f"{name}-interference")
         paths += figures.save(figures.panels(run, reduce=REDUCE), folder, f"{name}-layers")
     return paths
-
-
-def _language(model: Any) -> list[str]:
-    """The full names of the language model's projections: q_proj and its like are in the image encoder too."""
-    decoder = model.get_decoder()
-    prefix = next(name for name, module in model.named_modules() if module is decoder)
-    return [name for name, _ in model.named_modules() if name.startswith(prefix) and name.split(".")[-1] in TARGETS]
 
 
 def _newer(folder: Path, than: Path) -> bool:

@@ -61,7 +61,7 @@ def read(config: AnalysisConfig) -> dict[str, list[Example]]:
     probe = config.probe
     found = {}
     for name, task in config.tasks.items():
-        examples = sample(_examples(name, task), probe.samples, probe.seed, name)
+        examples = _examples(name, task, probe.samples, probe.seed)
         if len(examples) < 2 * probe.unit_size:
             raise ScopeError(
                 f"task {name!r} has {len(examples)} usable examples, but 2 units of {probe.unit_size} are needed; "
@@ -141,12 +141,14 @@ def _picture(image: Path | Image.Image | None) -> bytes:
     return image.read_bytes() if isinstance(image, Path) else image.tobytes()
 
 
-def _examples(name: str, task: TaskConfig) -> list[Example]:
+def _examples(name: str, task: TaskConfig, count: int, seed: int) -> list[Example]:
+    """The task's sample; tasks of the mini suite that share pictures are given the same ones."""
     if task.mini is not None:
         from mixlora.data import mini
 
-        return mini.examples(name, task.mini, 10**4)
-    return read_task(task.model_dump(include={"file", "images", "where", "split", "fields"}), name)
+        return mini.examples(name, task.mini, count, seed)
+    read = read_task(task.model_dump(include={"file", "images", "where", "split", "fields"}), name)
+    return sample(read, count, seed, name)
 
 
 def _part(encoded: Sample, run: Sequence[int], batch_size: int, device: torch.device) -> Part:

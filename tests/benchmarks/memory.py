@@ -44,6 +44,8 @@ def _of(case: str) -> tuple[int, int]:
 
 def _measure(case: str) -> dict[str, int]:
     model = work.model()
+    for parameter in model.parameters():
+        parameter.sum()  # a checkpoint's pages become resident when they are first read
     loaded = _peak()
     if case == "step":
         optimizer = torch.optim.AdamW(p for p in model.parameters() if p.requires_grad)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-WIDTHS = (8, 46, 10, 18, 10)
+WIDTHS = (8, 48, 10, 16, 10)
 HEAD = ("what", "case", "measured", "range", "promise")
 
 

@@ -76,9 +76,9 @@ class Trained:
 
 
 def write(file, pairs, seed):
-    """48 questions and answers, as chat messages."""
+    """Questions and answers as chat messages: as many as the training takes, and those that stay unseen."""
     lines = []
-    for k in np.random.default_rng(seed).permutation(len(pairs))[: (STEPS * ROWS_A_TASK + UNITS)]:
+    for k in np.random.default_rng(seed).permutation(len(pairs))[: STEPS * ROWS_A_TASK + UNITS]:
         turns = zip(("system", "user", "assistant"), ("Answer in a word.", *pairs[k]), strict=True)
         lines.append(json.dumps({"id": str(k), "messages": [{"role": r, "content": c} for r, c in turns]}))
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -93,8 +93,6 @@ def trained(tmp_path_factory):
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
     folder, base = tmp_path_factory.mktemp("smollm2"), smollm2.saved()
     files = {name: write(folder / f"{name}.jsonl", pairs(), seed=k) for k, (name, pairs) in enumerate(TASKS.items())}
     examples = {name: read_task({"file": file}, name) for name, file in files.items()}
@@ -113,8 +111,7 @@ def trained(tmp_path_factory):
         optimizer.zero_grad()
     after = {name: mean_loss(model, batch) for name, batch in seen.items()}
     model.save_pretrained(folder / "adapter")
-    yield Trained(base, folder / "adapter", files, {name: (before[name], after[name]) for name in TASKS})
-    torch.set_num_threads(threads)
+    return Trained(base, folder / "adapter", files, {name: (before[name], after[name]) for name in TASKS})
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +147,7 @@ def test_a_task_s_own_step_lowers_its_loss(run):
 
 
 def test_gradients_and_real_steps_verify(run):
-    found = verify_config(run)
+    found = verify_config(run, units=1)
     assert found.passed and found.error < 1e-4 and found.gram_error < 1e-4
     linear = found.steps[found.steps["step"] <= found.linear_until]
     assert len(linear) >= 3, found.steps

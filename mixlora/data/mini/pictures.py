@@ -90,10 +90,12 @@ def _sketch_style(rng: Random) -> tuple[Image.Image, dict[str, str]]:
 
 
 def _sketch_sign(rng: Random) -> tuple[Image.Image, dict[str, str]]:
-    text, board = rng.choice(SIGNS), rng.choice(("red", "green", "blue", "purple", "brown"))
-    page = Image.new("RGB", (draw.SIZE, draw.SIZE), draw.shade(rng, draw.INKS[board]))
-    picture = draw.word(rng, text, (245, 245, 245), rng.choice(draw.FONTS["sans"] + draw.FONTS["bold"]), page)
-    return picture, {"word": text, "board": board}
+    """A word in black between two coloured bars."""
+    text, colour, page = rng.choice(SIGNS), rng.choice(tuple(draw.INKS)), draw.paper(rng)
+    for top in (1, draw.SIZE - 5):
+        draw.shape(page, "rectangle", draw.shade(rng, draw.INKS[colour]), (1, top, draw.SIZE - 2, top + 3))
+    picture = draw.word(rng, text, (10, 10, 10), rng.choice(draw.FONTS["sans"] + draw.FONTS["bold"]), page)
+    return picture, {"word": text, "bars": colour}
 
 
 def _sketch_letter(rng: Random) -> tuple[Image.Image, dict[str, str]]:

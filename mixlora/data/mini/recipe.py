@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from mixlora.data.examples import Example, Turn
-from mixlora.data.mini import diet, model, sight, speech, training
+from mixlora.data.mini import base_path, diet, model, sight, speech, training
 from mixlora.data.mini.pictures import Picture, Split
 
 if TYPE_CHECKING:
@@ -200,7 +200,8 @@ def make(out: Path, recipe: Recipe) -> None:
         processor = LlavaProcessor.from_pretrained(out)
     else:
         record = {}
-        words = model.tokenizer(diet.texts())
+        # The order of the vocabulary decides the first losses, so that the shipped one is used again.
+        words = LlavaProcessor.from_pretrained(base_path()).tokenizer
         llava, processor = model.newborn(words, recipe.seed), model.processor(words)
         processor.save_pretrained(out)
 

@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mixlora.data.collation import IGNORED
 from mixlora.data.mini.diet import Exchange
 from mixlora.data.mini.model import SPECIAL
 
 if TYPE_CHECKING:
     from transformers import LlavaForConditionalGeneration, LlavaProcessor
-
-IGNORED = -100
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ class Task:
         answers: every answer that occurs.
         source: where its pictures come from (a key of `pictures.SOURCES`).
         ask: facts of a picture -> a question and its answer.
+        options: between how many answers a question leaves the choice; None where all are open.
     """
 
     name: str
@@ -36,11 +37,12 @@ class Task:
     answers: tuple[str, ...]
     source: str
     ask: Ask = field(repr=False, compare=False)
+    options: int | None = None
 
     @property
     def chance(self) -> float:
-        """The accuracy of guessing among the answers: the share of one, as sources draw them evenly."""
-        return 1 / len(self.answers)
+        """The accuracy of guessing among the answers that a question leaves open, which occur about evenly."""
+        return 1 / (self.options or len(self.answers))
 
 
 def _phrased(questions: tuple[str, ...], answer: Callable[[Facts], str]) -> Ask:
@@ -48,10 +50,21 @@ def _phrased(questions: tuple[str, ...], answer: Callable[[Facts], str]) -> Ask:
     return lambda rng, facts: (rng.choice(questions), answer(facts))
 
 
+def _between(question: str, fact: str, answers: tuple[str, ...]) -> Ask:
+    """A question, a pattern with two gaps, between the truth and another answer, in either order."""
+
+    def ask(rng: Random, facts: Facts) -> tuple[str, str]:
+        options = [facts[fact], rng.choice([answer for answer in answers if answer != facts[fact]])]
+        rng.shuffle(options)
+        return question.format(*options), facts[fact]
+
+    return ask
+
+
 def _ask_presence(rng: Random, facts: Facts) -> tuple[str, str]:
     present = rng.random() < 0.5
     kind = facts["shape"] if present else rng.choice([kind for kind in SHAPES if kind != facts["shape"]])
-    return f"Is there a {kind} in the picture?", "yes" if present else "no"
+    return f"Can you see a {kind}?", "yes" if present else "no"
 
 
 def _ask_spatial(rng: Random, facts: Facts) -> tuple[str, str]:
@@ -66,8 +79,8 @@ def _ask_entailment(rng: Random, facts: Facts) -> tuple[str, str]:
     colour = facts["colour"]
     if verdict == "no":
         colour = rng.choice([other for other in EASY_VQA_COLOURS if other != colour])
-    claim = f"the shape is {rng.choice(('heavy', 'old', 'soft'))}" if verdict == "maybe" else f"the shape is {colour}"
-    return f"Does it follow from the picture that {claim}?", verdict
+    claim = rng.choice(("heavy", "old", "soft")) if verdict == "maybe" else colour
+    return f"Does it follow that it is {claim}?", verdict
 
 
 _TRAINING = (
@@ -128,10 +141,11 @@ _UNSEEN = (
     Task(
         "sign",
         "text VQA",
-        "Read the white word on the coloured sign.",
+        "Read the word on the coloured sign.",
         SIGNS,
         "sign",
-        _phrased(("What does the sign say?",), lambda facts: facts["word"]),
+        _between("What does it say, {} or {}?", "word", SIGNS),
+        options=2,
     ),
     Task(
         "spatial",
@@ -155,7 +169,8 @@ _UNSEEN = (
         "Name the colour of the geometric shape.",
         tuple(EASY_VQA_COLOURS),
         "shape",
-        _phrased(("What colour is the shape?",), lambda facts: facts["colour"]),
+        _between("What colour is it, {} or {}?", "colour", tuple(EASY_VQA_COLOURS)),
+        options=2,
     ),
     Task(
         "letter",
@@ -163,7 +178,8 @@ _UNSEEN = (
         "Tell which letter of the alphabet is drawn.",
         tuple(LETTERS),
         "letter",
-        _phrased(("Which letter is this?",), lambda facts: facts["letter"]),
+        _between("Which letter is it, {} or {}?", "letter", tuple(LETTERS)),
+        options=2,
     ),
     Task(
         "digit",
@@ -171,7 +187,8 @@ _UNSEEN = (
         "Name the handwritten digit in English.",
         DIGITS,
         "digit",
-        _phrased(("Which digit is this?",), lambda facts: facts["digit"]),
+        _between("Which digit is it, {} or {}?", "digit", DIGITS),
+        options=2,
     ),
     Task(
         "presence",

@@ -155,8 +155,8 @@ def fit(
         model.eval()
 
 
-LORA = Schedule(steps=150, learning_rate=5e-3)
-"""What brings a LoRA of rank 8 to 16 on the language model to the six tasks in about a minute on two cores."""
+LORA = Schedule(steps=100, learning_rate=5e-3)
+"""What brings a LoRA of rank 8 on the language model to over 90 % right on each of the six tasks in about a minute."""
 
 LORA_TARGETS = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
 """The language model's linear layers, as PEFT's `target_modules` wants them: the vision tower has a q_proj too."""

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -33,6 +34,13 @@ def test_the_base_is_small(base):
     assert not base[0].training
 
 
+def test_the_record_is_of_the_recipe_as_it_stands():
+    assert RECORD["recipe"] == asdict(recipe.Recipe())
+    assert sum(RECORD["pictures"].values()) == 40_000
+    assert min(RECORD["sight"]["heldout"].values()) > 0.9
+    assert RECORD["speech"]["heldout"]["all"]["accuracy"] > 0.8
+
+
 def test_a_prompt_is_rendered_in_the_manner_of_llava(base):
     turns = [
         {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Read the word."}]},
@@ -48,6 +56,11 @@ def test_every_answer_of_the_suite_is_one_token(base):
     words = {answer for task in (*mini.TASKS.values(), *mini.UNSEEN.values()) for answer in task.answers}
     assert len(words) > 60
     assert {len(base[1].tokenizer.encode(f" {word}")) for word in words} == {1}
+
+
+@pytest.mark.slow
+def test_the_vocabulary_is_the_one_that_the_suites_texts_give(base):
+    assert set(model.tokenizer(diet.texts()).get_vocab()) == set(base[1].tokenizer.get_vocab())
 
 
 def test_a_picture_is_36_tokens_and_the_pixels_of_the_recipe(base):
