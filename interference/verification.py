@@ -34,8 +34,10 @@ class Verification:
     """What was found.
 
     Attributes:
-        gradients: one row a re-derived unit: task, source, `error` (relative, of its whole gradient, against batch-1
-            autograd), `worst_block` and `worst_error` (the block that differs most, relative to that block).
+        gradients: one row a re-derived unit: task, source, `norm` of its gradient, `error` against batch-1 autograd,
+            relative to that norm or to the median unit's where that is larger (where a loss is nearly 0, so is its
+            gradient, a difference of nearly equal numbers that keeps few digits), `own_error` relative to its own norm,
+            `worst_block` and `worst_error` (the block that differs most, relative to that block).
         gram_error: largest |K - K'| / sqrt(K'[u,u] K'[v,v]) between the run's Gram and that of the derived gradients.
         steps: one row a step size: `step` (lambda), `predicted` (root mean square fall of the loss, nats per token),
             `slope` of the real fall on the predicted one, `correlation`, `pairs` of units.
@@ -197,7 +199,10 @@ def _errors(run: Run, chosen: list[int], measured: dict[str, Tensor], derived: d
     relative = torch.where(size > 0, off / size, off)
     worst = relative.max(dim=1)
     frame = run.probes.iloc[chosen][["task", "source"]].reset_index(drop=True)
-    frame["error"] = (off.norm(dim=1) / size.norm(dim=1)).cpu().numpy()
+    error, norm = off.norm(dim=1), size.norm(dim=1)
+    frame["norm"] = norm.cpu().numpy()
+    frame["error"] = (error / norm.clamp(min=float(norm.median()))).cpu().numpy()
+    frame["own_error"] = (error / norm).cpu().numpy()
     frame["worst_block"] = [names[int(k)] for k in worst.indices]
     frame["worst_error"] = worst.values.cpu().numpy()
     return frame
