@@ -24,6 +24,7 @@ from interference.errors import MeasurementError
 from interference.targets import Target
 
 IGNORED = -100  # the label of a token that is not supervised, as in transformers
+LOGIT_ROWS = 8  # logits are computed for a multiple of so many positions; see _kept
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,11 @@ def example_losses(model: nn.Module, batch: Mapping[str, Any], whole_logits: boo
             f"row {row} of the batch has no supervised token; every label is -100 or its first token"
         )
     inputs = {key: value for key, value in batch.items() if key != "labels"}
+    kept = _kept(supervised, batch.get("attention_mask"))
     if not whole_logits and "logits_to_keep" in _forward_parameters(model):
-        inputs["logits_to_keep"] = supervised
+        inputs["logits_to_keep"] = kept
     logits = model(**inputs, use_cache=False, return_dict=True).logits
-    if logits.dim() == 3:
-        logits = logits[supervised]
+    logits = logits[supervised] if logits.dim() == 3 else logits[supervised[kept]]
     losses = F.cross_entropy(
         logits.to(torch.promote_types(logits.dtype, torch.float32)),
         targets[supervised].to(logits.device),
@@ -180,6 +181,18 @@ class Probe:
             )
         gradient = outer_gradient(inputs.flatten(1, -2), output_gradients.flatten(1, -2))
         self._gradients[name] = self._gradients[name] + gradient if name in self._gradients else gradient
+
+
+def _kept(supervised: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """Supervised positions [batch, seq], and a few attended ones that make their number a multiple of LOGIT_ROWS.
+
+    BLAS leaves rows beyond a multiple of four to a kernel that adds up the vocabulary's products one by one. Its
+    rounding is ten times larger, and a model with large activations makes 1e-4 of the gradient of it. What is added has
+    no part in the loss.
+    """
+    spare = ~supervised if attention_mask is None else ~supervised & attention_mask.bool()
+    added = spare.flatten().nonzero()[: -int(supervised.sum()) % LOGIT_ROWS, 0]
+    return supervised.flatten().index_fill(0, added, True).view_as(supervised)
 
 
 def _forward_parameters(model: nn.Module) -> Mapping[str, inspect.Parameter]:

@@ -33,7 +33,7 @@ SHAPE = {
 
 def llama(attention: str = "sdpa", **changes: Any) -> LlamaForCausalLM:
     torch.manual_seed(0)
-    config = LlamaConfig(**SHAPE, intermediate_size=48, num_key_value_heads=2, **changes)
+    config = LlamaConfig(**{**SHAPE, "intermediate_size": 48, "num_key_value_heads": 2, **changes})
     config._attn_implementation = attention
     return LlamaForCausalLM(config)
 
