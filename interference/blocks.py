@@ -43,9 +43,6 @@ class Space(StrEnum):
     WEIGHT = "weight"
 
 
-GROUPS = ("attention", "mlp")
-
-
 @dataclass(frozen=True)
 class Block:
     """One piece of theta.

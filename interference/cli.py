@@ -63,13 +63,12 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _common(
-    context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
     ] = False,
 ) -> None:
-    context.obj = {"debug": debug}
+    pass  # --debug is read in main, which also has to know it where this is not reached
 
 
 @app.command()
