@@ -7,3 +7,23 @@ class MixLoraError(Exception):
 
 class DataError(MixLoraError):
     """A data file, a record of it or an image of it cannot be used."""
+
+
+class ConfigError(MixLoraError, ValueError):
+    """An option of the method with a value that is not allowed."""
+
+
+class AdapterError(MixLoraError, ValueError):
+    """A module that cannot be adapted, or an adapter that does not fit its base."""
+
+
+class MergeError(MixLoraError, ValueError):
+    """Merging was asked for, which an input-dependent delta does not allow."""
+
+
+class RoutingError(MixLoraError, ValueError):
+    """A forward whose instances cannot be routed: an unknown task, a selection of another batch."""
+
+
+class CheckpointError(MixLoraError):
+    """A checkpoint or adapter on disk cannot be read, converted, or put into a model."""

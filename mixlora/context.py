@@ -1,0 +1,296 @@
+"""Context: what an adapted Linear must know of the forward it is part of, and how it comes to know it.
+
+A model's tracker hooks the model's own forward, so that masks, labels and tasks reach the layers whoever calls: a
+Trainer, generate, or a loss function. Blocks that gradient checkpointing runs again during the backward remember which
+forward they were part of.
+"""
+
+import inspect
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mixlora.config import Pooling
+from mixlora.errors import RoutingError
+from mixlora.routing import Selection
+
+IGNORED = -100  # the label of a token that is not supervised, as in transformers
+_CHECKPOINT = "_gradient_checkpointing_func"  # where transformers keeps it, on every block
+_HELD = "mixlora_held"  # the prompt's selections, kept on the cache that the generated tokens will bring
+
+Held = dict[tuple[str, str], Selection]  # by adapted module and adapter
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Several sequences in one row, told apart by positions that start again.
+
+    Attributes:
+        index: [instances, longest], place of every token in the flattened batch; 0 where there is none.
+        mask: [instances, longest], where there is one.
+    """
+
+    index: Tensor
+    mask: Tensor
+
+    def unpack(self, values: Tensor) -> Tensor:
+        """[batch, seq, ...] to [instances, longest, ...]."""
+        return values.flatten(0, 1)[self.index]
+
+    def pack(self, values: Tensor, batch: int) -> Tensor:
+        """[instances, longest, ...] back to [batch, seq, ...]."""
+        return values[self.mask].unflatten(0, (batch, -1))
+
+
+@dataclass
+class Context:
+    """One forward of the model.
+
+    Attributes:
+        shape: batch and seq of its tokens.
+        attended: [instances, seq], tokens that are no padding; None for all.
+        prompt: [instances, seq], attended tokens before the first supervised one; None for all.
+        packing: how rows split into instances; None where a row is an instance.
+        tasks: the task of every instance; None where they were not given.
+        decoding: whether the tokens continue a cached prompt.
+        held: selections of the prompt, which generated tokens use.
+        drawn: random selections of this forward, the same when it is recomputed.
+    """
+
+    shape: tuple[int, int]
+    attended: Tensor | None = None
+    prompt: Tensor | None = None
+    packing: Packing | None = None
+    tasks: Sequence[str] | None = None
+    decoding: bool = False
+    held: Held = field(default_factory=dict)
+    drawn: Held = field(default_factory=dict)
+
+    def mask(self, pooling: Pooling) -> Tensor | None:
+        """Positions to pool over [instances, seq]; None for all."""
+        if pooling is Pooling.ALL:
+            return None if self.packing is None else self.packing.mask
+        return self.prompt if pooling is Pooling.PROMPT else self.attended
+
+
+def pool(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean of x [instances, seq, d] over the positions of a mask [instances, seq]: [instances, d]."""
+    if mask is None:
+        return x.mean(dim=1)
+    count = mask.sum(dim=1, keepdim=True).clamp(min=1)
+    total = torch.bmm(mask.unsqueeze(1).to(x.dtype), x).squeeze(1)
+    return total.to(torch.promote_types(x.dtype, torch.float32)) / count
+
+
+class Tracker:
+    """Knows the context of the forward that a model's adapted layers are called in.
+
+    Attributes:
+        context: of the forward that runs, or of the last one; None before the first.
+    """
+
+    def __init__(self) -> None:
+        self.context: Context | None = None
+        self._given: dict[str, Any] = {}
+        self._blocks: list[Any] = []
+        self._handles: list[Any] = []
+        self._generating: Held | None = None
+        self._told: set[str] = set()
+
+    def attach(self, model: nn.Module) -> None:
+        """Follow the forwards of a model."""
+        parameters = inspect.signature(model.forward).parameters
+        self._blocks = [module for module in model.modules() if hasattr(module, "gradient_checkpointing")]
+
+        def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+            return self._enter(parameters, args, dict(kwargs))
+
+        self._handles.append(model.register_forward_pre_hook(before, with_kwargs=True))
+        self._handles.append(model.register_forward_hook(self._leave))
+        if hasattr(model, "generate"):
+            vars(model)["generate"] = _Generate(model, self)
+
+    def detach(self, model: nn.Module) -> None:
+        """Stop following a model, and leave nothing on it."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        if isinstance(vars(model).get("generate"), _Generate):
+            del vars(model)["generate"]
+        for block in self._blocks:
+            if isinstance(checkpoint := getattr(block, _CHECKPOINT, None), _Remembering):
+                setattr(block, _CHECKPOINT, checkpoint.checkpoint)
+
+    @contextmanager
+    def within(self, context: Context | None) -> Iterator[None]:
+        """Layers inside are part of the forward of this context."""
+        before, self.context = self.context, context
+        try:
+            yield
+        finally:
+            self.context = before
+
+    @contextmanager
+    def given(self, **known: Any) -> Iterator[None]:
+        """Forwards inside use these labels or tasks where they are not given any."""
+        before, self._given = self._given, self._given | {k: v for k, v in known.items() if v is not None}
+        try:
+            yield
+        finally:
+            self._given = before
+
+    @contextmanager
+    def generating(self) -> Iterator[None]:
+        """The first forward inside is that of a prompt, whose selections hold in those that follow."""
+        before, self._generating = self._generating, {}
+        try:
+            yield
+        finally:
+            self._generating = before
+
+    def tell(self, message: str) -> None:
+        """Warn, once for every message."""
+        if message not in self._told:
+            self._told.add(message)
+            warnings.warn(message, UserWarning, stacklevel=2)
+
+    def _enter(
+        self, parameters: Mapping[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        tasks = kwargs.pop("tasks", self._given.get("tasks"))
+        inputs = dict(zip(parameters, args, strict=False)) | kwargs
+        labels = inputs.get("labels")
+        labels = self._given.get("labels") if labels is None else labels
+        tokens = inputs.get("input_ids")
+        tokens = inputs.get("inputs_embeds") if tokens is None else tokens
+        for block in self._blocks:
+            checkpoint = getattr(block, _CHECKPOINT, None)
+            if checkpoint is not None and not isinstance(checkpoint, _Remembering):
+                setattr(block, _CHECKPOINT, _Remembering(checkpoint, self))
+        self.context = None if tokens is None else self._read(tokens, inputs, labels, tasks)
+        return args, kwargs
+
+    def _read(self, tokens: Tensor, inputs: Mapping[str, Any], labels: Tensor | None, tasks: Any) -> Context:
+        batch, seq = tokens.shape[:2]
+        context = Context((batch, seq))
+        attention = inputs.get("attention_mask")
+        if isinstance(attention, Tensor) and attention.dim() == 2:
+            context.attended = attention[:, -seq:].bool()
+        elif attention is not None:
+            self.tell(
+                "the attention mask is not [batch, seq], so MixLoRA pools over every position; "
+                "pass the two-dimensional mask for routing that leaves padding out"
+            )
+        context.packing = packing_of(inputs.get("position_ids"), tokens, context.attended)
+        if context.packing is not None:
+            context.attended = context.packing.mask
+        context.prompt = _prompt(context, labels)
+        self._continue(context, inputs.get("past_key_values"))
+        context.tasks = _tasks(tasks, batch if context.packing is None else len(context.packing.mask))
+        return context
+
+    def _continue(self, context: Context, cache: Any) -> None:
+        """Where the tokens go on from a prompt, take its selections; where they are one, leave its own for later."""
+        cached = cache is not None and hasattr(cache, "get_seq_length") and int(cache.get_seq_length()) > 0
+        kept = getattr(cache, _HELD, None) if cached else None
+        context.decoding = cached or bool(self._generating)
+        if context.decoding:
+            context.held = kept or self._generating or {}
+            return
+        if self._generating is not None:
+            context.held = self._generating
+        if cache is not None:
+            _keep(cache, context.held)
+
+    def _leave(self, _: nn.Module, __: Any, output: Any) -> None:
+        cache = getattr(output, "past_key_values", None)
+        if self.context is not None and cache is not None and not hasattr(cache, _HELD):
+            _keep(cache, self.context.held)
+
+
+class _Generate:
+    """A model's own `generate`, told the tasks, and known to be one generation from its prompt to its end."""
+
+    def __init__(self, model: nn.Module, tracker: Tracker) -> None:
+        self.model = model
+        self.tracker = tracker
+
+    def __call__(self, *args: Any, tasks: Any = None, **kwargs: Any) -> Any:
+        """Generate; `tasks` as in a forward."""
+        with self.tracker.generating(), self.tracker.given(tasks=tasks):
+            return type(self.model).generate(self.model, *args, **kwargs)  # type: ignore[attr-defined]
+
+
+class _Remembering:
+    """A checkpointing function whose layers, when they run again, find the context they first ran in."""
+
+    def __init__(self, checkpoint: Callable[..., Any], tracker: Tracker) -> None:
+        self.checkpoint = checkpoint
+        self.tracker = tracker
+
+    def __call__(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Checkpoint `function`."""
+        context = self.tracker.context
+
+        def remembered(*args: Any, **kwargs: Any) -> Any:
+            with self.tracker.within(context):
+                return function(*args, **kwargs)
+
+        return self.checkpoint(remembered, *args, **kwargs)
+
+
+def packing_of(positions: Tensor | None, tokens: Tensor, attended: Tensor | None) -> Packing | None:
+    """How rows split where positions [batch, seq] start again; None where none does.
+
+    As in transformers, a row is packed where position_ids are given, drop, and no padding is masked.
+    """
+    if positions is None or positions.dim() != 2 or (attended is not None and not bool(attended.all())):
+        return None
+    starts = torch.ones_like(positions, dtype=torch.bool)
+    starts[:, 1:] = positions[:, 1:] <= positions[:, :-1]
+    if not bool(starts[:, 1:].any()):
+        return None
+    batch, seq = tokens.shape[:2]
+    firsts = starts.expand(batch, seq).flatten().nonzero()[:, 0]
+    ends = torch.cat([firsts[1:], firsts.new_tensor([batch * seq])])
+    lengths = ends - firsts
+    offsets = torch.arange(int(lengths.max()), device=firsts.device)
+    mask = offsets < lengths[:, None]
+    return Packing(torch.where(mask, firsts[:, None] + offsets, 0), mask)
+
+
+def _prompt(context: Context, labels: Tensor | None) -> Tensor | None:
+    """Attended tokens before the first supervised one; all attended ones of a row that has none before it."""
+    if labels is None or tuple(labels.shape) != context.shape:
+        return context.attended
+    supervised = labels != IGNORED
+    attended = context.attended
+    if context.packing is not None:
+        supervised = context.packing.unpack(supervised) & context.packing.mask
+    if attended is None:
+        attended = torch.ones_like(supervised)
+    before = attended & (supervised.cumsum(dim=1) == 0)
+    return torch.where(before.any(dim=1, keepdim=True), before, attended)
+
+
+def _keep(cache: Any, held: Held) -> None:
+    if hasattr(cache, "__dict__"):
+        setattr(cache, _HELD, held)
+
+
+def _tasks(tasks: Any, instances: int) -> list[str] | None:
+    if tasks is None:
+        return None
+    names = [tasks] * instances if isinstance(tasks, str) else list(tasks)
+    if len(names) != instances and instances % max(len(names), 1) == 0:
+        names = [name for name in names for _ in range(instances // len(names))]  # beams of an instance
+    if len(names) != instances:
+        raise RoutingError(
+            f"tasks names {len(names)} tasks, but the batch has {instances} instances; name one for each"
+        )
+    return names
