@@ -13,11 +13,17 @@ from interference.errors import ScopeError
 
 
 class Side(StrEnum):
-    """Which factor of the low-rank product a block holds; W is the product itself (the weight-space view)."""
+    """Which part of an adapted module a block holds: a factor of the low-rank product, or a router of MixLoRA.
+
+    W is the product itself (the weight-space view).
+    """
 
     A = "A"
     B = "B"
     W = "W"
+    ROUTER_A = "router-A"
+    ROUTER_B = "router-B"
+    ROUTER_AB = "router-AB"
 
 
 class Component(StrEnum):
@@ -52,7 +58,7 @@ class Block:
         layer: index of the transformer block, from 0; None outside the stack of layers.
         module: name of the adapted module ("q_proj"), or of its group or layer where blocks were summed.
         group: "attention" or "mlp".
-        side: A, B or W.
+        side: A, B, W or a router.
         size: number of gradient entries.
     """
 
@@ -99,7 +105,7 @@ def select(
         blocks: frame of `to_frame`.
         layers: transformer block indices, from 0; None for all.
         modules: module names, groups ("attention", "mlp") or components ("projector"); None for all.
-        side: "A", "B", or None for both.
+        side: "A", "B" or a router's; None for all that were probed.
         space: "parameters" for blocks A and B, "weight" for the blocks of the weight-space view.
 
     Raises:

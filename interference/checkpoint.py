@@ -4,6 +4,7 @@ import hashlib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,10 @@ from transformers.utils import logging
 
 from interference.config import ModelConfig
 from interference.errors import CheckpointError
+from mixlora.errors import MixLoraError
+from mixlora.model import register
+
+register()  # MixLoRA with PEFT
 
 _LOAD_ERRORS = (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError)
 
@@ -88,9 +93,11 @@ def adapter_config(config: ModelConfig) -> PeftConfig:
         raise CheckpointError(
             f"there is no PEFT adapter at {config.adapter} (no adapter_config.json can be read: {_first(error)})"
         ) from None
-    if found.peft_type != "LORA":
+    if found.peft_type not in ("LORA", "MIXLORA"):
         kind = getattr(found.peft_type, "value", found.peft_type)
-        raise CheckpointError(f"the adapter at {config.adapter} is of kind {kind}; only LORA adapters are probed")
+        raise CheckpointError(
+            f"the adapter at {config.adapter} is of kind {kind}; only LORA and MIXLORA adapters are probed"
+        )
     return found
 
 
@@ -108,7 +115,7 @@ def device_of(config: ModelConfig) -> torch.device:
 def fingerprint(model: nn.Module) -> str:
     """A hash that changes when the model does: every name and shape, all adapter weights, a sample of the others."""
     found = hashlib.sha256()
-    for name, parameter in model.named_parameters():
+    for name, parameter in chain(model.named_parameters(), model.named_buffers()):
         values = parameter.detach().reshape(-1)
         if "lora_" not in name and len(values) > 64:
             values = values[:: max(len(values) // 64, 1)]
@@ -124,6 +131,8 @@ def _adapt(model: nn.Module, config: ModelConfig, adapter: PeftConfig) -> PeftMo
             warnings.simplefilter("ignore")  # missing keys are an error below
             adapted = PeftModel.from_pretrained(model, config.adapter, config=adapter)
         saved = load_peft_weights(config.adapter, device="cpu")
+    except MixLoraError as error:
+        raise CheckpointError(f"{config.adapter} on {config.base}: {error}") from None
     except _LOAD_ERRORS as error:
         raise CheckpointError(f"{misfit}: {_first(error)}") from None
     expected = get_peft_model_state_dict(adapted, save_embedding_layers=False)

@@ -22,10 +22,11 @@ from interference.gradients import Probe
 from interference.gram import DiskSpool, MemorySpool, grams
 from interference.packing import pack
 from interference.pairing import choose
-from interference.probing import Batch, Probed, Prober, of_collated, weight_block
+from interference.probing import OWNER, Batch, Probed, Prober, of_collated, selected_rows, weight_block
 from interference.progress import Progress, silent
 from interference.run import Run, check_free
 from interference.targets import Target, find_targets, probed_adapter, unprobed
+from mixlora import MixLoraLayer
 from mixlora.errors import MixLoraError
 
 CONVENTIONS = {
@@ -51,13 +52,14 @@ def compute(
     token_mean: bool = False,
     granularity: Granularity | str = Granularity.MODULE,
     weight_space: bool = False,
+    routers: bool = False,
     memory_budget: int = MEMORY,
     progress: Progress = silent,
 ) -> Run:
-    """The run of a model with a LoRA adapter, over batches that the caller collated.
+    """The run of a model with a LoRA or MixLoRA adapter, over batches that the caller collated.
 
     Args:
-        model: a model with a LoRA adapter; it is handed back exactly as it came.
+        model: a model with a LoRA or MixLoRA adapter; it is handed back exactly as it came.
         batches: {task: collated batches}, each what the model's forward takes, with `labels` [batch, seq] in which -100
             marks unsupervised tokens.
         layers: transformer blocks, from 0; None for all.
@@ -70,6 +72,7 @@ def compute(
         token_mean: with unit="batch", weigh the examples by their supervised tokens.
         granularity: "module", "group" or "layer": how far blocks are summed before they are kept.
         weight_space: also keep the Gram of the weight-space view (`space="weight"`).
+        routers: also measure MixLoRA's routers, as blocks of their own.
         memory_budget: bytes that gradients may take in memory; what is beyond waits on disk.
         progress: told what is being done.
 
@@ -88,7 +91,7 @@ def compute(
     if out is not None:
         check_free(Path(out))
     name = probed_adapter(model, adapter)
-    targets = find_targets(model, name, layers, modules, components)
+    targets = find_targets(model, name, layers, modules, components, routers)
     with MemorySpool(memory_budget // 2) as spool, Probe(model, targets) as probe:
         measuring = Measuring(targets, granularity, weight_space, memory_budget, progress)
         found = Prober(probe, spool, token_mean, weight_space, progress).run(
@@ -122,7 +125,7 @@ def compute_config(config: AnalysisConfig, progress: Progress = silent) -> Run:
     encoded = sampled.encode(tasks, processor, config)
     model = checkpoint.load_model(config.model)
     name = probed_adapter(model, None)
-    targets = find_targets(model, name, probe.layers, probe.modules, probe.components)
+    targets = find_targets(model, name, probe.layers, probe.modules, probe.components, probe.routers)
     granularity = Granularity(probe.granularity)
     measuring = Measuring(targets, granularity, probe.weight_space, probe.memory_budget, progress)
     provenance = _provenance(model, name)
@@ -151,7 +154,12 @@ class Measuring:
         memory_budget: int,
         progress: Progress,
     ) -> None:
-        self.blocks = [block for target in targets for block in target.blocks.values()]
+        self.selecting = [block for target in targets if _mixes(target) for block in target.blocks[:2]]
+        if weight_space and self.selecting:
+            raise ScopeError(
+                "weight_space is for LoRA: MixLoRA has no single weight that a step changes; leave weight_space out"
+            )
+        self.blocks = [block for target in targets for block in target.blocks]
         if weight_space:
             self.blocks += [weight_block(target) for target in targets]
         self.granularity = granularity
@@ -190,7 +198,27 @@ class Measuring:
             }
         )
         seconds = round(time.perf_counter() - self.started, 2)
-        return Run(probes, to_frame(blocks), packed, {**meta, "seconds": seconds})
+        return Run(
+            probes, to_frame(blocks), packed, {**meta, "seconds": seconds}, self._selections(found, spool, order)
+        )
+
+    def _selections(self, found: Probed, spool: MemorySpool | DiskSpool, order: np.ndarray) -> dict[str, np.ndarray]:
+        """{block name: [examples, r]} in the order of the run's units, which `OWNER` names; empty for LoRA."""
+        if not self.selecting:
+            return {}
+
+        def whole(name: str) -> np.ndarray:
+            return np.concatenate([spool.read(part, selected_rows(name)).numpy() for part in range(len(found.sizes))])
+
+        counts = [len(spool.read(part, selected_rows(OWNER))) for part in range(len(found.sizes))]
+        first = np.cumsum([0, *found.sizes[:-1]])
+        owner = order[whole(OWNER) + np.repeat(first, counts)].astype(np.int32)
+        place = np.argsort(owner, kind="stable")
+        return {OWNER: owner[place]} | {block.name: whole(block.name)[place] for block in self.selecting}
+
+
+def _mixes(target: Target) -> bool:
+    return isinstance(target.layer, MixLoraLayer)
 
 
 def resolved(config: AnalysisConfig) -> dict[str, Any]:

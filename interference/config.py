@@ -83,6 +83,7 @@ class ProbeConfig(_Section):
         max_length: tokens kept of an example; None keeps all.
         granularity: "module", "group" or "layer": how far blocks are summed before they are stored.
         weight_space: also store the Gram of the weight-space view.
+        routers: also measure MixLoRA's routers, as blocks of their own.
         memory_budget: memory for gradients, in bytes or as "2GiB".
     """
 
@@ -97,6 +98,7 @@ class ProbeConfig(_Section):
     max_length: int | None = Field(None, ge=1)
     granularity: Granularity = Granularity.MODULE
     weight_space: bool = False
+    routers: bool = False
     memory_budget: int = 2**30
 
     @field_validator("memory_budget", mode="before")

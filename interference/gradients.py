@@ -1,7 +1,8 @@
 """Per-example gradients of adapter factors: one forward and one backward give those of a whole batch.
 
 With x [batch, seq, d_in] the input of a factor and d [batch, seq, d_out] the gradient at its output, the gradient of
-example n is sum_t d[n, t] x[n, t]^T. What a forward would spend on everything else is left out: weights are frozen,
+example n is sum_t d[n, t] x[n, t]^T; MixLoRA gathers every example's own factors, whose gradients need only be put in
+their rows. What a forward would spend on everything else is left out: weights are frozen,
 logits are computed where tokens are supervised, and the graph is rooted at the first probed factor, so that the layers
 below it (and the image encoder) run without one.
 """
@@ -9,7 +10,7 @@ below it (and the image encoder) run without one.
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,9 +20,11 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from interference.blocks import Side
 from interference.errors import MeasurementError
-from interference.targets import Target
+from interference.targets import Tap, Target
+from mixlora import MixLoraLayer, routed
+from mixlora.factors import Gather
+from mixlora.routing import Conditional
 
 IGNORED = -100  # the label of a token that is not supervised, as in transformers
 LOGIT_ROWS = 8  # logits are computed for a multiple of so many positions; see _kept
@@ -35,11 +38,13 @@ class BatchGradients:
         gradients: {block name: [batch, *factor shape]}, float32 or better, of each example's own loss.
         losses: [batch], mean cross-entropy over supervised tokens (nats per token).
         tokens: [batch], number of supervised tokens.
+        selections: {name of the block of A or B: [batch, r]}, the factors that each example used; empty for LoRA.
     """
 
     gradients: dict[str, Tensor]
     losses: Tensor
     tokens: Tensor
+    selections: dict[str, Tensor] = field(default_factory=dict)
 
 
 def outer_gradient(inputs: Tensor, output_gradients: Tensor) -> Tensor:
@@ -56,12 +61,35 @@ def outer_gradient(inputs: Tensor, output_gradients: Tensor) -> Tensor:
     return torch.bmm(output_gradients.to(dtype).transpose(1, 2), inputs.to(dtype))
 
 
+def per_example(module: nn.Module, inputs: tuple[Any, ...], output_gradients: Tensor) -> Tensor:
+    """Per-example gradient of what a module multiplies with, from its inputs and the gradient at its output.
+
+    Args:
+        module: a Linear (a LoRA factor, or an independent router), MixLoRA's Gather (the whole bank, in which factors
+            that an example did not select have gradient zero) or its Conditional router.
+        inputs: of its forward, the first with the examples along its first axis.
+        output_gradients: [batch, ...].
+
+    Returns:
+        [batch, *shape of the parameter], float32 or better.
+    """
+    dtype = torch.promote_types(output_gradients.dtype, torch.float32)
+    if isinstance(module, Gather):
+        bank, selection = inputs
+        rows = output_gradients.new_zeros((len(selection), *bank.shape), dtype=dtype)
+        return rows.scatter_(1, selection.unsqueeze(-1).expand_as(output_gradients), output_gradients.to(dtype))
+    if isinstance(module, Conditional):
+        return module.example_gradients(inputs[0].to(dtype), output_gradients.to(dtype))
+    return outer_gradient(inputs[0].flatten(1, -2), output_gradients.flatten(1, -2))
+
+
 def example_losses(model: nn.Module, batch: Mapping[str, Any], whole_logits: bool = False) -> tuple[Tensor, Tensor]:
     """Each example's mean cross-entropy over its supervised tokens.
 
     Args:
         model: a causal language model, possibly with an image encoder.
-        batch: what its forward takes, with `labels` [batch, seq]; -100 marks unsupervised tokens.
+        batch: what its forward takes, with `labels` [batch, seq]; -100 marks unsupervised tokens. `tasks`, the task of
+            every example, is for MixLoRA's routers.
         whole_logits: compute logits at every position even where the model could leave the unsupervised ones out.
 
     Returns:
@@ -79,11 +107,12 @@ def example_losses(model: nn.Module, batch: Mapping[str, Any], whole_logits: boo
         raise MeasurementError(
             f"row {row} of the batch has no supervised token; every label is -100 or its first token"
         )
-    inputs = {key: value for key, value in batch.items() if key != "labels"}
+    inputs = {key: value for key, value in batch.items() if key not in ("labels", "tasks")}
     kept = _kept(supervised, batch.get("attention_mask"))
     if not whole_logits and "logits_to_keep" in _forward_parameters(model):
         inputs["logits_to_keep"] = kept
-    logits = model(**inputs, use_cache=False, return_dict=True).logits
+    with routed(model, tasks=batch.get("tasks"), labels=labels, alone=True):
+        logits = model(**inputs, use_cache=False, return_dict=True).logits
     logits = logits[supervised] if logits.dim() == 3 else logits[supervised[kept]]
     losses = F.cross_entropy(
         logits.to(torch.promote_types(logits.dtype, torch.float32)),
@@ -120,8 +149,8 @@ class Probe:
             self.model.eval()
             self.model.requires_grad_(False)
             for target in self.targets:
-                for side in (Side.A, Side.B):
-                    self._stack.enter_context(self._hook(target.factor(side), target.blocks[side].name))
+                for tap in target.taps.values():
+                    self._stack.enter_context(self._hook(tap))
         except BaseException:
             self._stack.close()
             raise
@@ -146,41 +175,58 @@ class Probe:
             losses.sum().backward()
         gradients, self._gradients = self._gradients, {}
         for target in self.targets:
-            for block in target.blocks.values():
+            for block in target.blocks:
                 if block.name not in gradients:
                     raise MeasurementError(f"{target.path} took no part in the loss; leave it out of the modules")
-        return BatchGradients(gradients, losses.detach(), tokens)
+        return BatchGradients(gradients, losses.detach(), tokens, self._selections())
+
+    def _selections(self) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        for target in self.targets:
+            if isinstance(target.layer, MixLoraLayer) and target.layer.selection is not None:
+                a, b = target.blocks[:2]
+                found |= {a.name: target.layer.selection.A, b.name: target.layer.selection.B}
+        return found
 
     @property
     def _probes_head(self) -> bool:
-        return any(target.blocks[Side.A].layer is None for target in self.targets)
+        return any(target.place.layer is None for target in self.targets)
 
     @contextmanager
-    def _hook(self, factor: nn.Linear, name: str) -> Iterator[None]:
-        def forward_hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def _hook(self, tap: Tap) -> Iterator[None]:
+        def forward_hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
             if not output.requires_grad:
                 output.requires_grad_(True)
-            seen = inputs[0].detach()
-            output.register_hook(lambda gradient: self._add(name, seen, gradient))
+            seen = tuple(value.detach() if isinstance(value, Tensor) else value for value in inputs)
+            output.register_hook(lambda gradient: self._add(tap.block.name, module, seen, gradient))
 
-        handle = factor.register_forward_hook(forward_hook)
+        handle = tap.module.register_forward_hook(forward_hook)
         try:
             yield
         finally:
             handle.remove()
 
-    def _add(self, name: str, inputs: Tensor, output_gradients: Tensor) -> None:
+    def _add(self, name: str, module: nn.Module, inputs: tuple[Any, ...], output_gradients: Tensor) -> None:
         """A module that runs several times in a forward collects the sum over its calls."""
         batch, seq = self._batch_shape
-        if inputs.dim() == 2 and inputs.shape[0] == batch * seq:
-            inputs, output_gradients = (t.unflatten(0, (batch, seq)) for t in (inputs, output_gradients))
-        if inputs.dim() < 3 or inputs.shape[0] != batch:
+        if isinstance(module, nn.Linear):
+            inputs = (_by_example(inputs[0], batch, seq),)
+            output_gradients = _by_example(output_gradients, batch, seq)
+        if output_gradients.shape[0] != batch or output_gradients.dim() < 2:
+            seen = inputs[0] if isinstance(module, nn.Linear) else output_gradients
             raise MeasurementError(
-                f"block {name}: its input of shape {tuple(inputs.shape)} does not keep the {batch} examples of the "
-                "batch apart (one image an example, no token routing); leave the module out"
+                f"block {name}: values of shape {tuple(seen.shape)} do not keep the {batch} examples of the batch "
+                "apart (one image an example, no token routing, no packing); leave the module out"
             )
-        gradient = outer_gradient(inputs.flatten(1, -2), output_gradients.flatten(1, -2))
+        gradient = per_example(module, inputs, output_gradients)
         self._gradients[name] = self._gradients[name] + gradient if name in self._gradients else gradient
+
+
+def _by_example(values: Tensor, batch: int, seq: int) -> Tensor:
+    """Values of a Linear with the examples along the first axis: [batch, positions, d], if they can be told apart."""
+    if values.dim() == 2 and values.shape[0] == batch * seq:
+        return values.unflatten(0, (batch, seq))
+    return values.unsqueeze(1) if values.dim() == 2 and values.shape[0] == batch else values
 
 
 def _kept(supervised: Tensor, attention_mask: Tensor | None) -> Tensor:

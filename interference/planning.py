@@ -53,8 +53,10 @@ def plan(config: AnalysisConfig, timed: bool = False) -> Plan:
     probe = config.probe
     encoded = sampled.encode(sampled.read(config), checkpoint.load_processor(config.model), config)
     model = checkpoint.load_model(config.model) if timed else _shapes(config)
-    targets = find_targets(model, probed_adapter(model, None), probe.layers, probe.modules, probe.components)
-    blocks = [block for target in targets for block in target.blocks.values()]
+    targets = find_targets(
+        model, probed_adapter(model, None), probe.layers, probe.modules, probe.components, probe.routers
+    )
+    blocks = [block for target in targets for block in target.blocks]
     units, width = len(encoded.units), sum(block.size for block in blocks) * (2 if probe.weight_space else 1)
     choices = _choices(blocks, units, config)
     seconds = _seconds(model, targets, encoded, config) if timed else None

@@ -20,6 +20,7 @@ from interference.progress import Progress, silent
 from interference.targets import Target
 
 Batch = Mapping[str, Any]
+OWNER = "unit"  # of every example whose selections are kept
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Probed:
 
 def weight_block(target: Target) -> Block:
     """The block of the weight-space view of a target."""
-    a, b = target.blocks[Side.A], target.blocks[Side.B]
+    a, b = target.blocks
     return Block(a.component, a.layer, a.module, a.group, Side.W, a.size + b.size)
 
 
@@ -120,11 +121,12 @@ class Prober:
     def _measure(
         self, part: Part, batches: Iterable[tuple[Batch, Sequence[int]]]
     ) -> tuple[dict[str, Tensor], list[float], list[int]]:
-        mean = UnitMeans(len(part.units), self.token_mean)
+        mean, chosen = UnitMeans(len(part.units), self.token_mean), _Selections()
         for batch, owners in batches:
             gradients = self._gradients(batch, [part.units[owner] for owner in owners])
             mean.add(gradients, owners)
-        rows = mean.rows()
+            chosen.add(gradients.selections, owners)
+        rows = mean.rows() | chosen.rows()
         if self.weight_space:
             rows |= self._weight_rows(rows)
         return {name: tensor.cpu() for name, tensor in rows.items()}, mean.losses(), mean.tokens.long().tolist()
@@ -151,8 +153,8 @@ class Prober:
     def _weight_rows(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         found = {}
         for target in self.probe.targets:
-            gradient_a, gradient_b = (rows[target.blocks[side].name] for side in (Side.A, Side.B))
-            a, b = (target.factor(side).weight.detach().to(gradient_a.dtype) for side in (Side.A, Side.B))
+            gradient_a, gradient_b = (rows[block.name] for block in target.blocks)
+            a, b = (tap.weight.detach().to(gradient_a.dtype) for tap in target.taps.values())
             scaling = target.layer.scaling[target.adapter]
             found[weight_block(target).name] = weight_rows(gradient_a, gradient_b, a, b, scaling)
         return found
@@ -179,25 +181,53 @@ class UnitMeans:
         for name, gradient in found.gradients.items():
             if name not in self._sums:
                 self._sums[name] = gradient.new_zeros(self.units, *gradient.shape[1:])
-            weighted = gradient * weights.to(gradient).view(-1, 1, 1) if self.token_mean else gradient
+            weighted = gradient * _rowwise(weights, gradient) if self.token_mean else gradient
             self._sums[name].index_add_(0, index.to(gradient.device), weighted)
 
     def rows(self) -> dict[str, Tensor]:
         """{block: [units, *factor shape]}, the means."""
-        return {name: total / self.weights.to(total).view(-1, 1, 1) for name, total in self._sums.items()}
+        return {name: total / _rowwise(self.weights, total) for name, total in self._sums.items()}
 
     def losses(self) -> list[float]:
         """The units' losses, nats per token."""
         return (self._losses / self.weights).tolist()
 
 
+def _rowwise(weights: Tensor, rows: Tensor) -> Tensor:
+    """Weights [units] as a factor of rows [units, ...]."""
+    return weights.to(rows).view(-1, *[1] * (rows.dim() - 1))
+
+
+class _Selections:
+    """The factors that every example used, where the adapter is a mixture."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, list[Tensor]] = {}
+
+    def add(self, selections: Mapping[str, Tensor], owners: Sequence[int]) -> None:
+        """Add a batch whose row n belongs to unit `owners[n]` of the part."""
+        if selections:
+            for name, selected in {**selections, OWNER: torch.tensor(owners)}.items():
+                self._found.setdefault(selected_rows(name), []).append(selected.cpu().int())
+
+    def rows(self) -> dict[str, Tensor]:
+        """What waits in the spool beside the gradients: [examples of the part, r]."""
+        return {name: torch.cat(parts) for name, parts in self._found.items()}
+
+
+def selected_rows(name: str) -> str:
+    """Where in a spool the selections of a block wait."""
+    return f"{name} selected"
+
+
 def of_collated(batches: Mapping[str, Iterable[Batch]], unit: str) -> Iterator[Part]:
     """Parts of batches that the caller collated, one a batch: its rows are units, or it is a unit as a whole."""
     for task, iterable in batches.items():
-        for number, batch in enumerate(iterable):
-            if "labels" not in batch:
+        for number, given in enumerate(iterable):
+            if "labels" not in given:
                 raise ScopeError(f"task {task!r}, batch {number} has no labels; collate it with labels [batch, seq]")
-            rows = range(len(batch["labels"]))
+            rows = range(len(given["labels"]))
+            batch = {"tasks": [task] * len(rows), **given}
             if unit == "batch":
                 yield Part([Unit(task, f"batch {number}", f"{task} batch {number}")], [(batch, [0] * len(rows))])
             else:

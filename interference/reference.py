@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
-from interference.blocks import Component, Side
+from interference.blocks import Component
 from interference.gradients import IGNORED, activate, as_found
 from interference.targets import Target, find_targets, probed_adapter
+from mixlora import routed
 
 
 def gradients(
@@ -23,22 +24,24 @@ def gradients(
     modules: Sequence[str] | None = None,
     adapter: str | None = None,
     components: Sequence[Component | str] = (Component.LANGUAGE,),
+    routers: bool = False,
 ) -> dict[str, Tensor]:
     """Each example's gradient by batch-1 autograd: alone, without its padding, through the model's own loss.
 
     Args:
-        model: a model with a LoRA adapter.
+        model: a model with a LoRA or MixLoRA adapter.
         batch: what its forward takes, with `labels` [batch, seq].
         layers: transformer block indices; None for all.
         modules: module names or groups; None for all.
         adapter: the probed adapter; None for the active one.
         components: parts of the model.
+        routers: also the gradients of MixLoRA's routers.
 
     Returns:
         {block name: [batch, *factor shape]}.
     """
     name = probed_adapter(model, adapter)
-    targets = find_targets(model, name, layers, modules, components)
+    targets = find_targets(model, name, layers, modules, components, routers)
     return of_targets(model, batch, targets)
 
 
@@ -49,7 +52,9 @@ def of_targets(model: nn.Module, batch: Mapping[str, Any], targets: Sequence[Tar
         weights = _prepare(model, targets)
         rows = []
         for row in range(len(batch["labels"])):
-            loss = model(**single(batch, row)).loss
+            example = single(batch, row)
+            with routed(model, tasks=example.pop("tasks", None)):
+                loss = model(**example).loss
             rows.append(torch.autograd.grad(loss, list(weights.values())))
     return {name: torch.stack([row[k] for row in rows]) for k, name in enumerate(weights)}
 
@@ -69,7 +74,8 @@ def gradients_functional(model: nn.Module, batch: Mapping[str, Any], targets: Se
 
         def loss(parameters: dict[str, Tensor], example: dict[str, Tensor]) -> Tensor:
             inputs = {key: value.unsqueeze(0) for key, value in example.items() if key != "labels"}
-            logits = functional_call(model, parameters, (), {**inputs, "use_cache": False}).logits[0, :-1]
+            with routed(model, tasks=batch.get("tasks"), labels=example["labels"].unsqueeze(0), alone=True):
+                logits = functional_call(model, parameters, (), {**inputs, "use_cache": False}).logits[0, :-1]
             targets = example["labels"][1:]
             return F.cross_entropy(logits.float(), targets, ignore_index=IGNORED)
 
@@ -82,9 +88,11 @@ def single(batch: Mapping[str, Any], row: int) -> dict[str, Any]:
     size, seq = batch["labels"].shape
     mask = batch.get("attention_mask")
     kept = torch.ones(seq, dtype=torch.bool) if mask is None else mask[row].bool()
-    example = {}
+    example: dict[str, Any] = {}
     for key, value in batch.items():
-        if not isinstance(value, Tensor):
+        if isinstance(value, list) and len(value) == size:
+            example[key] = value[row : row + 1]
+        elif not isinstance(value, Tensor):
             example[key] = value
         elif value.shape[:2] == (size, seq):
             example[key] = value[row : row + 1, kept]
@@ -99,6 +107,6 @@ def _prepare(model: nn.Module, targets: Sequence[Target]) -> dict[str, Tensor]:
     model.requires_grad_(False)
     weights = {}
     for target in targets:
-        for side in (Side.A, Side.B):
-            weights[target.blocks[side].name] = target.factor(side).weight.requires_grad_(True)
+        for tap in target.taps.values():
+            weights[tap.block.name] = tap.weight.requires_grad_(True)
     return weights

@@ -1,7 +1,8 @@
 """Run: what a measurement leaves behind. Every number is derived from its Gram matrices, without the model.
 
 On disk a run is a directory: `run.json` (how it came about), `probes.parquet` (one row a unit), `blocks.parquet` (one
-row a block) and `gram.safetensors` (one packed triangle a block). It is whole or absent.
+row a block) and `gram.safetensors` (one packed triangle a block). A run of MixLoRA
+also has `selections.safetensors`. It is whole or absent.
 """
 
 import json
@@ -15,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from interference import metrics, uncertainty
 from interference.blocks import Side, Space, select
@@ -25,6 +26,7 @@ from interference.packing import sum_of, unpack
 
 SCHEMA = 1
 _FILES = ("run.json", "probes.parquet", "blocks.parquet", "gram.safetensors")
+_SELECTIONS = "selections.safetensors"  # of MixLoRA runs alone
 _PROBE_COLUMNS = ("task", "loss", "tokens", "ids", "source")
 _BLOCK_COLUMNS = ("name", "component", "layer", "module", "group", "side", "size")
 
@@ -36,6 +38,8 @@ class Run:
         probes: one row a unit: task, loss (nats per token), tokens (supervised), ids, source.
         blocks: one row a block: name, component, layer, module, group, side, size.
         meta: how the run came about: config, conventions, fingerprints, versions, timings, notes.
+        selections: of a MixLoRA run, the factors that every example used: {block name: [examples, r], ranked}, and
+            under "unit" [examples] the row of `probes` that each belongs to; empty for LoRA.
     """
 
     def __init__(
@@ -44,10 +48,12 @@ class Run:
         blocks: pd.DataFrame,
         grams: Mapping[str, NDArray[np.float32]],
         meta: Mapping[str, Any],
+        selections: Mapping[str, NDArray[np.int32]] | None = None,
     ) -> None:
         self.probes = probes
         self.blocks = blocks
         self.meta = dict(meta)
+        self.selections = dict(selections or {})
         self._grams = grams
 
     def __repr__(self) -> str:
@@ -217,6 +223,8 @@ class Run:
         self.probes.to_parquet(folder / "probes.parquet", index=False)
         self.blocks.to_parquet(folder / "blocks.parquet", index=False)
         save_file({name: self._grams[name] for name in self.blocks["name"]}, folder / "gram.safetensors")
+        if self.selections:
+            save_file(self.selections, folder / _SELECTIONS)
         for path in [*folder.iterdir(), folder]:
             handle = os.open(path, os.O_RDONLY)
             os.fsync(handle)
@@ -299,6 +307,7 @@ def load(path: Path | str) -> Run:
     try:
         probes, blocks = (pd.read_parquet(folder / name) for name in ("probes.parquet", "blocks.parquet"))
         grams = GramFile(folder / "gram.safetensors")
+        selections = load_file(folder / _SELECTIONS) if (folder / _SELECTIONS).exists() else {}
     except (OSError, ValueError, SafetensorError) as error:
         raise RunError(f"{folder} is damaged and must be computed again: {error}") from None
     for frame, name, columns in ((probes, "probes", _PROBE_COLUMNS), (blocks, "blocks", _BLOCK_COLUMNS)):
@@ -310,7 +319,7 @@ def load(path: Path | str) -> Run:
             raise RunError(f"{folder / 'gram.safetensors'} is damaged: it lacks block {name}")
         if grams.shape(name) != [size]:
             raise RunError(f"{folder / 'gram.safetensors'} is damaged: block {name} is not of {len(probes)} units")
-    return Run(probes, blocks.astype({"layer": "Int64"}), grams, meta)
+    return Run(probes, blocks.astype({"layer": "Int64"}), grams, meta, selections)
 
 
 def check_free(out: Path) -> None:

@@ -170,4 +170,6 @@ class _Batches:
         for start in range(0, len(rows), self.batch_size):
             chunk = rows[start : start + self.batch_size]
             batch = self.collator.collate([example for example, _ in chunk])
-            yield {key: value.to(self.device) for key, value in batch.items()}, [owner for _, owner in chunk]
+            moved: Batch = {key: value.to(self.device) for key, value in batch.items()}
+            owners = [owner for _, owner in chunk]
+            yield {**moved, "tasks": [self.units[owner].task for owner in owners]}, owners

@@ -10,11 +10,30 @@ from typing import Any, cast
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.variants import DoraLinearVariant
-from torch import nn
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
 
 from interference import blocks
 from interference.blocks import Block, Component, Side
 from interference.errors import CheckpointError, ScopeError
+from mixlora import MixLoraLayer
+from mixlora.config import RouterGradient
+from mixlora.routing import Router
+
+
+@dataclass(frozen=True)
+class Tap:
+    """Where the gradient of a block can be read off, example by example.
+
+    Attributes:
+        block: the block.
+        weight: the parameter that it is.
+        module: the module whose inputs and output gradients give it; see `gradients.per_example`.
+    """
+
+    block: Block
+    weight: Tensor
+    module: nn.Module
 
 
 @dataclass(frozen=True)
@@ -25,18 +44,23 @@ class Target:
         path: its name in `model.named_modules()`.
         layer: the adapted module.
         adapter: name of the probed adapter.
-        blocks: its blocks, by side.
+        taps: its blocks, by side.
     """
 
     path: str
-    layer: LoraLayer
+    layer: Any
     adapter: str
-    blocks: dict[Side, Block]
+    taps: dict[Side, Tap]
 
-    def factor(self, side: Side) -> nn.Linear:
-        """The Linear that holds factor A [rank, d_in] or B [d_out, rank]."""
-        factors = self.layer.lora_A if side is Side.A else self.layer.lora_B
-        return cast(nn.Linear, factors[self.adapter])
+    @property
+    def blocks(self) -> list[Block]:
+        """The blocks, A first."""
+        return [tap.block for tap in self.taps.values()]
+
+    @property
+    def place(self) -> Block:
+        """The block of A, which tells where in the model the module lies."""
+        return self.taps[Side.A].block
 
 
 def probed_adapter(model: nn.Module, adapter: str | None) -> str:
@@ -45,10 +69,10 @@ def probed_adapter(model: nn.Module, adapter: str | None) -> str:
     Raises:
         CheckpointError: if the model has no LoRA, the adapter is unknown, or several are active and none was named.
     """
-    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    layers = [module for module in model.modules() if isinstance(module, (LoraLayer, MixLoraLayer))]
     if not layers:
-        raise CheckpointError("the model has no LoRA adapter; load one with peft.PeftModel.from_pretrained")
-    known = sorted({name for layer in layers for name in (*layer.lora_A, *layer.lora_embedding_A)})
+        raise CheckpointError("the model has no LoRA or MixLoRA adapter; load one with peft.PeftModel.from_pretrained")
+    known = sorted({name for layer in layers for name in _adapters(layer)})
     if adapter is not None:
         if adapter not in known:
             raise CheckpointError(f"adapter {adapter!r} is not loaded; loaded are: {', '.join(known)}")
@@ -67,6 +91,7 @@ def find_targets(
     layers: Sequence[int] | None = None,
     modules: Sequence[str] | None = None,
     components: Sequence[Component | str] = (Component.LANGUAGE,),
+    routers: bool = False,
 ) -> list[Target]:
     """The adapted Linears in the scope, in the order of the model's modules.
 
@@ -76,22 +101,23 @@ def find_targets(
         layers: transformer block indices, from 0; None for all.
         modules: module names or the groups "attention", "mlp"; None for all.
         components: parts of the model: "language", "vision", "projector".
+        routers: also probe MixLoRA's routers, as blocks of their own.
 
     Raises:
         CheckpointError: if the adapter is merged, switched off, or of a kind that cannot be probed.
         ScopeError: if a layer, module or component holds no adapted module; the message lists those that do.
     """
-    everything = list(_all_targets(model, adapter))
+    everything = list(_all_targets(model, adapter, routers))
     if not everything:
-        raise CheckpointError(f"adapter {adapter!r} adapts no Linear module; only LoRA on Linear layers is probed")
+        raise CheckpointError(f"adapter {adapter!r} adapts no Linear module; only adapters of Linear layers are probed")
     wanted = [_component(name) for name in components]
-    there = sorted({target.blocks[Side.A].component for target in everything})
-    inside = [target for target in everything if target.blocks[Side.A].component in wanted]
+    there = sorted({target.place.component for target in everything})
+    inside = [target for target in everything if target.place.component in wanted]
     if not inside:
         raise ScopeError(f"adapter {adapter!r} adapts nothing in {', '.join(wanted)}; it adapts: {', '.join(there)}")
-    frame = blocks.to_frame(target.blocks[Side.A] for target in inside)
+    frame = blocks.to_frame(target.place for target in inside)
     chosen = set(blocks.select(frame, layers, modules)["name"])
-    return [target for target in inside if target.blocks[Side.A].name in chosen]
+    return [target for target in inside if target.place.name in chosen]
 
 
 def unprobed(model: nn.Module, adapter: str) -> list[str]:
@@ -113,31 +139,68 @@ def unprobed(model: nn.Module, adapter: str) -> list[str]:
     return sorted(notes)
 
 
-def _all_targets(model: nn.Module, adapter: str) -> Iterator[Target]:
+def _adapters(layer: Any) -> list[str]:
+    """Names of the adapters that a layer holds."""
+    return [*layer.mixlora_A] if isinstance(layer, MixLoraLayer) else [*layer.lora_A, *layer.lora_embedding_A]
+
+
+def _all_targets(model: nn.Module, adapter: str, routers: bool) -> Iterator[Target]:
     where = _Map(model)
     taken: set[str] = set()
     for path, module in model.named_modules():
-        if not isinstance(module, LoraLayer) or adapter not in module.lora_A:
+        weights = _weights(path, module, adapter, routers)
+        if not weights:
             continue
-        if not isinstance(module.lora_A[adapter], nn.Linear):
-            continue
-        _check_probeable(path, module, adapter)
         component, layer, group = where.locate(path)
         name = path.rpartition(".")[2]
-        size_a, size_b = (cast(nn.Linear, f[adapter]).weight.numel() for f in (module.lora_A, module.lora_B))
         if Block(component, layer, name, group, Side.A, 0).name in taken:
             name = where.relative(path)
-        a = Block(component, layer, name, group, Side.A, size_a)
-        b = Block(component, layer, name, group, Side.B, size_b)
-        taken.add(a.name)
-        yield Target(path, module, adapter, {Side.A: a, Side.B: b})
+        taps = {
+            side: Tap(Block(component, layer, name, group, side, weight.numel()), weight, tapped)
+            for side, (weight, tapped) in weights.items()
+        }
+        taken.add(taps[Side.A].block.name)
+        yield Target(path, module, adapter, taps)
+
+
+def _weights(path: str, layer: nn.Module, adapter: str, routers: bool) -> dict[Side, tuple[Tensor, nn.Module]]:
+    """The parameters of a layer that are probed, each with the module that its gradient is read off."""
+    if isinstance(layer, MixLoraLayer) and adapter in layer.mixlora_A:
+        _check_switched_on(path, layer)
+        found: dict[Side, tuple[Tensor, nn.Module]] = {
+            Side.A: (layer.mixlora_A[adapter], layer.gather_A),
+            Side.B: (layer.mixlora_B[adapter], layer.gather_B),
+        }
+        return found | _routers(path, layer, adapter) if routers else found
+    if isinstance(layer, LoraLayer) and adapter in layer.lora_A and isinstance(layer.lora_A[adapter], nn.Linear):
+        _check_probeable(path, layer, adapter)
+        pair = {Side.A: layer.lora_A[adapter], Side.B: layer.lora_B[adapter]}
+        return {side: (cast(nn.Linear, linear).weight, linear) for side, linear in pair.items()}
+    return {}
+
+
+def _routers(path: str, layer: MixLoraLayer, adapter: str) -> dict[Side, tuple[Tensor, nn.Module]]:
+    if adapter not in layer.mixlora_router or layer.configs[adapter].router_gradient is RouterGradient.NONE:
+        raise ScopeError(f"{path}: the routers of adapter {adapter!r} have no gradient; leave routers out")
+    router = cast(Router, layer.mixlora_router[adapter])
+    found: dict[Side, tuple[Tensor, nn.Module]] = {
+        Side.ROUTER_A: (router.independent_A.weight, router.independent_A),
+        Side.ROUTER_B: (router.independent_B.weight, router.independent_B),
+    }
+    if router.conditional is not None:
+        found[Side.ROUTER_AB] = (router.conditional.weight, router.conditional)
+    return found
+
+
+def _check_switched_on(path: str, layer: BaseTunerLayer) -> None:
+    if layer.disable_adapters:
+        raise CheckpointError(f"{path}: adapters are switched off; call enable_adapters() first")
 
 
 def _check_probeable(path: str, layer: LoraLayer, adapter: str) -> None:
     if layer.merged:
         raise CheckpointError(f"{path}: adapters are merged into the base weights; call unmerge_adapter() first")
-    if layer.disable_adapters:
-        raise CheckpointError(f"{path}: adapters are switched off; call enable_adapters() first")
+    _check_switched_on(path, layer)
     variant = layer.lora_variant.get(adapter)
     if variant is not None and not isinstance(variant, DoraLinearVariant):
         raise CheckpointError(

@@ -163,8 +163,9 @@ def _chosen(run: Run, units: int) -> list[int]:
 def _targets(run: Run, model: nn.Module, adapter: str) -> list[Target]:
     """The targets whose blocks the run holds."""
     kept, granularity = set(run.blocks["name"]), Granularity(run.meta["granularity"])
-    found = find_targets(model, adapter, components=sorted(set(run.blocks["component"])))
-    return [target for target in found if coarsen(target.blocks[Side.A], granularity).name in kept]
+    routers = run.blocks["side"].isin([Side.ROUTER_A, Side.ROUTER_B, Side.ROUTER_AB]).any()
+    found = find_targets(model, adapter, components=sorted(set(run.blocks["component"])), routers=bool(routers))
+    return [target for target in found if coarsen(target.place, granularity).name in kept]
 
 
 def _unit_gradients(
@@ -222,7 +223,7 @@ def _steps(
     slopes = gram / np.where(norms > 0, norms, np.inf)[:, None]  # rows step, columns are read
     apart = ~np.eye(len(gram), dtype=bool)
     typical = math.sqrt(float(np.mean(slopes[apart] ** 2)))
-    factors = {target.blocks[side].name: target.factor(side).weight for target in targets for side in (Side.A, Side.B)}
+    weights = {tap.block.name: tap.weight for target in targets for tap in target.taps.values()}
     with as_found(model), torch.no_grad():
         activate(model, targets[0].adapter)
         model.eval()
@@ -232,7 +233,7 @@ def _steps(
             step = share * float(before.mean()) / typical
             fallen = np.zeros_like(gram)
             for k in np.flatnonzero(norms):
-                with _moved({weight: gradients[name][k] for name, weight in factors.items()}, -step / float(norms[k])):
+                with _moved({weight: gradients[name][k] for name, weight in weights.items()}, -step / float(norms[k])):
                     fallen[k] = before - _losses(model, units, token_mean)
             rows.append({"step": step, **_agreement(step * slopes[apart], fallen[apart]), "pairs": int(apart.sum())})
             progress("steps", done + 1, len(SHARES))

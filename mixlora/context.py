@@ -57,6 +57,7 @@ class Context:
         prompt: [instances, seq], attended tokens before the first supervised one; None for all.
         packing: how rows split into instances; None where a row is an instance.
         tasks: the task of every instance; None where they were not given.
+        alone: whether padding is no position even to `all`: an instance is as if no other were in its batch.
         decoding: whether the tokens continue a cached prompt.
         held: selections of the prompt, which generated tokens use.
         drawn: random selections of this forward, the same when it is recomputed.
@@ -67,13 +68,14 @@ class Context:
     prompt: Tensor | None = None
     packing: Packing | None = None
     tasks: Sequence[str] | None = None
+    alone: bool = False
     decoding: bool = False
     held: Held = field(default_factory=dict)
     drawn: Held = field(default_factory=dict)
 
     def mask(self, pooling: Pooling) -> Tensor | None:
         """Positions to pool over [instances, seq]; None for all."""
-        if pooling is Pooling.ALL:
+        if pooling is Pooling.ALL and not self.alone:
             return None if self.packing is None else self.packing.mask
         return self.prompt if pooling is Pooling.PROMPT else self.attended
 
@@ -137,7 +139,7 @@ class Tracker:
 
     @contextmanager
     def given(self, **known: Any) -> Iterator[None]:
-        """Forwards inside use these labels or tasks where they are not given any."""
+        """Forwards inside use these labels or tasks where they are not given any; see `model.routed`."""
         before, self._given = self._given, self._given | {k: v for k, v in known.items() if v is not None}
         try:
             yield
@@ -177,7 +179,7 @@ class Tracker:
 
     def _read(self, tokens: Tensor, inputs: Mapping[str, Any], labels: Tensor | None, tasks: Any) -> Context:
         batch, seq = tokens.shape[:2]
-        context = Context((batch, seq))
+        context = Context((batch, seq), alone=bool(self._given.get("alone")))
         attention = inputs.get("attention_mask")
         if isinstance(attention, Tensor) and attention.dim() == 2:
             context.attended = attention[:, -seq:].bool()

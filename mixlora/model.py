@@ -156,16 +156,19 @@ class MixLoraModel(BaseTuner):
 
 
 @contextmanager
-def routed(model: nn.Module, tasks: Sequence[str] | str | None = None, labels: Tensor | None = None) -> Iterator[None]:
+def routed(
+    model: nn.Module, tasks: Sequence[str] | str | None = None, labels: Tensor | None = None, alone: bool | None = None
+) -> Iterator[None]:
     """Inside, forwards of a model know these tasks or labels where they are not given any themselves.
 
     Args:
         model: a model with MixLoRA adapters; any other is left alone.
         tasks: the task of every instance, or of all, for routing="task".
         labels: [batch, seq]; the first supervised token of a row ends its prompt.
+        alone: whether pooling="all" leaves padding out, as if every instance were alone in its batch.
     """
     tracker = next((module.tracker for module in model.modules() if isinstance(module, MixLoraLayer)), None)
-    with tracker.given(tasks=tasks, labels=labels) if tracker else _as_is():
+    with tracker.given(tasks=tasks, labels=labels, alone=alone) if tracker else _as_is():
         yield
 
 

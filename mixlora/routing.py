@@ -40,22 +40,22 @@ def top(scores: Tensor, r: int) -> Tensor:
     return scores.topk(r, dim=-1).indices
 
 
-def conditional_scores(selected: Tensor, weight: Tensor, form: CfsForm) -> Tensor:
-    """CFS scores of the B factors (Eqs. 7 to 9): softmax over E of sum_k softmax(a_{A(k)} W[k]).
+def conditional_logits(selected: Tensor, weight: Tensor, form: CfsForm) -> Tensor:
+    """What CFS makes of each selected A factor (Eq. 7 before its softmax): a_{A(k)} W[k], [instances, r, E].
 
     Args:
         selected: the selected A factors [instances, r, d_in], ranked.
         weight: W_AB, [r, d_in, E]: one matrix for every rank.
         form: "exact", or "official": the released einsum sums factors and weight over d_in apart.
-
-    Returns:
-        [instances, E].
     """
     if form is CfsForm.EXACT:
-        logits = torch.einsum("nrd,rde->nre", selected, weight)
-    else:
-        logits = selected.sum(dim=-1, keepdim=True) * weight.sum(dim=1)
-    return logits.softmax(dim=-1).sum(dim=1).softmax(dim=-1)
+        return torch.einsum("nrd,rde->nre", selected, weight)
+    return selected.sum(dim=-1, keepdim=True) * weight.sum(dim=1)
+
+
+def conditional_scores(logits: Tensor) -> Tensor:
+    """CFS scores of the B factors [instances, E] (Eqs. 7 to 9): softmax over E of sum_k softmax(logits[k])."""
+    return _softmax(_softmax(logits).sum(dim=1))
 
 
 def straight_through(scores: Tensor, selection: Tensor) -> Tensor:
@@ -67,8 +67,9 @@ def straight_through(scores: Tensor, selection: Tensor) -> Tensor:
 class Conditional(nn.Module):
     """W_AB of conditional factor selection, [r, d_in, E]."""
 
-    def __init__(self, r: int, d_in: int, num_factors: int) -> None:
+    def __init__(self, r: int, d_in: int, num_factors: int, form: CfsForm) -> None:
         super().__init__()
+        self.form = form
         self.weight = nn.Parameter(torch.empty(r, d_in, num_factors))
         self.reset_parameters()
 
@@ -78,9 +79,16 @@ class Conditional(nn.Module):
         bound = 1 / math.sqrt(r * d_in)
         nn.init.uniform_(self.weight, -bound, bound)
 
-    def forward(self, selected: Tensor, form: CfsForm) -> Tensor:
-        """Scores [instances, E] given the selected A factors [instances, r, d_in]."""
-        return conditional_scores(selected, self.weight, form)
+    def forward(self, selected: Tensor) -> Tensor:
+        """Logits [instances, r, E] of the selected A factors [instances, r, d_in]."""
+        return conditional_logits(selected, self.weight, self.form)
+
+    def example_gradients(self, selected: Tensor, logit_gradients: Tensor) -> Tensor:
+        """Every instance's gradient of the weight [instances, r, d_in, E], from that of its logits [instances, r, E]."""
+        if self.form is CfsForm.EXACT:
+            return torch.einsum("nrd,nre->nrde", selected, logit_gradients)
+        each = selected.sum(dim=-1, keepdim=True) * logit_gradients
+        return each.unsqueeze(2).expand(-1, -1, selected.shape[2], -1)
 
 
 class ScoresA(NamedTuple):
@@ -101,10 +109,11 @@ class Router(nn.Module):
 
     def __init__(self, config: MixLoraConfig, d_in: int, width: int) -> None:
         super().__init__()
-        self.form = CfsForm(config.cfs_form)
         self.independent_A = nn.Linear(width, config.num_factors, bias=False)
         self.independent_B = nn.Linear(width, config.num_factors, bias=False)
-        self.conditional = Conditional(config.r, d_in, config.num_factors) if config.conditional else None
+        self.conditional: Conditional | None = None
+        if config.conditional:
+            self.conditional = Conditional(config.r, d_in, config.num_factors, CfsForm(config.cfs_form))
 
     def independent(self, hidden: Tensor) -> ScoresA:
         """IFS (Eqs. 4, 6): softmax(W_A h) and softmax(W_B h), each [instances, E], of hidden [instances, width]."""
@@ -116,8 +125,7 @@ class Router(nn.Module):
         """Scores of the B factors [instances, E]: IFS plus CFS (Eq. 10)."""
         if self.conditional is None:
             return independent
-        weight = self.conditional.weight
-        return independent + self.conditional(selected.to(weight.dtype), self.form).to(independent.dtype)
+        return independent + conditional_scores(self.conditional(selected.to(self.conditional.weight.dtype)))
 
 
 def has_router(config: MixLoraConfig) -> bool:

@@ -13,13 +13,13 @@ class TaskBank(nn.Module):
     """The encoded definitions of an adapter's tasks, saved with it.
 
     Attributes:
-        names: the tasks.
+        names: the tasks, in alphabetical order, as a saved configuration lists them.
         embeddings: [tasks, width], mean hidden states of their definitions; NaN where not encoded yet.
     """
 
     def __init__(self, names: Sequence[str], width: int) -> None:
         super().__init__()
-        self.names = list(names)
+        self.names = sorted(names)
         self.register_buffer("embeddings", torch.full((len(self.names), width), float("nan")))
         self.embeddings: Tensor
 
@@ -57,13 +57,10 @@ class TaskBank(nn.Module):
 
     def put(self, encoded: Mapping[str, Tensor]) -> None:
         """Add embeddings [width] of tasks, or replace those of known ones."""
-        for name, embedding in encoded.items():
-            row = embedding.detach().to(self.embeddings)
-            if name in self.names:
-                self.embeddings[self.names.index(name)] = row
-            else:
-                self.names.append(name)
-                self.embeddings = torch.cat([self.embeddings, row[None]])
+        rows = dict(zip(self.names, self.embeddings, strict=True))
+        rows |= {name: embedding.detach().to(self.embeddings) for name, embedding in encoded.items()}
+        self.names = sorted(rows)
+        self.embeddings = torch.stack([rows[name] for name in self.names])
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from interference import reference
 from interference.gradients import Probe, example_losses
-from interference.targets import Target, find_targets
+from interference.targets import find_targets
 from tests.benchmarks import work
 from tests.benchmarks.table import Row, show
 
@@ -98,7 +98,7 @@ def opacus(model: PeftModel, data: dict[str, Tensor]) -> Case:
         warnings.simplefilter("ignore")
         wrapped = GradSampleModule(copy.deepcopy(model), batch_first=True, loss_reduction="sum", strict=False).train()
     targets = find_targets(wrapped._module, "default")
-    weights = {block.name: factor for target in targets for block, factor in factors(target)}
+    weights = {tap.block.name: tap.weight for target in targets for tap in target.taps.values()}
 
     def case() -> Gradients:
         losses, _ = example_losses(wrapped, data, whole_logits=True)
@@ -110,11 +110,6 @@ def opacus(model: PeftModel, data: dict[str, Tensor]) -> Case:
         return found
 
     return case
-
-
-def factors(target: Target) -> list[tuple]:
-    """The blocks of a target and their weights."""
-    return [(block, target.factor(side).weight) for side, block in target.blocks.items()]
 
 
 def error(found: Gradients, expected: Gradients) -> float:

@@ -72,7 +72,7 @@ def test_select_of_nothing_is_everything_but_the_weights():
             {"modules": ["q_porj"]},
             "^module 'q_porj' is not among those here: attention, head, language, linear_1, lm_h",
         ),
-        ({"side": "C"}, "^side 'C' is none of A, B, W$"),
+        ({"side": "C"}, "^side 'C' is none of A, B, W, router-A, router-B, router-AB$"),
         ({"space": "x"}, "^space 'x' is none of parameters, weight$"),
         (
             {"modules": ["head"], "side": "B"},

@@ -55,7 +55,7 @@ def test_equal_batch_one_autograd(case):
 def test_llava_components_equal_batch_one_autograd(components):
     model = lora(llava(), r".*(q_proj|v_proj|fc1|linear_1|down_proj)")
     found, expected, targets = probe(model, batch(**BATCH, image=True), components=components)
-    assert {target.blocks[Side.A].component for target in targets} == set(components)
+    assert {target.taps[Side.A].block.component for target in targets} == set(components)
     assert_equal(found.gradients, expected)
 
 
@@ -72,8 +72,8 @@ def test_sum_over_examples_is_the_plain_batch_gradient():
     found, _, targets = probe(model, data)
     model(**data).loss.backward()
     for target in targets:
-        for side, block in target.blocks.items():
-            torch.testing.assert_close(found.gradients[block.name].mean(0), target.factor(side).weight.grad)
+        for tap in target.taps.values():
+            torch.testing.assert_close(found.gradients[tap.block.name].mean(0), tap.weight.grad)
 
 
 def test_a_gradient_does_not_depend_on_its_batch():
@@ -156,10 +156,9 @@ def test_tokens_that_lost_their_example_are_refused():
     target = targets[0]
     opened = Probe(model, targets)
     opened._batch_shape = (2, 5)
-    with pytest.raises(
-        MeasurementError, match=r"language.0.q_proj.A: its input of shape \(9, 32\) does not keep the 2"
-    ):
-        opened._add(target.blocks[Side.A].name, torch.zeros(9, 32), torch.zeros(9, 4))
+    with pytest.raises(MeasurementError, match=r"language.0.q_proj.A: values of shape \(9, 32\) do not keep the 2"):
+        tap = target.taps[Side.A]
+        opened._add(tap.block.name, tap.module, (torch.zeros(9, 32),), torch.zeros(9, 4))
 
 
 @pytest.mark.parametrize("answer", [1, 2, 3, 5])

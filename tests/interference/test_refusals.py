@@ -70,7 +70,7 @@ def test_an_adapter_with_a_weight_too_few_or_too_many(compute, tmp_path):
 def test_an_adapter_of_another_kind(compute, tmp_path):
     other = get_peft_model(llama(), IA3Config(target_modules=["k_proj"], feedforward_modules=[]))
     assert compute(adapter=write_adapter(tmp_path / "ia3", other)) == (
-        "the adapter at TMP/ia3 is of kind IA3; only LORA adapters are probed"
+        "the adapter at TMP/ia3 is of kind IA3; only LORA and MIXLORA adapters are probed"
     )
 
 
@@ -300,5 +300,5 @@ def test_runs_that_are_none_or_do_not_match(refused, interference, tiny, run_dir
 def test_configurations_of_peft_that_are_not_probed(compute, tmp_path):
     only = get_peft_model(llama(), LoraConfig(r=4, target_modules=["embed_tokens"]))
     assert compute(adapter=write_adapter(tmp_path / "a", only)) == (
-        "adapter 'default' adapts no Linear module; only LoRA on Linear layers is probed"
+        "adapter 'default' adapts no Linear module; only adapters of Linear layers are probed"
     )

@@ -11,7 +11,7 @@ from interference.targets import find_targets, probed_adapter, unprobed
 
 
 def names(model, **scope):
-    return [target.blocks[Side.A].name for target in find_targets(model, "default", **scope)]
+    return [target.taps[Side.A].block.name for target in find_targets(model, "default", **scope)]
 
 
 def test_the_language_model_of_llava_is_found_under_its_vision():
@@ -34,7 +34,7 @@ def test_the_language_model_of_llava_is_found_under_its_vision():
 )
 def test_groups_and_names_in_other_architectures(model, modules, groups):
     found = find_targets(model(), "default")
-    blocks = [target.blocks[Side.A] for target in found]
+    blocks = [target.taps[Side.A].block for target in found]
     assert sorted({block.group for block in blocks}) == groups
     assert len({block.name for block in blocks}) == len(blocks) == 3 * len(modules)
 
@@ -47,13 +47,13 @@ def test_modules_of_one_name_in_one_layer_are_told_apart():
 def test_sizes_and_factors():
     target = find_targets(lora(llama()), "default", [0], ["k_proj"])[0]
     assert target.path.endswith("layers.0.self_attn.k_proj")
-    assert (target.blocks[Side.A].size, target.blocks[Side.B].size) == (4 * 32, 16 * 4)
-    assert tuple(target.factor(Side.B).weight.shape) == (16, 4)
+    assert (target.taps[Side.A].block.size, target.taps[Side.B].block.size) == (4 * 32, 16 * 4)
+    assert tuple(target.taps[Side.B].weight.shape) == (16, 4)
 
 
 def test_a_rank_pattern_is_followed():
     found = find_targets(lora(llama(), ["q_proj", "v_proj"], rank_pattern={"v_proj": 2}), "default", [0])
-    assert [target.blocks[Side.A].size for target in found] == [128, 64]
+    assert [target.taps[Side.A].block.size for target in found] == [128, 64]
 
 
 def test_what_is_not_probed_is_said():
@@ -75,12 +75,12 @@ def test_the_probed_adapter():
         probed_adapter(model, None)
     with pytest.raises(CheckpointError, match=r"^adapter 'third' is not loaded; loaded are: default, other$"):
         probed_adapter(model, "third")
-    assert [t.blocks[Side.A].module for t in find_targets(model, "other")] == ["v_proj"] * 3
+    assert [t.taps[Side.A].block.module for t in find_targets(model, "other")] == ["v_proj"] * 3
 
 
 @pytest.mark.parametrize("model", [llama, lambda: nn.Linear(2, 2)])
 def test_a_model_without_lora_is_refused(model):
-    with pytest.raises(CheckpointError, match=r"the model has no LoRA adapter; load one with peft.PeftModel.from_pret"):
+    with pytest.raises(CheckpointError, match=r"the model has no LoRA or MixLoRA adapter; load one with peft.PeftModel.from_pret"):
         probed_adapter(model(), None)
 
 
@@ -105,7 +105,7 @@ def switched_off(model):
         ),
         (
             lambda: get_peft_model(llama(), LoraConfig(target_modules=["embed_tokens"])),
-            "adapter 'default' adapts no Linear module; only LoRA on Linear layers is probed",
+            "adapter 'default' adapts no Linear module; only adapters of Linear layers are probed",
         ),
     ],
 )
