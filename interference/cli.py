@@ -1,5 +1,6 @@
 """The command `interference`: a thin shell over the library. Exit codes: 0 done, 1 failed, 2 wrong input."""
 
+import logging
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -228,6 +229,7 @@ def demo(
 
 def main() -> None:
     """Entry point: errors become one sentence on stderr and an exit code."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # PEFT loads it; its kernels are not our subject
     debug = "--debug" in sys.argv
     try:
         app()

@@ -1,5 +1,6 @@
 """The command `mixlora`: a thin shell over the library. Exit codes: 0 done, 1 failed, 2 wrong input."""
 
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated, Literal, cast
@@ -10,8 +11,8 @@ from mixlora.errors import MixLoraError
 
 app = typer.Typer(
     name="mixlora",
-    help="The data that LoRA and MixLoRA are trained and measured on: the mini suite.",
-    epilog="Example: mixlora export suite --split heldout --count 200",
+    help="MixLoRA as a PEFT method: look into adapters, convert released checkpoints, and the mini suite of tasks.",
+    epilog="Example: mixlora info adapters/e16-r4",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -73,8 +74,51 @@ def export(
     typer.echo(f"{len(examples)} examples of {len(names)} tasks in {out / 'suite.json'}")
 
 
+@app.command("import-official")
+def import_official(
+    source: Annotated[
+        Path,
+        typer.Argument(help="A released MixLoRA directory, a LLaVA v1 LoRA, or mm_projector.bin.", show_default=False),
+    ],
+    out: Annotated[Path, typer.Argument(help="A new directory for the adapter and projector.", show_default=False)],
+    base: Annotated[
+        str | None, typer.Option(help="The Hugging Face LLaVA it belongs to, kept in the adapter.", show_default=False)
+    ] = None,
+) -> None:
+    """Convert a released MixLoRA or LLaVA v1 checkpoint to an adapter of a Hugging Face LLaVA.
+
+    Example: mixlora import-official MixLoRA_E16_r4 adapters/e16-r4 --base my-llava
+    """
+    from mixlora.official import CONVERTED, import_checkpoint
+
+    done = import_checkpoint(source, out, base=base)
+    if done.modules:
+        typer.echo(f"{done.kind}: {done.parameters:,} parameters in {done.modules} modules, in {out}")
+    if done.projector_hidden_act:
+        needs = f"for a base with projector_hidden_act={done.projector_hidden_act}"
+        typer.echo(f"projector: {out / CONVERTED}, {needs}; mixlora.official.load_projector puts it in")
+
+
+@app.command()
+def info(
+    path: Annotated[
+        Path, typer.Argument(help="An adapter, a released checkpoint or mm_projector.bin.", show_default=False)
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for a script.")] = False,
+) -> None:
+    """Say what an adapter or checkpoint holds: rank, scaling, routing, parameters, whether its routers were trained.
+
+    Example: mixlora info adapters/e16-r4
+    """
+    from mixlora.inspection import describe
+
+    found = describe(path)
+    typer.echo(found.json() if as_json else str(found))
+
+
 def main() -> None:
     """Entry point: errors become one sentence on stderr and an exit code."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # PEFT loads it; its kernels are not our subject
     try:
         app()
     except MixLoraError as error:
