@@ -1,4 +1,4 @@
-"""python -m tests.benchmarks [right] [gradients] [memory] [metrics]: all of them if none is named."""
+"""python -m tests.benchmarks [right] [gradients] [memory] [metrics] [light]: all of them if none is named."""
 
 import argparse
 import sys
@@ -7,7 +7,7 @@ import warnings
 
 from transformers.utils import logging
 
-from tests.benchmarks import bench_metrics, memory, right, speed
+from tests.benchmarks import bench_metrics, light, memory, right, speed
 from tests.benchmarks.table import Row, head, show
 
 
@@ -20,7 +20,7 @@ def metrics() -> None:
     show(Row("metrics", "everything above, twice (two ways to aggregate)", spent, "", "<= 10 s"))
 
 
-BENCHMARKS = {"right": right.run, "gradients": speed.run, "memory": memory.run, "metrics": metrics}
+BENCHMARKS = {"right": right.run, "gradients": speed.run, "memory": memory.run, "metrics": metrics, "light": light.run}
 
 
 def main() -> None:
