@@ -5,6 +5,7 @@ Trainer, generate, or a loss function. Blocks that gradient checkpointing runs a
 forward they were part of.
 """
 
+import functools
 import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -89,41 +90,59 @@ def pool(x: Tensor, mask: Tensor | None) -> Tensor:
     return total.to(torch.promote_types(x.dtype, torch.float32)) / count
 
 
-class Tracker:
-    """Knows the context of the forward that a model's adapted layers are called in.
+@dataclass
+class _Generation:
+    """One call of generate.
 
     Attributes:
-        context: of the forward that runs, or of the last one; None before the first.
+        length: tokens of the prompt; None where it is not known.
+        mask: [batch, length], the prompt's own tokens; None where it was not given.
+        held: the prompt's selections, once it has been run.
     """
 
+    length: int | None = None
+    mask: Tensor | None = None
+    held: Held = field(default_factory=dict)
+
+
+class Tracker:
+    """Knows the context of the forward that a model's adapted layers are called in."""
+
     def __init__(self) -> None:
-        self.context: Context | None = None
+        self._running: Context | None = None
+        self._last: Context | None = None
         self._given: dict[str, Any] = {}
+        self._generation: _Generation | None = None
+        self._parameters: list[str] = []
         self._blocks: list[Any] = []
         self._handles: list[Any] = []
-        self._generating: Held | None = None
         self._told: set[str] = set()
+
+    @property
+    def context(self) -> Context | None:
+        """Of the forward that runs, or that a backward recomputes; None outside of both."""
+        if self._running is None and torch._C._current_graph_task_id() != -1:
+            return self._last
+        return self._running
 
     def attach(self, model: nn.Module) -> None:
         """Follow the forwards of a model."""
-        parameters = inspect.signature(model.forward).parameters
+        self._parameters = list(inspect.signature(model.forward).parameters)
         self._blocks = [module for module in model.modules() if hasattr(module, "gradient_checkpointing")]
-
-        def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-            return self._enter(parameters, args, dict(kwargs))
-
-        self._handles.append(model.register_forward_pre_hook(before, with_kwargs=True))
-        self._handles.append(model.register_forward_hook(self._leave))
+        self._handles.append(model.register_forward_pre_hook(self._enter, with_kwargs=True))
+        self._handles.append(model.register_forward_hook(self._leave, always_call=True))
         if hasattr(model, "generate"):
-            vars(model)["generate"] = _Generate(model, self)
+            vars(model)["generate"] = _Generate(model, self, vars(model).get("generate"))
 
     def detach(self, model: nn.Module) -> None:
         """Stop following a model, and leave nothing on it."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        if isinstance(vars(model).get("generate"), _Generate):
+        if isinstance(generate := vars(model).get("generate"), _Generate):
             del vars(model)["generate"]
+            if generate.own is not None:
+                vars(model)["generate"] = generate.own
         for block in self._blocks:
             if isinstance(checkpoint := getattr(block, _CHECKPOINT, None), _Remembering):
                 setattr(block, _CHECKPOINT, checkpoint.checkpoint)
@@ -131,11 +150,11 @@ class Tracker:
     @contextmanager
     def within(self, context: Context | None) -> Iterator[None]:
         """Layers inside are part of the forward of this context."""
-        before, self.context = self.context, context
+        before, self._running = self._running, context
         try:
             yield
         finally:
-            self.context = before
+            self._running = before
 
     @contextmanager
     def given(self, **known: Any) -> Iterator[None]:
@@ -147,25 +166,26 @@ class Tracker:
             self._given = before
 
     @contextmanager
-    def generating(self) -> Iterator[None]:
+    def generating(self, generation: _Generation) -> Iterator[None]:
         """The first forward inside is that of a prompt, whose selections hold in those that follow."""
-        before, self._generating = self._generating, {}
+        before, self._generation = self._generation, generation
         try:
             yield
         finally:
-            self._generating = before
+            self._generation = before
 
-    def tell(self, message: str) -> None:
-        """Warn, once for every message."""
-        if message not in self._told:
-            self._told.add(message)
+    def tell(self, kind: str, message: str) -> None:
+        """Warn, once for every kind of message."""
+        if kind not in self._told:
+            self._told.add(kind)
             warnings.warn(message, UserWarning, stacklevel=2)
 
     def _enter(
-        self, parameters: Mapping[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        kwargs = dict(kwargs)
         tasks = kwargs.pop("tasks", self._given.get("tasks"))
-        inputs = dict(zip(parameters, args, strict=False)) | kwargs
+        inputs = dict(zip(self._parameters, args, strict=False)) | kwargs
         labels = inputs.get("labels")
         labels = self._given.get("labels") if labels is None else labels
         tokens = inputs.get("input_ids")
@@ -174,58 +194,92 @@ class Tracker:
             checkpoint = getattr(block, _CHECKPOINT, None)
             if checkpoint is not None and not isinstance(checkpoint, _Remembering):
                 setattr(block, _CHECKPOINT, _Remembering(checkpoint, self))
-        self.context = None if tokens is None else self._read(tokens, inputs, labels, tasks)
+        self._running = self._last = None if tokens is None else self._read(tokens, inputs, labels, tasks)
         return args, kwargs
 
     def _read(self, tokens: Tensor, inputs: Mapping[str, Any], labels: Tensor | None, tasks: Any) -> Context:
         batch, seq = tokens.shape[:2]
         context = Context((batch, seq), alone=bool(self._given.get("alone")))
+        self._continue(context, inputs.get("past_key_values"))
         attention = inputs.get("attention_mask")
-        if isinstance(attention, Tensor) and attention.dim() == 2:
+        if self._generation is not None and not context.decoding:
+            context.attended = self._of_prompt(self._generation, context, attention)
+        elif isinstance(attention, Tensor) and attention.dim() == 2:
             context.attended = attention[:, -seq:].bool()
-        elif attention is not None:
-            self.tell(
-                "the attention mask is not [batch, seq], so MixLoRA pools over every position; "
-                "pass the two-dimensional mask for routing that leaves padding out"
-            )
-        context.packing = packing_of(inputs.get("position_ids"), tokens, context.attended)
+        elif attention is not None and not context.decoding:
+            self._cannot_tell()
+        if self._generation is None and (attention is None or context.attended is not None):
+            context.packing = packing_of(inputs.get("position_ids"), tokens, context.attended)
         if context.packing is not None:
             context.attended = context.packing.mask
         context.prompt = _prompt(context, labels)
-        self._continue(context, inputs.get("past_key_values"))
         context.tasks = _tasks(tasks, batch if context.packing is None else len(context.packing.mask))
         return context
 
+    def _of_prompt(self, generation: _Generation, context: Context, attention: Any) -> Tensor | None:
+        """Which tokens of the first forward of a generation are the prompt's; None for all."""
+        (batch, seq), length = context.shape, generation.length
+        if length is not None and seq < length:
+            raise RoutingError(
+                f"the prompt of {length} tokens is run in pieces of {seq}, but MixLoRA routes by the whole of it; "
+                "leave prefill_chunk_size out"
+            )
+        if not (isinstance(attention, Tensor) and attention.dim() == 2):
+            if generation.mask is None and attention is not None:
+                self._cannot_tell()
+            attention = generation.mask
+        if attention is None:
+            return None
+        attended = attention[:, :length].bool().repeat_interleave(batch // len(attention), dim=0)
+        return nn.functional.pad(attended, (0, seq - attended.shape[1]))  # guessed tokens follow the prompt
+
+    def _cannot_tell(self) -> None:
+        self.tell(
+            "mask",
+            "the attention mask is not [batch, seq], so MixLoRA pools over every position; "
+            "pass the two-dimensional mask for routing that leaves padding out",
+        )
+
     def _continue(self, context: Context, cache: Any) -> None:
         """Where the tokens go on from a prompt, take its selections; where they are one, leave its own for later."""
+        held = None if self._generation is None else self._generation.held
         cached = cache is not None and hasattr(cache, "get_seq_length") and int(cache.get_seq_length()) > 0
-        kept = getattr(cache, _HELD, None) if cached else None
-        context.decoding = cached or bool(self._generating)
+        context.decoding = cached or bool(held)
         if context.decoding:
-            context.held = kept or self._generating or {}
+            context.held = (getattr(cache, _HELD, None) if cached else None) or held or {}
             return
-        if self._generating is not None:
-            context.held = self._generating
+        if held is not None:
+            context.held = held
         if cache is not None:
             _keep(cache, context.held)
 
     def _leave(self, _: nn.Module, __: Any, output: Any) -> None:
         cache = getattr(output, "past_key_values", None)
-        if self.context is not None and cache is not None and not hasattr(cache, _HELD):
-            _keep(cache, self.context.held)
+        if self._running is not None and cache is not None and not hasattr(cache, _HELD):
+            _keep(cache, self._running.held)
+        self._running = None
 
 
 class _Generate:
     """A model's own `generate`, told the tasks, and known to be one generation from its prompt to its end."""
 
-    def __init__(self, model: nn.Module, tracker: Tracker) -> None:
+    def __init__(self, model: nn.Module, tracker: Tracker, own: Callable[..., Any] | None) -> None:
         self.model = model
         self.tracker = tracker
+        self.own = own
 
     def __call__(self, *args: Any, tasks: Any = None, **kwargs: Any) -> Any:
         """Generate; `tasks` as in a forward."""
-        with self.tracker.generating(), self.tracker.given(tasks=tasks):
-            return type(self.model).generate(self.model, *args, **kwargs)  # type: ignore[attr-defined]
+        given = [*(kwargs.get(name) for name in ("inputs_embeds", "input_ids", "inputs")), *args[:1]]
+        prompt = next((value for value in given if isinstance(value, Tensor)), None)
+        mask = kwargs.get("attention_mask")
+        generation = _Generation(
+            None if prompt is None else prompt.shape[1],
+            mask if isinstance(mask, Tensor) and mask.dim() == 2 else None,
+        )
+        generate = self.own or functools.partial(type(self.model).generate, self.model)  # type: ignore[attr-defined]
+        with self.tracker.generating(generation), self.tracker.given(tasks=tasks):
+            return generate(*args, **kwargs)
 
 
 class _Remembering:

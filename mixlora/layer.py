@@ -8,7 +8,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from mixlora.config import DecodeRouting, FactorInit, MixLoraConfig, Pooling, Routing
-from mixlora.context import Context, Packing, Tracker, pool
+from mixlora.context import Context, Tracker, pool
 from mixlora.errors import AdapterError, MergeError, RoutingError
 from mixlora.factors import Gather, add_projected
 from mixlora.routing import Router, Selection, drawn, has_router, learns, straight_through, top
@@ -33,7 +33,7 @@ class MixLoraLayer(nn.Module, BaseTunerLayer):
     """
 
     adapter_layer_names = ("mixlora_A", "mixlora_B", "mixlora_router")
-    other_param_names = ("configs", "dropout")
+    other_param_names = ("configs", "dropout", "tasks", "_selections")
 
     def __init__(self, base_layer: nn.Module, name: str, tracker: Tracker, in_stream: bool) -> None:
         super().__init__()
@@ -111,33 +111,38 @@ class MixLoraLayer(nn.Module, BaseTunerLayer):
     def _adapted(self, x: Tensor, result: Tensor, adapter: str) -> Tensor:
         bank_a, bank_b = self.mixlora_A[adapter], self.mixlora_B[adapter]
         x = self._cast_input_dtype(x, bank_a.dtype)
-        context, rows, packing = self._instances(x, adapter)
-        outputs = (
-            result.view(*rows.shape[:2], -1) if packing is None else packing.unpack(result.view(*x.shape[:-1], -1))
-        )
-        selection, a, weights = self._route(rows, context, adapter)
+        context, known = self._context(x, adapter)
+        if known and context is not None:
+            x = x.view(*context.shape, -1)
+        packing = context.packing if known and context is not None else None
+        rows = x if packing is None else packing.unpack(x)
+        rows = rows.reshape(-1, *rows.shape[-2:]) if rows.dim() > 2 else rows.unsqueeze(0)
+        selection, a, weights = self._route(rows, context, known, adapter)
         b = self.gather_B(bank_b, selection.B)
         self._selections[adapter] = selection.detached()
+        outputs = result.view(*x.shape[:-1], -1)
+        outputs = outputs.reshape(*rows.shape[:2], -1) if packing is None else packing.unpack(outputs)
         added = add_projected(outputs, self.dropout[adapter](rows), a, b, weights)
-        return added.view_as(result) if packing is None else packing.pack(added, x.shape[0]).view_as(result)
+        return (added if packing is None else packing.pack(added, len(x))).view_as(result)
 
-    def _instances(self, x: Tensor, adapter: str) -> tuple[Context | None, Tensor, Packing | None]:
-        """The context, if it speaks of this module's positions, and x with one row for every instance."""
+    def _context(self, x: Tensor, adapter: str) -> tuple[Context | None, bool]:
+        """The forward that this is part of, and whether it tells the positions of x apart."""
         context = self.tracker.context
-        if context is not None and self.in_stream:
-            if x.dim() == 2 and x.shape[0] == math.prod(context.shape):
-                x = x.unflatten(0, context.shape)
-            if x.shape[:-1] == context.shape:
-                packing = context.packing
-                return context, x if packing is None else packing.unpack(x), packing
-        if self.in_stream and self.configs[adapter].pooling is not Pooling.ALL:
+        if not self.in_stream:
+            return context, False
+        if context is not None and math.prod(x.shape[:-1]) == math.prod(context.shape):
+            return context, x.dim() == 2 or x.shape[:-1] == context.shape
+        if self.configs[adapter].pooling is not Pooling.ALL:
             self.tracker.tell(
+                "no context",
                 f"{self.name} is called with an input of shape {tuple(x.shape)} whose tokens the model's forward does "
-                "not tell apart, so MixLoRA pools over all its positions; call the model that holds it"
+                "not tell apart, so MixLoRA pools over all its positions; call the model that holds it",
             )
-        return None, x.reshape(-1, *x.shape[-2:]) if x.dim() > 2 else x.unsqueeze(0), None
+        return None, False
 
-    def _route(self, rows: Tensor, context: Context | None, adapter: str) -> tuple[Selection, Tensor, Tensor]:
+    def _route(
+        self, rows: Tensor, context: Context | None, known: bool, adapter: str
+    ) -> tuple[Selection, Tensor, Tensor]:
         """The selection, the selected A factors [instances, r, d_in] and the weights of the pairs [instances, r]."""
         config, bank = self.configs[adapter], self.mixlora_A[adapter]
         kept = self._kept(context, config, adapter, len(rows))
@@ -149,7 +154,7 @@ class MixLoraLayer(nn.Module, BaseTunerLayer):
             return chosen, self.gather_A(bank, chosen.A), _equal(chosen.A, rows, config)
         router: Any = self.mixlora_router[adapter]
         with torch.autocast(rows.device.type, enabled=False):
-            scores, independent_b = router.independent(self._seen(rows, context, config, adapter))
+            scores, independent_b = router.independent(self._seen(rows, context, known, adapter))
             chosen_a = top(scores, config.r)
             a = self.gather_A(bank, chosen_a)
             scores_b = router.dependent(independent_b, a)
@@ -160,12 +165,12 @@ class MixLoraLayer(nn.Module, BaseTunerLayer):
             weights = weights * straight_through(scores, selection.A) * straight_through(scores_b, selection.B)
         return selection, a, weights
 
-    def _seen(self, rows: Tensor, context: Context | None, config: MixLoraConfig, adapter: str) -> Tensor:
+    def _seen(self, rows: Tensor, context: Context | None, known: bool, adapter: str) -> Tensor:
         """What the independent routers look at [instances, width]."""
+        config = self.configs[adapter]
         if config.routing is Routing.TASK:
             return self.tasks[adapter].of(None if context is None else context.tasks, len(rows))
-        mask = None if context is None or _alone(context, config) else context.mask(Pooling(config.pooling))
-        return pool(rows, mask)
+        return pool(rows, context.mask(Pooling(config.pooling)) if known and context is not None else None)
 
     def _kept(self, context: Context | None, config: MixLoraConfig, adapter: str, instances: int) -> Selection | None:
         """A selection made before that holds here: the prompt's while decoding, or a random one being recomputed."""
@@ -177,8 +182,9 @@ class MixLoraLayer(nn.Module, BaseTunerLayer):
             held = context.held.get(key)
             if held is None:
                 self.tracker.tell(
+                    "no prompt",
                     "the cached prompt was not run through this MixLoRA adapter, so generated tokens are routed anew; "
-                    "run the prompt with the adapter active"
+                    "run the prompt with the adapter active",
                 )
         return None if held is None else _repeated(held, instances)
 
@@ -210,11 +216,6 @@ def _equal(selection: Tensor, rows: Tensor, config: MixLoraConfig) -> Tensor:
     """The scaling for every selected pair [instances, r]: the forward is unweighted."""
     dtype = torch.promote_types(rows.dtype, torch.float32)
     return torch.full(selection.shape, config.scaling, dtype=dtype, device=rows.device)
-
-
-def _alone(context: Context, config: MixLoraConfig) -> bool:
-    """Whether newly generated tokens route by themselves alone, as in the released code."""
-    return context.decoding and config.pooling is Pooling.ALL
 
 
 def _repeated(held: Selection, instances: int) -> Selection:

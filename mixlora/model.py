@@ -34,8 +34,10 @@ class MixLoraModel(BaseTuner):
             raise AdapterError("MixLoRA routes decoder-only models; this one has an encoder for its text")
         self.mixlora_tasks = nn.ModuleDict()
         self.tracker = Tracker()
-        self.tracker.attach(model)
         self._outside = _outside(model)
+
+    def _post_injection_hook(self, model: nn.Module, config: Any, adapter_name: str) -> None:
+        self.tracker.attach(model)
 
     def _create_and_replace(
         self,

@@ -48,7 +48,7 @@ def conditional_logits(selected: Tensor, weight: Tensor, form: CfsForm) -> Tenso
         weight: W_AB, [r, d_in, E]: one matrix for every rank.
         form: "exact", or "official": the released einsum sums factors and weight over d_in apart.
     """
-    if form is CfsForm.EXACT:
+    if form == CfsForm.EXACT:
         return torch.einsum("nrd,rde->nre", selected, weight)
     return selected.sum(dim=-1, keepdim=True) * weight.sum(dim=1)
 
@@ -84,7 +84,7 @@ class Conditional(nn.Module):
         return conditional_logits(selected, self.weight, self.form)
 
     def example_gradients(self, selected: Tensor, logit_gradients: Tensor) -> Tensor:
-        """Every instance's gradient of the weight [instances, r, d_in, E], from that of its logits [instances, r, E]."""
+        """Every instance's gradient of the weight [instances, r, d_in, E], from its logits' [instances, r, E]."""
         if self.form is CfsForm.EXACT:
             return torch.einsum("nrd,nre->nrde", selected, logit_gradients)
         each = selected.sum(dim=-1, keepdim=True) * logit_gradients

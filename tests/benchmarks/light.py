@@ -48,7 +48,11 @@ def run() -> None:
             if name == "LoRA":
                 continue
             found = ratios[name]
-            note = f"peak memory {peaks[name] / peaks['LoRA']:.2f} of LoRA's {peaks['LoRA'] / 2**20:.0f} MiB" if peaks else ""
+            note = (
+                f"peak memory {peaks[name] / peaks['LoRA']:.2f} of LoRA's {peaks['LoRA'] / 2**20:.0f} MiB"
+                if peaks
+                else ""
+            )
             spread = f"{min(found):.2f} - {max(found):.2f}"
             promise = PROMISES.get(name, "")
             show(Row("light", f"d = {width}: {name}", f"{statistics.median(found):.2f} x", spread, promise, note))
@@ -93,8 +97,8 @@ class Dense(nn.Module):
     def forward(self, inputs_embeds: Tensor, attention_mask: Tensor) -> Tensor:
         layer = self.model.base_model.model.linear
         assert isinstance(layer, MixLoraLayer)
-        self.model.base_model.tracker._enter(["inputs_embeds"], (inputs_embeds,), {"attention_mask": attention_mask})
-        selection, a, weights = layer._route(inputs_embeds, layer.tracker.context, "default")
+        layer.tracker._enter(self.model, (), {"inputs_embeds": inputs_embeds, "attention_mask": attention_mask})
+        selection, a, weights = layer._route(inputs_embeds, layer.tracker.context, True, "default")
         b = layer.gather_B(layer.mixlora_B["default"], selection.B)
         delta = torch.einsum("nr,nri,nro->nio", weights.to(a.dtype), a, b)
         return layer.base_layer(inputs_embeds) + torch.bmm(inputs_embeds, delta)

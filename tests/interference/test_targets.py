@@ -80,7 +80,9 @@ def test_the_probed_adapter():
 
 @pytest.mark.parametrize("model", [llama, lambda: nn.Linear(2, 2)])
 def test_a_model_without_lora_is_refused(model):
-    with pytest.raises(CheckpointError, match=r"the model has no LoRA or MixLoRA adapter; load one with peft.PeftModel.from_pret"):
+    with pytest.raises(
+        CheckpointError, match=r"the model has no LoRA or MixLoRA adapter; load one with peft.PeftModel.from_pret"
+    ):
         probed_adapter(model(), None)
 
 
