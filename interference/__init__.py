@@ -28,3 +28,8 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     return import_module(f"{__name__}.{name}")
+
+
+def __dir__() -> list[str]:
+    """What completion offers."""
+    return __all__

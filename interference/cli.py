@@ -45,6 +45,9 @@ Adapter = Annotated[str | None, typer.Option(help="LoRA adapter: path or hub id.
 Task = Annotated[list[str] | None, typer.Option(help="NAME=FILE, once for each task.", show_default=False)]
 Layers = Annotated[str | None, typer.Option(help="Layers from 0: 5,25 or 0-3.", show_default="all")]
 Modules = Annotated[str | None, typer.Option(help="attention, mlp or names: q_proj,v_proj.", show_default="all")]
+Samples = Annotated[int | None, typer.Option(help="Examples of each task.", show_default="100")]
+Seed = Annotated[int | None, typer.Option(help="Seed of the sampling.", show_default="0")]
+MemoryBudget = Annotated[str | None, typer.Option(help="Memory for gradients: 2GiB.", show_default="1GiB")]
 Side = Annotated[str | None, typer.Option(help="A or B.", show_default="both")]
 Space = Annotated[str, typer.Option(help="parameters, or weight (independent of how BA is split).")]
 Pairs = Annotated[str, typer.Option(help="leave-one-out, uni-perceiver, all or same-example.")]
@@ -80,9 +83,9 @@ def compute(
     task: Task = None,
     layers: Layers = None,
     modules: Modules = None,
-    samples: Annotated[int | None, typer.Option(help="Examples of each task.", show_default="100")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the sampling.", show_default="0")] = None,
-    memory_budget: Annotated[str | None, typer.Option(help="Memory for gradients: 2GiB.", show_default="1GiB")] = None,
+    samples: Samples = None,
+    seed: Seed = None,
+    memory_budget: MemoryBudget = None,
     settings: Set = None,
     out: Out = None,
     quiet: Quiet = False,
@@ -101,6 +104,8 @@ def compute(
     except KeyboardInterrupt:
         typer.echo(f"interrupted: nothing was written to {resolved.out}; the same command continues", err=True)
         raise typer.Exit(130) from None
+    for note in printing.notes(run, resolved, config):
+        typer.echo(f"note: {plain(note)}", err=True)
     printing.console().print(plain(f"{run!r} in {resolved.out}; look at it: interference show {resolved.out}"))
 
 
@@ -141,7 +146,10 @@ def compare(
     layers: Layers = None,
     modules: Modules = None,
     side: Side = None,
+    space: Space = "parameters",
+    pairs: Pairs = "leave-one-out",
     reduce: Reduce = "mean-of-ratios",
+    aggregate: Aggregate = "sum",
     as_json: Json = False,
 ) -> None:
     """Print how a metric differs between two runs on the same examples, with paired intervals.
@@ -151,8 +159,9 @@ def compare(
     from interference import printing
     from interference import run as runs
 
-    scope: dict[str, Any] = {"layers": _numbers(layers), "modules": _names(modules), "side": side, "reduce": reduce}
-    table = runs.compare(runs.load(first), runs.load(second), metric.value, **scope)
+    scope = {"layers": _numbers(layers), "modules": _names(modules), "side": side}
+    options: dict[str, Any] = {**scope, "space": space, "pairs": pairs, "reduce": reduce, "aggregate": aggregate}
+    table = runs.compare(runs.load(first), runs.load(second), metric.value, **options)
     if as_json:
         typer.echo(printing.to_json(table))
     else:
@@ -193,6 +202,9 @@ def plan(
     task: Task = None,
     layers: Layers = None,
     modules: Modules = None,
+    samples: Samples = None,
+    seed: Seed = None,
+    memory_budget: MemoryBudget = None,
     settings: Set = None,
     time: Annotated[bool, typer.Option("--time", help="Load the model and time its first batches.")] = False,
     as_json: Json = False,
@@ -203,10 +215,11 @@ def plan(
     """
     from interference import planning, printing
 
-    resolved = _load(config, settings, _options(base, adapter, task, layers, modules, None, None, None, None))
+    options = _options(base, adapter, task, layers, modules, samples, seed, memory_budget, None)
+    resolved = _load(config, settings, options)
     found = planning.plan(resolved, timed=time)
     if as_json:
-        typer.echo(printing.to_json(found.choices))
+        typer.echo(printing.plan_json(found))
     else:
         printing.plan(found, printing.console())
 
@@ -311,7 +324,7 @@ def _numbers(text: str | None) -> list[int] | None:
     found: list[int] = []
     for piece in text.split(","):
         first, dash, last = piece.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
+        if not first.isdecimal() or (dash and (not last.isdecimal() or int(last) < int(first))):
             raise ConfigError(f"--layers {text!r} is not a list of layers; write 5,25 or 0-3")
         found += range(int(first), int(last if dash else first) + 1)
     return found

@@ -242,7 +242,10 @@ def _partial(out: Path, identity: str) -> Iterator[DiskSpool]:
     if folder.exists() and not mark.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"{folder}, where gradients would wait, is not of an unfinished run; choose another --out")
     if mark.exists() and mark.read_text(encoding="utf-8") != identity:
-        shutil.rmtree(folder)
+        raise RunError(
+            f"{folder} is of an unfinished run of another configuration or checkpoint; finish that one, delete the "
+            "directory, or choose another --out"
+        )
     try:
         spool = DiskSpool(folder)
         mark.write_text(identity, encoding="utf-8")
@@ -278,6 +281,8 @@ def _check_counts(found: Probed, tasks: Iterable[str]) -> None:
 
 def on_device(model: nn.Module, batches: Mapping[str, Iterable[Batch]]) -> dict[str, Iterator[Batch]]:
     """The batches with their tensors on the model's device, one at a time."""
+    if not isinstance(batches, Mapping):
+        raise ScopeError(f"batches is a {type(batches).__name__}, but must be a dict {{task: its batches}}")
     device = next(model.parameters()).device
 
     def moved(batch: Batch) -> Batch:

@@ -219,7 +219,7 @@ def _merge(into: dict[str, Any], over: Mapping[str, Any]) -> None:
 
 def _sentence(error: ValidationError) -> str:
     """The first problem as one sentence: where, what, remedy."""
-    first = error.errors()[0]
+    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")  # a misspelt key is also missing
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         known = _keys_at(first["loc"][:-1])
@@ -228,6 +228,8 @@ def _sentence(error: ValidationError) -> str:
         return f"unknown key {where!r}; {hint}"
     if first["type"] == "missing":
         return f"{where!r} is missing"
+    if first["loc"][-1:] == ("[key]",):
+        return f"{first['loc'][0]}: the name {first['input']!r} is no text; put quotes around it"
     message = first["msg"].removeprefix("Value error, ")
     return f"{where}: {message} (it is {first['input']!r})" if where else message
 

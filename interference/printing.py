@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -15,9 +16,10 @@ from rich.text import Text
 from interference.errors import plain
 from interference.progress import Progress as Report
 from interference.progress import silent
-from interference.run import Run
+from interference.run import Run, load
 
 if TYPE_CHECKING:
+    from interference.config import AnalysisConfig
     from interference.planning import Plan
     from interference.verification import Verification
 
@@ -65,19 +67,25 @@ def show(run: Run, metric: str, console: Console, **options: Any) -> None:
     """Print the matrix of a run, what noise alone does, each task's signal, and what a reader must know."""
     table = run.table(metric, **options)
     scope = {key: options[key] for key in ("layers", "modules", "side", "space") if options.get(key) is not None}
-    said = ", ".join(f"{key} {value}" for key, value in options.items() if value is not None)
+    said = ", ".join(f"{key} {value}" for key, value in read_by(metric, options).items())
     console.print(matrix(table, f"{metric} ({said})" if said else metric))
     console.print(headline(table))
     if metric == "interference":
         kept = ("layers", "modules", "side", "space", "aggregate", "pairs", "reduce")
         if run.probes["task"].value_counts().min() >= 4:
             null = run.null(**{key: value for key, value in options.items() if key in kept})
-            console.print(
-                frame(null, "split-half null: I of one half of a task's units against the other; should be 1")
-            )
+            meaning = "mean cosine of its pairs" if options.get("pairs") == "same-example" else "should be 1"
+            console.print(frame(null, f"split-half null: I of one half of a task's units against the other; {meaning}"))
     console.print(frame(run.signal(**scope), "signal of each task's mean gradient"))
     for line in remarks(run, table, metric, options):
         console.print(Text(f"note: {line}"))
+
+
+def read_by(metric: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given and that a metric reads."""
+    ignored = {"pairs", "reduce"} if metric not in ("interference", "delta") else set()
+    ignored |= {"reduce"} if metric == "delta" else set()
+    return {key: value for key, value in options.items() if value is not None and key not in ignored}
 
 
 def headline(table: pd.DataFrame) -> str:
@@ -106,6 +114,13 @@ def remarks(run: Run, table: pd.DataFrame, metric: str, options: dict[str, Any])
             f"more than 5% of the units of {names} have an own Delta at or below 0, so means of ratios are unstable "
             "there; --reduce ratio-of-means is not"
         )
+    opposed = table[(table["verdict"] == "conflict") & (table["value"] > 0)]
+    opposed = pd.concat([opposed, table[(table["verdict"] == "synergy") & (table["value"] < 0)]])
+    if metric == "interference" and len(opposed):
+        found.append(
+            f"in {len(opposed)} cells the mean of ratios has the other sign than Delta, which the verdict is about: a "
+            "few units with an own Delta near 0 decide it; read --reduce ratio-of-means"
+        )
     signal = run.signal(**{k: v for k, v in options.items() if k in ("layers", "modules", "side", "space")})
     forced = [plain(task) for task in signal.index[signal["balance"].abs() < 0.25]]
     if forced:
@@ -116,6 +131,24 @@ def remarks(run: Run, table: pd.DataFrame, metric: str, options: dict[str, Any])
     if run.meta.get("not_probed"):
         found.append(f"the adapter also trains {'; '.join(run.meta['not_probed'])}, which is not part of theta")
     return found
+
+
+def notes(run: Run, config: "AnalysisConfig", origin: Path | None) -> list[str]:
+    """What whoever computed a run must know: fewer examples than asked for, one task alone, a changed checkpoint."""
+    samples, size = config.probe.samples, config.probe.unit_size
+    counts = run.probes["task"].value_counts(sort=False) * size
+    few = {task: count for task, count in counts.items() if count <= samples - size}
+    found = [f"task {task!r} has {count} examples, fewer than samples={samples}" for task, count in few.items()]
+    if len(run.tasks) == 1:
+        found.append("a run of one task has no pair of tasks to compare")
+    if origin is not None and origin.is_dir() and fingerprint(load(origin)) != fingerprint(run):
+        found.append(f"the checkpoint has changed since {origin} was computed: this run measures it as it is now")
+    return found
+
+
+def fingerprint(run: Run) -> str:
+    """Of the model that a run measured."""
+    return str(run.meta["fingerprints"]["model"])
 
 
 def verification(found: "Verification", console: Console) -> None:
@@ -150,8 +183,17 @@ def size(count: float) -> str:
 
 def to_json(data: pd.DataFrame) -> str:
     """Rows as JSON; numbers that do not exist are null."""
-    rows = data.astype(object).where(data.notna(), None).to_dict("records")
-    return json.dumps(rows, indent=2)
+    return json.dumps(_rows(data), indent=2)
+
+
+def plan_json(found: "Plan") -> str:
+    """A plan as JSON: what `plan` prints."""
+    names = ("units", "blocks", "width", "spool", "seconds")
+    return json.dumps({name: getattr(found, name) for name in names} | {"choices": _rows(found.choices)}, indent=2)
+
+
+def _rows(data: pd.DataFrame) -> list[Any]:
+    return list(data.astype(object).where(data.notna(), None).to_dict("records"))
 
 
 @contextmanager

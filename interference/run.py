@@ -5,6 +5,7 @@ row a block) and `gram.safetensors` (one packed triangle a block). A run of MixL
 also has `selections.safetensors`. It is whole or absent.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -218,13 +219,16 @@ class Run:
             shutil.rmtree(temporary, ignore_errors=True)
 
     def _write(self, folder: Path) -> None:
-        meta = {"schema": SCHEMA, **self.meta}
-        (folder / "run.json").write_text(json.dumps(meta, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         self.probes.to_parquet(folder / "probes.parquet", index=False)
         self.blocks.to_parquet(folder / "blocks.parquet", index=False)
         save_file({name: self._grams[name] for name in self.blocks["name"]}, folder / "gram.safetensors")
         if self.selections:
             save_file(self.selections, folder / _SELECTIONS)
+        checksums = {path.name: _checksum(path) for path in sorted(folder.iterdir())}
+        meta = {"schema": SCHEMA, **self.meta, "checksums": checksums}
+        (folder / "run.json").write_text(json.dumps(meta, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        for path in folder.iterdir():
+            path.chmod((folder / "run.json").stat().st_mode)  # safetensors writes for its owner alone
         for path in [*folder.iterdir(), folder]:
             handle = os.open(path, os.O_RDONLY)
             os.fsync(handle)
@@ -310,6 +314,15 @@ def load(path: Path | str) -> Run:
         selections = load_file(folder / _SELECTIONS) if (folder / _SELECTIONS).exists() else {}
     except (OSError, ValueError, SafetensorError) as error:
         raise RunError(f"{folder} is damaged and must be computed again: {error}") from None
+    _check_whole(folder, probes, blocks, grams)
+    for name, checksum in meta.pop("checksums", {}).items():
+        if (folder / name).is_file() and _checksum(folder / name) != checksum:
+            raise RunError(f"{folder / name} is damaged: its checksum is another than was written; compute it again")
+    return Run(probes, blocks.astype({"layer": "Int64"}), grams, meta, selections)
+
+
+def _check_whole(folder: Path, probes: pd.DataFrame, blocks: pd.DataFrame, grams: GramFile) -> None:
+    """Raise a RunError that names the file in which something is missing."""
     for frame, name, columns in ((probes, "probes", _PROBE_COLUMNS), (blocks, "blocks", _BLOCK_COLUMNS)):
         if lacking := [column for column in columns if column not in frame]:
             raise RunError(f"{folder / f'{name}.parquet'} is damaged: it lacks column {lacking[0]}")
@@ -319,13 +332,17 @@ def load(path: Path | str) -> Run:
             raise RunError(f"{folder / 'gram.safetensors'} is damaged: it lacks block {name}")
         if grams.shape(name) != [size]:
             raise RunError(f"{folder / 'gram.safetensors'} is damaged: block {name} is not of {len(probes)} units")
-    return Run(probes, blocks.astype({"layer": "Int64"}), grams, meta, selections)
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
 
 
 def check_free(out: Path) -> None:
     """Raise a RunError if something is at `out` already."""
     if (out / "run.json").exists():
-        raise RunError(f"{out} holds another run; choose another --out or delete it first")
+        raise RunError(f"{out} already holds a run; choose another --out or delete it first")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"{out} exists and is no run; choose another --out")
 

@@ -37,7 +37,8 @@ class Verification:
         gradients: one row a re-derived unit: task, source, `norm` of its gradient, `error` against batch-1 autograd,
             relative to that norm or to the median unit's where that is larger (where a loss is nearly 0, so is its
             gradient, a difference of nearly equal numbers that keeps few digits), `own_error` relative to its own norm,
-            `worst_block` and `worst_error` (the block that differs most, relative to that block).
+            `worst_block` and `worst_error` (the block that differs most, relative to that block; none where the two
+            ways agree to the bit, as they may for a unit of one example, whose sums are added in the same order).
         gram_error: largest |K - K'| / sqrt(K'[u,u] K'[v,v]) between the run's Gram and that of the derived gradients.
         steps: one row a step size: `step` (lambda), `predicted` (root mean square fall of the loss, nats per token),
             `slope` of the real fall on the predicted one, `correlation`, `pairs` of units.
@@ -146,7 +147,8 @@ def _verify(
     gram = run.gram()[np.ix_(chosen, chosen)].astype(np.float64)
     own = (whole @ whole.T).cpu().numpy()
     norms = np.sqrt(np.outer(np.diagonal(own), np.diagonal(own)))
-    gram_error = np.nanmax(np.abs(gram - own) / np.where(norms > 0, norms, np.nan))
+    apart = np.abs(gram - own) / np.where(norms > 0, norms, np.nan)
+    gram_error = np.nanmax(apart) if np.isfinite(run.gram()).all() else math.inf
     steps = _steps(model, targets, list(batches.values()), derived, gram, token_mean, progress)
     return Verification(
         _errors(run, chosen, measured, derived), float(gram_error), steps, _linear_until(steps), _dtype(model)
@@ -204,7 +206,9 @@ def _errors(run: Run, chosen: list[int], measured: dict[str, Tensor], derived: d
     frame["norm"] = norm.cpu().numpy()
     frame["error"] = (error / norm.clamp(min=float(norm.median()))).cpu().numpy()
     frame["own_error"] = (error / norm).cpu().numpy()
-    frame["worst_block"] = [names[int(k)] for k in worst.indices]
+    frame["worst_block"] = [
+        names[int(k)] if value > 0 else "" for k, value in zip(worst.indices, worst.values, strict=True)
+    ]
     frame["worst_error"] = worst.values.cpu().numpy()
     return frame
 

@@ -30,3 +30,8 @@ def __getattr__(name: str) -> Any:
 
     importlib.import_module("mixlora.model")  # registers the method
     return getattr(importlib.import_module(f"mixlora.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """What completion offers."""
+    return __all__

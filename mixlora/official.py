@@ -305,6 +305,12 @@ def _copy(tensor: Tensor) -> Tensor:
     return tensor.clone(memory_format=torch.contiguous_format)
 
 
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
 def _check_free(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointError(f"{out} holds something already; name a new directory")
@@ -323,6 +329,8 @@ def _write(out: Path, adapter: _Adapter | None, projector: _Projector | None) ->
         if projector:
             metadata = {"format": "pt", "projector_hidden_act": projector.hidden_act}
             save_file(projector.tensors, temporary / CONVERTED, metadata)
+        for path in temporary.glob("*.safetensors"):
+            path.chmod(0o666 & ~_umask())  # safetensors writes for its owner alone
         for path in [*temporary.iterdir(), temporary]:
             handle = os.open(path, os.O_RDONLY)
             os.fsync(handle)

@@ -221,3 +221,45 @@ def test_a_bug_is_one_sentence_and_exits_1(interference, run_dir, monkeypatch):
 def test_wrong_usage_exits_2(interference, arguments, words):
     said = interference(*arguments)
     assert said.code == 2 and words in flat(said.err) and said.out == ""
+
+
+def test_the_title_names_only_options_that_the_metric_reads(interference, run_dir):
+    said = interference("show", run_dir, "--metric", "curvature", "--reduce", "ratio-of-means", "--side", "B").out
+    assert "curvature (side B, space parameters, aggregate sum)" in said
+
+
+def test_the_null_of_same_example_pairs_is_not_told_to_be_1(interference, run_dir):
+    assert "should be 1" in interference("show", run_dir).out
+    said = " ".join(interference("show", run_dir, "--pairs", "same-example").out.split())
+    assert "should be 1" not in said and "mean cosine of its pairs" in said
+
+
+def test_what_a_new_run_cannot_show_is_noted(interference, tiny, tmp_path):
+    task = f"red={tiny.tasks['red']}"
+    said = interference("compute", "--base", tiny.base, "--adapter", tiny.adapter, "--task", task, "--layers", "1",
+                        "--samples", "50", "--quiet", "--out", tmp_path / "run")  # fmt: skip
+    assert said.code == 0
+    assert "note: task 'red' has 8 examples, fewer than samples=50" in said.err
+    assert "note: a run of one task has no pair of tasks to compare" in said.err
+
+
+def test_rerunning_a_run_of_a_changed_checkpoint_is_noted(interference, tiny, tmp_path):
+    import shutil
+
+    from checkpoints import write_adapter
+    from models import llama, lora, perturb
+
+    shutil.copytree(tiny.adapter, tmp_path / "adapter")
+    moved = ["--base", tiny.base, "--adapter", tmp_path / "adapter", *tiny.arguments()[4:]]
+    interference("compute", *moved, "--layers", "1", "--samples", "4", "--quiet", "--out", tmp_path / "run")
+    changed = lora(llama())
+    perturb(changed, 9)
+    write_adapter(tmp_path / "adapter", changed)
+    said = interference("compute", tmp_path / "run", "--quiet", "--out", tmp_path / "again")
+    assert said.code == 0 and f"note: the checkpoint has changed since {tmp_path / 'run'} was computed" in said.err
+
+
+def test_completion_offers_the_notebook_names():
+    import interference as package
+
+    assert {"compute", "load", "compare", "verify", "figures"} <= set(dir(package))

@@ -225,3 +225,9 @@ def test_a_model_without_gradients_is_refused():
                 parameter.zero_()
     with pytest.raises(MeasurementError, match="every gradient is zero: the adapter changes no supervised token's los"):
         interference.compute(model, TASKS)
+
+
+def test_batches_of_no_task_are_refused():
+    model = lora(llama())
+    with pytest.raises(ScopeError, match="batches is a list, but must be a dict {task: its batches}"):
+        interference.compute(model, [batch([9], [2])])

@@ -71,6 +71,8 @@ def test_amounts_that_are_none(text):
         ("x: !!python/object/apply:os.system ['true']", "c.yaml:1: not valid YAML (could not determine a constructor"),
         (MINIMAL | {"include": "none.yaml"}, "there is no configuration file "),
         (MINIMAL | {"include": "c.yaml"}, "c.yaml: include: c.yaml leads back to a file that includes it"),
+        ({"modle": MINIMAL["model"], "tasks": MINIMAL["tasks"]}, "c.yaml: unknown key 'modle'; did you mean 'model'?"),
+        (MINIMAL | {"tasks": {False: {"file": "x"}}}, "c.yaml: tasks: the name False is no text; put quotes around it"),
         (MINIMAL | {"probes": {}}, "c.yaml: unknown key 'probes'; did you mean 'probe'?"),
         (MINIMAL | {"probe": {"zzz": 1}}, "c.yaml: unknown key 'probe.zzz'; the keys here are samples, unit_size, "),
         (MINIMAL | {"model": {"base": "b"}}, "c.yaml: 'model.adapter' is missing"),

@@ -58,8 +58,10 @@ def test_the_command(interference, tiny, tmp_path):
     assert said.code == 0, said.err
     assert "16 units of 14 blocks, " in said.out and "while computing, gradients wait on disk: " in said.out
     assert "time for the gradients, extrapolated from the first batches: " in said.out
-    rows = json.loads(interference("plan", *tiny.arguments(), "--layers", "1", "--json").out)
-    assert [row["blocks"] for row in rows] == [14, 14, 4, 4, 2, 2]
+    found = json.loads(interference("plan", *tiny.arguments(), "--layers", "1", "--samples", "4", "--json").out)
+    assert [row["blocks"] for row in found["choices"]] == [14, 14, 4, 4, 2, 2]
+    assert (found["units"], found["blocks"], found["seconds"]) == (8, 14, None)
+    assert found["spool"] == 8 * 4 * found["width"]
     assert list(tmp_path.iterdir()) == []
 
 

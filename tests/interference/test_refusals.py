@@ -115,7 +115,7 @@ def test_layers_and_modules_that_are_not_there(compute):
     )
 
 
-@pytest.mark.parametrize("layers", ["a", "1-", "1,,2", "", "-1", "²"])
+@pytest.mark.parametrize("layers", ["a", "1-", "3-1", "1,,2", "", "-1", "²"])
 def test_layers_that_are_no_numbers(compute, layers):
     assert compute("--layers", layers) == f"--layers {layers!r} is not a list of layers; write 5,25 or 0-3"
 
@@ -201,7 +201,7 @@ def test_nothing_to_measure(refused, tiny):
 def test_directories_that_are_taken(refused, interference, tiny, run_dir, tmp_path):
     before = {path: path.read_bytes() for path in run_dir.iterdir()}
     assert refused("compute", *tiny.arguments(run_dir)) == (
-        f"{run_dir} holds another run; choose another --out or delete it first"
+        f"{run_dir} already holds a run; choose another --out or delete it first"
     )
     assert {path: path.read_bytes() for path in run_dir.iterdir()} == before
     (tmp_path / "mine.txt").write_text("mine")

@@ -102,6 +102,13 @@ def test_saved_and_loaded_is_the_same(tmp_path):
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["run"]
 
 
+def test_files_can_be_read_by_whom_the_directory_lets_in(tmp_path):
+    made().save(tmp_path / "run")
+    modes = {path.stat().st_mode for path in (tmp_path / "run").iterdir()}
+    (tmp_path / "ordinary").write_text("")
+    assert modes == {(tmp_path / "ordinary").stat().st_mode}
+
+
 def test_names_of_every_alphabet_survive(tmp_path):
     names = ("Fragen & Antworten/1", "質問 <b>\x1b[31m")
     made(names=names).save(tmp_path / "run")
@@ -111,7 +118,7 @@ def test_names_of_every_alphabet_survive(tmp_path):
 def test_an_empty_directory_is_taken_and_another_is_not(tmp_path):
     (tmp_path / "empty").mkdir()
     made().save(tmp_path / "empty")
-    with pytest.raises(RunError, match="empty holds another run; choose another --out or delete it first"):
+    with pytest.raises(RunError, match="empty already holds a run; choose another --out or delete it first"):
         made().save(tmp_path / "empty")
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="file exists and is no run; choose another --out"):

@@ -14,6 +14,7 @@ import interference as package
 from interference import config, load, verification
 from interference.computation import compute_config
 from interference.errors import RunError
+from interference.run import Run
 
 TASKS = {
     "red": [batch([12, 7, 9], [3, 1, 5], seed=2), batch([8, 8], [2, 4], seed=3)],
@@ -150,12 +151,33 @@ def test_the_command_passes(interference, run_dir):
     assert len(rows) == len(verification.SHARES) and abs(rows[0]["slope"] - 1) < 0.05
 
 
-def test_the_command_says_so_and_exits_1_on_a_tampered_run(interference, own):
-    file = own / "run" / "gram.safetensors"
-    save_file({name: packed * np.float32(2) for name, packed in load_file(file).items()}, file)
+def rewritten(run_dir, change):
+    """Change the Gram file of a run, and its checksum with it."""
+    run = load(run_dir)
+    grams = {name: change(packed) for name, packed in load_file(run_dir / "gram.safetensors").items()}
+    shutil.rmtree(run_dir)
+    Run(run.probes, run.blocks, grams, run.meta).save(run_dir)
+
+
+def test_the_command_says_so_and_exits_1_on_a_run_that_is_wrong(interference, own):
+    rewritten(own / "run", lambda packed: packed * np.float32(2))
     said = interference("verify", own / "run", "--quiet")
     assert said.code == 1
     assert "FAILED: gradients equal autograd to" in said.out
+
+
+def test_a_gram_that_is_not_finite_does_not_pass(interference, own):
+    rewritten(own / "run", lambda packed: np.where(np.arange(len(packed)) == 3, np.float32("nan"), packed))
+    said = interference("verify", own / "run", "--quiet")
+    assert said.code == 1 and "the Gram to inf" in said.out
+
+
+def test_a_damaged_file_is_refused_by_its_name(refused, own):
+    file = own / "run" / "gram.safetensors"
+    save_file({name: packed * np.float32(2) for name, packed in load_file(file).items()}, file)
+    assert refused("show", own / "run") == (
+        f"{file} is damaged: its checksum is another than was written; compute it again"
+    )
 
 
 def test_changed_examples_are_refused(refused, own):
