@@ -22,6 +22,7 @@ from interference.run import Run
 COLOURS = "RdBu_r"  # blue for negative, red for positive, as in the paper's heatmaps
 MARKS = {"conflict": "conflict", "synergy": "synergy", "unclear": "", "no-signal": "no signal", "self": ""}
 SIGNED = ("interference", "delta", "cosine", "pair_cosine")  # 0 means neither helps nor hurts
+LONGEST = 28  # characters of a task's name
 LIMIT = 1.0  # the least half-width of the colour scale of I: 1 is what a task's own step brings
 
 
@@ -151,7 +152,7 @@ def _matrix(
     )
     for row, column in np.argwhere(np.isnan(values)):  # which seaborn leaves empty
         axes.text(column + 0.5, row + 0.5, "–", ha="center", va="center", fontsize=7)
-    names = [plain(task) for task in tasks]  # as they are: "$" begins no formula
+    names = [_label(task) for task in tasks]  # as they are: "$" begins no formula
     if footed:
         axes.set_xticks(np.arange(count) + 0.5, names, parse_math=False)
     if labelled:
@@ -166,6 +167,12 @@ def _matrix(
     if labelled:
         axes.set_ylabel("affected task", fontsize=8)
     _frame_verdicts(axes, table["verdict"].to_numpy().reshape(count, count))
+
+
+def _label(task: str) -> str:
+    """A task's name, its middle left out where it would push the matrix off the figure."""
+    name = plain(task)
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 11]}…{name[-10:]}"
 
 
 def _frame_verdicts(axes: Axes, verdicts: np.ndarray) -> None:

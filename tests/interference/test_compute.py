@@ -229,5 +229,5 @@ def test_a_model_without_gradients_is_refused():
 
 def test_batches_of_no_task_are_refused():
     model = lora(llama())
-    with pytest.raises(ScopeError, match="batches is a list, but must be a dict {task: its batches}"):
+    with pytest.raises(ScopeError, match=r"batches is a list, but must be a dict {task: its batches}"):
         interference.compute(model, [batch([9], [2])])

@@ -132,3 +132,9 @@ def test_no_global_setting_changes(shown):
     figures.series({"a": shown}, **QUICK)
     figures.panels(shown, **QUICK)
     assert dict(mpl.rcParams) == before
+
+
+def test_a_long_name_leaves_its_middle_out():
+    name = "a" * 40 + "the end of it"
+    axes = figures.heatmap(made(names=(name, "short"))).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a" * 17 + "… end of it", "short"]
