@@ -21,8 +21,10 @@ from interference.computation import compute_config
 from interference.gradients import Probe, example_losses
 from interference.targets import find_targets
 from interference.verification import TOLERANCES, verify_config
+from mixlora import MixLoraConfig
 from mixlora.data.collation import Collator
 from mixlora.data.readers import read_task
+from mixlora.inspection import describe
 
 pytestmark = [pytest.mark.pretrained, pytest.mark.slow]
 
@@ -95,11 +97,22 @@ def trained(tmp_path_factory):
         pytest.skip(reason)
     folder, base = tmp_path_factory.mktemp("smollm2"), smollm2.saved()
     files = {name: write(folder / f"{name}.jsonl", pairs(), seed=k) for k, (name, pairs) in enumerate(TASKS.items())}
+    adapter = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"])
+    return train(base, files, adapter, folder / "adapter")
+
+
+@pytest.fixture(scope="module")
+def mixed(trained, tmp_path_factory):
+    """MixLoRA, r = 4 of 8 factors, trained as the LoRA is."""
+    adapter = MixLoraConfig.paper(r=4, num_factors=8, lora_alpha=8, target_modules=["q_proj", "v_proj"])
+    return train(trained.base, trained.files, adapter, tmp_path_factory.mktemp("mixed") / "adapter")
+
+
+def train(base, files, adapter, out):
     examples = {name: read_task({"file": file}, name) for name, file in files.items()}
     collator = Collator(AutoTokenizer.from_pretrained(base))
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    model = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"]))
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), adapter)
     seen = {name: collator(rows[-UNITS:]) for name, rows in examples.items()}
     before = {name: mean_loss(model, batch) for name, batch in seen.items()}
     optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=3e-3)
@@ -110,8 +123,8 @@ def trained(tmp_path_factory):
         optimizer.step()
         optimizer.zero_grad()
     after = {name: mean_loss(model, batch) for name, batch in seen.items()}
-    model.save_pretrained(folder / "adapter")
-    return Trained(base, folder / "adapter", files, {name: (before[name], after[name]) for name in TASKS})
+    model.save_pretrained(out)
+    return Trained(base, out, files, {name: (before[name], after[name]) for name in TASKS})
 
 
 @pytest.fixture(scope="module")
@@ -170,3 +183,40 @@ def test_a_bfloat16_base_with_float32_adapters_is_near_autograd(trained):
     size = torch.cat([expected[name].flatten(1) for name in found], dim=1).norm(dim=1)
     print(f"bfloat16 base: gradients differ from batch-1 autograd by {(off / size).max():.3f}")
     assert (off / size < TOLERANCES["bfloat16"]).all()
+
+
+def test_mixlora_learns_and_its_routers_move(mixed):
+    for task, (before, after) in mixed.losses.items():
+        assert after < 0.9 * before, f"{task}: {before} nats per token before, {after} after"
+    assert describe(mixed.adapter).outside > 0.01
+
+
+def test_mixlora_is_measured_beside_lora_on_the_same_examples(mixed, run, tmp_path):
+    compute_config(mixed.config(tmp_path / "run", routers=True))
+    own = interference.load(tmp_path / "run")
+    assert own.selections["language.25.q_proj.A"].shape == (3 * UNITS, 4)
+    found = verify_config(own, units=1)
+    assert found.error < 1e-4 and found.gram_error < 1e-4
+    table = interference.compare(run, own, "delta", side="A")
+    difference = own.matrix("delta", side="A") - run.matrix("delta", side="A")
+    np.testing.assert_allclose(table["difference"], difference.to_numpy().ravel())
+
+
+@torch.no_grad()
+def test_mixlora_generates_the_same_with_and_without_a_cache(mixed):
+    model = checkpoint.load_model(mixed.config().model).eval()
+    tokenizer = AutoTokenizer.from_pretrained(mixed.base, padding_side="left")
+    asked = [
+        [{"role": "user", "content": text}] for text in ("Name a colour.", "Which species of iris has short leaves?")
+    ]
+    prompts = tokenizer.apply_chat_template(
+        asked, add_generation_prompt=True, return_tensors="pt", padding=True, return_dict=True
+    )
+    cached, whole = (
+        model.generate(**prompts, max_new_tokens=8, do_sample=False, use_cache=use) for use in (True, False)
+    )
+    assert torch.equal(cached, whole)
+    one = tokenizer.apply_chat_template(asked[:1], add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    alone = model.generate(**one, max_new_tokens=8, do_sample=False)[0, one["input_ids"].shape[1] :]
+    assert len(alone) >= 2
+    assert cached[0, prompts["input_ids"].shape[1] :][: len(alone)].tolist() == alone.tolist()
