@@ -1,31 +1,16 @@
 """The command `mixlora`, and the files that it writes."""
 
 import json
-import sys
 from importlib.metadata import version
 
 import pytest
 from PIL import Image, ImageChops
 
-from mixlora import cli
 from mixlora.data import mini
 from mixlora.data.examples import Example, Turn
 from mixlora.data.readers import open_image, read_task
 from mixlora.data.writing import write
 from mixlora.errors import DataError
-
-
-@pytest.fixture
-def mixlora(monkeypatch, capsys):
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["mixlora", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-            sys.exit(0)
-        said = capsys.readouterr()
-        return ended.value.code or 0, said.out, said.err
-
-    return call
 
 
 def test_version_and_help(mixlora):

@@ -1,7 +1,6 @@
 """`mixlora info`: what lies on disk, counted and judged without a model."""
 
 import json
-import sys
 
 import pytest
 import torch
@@ -20,7 +19,6 @@ from released import (
 )
 from safetensors.torch import save_file
 
-from mixlora import cli
 from mixlora.errors import CheckpointError
 from mixlora.inspection import describe, outside_initial_range
 from mixlora.official import import_checkpoint
@@ -28,19 +26,6 @@ from mixlora.official import import_checkpoint
 INPUTS, OUTPUTS = (LAYERS * sum(shape[i] for shape in SHAPES.values()) for i in (1, 0))  # summed over the Linears
 PROJECTOR = D * 6 + D
 UNTRAINED = "inside their initial range (as released: never trained)"
-
-
-@pytest.fixture
-def mixlora(monkeypatch, capsys):
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["mixlora", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-            sys.exit(0)
-        said = capsys.readouterr()
-        return ended.value.code or 0, said.out, said.err
-
-    return call
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

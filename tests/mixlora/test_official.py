@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -25,7 +24,6 @@ from released import (
 from safetensors.torch import load_file
 from torch import nn
 
-from mixlora import cli
 from mixlora.errors import CheckpointError
 from mixlora.official import import_checkpoint, load_projector
 
@@ -301,19 +299,6 @@ def test_converting_twice_is_refused(tmp_path):
 
 
 # --- the command
-
-
-@pytest.fixture
-def mixlora(monkeypatch, capsys):
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["mixlora", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-            sys.exit(0)
-        said = capsys.readouterr()
-        return ended.value.code or 0, said.out, said.err
-
-    return call
 
 
 def test_the_command_converts_and_says_what_the_base_needs(mixlora, tmp_path):
