@@ -113,14 +113,14 @@ class MixLoraLayer(nn.Module, BaseTunerLayer):
         x = self._cast_input_dtype(x, bank_a.dtype)
         context, known = self._context(x, adapter)
         if known and context is not None:
-            x = x.view(*context.shape, -1)
+            x = x.reshape(*context.shape, -1)
         packing = context.packing if known and context is not None else None
         rows = x if packing is None else packing.unpack(x)
         rows = rows.reshape(-1, *rows.shape[-2:]) if rows.dim() > 2 else rows.unsqueeze(0)
         selection, a, weights = self._route(rows, context, known, adapter)
         b = self.gather_B(bank_b, selection.B)
         self._selections[adapter] = selection.detached()
-        outputs = result.view(*x.shape[:-1], -1)
+        outputs = result.reshape(*x.shape[:-1], -1)
         outputs = outputs.reshape(*rows.shape[:2], -1) if packing is None else packing.unpack(outputs)
         added = add_projected(outputs, self.dropout[adapter](rows), a, b, weights)
         return (added if packing is None else packing.pack(added, len(x))).view_as(result)
@@ -130,8 +130,9 @@ class MixLoraLayer(nn.Module, BaseTunerLayer):
         context = self.tracker.context
         if not self.in_stream:
             return context, False
-        if context is not None and math.prod(x.shape[:-1]) == math.prod(context.shape):
-            return context, x.dim() == 2 or x.shape[:-1] == context.shape
+        flat = (math.prod(context.shape),) if context is not None else None
+        if context is not None and x.shape[:-1] in (context.shape, flat):
+            return context, True
         if self.configs[adapter].pooling is not Pooling.ALL:
             self.tracker.tell(
                 "no context",
