@@ -48,7 +48,7 @@ Modules = Annotated[str | None, typer.Option(help="attention, mlp or names: q_pr
 Samples = Annotated[int | None, typer.Option(help="Examples of each task.", show_default="100")]
 Seed = Annotated[int | None, typer.Option(help="Seed of the sampling.", show_default="0")]
 MemoryBudget = Annotated[str | None, typer.Option(help="Memory for gradients: 2GiB.", show_default="1GiB")]
-Side = Annotated[str | None, typer.Option(help="A or B.", show_default="both")]
+Side = Annotated[str | None, typer.Option(help="A, B, router-A, router-B or router-AB.", show_default="all")]
 Space = Annotated[str, typer.Option(help="parameters, or weight (independent of how BA is split).")]
 Pairs = Annotated[str, typer.Option(help="leave-one-out, uni-perceiver, all or same-example.")]
 Reduce = Annotated[str, typer.Option(help="mean-of-ratios, ratio-of-means or median-of-ratios.")]

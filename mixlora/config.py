@@ -1,5 +1,6 @@
 """MixLoraConfig: every option of the method, what each may be, and the two presets."""
 
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Self, cast
@@ -167,15 +168,36 @@ class MixLoraConfig(PeftConfig):
             raise ConfigError(
                 f"r is {self.r}, but there are only num_factors={self.num_factors} factors to choose from"
             )
-        if not 0 <= self.lora_dropout < 1:
-            raise ConfigError(f"lora_dropout is {self.lora_dropout}, but must be at least 0 and below 1")
+        if not (isinstance(self.lora_dropout, (int, float)) and 0 <= self.lora_dropout < 1):
+            raise ConfigError(f"lora_dropout is {self.lora_dropout!r}, but must be at least 0 and below 1")
+        if self.lora_alpha is not None and not _positive(self.lora_alpha):
+            raise ConfigError(f"lora_alpha is {self.lora_alpha!r}, but must be a number above 0, or None for 2E")
+        if not isinstance(self.conditional, bool):
+            raise ConfigError(f"conditional is {self.conditional!r}, but must be True or False")
+        if self.task_width is not None and not (isinstance(self.task_width, int) and self.task_width > 0):
+            raise ConfigError(f"task_width is {self.task_width!r}, but must be a whole number from 1, or None")
         for name, kind in OPTIONS.items():
             setattr(self, name, _choose(kind, getattr(self, name), name))
         if self.routing is Routing.TASK and not self.task_definitions:
             raise ConfigError("routing='task' needs task_definitions={task: definition}, and there are none")
+        _check_definitions(self.task_definitions)
         for name in ("target_modules", "exclude_modules"):
             if isinstance(value := getattr(self, name), list):
                 setattr(self, name, set(value))
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def _check_definitions(definitions: Any) -> None:
+    if definitions is None:
+        return
+    if not isinstance(definitions, dict):
+        raise ConfigError(f"task_definitions is a {type(definitions).__name__}, but must be {{task: definition}}")
+    for name, definition in definitions.items():
+        if not (isinstance(name, str) and isinstance(definition, str) and definition.strip()):
+            raise ConfigError(f"task_definitions: {name!r} is defined as {definition!r}, but both must be text")
 
 
 def _choose(kind: type[StrEnum], value: str, name: str) -> StrEnum:

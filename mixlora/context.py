@@ -184,26 +184,40 @@ class Tracker:
         self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         kwargs = dict(kwargs)
-        tasks = kwargs.pop("tasks", self._given.get("tasks"))
+        tasks = kwargs.pop("tasks", self.tasks)
         inputs = dict(zip(self._parameters, args, strict=False)) | kwargs
-        labels = inputs.get("labels")
-        labels = self._given.get("labels") if labels is None else labels
         tokens = inputs.get("input_ids")
         tokens = inputs.get("inputs_embeds") if tokens is None else tokens
         for block in self._blocks:
             checkpoint = getattr(block, _CHECKPOINT, None)
             if checkpoint is not None and not isinstance(checkpoint, _Remembering):
                 setattr(block, _CHECKPOINT, _Remembering(checkpoint, self))
-        self._running = self._last = None if tokens is None else self._read(tokens, inputs, labels, tasks)
+        self._running = self._last = None if tokens is None else self._read(tokens, inputs, tasks)
         return args, kwargs
 
-    def _read(self, tokens: Tensor, inputs: Mapping[str, Any], labels: Tensor | None, tasks: Any) -> Context:
+    @property
+    def tasks(self) -> Any:
+        """That are given to forwards from outside, by `routed` or generate."""
+        return self._given.get("tasks")
+
+    def _labels(self, inputs: Mapping[str, Any], context: Context) -> Tensor | None:
+        if inputs.get("labels") is not None or context.decoding:
+            return inputs.get("labels")
+        labels = self._given.get("labels")
+        if labels is not None and tuple(labels.shape) != context.shape:
+            raise RoutingError(
+                f"routed was given labels of shape {tuple(labels.shape)}, but the forward has tokens of shape "
+                f"{context.shape}; give those of this batch"
+            )
+        return labels
+
+    def _read(self, tokens: Tensor, inputs: Mapping[str, Any], tasks: Any) -> Context:
         batch, seq = tokens.shape[:2]
         context = Context((batch, seq), alone=bool(self._given.get("alone")))
         self._continue(context, inputs.get("past_key_values"))
         attention = inputs.get("attention_mask")
         if self._generation is not None and not context.decoding:
-            context.attended = self._of_prompt(self._generation, context, attention)
+            context.attended = self._of_prompt(self._generation, context, attention, tokens.device)
         elif isinstance(attention, Tensor) and attention.dim() == 2:
             context.attended = attention[:, -seq:].bool()
         elif attention is not None and not context.decoding:
@@ -212,11 +226,14 @@ class Tracker:
             context.packing = packing_of(inputs.get("position_ids"), tokens, context.attended)
         if context.packing is not None:
             context.attended = context.packing.mask
-        context.prompt = _prompt(context, labels)
-        context.tasks = _tasks(tasks, batch if context.packing is None else len(context.packing.mask))
+        context.prompt = _prompt(context, self._labels(inputs, context))
+        instances = batch if context.packing is None else len(context.packing.mask)
+        context.tasks = _tasks(tasks, instances, self._generation is not None)
         return context
 
-    def _of_prompt(self, generation: _Generation, context: Context, attention: Any) -> Tensor | None:
+    def _of_prompt(
+        self, generation: _Generation, context: Context, attention: Any, device: torch.device
+    ) -> Tensor | None:
         """Which tokens of the first forward of a generation are the prompt's; None for all."""
         (batch, seq), length = context.shape, generation.length
         if length is not None and seq < length:
@@ -228,8 +245,10 @@ class Tracker:
             if generation.mask is None and attention is not None:
                 self._cannot_tell()
             attention = generation.mask
-        if attention is None:
+        if attention is None and (length is None or seq == length):
             return None
+        if attention is None:
+            attention = torch.ones(context.shape, device=device)
         attended = attention[:, :length].bool().repeat_interleave(batch // len(attention), dim=0)
         return nn.functional.pad(attended, (0, seq - attended.shape[1]))  # guessed tokens follow the prompt
 
@@ -339,11 +358,11 @@ def _keep(cache: Any, held: Held) -> None:
         setattr(cache, _HELD, held)
 
 
-def _tasks(tasks: Any, instances: int) -> list[str] | None:
+def _tasks(tasks: Any, instances: int, generating: bool) -> list[str] | None:
     if tasks is None:
         return None
     names = [tasks] * instances if isinstance(tasks, str) else list(tasks)
-    if len(names) != instances and instances % max(len(names), 1) == 0:
+    if generating and names and instances % len(names) == 0:
         names = [name for name in names for _ in range(instances // len(names))]  # beams of an instance
     if len(names) != instances:
         raise RoutingError(

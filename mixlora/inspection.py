@@ -67,7 +67,7 @@ class Description:
         if self.outside is None:
             return "none"
         if self.outside == 0:
-            return "inside their initial range (as released: never trained)"
+            return "inside their initial range (as released: never trained, or hardly)"
         return f"outside it in {100 * self.outside:.3g}% of entries (trained)"
 
     def __str__(self) -> str:

@@ -170,7 +170,7 @@ class MixLoraLayer(nn.Module, BaseTunerLayer):
         """What the independent routers look at [instances, width]."""
         config = self.configs[adapter]
         if config.routing is Routing.TASK:
-            return self.tasks[adapter].of(None if context is None else context.tasks, len(rows))
+            return self.tasks[adapter].of(self.tracker.tasks if context is None else context.tasks, len(rows))
         return pool(rows, context.mask(Pooling(config.pooling)) if known and context is not None else None)
 
     def _kept(self, context: Context | None, config: MixLoraConfig, adapter: str, instances: int) -> Selection | None:

@@ -118,6 +118,15 @@ class MixLoraModel(BaseTuner):
             for layer, disabled in zip(layers, before, strict=True):
                 layer._disable_adapters = disabled
 
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *_: Any, **arguments: Any) -> Iterator[None]:
+        """What PEFT calls around forward and generate; it takes `adapter_names` away from the model's arguments."""
+        if arguments.get("adapter_names") is not None:
+            raise RoutingError(
+                "MixLoRA has one set of active adapters for a whole batch; leave adapter_names out, call set_adapter"
+            )
+        yield
+
     def delete_adapter(self, adapter_name: str) -> None:
         """Delete an adapter, with its encoded tasks."""
         super().delete_adapter(adapter_name)
@@ -169,6 +178,8 @@ def routed(
         labels: [batch, seq]; the first supervised token of a row ends its prompt.
         alone: whether pooling="all" leaves padding out, as if every instance were alone in its batch.
     """
+    if labels is not None and not isinstance(labels, Tensor):
+        raise RoutingError(f"labels is a {type(labels).__name__}, but must be a tensor [batch, seq]")
     tracker = next((module.tracker for module in model.modules() if isinstance(module, MixLoraLayer)), None)
     with tracker.given(tasks=tasks, labels=labels, alone=alone) if tracker else _as_is():
         yield

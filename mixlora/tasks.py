@@ -28,7 +28,7 @@ class TaskBank(nn.Module):
         """Width of an encoded definition."""
         return self.embeddings.shape[1]
 
-    def of(self, tasks: Sequence[str] | None, instances: int) -> Tensor:
+    def of(self, tasks: Sequence[str] | str | None, instances: int) -> Tensor:
         """The embeddings [instances, width] of the tasks of a batch.
 
         Raises:
@@ -37,18 +37,23 @@ class TaskBank(nn.Module):
         if tasks is None:
             raise RoutingError(
                 "routing='task' needs the task of every instance: model(..., tasks=[...]), or "
-                "`with mixlora.routed(model, tasks=[...])` around generate"
+                "`with mixlora.routed(model, tasks=[...])` around it"
             )
+        names = [tasks] if isinstance(tasks, str) else list(tasks)
+        names = names[:1] * instances if len(set(names)) == 1 else names
         places = {name: place for place, name in enumerate(self.names)}
-        for task in tasks:
+        for task in names:
             if task not in places:
                 raise RoutingError(
                     f"task {task!r} is unknown to the adapter, which knows: {', '.join(self.names)}; give its "
                     "definition: model.base_model.encode_tasks(tokenizer, {name: definition})"
                 )
-        if len(tasks) != instances:
-            raise RoutingError(f"{len(tasks)} tasks are named for {instances} instances; name one for each")
-        found = self.embeddings[[places[task] for task in tasks]]
+        if len(names) != instances:
+            raise RoutingError(
+                f"{len(names)} tasks are named for {instances} instances; name one for each, and leave the image "
+                "encoder out of target_modules where a batch has not one image an example"
+            )
+        found = self.embeddings[[places[task] for task in names]]
         if bool(found.isnan().any()):
             raise RoutingError(
                 "the task definitions are not encoded yet; call model.base_model.encode_tasks(tokenizer) once"
@@ -72,7 +77,7 @@ def encode(definitions: Mapping[str, str], encoder: nn.Module, tokenizer: Any) -
         device = next(encoder.parameters()).device
         found = {}
         for name, definition in definitions.items():
-            tokens = tokenizer(definition, return_tensors="pt").to(device)
+            tokens = getattr(tokenizer, "tokenizer", tokenizer)(definition, return_tensors="pt").to(device)
             ids = {key: tokens[key] for key in ("input_ids", "attention_mask") if key in tokens}
             hidden = encoder(**ids, output_hidden_states=True).hidden_states[-1]
             found[name] = hidden[0].float().mean(dim=0)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mixlora import MixLoraConfig, routed
+from mixlora.errors import RoutingError
 from tests.mixlora.adapted import PROJECTIONS, adapt, batch, layers, llama, selections
 
 INPUTS = batch([9, 7, 12], [3, 2, 4])
@@ -109,3 +110,21 @@ def test_the_kind_of_task_changes_nothing():
     with torch.no_grad():
         assert torch.equal(causal(**INPUTS).logits, plain(**INPUTS).logits)
     assert torch.equal(causal.generate(**UNLABELLED, **options), plain.generate(**UNLABELLED, **options))
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (INPUTS["labels"][:2], r"labels of shape \(2, 12\), but the forward has tokens of shape \(3, 12\); give those"),
+        (INPUTS["labels"].tolist(), r"labels is a list, but must be a tensor \[batch, seq\]"),
+    ],
+)
+def test_labels_of_another_batch_are_refused(labels, words):
+    model = adapt(llama())
+    with pytest.raises(RoutingError, match=words), routed(model, labels=labels):
+        model(**UNLABELLED)
+
+
+def test_adapters_chosen_row_by_row_are_refused():
+    with pytest.raises(RoutingError, match="one set of active adapters for a whole batch; leave adapter_names out"):
+        adapt(llama())(**INPUTS, adapter_names=["default"] * 3)

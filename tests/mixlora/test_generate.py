@@ -189,9 +189,12 @@ def test_a_static_cache_changes_no_token(padded):
     assert torch.equal(generate(model, inputs, do_sample=False, cache_implementation="static"), expected)
 
 
+@pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize("way", [{"assistant_model": llama(num_hidden_layers=1)}, {"prompt_lookup_num_tokens": 3}])
-def test_guessed_tokens_are_no_part_of_the_prompt(way):
+def test_guessed_tokens_are_no_part_of_the_prompt(way, masked):
     model, inputs = adapt(llama()).eval(), row_of(prompts(), 2)
+    if not masked:
+        del inputs["attention_mask"]
     inputs["input_ids"][0, :4] = inputs["input_ids"][0, -4:]  # something to look up
     expected, steps = followed(model, inputs, do_sample=False)
     found, guessed = followed(model, inputs, do_sample=False, **way)

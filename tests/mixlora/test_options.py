@@ -1,6 +1,7 @@
 """What a configuration may say, what it says by default, and the words of a refusal."""
 
 import json
+import re
 
 import pytest
 from peft import PeftConfig, PeftType, get_peft_model
@@ -121,3 +122,22 @@ def test_a_refused_target_leaves_nothing_on_the_base():
     with pytest.raises(AdapterError):
         get_peft_model(base, MixLoraConfig(target_modules=["c_attn"]))
     assert not base._forward_pre_hooks and not base._forward_hooks and "generate" not in vars(base)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"conditional": "False"}, "conditional is 'False', but must be True or False"),
+        ({"lora_alpha": float("nan")}, "lora_alpha is nan, but must be a number above 0"),
+        ({"lora_alpha": 0}, "lora_alpha is 0, but must be a number above 0"),
+        ({"lora_alpha": "x"}, "lora_alpha is 'x', but must be a number above 0"),
+        ({"lora_dropout": "x"}, "lora_dropout is 'x', but must be at least 0 and below 1"),
+        ({"task_width": -1}, "task_width is -1, but must be a whole number from 1"),
+        ({"task_definitions": ["a"]}, "task_definitions is a list, but must be {task: definition}"),
+        ({"task_definitions": {"a": " "}}, "task_definitions: 'a' is defined as ' ', but both must be text"),
+        ({"task_definitions": {1: "x"}}, "task_definitions: 1 is defined as 'x', but both must be text"),
+    ],
+)
+def test_values_of_the_wrong_kind_are_refused(options, words):
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        MixLoraConfig(**options)
