@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import warnings
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -243,6 +244,7 @@ def demo(
 def main() -> None:
     """Entry point: errors become one sentence on stderr and an exit code."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # PEFT loads it; its kernels are not our subject
+    warnings.filterwarnings("ignore", category=FutureWarning)  # between PEFT and transformers
     debug = "--debug" in sys.argv
     try:
         app()

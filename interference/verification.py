@@ -4,19 +4,21 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from interference import checkpoint, reference, sampled
 from interference.blocks import Granularity, Side, coarsen
 from interference.computation import on_device
 from interference.config import AnalysisConfig, build
 from interference.errors import RunError
-from interference.gradients import BatchGradients, Probe, activate, as_found, example_losses
+from interference.gradients import IGNORED, BatchGradients, Probe, activate, as_found, example_losses
 from interference.probing import Batch, UnitMeans, of_collated
 from interference.progress import Progress, silent
 from interference.run import Run
@@ -24,6 +26,9 @@ from interference.targets import Target, find_targets, probed_adapter
 
 SHARES = tuple(10 ** (k / 2) for k in range(-8, 1))
 """Sizes of the steps, as the share of the mean loss that the typical unit's loss is predicted to move by."""
+
+TOGETHER = 8
+"""Examples in a padded batch in which gradients are measured again."""
 
 TOLERANCES = {"float64": 1e-5, "float32": 1e-4, "float16": 0.05, "bfloat16": 0.2}
 """Relative errors of a gradient that a base of this precision brings by itself: padding alone changes its rounding."""
@@ -38,7 +43,7 @@ class Verification:
             relative to that norm or to the median unit's where that is larger (where a loss is nearly 0, so is its
             gradient, a difference of nearly equal numbers that keeps few digits), `own_error` relative to its own norm,
             `worst_block` and `worst_error` (the block that differs most, relative to that block; none where the two
-            ways agree to the bit, as they may for a unit of one example, whose sums are added in the same order).
+            ways agree to the bit).
         gram_error: largest |K - K'| / sqrt(K'[u,u] K'[v,v]) between the run's Gram and that of the derived gradients.
         steps: one row a step size: `step` (lambda), `predicted` (root mean square fall of the loss, nats per token),
             `slope` of the real fall on the predicted one, `correlation`, `pairs` of units.
@@ -173,13 +178,47 @@ def _targets(run: Run, model: nn.Module, adapter: str) -> list[Target]:
 def _unit_gradients(
     model: nn.Module, targets: Sequence[Target], units: Sequence[list[Batch]], token_mean: bool
 ) -> dict[str, Tensor]:
-    """The units' gradients as the run computed them: {block: [units, *factor shape]}."""
+    """The units' gradients as a run computes them, several examples in a padded batch: {block: [units, ...]}."""
     mean = UnitMeans(len(units), token_mean)
+    singles = [
+        (k, reference.single(batch, row))
+        for k, batches in enumerate(units)
+        for batch in batches
+        for row in range(len(batch["labels"]))
+    ]
     with Probe(model, targets) as probe:
-        for k, batches in enumerate(units):
-            for batch in batches:
-                mean.add(probe.gradients(batch), [k] * len(batch["labels"]))
+        for start in range(0, len(singles), TOGETHER):
+            for chunk in _alike(singles[start : start + TOGETHER]):
+                mean.add(probe.gradients(_padded([single for _, single in chunk])), [k for k, _ in chunk])
     return mean.rows()
+
+
+def _alike(singles: Sequence[tuple[int, Batch]]) -> list[list[tuple[int, Batch]]]:
+    """Examples grouped by what they consist of, so that those with an image do not meet those without."""
+    groups: dict[tuple[str, ...], list[tuple[int, Batch]]] = {}
+    for k, single in singles:
+        groups.setdefault(tuple(sorted(single)), []).append((k, single))
+    return list(groups.values())
+
+
+def _padded(singles: Sequence[Batch]) -> Batch:
+    """Batches of one example as one, padded on the right."""
+    longest = max(single["labels"].shape[1] for single in singles)
+    found: dict[str, Any] = {}
+    for key, first in singles[0].items():
+        values = [single[key] for single in singles]
+        if isinstance(first, list):
+            found[key] = [item for value in values for item in value]
+        elif not isinstance(first, Tensor):
+            found[key] = first
+        elif first.shape[:2] == singles[0]["labels"].shape:
+            fill = IGNORED if key == "labels" else 0
+            found[key] = torch.cat([F.pad(value, (0, longest - value.shape[1]), value=fill) for value in values])
+        else:
+            found[key] = torch.cat(values)
+    lengths = torch.tensor([single["labels"].shape[1] for single in singles], device=found["labels"].device)
+    mask = torch.arange(longest, device=lengths.device) < lengths[:, None]
+    return {"attention_mask": mask.long(), **found}
 
 
 def _derived(

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Literal, cast
 
@@ -119,6 +120,7 @@ def info(
 def main() -> None:
     """Entry point: errors become one sentence on stderr and an exit code."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # PEFT loads it; its kernels are not our subject
+    warnings.filterwarnings("ignore", category=FutureWarning)  # between PEFT and transformers
     try:
         app()
     except MixLoraError as error:

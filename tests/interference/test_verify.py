@@ -203,3 +203,11 @@ def test_a_notebook_run_is_verified_in_its_notebook(refused, measured, tmp_path)
     assert refused("verify", tmp_path / "run", "--quiet") == (
         "the run was computed from a notebook; verify it there: interference.verify(run, model, batches)"
     )
+
+
+def test_gradients_are_measured_in_padded_batches_and_derived_one_by_one():
+    model = lora(llama())
+    data = {task: [batch([12, 7, 9, 5], [3, 1, 5, 2], seed=k)] for k, task in enumerate("ab")}
+    found = package.verify(package.compute(model, data), model, data, units=4)
+    assert 0 < found.error < 2e-5
+    assert set(found.gradients["worst_block"]) - {""} <= set(package.compute(model, data).blocks["name"])
