@@ -4,16 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model
 from safetensors.numpy import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from interference import metrics, reference
 from interference.gradients import Probe
 from interference.targets import find_targets
+from mixlora import MixLoraConfig
 from tests.benchmarks.speed import error
 from tests.benchmarks.table import Row, show
-from tests.interference.models import batch, gpt2, llama, llava, lora, opt
+from tests.interference.models import PROJECTIONS, batch, gpt2, llama, llava, lora, opt
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "interference_matrix.safetensors"
 CASES = {
@@ -23,6 +24,8 @@ CASES = {
     "opt": lambda: lora(opt(), ["q_proj", "v_proj", "fc1", "fc2"]),
     "gpt2, Conv1D": lambda: lora(gpt2(), ["c_attn", "c_proj", "c_fc"], fan_in_fan_out=True),
     "llava": lambda: lora(llava()),
+    "llama, MixLoRA": lambda: mixture(llama(), PROJECTIONS),
+    "llava, MixLoRA": lambda: mixture(llava(), r".*language_model.*(q_proj|up_proj|down_proj)"),
 }
 
 
@@ -38,10 +41,23 @@ def run() -> None:
         torch.manual_seed(0)
         data = batch([12, 7, 9, 12], [3, 1, 5, 11], image=name == "llava")
         show(Row("right", f"gradients, {name}", f"{_error(build(), data):.1e}", "", "<= 1e-5"))
+        if "MixLoRA" in name:
+            note = "a router's gradient is a difference of nearly equal terms"
+            show(Row("right", f"gradients, {name}, routers too", f"{_error(build(), data, True):.1e}", "", "", note))
 
 
-def _error(model: PeftModel, data: dict[str, Tensor]) -> float:
-    targets = find_targets(model, "default")
+def mixture(base: nn.Module, targets: list[str] | str) -> PeftModel:
+    """A MixLoRA, r = 2 of 5 factors, whose B factors and routers are far from their start."""
+    model = get_peft_model(base, MixLoraConfig.paper(r=2, num_factors=5, target_modules=targets))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "mixlora_B" in name or "mixlora_router" in name:
+                parameter.normal_(std=0.2 if "mixlora_B" in name else 1.0)
+    return model
+
+
+def _error(model: PeftModel, data: dict[str, Tensor], routers: bool = False) -> float:
+    targets = find_targets(model, "default", routers=routers)
     with Probe(model, targets) as probe:
         found = probe.gradients(data).gradients
     return error(found, reference.of_targets(model, data, targets))
