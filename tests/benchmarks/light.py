@@ -10,13 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from mixlora import MixLoraConfig, MixLoraLayer
+from tests.benchmarks.resident import forget_peak, peak
 from tests.benchmarks.table import Row, show
 
 WIDTHS = (576, 1024, 4096)
@@ -131,17 +131,11 @@ def _peak_of(name: str, width: int) -> int:
 
 def _peak(name: str, width: int) -> int:
     step = step_of(name, width, "cpu")
-    Path("/proc/self/clear_refs").write_text("5")  # Linux forgets the peak so far
-    before = _status("VmHWM")
+    forget_peak()
+    before = peak()
     for _ in range(3):
         step()
-    return _status("VmHWM") - before
-
-
-def _status(key: str) -> int:
-    """Bytes that Linux reports of this process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
+    return peak() - before
 
 
 if __name__ == "__main__":

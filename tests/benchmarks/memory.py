@@ -4,7 +4,6 @@ Every case runs in a process of its own, since a process never forgets its peak.
 """
 
 import json
-import resource
 import subprocess
 import sys
 
@@ -12,6 +11,7 @@ import torch
 
 import interference
 from tests.benchmarks import work
+from tests.benchmarks.resident import forget_peak, peak
 from tests.benchmarks.table import Row, show
 
 BUDGET = 64 * 2**20
@@ -47,7 +47,8 @@ def _measure(case: str) -> dict[str, int]:
     model = work.model()
     for parameter in model.parameters():
         parameter.sum()  # a checkpoint's pages become resident when they are first read
-    loaded = _peak()
+    forget_peak()
+    loaded = peak()
     if case == "step":
         optimizer = torch.optim.AdamW(p for p in model.parameters() if p.requires_grad)
         for seed in range(2):
@@ -58,11 +59,7 @@ def _measure(case: str) -> dict[str, int]:
         half = int(case) // work.SIZE // 2
         tasks = {name: map(work.batch, range(half * k, half * (k + 1))) for k, name in enumerate(("one", "other"))}
         interference.compute(model, tasks, memory_budget=BUDGET)
-    return {"loaded": loaded, "peak": _peak()}
-
-
-def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"loaded": loaded, "peak": peak()}
 
 
 def _mib(size: int) -> str:
