@@ -194,10 +194,15 @@ def _unit_gradients(
 
 
 def _alike(singles: Sequence[tuple[int, Batch]]) -> list[list[tuple[int, Batch]]]:
-    """Examples grouped by what they consist of, so that those with an image do not meet those without."""
-    groups: dict[tuple[str, ...], list[tuple[int, Batch]]] = {}
+    """Examples grouped by what they consist of: with an image or without, and of which size."""
+    groups: dict[tuple[Any, ...], list[tuple[int, Batch]]] = {}
     for k, single in singles:
-        groups.setdefault(tuple(sorted(single)), []).append((k, single))
+        form = {
+            key: tuple(value.shape[1:])
+            for key, value in single.items()
+            if isinstance(value, Tensor) and value.shape[:2] != single["labels"].shape
+        }
+        groups.setdefault((*sorted(single), *sorted(form.items())), []).append((k, single))
     return list(groups.values())
 
 

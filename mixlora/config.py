@@ -118,16 +118,8 @@ class MixLoraConfig(PeftConfig):
 
     @classmethod
     def paper(cls, **options: Any) -> Self:
-        """The method as the paper describes it; `options` override single fields."""
-        preset = {
-            "conditional": True,
-            "router_gradient": RouterGradient.STRAIGHT_THROUGH,
-            "pooling": Pooling.PROMPT,
-            "decode_routing": DecodeRouting.PROMPT,
-            "cfs_form": CfsForm.EXACT,
-            "factor_init": FactorInit.GAUSSIAN,
-        }
-        return cls(**preset | options)  # type: ignore[arg-type]
+        """The method as the paper describes it, which is what the defaults are; `options` override single fields."""
+        return cls(**options)
 
     @classmethod
     def official(cls, **options: Any) -> Self:

@@ -86,8 +86,9 @@ def pool(x: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         return x.mean(dim=1)
     count = mask.sum(dim=1, keepdim=True).clamp(min=1)
-    total = torch.bmm(mask.unsqueeze(1).to(x.dtype), x).squeeze(1)
-    return total.to(torch.promote_types(x.dtype, torch.float32)) / count
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    weights = mask.to(dtype) / count  # before the sum, which float16 could not hold
+    return torch.bmm(weights.unsqueeze(1).to(x.dtype), x).squeeze(1).to(dtype)
 
 
 @dataclass

@@ -45,7 +45,7 @@ def read_namespace(path: Path) -> dict[str, Any]:
     """
     try:
         stored = _stored(path)
-    except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+    except (OSError, zipfile.BadZipFile, RuntimeError) as error:  # RuntimeError: an encrypted or unknown compression
         raise CheckpointError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     return _Machine(path).run(stored)
 

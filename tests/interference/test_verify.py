@@ -211,3 +211,10 @@ def test_gradients_are_measured_in_padded_batches_and_derived_one_by_one():
     found = package.verify(package.compute(model, data), model, data, units=4)
     assert 0 < found.error < 2e-5
     assert set(found.gradients["worst_block"]) - {""} <= set(package.compute(model, data).blocks["name"])
+
+
+def test_pictures_of_other_sizes_do_not_meet_in_a_batch():
+    ids = torch.zeros(1, 5, dtype=torch.long)
+    small, large = ({"labels": ids, "pixel_values": torch.zeros(1, 3, size, size)} for size in (8, 16))
+    groups = verification._alike([(0, small), (1, large), (2, small), (3, {"labels": ids})])
+    assert [[k for k, _ in group] for group in groups] == [[0, 2], [1], [3]]

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mixlora import MixLoraConfig, routed
+from mixlora.context import pool
 from mixlora.errors import RoutingError
 from tests.mixlora.adapted import PROJECTIONS, adapt, batch, layers, llama, selections
 
@@ -128,3 +129,9 @@ def test_labels_of_another_batch_are_refused(labels, words):
 def test_adapters_chosen_row_by_row_are_refused():
     with pytest.raises(RoutingError, match="one set of active adapters for a whole batch; leave adapter_names out"):
         adapt(llama())(**INPUTS, adapter_names=["default"] * 3)
+
+
+def test_a_mean_of_float16_does_not_overflow_in_its_sum():
+    x = torch.full((1, 100, 4), 1000.0, dtype=torch.float16)
+    pooled = pool(x, torch.arange(100)[None] < 90)
+    torch.testing.assert_close(pooled, torch.full((1, 4), 1000.0), rtol=2e-3, atol=0)
