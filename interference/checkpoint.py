@@ -1,36 +1,19 @@
-"""Checkpoints: a base model and a PEFT adapter from disk or hub to a model ready to be probed."""
+"""Checkpoints that can be probed: a base model with its LoRA or MixLoRA adapter. How they are loaded is `mixlora`'s."""
 
 import hashlib
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
-from peft.utils import load_peft_weights
-from safetensors import SafetensorError
+from peft import PeftConfig, PeftModel
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    AutoTokenizer,
-    PreTrainedConfig,
-)
-from transformers.utils import logging
 
 from interference.config import ModelConfig
 from interference.errors import CheckpointError
+from mixlora import checkpoint
 from mixlora.errors import MixLoraError
-from mixlora.model import register
-
-register()  # MixLoRA with PEFT
-
-_LOAD_ERRORS = (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError)
 
 
 def load_processor(config: ModelConfig) -> Any:
@@ -39,12 +22,8 @@ def load_processor(config: ModelConfig) -> Any:
     Raises:
         CheckpointError: if there is none.
     """
-    base, own = _base(config), _own_config(config)
-    kind: Any = AutoProcessor if _sees(own) else AutoTokenizer
-    try:
-        return kind.from_pretrained(base, trust_remote_code=config.trust_remote_code)
-    except _LOAD_ERRORS as error:
-        raise CheckpointError(f"no tokenizer or processor can be loaded from {base}: {_first(error)}") from None
+    with _told():
+        return checkpoint.load_processor(config)
 
 
 def load_model(config: ModelConfig) -> PeftModel:
@@ -53,19 +32,9 @@ def load_model(config: ModelConfig) -> PeftModel:
     Raises:
         CheckpointError: if the base or the adapter is missing, is of another kind, or they do not fit each other.
     """
-    adapter = adapter_config(config)
-    base = _base(config)
-    try:
-        with _without_bars():
-            model = _kind(_own_config(config)).from_pretrained(
-                base,
-                dtype=config.dtype,
-                attn_implementation=config.attention,
-                trust_remote_code=config.trust_remote_code,
-            )
-    except _LOAD_ERRORS as error:
-        raise CheckpointError(f"the base model {base} cannot be loaded: {_first(error)}") from None
-    return _adapt(model.to(device_of(config)), config, adapter).eval()
+    adapter_config(config)
+    with _told():
+        return checkpoint.load_adapted(config, config.adapter)
 
 
 def empty_adapted(config: ModelConfig) -> PeftModel:
@@ -74,11 +43,9 @@ def empty_adapted(config: ModelConfig) -> PeftModel:
     Raises:
         CheckpointError: if the base or the adapter is missing, or they do not fit each other.
     """
-    own, adapter = _own_config(config), adapter_config(config)
-    try:
-        return get_peft_model(_kind(own).from_config(own, trust_remote_code=config.trust_remote_code), adapter)
-    except _LOAD_ERRORS as error:
-        raise CheckpointError(f"{_misfit(config)}: {_first(error)}") from None
+    adapter_config(config)
+    with _told():
+        return checkpoint.empty_adapted(config, config.adapter)
 
 
 def adapter_config(config: ModelConfig) -> PeftConfig:
@@ -87,29 +54,14 @@ def adapter_config(config: ModelConfig) -> PeftConfig:
     Raises:
         CheckpointError: if there is no adapter, or one of a kind that is not probed.
     """
-    try:
-        found = PeftConfig.from_pretrained(config.adapter)
-    except _LOAD_ERRORS as error:
-        raise CheckpointError(
-            f"there is no PEFT adapter at {config.adapter} (no adapter_config.json can be read: {_first(error)})"
-        ) from None
+    with _told():
+        found = checkpoint.adapter_config(config.adapter)
     if found.peft_type not in ("LORA", "MIXLORA"):
         kind = getattr(found.peft_type, "value", found.peft_type)
         raise CheckpointError(
             f"the adapter at {config.adapter} is of kind {kind}; only LORA and MIXLORA adapters are probed"
         )
     return found
-
-
-def device_of(config: ModelConfig) -> torch.device:
-    """The device to compute on."""
-    name = config.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise CheckpointError(f"device {name!r} cannot be used: {_first(error)}") from None
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -124,76 +76,10 @@ def fingerprint(model: nn.Module) -> str:
     return found.hexdigest()[:32]
 
 
-def _adapt(model: nn.Module, config: ModelConfig, adapter: PeftConfig) -> PeftModel:
-    misfit = _misfit(config)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # missing keys are an error below
-            adapted = PeftModel.from_pretrained(model, config.adapter, config=adapter)
-        saved = load_peft_weights(config.adapter, device="cpu")
-    except MixLoraError as error:
-        raise CheckpointError(f"{config.adapter} on {config.base}: {error}") from None
-    except _LOAD_ERRORS as error:
-        raise CheckpointError(f"{misfit}: {_first(error)}") from None
-    expected = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-    optional = get_peft_model_state_dict(adapted, save_embedding_layers=True)  # saved where LoRA is on embeddings
-    for name in sorted(expected.keys() - saved.keys()):
-        raise CheckpointError(f"{misfit}: it holds no weights for {name}")
-    for name in sorted(saved.keys() - expected.keys() - optional.keys()):
-        raise CheckpointError(f"{misfit}: the base has no place for {name}")
-    return adapted
-
-
-def _misfit(config: ModelConfig) -> str:
-    return f"the adapter at {config.adapter} does not fit the base {config.base}"
-
-
-def _own_config(config: ModelConfig) -> PreTrainedConfig:
-    base = _base(config)
-    logging.set_verbosity_error()
-    try:
-        return AutoConfig.from_pretrained(base, trust_remote_code=config.trust_remote_code)
-    except _LOAD_ERRORS as error:
-        raise CheckpointError(
-            f"there is no base model {base} (neither a directory with config.json nor a hub id): {_first(error)}"
-        ) from None
-
-
-def _base(config: ModelConfig) -> str:
-    if config.base != "mini":
-        return config.base
-    from mixlora.data import mini
-
-    return str(mini.base_path())
-
-
 @contextmanager
-def _without_bars() -> Iterator[None]:
-    """Progress bars of transformers off: stderr is for our own progress and for errors."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+def _told() -> Iterator[None]:
+    """Errors of loading as errors of this package."""
     try:
         yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
-def _kind(config: PreTrainedConfig) -> Any:
-    return AutoModelForImageTextToText if _sees(config) else AutoModelForCausalLM
-
-
-def _sees(config: PreTrainedConfig) -> bool:
-    return getattr(config, "vision_config", None) is not None
-
-
-def _first(error: BaseException) -> str:
-    """What an error says first that tells something: the first size mismatch, or its first line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    chosen = next((line for line in lines if line.startswith("size mismatch")), lines[0])
-    return chosen[:300].rstrip(".")
-
-
-def is_local(name: str) -> bool:
-    """Whether a base or adapter is named by a path that exists."""
-    return Path(name).exists()
+    except MixLoraError as error:
+        raise CheckpointError(str(error)) from None

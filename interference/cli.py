@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from interference.errors import ConfigError, InterferenceError, plain
-from mixlora.errors import MixLoraError
+from interference.errors import ConfigError, InterferenceError
+from mixlora.errors import MixLoraError, plain
 
 app = typer.Typer(
     name="interference",
@@ -96,18 +96,19 @@ def compute(
     Example: interference compute analysis_configs/demo.yaml --set probe.samples=50 --out reports/small
     """
     from interference import computation, printing
+    from mixlora import console
 
     options = _options(base, adapter, task, layers, modules, samples, seed, memory_budget, out)
     resolved = _load(config, settings, options)
     try:
-        with printing.progress(printing.console(stderr=True), quiet) as report:
+        with console.progress(console.console(stderr=True), quiet) as report:
             run = computation.compute_config(resolved, report)
     except KeyboardInterrupt:
         typer.echo(f"interrupted: nothing was written to {resolved.out}; the same command continues", err=True)
         raise typer.Exit(130) from None
     for note in printing.notes(run, resolved, config):
         typer.echo(f"note: {plain(note)}", err=True)
-    printing.console().print(plain(f"{run!r} in {resolved.out}; look at it: interference show {resolved.out}"))
+    console.console().print(plain(f"{run!r} in {resolved.out}; look at it: interference show {resolved.out}"))
 
 
 @app.command()
@@ -129,6 +130,7 @@ def show(
     """
     from interference import printing
     from interference.run import load
+    from mixlora import console
 
     scope = {"layers": _numbers(layers), "modules": _names(modules), "side": side}
     options: dict[str, Any] = {**scope, "space": space, "pairs": pairs, "reduce": reduce, "aggregate": aggregate}
@@ -136,7 +138,7 @@ def show(
     if as_json:
         typer.echo(printing.to_json(loaded.table(metric.value, **options)))
     else:
-        printing.show(loaded, metric.value, printing.console(), **options)
+        printing.show(loaded, metric.value, console.console(), **options)
 
 
 @app.command()
@@ -159,6 +161,7 @@ def compare(
     """
     from interference import printing
     from interference import run as runs
+    from mixlora import console
 
     scope = {"layers": _numbers(layers), "modules": _names(modules), "side": side}
     options: dict[str, Any] = {**scope, "space": space, "pairs": pairs, "reduce": reduce, "aggregate": aggregate}
@@ -167,7 +170,7 @@ def compare(
         typer.echo(printing.to_json(table))
     else:
         title = f"{metric.value}: {second} minus {first}, the same units resampled in both"
-        printing.console().print(printing.comparison(table, title))
+        console.console().print(printing.comparison(table, title))
 
 
 @app.command()
@@ -184,13 +187,14 @@ def verify(
     from interference import printing
     from interference.run import load
     from interference.verification import verify_config
+    from mixlora import console
 
-    with printing.progress(printing.console(stderr=True), quiet) as report:
+    with console.progress(console.console(stderr=True), quiet) as report:
         found = verify_config(load(run), units, report)
     if as_json:
         typer.echo(printing.to_json(found.summary()))
     else:
-        printing.verification(found, printing.console())
+        printing.verification(found, console.console())
     if not found.passed:
         raise typer.Exit(1)
 
@@ -215,6 +219,7 @@ def plan(
     Example: interference plan analysis_configs/paper_figure2.yaml --set probe.unit_size=10
     """
     from interference import planning, printing
+    from mixlora import console
 
     options = _options(base, adapter, task, layers, modules, samples, seed, memory_budget, None)
     resolved = _load(config, settings, options)
@@ -222,7 +227,7 @@ def plan(
     if as_json:
         typer.echo(printing.plan_json(found))
     else:
-        printing.plan(found, printing.console())
+        printing.plan(found, console.console())
 
 
 @app.command()
@@ -232,10 +237,11 @@ def demo(
     ),
 ) -> None:
     """Train a LoRA on six small tasks, measure it at the start, a tenth and the end, and show how the matrix moves."""
-    from interference import demonstration, printing
+    from interference import demonstration
+    from mixlora import console
 
     try:
-        demonstration.demo(out, printing.console())
+        demonstration.demo(out, console.console())
     except KeyboardInterrupt:
         typer.echo("interrupted: the same command continues with what is finished", err=True)
         raise typer.Exit(130) from None

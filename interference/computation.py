@@ -23,11 +23,12 @@ from interference.gram import DiskSpool, MemorySpool, grams
 from interference.packing import pack
 from interference.pairing import choose
 from interference.probing import OWNER, Batch, Probed, Prober, of_collated, selected_rows, weight_block
-from interference.progress import Progress, silent
 from interference.run import Run, check_free
 from interference.targets import Target, find_targets, probed_adapter, unprobed
 from mixlora import MixLoraLayer
 from mixlora.errors import MixLoraError
+from mixlora.progress import Progress, silent
+from mixlora.sections import resolved
 
 CONVENTIONS = {
     "loss": "mean cross-entropy over supervised tokens of an example, nats per token",
@@ -219,19 +220,6 @@ class Measuring:
 
 def _mixes(target: Target) -> bool:
     return isinstance(target.layer, MixLoraLayer)
-
-
-def resolved(config: AnalysisConfig) -> dict[str, Any]:
-    """The configuration with every default and with absolute paths: it reruns the job from anywhere."""
-    data = config.model_dump(mode="json")
-    for key in ("base", "adapter"):
-        if checkpoint.is_local(data["model"][key]) and (key, data["model"][key]) != ("base", "mini"):
-            data["model"][key] = str(Path(data["model"][key]).resolve())
-    for task in data["tasks"].values():
-        for key in ("file", "images"):
-            if task[key] is not None:
-                task[key] = str(Path(task[key]).resolve())
-    return data
 
 
 @contextmanager

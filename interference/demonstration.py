@@ -17,10 +17,12 @@ from rich.console import Console
 
 from interference import figures, printing
 from interference import run as runs
-from interference.computation import compute_config, resolved
+from interference.computation import compute_config
 from interference.config import build
 from interference.run import Run
+from mixlora import console as terminal
 from mixlora.data import mini
+from mixlora.sections import resolved
 
 SEED = 0
 RANK = 8
@@ -67,7 +69,7 @@ def _trained(folder: Path, steps: tuple[int, ...], console: Console) -> pd.DataF
     torch.manual_seed(SEED)
     base, processor = mini.load_base()
     heldout = {task: mini.examples(task, "heldout", SCORED, SEED) for task in mini.TASKS}
-    with printing.progress(printing.console(stderr=True)) as report:
+    with terminal.progress(terminal.console(stderr=True)) as report:
         before = _accuracies(base, processor, heldout, "accuracy of the base", report)
         config = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=mini.LORA_TARGETS)
         model: Any = get_peft_model(base, config)
@@ -109,7 +111,7 @@ def _measured(out: Path, step: int) -> Run:
         if found.meta["config"] == resolved(config) and _newer(folder, out / "checkpoints"):
             return found
         shutil.rmtree(folder)
-    with printing.progress(printing.console(stderr=True)) as report:
+    with terminal.progress(terminal.console(stderr=True)) as report:
         return compute_config(config, lambda stage, done, total: report(f"step {step}: {stage}", done, total))
 
 

@@ -1,12 +1,5 @@
 """What can go wrong in a measurement; every message names the value, the place and the remedy."""
 
-import unicodedata
-
-
-def plain(text: object) -> str:
-    """The text without control characters, so that a name from a file cannot steer the terminal."""
-    return "".join(c if unicodedata.category(c)[0] != "C" else "\N{REPLACEMENT CHARACTER}" for c in str(text))
-
 
 class InterferenceError(Exception):
     """A mistake in the input, told in one sentence. The command line exits with 2 on it."""

@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from interference.blocks import Side
-from interference.errors import plain
 from interference.measure import METRICS
 from interference.run import Run
+from mixlora.errors import plain
 
 COLOURS = "RdBu_r"  # blue for negative, red for positive, as in the paper's heatmaps
 MARKS = {"conflict": "conflict", "synergy": "synergy", "unclear": "", "no-signal": "no signal", "self": ""}

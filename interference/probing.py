@@ -16,8 +16,8 @@ from interference.blocks import Block, Side
 from interference.errors import MeasurementError, ScopeError
 from interference.gradients import BatchGradients, Probe
 from interference.gram import DiskSpool, MemorySpool, weight_rows
-from interference.progress import Progress, silent
 from interference.targets import Target
+from mixlora.progress import Progress, silent
 
 Batch = Mapping[str, Any]
 OWNER = "unit"  # of every example whose selections are kept

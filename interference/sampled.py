@@ -3,20 +3,18 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
-from interference.config import AnalysisConfig, TaskConfig
+from interference.config import AnalysisConfig
 from interference.errors import ScopeError
 from interference.probing import Batch, Part, Unit
 from mixlora.data.collation import Collator, Encoded
 from mixlora.data.examples import Example
-from mixlora.data.readers import read_task
-from mixlora.data.sampling import sample
+from mixlora.data.images import content
+from mixlora.data.sources import examples_of
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ def read(config: AnalysisConfig) -> dict[str, list[Example]]:
     probe = config.probe
     found = {}
     for name, task in config.tasks.items():
-        examples = _examples(name, task, probe.samples, probe.seed)
+        examples = examples_of(name, task, probe.samples, probe.seed)[name]
         if len(examples) < 2 * probe.unit_size:
             raise ScopeError(
                 f"task {name!r} has {len(examples)} usable examples, but 2 units of {probe.unit_size} are needed; "
@@ -129,26 +127,9 @@ def describe(encoded: Sample) -> dict[str, Any]:
     for unit in encoded.units:
         for example in unit.examples:
             found.update(repr((unit.task, example.id, example.input_ids, example.labels)).encode())
-            found.update(_picture(example.image))
+            found.update(content(example.image))
     cut = sum(example.truncated > 0 for unit in encoded.units for example in unit.examples)
     return {"fingerprint": found.hexdigest()[:32], "truncated_answers": cut}
-
-
-def _picture(image: Path | Image.Image | None) -> bytes:
-    """What a picture is made of."""
-    if image is None:
-        return b""
-    return image.read_bytes() if isinstance(image, Path) else image.tobytes()
-
-
-def _examples(name: str, task: TaskConfig, count: int, seed: int) -> list[Example]:
-    """The task's sample; tasks of the mini suite that share pictures are given the same ones."""
-    if task.mini is not None:
-        from mixlora.data import mini
-
-        return mini.examples(name, task.mini, count, seed)
-    read = read_task(task.model_dump(include={"file", "images", "where", "split", "fields"}), name)
-    return sample(read, count, seed, name)
 
 
 def _part(encoded: Sample, run: Sequence[int], batch_size: int, device: torch.device) -> Part:

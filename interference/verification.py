@@ -20,9 +20,9 @@ from interference.config import AnalysisConfig, build
 from interference.errors import RunError
 from interference.gradients import IGNORED, BatchGradients, Probe, activate, as_found, example_losses
 from interference.probing import Batch, UnitMeans, of_collated
-from interference.progress import Progress, silent
 from interference.run import Run
 from interference.targets import Target, find_targets, probed_adapter
+from mixlora.progress import Progress, silent
 
 SHARES = tuple(10 ** (k / 2) for k in range(-8, 1))
 """Sizes of the steps, as the share of the mean loss that the typical unit's loss is predicted to move by."""

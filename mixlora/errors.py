@@ -1,5 +1,12 @@
 """What can be wrong with a user's input to `mixlora`; every message names the value, the place and the remedy."""
 
+import unicodedata
+
+
+def plain(text: object) -> str:
+    """The text without control characters, so that a name from a file cannot steer the terminal."""
+    return "".join(c if unicodedata.category(c)[0] != "C" else "\N{REPLACEMENT CHARACTER}" for c in str(text))
+
 
 class MixLoraError(Exception):
     """A mistake in the input, told in one sentence. The command line exits with 2 on it."""
@@ -26,4 +33,8 @@ class RoutingError(MixLoraError, ValueError):
 
 
 class CheckpointError(MixLoraError):
-    """A checkpoint or adapter on disk cannot be read, converted, or put into a model."""
+    """A checkpoint, adapter or directory on disk cannot be read, converted, or put into a model."""
+
+
+class TrainingError(MixLoraError):
+    """A training or evaluation cannot go on: no memory is left, or the loss is not a number any more."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from mixlora.data.examples import Example
-from mixlora.data.readers import image_size, open_image
+from mixlora.data.images import image_size, open_image
 from mixlora.data.templates import PromptTemplate, Span
 from mixlora.errors import DataError, MixLoraError
 
@@ -52,7 +52,7 @@ class Encoded:
 
     @property
     def has_image(self) -> bool:
-        """Whether it has a picture: a batch holds either only such examples or none."""
+        """Whether it has a picture: a batch that is not `mixed` holds either only such examples or none."""
         return self.example.image is not None
 
     @property
@@ -140,23 +140,32 @@ class Collator:
             )
         return Encoded(input_ids, [IGNORED] * len(input_ids), example)
 
-    def collate(self, encoded: Sequence[Encoded], padding: Literal["right", "left"] = "right") -> dict[str, Tensor]:
+    def collate(
+        self, encoded: Sequence[Encoded], padding: Literal["right", "left"] = "right", *, mixed: bool = False
+    ) -> dict[str, Tensor]:
         """The batch of `encoded`: input_ids, attention_mask and labels [batch, seq], and the image processor's tensors.
 
+        Args:
+            encoded: the rows.
+            padding: the side that short rows are filled on.
+            mixed: let some rows have an image and others none; the pictures are then fewer than the rows, in their
+                order, which models of transformers' LLaVA kind accept.
+
         Raises:
-            DataError: the batch is empty, mixes examples with and without image, or an image cannot be decoded.
+            DataError: the batch is empty, mixes examples with and without image though not `mixed`, or an image
+                cannot be decoded.
         """
         if not encoded:
             raise DataError("A batch of no examples was asked for; give at least one.")
         with_image = [item for item in encoded if item.has_image]
-        if 0 < len(with_image) < len(encoded):
+        if not mixed and 0 < len(with_image) < len(encoded):
             without = next(item for item in encoded if not item.has_image)
             raise DataError(
                 f"A batch mixes examples with an image ({with_image[0].source}) and without one ({without.source}); "
                 "batch them apart (Encoded.has_image)."
             )
         length = max(len(item.input_ids) for item in encoded)
-        pad = self._pad_id()
+        pad = self.pad_id
 
         def padded(rows: Iterable[list[int]], value: int) -> Tensor:
             fills = ((row, [value] * (length - len(row))) for row in rows)
@@ -231,7 +240,8 @@ class Collator:
         bos = self.tokenizer.bos_token
         return [] if bos and text.startswith(bos) else self._prefix_ids
 
-    def _pad_id(self) -> int:
+    @property
+    def pad_id(self) -> int:
         """The padding token, or the eos: the attention mask, not the token, says what is padding."""
         for token in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
             if token is not None:

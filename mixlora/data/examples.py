@@ -27,6 +27,7 @@ class Example:
         turns: the conversation in order; the last turn is the assistant's. Text holds no image placeholder.
         image: a path (opened when the example is collated) or a picture; it belongs before the first user turn's text.
         source: where the record stands, for messages and for the run: "file.jsonl:12".
+        references: every accepted answer that the record lists, as often as it does (VQA's ten); () if it lists none.
     """
 
     id: str
@@ -34,3 +35,4 @@ class Example:
     turns: tuple[Turn, ...]
     image: Path | Image.Image | None
     source: str
+    references: tuple[str, ...] = ()

@@ -76,4 +76,4 @@ def test_bars_of_other_libraries_are_off_only_while_loading(settings, capfd):
 
 def test_a_device_that_is_not_there(settings):
     with pytest.raises(CheckpointError, match=r"^device 'moon' cannot be used: .+"):
-        checkpoint.device_of(settings.model_copy(update={"device": "moon"}))
+        checkpoint.load_model(settings.model_copy(update={"device": "moon"}))

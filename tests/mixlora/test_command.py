@@ -8,7 +8,8 @@ from PIL import Image, ImageChops
 
 from mixlora.data import mini
 from mixlora.data.examples import Example, Turn
-from mixlora.data.readers import open_image, read_task
+from mixlora.data.images import open_image
+from mixlora.data.readers import read_task
 from mixlora.data.writing import write
 from mixlora.errors import DataError
 

@@ -6,7 +6,9 @@ from PIL import Image
 from small_processors import CHATML, byte_level, example, learned, llava, picture, words
 from tokenizers import normalizers
 
+from mixlora.data import mini
 from mixlora.data.collation import IGNORED, Collator
+from mixlora.data.images import open_image
 from mixlora.errors import DataError, MixLoraError
 
 # --- batches ---
@@ -125,7 +127,39 @@ def test_a_mixed_batch_is_refused():
         DataError, match=r"mixes examples with an image \(file.jsonl:7\) and without one \(file.jsonl:7\)"
     ):
         collator([example("What?", "is", image=picture()), example("What?", "is")])
-    assert [collator.encode(example("What?", "is", image=i)).has_image for i in (None, picture())] == [False, True]
+    rows = [collator.encode(example("What?", "is", image=shown)) for shown in (None, picture())]
+    assert [row.has_image for row in rows] == [False, True]
+    with pytest.raises(DataError, match="A batch mixes"):
+        collator.collate(rows)
+
+
+@pytest.mark.parametrize("padding", ["right", "left"])
+def test_a_mixed_batch_that_is_asked_for_gives_the_logits_of_its_rows_alone(padding):
+    model, processor = mini.load_base()
+    collator = Collator(processor)
+    pictured = mini.examples("name_ink", "heldout", 2, 3)
+    plain = [example("What is the color of the word?", "red"), example("What is it?", "a circle")]
+    rows = [collator.encode(one) for one in (plain[0], pictured[0], plain[1], pictured[1])]
+    batch = collator.collate(rows, padding, mixed=True)
+    assert batch["pixel_values"].shape[0] == 2 and batch["input_ids"].shape[0] == 4
+    pixels = processor.image_processor(images=[open_image(one) for one in pictured], return_tensors="pt")
+    torch.testing.assert_close(batch["pixel_values"], pixels["pixel_values"])
+    with torch.no_grad():
+        places = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
+        together = model(**batch, position_ids=places).logits
+        for k, row in enumerate(rows):
+            alone = model(**collator.collate([row])).logits[0]
+            own = together[k][batch["attention_mask"][k].bool()]
+            torch.testing.assert_close(own, alone, atol=1e-5, rtol=0)
+
+
+def test_a_mixed_batch_of_one_kind_is_an_ordinary_one():
+    collator = Collator(llava(byte_level()))
+    for shown in (None, picture()):
+        rows = [collator.encode(example("What?", "is", image=shown))] * 2
+        plain, mixed = collator.collate(rows), collator.collate(rows, mixed=True)
+        assert set(mixed) == set(plain)
+        torch.testing.assert_close(mixed, plain)
 
 
 def test_an_empty_batch_is_refused():

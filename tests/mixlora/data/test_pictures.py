@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from records import read, refusal, save_picture, with_image, write
 
-from mixlora.data.readers import image_size, open_image
+from mixlora.data.images import image_size, open_image
 from mixlora.errors import DataError
 
 # --- pictures ---
@@ -106,6 +106,23 @@ def test_pictures_that_cannot_be_used_are_named(tmp_path, content, reason):
     told = str(error.value)
     assert told.startswith(f"f.jsonl:1: the image {path} cannot be used (") and reason in told
     assert told.endswith("); replace or drop it.")
+
+
+def test_the_size_of_a_png_needs_its_pixels_only_for_an_orientation(tmp_path):
+    whole = save_picture(tmp_path / "a.png", (64, 32)).read_bytes()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = exif.tobytes()[6:]  # without "Exif\0\0"
+    chunk = struct.pack(">I", len(data)) + b"eXIf" + data + struct.pack(">I", zlib.crc32(b"eXIf" + data))
+    (tmp_path / "late.png").write_bytes(whole[:-12] + chunk + whole[-12:])
+    save_picture(tmp_path / "early.png", (64, 32), exif=exif)
+    for name in ("late.png", "early.png"):
+        example = with_image(tmp_path / name)
+        assert image_size(example) == open_image(example).size == (32, 64)
+    (tmp_path / "cut.png").write_bytes(whole[:-30])
+    assert image_size(with_image(tmp_path / "cut.png")) == image_size(with_image(tmp_path / "a.png")) == (64, 32)
+    with pytest.raises(DataError, match=r"cut.png cannot be used"):
+        open_image(with_image(tmp_path / "cut.png"))
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "gif", "bmp", "tiff"])

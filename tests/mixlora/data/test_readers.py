@@ -11,7 +11,8 @@ from PIL import Image
 from records import QA, read, refusal, save_picture, write
 
 from mixlora.data.examples import Example, Turn
-from mixlora.data.readers import TaskSpec, image_size, open_image, read_task
+from mixlora.data.images import image_size, open_image
+from mixlora.data.readers import TaskSpec, read_task
 from mixlora.errors import DataError
 
 # --- shapes ---
@@ -230,7 +231,10 @@ def test_where_that_matches_nothing_tells_the_nearest_values(tmp_path):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"fle": "x"}, "Task colors has the unknown key 'fle'; the keys are file, images, where, split, fields."),
+        (
+            {"fle": "x"},
+            "Task colors has the unknown key 'fle'; the keys are file, images, where, split, fields, by, mme.",
+        ),
         ({"images": "x"}, "Task colors names no file; give `file: path/to/records.jsonl`."),
     ],
 )

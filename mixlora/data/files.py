@@ -1,0 +1,105 @@
+"""Data files to records: JSON, lines of JSON, parquet, and directories that `datasets` wrote."""
+
+import codecs
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from mixlora.data.problems import gathered
+from mixlora.data.records import Record
+from mixlora.errors import DataError
+
+
+def read_records(file: Path, split: str | None, problems: list[DataError] | None) -> list[Record]:
+    """The records of a file or of a dataset directory, in its order.
+
+    With a list `problems`, a line that is no JSON and an entry that is no record are put there and left out.
+
+    Raises:
+        DataError: the file cannot be read, or without `problems` something in it is no record.
+    """
+    if file.is_dir():
+        return _dataset_records(file, split, problems)
+    if split is not None:
+        raise DataError(f"{file} has no splits; leave out `split: {split}`.")
+    data = file.read_bytes()
+    if data[:4] == b"PAR1":
+        return _parquet_records(file, problems)
+    data = data.removeprefix(codecs.BOM_UTF8)
+    if data.lstrip().startswith(b"["):
+        return _numbered(_parse(_text(data, file, 1), file, 1), file.name, problems)
+    return _line_records(data, file, problems)
+
+
+def _line_records(data: bytes, file: Path, problems: list[DataError] | None) -> list[Record]:
+    found = []
+    # split("\n"), not splitlines: a JSON string may hold other line separators as they are
+    for number, line in enumerate(data.split(b"\n"), 1):
+        with gathered(problems):
+            if (text := _text(line, file, number)).strip():
+                found.append(Record(_parse(text, file, number), f"{file.name}:{number}", number))
+    return found
+
+
+def _numbered(rows: Iterable[Any], name: str, problems: list[DataError] | None) -> list[Record]:
+    found = []
+    for index, values in enumerate(rows):
+        with gathered(problems):
+            found.append(Record(values, f"{name}[{index}]", index))
+    return found
+
+
+def _text(data: bytes, file: Path, first_line: int) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = first_line + data.count(b"\n", 0, error.start)
+        raise DataError(
+            f"{file.name}:{line}: byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8."
+        ) from error
+
+
+def _parse(text: str, file: Path, first_line: int) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        place = f"{file.name}:{first_line + error.lineno - 1}"
+        raise DataError(f"{place}: no JSON at column {error.colno} ({error.msg}); write an object a line.") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file.name}:{first_line}: JSON that cannot be read ({error}); simplify it.") from error
+
+
+def _parquet_records(file: Path, problems: list[DataError] | None) -> list[Record]:
+    from pyarrow import ArrowException, parquet
+
+    try:
+        rows = parquet.read_table(file).to_pylist()
+    except (ArrowException, OSError) as error:
+        raise DataError(f"{file.name}: a parquet file that cannot be read ({error}); write it again.") from error
+    return _numbered(rows, file.name, problems)
+
+
+def _dataset_records(folder: Path, split: str | None, problems: list[DataError] | None) -> list[Record]:
+    """Records of a dataset directory; images stay encoded, as {"bytes", "path"}."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise DataError(f"{folder} is a directory; to read it, pip install 'task-interference[datasets]'.") from error
+    try:
+        loaded = datasets.load_from_disk(str(folder))
+    except (OSError, ValueError) as error:
+        remedy = "give such a directory, or a .jsonl, .json or parquet file"
+        raise DataError(f"{folder} is no directory that datasets' save_to_disk wrote; {remedy}.") from error
+    name = folder.name
+    if isinstance(loaded, datasets.DatasetDict):
+        chosen = split or next(iter(loaded))
+        if chosen not in loaded or (split is None and len(loaded) > 1):
+            raise DataError(f"{folder} has the splits {', '.join(loaded)}; choose one with `split`, not {split}.")
+        name, loaded = f"{name}/{chosen}", loaded[chosen]
+    elif split is not None:
+        raise DataError(f"{folder} has no splits; leave out `split: {split}`.")
+    for column, feature in loaded.features.items():
+        if isinstance(feature, datasets.Image):
+            loaded = loaded.cast_column(column, datasets.Image(decode=False))
+    return _numbered(loaded, name, problems)

@@ -1,0 +1,95 @@
+"""What every configuration says of a base model and of a task; what else it says is where its command lives."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from mixlora.settings import Section
+
+
+class BaseSection(Section):
+    """Which base model, and how it is loaded.
+
+    Attributes:
+        base: path or hub id of the base model; "mini" is the small LLaVA that ships with this package.
+        projector: projector.safetensors of `mixlora import-official`, put into the base.
+        dtype: of the base's weights; "auto" keeps the checkpoint's own.
+        quantization: hold the base's Linear weights in "4bit" (NF4) or "8bit"; needs bitsandbytes.
+        device: "auto" is a GPU where there is one.
+        attention: attention implementation of transformers.
+        chat_template: a Jinja template in place of the model's own.
+        trust_remote_code: run code that a hub repository brings.
+    """
+
+    base: str
+    projector: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
+    quantization: Literal["4bit", "8bit"] | None = None
+    device: str = "auto"
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    chat_template: str | None = None
+    trust_remote_code: bool = False
+
+
+class TaskSection(Section):
+    """Where a task's examples come from: a file, or the mini suite.
+
+    Attributes:
+        file: JSONL, LLaVA JSON, parquet or a Hugging Face dataset directory.
+        images: the folder that image names are relative to; None for the file's own.
+        where: only records with these values.
+        split: of a dataset directory that has several.
+        fields: the file's own names of id, prompt, response and image.
+        mini: "train" or "heldout": the task of this name of the mini suite.
+    """
+
+    file: str | None = None
+    images: str | None = None
+    where: dict[str, Any] = Field(default_factory=dict)
+    split: str | None = None
+    fields: dict[str, str] = Field(default_factory=dict)
+    mini: Literal["train", "heldout"] | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "TaskSection":
+        if sum(source is not None for source in self._sources()) != 1:
+            raise ValueError("give either file: PATH or mini: heldout")
+        return self
+
+    def _sources(self) -> tuple[str | None, ...]:
+        return (self.file, self.mini)
+
+
+class TaskGroupSection(TaskSection):
+    """A task, or several that are kept together.
+
+    Attributes:
+        by: one task for each value of this field of the file's records, named by the value.
+        mme: the folder of the benchmark MME, in place of a file: one task for each of its subtasks.
+    """
+
+    by: str | None = None
+    mme: str | None = None
+
+    def _sources(self) -> tuple[str | None, ...]:
+        return (*super()._sources(), self.mme)
+
+
+def resolved(config: Section) -> dict[str, Any]:
+    """A configuration with every default and with absolute paths: it reruns the job from anywhere.
+
+    Args:
+        config: has the sections `model` and `tasks`.
+    """
+    data = config.model_dump(mode="json")
+    model = data["model"]
+    for key in ("base", "adapter", "projector"):
+        name = model.get(key)
+        if name is not None and (key, name) != ("base", "mini") and Path(name).exists():
+            model[key] = str(Path(name).resolve())
+    for task in data["tasks"].values():
+        for key in ("file", "images", "mme"):
+            if task.get(key) is not None:
+                task[key] = str(Path(task[key]).resolve())
+    return data
