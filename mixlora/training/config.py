@@ -1,0 +1,197 @@
+"""TrainConfig: what `mixlora train` is asked to do. No model is loaded here."""
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from mixlora import settings
+from mixlora.sections import BaseSection, TaskGroupSection
+from mixlora.settings import Number, Section
+
+RECORD = "training.json"
+"""What a training leaves beside its weights, and is known by."""
+
+Rate = Annotated[Number, Field(gt=0)]
+
+
+class Method(StrEnum):
+    """What is trained."""
+
+    LORA = "lora"
+    MIXLORA = "mixlora"
+    SPECIALIST = "specialist"  # a LoRA for each task, by itself
+    FULL = "full"  # all weights but the image encoder's
+
+
+class Order(StrEnum):
+    """Which examples come together."""
+
+    LENGTH = "length"  # of similar length, which spares padding
+    SHUFFLED = "shuffled"
+    TASK = "task"  # of one task
+
+
+class TrainTask(TaskGroupSection):
+    """A task to train on.
+
+    Attributes:
+        samples: examples drawn from it by the seed; all if None.
+        weight: how many examples an epoch takes from it, relative to the others; None for what it has.
+        definition: the task in words, for MixLoRA's routing by task.
+    """
+
+    samples: int | None = Field(None, ge=1)
+    weight: Rate | None = None
+    definition: str | None = None
+
+
+class AdapterSection(Section):
+    """Where adapters are put, whatever their kind.
+
+    Attributes:
+        target_modules: names of Linear modules, or a pattern that matches their whole path; None for all of the
+            language model.
+        dropout: of the adapters' input.
+        train_projector: train a LLaVA's projector, too; it is saved with the adapter.
+    """
+
+    target_modules: list[str] | str | None = None
+    dropout: float = Field(0.05, ge=0, lt=1)
+    train_projector: bool = False
+
+
+class LoraSection(Section):
+    """LoRA's own options, as in PEFT's LoraConfig; specialists are LoRAs, too.
+
+    Attributes:
+        r: rank.
+        alpha: the output is scaled by alpha / r.
+        rslora: scale by alpha / sqrt(r).
+        dora: train magnitudes apart.
+    """
+
+    r: int = Field(4, ge=1)
+    alpha: Rate = 8
+    rslora: bool = False
+    dora: bool = False
+
+
+class MixLoraSection(Section):
+    """MixLoRA's own options, as in `MixLoraConfig`."""
+
+    r: int = Field(4, ge=1)
+    num_factors: int = Field(16, ge=1)
+    alpha: Rate | None = None
+    routing: str = "instance"
+    conditional: bool = True
+    router_gradient: str = "straight-through"
+    pooling: str = "prompt"
+    decode_routing: str = "prompt"
+    cfs_form: str = "exact"
+    factor_init: str = "gaussian"
+
+
+class RecipeSection(Section):
+    """How it is trained; names are those of transformers' TrainingArguments where the meaning is.
+
+    Attributes:
+        epochs: passes over the data.
+        steps: optimizer steps in all, in place of epochs.
+        batch_size: examples of an optimizer step, over all processes.
+        micro_batch_size: examples in one forward pass of one process; batch_size if None.
+        learning_rate: AdamW's highest.
+        lr_scheduler_type: "cosine", "linear", "constant_with_warmup" or another of transformers'.
+        warmup: steps, or a share of all steps where it is below 1.
+        weight_decay: AdamW's.
+        max_grad_norm: gradients are clipped to it; 0 for none.
+        max_length: tokens kept of an example; None keeps all.
+        order: "length", "shuffled" or "task": which examples come together.
+        bf16: compute in bfloat16 (autocast), keep trained weights in float32.
+        gradient_checkpointing: compute activations again instead of keeping them.
+        seed: of initial weights, order, dropout.
+        workers: processes that prepare batches.
+        check_images: decode every picture before training starts.
+        logging_steps: between logged losses.
+        report_to: "tensorboard", "wandb" or another of transformers'; none if empty.
+        save_steps: between checkpoints to resume from; None for each epoch.
+        keep: checkpoints kept.
+        snapshots: steps after which the weights alone are also saved, to be measured; 0 is before training.
+    """
+
+    epochs: float = Field(3, gt=0)
+    steps: int | None = Field(None, ge=1)
+    batch_size: int = Field(128, ge=1)
+    micro_batch_size: int | None = Field(None, ge=1)
+    learning_rate: Rate = 4e-5
+    lr_scheduler_type: str = "cosine"
+    warmup: Number = Field(0.03, ge=0)
+    weight_decay: Number = Field(0.0, ge=0)
+    max_grad_norm: Number = Field(1.0, ge=0)
+    max_length: int | None = Field(None, ge=1)
+    order: Order = Order.LENGTH
+    bf16: bool = False
+    gradient_checkpointing: bool = False
+    seed: int = 0
+    workers: int = Field(0, ge=0)
+    check_images: bool = True
+    logging_steps: int = Field(10, ge=1)
+    report_to: list[str] = Field(default_factory=list)
+    save_steps: int | None = Field(None, ge=1)
+    keep: int = Field(2, ge=1)
+    snapshots: list[int] = Field(default_factory=list)
+
+    @field_validator("snapshots")
+    @classmethod
+    def _from_zero(cls, value: list[int]) -> list[int]:
+        if any(step < 0 for step in value):
+            raise ValueError("steps are counted from 0")
+        return value
+
+    @model_validator(mode="after")
+    def _whole_batches(self) -> "RecipeSection":
+        if self.batch_size % self.micro:
+            raise ValueError(
+                f"batch_size {self.batch_size} is no multiple of micro_batch_size {self.micro}; choose one that is"
+            )
+        return self
+
+    @property
+    def micro(self) -> int:
+        """Examples in one forward pass of one process."""
+        return self.micro_batch_size or self.batch_size
+
+
+class TrainConfig(Section):
+    """Everything `mixlora train` needs; `out` is the directory of what is trained.
+
+    The sections `lora` and `mixlora` may both stand there: `method` says which is read.
+    """
+
+    method: Literal["lora", "mixlora", "specialist", "full"]
+    model: BaseSection
+    tasks: dict[str, TrainTask] = Field(min_length=1)
+    adapter: AdapterSection = Field(default_factory=lambda: AdapterSection.model_validate({}))
+    lora: LoraSection = Field(default_factory=lambda: LoraSection.model_validate({}))
+    mixlora: MixLoraSection = Field(default_factory=lambda: MixLoraSection.model_validate({}))
+    training: RecipeSection = Field(default_factory=lambda: RecipeSection.model_validate({}))
+    out: str | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> "TrainConfig":
+        if self.method == Method.FULL and self.model.quantization is not None:
+            raise ValueError("method full cannot train quantized weights; leave model.quantization out")
+        return self
+
+
+def load(path: Path | None, settings_: Sequence[str] = (), options: Mapping[str, Any] | None = None) -> TrainConfig:
+    """The configuration of a YAML file (or of a finished training), with settings and options over it.
+
+    Raises:
+        ConfigError: if the file is missing, is no YAML, or has a key or value that cannot be used.
+    """
+    data = settings.read(path, TrainConfig, RECORD) if path else {}
+    whole = settings.overridden(data, settings_, options or {})
+    return settings.build(TrainConfig, whole, str(path) if path else "the options")

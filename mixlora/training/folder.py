@@ -1,0 +1,155 @@
+"""The directory of a training: whose it is, what an interrupted one continues from, and that a finished one is whole.
+
+out/training.json         the configuration that reruns it, what it was trained on, losses; "finished" once it is
+out/checkpoints/          to resume from
+out/snapshots/step-N/     weights along the way, to be measured
+out/                      the trained adapter, or the whole model
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mixlora.errors import CheckpointError
+from mixlora.files import write_json
+from mixlora.training.config import RECORD
+
+FORMAT = 1
+_REPORTING = ("logging_steps", "report_to", "keep", "workers", "check_images")
+"""Keys of a recipe that change nothing in what is trained."""
+
+
+class Folder:
+    """A training's directory, free or of the same training.
+
+    Args:
+        path: the directory.
+        config: the resolved configuration.
+        data: fingerprint of the examples.
+
+    Raises:
+        CheckpointError: it holds something else: another training, another method's, or other files.
+    """
+
+    def __init__(self, path: Path, config: Mapping[str, Any], data: str) -> None:
+        self.path = path
+        self.config = config
+        self.data = data
+        self.record = self._found()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the training that is there has ended."""
+        return bool(self.record and self.record.get("finished"))
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints to resume from are."""
+        return self.path / "checkpoints"
+
+    def snapshot(self, step: int) -> Path:
+        """Where the weights after so many steps are kept."""
+        return self.path / "snapshots" / f"step-{step}"
+
+    def last_checkpoint(self) -> Path | None:
+        """The newest whole checkpoint; None where there is none."""
+        found = [path for path in self.checkpoints.glob("checkpoint-*") if _is_whole(path)]
+        return max(found, key=_step, default=None)
+
+    def open(self) -> None:
+        """Claim the directory, and remove checkpoints that were being written when the training was killed."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            for path in self.checkpoints.glob("checkpoint-*"):
+                if not _is_whole(path):
+                    shutil.rmtree(path)
+            if self.record is None:
+                self._write({"finished": False})
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.path} cannot be written: {error.strerror or error}; choose another --out"
+            ) from None
+
+    def close(self, known: Mapping[str, Any]) -> None:
+        """Note that the training has ended, and what is known of it; checkpoints are not needed any more."""
+        self._write({"finished": True, **known})
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+
+    def _write(self, known: Mapping[str, Any]) -> None:
+        self.record = {"format": FORMAT, "config": self.config, "data": self.data, **known}
+        write_json(self.path / RECORD, self.record)
+
+    def _found(self) -> dict[str, Any] | None:
+        """The record of the same training; None where the directory is free."""
+        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+            return None
+        record = read_record(self.path)
+        if record is None:
+            raise CheckpointError(f"{self.path} holds something that is no training; choose another --out")
+        if (key := _difference(record["config"], self.config)) is not None:
+            name, before, now = key
+            raise CheckpointError(
+                f"{self.path} is of another training ({name} is {before} there and {now} here); choose another --out, "
+                "or delete it"
+            )
+        if record["data"] != self.data:
+            raise CheckpointError(
+                f"{self.path} is of a training on other examples: a data file has changed; choose another --out, or "
+                "delete it"
+            )
+        return record
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """The record of the training in a directory; None where there is none.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    try:
+        text = (path / RECORD).read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise CheckpointError(f"{path / RECORD} cannot be read: {error.strerror or error}") from None
+    try:
+        record = json.loads(text)
+        record["config"], record["data"], record["finished"]
+    except (ValueError, KeyError, TypeError):
+        raise CheckpointError(f"{path / RECORD} is damaged; restore it, or train again elsewhere") from None
+    if record["format"] > FORMAT:
+        raise CheckpointError(
+            f"{path} was written by a newer version (format {record['format']}); update task-interference"
+        )
+    return dict(record)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether Trainer finished writing it: its state comes last."""
+    try:
+        return bool(json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))["global_step"] == _step(path))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _step(path: Path) -> int:
+    return int(path.name.rpartition("-")[2])
+
+
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    """The first key in which two configurations train something else, and its values."""
+    old, new = dict(_flat(before)), dict(_flat(now))
+    keys = [
+        key for key in [*new, *old] if key != "out" and not key.endswith(tuple(f"training.{k}" for k in _REPORTING))
+    ]
+    return next(((key, old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)), None)
+
+
+def _flat(values: Mapping[str, Any], under: str = "") -> Any:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{under}{key}.")
+        else:
+            yield f"{under}{key}", value

@@ -1,0 +1,92 @@
+"""Methods: a base model becomes what is trained."""
+
+import re
+from typing import Any
+
+from peft import LoraConfig, PeftConfig, get_peft_model, prepare_model_for_kbit_training
+from torch import nn
+
+from mixlora.config import MixLoraConfig, Routing
+from mixlora.errors import ConfigError, MixLoraError
+from mixlora.model import MixLoraModel
+from mixlora.training.config import Method, TrainConfig
+
+
+def adapter_config(config: TrainConfig, base: Any) -> PeftConfig:
+    """PEFT's configuration of the adapter that a training configuration asks for.
+
+    Raises:
+        ConfigError: if an option is not allowed, or the base has no projector to train.
+    """
+    adapter = config.adapter
+    common: dict[str, Any] = {
+        "target_modules": adapter.target_modules or language_targets(base),
+        "lora_dropout": adapter.dropout,
+        "modules_to_save": [projector_of(base)] if adapter.train_projector else None,
+    }
+    if config.method == Method.MIXLORA:
+        own = config.mixlora.model_dump(exclude={"alpha"})
+        definitions = _definitions(config) if own["routing"] == Routing.TASK else None
+        return MixLoraConfig(**common, **own, lora_alpha=config.mixlora.alpha, task_definitions=definitions)
+    lora = config.lora
+    return LoraConfig(
+        **common, r=lora.r, lora_alpha=lora.alpha, use_rslora=lora.rslora, use_dora=lora.dora, bias="none"
+    )
+
+
+def prepare(base: Any, tokenizer: Any, config: TrainConfig) -> Any:
+    """The base with a new adapter, or with all but its image encoder to train.
+
+    Raises:
+        MixLoraError: if the base has no such modules.
+    """
+    if config.method == Method.FULL:
+        return _full(base)
+    if config.model.quantization is not None:
+        base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=config.training.gradient_checkpointing)
+    try:
+        model = get_peft_model(base, adapter_config(config, base))
+    except MixLoraError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"adapter.target_modules: {error}") from None
+    if isinstance(model.base_model, MixLoraModel) and config.mixlora.routing == Routing.TASK:
+        model.base_model.encode_tasks(tokenizer)
+    return model
+
+
+def language_targets(base: Any) -> str:
+    """A pattern of the paths of all Linear modules in the language model, its output layer aside."""
+    decoder = base.get_decoder()
+    path = next(name for name, module in base.named_modules() if module is decoder)
+    names = {name.rpartition(".")[2] for name, module in decoder.named_modules() if isinstance(module, nn.Linear)}
+    return rf".*{re.escape(path)}\..*\.({'|'.join(sorted(names))})"
+
+
+def projector_of(base: Any) -> str:
+    """The name of the module between the image encoder and the language model.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    found = [name for name, _ in base.named_modules() if name.rpartition(".")[2] == "multi_modal_projector"]
+    if not found:
+        raise ConfigError("adapter.train_projector: this base has no projector; leave it out")
+    return "multi_modal_projector"
+
+
+def _full(base: Any) -> nn.Module:
+    base.requires_grad_(True)
+    encoder = base.get_encoder(modality="image") if hasattr(base, "get_encoder") else None
+    if encoder is not None and encoder is not base and hasattr(base.config, "vision_config"):
+        encoder.requires_grad_(False)
+    return base
+
+
+def _definitions(config: TrainConfig) -> dict[str, str]:
+    found = {name: task.definition for name, task in config.tasks.items() if task.definition}
+    if missing := [name for name in config.tasks if name not in found]:
+        raise ConfigError(
+            f"mixlora.routing is task, but task {missing[0]!r} has no definition; give tasks.{missing[0]}.definition"
+        )
+    return found

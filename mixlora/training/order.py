@@ -1,0 +1,112 @@
+"""Which examples an epoch takes, and in which order: batches of similar length or of one task, tasks by weight.
+
+An epoch is a whole number of batches: what is missing in the last one is filled with examples drawn again, so that
+every step has the same number of examples however many processes share it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from mixlora.errors import ConfigError
+from mixlora.training.config import Order
+
+MEGABATCH = 50
+"""Batches among which examples are sorted by length; the fewer, the more random is who comes together."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What an order has to know of the examples.
+
+    Attributes:
+        tasks: of each example.
+        lengths: of each example, in tokens.
+        weights: {task: share}; a task without one counts 1, and where none has one each example comes once an epoch.
+    """
+
+    tasks: Sequence[str]
+    lengths: Sequence[int]
+    weights: Mapping[str, float]
+
+
+class Epochs(Sampler[int]):
+    """The order of each epoch, the same for the same seed and epoch in every process.
+
+    Raises:
+        ConfigError: a batch is larger than all there is.
+    """
+
+    def __init__(self, corpus: Corpus, order: Order | str, batch_size: int, seed: int) -> None:
+        if batch_size > len(corpus.tasks):
+            raise ConfigError(
+                f"batch_size is {batch_size}, but there are only {len(corpus.tasks)} examples; choose a smaller one"
+            )
+        self.corpus = corpus
+        self.order = Order(order)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+        self._length = len(self._positions(0))
+
+    def set_epoch(self, epoch: int) -> None:
+        """What comes next is the order of that epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._positions(self.epoch))
+
+    def _positions(self, epoch: int) -> list[int]:
+        rng = np.random.default_rng([self.seed, epoch])
+        drawn = [draw(rng, of_task, count) for of_task, count in self._shares()]
+        if self.order is Order.TASK:
+            batches = [batch for own in drawn for batch in self._batches(rng, own)]
+        else:
+            together = rng.permutation(np.concatenate(drawn))
+            batches = self._batches(rng, together)
+            if self.order is Order.LENGTH:
+                batches = self._by_length(np.concatenate(batches))
+        if self.order is not Order.SHUFFLED:
+            batches = [batches[k] for k in rng.permutation(len(batches))]
+        return [int(position) for batch in batches for position in batch]
+
+    def _shares(self) -> list[tuple[np.ndarray, int]]:
+        """The examples of each task, and how many of them an epoch takes."""
+        tasks = np.asarray(self.corpus.tasks, dtype=object)
+        of_tasks = [np.flatnonzero(tasks == task) for task in dict.fromkeys(self.corpus.tasks)]
+        if not self.corpus.weights:
+            return [(own, len(own)) for own in of_tasks]
+        weights = [self.corpus.weights.get(task, 1.0) for task in dict.fromkeys(self.corpus.tasks)]
+        return list(zip(of_tasks, apportioned(len(tasks), weights), strict=True))
+
+    def _batches(self, rng: np.random.Generator, positions: np.ndarray) -> list[np.ndarray]:
+        """Whole batches, the last filled with further draws of the same examples."""
+        missing = -len(positions) % self.batch_size
+        filled = np.concatenate([positions, draw(rng, np.unique(positions), missing)])
+        return list(filled.reshape(-1, self.batch_size))
+
+    def _by_length(self, positions: np.ndarray) -> list[np.ndarray]:
+        lengths, size = np.asarray(self.corpus.lengths), MEGABATCH * self.batch_size
+        megas = [positions[start : start + size] for start in range(0, len(positions), size)]
+        ordered = [mega[np.argsort(-lengths[mega], kind="stable")] for mega in megas]
+        return [batch for mega in ordered for batch in mega.reshape(-1, self.batch_size)]
+
+
+def draw(rng: np.random.Generator, positions: np.ndarray, count: int) -> np.ndarray:
+    """`count` of the positions in random order: each comes again only when all have come."""
+    whole, rest = divmod(count, max(len(positions), 1))
+    return np.concatenate([*(rng.permutation(positions) for _ in range(whole)), rng.permutation(positions)[:rest]])
+
+
+def apportioned(total: int, weights: Sequence[float]) -> list[int]:
+    """Whole numbers that add up to `total` in the proportion of the weights, by largest remainder."""
+    exact = np.asarray(weights, dtype=float) * total / sum(weights)
+    counts = np.floor(exact).astype(int)
+    for k in np.argsort(counts - exact, kind="stable")[: total - int(counts.sum())]:
+        counts[k] += 1
+    return [int(count) for count in counts]

@@ -1,0 +1,143 @@
+"""How a step is taken: transformers' Trainer with the epochs of `order`, batches of `Collator`, tasks for routers."""
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import Sampler
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from mixlora.data.collation import Collator
+from mixlora.data.examples import Example
+from mixlora.errors import ConfigError, MixLoraError
+from mixlora.progress import Progress
+from mixlora.training.config import RecipeSection
+from mixlora.training.folder import Folder
+from mixlora.training.order import Epochs
+
+
+class TaskTrainer(Trainer):
+    """Trainer whose epochs are those of a recipe."""
+
+    def __init__(self, *args: Any, epochs: Epochs, **kwargs: Any) -> None:
+        self.epochs = epochs
+        super().__init__(*args, **kwargs)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        return self.epochs
+
+
+class Batches:
+    """Collates examples; where routers look at tasks, names them, too."""
+
+    def __init__(self, collator: Collator, mixed: bool, named: bool) -> None:
+        self.collator = collator
+        self.mixed = mixed
+        self.named = named
+
+    def __call__(self, examples: Sequence[Example]) -> dict[str, Tensor | list[str]]:
+        """The batch of some examples."""
+        encoded = [self.collator.encode(example) for example in examples]
+        batch: dict[str, Tensor | list[str]] = dict(self.collator.collate(encoded, mixed=self.mixed))
+        if self.named:
+            batch["tasks"] = [example.task for example in examples]
+        return batch
+
+
+class Snapshots(TrainerCallback):
+    """Saves the weights alone after certain steps."""
+
+    def __init__(self, steps: Sequence[int], save: Callable[[int], None]) -> None:
+        self.steps = steps
+        self.save = save
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Those before the first step."""
+        if state.global_step == 0:
+            self.on_step_end(args, state, control)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Those after a step."""
+        if state.global_step in self.steps:
+            self.save(state.global_step)
+
+
+class Finite(TrainerCallback):
+    """Stops where the loss is not a number any more.
+
+    Attributes:
+        broken: the step where it was seen; None while all is well.
+    """
+
+    def __init__(self) -> None:
+        self.broken: int | None = None
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
+    ) -> None:
+        """At every logged loss."""
+        if not math.isfinite((logs or {}).get("loss", 0.0)):
+            self.broken = state.global_step
+            control.should_training_stop = True
+
+
+class Report(TrainerCallback):
+    """Tells the progress of the steps."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """After each."""
+        self.progress("training", state.global_step, state.max_steps)
+
+
+def arguments(recipe: RecipeSection, folder: Folder, device: str, mixed: bool) -> TrainingArguments:
+    """What Trainer is told.
+
+    Raises:
+        ConfigError: if batches do not divide among the processes, or transformers refuses a value.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    together = recipe.micro * processes
+    if recipe.batch_size % together:
+        raise ConfigError(
+            f"batch_size {recipe.batch_size} is no multiple of micro_batch_size {recipe.micro} x {processes} "
+            "processes; choose one that is"
+        )
+    try:
+        return TrainingArguments(
+            output_dir=str(folder.checkpoints),
+            per_device_train_batch_size=recipe.micro,
+            gradient_accumulation_steps=recipe.batch_size // together,
+            num_train_epochs=recipe.epochs,
+            max_steps=recipe.steps or -1,
+            learning_rate=recipe.learning_rate,
+            lr_scheduler_type=recipe.lr_scheduler_type,
+            warmup_steps=recipe.warmup,
+            weight_decay=recipe.weight_decay,
+            max_grad_norm=recipe.max_grad_norm,
+            bf16=recipe.bf16,
+            gradient_checkpointing=recipe.gradient_checkpointing,
+            gradient_checkpointing_kwargs={"use_reentrant": False} if recipe.gradient_checkpointing else None,
+            seed=recipe.seed,
+            data_seed=recipe.seed,
+            dataloader_num_workers=recipe.workers,
+            logging_steps=recipe.logging_steps,
+            logging_nan_inf_filter=False,
+            report_to=recipe.report_to or "none",
+            save_strategy="epoch" if recipe.save_steps is None else "steps",
+            save_steps=recipe.save_steps or 1,
+            save_total_limit=recipe.keep,
+            remove_unused_columns=False,
+            label_names=["labels"],
+            use_cpu=device == "cpu",
+            ddp_find_unused_parameters=mixed,
+            disable_tqdm=True,
+        )
+    except MixLoraError:
+        raise
+    except (ValueError, ImportError) as error:
+        raise ConfigError(f"training: {error}") from None

@@ -1,0 +1,76 @@
+"""Configurations of trainings: what is refused and how, what methods share, and the recipes that are shipped."""
+
+from pathlib import Path
+
+import pytest
+from trainings import values
+
+from mixlora import settings
+from mixlora.errors import ConfigError
+from mixlora.sections import resolved
+from mixlora.training import config
+from mixlora.training.folder import _flat as flat
+
+CONFIGS = Path(__file__).parents[3] / "analysis_configs"
+
+
+@pytest.mark.parametrize("file", ["mini.yaml", "paper_train.yaml", "llava15_train.yaml"])
+def test_methods_differ_only_in_what_the_configuration_says(file):
+    lora = dict(flat(resolved(config.load(CONFIGS / file, ["method=lora"], {"out": "runs/a"}))))
+    assert lora["method"] == "lora"
+    for method in ("mixlora", "specialist", "full"):
+        other = dict(flat(resolved(config.load(CONFIGS / file, (), {"method": method, "out": "runs/a"}))))
+        assert {key for key in lora if lora[key] != other[key]} == {"method"}
+        assert lora.keys() == other.keys()
+
+
+def test_the_papers_recipe_is_the_papers():
+    found = config.load(CONFIGS / "paper_train.yaml")
+    recipe = found.training
+    assert (recipe.learning_rate, recipe.lr_scheduler_type, recipe.warmup) == (4e-5, "cosine", 0.03)
+    assert (recipe.weight_decay, recipe.epochs, recipe.batch_size, recipe.max_length) == (0, 3, 128, 1792)
+    assert recipe.bf16 and recipe.gradient_checkpointing and recipe.micro_batch_size == 16
+    assert found.adapter.dropout == 0.05 and found.adapter.train_projector
+    assert (found.mixlora.r, found.mixlora.num_factors, found.mixlora.alpha) == (4, 16, None)  # None is 2E
+    assert found.lora.alpha / found.lora.r == 2
+    assert found.tasks["vision_flan"].by == "task_name"
+    llava = config.load(CONFIGS / "llava15_train.yaml")
+    assert llava.model.base == "llava-hf/llava-1.5-7b-hf" and llava.training == recipe
+    assert not llava.adapter.train_projector
+
+
+def test_numbers_may_be_written_without_a_dot(tmp_path):
+    (tmp_path / "c.yaml").write_text(
+        "method: lora\nmodel: {base: b}\ntasks: {t: {file: f}}\ntraining: {learning_rate: 4e-5}\n"
+    )
+    assert config.load(tmp_path / "c.yaml").training.learning_rate == 4e-5
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("method=dora", "method: Input should be 'lora', 'mixlora', 'specialist' or 'full' (it is 'dora')"),
+        ("training.learning_rate=0", "training.learning_rate: Input should be greater than 0 (it is 0)"),
+        ("training.learning_rate=fast", "training.learning_rate: Input should be a valid number, "),
+        ("training.snapshots=[-1]", "training.snapshots: steps are counted from 0 (it is [-1])"),
+        (
+            "training.micro_batch_size=3",
+            "training: batch_size 8 is no multiple of micro_batch_size 3; choose one that is",
+        ),
+        ("training.order=sorted", "training.order: Input should be 'length', 'shuffled' or 'task' (it is 'sorted')"),
+        ("training.lerning_rate=1", "unknown key 'training.lerning_rate'; did you mean 'learning_rate'?"),
+        ("lora.rank=1", "unknown key 'lora.rank'; the keys here are r, alpha, rslora, dora"),
+        ("tasks.read_word.wieght=1", "unknown key 'tasks.read_word.wieght'; did you mean 'weight'?"),
+        ("tasks.t.samples=3", "tasks.t: give either file: PATH or mini: heldout (it is {'samples': 3})"),
+        ("adapter.dropout=1", "adapter.dropout: Input should be less than 1 (it is 1)"),
+    ],
+)
+def test_what_cannot_be_used_is_told(tmp_path, setting, message):
+    with pytest.raises(ConfigError) as error:
+        config.load(None, (), settings.overridden(values(tmp_path), [setting], {}))
+    assert str(error.value).startswith(f"the options: {message}")
+
+
+def test_full_fine_tuning_of_quantized_weights(tmp_path):
+    with pytest.raises(ConfigError, match="method full cannot train quantized weights; leave model.quantization out"):
+        config.load(None, (), settings.overridden(values(tmp_path, "full"), ["model.quantization=4bit"], {}))
