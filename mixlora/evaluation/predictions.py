@@ -1,0 +1,127 @@
+"""Predictions of a model, and the files of them: one JSON object a line, in the format of the paper's release."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mixlora.errors import DataError
+
+_REQUIRED = ("question_id", "prompt", "predict", "target")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model answered to one example.
+
+    Attributes:
+        question_id: the example's id, unique within its task.
+        task: the task's name.
+        prompt: what was asked.
+        predict: what the model answered.
+        target: the right answer.
+        references: right answers of several people, where the task has them.
+        image_path: the example's image, as its file names it.
+    """
+
+    question_id: str
+    task: str
+    prompt: str
+    predict: str
+    target: str
+    references: tuple[str, ...] = ()
+    image_path: str | None = None
+
+    @property
+    def place(self) -> str:
+        """Which example this is, for messages."""
+        return f"Example {self.question_id} of task {self.task}"
+
+    def to_record(self) -> dict[str, Any]:
+        """The record that `read` makes this prediction of."""
+        record: dict[str, Any] = {
+            "question_id": self.question_id,
+            "prompt": self.prompt,
+            "predict": self.predict,
+            "target": self.target,
+            "image_path": self.image_path,
+            "task": self.task,
+        }
+        return record | ({"references": list(self.references)} if self.references else {})
+
+
+def read(path: Path | str, task: str | None = None, whole: bool = True) -> list[Prediction]:
+    """The predictions of a file, in its order; keys of a record that are not known here are left out.
+
+    Args:
+        path: a file with one JSON object a line: `question_id`, `prompt`, `predict`, `target`, and where they are
+            given `image_path`, `task` and `references`.
+        task: of records that name none; the file's name without its ending if None.
+        whole: False leaves out a last line that no newline ends, as a writer leaves it that was killed. Who continues
+            such a file must cut it off after its last newline first.
+
+    Raises:
+        DataError: the file or one of its lines cannot be used.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"The predictions {path} cannot be read: {error.strerror or error}; check the path.") from None
+    if not whole:
+        data = data[: data.rfind(b"\n") + 1]
+    found: dict[str, tuple[Prediction, str]] = {}
+    for place, record in _records(data, path.name):
+        prediction = _prediction(record, place, task or path.stem)
+        if (twin := found.get(prediction.question_id)) is not None:
+            raise DataError(
+                f"{place}: the question_id {prediction.question_id!r} stands at {twin[1]} already; remove one of them."
+            )
+        found[prediction.question_id] = prediction, place
+    return [prediction for prediction, _ in found.values()]
+
+
+def _records(data: bytes, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Each record and its place; a line that is cut off is told apart from one that is wrong."""
+    lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        place = f"{name}:{number}"
+        try:
+            record = json.loads(line.decode("utf-8"))
+        except (ValueError, RecursionError) as error:
+            if number == len(lines):
+                raise DataError(
+                    f"{place}: the last line is unfinished, as a killed writer leaves it; remove it, or continue."
+                ) from error
+            said = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+            raise DataError(f"{place}: no JSON ({said}); write one object a line, in UTF-8.") from error
+        if not isinstance(record, Mapping):
+            raise DataError(f"{place}: a {type(record).__name__} where an object with {', '.join(_REQUIRED)} belongs.")
+        yield place, record
+
+
+def _prediction(record: Mapping[str, Any], place: str, task: str) -> Prediction:
+    if missing := [key for key in _REQUIRED if record.get(key) is None]:
+        raise DataError(f"{place}: no {missing[0]!r}; a prediction has {', '.join(_REQUIRED)}.")
+    references, image = record.get("references") or [], record.get("image_path")
+    if not isinstance(references, list):
+        raise DataError(f"{place}: the references are {references!r}, but must be a list of answers.")
+    return Prediction(
+        question_id=_text(record["question_id"], "question_id", place),
+        task=_text(record.get("task") or task, "task", place),
+        prompt=_text(record["prompt"], "prompt", place),
+        predict=_text(record["predict"], "predict", place),
+        target=_text(record["target"], "target", place),
+        references=tuple(_text(answer, "references", place) for answer in references),
+        image_path=None if image is None else _text(image, "image_path", place),
+    )
+
+
+def _text(value: Any, key: str, place: str) -> str:
+    """A string, or a number as one."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise DataError(f"{place}: {key} is {value!r}, but must be a string or a number.")
+    return str(value)

@@ -1,0 +1,141 @@
+"""What an evaluation leaves: the scores of one model on all tasks, and its file `results.json`."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mixlora.errors import DataError
+from mixlora.evaluation.intervals import Estimate
+from mixlora.evaluation.scoring import Score
+
+FILE = "results.json"
+FORMAT = 1
+"""What the file's layout is called; a later one gets a higher number."""
+
+
+@dataclass
+class Results:
+    """Scores of one model.
+
+    Attributes:
+        label: what the model is called in tables.
+        model: what was evaluated, to find it again.
+        tasks: {task: {"metric", "n", "unparsed", "main", "scores": {name: {"value", "low", "high"}}}}.
+        totals: sums over tasks, as those of MME: {name: {"value", "low", "high"}}.
+        meta: anything else worth keeping: versions, times, the configuration.
+    """
+
+    label: str
+    model: dict[str, Any] = field(default_factory=dict)
+    tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    totals: dict[str, dict[str, float]] = field(default_factory=dict)
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, task: str, score: Score) -> None:
+        """Put in the score of a task."""
+        self.tasks[task] = {
+            "metric": str(score.metric),
+            "n": score.n,
+            "unparsed": score.unparsed,
+            "main": score.main,
+            "scores": {name: asdict(estimate) for name, estimate in score.values.items()},
+        }
+
+    def add_totals(self, totals: Mapping[str, Estimate]) -> None:
+        """Put in sums over tasks."""
+        self.totals |= {name: asdict(estimate) for name, estimate in totals.items()}
+
+    def save(self, path: Path | str) -> None:
+        """Write `results.json` to a directory, made if need be: to a temporary name, synced, renamed.
+
+        Raises:
+            DataError: it cannot be written.
+        """
+        folder = Path(path)
+        temporary = folder / f".{FILE}.{os.getpid()}.tmp"
+        record = _finite({"format": FORMAT, **asdict(self)})
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write(json.dumps(record, indent=2, allow_nan=False) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(folder / FILE)
+            _sync(folder)
+        except OSError as error:
+            raise DataError(f"The results cannot be written to {folder}: {error.strerror or error}.") from None
+        finally:
+            with suppress(OSError):  # what went wrong was told above
+                temporary.unlink(missing_ok=True)
+
+
+def load(path: Path | str) -> Results:
+    """The results of a directory that `Results.save` wrote.
+
+    Raises:
+        DataError: there is no `results.json`, it is damaged, or it is of a later format.
+    """
+    file = Path(path) / FILE
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path} holds no {FILE}; give a directory that an evaluation wrote.") from None
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror or error}.") from None
+    except (ValueError, RecursionError) as error:
+        raise _damaged(file, str(error)) from error
+    if not isinstance(record, dict) or not isinstance(record.get("format"), int):
+        raise _damaged(file, "it names no format")
+    if record["format"] > FORMAT:
+        raise DataError(f"{file} is of format {record['format']}, later than {FORMAT}; read it with a newer version.")
+    return _results(record, file)
+
+
+def _results(record: Mapping[str, Any], file: Path) -> Results:
+    parts = {key: record.get(key) for key in ("model", "tasks", "totals", "meta")}
+    if wrong := [key for key, part in parts.items() if not isinstance(part, dict)]:
+        raise _damaged(file, f"{wrong[0]} is missing")
+    try:
+        tasks = {name: _task(entry) for name, entry in record["tasks"].items()}
+        totals = {name: _estimate(entry) for name, entry in record["totals"].items()}
+        return Results(str(record["label"]), record["model"], tasks, totals, record["meta"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _damaged(file, f"a score in it lacks a part ({error!r})") from error
+
+
+def _task(entry: Mapping[str, Any]) -> dict[str, Any]:
+    scores = {name: _estimate(score) for name, score in entry["scores"].items()}
+    scores[entry["main"]]  # a main value must be there
+    kept = {"metric": str(entry["metric"]), "n": int(entry["n"]), "unparsed": int(entry["unparsed"])}
+    return kept | {"main": entry["main"], "scores": scores}
+
+
+def _estimate(entry: Mapping[str, Any]) -> dict[str, float]:
+    return {end: math.nan if entry[end] is None else float(entry[end]) for end in ("value", "low", "high")}
+
+
+def _damaged(file: Path, why: str) -> DataError:
+    return DataError(f"{file} is damaged: {why}; run the evaluation again.")
+
+
+def _finite(value: Any) -> Any:
+    """The value with None for NaN and infinities, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _finite(own) for key, own in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(own) for own in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _sync(folder: Path) -> None:
+    """Make the new name durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,286 @@
+"""Tables of results: models as rows, tasks as columns, as text, Markdown, CSV and LaTeX."""
+
+import csv
+import io
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mixlora.errors import DataError, plain
+from mixlora.evaluation.intervals import Estimate
+from mixlora.evaluation.results import Results
+from mixlora.evaluation.scoring import Metric
+
+MEAN = "Mean"
+POPE = "POPE"
+POPE_SPLITS = ("pope_rand", "pope_adv", "pope_pop")
+"""The tasks that may be shown as one, their mean. They share images, so that they are not independent."""
+_MISSING = "-"
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "\N{REPLACEMENT CHARACTER}": "?",
+} | {c: f"\\{c}" for c in "&%$#_{}"}
+_LATEX |= {c: f"{{{c}}}" for c in "[]"}  # a bracket that begins a row would be an argument of the row before
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of a table, as printed: percent, or points of MME; None where there is none."""
+
+    estimate: Estimate | None
+    best: bool = False
+
+    def text(self, intervals: bool = False) -> str:
+        """One decimal, with the interval in brackets if asked for."""
+        if self.estimate is None:
+            return _MISSING
+        value = f"{self.estimate.value:.1f}"
+        return f"{value} [{self.estimate.low:.1f}, {self.estimate.high:.1f}]" if intervals else value
+
+
+@dataclass(frozen=True)
+class Table:
+    """Models as rows and tasks as columns.
+
+    Attributes:
+        columns: names of the columns, without the one of the models.
+        models: labels of the rows.
+        cells: [models][columns].
+        notes: what a reader must know: what cannot be compared, which means are missing, what was not parsed.
+    """
+
+    columns: tuple[str, ...]
+    models: tuple[str, ...]
+    cells: tuple[tuple[Cell, ...], ...]
+    notes: tuple[str, ...]
+
+    def text(self, intervals: bool = False) -> str:
+        """For a terminal: aligned, the best of a column marked with *, notes below."""
+        grid = self._grid(printable, lambda text: f"{text}*", intervals)
+        widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
+        lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in grid]
+        return "\n".join([lines[0], "-" * (sum(widths) + 2 * len(widths) - 2), *lines[1:], *map(printable, self.notes)])
+
+    def markdown(self, intervals: bool = False) -> str:
+        """For Markdown: the best of a column bold, notes as a list below."""
+        header, *rows = self._grid(_markdown, lambda text: f"**{text}**", intervals)
+        rule = ["---", *["---:"] * len(self.columns)]
+        lines = [f"| {' | '.join(row)} |" for row in (header, rule, *rows)]
+        return "\n".join(lines + ([""] if self.notes else []) + [f"- {_markdown(note)}" for note in self.notes])
+
+    def csv(self, intervals: bool = False) -> str:
+        """For a program: four decimals, nothing where there is no number; with intervals, two more columns each."""
+        ends = ("value", "low", "high") if intervals else ("value",)
+        names = [printable(f"{column} {end}".removesuffix(" value")) for column in self.columns for end in ends]
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(["Model", *names])
+        for model, row in zip(self.models, self.cells, strict=True):
+            found = [getattr(cell.estimate, end, None) for cell in row for end in ends]
+            writer.writerow([printable(model), *("" if number is None else f"{number:.4f}" for number in found)])
+        return out.getvalue()
+
+    def latex(self, intervals: bool = False) -> str:
+        """For LaTeX: a tabular with the rules of the package booktabs, the best of a column bold, notes as comments."""
+        header, *rows = [" & ".join(row) + r" \\" for row in self._grid(_latex, _bold, intervals)]
+        lines = [rf"\begin{{tabular}}{{l{'r' * len(self.columns)}}}", r"\toprule", header, r"\midrule", *rows]
+        notes = [f"% {printable(note)}" for note in self.notes]
+        return "\n".join(["% needs \\usepackage{booktabs}", *lines, r"\bottomrule", r"\end{tabular}", *notes])
+
+    def _grid(self, escape: Callable[[str], str], mark: Callable[[str], str], intervals: bool) -> list[list[str]]:
+        """Header and rows of texts: names escaped, the best numbers marked."""
+        rows = [["Model", *map(escape, self.columns)]]
+        for model, cells in zip(self.models, self.cells, strict=True):
+            texts = [(mark if cell.best else str)(cell.text(intervals)) for cell in cells]
+            rows.append([escape(model), *texts])
+        return rows
+
+
+@dataclass(frozen=True)
+class _Column:
+    """One column before it is a part of a table: an entry a row, and how each entry was judged."""
+
+    name: str
+    estimates: tuple[Estimate | None, ...]
+    judged: tuple[tuple[str, str] | None, ...] = ()
+    averaged: bool = True
+    comparable: bool = True
+
+
+def table(results: Sequence[Results], columns: Sequence[str] | None = None, merge_pope: bool = False) -> Table:
+    """The main scores of several models, in percent, MME first and in points, and the mean of the others last.
+
+    The tasks of MME are shown as its totals alone, "MME perception" and "MME cognition", which no mean includes. A
+    mean's interval takes the tasks' examples as independent. A model without a score in one of the columns has no mean:
+    it would be over other tasks than those it stands beside. What is best is marked in columns that two models or more
+    share and that can be compared; models that print alike are best together.
+
+    Args:
+        results: one for each row.
+        columns: names of those to show, in this order; all if None. The mean is of those shown.
+        merge_pope: show `POPE_SPLITS` as their mean, "POPE".
+
+    Raises:
+        DataError: there are no results, a column that none of them has, or a task with another column's name.
+    """
+    if not results:
+        raise DataError("There are no results to tabulate; give at least one.")
+    every = [*_totals(results), *_tasks(results, merge_pope)]
+    found = {column.name: column for column in every}
+    if twice := [name for name, count in Counter([MEAN, *(column.name for column in every)]).items() if count > 1]:
+        raise DataError(f"A task is called {twice[0]!r}, which is another column's name; rename the task.")
+    wanted = [name for name in (found if columns is None else columns) if name != MEAN]
+    if unknown := [name for name in wanted if name not in found]:
+        raise DataError(f"No results have the column {unknown[0]!r}; the columns are {', '.join([*found, MEAN])}.")
+    models, shown = tuple(one.label for one in results), [found[name] for name in wanted]
+    notes = [note for column in shown for note in _differences(column, models)]
+    mean = _mean([column for column in shown if column.averaged], len(results))
+    if mean and (columns is None or MEAN in columns):
+        notes += _gaps(mean, shown, models)
+        shown = [*shown, mean]
+    notes += [note for one in results if (note := _unparsed(one))]
+    cells = zip(*(_cells(column) for column in shown), strict=True) if shown else ((),) * len(models)
+    return Table(tuple(column.name for column in shown), models, tuple(map(tuple, cells)), tuple(notes))
+
+
+def printable(text: str) -> str:
+    """The text on one line, without control characters."""
+    return plain(" ".join(text.split()))
+
+
+def _totals(results: Sequence[Results]) -> list[_Column]:
+    names = dict.fromkeys(name for one in results for name in one.totals)
+    return [
+        _Column(f"MME {name}", tuple(_estimate(one.totals.get(name), 1) for one in results), averaged=False)
+        for name in names
+    ]
+
+
+def _tasks(results: Sequence[Results], merge_pope: bool) -> list[_Column]:
+    names = dict.fromkeys(name for one in results for name, entry in one.tasks.items() if entry["metric"] != Metric.MME)
+    columns = {name: _task(name, results) for name in names}
+    splits = [columns[name] for name in POPE_SPLITS if name in columns]
+    if not merge_pope or not splits:
+        return list(columns.values())
+    merged = [column for name, column in columns.items() if name not in POPE_SPLITS]
+    at = min(list(columns).index(split.name) for split in splits)
+    return [*merged[:at], _merged(splits), *merged[at:]]
+
+
+def _task(name: str, results: Sequence[Results]) -> _Column:
+    entries = [one.tasks.get(name) for one in results]
+    judged = [None if entry is None else (_judged(entry), f"{entry['n']} examples") for entry in entries]
+    estimates = [None if entry is None else _estimate(entry["scores"][entry["main"]], 100) for entry in entries]
+    comparable = len(set(judged) - {None}) < 2
+    return _Column(name, tuple(estimates), tuple(judged), comparable=comparable)
+
+
+def _judged(entry: Mapping[str, Any]) -> str:
+    metric, main = entry["metric"], entry["main"]
+    return metric if main == "accuracy" else f"{metric} {main}"
+
+
+def _estimate(entry: Mapping[str, float] | None, scale: float) -> Estimate | None:
+    if entry is None or math.isnan(entry["value"]):
+        return None
+    return Estimate(*(scale * entry[end] for end in ("value", "low", "high")))
+
+
+def _merged(splits: Sequence[_Column]) -> _Column:
+    """The mean of POPE's splits; its interval is the mean of theirs, as wide as if they rose and fell together."""
+    estimates: list[Estimate | None] = []
+    for parts in zip(*(split.estimates for split in splits), strict=True):
+        given = [part for part in parts if part is not None]
+        whole = len(given) == len(splits)
+        ends = [sum(getattr(part, end) for part in given) / len(splits) for end in ("value", "low", "high")]
+        estimates.append(Estimate(*ends) if whole else None)
+    rows = zip(*(split.judged for split in splits), strict=True)
+    judged = [_alike(row) for row in rows]
+    return _Column(POPE, tuple(estimates), tuple(judged), comparable=all(split.comparable for split in splits))
+
+
+def _alike(row: Sequence[tuple[str, str] | None]) -> tuple[str, str] | None:
+    """How the splits of one model were judged; None if it lacks one."""
+    given = [judged for judged in row if judged is not None]
+    if len(given) < len(row):
+        return None
+    metrics, counts = (list(dict.fromkeys(part)) for part in zip(*given, strict=True))
+    return " and ".join(metrics), " and ".join(counts)
+
+
+def _mean(columns: Sequence[_Column], rows: int) -> _Column | None:
+    """The mean of the columns in those rows that have all of them."""
+    if not columns:
+        return None
+    estimates: list[Estimate | None] = []
+    for row in range(rows):
+        parts = [part for column in columns if (part := column.estimates[row]) is not None]
+        estimates.append(_average(parts) if len(parts) == len(columns) else None)
+    return _Column(MEAN, tuple(estimates), comparable=all(column.comparable for column in columns))
+
+
+def _average(parts: Sequence[Estimate]) -> Estimate:
+    """The mean of independent estimates; the ends' distances add up as the roots of squares do."""
+    value = sum(part.value for part in parts) / len(parts)
+    below = math.hypot(*(part.value - part.low for part in parts)) / len(parts)
+    above = math.hypot(*(part.high - part.value for part in parts)) / len(parts)
+    return Estimate(value, value - below, value + above)
+
+
+def _cells(column: _Column) -> list[Cell]:
+    cells = [Cell(estimate) for estimate in column.estimates]
+    given = [cell for cell in cells if cell.estimate is not None]
+    if len(given) < 2 or not column.comparable:
+        return cells
+    best = max(given, key=lambda cell: cell.estimate.value if cell.estimate else -math.inf).text()
+    return [replace(cell, best=cell.text() == best) for cell in cells]
+
+
+def _differences(column: _Column, models: Sequence[str]) -> list[str]:
+    """Which models' scores in this column are of another kind than others'."""
+    if column.comparable:
+        return []
+    kinds: dict[str, list[str]] = {}
+    for model, judged in zip(models, column.judged, strict=True):
+        if judged is not None:
+            kinds.setdefault(", ".join(judged), []).append(model)
+    return [f"{column.name} cannot be compared: " + "; ".join(f"{kind} ({_listed(m)})" for kind, m in kinds.items())]
+
+
+def _gaps(mean: _Column, shown: Sequence[_Column], models: Sequence[str]) -> list[str]:
+    """Why a row has no mean."""
+    notes = []
+    for row, model in enumerate(models):
+        if mean.estimates[row] is None:
+            lacking = [column.name for column in shown if column.averaged and column.estimates[row] is None]
+            notes.append(f"{model} has no mean, which would leave out {_listed(lacking)}")
+    return notes
+
+
+def _unparsed(one: Results) -> str:
+    counts = [f"{name} {entry['unparsed']} of {entry['n']}" for name, entry in one.tasks.items() if entry["unparsed"]]
+    return f"Answers of {one.label} that were not understood and count as wrong: {_listed(counts)}" if counts else ""
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names)
+
+
+def _markdown(text: str) -> str:
+    text = printable(text).replace("&", "&amp;").replace("<", "&lt;")
+    return "".join(f"\\{c}" if c in "\\`*_[]|" else c for c in text)
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(c, c) for c in printable(text))
+
+
+def _bold(text: str) -> str:
+    return rf"\textbf{{{text}}}"

@@ -1,0 +1,91 @@
+"""Predictions from files: this project's, the release's, and those that cannot be used."""
+
+import json
+
+import pytest
+
+from mixlora.errors import DataError
+from mixlora.evaluation.predictions import Prediction, read
+
+RECORD = {"question_id": "a", "prompt": "What?", "predict": "red", "target": "Red"}
+
+
+def write(folder, *lines, end="\n"):
+    path = folder / "colors.jsonl"
+    texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
+    path.write_text("\n".join(texts) + end, encoding="utf-8")
+    return path
+
+
+def refusal(path, **options):
+    with pytest.raises(DataError) as error:
+        read(path, **options)
+    return str(error.value)
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    own = [
+        Prediction("a", "ink", "What?\n", "rouge é", "red", ("red", "crimson"), "images/a.png"),
+        Prediction("b", "ink", "What?", "", "red"),
+    ]
+    assert "references" not in own[1].to_record()
+    assert list(own[0].to_record())[:5] == ["question_id", "prompt", "predict", "target", "image_path"]
+    assert read(write(tmp_path, *(one.to_record() for one in own)), task="other") == own
+
+
+def test_a_file_of_the_release(tmp_path):
+    record = RECORD | {"question_id": 7, "target": 3, "image_path": "/x/7.png"}
+    path = write(tmp_path, record | {"answer_id": "X9", "model_id": "m", "metadata": {}})
+    wanted = Prediction("7", "colors", "What?", "red", "3", (), "/x/7.png")
+    assert read(path) == [wanted]
+    assert read(path, task="mnist")[0].task == "mnist"
+
+
+def test_blank_lines_and_a_mark_of_the_encoding_are_passed_over(tmp_path):
+    path = write(tmp_path, "\ufeff" + json.dumps(RECORD), "", end="\n\n")
+    assert [one.question_id for one in read(path)] == ["a"]
+
+
+def test_an_unfinished_last_line_is_left_out_when_asked(tmp_path):
+    path = write(tmp_path, RECORD, json.dumps(RECORD | {"question_id": "b", "predict": "é"}, ensure_ascii=False))
+    data = path.read_bytes()
+    for kept in range(data.index(b"\n") + 1, len(data)):  # wherever the writer was killed, also within a letter
+        path.write_bytes(data[:kept])
+        assert [one.question_id for one in read(path, whole=False)] == ["a"]
+    path.write_bytes(data[: data.index("é".encode()) + 1])
+    assert refusal(path).startswith("colors.jsonl:2: the last line is unfinished")
+    path.write_bytes(data[:-1])
+    assert [one.question_id for one in read(path)] == ["a", "b"]
+    path.write_bytes(data[:5])
+    assert read(path, whole=False) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("{oops}", "colors.jsonl:2: no JSON (Expecting property name enclosed in double quotes)"),
+        ("[" * 100_000, "colors.jsonl:2: no JSON"),
+        ("[1]", "colors.jsonl:2: a list where an object with question_id, prompt, predict, target belongs."),
+        ({"question_id": "b"}, "colors.jsonl:2: no 'prompt'; a prediction has question_id, prompt, predict, target."),
+        (RECORD | {"target": None}, "colors.jsonl:2: no 'target'"),
+        (RECORD | {"predict": ["x"]}, "colors.jsonl:2: predict is ['x'], but must be a string or a number."),
+        (RECORD | {"predict": True}, "colors.jsonl:2: predict is True"),
+        (RECORD | {"references": "x"}, "colors.jsonl:2: the references are 'x', but must be a list"),
+        (RECORD, "colors.jsonl:2: the question_id 'a' stands at colors.jsonl:1 already; remove one of them."),
+    ],
+)
+def test_lines_that_cannot_be_used(tmp_path, line, words):
+    assert refusal(write(tmp_path, RECORD, line, RECORD | {"question_id": "z"})).startswith(words)
+    assert refusal(write(tmp_path, RECORD, line, ""), whole=False).startswith(words)
+
+
+def test_numbers_and_strings_are_one_id(tmp_path):
+    path = write(tmp_path, RECORD | {"question_id": 1}, RECORD | {"question_id": "1"})
+    assert "question_id '1' stands at colors.jsonl:1" in refusal(path)
+
+
+def test_no_file(tmp_path):
+    assert refusal(tmp_path / "gone.jsonl").endswith(
+        "gone.jsonl cannot be read: No such file or directory; check the path."
+    )
+    assert "Is a directory" in refusal(tmp_path)

@@ -1,0 +1,93 @@
+"""The file that an evaluation leaves."""
+
+import json
+import math
+
+import pytest
+from answers import coded, predictions
+
+from mixlora.errors import DataError
+from mixlora.evaluation.mme import totals
+from mixlora.evaluation.results import Results, load
+from mixlora.evaluation.scoring import score
+
+
+def made():
+    results = Results("LoRA", model={"base": "b"}, meta={"seed": 0})
+    results.add("pope_adv", score(coded("nnm"), "pope"))
+    results.add("ink", score(predictions(("red", "red"), ("", "red")), "exact"))
+    results.add_totals(totals({"OCR": coded("tn", image=True)}))
+    return results
+
+
+def test_saved_and_loaded(tmp_path):
+    made().save(tmp_path / "new" / "folder")
+    found = load(tmp_path / "new" / "folder")
+    assert [path.name for path in (tmp_path / "new" / "folder").iterdir()] == ["results.json"]
+    precision = found.tasks["pope_adv"]["scores"]["precision"]
+    assert all(math.isnan(precision[end]) for end in ("value", "low", "high"))
+    assert found.tasks["ink"] | {"scores": None} == {
+        "metric": "exact",
+        "n": 2,
+        "unparsed": 1,
+        "main": "accuracy",
+        "scores": None,
+    }
+    assert found.tasks["ink"]["scores"] == made().tasks["ink"]["scores"]
+    assert (found.label, found.model, found.meta) == ("LoRA", {"base": "b"}, {"seed": 0})
+    assert found.totals == made().totals
+
+
+def test_saving_again_replaces(tmp_path):
+    made().save(tmp_path)
+    Results("other").save(tmp_path)
+    assert load(tmp_path) == Results("other")
+    assert "NaN" not in (tmp_path / "results.json").read_text()
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path):
+    made().save(tmp_path)
+    with pytest.raises(TypeError):
+        Results("x", meta={"path": tmp_path}).save(tmp_path)
+    assert load(tmp_path).label == "LoRA"
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"cannot be written to .*file: "):
+        made().save(tmp_path / "file")
+
+
+def refusal(folder):
+    with pytest.raises(DataError) as error:
+        load(folder)
+    return str(error.value)
+
+
+def test_nothing_there(tmp_path):
+    assert refusal(tmp_path) == f"{tmp_path} holds no results.json; give a directory that an evaluation wrote."
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda record: record | {"format": 2}, "is of format 2, later than 1; read it with a newer version."),
+        (lambda record: {}, "is damaged: it names no format; run the evaluation again."),
+        (lambda record: [], "is damaged: it names no format"),
+        (lambda record: record | {"tasks": 3}, "is damaged: tasks is missing"),
+        (lambda record: record | {"totals": {"perception": {"value": 1}}}, "is damaged: a score in it lacks a part"),
+        (lambda record: record | {"tasks": {"ink": {"scores": {}}}}, "is damaged: a score in it lacks a part"),
+        (lambda record: {key: record[key] for key in record if key != "label"}, "lacks a part (KeyError('label'))"),
+    ],
+)
+def test_damaged_files(tmp_path, change, words):
+    made().save(tmp_path)
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps(change(json.loads(file.read_text()))))
+    assert words in refusal(tmp_path)
+
+
+def test_a_torn_file(tmp_path):
+    made().save(tmp_path)
+    file = tmp_path / "results.json"
+    file.write_bytes(file.read_bytes()[:100])
+    assert "is damaged: " in refusal(tmp_path)
+    file.write_bytes(b"\xff\xfe")
+    assert "is damaged: " in refusal(tmp_path)
