@@ -13,13 +13,32 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from interference import figures as figures
     from interference import metrics, reference, uncertainty
+    from interference.callback import InterferenceCallback
     from interference.computation import compute
     from interference.run import Run, compare, load
     from interference.verification import verify
 
-__all__ = ["Run", "compare", "compute", "figures", "load", "metrics", "reference", "uncertainty", "verify"]
+__all__ = [
+    "InterferenceCallback",
+    "Run",
+    "compare",
+    "compute",
+    "figures",
+    "load",
+    "metrics",
+    "reference",
+    "uncertainty",
+    "verify",
+]
 
-_HOMES = {"Run": "run", "compare": "run", "compute": "computation", "load": "run", "verify": "verification"}
+_HOMES = {
+    "InterferenceCallback": "callback",
+    "Run": "run",
+    "compare": "run",
+    "compute": "computation",
+    "load": "run",
+    "verify": "verification",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -17,36 +17,35 @@ LAYERS = {  # a module of `interference` may import those listed, and nothing el
     "metrics": "errors pairing measure",
     "significance": "errors pairing",
     "uncertainty": "errors pairing measure metrics significance",
-    "config": "errors blocks",
+    "config": "errors blocks mixlora",
     "targets": "errors blocks mixlora",
     "gradients": "errors blocks targets mixlora",
     "reference": "errors blocks targets gradients mixlora",
     "packing": "",
-    "progress": "",
     "gram": "packing",
     "run": "errors blocks measure metrics packing uncertainty",
     "checkpoint": "errors config mixlora",
-    "probing": "errors blocks targets gradients gram progress",
+    "probing": "errors blocks targets gradients gram mixlora",
     "sampled": "errors config probing mixlora",
-    "computation": "errors blocks config targets gradients gram packing pairing progress run checkpoint probing "
-    "sampled mixlora",
-    "verification": "errors blocks config targets gradients reference progress run checkpoint probing sampled "
-    "computation",
+    "computation": "errors blocks config targets gradients gram packing pairing run checkpoint probing sampled mixlora",
+    "verification": "errors blocks config targets gradients reference run checkpoint probing sampled "
+    "computation mixlora",
+    "callback": "errors measure significance run probing computation",
     "planning": "errors blocks config targets gradients checkpoint sampled",
-    "figures": "errors blocks measure run",
-    "printing": "errors progress run",  # plans and verifications are given to it
+    "figures": "errors blocks measure run mixlora",
+    "printing": "run mixlora",  # plans and verifications are given to it
     "demonstration": "errors config computation run figures printing mixlora",
     "cli": "errors config computation run verification planning printing demonstration mixlora",
     "__init__": "",  # names are loaded when they are used
 }
-PURE = ("blocks", "errors", "packing", "progress", "pairing", "measure", "metrics", "significance", "uncertainty")
+PURE = ("blocks", "errors", "packing", "pairing", "measure", "metrics", "significance", "uncertainty")
 OWNERS = {  # libraries, and the only files that may import them
     "matplotlib": ["interference/figures.py", "mixlora/data/mini/draw.py"],  # the suite draws words in its font
     "seaborn": ["interference/figures.py"],
     "typer": ["interference/cli.py", "mixlora/cli.py"],
-    "rich": ["interference/demonstration.py", "interference/printing.py"],
-    "yaml": ["interference/config.py"],
-    "pydantic": ["interference/config.py"],
+    "rich": ["interference/demonstration.py", "interference/printing.py", "mixlora/console.py"],
+    "yaml": ["mixlora/settings.py"],
+    "pydantic": ["interference/config.py", "mixlora/sections.py", "mixlora/settings.py"],
 }
 
 

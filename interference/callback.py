@@ -1,0 +1,337 @@
+"""InterferenceCallback: a Trainer's training measured every so many steps, which leaves a series of runs."""
+
+import inspect
+import math
+import random
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from accelerate.utils import broadcast_object_list, model_has_dtensor
+from torch import nn
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
+
+from interference.computation import compute
+from interference.errors import CheckpointError, ConfigError, MeasurementError, RunError, ScopeError
+from interference.measure import Reduce
+from interference.probing import Batch
+from interference.run import Run, load
+from interference.significance import Verdict
+
+T = TypeVar("T")
+COUNTS = {
+    Verdict.CONFLICT: "conflicts",
+    Verdict.SYNERGY: "synergies",
+    Verdict.UNCLEAR: "unclear",
+    Verdict.NO_SIGNAL: "no_signal",
+}
+
+
+class InterferenceCallback(TrainerCallback):
+    """Measures the interference of tasks on a fixed probe set while a Trainer trains; TRL's SFTTrainer is one.
+
+        trainer = transformers.Trainer(model, args, train_dataset=dataset)  # the model has a LoRA or MixLoRA adapter
+        probes = {"ocr": [batch, batch], "vqa": [batch, batch]}  # collated, with labels, as for interference.compute
+        callback = interference.InterferenceCallback(trainer, probes, every=50, out="reports/series")
+        trainer.add_callback(callback)
+        trainer.train()
+        interference.figures.series(callback.series())  # the matrices of step 0, 50, 100 ... side by side
+
+    Every measurement is a run in `out/step-<N>`, and an entry of the Trainer's log:
+
+        interference/<affected>/<stepped>  I, as the ratio of means, over all probed blocks
+        interference/conflicts             cells with that verdict; likewise synergies, unclear, no_signal
+        loss/<task>                        nats per token
+        signal/<task>                      signal to noise of the task's mean gradient, in power (`metrics.Signal.snr`)
+
+    What is not finite is left out of the log, and so is every I of a task whose verdict is no-signal: a ratio to its
+    own Delta means nothing. The run holds them all.
+
+    The training is not disturbed: its weights, random numbers, gradients and own log entries are those of a training
+    without the callback. Measured is the model in evaluation mode and in the precision of its own weights: where the
+    Trainer puts autocast around the model (`bf16=True`, `fp16=True`), a measurement runs outside it. Under autocast a
+    gradient would be right to some percent, and MixLoRA would route examples near a tie to other factors than without.
+    Random numbers that a measurement draws (`routing="random"`, a shuffling DataLoader) start from `seed` each time, so
+    that all measurements draw the same.
+
+    Of several processes the main one measures and the others wait, for at most `ddp_timeout`. This needs the whole
+    model on every process, as under DistributedDataParallel; sharded parameters are refused.
+
+    A resumed training continues the series: runs up to the checkpoint's step are kept, later ones are replaced.
+
+    A training raises before its first step what `interference.compute` raises of a model and probe set that do not fit,
+    and RunError if `out` already holds a series. What fails later, a loss that is not finite or a full disk, ends it.
+
+    Args:
+        trainer: the Trainer that it is added to.
+        batches: {task: collated batches}, as for `interference.compute`; each a list or another iterable that gives the
+            same batches again.
+        every: optimizer steps from one measurement to the next.
+        out: directory of the runs; None keeps them in memory.
+        layers: transformer blocks, from 0; None for all.
+        modules: module names ("q_proj") or "attention", "mlp"; None for all.
+        first: measure before the first step.
+        last: measure after the last step.
+        verdicts: count the verdicts, which takes a bootstrap of every matrix; if False, every finite I is logged,
+            whether or not its task has signal.
+        seed: of the bootstraps, and of what a measurement draws.
+        options: further options of `interference.compute`: adapter, components, unit, token_mean, granularity ...
+
+    Raises:
+        ConfigError: if `every` is below 1.
+        ScopeError: if `batches` cannot be read again and again.
+        TypeError: if an option is none of `interference.compute`.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        batches: Mapping[str, Iterable[Batch]],
+        every: int = 50,
+        out: Path | str | None = None,
+        layers: Sequence[int] | None = None,
+        modules: Sequence[str] | None = None,
+        *,
+        first: bool = True,
+        last: bool = True,
+        verdicts: bool = True,
+        seed: int = 0,
+        **options: Any,
+    ) -> None:
+        _check_batches(batches)
+        if every < 1:
+            raise ConfigError(f"every is {every}, but must be at least 1 optimizer step")
+        inspect.signature(compute).bind(trainer, batches, layers, modules, seed=seed, **options)
+        self.trainer = trainer
+        self.batches = batches
+        self.every = every
+        self.first = first
+        self.last = last
+        self.verdicts = verdicts
+        self._options = {"layers": layers, "modules": modules, "seed": seed, **options}
+        self._series = _Series(None if out is None else Path(out))
+        self._unfinished = False
+
+    @property
+    def runs(self) -> dict[int, Run]:
+        """The runs by step, in order; those in `out` are opened when this is asked for.
+
+        Without `out` they are on the main process alone.
+        """
+        return self._series.runs()
+
+    def series(self) -> dict[str, Run]:
+        """The runs by title, as `figures.series` takes them: {"step 0": run, "step 50": run ...}."""
+        return {f"step {step}": run for step, run in self.runs.items()}
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Refuse what cannot be measured; measure, if training starts anew."""
+        _refuse_shards(self.trainer)
+        self._together(lambda: self._begin(state.global_step))
+        if self.first and state.global_step == 0:
+            self._measure(state, control)
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Measure, if it is time."""
+        if state.global_step % self.every == 0:
+            self._measure(state, control)
+        self._end(state, control)
+
+    def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Measure, if the evaluation ends the training."""
+        self._end(state, control)
+
+    def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Measure, if the training ends with the epoch."""
+        self._end(state, control)
+
+    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Measure what was trained last, unless the weights are those of an earlier, better checkpoint by now."""
+        if self.last and not (args.load_best_model_at_end and state.best_model_checkpoint is not None):
+            self._measure(state, control)
+        self._unfinished = False
+
+    def _end(self, state: TrainerState, control: TrainerControl) -> None:
+        if self.last and control.should_training_stop and self.trainer.is_in_train:  # not in a later evaluate()
+            self._measure(state, control)
+
+    def _begin(self, step: int) -> None:
+        again = self._unfinished and self.trainer.args.auto_find_batch_size  # with smaller batches
+        self._series.begin(step, again)
+        self._unfinished = True
+        if step or not self.first:  # a wrong probe set must not wait for the first measurement
+            self._compute({task: list(islice(given, 2)) for task, given in self.batches.items()})
+        self._series.forget_after(step)
+
+    def _measure(self, state: TrainerState, control: TrainerControl) -> None:
+        """Measure and log the step, unless that was done."""
+        logs = self._together(lambda: self._logs_of(state.global_step))
+        if logs:
+            wanted = control.should_log
+            # the Trainer's own log(), as overriding ones (TRL's) would empty their running means into this entry
+            Trainer.log(self.trainer, logs)
+            control.should_log = wanted  # any entry clears it; the Trainer's own is still due
+
+    def _logs_of(self, step: int) -> dict[str, float]:
+        if step in self._series:
+            return {}
+        run = self._compute(self.batches)
+        run.meta["step"] = step
+        self._series.add(step, run)
+        return _logged(run, self.verdicts)
+
+    def _compute(self, batches: Mapping[str, Iterable[Batch]]) -> Run:
+        model = self.trainer.accelerator.unwrap_model(self.trainer.model, keep_torch_compile=False)
+        with _own_randomness(model, self._options["seed"]), _without_autocast(model):
+            return compute(model, batches, **self._options)
+
+    def _together(self, job: Callable[[], T]) -> T:
+        """What a job gives on the main process; the others wait for it, and fail where it fails."""
+        said: list[Any] = [None, None]
+        try:
+            if self.trainer.accelerator.is_main_process:
+                said[0] = job()
+        except Exception as error:
+            said[1] = str(error)
+            raise
+        finally:
+            broadcast_object_list(said)
+        if said[1] is not None:
+            raise MeasurementError(f"the measurement failed on the main process: {said[1]}")
+        return said[0]
+
+
+class _Series:
+    """Runs by step, in a directory or in memory."""
+
+    def __init__(self, out: Path | None) -> None:
+        self._out = out
+        self._kept: dict[int, Run] = {}
+
+    def __contains__(self, step: int) -> bool:
+        return step in (self._kept if self._out is None else self._saved())
+
+    def begin(self, step: int, again: bool) -> None:
+        """Make room for a series that goes on after a step, or is new at 0; `again` replaces one that broke off."""
+        if step == 0:
+            self._kept.clear()
+        if self._out is None:
+            return
+        if step == 0 and again:
+            self.forget_after(-1)
+        if step == 0 and (saved := self._saved()):
+            raise RunError(
+                f"{self._out} already holds a series ({next(iter(saved.values())).name}); choose another out, delete "
+                "the directory, or resume that training from a checkpoint"
+            )
+        try:
+            self._out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"runs cannot be written to {self._out}: {error.strerror or error}") from None
+
+    def forget_after(self, step: int) -> None:
+        """Remove the runs of later steps."""
+        self._kept = {known: run for known, run in self._kept.items() if known <= step}
+        for known, folder in self._saved().items():
+            if known > step:
+                shutil.rmtree(folder)
+
+    def add(self, step: int, run: Run) -> None:
+        """Keep the run of a step."""
+        if self._out is None:
+            self._kept[step] = run
+        else:
+            run.save(self._out / f"step-{step}")
+
+    def runs(self) -> dict[int, Run]:
+        """All, in order; Gram matrices on disk stay there until they are asked for."""
+        if self._out is None:
+            return dict(self._kept)
+        return {step: load(folder) for step, folder in self._saved().items()}
+
+    def _saved(self) -> dict[int, Path]:
+        if self._out is None or not self._out.is_dir():
+            return {}
+        named = [(re.fullmatch(r"step-(\d+)", path.name), path) for path in self._out.iterdir()]
+        return dict(sorted((int(name[1]), path) for name, path in named if name and (path / "run.json").is_file()))
+
+
+def _logged(run: Run, verdicts: bool) -> dict[str, float]:
+    """What a run tells the Trainer's log; see InterferenceCallback."""
+    signal = run.signal()
+    found = {f"loss/{task}": value for task, value in signal["loss"].items()}
+    found |= {f"signal/{task}": value for task, value in signal["snr"].items()}
+    if verdicts:
+        table = run.table("interference", reduce=Reduce.RATIO_OF_MEANS)
+        counts = table["verdict"].value_counts()
+        found |= {f"interference/{name}": counts.get(verdict.value, 0) for verdict, name in COUNTS.items()}
+        table = table[table["verdict"] != Verdict.NO_SIGNAL]
+        cells = list(zip(table["affected"], table["stepped"], table["value"], strict=True))
+    else:
+        matrix = run.matrix("interference", reduce=Reduce.RATIO_OF_MEANS)
+        cells = [(i, j, value) for i, row in matrix.iterrows() for j, value in row.items()]
+    found |= {f"interference/{i}/{j}": value for i, j, value in cells if i != j}
+    return {name: float(value) for name, value in found.items() if math.isfinite(value)}
+
+
+@contextmanager
+def _own_randomness(model: nn.Module, seed: int) -> Iterator[None]:
+    """Inside, random numbers start from a seed; afterwards they go on as if none had been drawn."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with ExitStack() as stack:
+        stack.callback(random.setstate, python)
+        stack.callback(np.random.set_state, numpy)
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        for device in {parameter.device for parameter in model.parameters()}:
+            if device.type != "cpu":
+                stack.enter_context(torch.random.fork_rng([device], device_type=device.type))
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _without_autocast(model: nn.Module) -> Iterator[None]:
+    """Inside, the model's forward is its own, without the autocast that accelerate put around it."""
+    if "_original_forward" not in model.__dict__:
+        yield
+        return
+    wrapped = model.forward
+    model.forward = model.__dict__["_original_forward"]
+    try:
+        yield
+    finally:
+        model.forward = wrapped
+
+
+def _check_batches(batches: Mapping[str, Iterable[Batch]]) -> None:
+    if not isinstance(batches, Mapping):
+        raise ScopeError(f"batches is a {type(batches).__name__}, but must be a dict {{task: its batches}}")
+    for task, given in batches.items():
+        if isinstance(given, Iterator):  # asked so, as iter() of a DataLoader draws a random number
+            raise ScopeError(
+                f"task {task!r}: a {type(given).__name__} gives its batches only once, but every measurement needs "
+                "them; give a list"
+            )
+
+
+def _refuse_shards(trainer: Trainer) -> None:
+    plugin: Any = trainer.accelerator.state.deepspeed_plugin if trainer.is_deepspeed_enabled else None
+    kind = (
+        "FSDP" if trainer.is_fsdp_enabled
+        else "DeepSpeed ZeRO-3" if plugin is not None and plugin.zero_stage == 3
+        else "a sharded model (DTensor)" if model_has_dtensor(trainer.model)
+        else None
+    )  # fmt: skip
+    if kind is not None:
+        raise CheckpointError(
+            f"the training uses {kind}, where no process holds whole parameters to measure on; train with "
+            "DistributedDataParallel or measure saved checkpoints with interference.compute"
+        )
