@@ -50,7 +50,7 @@ class Score:
             statistic is not defined, as precision is if no answer was yes.
     """
 
-    metric: Metric
+    metric: str
     n: int
     unparsed: int
     main: str
