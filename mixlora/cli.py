@@ -4,21 +4,31 @@ import logging
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import Annotated, Any, Literal, NoReturn, cast
 
 import typer
 
-from mixlora.errors import MixLoraError
+from mixlora.errors import ConfigError, MixLoraError, TrainingError, plain
 
 app = typer.Typer(
     name="mixlora",
-    help="MixLoRA as a PEFT method: look into adapters, convert released checkpoints, and the mini suite of tasks.",
-    epilog="Example: mixlora info adapters/e16-r4",
+    help="MixLoRA as a PEFT method: train it beside LoRA, specialists and full fine-tuning, evaluate and compare them.",
+    epilog="Example: mixlora train analysis_configs/mini.yaml --method mixlora --out runs/mixlora",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+ConfigPath = Annotated[Path | None, typer.Argument(help="A YAML file, or a finished directory.", show_default=False)]
+Set = Annotated[list[str] | None, typer.Option("--set", help="key.subkey=value; repeatable.", show_default=False)]
+Base = Annotated[str | None, typer.Option(help="Base model: path or hub id.", show_default=False)]
+Out = Annotated[Path | None, typer.Option(help="Directory of what comes out.", show_default=False)]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for a script.")]
+ResultsPath = Annotated[Path, typer.Argument(help="A directory that evaluate wrote.", show_default=False)]
+ResultsPaths = Annotated[list[Path], typer.Argument(help="Directories that evaluate wrote.", show_default=False)]
 
 
 def _print_version(wanted: bool) -> None:
@@ -31,11 +41,113 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _common(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
     ] = False,
 ) -> None:
-    pass
+    pass  # --debug is read in main, which also has to know it where this is not reached
+
+
+@app.command()
+def train(
+    config: ConfigPath = None,
+    method: Annotated[str | None, typer.Option(help="lora, mixlora, specialist or full.", show_default=False)] = None,
+    base: Base = None,
+    settings: Set = None,
+    out: Out = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train a LoRA, a MixLoRA, a LoRA for each task, or the whole model; again, the same command continues.
+
+    Example: mixlora train analysis_configs/mini.yaml --method mixlora --out runs/mixlora
+    """
+    from mixlora import console
+    from mixlora.training import config as configs
+
+    options = _given({"method": method, "model": _given({"base": base}), "out": None if out is None else str(out)})
+    if config is None:
+        raise ConfigError("there is nothing to train: name a YAML file, as analysis_configs/mini.yaml")
+    resolved = configs.load(config, settings or (), options)
+    from mixlora.training.run import train as run_training
+
+    try:
+        with console.progress(console.console(stderr=True), quiet) as report:
+            paths = run_training(resolved, report)
+    except KeyboardInterrupt:
+        _interrupted()
+    for path in paths:
+        typer.echo(f"trained: {plain(path)}")
+
+
+@app.command()
+def evaluate(
+    config: ConfigPath = None,
+    base: Base = None,
+    adapter: Annotated[str | None, typer.Option(help="PEFT adapter: path or hub id.", show_default=False)] = None,
+    task: Annotated[list[str] | None, typer.Option(help="NAME=FILE; repeatable.", show_default=False)] = None,
+    label: Annotated[str | None, typer.Option(help="What tables call the model.", show_default="name of --out")] = None,
+    settings: Set = None,
+    out: Out = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Generate a model's answers to tasks and score them, with intervals; again, the same command continues.
+
+    Example: mixlora evaluate analysis_configs/mini_evaluation.yaml --adapter runs/mixlora --out results/mixlora
+    """
+    from mixlora import console
+    from mixlora.evaluation import config as configs
+
+    options = _given(
+        {
+            "model": _given({"base": base, "adapter": adapter}),
+            "tasks": dict(_task(text) for text in task or ()),
+            "label": label,
+            "out": None if out is None else str(out),
+        }
+    )
+    if config is None and "tasks" not in options:
+        raise ConfigError("there is nothing to evaluate: name a YAML file, or give --adapter or --base, and --task")
+    resolved = configs.load(config, settings or (), options)
+    from mixlora.evaluation.run import evaluate as run_evaluation
+
+    try:
+        with console.progress(console.console(stderr=True), quiet) as report:
+            results = run_evaluation(resolved, report)
+    except KeyboardInterrupt:
+        _interrupted()
+    from mixlora.evaluation import printing
+
+    typer.echo(printing.to_json(results) if as_json else printing.scores(results))
+
+
+@app.command()
+def compare(first: ResultsPath, second: ResultsPath, as_json: Json = False) -> None:
+    """Print the difference of two evaluations on the same examples, task by task, with paired intervals.
+
+    Example: mixlora compare results/lora results/mixlora
+    """
+    from mixlora.evaluation import comparison, printing
+
+    found = comparison.compare(first, second)
+    typer.echo(printing.differences_json(found) if as_json else printing.differences(found))
+
+
+@app.command()
+def table(
+    results: ResultsPaths,
+    form: Annotated[str, typer.Option("--format", help="text, markdown, csv or latex.")] = "text",
+    intervals: Annotated[bool, typer.Option("--intervals", help="Print 95% intervals, too.")] = False,
+    pope: Annotated[bool, typer.Option("--merge-pope", help="One column for POPE's three splits.")] = False,
+) -> None:
+    """Print evaluations as the paper's tables: models by tasks, their mean, the best in bold.
+
+    Example: mixlora table results/lora results/mixlora --format latex
+    """
+    from mixlora.evaluation import printing
+
+    typer.echo(printing.table(results, form, intervals, pope))
 
 
 @app.command()
@@ -121,11 +233,46 @@ def main() -> None:
     """Entry point: errors become one sentence on stderr and an exit code."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # PEFT loads it; its kernels are not our subject
     warnings.filterwarnings("ignore", category=FutureWarning)  # between PEFT and transformers
+    debug = "--debug" in sys.argv
     try:
         app()
+    except TrainingError as error:
+        if debug:
+            raise
+        _complain(error)
+        sys.exit(1)
     except MixLoraError as error:
-        typer.echo(f"error: {error}", err=True)
+        if debug:
+            raise
+        _complain(error)
         sys.exit(2)
+    except Exception as error:
+        if debug:
+            raise
+        _complain(f"{type(error).__name__}: {error}; run again with --debug (before the command) for the traceback")
+        sys.exit(1)
+
+
+def _complain(error: object) -> None:
+    lines = str(error).split("\n")  # a list of problems has a line for each
+    typer.echo("error: " + "\n".join(plain(line) for line in lines), err=True)
+
+
+def _interrupted() -> NoReturn:
+    typer.echo("interrupted: the same command continues", err=True)
+    raise typer.Exit(130)
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    """Options that were given."""
+    return {key: value for key, value in values.items() if value not in (None, {})}
+
+
+def _task(text: str) -> tuple[str, dict[str, str]]:
+    name, equals, file = text.partition("=")
+    if not equals or not name or not file:
+        raise ConfigError(f"--task {text!r} is not of the form NAME=FILE")
+    return name, {"file": file}
 
 
 if __name__ == "__main__":

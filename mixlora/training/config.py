@@ -74,7 +74,7 @@ class LoraSection(Section):
     """
 
     r: int = Field(4, ge=1)
-    alpha: Rate = 8
+    alpha: int = Field(8, ge=1)
     rslora: bool = False
     dora: bool = False
 

@@ -1,0 +1,148 @@
+"""EvaluateConfig: what `mixlora evaluate` is asked to do. No model is loaded here."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from mixlora import settings
+from mixlora.evaluation.scoring import Metric
+from mixlora.sections import BaseSection, TaskGroupSection
+from mixlora.settings import Number, Section
+
+RECORD = "results.json"
+JUDGE = "judge"
+"""The score that the judge gives."""
+TASK = "{task}"
+"""Where an adapter's path has it, each task's own adapter is evaluated on it."""
+
+
+class EvaluatedSection(BaseSection):
+    """Which model is evaluated: a base, and `adapter`, path or hub id of a PEFT adapter; {task} in it is a task's name.
+
+    Without `base` it is the one that the adapter names as its own.
+    """
+
+    adapter: str | None = None
+
+
+class EvaluateTask(TaskGroupSection):
+    """A task to evaluate on.
+
+    Attributes:
+        samples: examples drawn from it by the seed; all if None.
+        score: "exact", "contained", "classification", "vqa", "pope", "vsr", "entailment", "mme" or "judge"; None for
+            "mme" where the task is MME's folder, and "exact" elsewhere.
+        labels: the answers that classification chooses from; the targets if None.
+        definition: the task in words, for a MixLoRA that routes by task and was not trained on it.
+    """
+
+    samples: int | None = Field(None, ge=1)
+    score: Metric | Literal["judge"] | None = None
+    labels: list[str] | None = None
+    definition: str | None = None
+
+    @property
+    def metric(self) -> str:
+        """The score that is taken."""
+        return str(self.score or (Metric.MME if self.mme is not None else Metric.EXACT))
+
+    @model_validator(mode="after")
+    def _labelled(self) -> "EvaluateTask":
+        if self.labels is not None and self.metric != Metric.CLASSIFICATION:
+            raise ValueError(f"labels are for score: classification, not {self.metric}")
+        if self.mme is not None and self.samples is not None:
+            raise ValueError("samples would take an image's two questions apart; leave it out with mme")
+        return self
+
+
+class GenerationSection(Section):
+    """How answers are generated; names are those of transformers' GenerationConfig.
+
+    Attributes:
+        batch_size: conversations generated together.
+        max_new_tokens: of an answer.
+        do_sample: draw tokens (the paper: temperature 0.2) in place of taking the likeliest.
+        temperature: of drawn tokens.
+        top_p: draw only among the likeliest tokens of this share.
+        num_beams: of a beam search.
+        seed: of what is drawn.
+    """
+
+    batch_size: int = Field(16, ge=1)
+    max_new_tokens: int = Field(64, ge=1)
+    do_sample: bool = False
+    temperature: Number = Field(0.2, gt=0)
+    top_p: Number | None = Field(None, gt=0, le=1)
+    num_beams: int = Field(1, ge=1)
+    seed: int = 0
+
+
+class JudgeSection(Section):
+    """The language model that says whether an answer is right.
+
+    Attributes:
+        model: path or hub id of a causal language model.
+        by: "probability" of Yes against No, or "generation" of the one or the other.
+        dtype: of its weights.
+        device: "auto" is a GPU where there is one.
+        batch_size: answers judged together.
+    """
+
+    model: str
+    by: Literal["probability", "generation"] = "probability"
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
+    device: str = "auto"
+    batch_size: int = Field(8, ge=1)
+
+
+class EvaluateConfig(Section):
+    """Everything `mixlora evaluate` needs; `out` is the directory of predictions and scores.
+
+    Attributes:
+        label: what tables call the model; the name of `out` if None.
+        draws: bootstrap draws of an interval.
+        seed: of the examples' sample and of the draws.
+    """
+
+    model: EvaluatedSection
+    tasks: dict[str, EvaluateTask] = Field(min_length=1)
+    generation: GenerationSection = Field(default_factory=lambda: GenerationSection.model_validate({}))
+    judge: JudgeSection | None = None
+    label: str | None = None
+    draws: int = Field(1000, ge=100)
+    seed: int = 0
+    out: str | None = None
+
+    @model_validator(mode="after")
+    def _judged(self) -> "EvaluateConfig":
+        judged = [name for name, task in self.tasks.items() if task.metric == JUDGE]
+        if judged and self.judge is None:
+            raise ValueError(f"task {judged[0]!r} has score: judge, but there is no judge; give judge: {{model: PATH}}")
+        return self
+
+
+def load(path: Path | None, settings_: Sequence[str] = (), options: Mapping[str, Any] | None = None) -> EvaluateConfig:
+    """The configuration of a YAML file (or of finished results), with settings and options over it.
+
+    Raises:
+        ConfigError: if the file is missing, is no YAML, or has a key or value that cannot be used.
+    """
+    data = settings.read(path, EvaluateConfig, RECORD) if path else {}
+    whole = settings.overridden(data, settings_, options or {})
+    model = whole.get("model")
+    if isinstance(model, dict) and "base" not in model and isinstance(model.get("adapter"), str):
+        model |= _own_base(model["adapter"], list(whole.get("tasks") or ()))
+    return settings.build(EvaluateConfig, whole, str(path) if path else "the options")
+
+
+def _own_base(adapter: str, tasks: Sequence[str]) -> dict[str, str]:
+    """The base that a local adapter names; empty where it names none."""
+    path = Path(adapter.replace(TASK, tasks[0]) if tasks else adapter) / "adapter_config.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return {"base": found} if isinstance(found, str) else {}
