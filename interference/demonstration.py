@@ -1,152 +1,188 @@
-"""The demo: a LoRA on the six tasks of the mini suite, measured along its training.
+"""The demo: a LoRA and a MixLoRA on the six tasks of the mini suite, measured along their training, and compared.
 
 What is finished is kept in the output directory and reused by the next call.
 """
 
-import hashlib
-import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-import torch
-from peft import LoraConfig, get_peft_model
 from rich.console import Console
 
 from interference import figures, printing
 from interference import run as runs
 from interference.computation import compute_config
 from interference.config import build
+from interference.errors import CheckpointError, RunError
 from interference.run import Run
 from mixlora import console as terminal
+from mixlora import settings
 from mixlora.data import mini
+from mixlora.errors import MixLoraError
+from mixlora.evaluation import comparison, tables
+from mixlora.evaluation import printing as scores
+from mixlora.evaluation import run as evaluation
+from mixlora.evaluation.config import EvaluateConfig
+from mixlora.evaluation.results import Results
 from mixlora.sections import resolved
+from mixlora.training import run as training
+from mixlora.training.config import TrainConfig
 
-SEED = 0
-RANK = 8
-TRAINED = 800
+METHODS = {"lora": "LoRA", "mixlora": "MixLoRA"}
+STEPS = {"lora": (0, 10, 100), "mixlora": (0, 12, 100)}
+"""Where each is measured: the second is where both have about the same loss, so that like is compared with like."""
 SCORED = 200
 PROBED = 100
 STROOP = ("read_word", "name_ink")
 REDUCE = "ratio-of-means"
+SCORES = {"spatial": "vsr", "entailment": "entailment", "presence": "pope"}
+TRAINING: dict[str, Any] = {
+    "model": {"base": "mini"},
+    "tasks": {task: {"mini": "train", "samples": 800} for task in mini.TASKS},
+    "adapter": {"dropout": 0},
+    "lora": {"r": 8, "alpha": 16},
+    "mixlora": {"r": 8, "num_factors": 16, "alpha": 16},
+    "training": {
+        "steps": 100,
+        "batch_size": 48,
+        "learning_rate": 5e-3,
+        "warmup": 10,
+        "order": "shuffled",
+        "seed": 0,
+        "save_steps": 50,
+        "snapshots": [0, 10, 12, 100],
+    },
+}
+"""What both methods are trained by; analysis_configs/mini.yaml is the same."""
 
 
 def demo(out: Path, console: Console) -> None:
-    """Train, measure three checkpoints, print and draw what is found; everything is under `out`.
+    """Train both methods, score and measure them, print and draw what is found; everything is under `out`.
 
     Args:
-        out: directory of checkpoints, runs and pictures.
+        out: directory of checkpoints, results, runs and pictures.
         console: where results go; progress goes to stderr.
     """
-    steps = (0, mini.LORA.steps // 10, mini.LORA.steps)
-    scores = _trained(out / "checkpoints", steps, console)
-    measured = {f"step {step}": _measured(out, step) for step in steps}
-    last = measured[f"step {steps[-1]}"]
-    console.print(printing.frame(scores, f"accuracy on {SCORED} held-out examples a task, greedy decoding"))
-    for title, run in measured.items():
+    try:
+        for method in METHODS:
+            _train(out, method)
+        results = [_score(out, method, label) for method, label in {"base": "base", **METHODS}.items()]
+    except MixLoraError as error:
+        raise CheckpointError(f"{error} (the demo keeps what is finished in {out})") from None
+    measured = {(method, step): _measure(out, method, step) for method, steps in STEPS.items() for step in steps}
+    _tell_scores(out, results, console)
+    early = {_title(method, STEPS[method][1]): measured[method, STEPS[method][1]] for method in METHODS}
+    for title, run in early.items():
         console.print(f"\n=== {title} ===")
         printing.show(run, "interference", console, reduce=REDUCE)
-    early = measured[f"step {steps[1]}"]
-    moved = runs.compare(early, last, "interference", reduce=REDUCE)
-    console.print(printing.comparison(moved, f"how the matrix moved from step {steps[1]} to step {steps[-1]}"))
-    for line in _controls(measured):
+    lora, mixlora = early.values()
+    change = runs.compare(lora, mixlora, "interference", reduce=REDUCE)
+    title = f"{list(early)[1]} minus {next(iter(early))}, at about the same loss; the same units resampled in both"
+    console.print(printing.comparison(change, title))
+    for line in [*_along(measured), *_controls(measured)]:
         console.print(line)
-    paths = _draw(measured, out / "figures")
-    console.print(f"\nruns: {', '.join(str(out / f'step-{step}') for step in steps)}\npictures: {paths[0].parent}")
-    console.print(f"next: interference show {out / f'step-{steps[-1]}'} --layers 2,3 --modules mlp")
-    console.print(f"      interference verify {out / f'step-{steps[-1]}'}", markup=False)
+    paths = _draw(measured, early, out / "figures")
+    console.print(f"\nruns: {out}/METHOD/step-N; scores: {out}/results; pictures: {paths[0].parent}")
+    console.print(f"next: interference show {out / 'mixlora' / 'step-12'} --layers 2,3 --modules mlp")
+    console.print(f"      interference verify {out / 'lora' / 'step-10'}", markup=False)
 
 
-def _trained(folder: Path, steps: tuple[int, ...], console: Console) -> pd.DataFrame:
-    """Checkpoints in `folder`, trained if they are not there; accuracies of the base and of the last, by task."""
-    kept = folder / "scores.json"
-    identity = {"recipe": [SEED, RANK, TRAINED, SCORED, repr(mini.LORA), _hash_of_base()]}
-    if kept.exists() and (found := json.loads(kept.read_text(encoding="utf-8")))["identity"] == identity:
-        return pd.DataFrame(found["scores"])
-    shutil.rmtree(folder, ignore_errors=True)
-    torch.manual_seed(SEED)
-    base, processor = mini.load_base()
-    heldout = {task: mini.examples(task, "heldout", SCORED, SEED) for task in mini.TASKS}
+def _train(out: Path, method: str) -> None:
+    """The checkpoints of a method, trained if they are not there."""
+    values = {**TRAINING, "method": method, "out": str(_checkpoints(out, method))}
     with terminal.progress(terminal.console(stderr=True)) as report:
-        before = _accuracies(base, processor, heldout, "accuracy of the base", report)
-        config = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=mini.LORA_TARGETS)
-        model: Any = get_peft_model(base, config)
-        model.save_pretrained(str(folder / "step-0"))
-        examples = [e for task in mini.TASKS for e in mini.examples(task, "train", TRAINED, SEED)]
-        mini.fit(
-            model,
-            processor,
-            examples,
-            schedule=mini.LORA,
-            seed=SEED,
-            report=lambda step, loss: report("training", step, mini.LORA.steps),
-            checkpoints=steps,
-            save=lambda step: model.save_pretrained(str(folder / f"step-{step}")),
-        )
-        after = _accuracies(model, processor, heldout, "accuracy of the LoRA", report)
-    scores = [
-        {"task": name, "capability": task.capability, "chance": task.chance, "base": before[name], "LoRA": after[name]}
-        for name, task in mini.TASKS.items()
-    ]
-    kept.write_text(json.dumps({"identity": identity, "scores": scores}, indent=2), encoding="utf-8")
-    return pd.DataFrame(scores)
+        training.train(settings.build(TrainConfig, values, "the demo"), _named(METHODS[method], report))
 
 
-def _measured(out: Path, step: int) -> Run:
+def _score(out: Path, method: str, label: str) -> Results:
+    """The scores of a method on seen and unseen tasks, generated if they are not there."""
+    tasks = {
+        task: {"mini": "heldout", "samples": SCORED, "score": SCORES.get(task)} for task in [*mini.TASKS, *mini.UNSEEN]
+    }
+    adapter = None if method == "base" else str(_checkpoints(out, method))
+    values = {
+        "model": {"base": "mini", "adapter": adapter},
+        "tasks": tasks,
+        "generation": {"batch_size": 64, "max_new_tokens": 12},
+        "label": label,
+        "out": str(out / "results" / method),
+    }
+    with terminal.progress(terminal.console(stderr=True)) as report:
+        config = settings.build(EvaluateConfig, values, "the demo")
+        return evaluation.evaluate(config, _named(f"{label}, answers", report))
+
+
+def _measure(out: Path, method: str, step: int) -> Run:
     """The run of a checkpoint, computed if it is not there."""
-    folder = out / f"step-{step}"
+    folder, checkpoint = out / method / f"step-{step}", _checkpoints(out, method) / "snapshots" / f"step-{step}"
     config = build(
         {
-            "model": {"base": "mini", "adapter": str(out / "checkpoints" / f"step-{step}")},
+            "model": {"base": "mini", "adapter": str(checkpoint)},
             "tasks": {name: {"mini": "heldout"} for name in mini.TASKS},
-            "probe": {"samples": PROBED, "seed": SEED, "batch_size": 32},
+            "probe": {"samples": PROBED, "seed": 0, "batch_size": 32},
             "out": str(folder),
         },
         "the demo",
     )
     if folder.exists():
         found = runs.load(folder)
-        if found.meta["config"] == resolved(config) and _newer(folder, out / "checkpoints"):
+        if found.meta["config"] != resolved(config):
+            raise RunError(f"{folder} is not what the demo computes; delete {out}, or choose another --out")
+        if (folder / "run.json").stat().st_mtime >= (checkpoint / "adapter_model.safetensors").stat().st_mtime:
             return found
-        shutil.rmtree(folder)
+        shutil.rmtree(folder)  # of a training before
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with terminal.progress(terminal.console(stderr=True)) as report:
-        return compute_config(config, lambda stage, done, total: report(f"step {step}: {stage}", done, total))
+        return compute_config(config, _named(_title(method, step), report))
 
 
-def _accuracies(model: Any, processor: Any, heldout: dict[str, list[Any]], stage: str, report: Any) -> dict[str, float]:
-    found = {}
-    for done, (task, examples) in enumerate(heldout.items()):
-        found[task] = mini.accuracy(model, processor, examples)
-        report(stage, done + 1, len(heldout))
-    return found
+def _tell_scores(out: Path, results: list[Results], console: Console) -> None:
+    seen, unseen = list(mini.TASKS), list(mini.UNSEEN)
+    for title, group in (("trained on", seen), ("trained on by neither", unseen)):
+        console.print(f"\nPercent right on {SCORED} held-out examples a task, tasks {title}:")
+        console.print(tables.table(results, [*group, tables.MEAN]).text())
+    console.print("\nMixLoRA against LoRA on the same examples:")
+    console.print(scores.differences(comparison.compare(out / "results" / "lora", out / "results" / "mixlora")))
 
 
-def _controls(measured: dict[str, Run]) -> Iterable[str]:
+def _along(measured: dict[tuple[str, int], Run]) -> Iterable[str]:
+    """How matched the two are, and what both matrices say, at each step."""
+    yield "\nAlong the training (loss: mean over the probed examples, nats per token):"
+    for (method, step), run in measured.items():
+        loss = printing.number(float(run.probes["loss"].mean()))
+        counts = printing.headline(run.table(reduce=REDUCE)).partition(".")[0]
+        yield f"  {_title(method, step)}: loss {loss}; {counts}"
+
+
+def _controls(measured: dict[tuple[str, int], Run]) -> Iterable[str]:
     """What the positive control says at each checkpoint: the same pictures, two answers."""
     yield "\nThe Stroop pair (the same pictures; one task reads the word, the other names its ink):"
-    for title, run in measured.items():
+    for (method, step), run in measured.items():
         table = run.table("interference", reduce=REDUCE)
         for affected, stepped in (STROOP, STROOP[::-1]):
             cell = table[(table["affected"] == affected) & (table["stepped"] == stepped)].iloc[0]
             interval = f"[{printing.number(cell['low'])}, {printing.number(cell['high'])}]"
-            value = printing.number(cell["value"])
-            yield f"  {title}: a step of {stepped} on {affected}: I = {value} {interval}: {cell['verdict']}"
+            said = f"a step of {stepped} on {affected}: I = {printing.number(cell['value'])} {interval}"
+            yield f"  {_title(method, step)}: {said}: {cell['verdict']}"
 
 
-def _draw(measured: dict[str, Run], folder: Path) -> list[Path]:
-    paths = figures.save(figures.series(measured, reduce=REDUCE), folder, "series")
-    for title, run in measured.items():
-        name = title.replace(" ", "-")
-        paths += figures.save(figures.heatmap(run, reduce=REDUCE), folder, f"{name}-interference")
-        paths += figures.save(figures.panels(run, reduce=REDUCE), folder, f"{name}-layers")
+def _draw(measured: dict[tuple[str, int], Run], early: dict[str, Run], folder: Path) -> list[Path]:
+    paths = figures.save(figures.difference(early, reduce=REDUCE), folder, "difference")
+    for method, steps in STEPS.items():
+        along = {_title(method, step): measured[method, step] for step in steps}
+        paths += figures.save(figures.series(along, reduce=REDUCE), folder, f"{method}-series")
+        paths += figures.save(figures.panels(measured[method, steps[1]], reduce=REDUCE), folder, f"{method}-layers")
     return paths
 
 
-def _newer(folder: Path, than: Path) -> bool:
-    return (folder / "run.json").stat().st_mtime >= (than / "scores.json").stat().st_mtime
+def _title(method: str, step: int) -> str:
+    return f"{METHODS[method]}, step {step}"
 
 
-def _hash_of_base() -> str:
-    return hashlib.sha256((mini.base_path() / "model.safetensors").read_bytes()).hexdigest()[:16]
+def _checkpoints(out: Path, method: str) -> Path:
+    return out / "checkpoints" / method
+
+
+def _named(title: str, report: Any) -> Any:
+    return lambda stage, done, total: report(f"{title}: {stage}", done, total)

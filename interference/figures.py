@@ -15,12 +15,15 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from interference.blocks import Side
+from interference.errors import ScopeError
 from interference.measure import METRICS
-from interference.run import Run
+from interference.run import Run, compare
 from mixlora.errors import plain
 
 COLOURS = "RdBu_r"  # blue for negative, red for positive, as in the paper's heatmaps
 MARKS = {"conflict": "conflict", "synergy": "synergy", "unclear": "", "no-signal": "no signal", "self": ""}
+CHANGES = {"lower": "lower", "higher": "higher"}
+FRAMES = {"conflict": "-", "lower": "-", "synergy": (0, (3, 2)), "higher": (0, (3, 2))}
 SIGNED = ("interference", "delta", "cosine", "pair_cosine")  # 0 means neither helps nor hurts
 LONGEST = 28  # characters of a task's name
 LIMIT = 1.0  # the least half-width of the colour scale of I: 1 is what a task's own step brings
@@ -63,6 +66,34 @@ def series(runs: Mapping[str, Run], metric: str = "interference", **options: Any
         _matrix(axes[place], table, tasks, metric, limit, detailed=True, labelled=place == 0)
         axes[place].set_title(plain(title), fontsize=10, parse_math=False)
     _colourbar(figure, axes, metric, limit, tables)
+    return figure
+
+
+def difference(runs: Mapping[str, Run], metric: str = "interference", **options: Any) -> Figure:
+    """The matrices of two runs on the same examples, and how the second differs, with paired intervals and verdicts.
+
+    Args:
+        runs: {title: run}, two of them.
+        metric: as in `Run.matrix`.
+        options: scope and options of `Run.table`.
+
+    Raises:
+        ScopeError: there are not two runs, or they do not hold the same units.
+    """
+    if len(runs) != 2:
+        raise ScopeError(f"a difference is between two runs, but {len(runs)} were given")
+    first, second = runs.values()
+    tables = [run.table(metric, **options) for run in runs.values()]
+    change = compare(first, second, metric, **options).rename(columns={"difference": "value"})
+    change.loc[change["affected"] == change["stepped"], "verdict"] = "self"
+    names = [*runs, f"{list(runs)[1]} minus {next(iter(runs))}"]
+    size = 1.0 + 0.95 * len(first.tasks)
+    figure, axes = _canvas(1, 3, (size * 3 + 1.5, size + 1.0))
+    limit = _limit([*tables, change], metric)
+    for place, (title, table) in enumerate(zip(names, [*tables, change], strict=True)):
+        _matrix(axes[place], table, first.tasks, metric, limit, detailed=True, labelled=place == 0)
+        axes[place].set_title(plain(title), fontsize=10, parse_math=False)
+    _colourbar(figure, axes, metric, limit, [*tables, change])
     return figure
 
 
@@ -176,11 +207,10 @@ def _label(task: str) -> str:
 
 
 def _frame_verdicts(axes: Axes, verdicts: np.ndarray) -> None:
-    """A frame around what is beyond noise: solid for conflict, dashed for synergy."""
+    """A frame around what is beyond noise: solid for conflict or lower, dashed for synergy or higher."""
     for (row, column), verdict in np.ndenumerate(verdicts):
-        if verdict in ("conflict", "synergy"):
-            style = "-" if verdict == "conflict" else (0, (3, 2))
-            corner = (column + 0.04, row + 0.04)
+        if verdict in FRAMES:
+            style, corner = FRAMES[verdict], (column + 0.04, row + 0.04)
             axes.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, edgecolor="black", linewidth=1.3, linestyle=style))
 
 
@@ -189,7 +219,7 @@ def _text(row: Any, detailed: bool) -> str:
     if not detailed or row.verdict == "self":
         return value
     interval = f"[{row.low:.2f}, {row.high:.2f}]" if np.isfinite(row.low) else "[no interval]"
-    mark = MARKS[row.verdict]
+    mark = (MARKS | CHANGES)[row.verdict]
     return "\n".join([value, interval, mark] if mark else [value, interval])
 
 

@@ -145,7 +145,8 @@ def table(results: Sequence[Results], columns: Sequence[str] | None = None, merg
     if mean and (columns is None or MEAN in columns):
         notes += _gaps(mean, shown, models)
         shown = [*shown, mean]
-    notes += [note for one in results if (note := _unparsed(one))]
+    told = _tasks_behind([column.name for column in shown], results)
+    notes += [note for one in results if (note := _unparsed(one, told))]
     cells = zip(*(_cells(column) for column in shown), strict=True) if shown else ((),) * len(models)
     return Table(tuple(column.name for column in shown), models, tuple(map(tuple, cells)), tuple(notes))
 
@@ -264,8 +265,17 @@ def _gaps(mean: _Column, shown: Sequence[_Column], models: Sequence[str]) -> lis
     return notes
 
 
-def _unparsed(one: Results) -> str:
-    counts = [f"{name} {entry['unparsed']} of {entry['n']}" for name, entry in one.tasks.items() if entry["unparsed"]]
+def _tasks_behind(columns: Sequence[str], results: Sequence[Results]) -> set[str]:
+    """The tasks that the columns show, be it in a sum or mean."""
+    found = set(columns) | (set(POPE_SPLITS) if POPE in columns else set())
+    if any(name in columns for one in results for name in (f"MME {total}" for total in one.totals)):
+        found |= {name for one in results for name, entry in one.tasks.items() if entry["metric"] == Metric.MME}
+    return found
+
+
+def _unparsed(one: Results, tasks: set[str]) -> str:
+    entries = {name: entry for name, entry in one.tasks.items() if name in tasks and entry["unparsed"]}
+    counts = [f"{name} {entry['unparsed']} of {entry['n']}" for name, entry in entries.items()]
     return f"Answers of {one.label} that were not understood and count as wrong: {_listed(counts)}" if counts else ""
 
 

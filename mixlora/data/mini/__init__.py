@@ -4,9 +4,8 @@ Six training tasks (`TASKS`) stand for the six capabilities of the paper, seven 
 `load_base` gives a small LLaVA that was trained from scratch on captions and questions of other kinds.
 """
 
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mixlora.data.mini.suite import examples
 from mixlora.data.mini.tasks import TASKS, UNSEEN, Task
@@ -14,22 +13,7 @@ from mixlora.data.mini.tasks import TASKS, UNSEEN, Task
 if TYPE_CHECKING:
     from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-    from mixlora.data.mini.training import LORA, LORA_TARGETS, Schedule, accuracy, answers, fit
-
-__all__ = [
-    "LORA",
-    "LORA_TARGETS",
-    "TASKS",
-    "UNSEEN",
-    "Schedule",
-    "Task",
-    "accuracy",
-    "answers",
-    "base_path",
-    "examples",
-    "fit",
-    "load_base",
-]
+__all__ = ["TASKS", "UNSEEN", "Task", "base_path", "examples", "load_base"]
 
 
 def base_path() -> Path:
@@ -43,10 +27,3 @@ def load_base() -> "tuple[LlavaForConditionalGeneration, LlavaProcessor]":
 
     model = LlavaForConditionalGeneration.from_pretrained(base_path(), dtype="float32")
     return model.eval(), LlavaProcessor.from_pretrained(base_path())
-
-
-def __getattr__(name: str) -> Any:
-    """What needs torch, imported when first asked for."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.training"), name)
