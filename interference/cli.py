@@ -126,7 +126,7 @@ def show(
 ) -> None:
     """Print a run's matrix with intervals and verdicts, the null, and each task's signal.
 
-    Example: interference show reports/demo/step-100 --layers 2,3 --modules mlp --side A --reduce ratio-of-means
+    Example: interference show reports/demo/lora/step-10 --layers 2,3 --modules mlp --side A --reduce ratio-of-means
     """
     from interference import printing
     from interference.run import load
@@ -157,7 +157,7 @@ def compare(
 ) -> None:
     """Print how a metric differs between two runs on the same examples, with paired intervals.
 
-    Example: interference compare reports/demo/step-10 reports/demo/step-100 --metric delta
+    Example: interference compare reports/demo/lora/step-10 reports/demo/mixlora/step-12 --metric delta
     """
     from interference import printing
     from interference import run as runs
@@ -182,7 +182,7 @@ def verify(
 ) -> None:
     """Check a run: gradients against batch-1 autograd, Delta against real steps. Exits 1 if they differ.
 
-    Example: interference verify reports/demo/step-100
+    Example: interference verify reports/demo/lora/step-10
     """
     from interference import printing
     from interference.run import load
@@ -236,7 +236,7 @@ def demo(
         "reports/demo"
     ),
 ) -> None:
-    """Train a LoRA on six small tasks, measure it at the start, a tenth and the end, and show how the matrix moves."""
+    """Train a LoRA and a MixLoRA on six small tasks, score and measure them, and show where their matrices differ."""
     from interference import demonstration
     from mixlora import console
 

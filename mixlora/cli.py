@@ -139,6 +139,7 @@ def table(
     results: ResultsPaths,
     form: Annotated[str, typer.Option("--format", help="text, markdown, csv or latex.")] = "text",
     intervals: Annotated[bool, typer.Option("--intervals", help="Print 95% intervals, too.")] = False,
+    columns: Annotated[str | None, typer.Option(help="Names in their order: a,b,Mean.", show_default="all")] = None,
     pope: Annotated[bool, typer.Option("--merge-pope", help="One column for POPE's three splits.")] = False,
 ) -> None:
     """Print evaluations as the paper's tables: models by tasks, their mean, the best in bold.
@@ -147,7 +148,8 @@ def table(
     """
     from mixlora.evaluation import printing
 
-    typer.echo(printing.table(results, form, intervals, pope))
+    names = None if columns is None else [name.strip() for name in columns.split(",")]
+    typer.echo(printing.table(results, form, intervals, names, pope))
 
 
 @app.command()
@@ -210,6 +212,30 @@ def import_official(
     if done.projector_hidden_act:
         needs = f"for a base with projector_hidden_act={done.projector_hidden_act}"
         typer.echo(f"projector: {out / CONVERTED}, {needs}; mixlora.official.load_projector puts it in")
+
+
+@app.command()
+def assemble(
+    language: Annotated[str, typer.Argument(help="A LLaMA-type language model: path or hub id.", show_default=False)],
+    vision: Annotated[
+        str, typer.Argument(help="A CLIP model: path or hub id.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Argument(help="A new directory for the base.", show_default=False)],
+    projector: Annotated[
+        Path | None, typer.Option(help="mm_projector.bin, or what import-official wrote.", show_default="new weights")
+    ] = None,
+    feature_layer: Annotated[int, typer.Option(help="The vision tower's layer whose patches are taken.")] = -2,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Of a new projector.")] = 0,
+) -> None:
+    """Put a language model, a vision tower and a projector together as one Hugging Face LLaVA, a base to train on.
+
+    Example: mixlora assemble lmsys/vicuna-7b-v1.3 openai/clip-vit-large-patch14 bases/vicuna
+    """
+    from mixlora.assembly import assemble as put_together
+
+    made = put_together(language, vision, out, projector, feature_layer=feature_layer, dtype=dtype, seed=seed)
+    typer.echo(f"base: {plain(made)}")
 
 
 @app.command()

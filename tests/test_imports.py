@@ -45,7 +45,13 @@ OWNERS = {  # libraries, and the only files that may import them
     "typer": ["interference/cli.py", "mixlora/cli.py"],
     "rich": ["interference/demonstration.py", "interference/printing.py", "mixlora/console.py"],
     "yaml": ["mixlora/settings.py"],
-    "pydantic": ["interference/config.py", "mixlora/sections.py", "mixlora/settings.py"],
+    "pydantic": [
+        "interference/config.py",
+        "mixlora/evaluation/config.py",
+        "mixlora/sections.py",
+        "mixlora/settings.py",
+        "mixlora/training/config.py",
+    ],
 }
 
 
@@ -130,6 +136,8 @@ def loaded_after(code: str, *names: str) -> list[str]:
         "sys.argv = ['interference', '--help']; from interference.cli import main; main()",
         "sys.argv = ['interference', 'compute', '--help']; from interference.cli import main; main()",
         "sys.argv = ['mixlora', '--help']; from mixlora.cli import main; main()",
+        "sys.argv = ['mixlora', 'train', '--help']; from mixlora.cli import main; main()",
+        "from mixlora.training import config",
     ],
 )
 def test_nothing_heavy_is_imported(code):
@@ -148,3 +156,20 @@ def test_a_run_is_read_and_printed_without_torch():
 
 def test_configurations_are_read_without_torch():
     assert loaded_after("from interference import config", "torch", "transformers", "peft") == []
+
+
+def test_predictions_are_scored_and_put_into_tables_without_torch():
+    code = "from mixlora.evaluation import config, mme, results, scoring, tables"
+    assert loaded_after(code, "torch", "transformers", "peft", "matplotlib", "scipy", "pandas") == []
+
+
+@pytest.mark.parametrize(
+    ("room", "above"),
+    [("data", ("training", "evaluation")), ("training", ("evaluation",))],
+)
+def test_rooms_of_mixlora_import_one_way(room, above):
+    files = [
+        path for path in (ROOT / "mixlora" / room).rglob("*.py") if path.name != "recipe.py"
+    ]  # a script of its own
+    bad = {path for path in files for name in imported(path) for other in above if f"mixlora.{other}" in name}
+    assert files and bad == set()

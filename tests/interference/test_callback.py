@@ -1,101 +1,33 @@
 """InterferenceCallback: a series of runs along a training that goes on as if nobody had looked."""
 
-import os
 import random
-import socket
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from accelerate.utils import DeepSpeedPlugin, DistributedType
 from mixtures import mixture
 from models import VOCABULARY, batch, llama, llava, lora
-from torch import multiprocessing
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 from torch.testing import assert_close
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, Trainer
+from watching import (
+    MODELS,
+    PROBES,
+    Everywhere,
+    arguments,
+    callback_of,
+    examples,
+    grams,
+    measuring,
+    own_log,
+    trained,
+    weights,
+)
 
 import interference
-from interference import InterferenceCallback, figures, load
-from interference.callback import _logged, _refuse_shards
-from interference.errors import CheckpointError, ConfigError, MeasurementError, RunError, ScopeError
-
-PROBES = {
-    "red": [batch([12, 7, 9], [3, 1, 5], seed=2), batch([8, 8], [2, 4], seed=3)],
-    "blue": [batch([6, 11], [2, 6], seed=4), batch([9, 10], [3, 3], seed=5)],
-}
-
-
-def arguments(out, kind=TrainingArguments, **options):
-    return kind(
-        output_dir=str(out / "trained"),
-        **{
-            "per_device_train_batch_size": 2,
-            "learning_rate": 0.02,
-            "lr_scheduler_type": "constant",
-            "max_steps": 4,
-            "logging_steps": 1,
-            "save_strategy": "no",
-            "report_to": [],
-            "disable_tqdm": True,
-            "use_cpu": True,
-        }
-        | options,
-    )
-
-
-def examples(count=8, image=False):
-    made = batch([12] * count, [4] * count, image=image)
-    return [{key: value[row] for key, value in made.items()} for row in range(count)]
-
-
-def trained(out, model, callbacks=(), resume=None, dataset=None, **options):
-    """A Trainer after its training; `callbacks` are what to measure with, as keyword arguments."""
-    trainer = Trainer(model=model, args=arguments(out, **options), train_dataset=dataset or examples())
-    for given in callbacks:
-        trainer.add_callback(given if isinstance(given, TrainerCallback) else measuring(trainer, **given))
-    trainer.train(resume_from_checkpoint=resume)
-    return trainer
-
-
-def measuring(trainer, kind=InterferenceCallback, batches=PROBES, **options):
-    return kind(trainer, batches, **{"every": 2} | options)
-
-
-def callback_of(trainer, kind=InterferenceCallback):
-    return next(callback for callback in trainer.callback_handler.callbacks if isinstance(callback, kind))
-
-
-def weights(model):
-    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-
-
-def own_log(trainer):
-    """What a Trainer logs without the callback, but for times."""
-    mine = ("interference/", "loss/", "signal/")
-    entries = [entry for entry in trainer.state.log_history if not any(key.startswith(mine) for key in entry)]
-    return [{k: v for k, v in entry.items() if "per_second" not in k and "runtime" not in k} for entry in entries]
-
-
-def grams(runs):
-    return {step: run.gram() for step, run in runs.items()}
-
-
-class Everywhere(InterferenceCallback):
-    """Also measures between the backward passes of one step, without keeping anything."""
-
-    def on_substep_end(self, args, state, control, **_):
-        self._compute(self.batches)
-
-
-MODELS = {
-    "lora": lambda: lora(llama(attention_dropout=0.1), lora_dropout=0.2),
-    "mixlora": lambda: mixture(llama(attention_dropout=0.1), lora_dropout=0.2),
-    "random": lambda: mixture(llama(attention_dropout=0.1), lora_dropout=0.2, routing="random"),
-}
+from interference import figures, load
+from interference.callback import _logged
+from interference.errors import MeasurementError, RunError
 
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
@@ -379,131 +311,3 @@ def test_trl_keeps_its_running_means(tmp_path):
     assert own_log(watched) == own_log(alone) and "mean_token_accuracy" in own_log(alone)[0]
     assert list(callback_of(watched).runs) == [0, 2, 4]
     assert all(torch.equal(p, weights(alone.model)[name]) for name, p in weights(watched.model).items())
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "words"),
-    [
-        ({"layers": [7]}, ScopeError, "layer 7"),
-        ({"layers": [7], "first": True}, ScopeError, "layer 7"),
-        ({"modules": ["z_proj"]}, ScopeError, "z_proj"),
-        ({"batches": {**PROBES, "lone": [batch([9], [2])]}}, ScopeError, "task 'lone' has 1 units; at least 2"),
-        ({"batches": {**PROBES, "bare": [{"input_ids": torch.ones(2, 4).long()}]}}, ScopeError, "has no labels"),
-        ({"batches": {}}, ScopeError, "no task was given"),
-        ({"unit": "token"}, ScopeError, "unit 'token' is none of"),
-        ({"adapter": "other"}, CheckpointError, "adapter 'other' is not loaded"),
-    ],
-)
-def test_a_wrong_probe_set_is_refused_before_the_first_step(tmp_path, options, error, words):
-    trainer = Trainer(model=lora(llama()), args=arguments(tmp_path), train_dataset=examples())
-    callback = measuring(trainer, **{"first": False} | options)
-    trainer.add_callback(callback)
-    with pytest.raises(error, match=words):
-        trainer.train()
-    assert trainer.state.global_step == 0 and callback.runs == {}
-
-
-def test_a_model_without_an_adapter_is_refused_before_the_first_step(tmp_path):
-    with pytest.raises(CheckpointError, match="no LoRA or MixLoRA adapter"):
-        trained(tmp_path, llama(), [{"first": False}])
-
-
-def test_settings_are_refused_where_they_are_made(tmp_path):
-    trainer = Trainer(model=lora(llama()), args=arguments(tmp_path), train_dataset=examples())
-    with pytest.raises(ConfigError, match="every is 0, but must be at least 1"):
-        InterferenceCallback(trainer, PROBES, every=0)
-    with pytest.raises(ScopeError, match=r"task 'blue': a list_iterator gives its batches only once.*give a list"):
-        InterferenceCallback(trainer, {**PROBES, "blue": iter(PROBES["blue"])})
-    with pytest.raises(ScopeError, match="batches is a list, but must be a dict"):
-        InterferenceCallback(trainer, PROBES["red"])
-    with pytest.raises(TypeError, match="unexpected keyword argument 'granularty'"):
-        InterferenceCallback(trainer, PROBES, granularty="layer")
-
-
-def test_a_place_that_cannot_be_written_is_refused_before_the_first_step(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(RunError, match=r"runs cannot be written to .*file"):
-        trained(tmp_path, lora(llama()), [{"out": tmp_path / "file"}])
-
-
-def test_sharded_trainings_are_refused(tmp_path, monkeypatch):
-    trainer = Trainer(model=lora(llama()), args=arguments(tmp_path), train_dataset=examples())
-    callback = measuring(trainer)
-    for stage, name in ((3, "DeepSpeed ZeRO-3"), (2, None)):
-        monkeypatch.setattr(trainer, "is_deepspeed_enabled", True)
-        state = trainer.accelerator.state  # shared by every Accelerator: put back by monkeypatch
-        monkeypatch.setitem(state.__dict__, "deepspeed_plugins", DeepSpeedPlugin(zero_stage=stage))
-        monkeypatch.setitem(state.__dict__, "distributed_type", DistributedType.DEEPSPEED)
-        if name is None:
-            assert _refuse_shards(trainer) is None  # every process holds all parameters
-        else:
-            with pytest.raises(CheckpointError, match=f"the training uses {name}, where no process holds whole"):
-                callback.on_train_begin(trainer.args, trainer.state, trainer.control)
-    monkeypatch.undo()
-    monkeypatch.setattr(trainer, "is_fsdp_enabled", True)
-    with pytest.raises(CheckpointError, match=r"uses FSDP.*train with DistributedDataParallel or measure saved"):
-        callback.on_train_begin(trainer.args, trainer.state, trainer.control)
-
-
-def test_a_training_that_starts_again_with_smaller_batches_starts_its_series_again(tmp_path):
-    model, full = lora(llama()), []
-
-    def out_of_memory(module, inputs, named):
-        if module.training and len(named["input_ids"]) > 4:
-            full.append(sorted(path.name for path in (tmp_path / "runs").iterdir()))
-            raise RuntimeError("CUDA out of memory.")
-
-    model.register_forward_pre_hook(out_of_memory, with_kwargs=True)
-    options = {"per_device_train_batch_size": 5, "auto_find_batch_size": True}
-    trainer = trained(tmp_path, model, [{"out": tmp_path / "runs"}], **options)
-    assert full == [["step-0"]] and list(callback_of(trainer).runs) == [0, 2, 4]
-    with pytest.raises(RunError, match="already holds a series"):
-        trainer.train()
-
-
-def environment(rank, port):
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # or accelerate takes every core for either
-
-
-def work(rank, folder, port):
-    environment(rank, port)
-    torch.set_num_threads(1)
-    folder = Path(folder)
-    for name, watched in (("alone", []), ("watched", [{"out": folder / "runs"}])):
-        options = {"ddp_backend": "gloo", "gradient_accumulation_steps": 2}
-        trainer = trained(folder / name, MODELS["random"](), watched, **options)
-        torch.save(weights(trainer.model), folder / f"{name}{rank}.pt")
-        logged = [entry["step"] for entry in trainer.state.log_history if "loss/red" in entry]
-        torch.save(logged, folder / f"{name}{rank}.log")
-    said = []
-    for options in ({"layers": [7]}, {"out": folder / "runs"}):
-        try:
-            trained(folder / "refused", lora(llama()), [options], ddp_backend="gloo")
-        except interference.errors.InterferenceError as error:
-            said.append(f"{type(error).__name__}: {error}")
-    torch.save(said, folder / f"said{rank}")
-    trainer = Trainer(model=lora(llama()), args=arguments(folder, ddp_backend="gloo"), train_dataset=examples())
-    fully_shard(trainer.model, mesh=init_device_mesh("cpu", (2,)))
-    with pytest.raises(CheckpointError, match=r"uses a sharded model \(DTensor\), where no process holds whole"):
-        measuring(trainer).on_train_begin(trainer.args, trainer.state, trainer.control)
-    torch.distributed.destroy_process_group()
-
-
-def test_of_two_processes_one_measures(tmp_path):
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    multiprocessing.set_forkserver_preload([__name__])  # imported once for both
-    multiprocessing.start_processes(work, (str(tmp_path), port), nprocs=2, start_method="forkserver")
-    alone, watched = ([torch.load(tmp_path / f"{name}{rank}.pt") for rank in (0, 1)] for name in ("alone", "watched"))
-    start = weights(MODELS["random"]())
-    for name, value in alone[0].items():
-        assert torch.equal(value, watched[0][name]) and torch.equal(value, watched[1][name]), name
-    assert any(not torch.equal(value, start[name]) for name, value in alone[0].items())
-    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["step-0", "step-2", "step-4"]
-    assert [torch.load(tmp_path / f"watched{rank}.log") for rank in (0, 1)] == [[0, 2, 4]] * 2
-    main, other = (torch.load(tmp_path / f"said{rank}") for rank in (0, 1))
-    assert main[0].startswith("ScopeError: layer 7") and main[1].startswith("RunError:")
-    assert [line.partition(": ")[2] for line in main] == [line.partition("main process: ")[2] for line in other]
