@@ -200,3 +200,16 @@ def test_routing_by_task_is_trained_by_definitions(tmp_path):
     assert known["task_definitions"] == {name: task["definition"] for name, task in tasks.items()}
     encoded = next(value for name, value in weights(path).items() if "mixlora_tasks" in name)
     assert encoded.shape == (2, 128) and not torch.equal(encoded[0], encoded[1])
+
+
+def test_of_the_suites_own_prompt_the_answer_and_its_end_are_learned_token_for_token():
+    collator = Collator(mini.load_base()[1])
+    example = mini.examples("read_word", "heldout", 1)[0]
+    question, answer = (turn.text for turn in example.turns)
+    encoded = collator.encode(example)
+    words = collator.tokenizer.convert_ids_to_tokens(encoded.input_ids)
+    learned = [label != -100 for label in encoded.labels]
+    asked = collator.tokenizer.tokenize(f"\n{question} ASSISTANT:")
+    assert words == ["<s>", "USER", ":", "Ġ", *["<image>"] * 36, *asked, f"Ġ{answer}", "</s>"]
+    assert learned == [False] * (len(words) - 2) + [True, True]
+    assert all(label in (-100, token) for label, token in zip(encoded.labels, encoded.input_ids, strict=True))
