@@ -25,7 +25,7 @@ from transformers.utils import logging
 from mixlora.errors import CheckpointError, MixLoraError
 from mixlora.model import register
 from mixlora.official import load_projector
-from mixlora.sections import BaseSection
+from mixlora.sections import MINI, BaseSection
 
 register()
 
@@ -150,7 +150,7 @@ def device_of(name: str) -> torch.device:
 
 def base_of(section: BaseSection) -> str:
     """Path or hub id of the base."""
-    if section.base != "mini":
+    if section.base != MINI:
         return section.base
     from mixlora.data import mini
 

@@ -85,7 +85,9 @@ def evaluate(
     config: ConfigPath = None,
     base: Base = None,
     adapter: Annotated[str | None, typer.Option(help="PEFT adapter: path or hub id.", show_default=False)] = None,
-    task: Annotated[list[str] | None, typer.Option(help="NAME=FILE; repeatable.", show_default=False)] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(help="NAME=FILE, beside the file's tasks; repeatable.", show_default=False)
+    ] = None,
     label: Annotated[str | None, typer.Option(help="What tables call the model.", show_default="name of --out")] = None,
     settings: Set = None,
     out: Out = None,
@@ -107,7 +109,7 @@ def evaluate(
             "out": None if out is None else str(out),
         }
     )
-    if config is None and "tasks" not in options:
+    if config is None and "tasks" not in options and not settings:
         raise ConfigError("there is nothing to evaluate: name a YAML file, or give --adapter or --base, and --task")
     resolved = configs.load(config, settings or (), options)
     from mixlora.evaluation.run import evaluate as run_evaluation
@@ -217,9 +219,7 @@ def import_official(
 @app.command()
 def assemble(
     language: Annotated[str, typer.Argument(help="A LLaMA-type language model: path or hub id.", show_default=False)],
-    vision: Annotated[
-        str, typer.Argument(help="A CLIP model: path or hub id.", show_default=False)
-    ],
+    vision: Annotated[str, typer.Argument(help="A CLIP model: path or hub id.", show_default=False)],
     out: Annotated[Path, typer.Argument(help="A new directory for the base.", show_default=False)],
     projector: Annotated[
         Path | None, typer.Option(help="mm_projector.bin, or what import-official wrote.", show_default="new weights")

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from mixlora.errors import plain
 from mixlora.progress import Progress as Report
 from mixlora.progress import silent
 
@@ -30,7 +31,7 @@ def progress(console: Console, quiet: bool = False) -> Iterator[Report]:
 
             def advance(stage: str, done: int, total: int) -> None:
                 if stage not in known:
-                    known[stage] = bars.add_task(stage, total=total or None)
+                    known[stage] = bars.add_task(plain(stage), total=total or None)
                 bars.update(known[stage], completed=done, total=total or None)
 
             yield advance
@@ -50,4 +51,4 @@ class _Lines:
         if done < total and self._tenths.get(stage, 0) >= tenth:
             return
         self._tenths[stage] = tenth
-        self._console.print(f"{stage}: {done}/{total}", highlight=False)
+        self._console.print(f"{plain(stage)}: {done}/{total}", highlight=False)

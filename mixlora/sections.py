@@ -7,6 +7,9 @@ from pydantic import Field, model_validator
 
 from mixlora.settings import Section
 
+MINI = "mini"
+"""The base that ships with this package."""
+
 
 class BaseSection(Section):
     """Which base model, and how it is loaded.
@@ -83,13 +86,16 @@ def resolved(config: Section) -> dict[str, Any]:
         config: has the sections `model` and `tasks`.
     """
     data = config.model_dump(mode="json")
-    model = data["model"]
-    for key in ("base", "adapter", "projector"):
-        name = model.get(key)
-        if name is not None and (key, name) != ("base", "mini") and Path(name).exists():
-            model[key] = str(Path(name).resolve())
-    for task in data["tasks"].values():
-        for key in ("file", "images", "mme"):
-            if task.get(key) is not None:
-                task[key] = str(Path(task[key]).resolve())
+    named = [(data["model"], key) for key in ("base", "adapter", "projector")]
+    named += [(task, key) for task in data["tasks"].values() for key in ("file", "images", "mme")]
+    named += [(data["judge"], "model")] if data.get("judge") else []
+    for values, key in named:
+        if isinstance(name := values.get(key), str) and (key, name) != ("base", MINI):
+            values[key] = _absolute(name)
     return data
+
+
+def _absolute(name: str) -> str:
+    """A path that is there, or begins with one before a {pattern}, made absolute; a hub id as it is."""
+    there = Path(name.partition("{")[0] or ".") if "{" in name else Path(name)
+    return str(Path(name).resolve()) if there.exists() else name

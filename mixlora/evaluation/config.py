@@ -8,7 +8,9 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from mixlora import settings
+from mixlora.errors import ConfigError
 from mixlora.evaluation.scoring import Metric
+from mixlora.files import file_name
 from mixlora.sections import BaseSection, TaskGroupSection
 from mixlora.settings import Number, Section
 
@@ -59,10 +61,10 @@ class EvaluateTask(TaskGroupSection):
 
 
 class GenerationSection(Section):
-    """How answers are generated; names are those of transformers' GenerationConfig.
+    """How answers are generated; names are those of transformers' GenerationConfig. The model's own says the rest.
 
     Attributes:
-        batch_size: conversations generated together.
+        batch_size: conversations generated together; answers do not depend on it.
         max_new_tokens: of an answer.
         do_sample: draw tokens (the paper: temperature 0.2) in place of taking the likeliest.
         temperature: of drawn tokens.
@@ -79,6 +81,18 @@ class GenerationSection(Section):
     num_beams: int = Field(1, ge=1)
     seed: int = 0
 
+    @model_validator(mode="after")
+    def _one_way(self) -> "GenerationSection":
+        if self.do_sample and self.num_beams > 1:
+            raise ValueError("do_sample draws one answer, and num_beams searches for the likeliest; choose one of them")
+        return self
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The settings that answers depend on."""
+        unused = {"batch_size"} if self.do_sample else {"batch_size", "temperature", "top_p", "seed"}
+        return self.model_dump(mode="json", exclude=unused)
+
 
 class JudgeSection(Section):
     """The language model that says whether an answer is right.
@@ -88,7 +102,7 @@ class JudgeSection(Section):
         by: "probability" of Yes against No, or "generation" of the one or the other.
         dtype: of its weights.
         device: "auto" is a GPU where there is one.
-        batch_size: answers judged together.
+        batch_size: answers judged together; verdicts do not depend on it.
     """
 
     model: str
@@ -96,6 +110,11 @@ class JudgeSection(Section):
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
     device: str = "auto"
     batch_size: int = Field(8, ge=1)
+
+    @property
+    def identity(self) -> list[str]:
+        """The settings that verdicts depend on."""
+        return [self.model, self.by, self.dtype]
 
 
 class EvaluateConfig(Section):
@@ -130,19 +149,36 @@ def load(path: Path | None, settings_: Sequence[str] = (), options: Mapping[str,
     Raises:
         ConfigError: if the file is missing, is no YAML, or has a key or value that cannot be used.
     """
-    data = settings.read(path, EvaluateConfig, RECORD) if path else {}
+    data = _of_results(path) if path and path.is_dir() else settings.read(path, EvaluateConfig, RECORD) if path else {}
     whole = settings.overridden(data, settings_, options or {})
     model = whole.get("model")
-    if isinstance(model, dict) and "base" not in model and isinstance(model.get("adapter"), str):
-        model |= _own_base(model["adapter"], list(whole.get("tasks") or ()))
+    if isinstance(model, dict) and model.get("base") is None and isinstance(model.get("adapter"), str):
+        model["base"] = _own_base(model["adapter"], list(whole.get("tasks") or ()))
     return settings.build(EvaluateConfig, whole, str(path) if path else "the options")
 
 
-def _own_base(adapter: str, tasks: Sequence[str]) -> dict[str, str]:
-    """The base that a local adapter names; empty where it names none."""
-    path = Path(adapter.replace(TASK, tasks[0]) if tasks else adapter) / "adapter_config.json"
+def _of_results(path: Path) -> dict[str, Any]:
+    """The configuration that finished results were made with."""
+    try:
+        config = json.loads((path / RECORD).read_text(encoding="utf-8"))["meta"]["config"]
+        return {key: value for key, value in config.items() if key != "out"}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        raise ConfigError(
+            f"{path} is a directory, but holds no {RECORD} of an evaluation; name a YAML file, or a directory with one"
+        ) from None
+
+
+def _own_base(adapter: str, tasks: Sequence[str]) -> str:
+    """The base that a local adapter names.
+
+    Raises:
+        ConfigError: it names none, or is not there.
+    """
+    path = Path(adapter.replace(TASK, file_name(tasks[0])) if tasks else adapter) / "adapter_config.json"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-    return {"base": found} if isinstance(found, str) else {}
+    except (OSError, ValueError, LookupError, TypeError):
+        found = None
+    if not isinstance(found, str) or not found:
+        raise ConfigError(f"no base model is named in {path}; check the adapter's path, or give model.base (--base)")
+    return found

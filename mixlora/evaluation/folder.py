@@ -2,48 +2,65 @@
 
 out/evaluation.json              whose predictions these are
 out/predictions/TASK.jsonl       one answer a line, in the paper's format; .partial while it grows
-out/judgements/TASK.jsonl        what the judge said of each
+out/judgements/TASK.jsonl        what judges said of each
 out/results.json                 the scores
 """
 
+import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mixlora.errors import CheckpointError
 from mixlora.evaluation import predictions
+from mixlora.evaluation.config import JudgeSection
 from mixlora.evaluation.predictions import Prediction
 from mixlora.files import file_name, write_json
 
 IDENTITY = "evaluation.json"
+PREDICTIONS, JUDGEMENTS = "predictions", "judgements"
+HASH = 32
+"""Characters of a hash of what is too long to tell."""
+_NAMED = 3
+"""How many differences of two evaluations a message names."""
 
 
 class Folder:
-    """An evaluation's directory, free or of the same evaluation.
+    """An evaluation's directory, free or of some evaluation.
 
     Args:
         path: the directory.
-        identity: what answers depend on.
 
     Raises:
-        CheckpointError: it holds something else, or cannot be written.
+        CheckpointError: it holds something else.
     """
 
-    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        found = self._identity()
-        if found is not None and found != json.loads(json.dumps(identity)):
-            keys = [key for key in identity if found.get(key) != json.loads(json.dumps(identity[key]))]
-            raise CheckpointError(
-                f"{path} is of another evaluation (its {' and '.join(keys) or 'format'} differ); choose another --out, "
-                "or delete it"
-            )
+        self._identity()
+
+    def claim(self, identity: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]]) -> None:
+        """Make it the directory of this evaluation, which it may be already.
+
+        Args:
+            identity: what the answers to all tasks depend on.
+            tasks: {task: what the answers to it depend on}. Tasks without an answer there join those with some.
+
+        Raises:
+            CheckpointError: it holds answers of another evaluation, or cannot be written.
+        """
+        path, found = self.path, self._identity()
+        wanted = json.loads(json.dumps({**identity, "tasks": tasks}))
+        if found is not None and (begun := {task: own for task, own in found["tasks"].items() if self._begun(task)}):
+            self._refuse_other({**found, "tasks": begun}, wanted)
+            wanted["tasks"] = begun | wanted["tasks"]
         try:
-            (path / "predictions").mkdir(parents=True, exist_ok=True)
-            if found is None:
-                write_json(path / IDENTITY, identity)
+            path.mkdir(parents=True, exist_ok=True)
+            if found != wanted:
+                write_json(path / IDENTITY, wanted)
+            (path / PREDICTIONS).mkdir(exist_ok=True)
         except OSError as error:
             raise CheckpointError(
                 f"{path} cannot be written: {error.strerror or error}; choose another --out"
@@ -75,24 +92,43 @@ class Folder:
         self._partial(task).unlink(missing_ok=True)
 
     def judgements(self, task: str) -> Path:
-        """Where the judge's words on a task are kept."""
-        folder = self.path / "judgements"
+        """Where judges' words on a task are kept."""
+        folder = self.path / JUDGEMENTS
         folder.mkdir(exist_ok=True)
         return folder / f"{file_name(task)}.jsonl"
 
     def _identity(self) -> dict[str, Any] | None:
-        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+        """Whose directory it is; None if it is free."""
+        if not self.path.exists() or (self.path.is_dir() and all(map(_is_unfinished, self.path.iterdir()))):
             return None
         try:
-            return dict(json.loads((self.path / IDENTITY).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+            found = json.loads((self.path / IDENTITY).read_text(encoding="utf-8"))
+            return found | {"tasks": dict(found["tasks"])}
+        except (OSError, ValueError, TypeError, KeyError):
             raise CheckpointError(f"{self.path} holds something that is no evaluation; choose another --out") from None
 
+    def _refuse_other(self, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+        common = found["tasks"].keys() & wanted["tasks"].keys()
+        there, here = (
+            dict(_leaves({**side, "tasks": {task: own for task, own in side["tasks"].items() if task in common}}))
+            for side in (found, wanted)
+        )
+        other = [_told(key, there.get(key), here.get(key)) for key in here | there if there.get(key) != here.get(key)]
+        if other:
+            more = [f"{len(other) - _NAMED} more"] * (len(other) > _NAMED)
+            raise CheckpointError(
+                f"{self.path} is of another evaluation: {', '.join(other[:_NAMED] + more)}; choose another --out, or "
+                "delete it"
+            )
+
+    def _begun(self, task: str) -> bool:
+        return self._file(task).exists() or self._partial(task).exists()
+
     def _file(self, task: str) -> Path:
-        return self.path / "predictions" / f"{file_name(task)}.jsonl"
+        return self.path / PREDICTIONS / f"{file_name(task)}.jsonl"
 
     def _partial(self, task: str) -> Path:
-        return self.path / "predictions" / f"{file_name(task)}.jsonl.partial"
+        return self.path / PREDICTIONS / f"{file_name(task)}.jsonl.partial"
 
 
 def append_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
@@ -103,11 +139,58 @@ def append_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
 
 
 def whole_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a file that grows; one that was being written is cut off. None where there is no file."""
+    """The records of a file that grows; one that was being written is cut off. None where there is no file.
+
+    Raises:
+        CheckpointError: a line is no record.
+    """
     if not path.exists():
         return []
     _cut(path)
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    try:
+        return [dict(json.loads(line)) for line in path.read_bytes().split(b"\n") if line]
+    except (ValueError, TypeError):
+        raise CheckpointError(f"{path} has a line that is no JSON object; delete the file") from None
+
+
+def asked(section: JudgeSection, one: Prediction) -> str:
+    """A hash of all that a judgement depends on."""
+    words = [*section.identity, one.question_id, one.prompt, one.predict, one.target, *one.references]
+    return hashlib.sha256(json.dumps(words).encode()).hexdigest()[:HASH]
+
+
+def verdicts(file: Path, section: JudgeSection, found: Sequence[Prediction]) -> list[bool | None]:
+    """What the judge said of each prediction, out of a file of judgements.
+
+    Raises:
+        CheckpointError: it did not judge all of them.
+    """
+    known = {record.get("asked"): record.get("verdict") for record in whole_lines(file)}
+    keys = [asked(section, one) for one in found]
+    if missing := sum(key not in known for key in keys):
+        raise CheckpointError(f"{file} lacks {missing} of {len(keys)} judgements by {section.model}; evaluate again")
+    return [known[key] for key in keys]
+
+
+def _is_unfinished(path: Path) -> bool:
+    """Whether it is what a first writer of `IDENTITY` left that was killed."""
+    return path.name == f".{IDENTITY}.new"
+
+
+def _leaves(nested: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """("generation.num_beams", 1) and so on."""
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
+
+
+def _told(key: str, there: Any, here: Any) -> str:
+    """How two evaluations differ."""
+    if isinstance(there, str) and isinstance(here, str) and len(there) == len(here) == HASH:
+        return f"{key} has changed"
+    return f"{key} is {there!r} there and {here!r} here"
 
 
 def _cut(path: Path) -> None:

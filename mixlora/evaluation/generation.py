@@ -1,4 +1,4 @@
-"""Generation: a model's answers to examples, batch after batch, the same whether or not it was interrupted."""
+"""Generation: a model's answers to examples, each the same whatever its batch, interrupted or not."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
+from transformers import LogitsProcessor, TopPLogitsWarper
 
 from mixlora.data.collation import Collator, Encoded
 from mixlora.data.examples import Example
@@ -53,35 +55,56 @@ class Generator:
         Raises:
             TrainingError: memory ran out.
         """
-        prompts = [self.collator.encode_prompt(example) for example in examples]
-        batch: dict[str, Any] = dict(self.collator.collate(prompts, padding="left"))
-        del batch["labels"]
+        batch = self.collator.collate([self.collator.encode_prompt(one) for one in examples], padding="left")
         width = batch["input_ids"].shape[1]
-        inputs = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
-        if self.named:
-            inputs["tasks"] = [example.task for example in examples]
-        devices = [self.model.device] if self.model.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices), torch.no_grad():
-            torch.manual_seed(_seed(self.how.seed, examples))
-            try:
-                out = self.model.generate(**inputs, **self._options())
-            except torch.OutOfMemoryError:
-                raise TrainingError(
-                    f"memory ran out with {len(examples)} prompts of {width} tokens and {self.how.max_new_tokens} new "
-                    "ones: lower generation.batch_size or generation.max_new_tokens; the same command then continues"
-                ) from None
+        given: dict[str, Any] = {"tasks": [example.task for example in examples]} if self.named else {}
+        if self.how.do_sample:
+            given["logits_processor"] = [Draw(self.how, examples)]
+        try:
+            inputs = {name: tensor.to(self.model.device) for name, tensor in batch.items() if name != "labels"}
+            with torch.no_grad():
+                out = self.model.generate(**inputs, **given, **self._options())
+        except torch.OutOfMemoryError:
+            raise TrainingError(
+                f"memory ran out with {len(examples)} prompts of {width} tokens and {self.how.max_new_tokens} new ones "
+                f"at most: {self._remedy(len(examples))}"
+            ) from None
         return [text.strip() for text in self.collator.processor.batch_decode(out[:, width:], skip_special_tokens=True)]
 
+    def _remedy(self, rows: int) -> str:
+        if rows == 1:
+            return "load the model smaller, with model.dtype or model.quantization, into another --out"
+        return "lower generation.batch_size, and the same command continues"
+
     def _options(self) -> dict[str, Any]:
-        how = self.how
-        drawn = {"temperature": how.temperature, "top_p": how.top_p, "top_k": 0} if how.do_sample else {}
         return {
-            "max_new_tokens": how.max_new_tokens,
-            "do_sample": how.do_sample,
-            "num_beams": how.num_beams,
+            "max_new_tokens": self.how.max_new_tokens,
+            "do_sample": False,  # what is drawn, `Draw` draws
+            "num_beams": self.how.num_beams,
             "pad_token_id": self.collator.pad_id,
-            **drawn,
         }
+
+
+class Draw(LogitsProcessor):
+    """Scores whose highest is a draw from softmax(scores / temperature), cut to `top_p` (Gumbel's trick).
+
+    Every example has a random generator of its own, so that its answer depends neither on the batch it is in nor on
+    torch's global generator, and leaves that as it was.
+    """
+
+    def __init__(self, how: GenerationSection, examples: Sequence[Example]) -> None:
+        self._temperature = how.temperature
+        self._cut = None if how.top_p is None else TopPLogitsWarper(how.top_p)
+        self._random = [torch.Generator().manual_seed(_seed(how.seed, example)) for example in examples]
+
+    def __call__(self, input_ids: Any, scores: Any) -> Tensor:
+        """The scores [batch, vocabulary] with noise."""
+        scores = scores.float() / self._temperature
+        if self._cut is not None:
+            scores = self._cut(input_ids, scores)
+        waits = torch.stack([torch.empty(scores.shape[1]).exponential_(generator=own) for own in self._random])
+        noisy: Tensor = scores - waits.clamp(min=torch.finfo(torch.float32).tiny).log().to(scores.device)
+        return noisy
 
 
 def generate(
@@ -100,7 +123,7 @@ def generate(
         yield list(zip(batch, texts if len(texts) == len(batch) else generator.answers(batch), strict=True))
 
 
-def _seed(seed: int, examples: Sequence[Example]) -> int:
-    """Of a batch: what is drawn in it does not depend on the batches before it."""
-    named = repr((seed, [(example.task, example.id) for example in examples]))
+def _seed(seed: int, example: Example) -> int:
+    """Of an example's own generator."""
+    named = repr((seed, example.task, example.id))
     return int.from_bytes(hashlib.sha256(named.encode()).digest()[:7])

@@ -1,16 +1,15 @@
 """The judge's words on a task, kept as they come, and what they add up to. How it judges is in `judge`."""
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+
+import torch
 
 from mixlora import checkpoint
-from mixlora.errors import DataError
+from mixlora.errors import CheckpointError, TrainingError, plain
 from mixlora.evaluation.config import JudgeSection
-from mixlora.evaluation.folder import append_lines, whole_lines
+from mixlora.evaluation.folder import append_lines, asked, whole_lines
 from mixlora.evaluation.judge import Judge, Judgement
 from mixlora.evaluation.predictions import Prediction
 from mixlora.progress import Progress
@@ -31,51 +30,47 @@ def judge_all(
         progress: told of predictions.
 
     Raises:
-        CheckpointError: the judge cannot be loaded.
+        CheckpointError: the judge cannot be loaded, or what is kept cannot be read.
+        TrainingError: memory ran out.
     """
     known = {task: _known(files[task]) for task in tasks}
     judge = None
     found = {}
     for task, predictions in tasks.items():
-        keys = {one.question_id: _asked(section, one) for one in predictions}
+        keys = {one.question_id: asked(section, one) for one in predictions}
         todo = [one for one in predictions if keys[one.question_id] not in known[task]]
         if todo and judge is None:
             judge = _load(section)
         size = _TOGETHER * section.batch_size
         for start in range(0, len(todo), size):
-            said = judge.judge(todo[start : start + size]) if judge else []
+            said = _judged(judge, todo[start : start + size]) if judge else []
             append_lines(files[task], [asdict(one) | {"asked": keys[one.question_id]} for one in said])
             known[task] |= {keys[one.question_id]: one for one in said}
-            progress(f"judge: {task}", min(start + size, len(todo)), len(todo))
+            progress(f"judge: {plain(task)}", min(start + size, len(todo)), len(todo))
         found[task] = [known[task][keys[one.question_id]] for one in predictions]
     return found
 
 
-def read(file: Path) -> dict[str, Judgement]:
-    """The newest judgements of a task, by question_id.
-
-    Raises:
-        DataError: there are none.
-    """
-    found = {one.question_id: one for one in _known(file).values()}
-    if not found:
-        raise DataError(f"{file} holds no judgements; evaluate that task with score: judge.")
-    return found
+def _judged(judge: Judge, predictions: Sequence[Prediction]) -> list[Judgement]:
+    try:
+        return judge.judge(predictions)
+    except torch.OutOfMemoryError:
+        raise TrainingError(
+            f"memory ran out with {judge.batch_size} predictions to judge: lower judge.batch_size or choose a smaller "
+            "judge.dtype, and the same command continues"
+        ) from None
 
 
 def _known(file: Path) -> dict[str, Judgement]:
     """{what was asked: the answer}."""
     found = {}
     for record in whole_lines(file):
-        asked = record.pop("asked")
-        found[asked] = Judgement(**record)
+        try:
+            key = record.pop("asked")
+            found[key] = Judgement(**record)
+        except (KeyError, TypeError):
+            raise CheckpointError(f"{file} has a line that is no judgement; delete the file") from None
     return found
-
-
-def _asked(section: JudgeSection, one: Prediction) -> str:
-    """A hash of all that a judgement depends on."""
-    words: Any = (section.model, section.by, section.dtype, one.question_id, one.prompt, one.predict, one.target)
-    return hashlib.sha256(json.dumps([*words, *one.references]).encode()).hexdigest()[:32]
 
 
 def _load(section: JudgeSection) -> Judge:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,41 +11,41 @@ from mixlora.errors import ConfigError, DataError, plain
 from mixlora.evaluation import results, tables
 from mixlora.evaluation.comparison import Comparison
 from mixlora.evaluation.results import Results
+from mixlora.evaluation.scoring import Metric
 
 FORMS = ("text", "markdown", "csv", "latex")
 
 
 def scores(found: Results) -> str:
-    """Every score of a model with its 95% interval, one task a line."""
+    """Every score of a model with its 95% interval, one task a line; shares in percent, MME's scores in points."""
     rows = [["task", "score", "value", "95% interval", "examples", "no answer found"]]
     for task, entry in found.tasks.items():
-        for name, value in entry["scores"].items():
-            main = name == entry["main"]
-            counts = [str(entry["n"]), str(entry["unparsed"] or "")] if main else ["", ""]
-            title = f"{entry['metric']} {name}" if main else f"  {name}"
-            rows.append([plain(task) if main else "", title, *_numbers(value), *counts])
+        main, counts = entry["main"], [str(entry["n"]), str(entry["unparsed"] or "")]
+        rows += _rows(task, entry["metric"], main, entry["scores"], counts)
     for name, value in found.totals.items():
-        rows.append([f"MME {name}", "", *_numbers(value), "", ""])
+        rows.append([f"MME {plain(name)}", "", *_numbers(value, 1), "", ""])
     return _aligned(rows)
 
 
 def differences(found: Comparison) -> str:
-    """How much the second model is better than the first, one task a line, with paired 95% intervals."""
-    rows = [
-        ["task", "score", f"{plain(found.second)} minus {plain(found.first)}", "95% interval", "examples", "differ"]
-    ]
+    """How much the second model is better than the first, one task a line, in points, with paired 95% intervals."""
+    title = f"{plain(found.second)} minus {plain(found.first)}"
+    rows = [["task", "score", title, "95% interval", "examples", "differ"]]
     for task, own in found.differences.items():
-        for name, value in own.values.items():
-            main = name == own.main
-            counts = [str(own.n), str(own.differing)] if main else ["", ""]
-            title = f"{own.metric} {name}" if main else f"  {name}"
-            rows.append([plain(task) if main else "", title, *_numbers(asdict(value), signed=True), *counts])
-    said = _aligned(rows)
-    return said + (f"\nleft out, not in both: {', '.join(map(plain, found.left_out))}" if found.left_out else "")
+        values = {name: asdict(value) for name, value in own.values.items()}
+        rows += _rows(task, own.metric, own.main, values, [str(own.n), str(own.differing)], signed=True)
+    left = f"\nleft out, not in both or scored otherwise: {', '.join(map(plain, found.left_out))}"
+    return _aligned(rows) + (left if found.left_out else "")
 
 
-def table(paths: Sequence[Path], form: str, intervals: bool, merge_pope: bool) -> str:
-    """Evaluations as a table.
+def table(
+    paths: Sequence[Path],
+    form: str,
+    intervals: bool = False,
+    columns: Sequence[str] | None = None,
+    merge_pope: bool = False,
+) -> str:
+    """Evaluations as a table; `columns` as in `tables.table`.
 
     Raises:
         ConfigError: an unknown form.
@@ -57,9 +57,9 @@ def table(paths: Sequence[Path], form: str, intervals: bool, merge_pope: bool) -
     labels = [one.label for one in found]
     if twice := next((label for label in labels if labels.count(label) > 1), None):
         raise DataError(f"Two of the results are called {twice!r}; evaluate one of them with another --label.")
-    made = tables.table(found, merge_pope=merge_pope)
+    made = tables.table(found, columns, merge_pope)
     text: str = getattr(made, form)(intervals)
-    return text
+    return text.removesuffix("\n")
 
 
 def to_json(found: Results) -> str:
@@ -82,11 +82,32 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _numbers(value: dict[str, float], signed: bool = False) -> list[str]:
+def _rows(
+    task: str,
+    metric: str,
+    main: str,
+    values: Mapping[str, Mapping[str, float]],
+    counts: list[str],
+    signed: bool = False,
+) -> list[list[str]]:
+    """A task's rows: its main score, and below it the others."""
+    first = {name: values[name] for name in values if name == main}
+    rows = []
+    for name, value in {**first, **values}.items():
+        numbers = _numbers(value, 1 if (metric, name) == (Metric.MME, "score") else 100, signed)
+        head = [plain(task), f"{metric} {name}"] if name == main else ["", f"  {name}"]
+        rows.append([*head, *numbers, *(counts if name == main else [""] * len(counts))])
+    return rows
+
+
+def _numbers(value: Mapping[str, float], scale: int, signed: bool = False) -> list[str]:
+    """A value and its interval; a share, of scale 100, in percent, and a difference in points of that."""
     if math.isnan(value["value"]):
-        return ["–", "not defined"]
-    form = "{:+.3g}" if signed else "{:.3g}"
-    return [form.format(value["value"]), f"[{value['low']:.3g}, {value['high']:.3g}]"]
+        return ["-", "not defined"]
+    middle, low, high = (scale * value[end] for end in ("value", "low", "high"))
+    if signed:
+        return [f"{middle:+.1f}", f"[{low:+.1f}, {high:+.1f}]"]
+    return [f"{middle:.1f}" + "%" * (scale == 100), f"[{low:.1f}, {high:.1f}]"]
 
 
 def _aligned(rows: list[list[str]]) -> str:

@@ -15,16 +15,17 @@ from mixlora.data.checking import check, fingerprint, report
 from mixlora.data.collation import Collator
 from mixlora.data.examples import Example
 from mixlora.data.sources import examples_of
-from mixlora.errors import CheckpointError, ConfigError, DataError
+from mixlora.errors import CheckpointError, ConfigError, DataError, plain
 from mixlora.evaluation import mme
 from mixlora.evaluation.config import JUDGE, TASK, EvaluateConfig, EvaluateTask
-from mixlora.evaluation.folder import Folder
+from mixlora.evaluation.folder import HASH, Folder
 from mixlora.evaluation.generation import Generator, generate
+from mixlora.evaluation.intervals import Estimate
 from mixlora.evaluation.judge import Judgement, judged
 from mixlora.evaluation.judging import judge_all
 from mixlora.evaluation.predictions import Prediction
 from mixlora.evaluation.results import Results
-from mixlora.evaluation.scoring import Metric, score
+from mixlora.evaluation.scoring import Metric, Score, score
 from mixlora.files import file_name
 from mixlora.progress import Progress, silent
 from mixlora.sections import resolved
@@ -32,6 +33,12 @@ from mixlora.training.config import RECORD as TRAINING
 
 Asked = dict[str, tuple[EvaluateTask, list[Example]]]
 """{task: how it is scored, its examples}."""
+FORMAT = 1
+"""What the layout of an evaluation's directory is called."""
+_FILES = (".json", ".jinja", ".model", ".safetensors", ".bin", ".pt")
+"""Endings of the files that make a checkpoint."""
+_PIECE, _PIECES = 2**20, 256
+"""Bytes of a piece of a large file, and how many of them are looked at."""
 
 
 def evaluate(config: EvaluateConfig, progress: Progress = silent) -> Results:
@@ -52,24 +59,35 @@ def evaluate(config: EvaluateConfig, progress: Progress = silent) -> Results:
     """
     if config.out is None:
         raise ConfigError("the configuration names no directory for predictions and scores; give out: or --out")
+    out = Path(config.out).resolve()
+    config = EvaluateConfig.model_validate(resolved(config))
+    if config.model.adapter is not None and TASK not in config.model.adapter:
+        _refuse_missing(config.model.adapter)
+    folder = Folder(out)
     collator = Collator(checkpoint.load_processor(config.model), chat_template=config.model.chat_template)
     asked = _read(config, collator, progress)
-    folder = Folder(Path(config.out), _identity(config, asked))
-    found = _answered(config, asked, collator, folder, progress)
-    results = Results(config.label or Path(config.out).name, model=config.model.model_dump(mode="json"))
+    _refuse_unscorable(config, asked)
+    adapters = _adapters(config, asked)
+    _refuse_undefined(asked, adapters)
+    folder.claim(_identity(config), _identities(asked, adapters))
+    found = _answered(config, asked, adapters, collator, folder, progress)
+    results = Results(config.label or out.name, model=config.model.model_dump(mode="json"))
     to_judge = {task: found[task] for task, (how, _) in asked.items() if how.metric == JUDGE}
     said: dict[str, list[Judgement]] = {}
     if config.judge is not None and to_judge:
         said = judge_all(config.judge, to_judge, {task: folder.judgements(task) for task in to_judge}, progress)
-    for task, (how, _) in asked.items():
-        own = score(found[task], how.metric, how.labels, config.draws, config.seed) if task not in said else None
-        results.add(task, own or judged(said[task], config.draws, config.seed))
-    subtasks = {task: found[task] for task, (how, _) in asked.items() if how.metric == Metric.MME}
-    if subtasks:
-        results.add_totals(mme.totals(subtasks, config.draws, config.seed))
-    versions = {name: version(name) for name in ("torch", "transformers", "peft", "task-interference")}
-    results.meta = {"config": resolved(config), "versions": versions}
-    results.save(Path(config.out))
+    for task, own in _scores(config, asked, found).items():
+        results.add(task, own)
+    for task, words in said.items():
+        results.add(task, judged(words, config.draws, config.seed))
+    results.tasks = {task: results.tasks[task] for task in asked}
+    results.add_totals(_totals(config, asked, found))
+    results.meta = {
+        "config": resolved(config),
+        "labels": {task: how.labels for task, (how, _) in asked.items() if how.labels is not None},
+        "versions": {name: version(name) for name in ("torch", "transformers", "peft", "task-interference")},
+    }
+    results.save(out)
     return results
 
 
@@ -89,58 +107,134 @@ def _read(config: EvaluateConfig, collator: Collator, progress: Progress) -> Ask
     return asked
 
 
-def _identity(config: EvaluateConfig, asked: Asked) -> dict[str, Any]:
-    """What answers depend on."""
-    adapters = {task: _weights(path) for task, path in _adapters(config, asked).items() if path is not None}
+def _refuse_unscorable(config: EvaluateConfig, asked: Asked) -> None:
+    """Targets that do not suit their score are found now, not after hours of generation."""
+    silent_model = {task: [_prediction(task, one, "") for one in examples] for task, (_, examples) in asked.items()}
+    once = config.model_copy(update={"draws": 1})
+    _scores(once, asked, silent_model)
+    _totals(once, asked, silent_model)
+
+
+def _scores(config: EvaluateConfig, asked: Asked, found: Mapping[str, Sequence[Prediction]]) -> dict[str, Score]:
+    """The score of each task that no judge scores."""
     return {
-        "format": 1,
-        "model": resolved(config)["model"],
-        "adapters": adapters,
-        "generation": config.generation.model_dump(mode="json"),
-        "examples": fingerprint(example for _, examples in asked.values() for example in examples),
+        task: score(found[task], how.metric, how.labels, config.draws, config.seed)
+        for task, (how, _) in asked.items()
+        if how.metric != JUDGE
     }
 
 
-def _weights(adapter: str) -> str:
-    """A hash of an adapter's files; its name where it is not on disk."""
-    found = hashlib.sha256(adapter.encode())
-    for file in sorted(Path(adapter).glob("adapter_*")):
-        found.update(file.read_bytes())
-    return found.hexdigest()[:32]
+def _totals(config: EvaluateConfig, asked: Asked, found: Mapping[str, Sequence[Prediction]]) -> dict[str, Estimate]:
+    """MME's totals."""
+    subtasks = {task: found[task] for task, (how, _) in asked.items() if how.metric == Metric.MME}
+    return mme.totals(subtasks, config.draws, config.seed)
+
+
+def _identity(config: EvaluateConfig) -> dict[str, Any]:
+    """What the answers to all tasks depend on, wherever it lies on disk and whatever it runs on."""
+    model = config.model
+    return {
+        "format": FORMAT,
+        "base": _content(checkpoint.base_of(model)),
+        "projector": model.projector and _content(model.projector),
+        "model": model.model_dump(mode="json", exclude={"base", "adapter", "projector", "device"}),
+        "generation": config.generation.identity,
+    }
+
+
+def _identities(asked: Asked, adapters: Mapping[str, str | None]) -> dict[str, dict[str, Any]]:
+    """What the answers to each task depend on besides."""
+    contents = {adapter: adapter and _content(adapter) for adapter in set(adapters.values())}
+    return {
+        task: {"examples": fingerprint(examples), "adapter": contents[adapters[task]], "definition": how.definition}
+        for task, (how, examples) in asked.items()
+    }
+
+
+def _content(name: str) -> str:
+    """A hash of a checkpoint's files, of large ones of a sample; the name itself of one that is not on disk."""
+    path = Path(name)
+    if not path.exists():
+        return name
+    files = sorted(file for file in path.iterdir() if file.suffix in _FILES) if path.is_dir() else [path]
+    found = hashlib.sha256()
+    for file in files:
+        size = file.stat().st_size
+        if file.name == TRAINING:
+            continue
+        found.update(f"{file.name} {size} ".encode())
+        with file.open("rb") as stream:
+            for start in range(0, size, max(_PIECE, size // _PIECES)):
+                stream.seek(start)
+                found.update(stream.read(_PIECE))
+    return found.hexdigest()[:HASH]
 
 
 def _adapters(config: EvaluateConfig, asked: Asked) -> dict[str, str | None]:
-    """The adapter that answers each task."""
+    """The adapter that answers each task.
+
+    Raises:
+        CheckpointError: one of them is not there.
+    """
     own = config.model.adapter
-    return {task: None if own is None else own.replace(TASK, file_name(task)) for task in asked}
-
-
-def _answered(
-    config: EvaluateConfig, asked: Asked, collator: Collator, folder: Folder, progress: Progress
-) -> dict[str, list[Prediction]]:
-    """The predictions of every task; no model is loaded where all are there."""
-    found, todo = {}, {}
-    for task, (_, examples) in asked.items():
-        kept = folder.complete(task, [example.id for example in examples])
-        if kept is None:
-            todo[task] = examples
-        else:
-            found[task] = kept
-    for adapter, tasks in _by_adapter(_adapters(config, asked), todo).items():
-        generator = _generator(config, adapter, collator, {task: asked[task][0] for task in tasks})
-        for task in tasks:
-            found[task] = _answer(generator, task, todo[task], folder, progress)
-        del generator
-        gc.collect()
+    found = {task: None if own is None else own.replace(TASK, file_name(task)) for task in asked}
+    for adapter in {adapter: None for adapter in found.values() if adapter is not None}:
+        _refuse_missing(adapter)
     return found
 
 
-def _by_adapter(
-    adapters: Mapping[str, str | None], tasks: Sequence[str] | Mapping[str, Any]
-) -> dict[str | None, list[str]]:
-    found: dict[str | None, list[str]] = {}
-    for task in tasks:
-        found.setdefault(adapters[task], []).append(task)
+def _refuse_missing(adapter: str) -> None:
+    """No adapter, a whole model, or several adapters, where one is wanted."""
+    path = Path(adapter)
+    if not (path / "adapter_config.json").exists():
+        if (path / "config.json").exists():
+            by = " (it was trained with method full)" if (path / TRAINING).exists() else ""
+            raise CheckpointError(f"{path} is a whole model{by}, no adapter; give it as model.base, without adapter")
+        if any(path.glob("*/adapter_config.json")):
+            raise CheckpointError(f"{path} holds an adapter for each task; give '{path}/{TASK}' as adapter")
+    checkpoint.adapter_config(adapter)
+
+
+def _refuse_undefined(asked: Asked, adapters: Mapping[str, str | None]) -> None:
+    """Tasks that a MixLoRA which routes by task does not know, and that no definition tells it."""
+    for task, adapter in adapters.items():
+        if adapter is None or asked[task][0].definition:
+            continue
+        own: Any = checkpoint.adapter_config(adapter)
+        if _routes_by_task(own) and task not in (own.task_definitions or {}):
+            raise ConfigError(
+                f"{adapter} routes by task and was not trained on {task!r}; give its definition in words: "
+                f"tasks.{task}.definition"
+            )
+
+
+def _routes_by_task(config: Any) -> bool:
+    return isinstance(config, MixLoraConfig) and config.routing is Routing.TASK
+
+
+def _answered(
+    config: EvaluateConfig,
+    asked: Asked,
+    adapters: Mapping[str, str | None],
+    collator: Collator,
+    folder: Folder,
+    progress: Progress,
+) -> dict[str, list[Prediction]]:
+    """The predictions of every task; no model is loaded where all are there."""
+    found: dict[str, list[Prediction]] = {}
+    todo: dict[str | None, list[str]] = {}
+    for task, (_, examples) in asked.items():
+        kept = folder.complete(task, [example.id for example in examples])
+        if kept is None:
+            todo.setdefault(adapters[task], []).append(task)
+        else:
+            found[task] = kept
+    for adapter, tasks in todo.items():
+        generator = _generator(config, adapter, collator, {task: asked[task][0] for task in tasks})
+        for task in tasks:
+            found[task] = _answer(generator, task, asked[task][1], folder, progress)
+        del generator
+        gc.collect()
     return found
 
 
@@ -149,20 +243,11 @@ def _generator(
 ) -> Generator:
     if adapter is None:
         return Generator(checkpoint.load_base(config.model), collator, config.generation)
-    _refuse_model(Path(adapter))
     model: Any = checkpoint.load_adapted(config.model, adapter)
-    own = model.peft_config["default"]
-    named = isinstance(own, MixLoraConfig) and own.routing is Routing.TASK
+    named = _routes_by_task(model.peft_config["default"])
     if named and (new := {task: how.definition for task, how in tasks.items() if how.definition}):
         model.base_model.encode_tasks(collator.tokenizer, new)
     return Generator(model, collator, config.generation, named)
-
-
-def _refuse_model(path: Path) -> None:
-    """A whole model where an adapter is wanted."""
-    if (path / "config.json").exists() and not (path / "adapter_config.json").exists():
-        by = " (it was trained with method full)" if (path / TRAINING).exists() else ""
-        raise CheckpointError(f"{path} is a whole model{by}, no adapter; give it as model.base, without adapter")
 
 
 def _answer(
@@ -176,7 +261,7 @@ def _answer(
         if any(one.question_id not in known for one in own):
             folder.append(task, [one for one in own if one.question_id not in known])
         found |= {one.question_id: one for one in own}
-        progress(task, len(found), len(examples))
+        progress(plain(task), len(found), len(examples))
     ordered = [found[example.id] for example in examples]
     folder.finish(task, ordered)
     return ordered
