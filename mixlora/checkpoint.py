@@ -57,7 +57,7 @@ def load_base(section: BaseSection, device: torch.device | None = None) -> Any:
     if section.quantization is not None:
         options = {"quantization_config": _quantization(section), "device_map": {"": device}}
     try:
-        with _without_bars():
+        with without_bars():
             model = _kind(_own_config(section)).from_pretrained(
                 base,
                 dtype=section.dtype,
@@ -187,7 +187,7 @@ def _own_config(section: BaseSection) -> PreTrainedConfig:
 
 
 @contextmanager
-def _without_bars() -> Iterator[None]:
+def without_bars() -> Iterator[None]:
     """Progress bars of transformers off: stderr is for our own progress and for errors."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()

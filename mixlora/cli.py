@@ -1,6 +1,7 @@
 """The command `mixlora`: a thin shell over the library. Exit codes: 0 done, 1 failed, 2 wrong input."""
 
 import logging
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -76,7 +77,7 @@ def train(
             paths = run_training(resolved, report)
     except KeyboardInterrupt:
         _interrupted()
-    for path in paths:
+    for path in paths if os.environ.get("RANK", "0") == "0" else ():  # one of several processes tells it
         typer.echo(f"trained: {plain(path)}")
 
 

@@ -15,6 +15,10 @@ RECORD = "training.json"
 """What a training leaves beside its weights, and is known by."""
 
 Rate = Annotated[Number, Field(gt=0)]
+Schedule = Literal[
+    "cosine", "linear", "constant", "constant_with_warmup", "cosine_with_restarts", "polynomial", "inverse_sqrt"
+]
+"""Those of transformers' that need nothing but the number of steps."""
 
 
 class Method(StrEnum):
@@ -103,7 +107,7 @@ class RecipeSection(Section):
         batch_size: examples of an optimizer step, over all processes.
         micro_batch_size: examples in one forward pass of one process; batch_size if None.
         learning_rate: AdamW's highest.
-        lr_scheduler_type: "cosine", "linear", "constant_with_warmup" or another of transformers'.
+        lr_scheduler_type: "cosine", "linear", "constant_with_warmup" or another `Schedule`.
         warmup: steps, or a share of all steps where it is below 1.
         weight_decay: AdamW's.
         max_grad_norm: gradients are clipped to it; 0 for none.
@@ -126,7 +130,7 @@ class RecipeSection(Section):
     batch_size: int = Field(128, ge=1)
     micro_batch_size: int | None = Field(None, ge=1)
     learning_rate: Rate = 4e-5
-    lr_scheduler_type: str = "cosine"
+    lr_scheduler_type: Schedule = "cosine"
     warmup: Number = Field(0.03, ge=0)
     weight_decay: Number = Field(0.0, ge=0)
     max_grad_norm: Number = Field(1.0, ge=0)
@@ -149,6 +153,12 @@ class RecipeSection(Section):
         if any(step < 0 for step in value):
             raise ValueError("steps are counted from 0")
         return value
+
+    @model_validator(mode="after")
+    def _within_steps(self) -> "RecipeSection":
+        if self.steps is not None and (beyond := [step for step in self.snapshots if step > self.steps]):
+            raise ValueError(f"a snapshot after step {beyond[0]} is asked for, but there are {self.steps} steps")
+        return self
 
     @model_validator(mode="after")
     def _whole_batches(self) -> "RecipeSection":
@@ -183,6 +193,22 @@ class TrainConfig(Section):
     def _fits(self) -> "TrainConfig":
         if self.method == Method.FULL and self.model.quantization is not None:
             raise ValueError("method full cannot train quantized weights; leave model.quantization out")
+        return self
+
+    @model_validator(mode="after")
+    def _defined(self) -> "TrainConfig":
+        if self.method != Method.MIXLORA or self.mixlora.routing != "task":
+            return self
+        for name, task in self.tasks.items():
+            if task.by is not None or task.mme is not None:
+                raise ValueError(
+                    f"mixlora.routing is task, but tasks.{name} stands for several, which cannot each be defined; give "
+                    "each an entry of its own, with file, where and definition"
+                )
+            if not task.definition:
+                raise ValueError(
+                    f"mixlora.routing is task, but task {name!r} has no definition; give tasks.{name}.definition"
+                )
         return self
 
 

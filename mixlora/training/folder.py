@@ -3,6 +3,7 @@
 out/training.json         the configuration that reruns it, what it was trained on, losses; "finished" once it is
 out/checkpoints/          to resume from
 out/snapshots/step-N/     weights along the way, to be measured
+out/logs/                 TensorBoard's, where it is reported to
 out/                      the trained adapter, or the whole model
 """
 
@@ -14,11 +15,16 @@ from typing import Any
 
 from mixlora.errors import CheckpointError
 from mixlora.files import write_json
-from mixlora.training.config import RECORD
+from mixlora.training.config import RECORD, Method
 
 FORMAT = 1
-_REPORTING = ("logging_steps", "report_to", "keep", "workers", "check_images")
-"""Keys of a recipe that change nothing in what is trained."""
+_FREE = {
+    "out",
+    "model.device",
+    *(f"training.{key}" for key in ("micro_batch_size", "gradient_checkpointing", "workers", "check_images")),
+    *(f"training.{key}" for key in ("logging_steps", "report_to", "save_steps", "keep")),
+}
+"""Keys that say how a training is computed and told of, not what is trained: another value continues it, too."""
 
 
 class Folder:
@@ -28,15 +34,17 @@ class Folder:
         path: the directory.
         config: the resolved configuration.
         data: fingerprint of the examples.
+        within: the directory around it, where that is claimed, too.
 
     Raises:
         CheckpointError: it holds something else: another training, another method's, or other files.
     """
 
-    def __init__(self, path: Path, config: Mapping[str, Any], data: str) -> None:
+    def __init__(self, path: Path, config: Mapping[str, Any], data: str, within: "Folder | None" = None) -> None:
         self.path = path
         self.config = config
         self.data = data
+        self.within = within
         self.record = self._found()
 
     @property
@@ -49,6 +57,11 @@ class Folder:
         """Where checkpoints to resume from are."""
         return self.path / "checkpoints"
 
+    @property
+    def logs(self) -> Path:
+        """Where TensorBoard finds the losses."""
+        return self.path / "logs"
+
     def snapshot(self, step: int) -> Path:
         """Where the weights after so many steps are kept."""
         return self.path / "snapshots" / f"step-{step}"
@@ -60,6 +73,8 @@ class Folder:
 
     def open(self) -> None:
         """Claim the directory, and remove checkpoints that were being written when the training was killed."""
+        if self.within is not None:
+            self.within.open()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             for path in self.checkpoints.glob("checkpoint-*"):
@@ -83,7 +98,7 @@ class Folder:
 
     def _found(self) -> dict[str, Any] | None:
         """The record of the same training; None where the directory is free."""
-        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+        if not self.path.exists() or (self.path.is_dir() and all(_is_begun(file) for file in self.path.iterdir())):
             return None
         record = read_record(self.path)
         if record is None:
@@ -116,10 +131,12 @@ def read_record(path: Path) -> dict[str, Any] | None:
         raise CheckpointError(f"{path / RECORD} cannot be read: {error.strerror or error}") from None
     try:
         record = json.loads(text)
-        record["config"], record["data"], record["finished"]
+        newer = record["format"] > FORMAT
+        if not newer:
+            dict(record["config"]), record["data"], record["finished"]
     except (ValueError, KeyError, TypeError):
         raise CheckpointError(f"{path / RECORD} is damaged; restore it, or train again elsewhere") from None
-    if record["format"] > FORMAT:
+    if newer:
         raise CheckpointError(
             f"{path} was written by a newer version (format {record['format']}); update task-interference"
         )
@@ -134,6 +151,11 @@ def _is_whole(path: Path) -> bool:
         return False
 
 
+def _is_begun(path: Path) -> bool:
+    """Whether it is a record that was being written when a training was killed in its first moment."""
+    return path.name == f".{RECORD}.new"
+
+
 def _step(path: Path) -> int:
     return int(path.name.rpartition("-")[2])
 
@@ -141,9 +163,8 @@ def _step(path: Path) -> int:
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
     """The first key in which two configurations train something else, and its values."""
     old, new = dict(_flat(before)), dict(_flat(now))
-    keys = [
-        key for key in [*new, *old] if key != "out" and not key.endswith(tuple(f"training.{k}" for k in _REPORTING))
-    ]
+    unread = {"lora", "mixlora"} - {"lora" if now["method"] == Method.SPECIALIST else now["method"]}
+    keys = [key for key in [*new, *old] if key not in _FREE and key.partition(".")[0] not in unread]
     return next(((key, old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)), None)
 
 

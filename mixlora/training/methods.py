@@ -12,22 +12,33 @@ from mixlora.model import MixLoraModel
 from mixlora.training.config import Method, TrainConfig
 
 
-def adapter_config(config: TrainConfig, base: Any) -> PeftConfig:
+def adapter_config(
+    config: TrainConfig, target_modules: list[str] | str | None = None, saved: list[str] | None = None
+) -> PeftConfig:
     """PEFT's configuration of the adapter that a training configuration asks for.
 
+    Args:
+        config: says which.
+        target_modules: names or a pattern of the Linear modules.
+        saved: modules that are trained themselves.
+
     Raises:
-        ConfigError: if an option is not allowed, or the base has no projector to train.
+        ConfigError: if an option is not allowed.
     """
-    adapter = config.adapter
     common: dict[str, Any] = {
-        "target_modules": adapter.target_modules or language_targets(base),
-        "lora_dropout": adapter.dropout,
-        "modules_to_save": [projector_of(base)] if adapter.train_projector else None,
+        "target_modules": target_modules,
+        "lora_dropout": config.adapter.dropout,
+        "modules_to_save": saved,
     }
     if config.method == Method.MIXLORA:
         own = config.mixlora.model_dump(exclude={"alpha"})
-        definitions = _definitions(config) if own["routing"] == Routing.TASK else None
-        return MixLoraConfig(**common, **own, lora_alpha=config.mixlora.alpha, task_definitions=definitions)
+        definitions = {name: task.definition or "" for name, task in config.tasks.items()}
+        return MixLoraConfig(
+            **common,
+            **own,
+            lora_alpha=config.mixlora.alpha,
+            task_definitions=definitions if own["routing"] == Routing.TASK else None,
+        )
     lora = config.lora
     return LoraConfig(
         **common, r=lora.r, lora_alpha=lora.alpha, use_rslora=lora.rslora, use_dora=lora.dora, bias="none"
@@ -44,11 +55,16 @@ def prepare(base: Any, tokenizer: Any, config: TrainConfig) -> Any:
         return _full(base)
     if config.model.quantization is not None:
         base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=config.training.gradient_checkpointing)
+    adapter = adapter_config(
+        config,
+        config.adapter.target_modules or language_targets(base),
+        [projector_of(base)] if config.adapter.train_projector else None,
+    )
     try:
-        model = get_peft_model(base, adapter_config(config, base))
+        model = get_peft_model(base, adapter)
     except MixLoraError:
         raise
-    except ValueError as error:
+    except (ValueError, re.error) as error:
         raise ConfigError(f"adapter.target_modules: {error}") from None
     if isinstance(model.base_model, MixLoraModel) and config.mixlora.routing == Routing.TASK:
         model.base_model.encode_tasks(tokenizer)
@@ -81,12 +97,3 @@ def _full(base: Any) -> nn.Module:
     if encoder is not None and encoder is not base and hasattr(base.config, "vision_config"):
         encoder.requires_grad_(False)
     return base
-
-
-def _definitions(config: TrainConfig) -> dict[str, str]:
-    found = {name: task.definition for name, task in config.tasks.items() if task.definition}
-    if missing := [name for name in config.tasks if name not in found]:
-        raise ConfigError(
-            f"mixlora.routing is task, but task {missing[0]!r} has no definition; give tasks.{missing[0]}.definition"
-        )
-    return found

@@ -61,6 +61,17 @@ class Epochs(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         return iter(self._positions(self.epoch))
 
+    def taken(self, batches: int) -> dict[str, int]:
+        """How many examples of each task are in the first batches of a training."""
+        counts = dict.fromkeys(self.corpus.tasks, 0)
+        left, epoch = batches * self.batch_size, 0
+        while left > 0:
+            positions = self._positions(epoch)[:left]
+            for position in positions:
+                counts[self.corpus.tasks[position]] += 1
+            left, epoch = left - len(positions), epoch + 1
+        return counts
+
     def _positions(self, epoch: int) -> list[int]:
         rng = np.random.default_rng([self.seed, epoch])
         drawn = [draw(rng, of_task, count) for of_task, count in self._shares()]

@@ -1,7 +1,6 @@
 """A training from its configuration to the adapter or model on disk."""
 
 import contextlib
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
@@ -9,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from transformers import PrinterCallback, Trainer, TrainerCallback, set_seed
+from transformers.integrations import TensorBoardCallback
 
 from mixlora import checkpoint
 from mixlora.config import Routing
@@ -19,12 +20,13 @@ from mixlora.errors import ConfigError, TrainingError
 from mixlora.files import file_name
 from mixlora.progress import Progress, silent
 from mixlora.sections import resolved
-from mixlora.training.config import Method, TrainConfig
+from mixlora.training.config import Method, RecipeSection, TrainConfig
 from mixlora.training.corpus import Examples, gather
 from mixlora.training.folder import Folder
-from mixlora.training.methods import prepare
+from mixlora.training.methods import adapter_config, prepare
 from mixlora.training.order import Epochs
-from mixlora.training.trainer import Batches, Finite, Report, Snapshots, TaskTrainer, arguments
+from mixlora.training.processes import meet, together
+from mixlora.training.trainer import Batches, Report, Snapshots, TaskTrainer, arguments
 
 MakeCallback = Callable[[Trainer], TrainerCallback]
 """Makes a callback for a Trainer, as `interference.InterferenceCallback` wants to be made."""
@@ -54,76 +56,102 @@ def train(config: TrainConfig, progress: Progress = silent, callbacks: Sequence[
             f"model.device is {config.model.device!r}, but training takes auto, cpu or cuda; choose a GPU by "
             "CUDA_VISIBLE_DEVICES"
         )
-    processor = checkpoint.load_processor(config.model)
-    collator = Collator(processor, config.training.max_length, config.model.chat_template)
-    recipe = config.training
-    examples = gather(config.tasks, collator, recipe.seed, recipe.check_images and _is_main(), progress)
-    folder = Folder(Path(config.out), resolved(config), fingerprint(examples.examples))
-    if config.method != Method.SPECIALIST:
-        return [_train_one(config, folder, examples, collator, progress, callbacks)]
-    if _is_main():
-        folder.open()
-    done = []
+    if config.method != Method.FULL:
+        adapter_config(config)  # its options are refused before hours of other work
+    device = checkpoint.device_of(config.model.device)
+    is_main = meet(device.type)
+    report = progress if is_main else silent
+    with together():
+        recipe = config.training
+        processor = checkpoint.load_processor(config.model)
+        collator = Collator(processor, recipe.max_length, config.model.chat_template)
+        examples = gather(config.tasks, collator, recipe.seed, recipe.check_images and is_main, report)
+        folder = Folder(Path(config.out), resolved(config), fingerprint(examples.examples))
+        specialists = config.method == Method.SPECIALIST
+        jobs = _specialists(config, folder, examples) if specialists else {"": Job(folder, examples, recipe)}
+    done = [_train_one(config, job, collator, device, _of_task(report, task), callbacks) for task, job in jobs.items()]
+    if specialists and is_main and not folder.finished:
+        folder.close({"specialists": {task: job.folder.path.name for task, job in jobs.items()}})
+    return done
+
+
+class Job:
+    """One training, as far as it is known before a model is loaded.
+
+    Raises:
+        ConfigError: a batch is larger than all there is.
+    """
+
+    def __init__(self, folder: Folder, examples: Examples, recipe: RecipeSection) -> None:
+        self.folder = folder
+        self.examples = examples
+        self.epochs = Epochs(examples.corpus, recipe.order, recipe.batch_size, recipe.seed)
+
+
+def _specialists(config: TrainConfig, folder: Folder, examples: Examples) -> dict[str, Job]:
+    """The training of each task, in a directory of its own."""
+    jobs = {}
     for task in dict.fromkeys(examples.corpus.tasks):
         own = examples.only(task)
-        specialist = Folder(
-            folder.path / file_name(task), {**resolved(config), "task": task}, fingerprint(own.examples)
-        )
-        said = _of_task(progress, task)
-        done.append(_train_one(config, specialist, own, collator, said, callbacks))
-    if _is_main():
-        folder.close({"specialists": {task: file_name(task) for task in dict.fromkeys(examples.corpus.tasks)}})
-    return done
+        place = Folder(folder.path / file_name(task), folder.config, fingerprint(own.examples), within=folder)
+        try:
+            jobs[task] = Job(place, own, config.training)
+        except ConfigError as error:
+            raise ConfigError(f"task {task!r}: {error}") from None
+    return jobs
 
 
 def _train_one(
     config: TrainConfig,
-    folder: Folder,
-    examples: Examples,
+    job: Job,
     collator: Collator,
+    device: torch.device,
     progress: Progress,
     callbacks: Sequence[MakeCallback],
 ) -> Path:
-    if folder.finished:
-        return folder.path
-    recipe = config.training
-    epochs = Epochs(examples.corpus, recipe.order, recipe.batch_size, recipe.seed)
-    device = checkpoint.device_of(config.model.device)
-    settings = arguments(recipe, folder, device.type, examples.mixed)
+    if job.folder.finished:
+        return job.folder.path
+    trainer = _trainer(config, job, collator, device, progress)
+    for make in callbacks:
+        trainer.add_callback(make(trainer))
+    last = job.folder.last_checkpoint()
+    with _told(config, max(job.examples.corpus.lengths)):
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
+    _save(trainer, job.folder.path, collator)
+    if trainer.is_world_process_zero():
+        job.folder.close(_known(trainer, job))
+    trainer.accelerator.wait_for_everyone()
+    return job.folder.path
+
+
+def _trainer(
+    config: TrainConfig, job: Job, collator: Collator, device: torch.device, progress: Progress
+) -> TaskTrainer:
+    """What trains, with a fresh model; its directory is claimed once nothing of the configuration can fail."""
+    recipe, folder, mixed = config.training, job.folder, job.examples.mixed
+    settings = arguments(recipe, folder, device.type, mixed)
     base = checkpoint.load_base(config.model, device=_placed(config, device, settings.local_process_index))
     set_seed(recipe.seed)
     model = prepare(base, collator.tokenizer, config)
-    if settings.process_index == 0:
-        folder.open()
-    finite = Finite()
+    with together():
+        if settings.process_index == 0:
+            folder.open()
     named = config.method == Method.MIXLORA and config.mixlora.routing == Routing.TASK
     trainer = TaskTrainer(
         model=model,
         args=settings,
-        train_dataset=examples,
-        data_collator=Batches(collator, examples.mixed, named),
-        epochs=epochs,
-        callbacks=[Report(progress), finite],
+        train_dataset=job.examples,
+        data_collator=Batches(collator, mixed, named),
+        epochs=job.epochs,
+        callbacks=[Report(progress)],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(Snapshots(recipe.snapshots, lambda step: _snapshot(trainer, folder.snapshot(step))))
-    for make in callbacks:
-        trainer.add_callback(make(trainer))
-    last = folder.last_checkpoint()
-    with _told(config, max(examples.corpus.lengths)):
-        trainer.train(resume_from_checkpoint=str(last) if last else None)
-    if finite.broken is not None:
-        raise TrainingError(
-            f"{folder.path}: the loss is not a number at step {finite.broken}; lower training.learning_rate, or "
-            "choose model.dtype: float32"
-        )
-    _save(trainer, folder.path)
-    if config.method == Method.FULL and trainer.is_world_process_zero():
-        collator.processor.save_pretrained(folder.path)
-    if trainer.is_world_process_zero():
-        folder.close(_known(trainer, examples))
-    trainer.accelerator.wait_for_everyone()
-    return folder.path
+    trainer.add_callback(Snapshots(recipe.snapshots, lambda step: _snapshot(trainer, folder.snapshot(step), collator)))
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TensorBoardCallback):
+            callback.logging_dir = callback.logging_dir or str(folder.logs)
+    set_seed(recipe.seed + settings.process_index)  # no two processes drop, or draw, the same
+    return trainer
 
 
 def _placed(config: TrainConfig, device: torch.device, process: int) -> torch.device:
@@ -133,34 +161,38 @@ def _placed(config: TrainConfig, device: torch.device, process: int) -> torch.de
     return torch.device(device.type, process)
 
 
-def _save(trainer: Trainer, path: Path) -> None:
+def _save(trainer: Trainer, path: Path, collator: Collator) -> None:
+    """The adapter; or the whole model, with its processor, so that it can be loaded as a base."""
     trainer.save_model(str(path))
     if trainer.is_world_process_zero():
         (path / "training_args.bin").unlink(missing_ok=True)  # a pickle, which nothing here reads
+        if not isinstance(trainer.model, PeftModel):
+            collator.processor.save_pretrained(path)
 
 
-def _snapshot(trainer: Trainer, path: Path) -> None:
+def _snapshot(trainer: Trainer, path: Path, collator: Collator) -> None:
     """Weights along the way, whole or absent."""
     if path.exists():
         return
     growing = path.with_name(f".{path.name}.new")
     if trainer.is_world_process_zero():
         shutil.rmtree(growing, ignore_errors=True)
-    _save(trainer, growing)
+    _save(trainer, growing, collator)
     if trainer.is_world_process_zero():
         growing.replace(path)
 
 
-def _known(trainer: Any, examples: Examples) -> dict[str, Any]:
+def _known(trainer: Any, job: Job) -> dict[str, Any]:
     """What a training's record says of it."""
     losses = [[entry["step"], entry["loss"]] for entry in trainer.state.log_history if "loss" in entry]
     counted = [parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad]
-    tasks = examples.corpus.tasks
+    tasks = job.examples.corpus.tasks
     return {
         "steps": trainer.state.global_step,
         "losses": losses,
         "trained_parameters": sum(counted),
         "examples": {task: tasks.count(task) for task in dict.fromkeys(tasks)},
+        "examples_seen": job.epochs.taken(trainer.state.global_step),
         "versions": {name: version(name) for name in ("torch", "transformers", "peft", "task-interference")},
     }
 
@@ -177,15 +209,10 @@ def _told(config: TrainConfig, longest: int) -> Iterator[None]:
         checkpointing = "" if recipe.gradient_checkpointing else ", set training.gradient_checkpointing: true"
         raise TrainingError(
             f"memory ran out with {recipe.micro} examples of up to {longest} tokens in a forward pass: lower "
-            f"training.micro_batch_size (batch_size may stay {recipe.batch_size}) or training.max_length"
-            f"{checkpointing}; the same command then continues"
+            f"training.micro_batch_size (batch_size may stay {recipe.batch_size}){checkpointing}, and the same command "
+            "continues; or lower training.max_length, with another --out"
         ) from None
 
 
 def _of_task(progress: Progress, task: str) -> Progress:
-    return lambda stage, done, total: progress(f"{task}: {stage}", done, total)
-
-
-def _is_main() -> bool:
-    """Whether this is the first of several processes, before they know of each other."""
-    return os.environ.get("RANK", "0") == "0"
+    return (lambda stage, done, total: progress(f"{task}: {stage}", done, total)) if task else progress

@@ -3,15 +3,19 @@
 import math
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+from peft import PeftModel
 from torch import Tensor
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
 
+from mixlora.checkpoint import without_bars
 from mixlora.data.collation import Collator
 from mixlora.data.examples import Example
-from mixlora.errors import ConfigError, MixLoraError
+from mixlora.errors import ConfigError, TrainingError
 from mixlora.progress import Progress
 from mixlora.training.config import RecipeSection
 from mixlora.training.folder import Folder
@@ -19,7 +23,11 @@ from mixlora.training.order import Epochs
 
 
 class TaskTrainer(Trainer):
-    """Trainer whose epochs are those of a recipe."""
+    """Trainer whose epochs are those of a recipe, which ends where it should, and where the loss is no number.
+
+    Raises:
+        TrainingError: in `train`: a gradient is not finite. No process has stepped with it, none has saved it.
+    """
 
     def __init__(self, *args: Any, epochs: Epochs, **kwargs: Any) -> None:
         self.epochs = epochs
@@ -27,6 +35,37 @@ class TaskTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         return self.epochs
+
+    def _run_epoch(self, model: Any, epoch: int, *args: Any, **kwargs: Any) -> None:
+        self.epochs.set_epoch(epoch)  # accelerate does not where processes share an epoch that is resumed
+        if self.state.global_step < self.state.max_steps:  # it is not where only the saving was interrupted
+            super()._run_epoch(model, epoch, *args, **kwargs)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        with without_bars():
+            super()._save(output_dir, state_dict)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        own: Any = self.model
+        if isinstance(own, PeftModel) or self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        with without_bars():  # names on disk are not those in memory: Trainer would load nothing
+            saved = type(own).from_pretrained(resume_from_checkpoint, dtype="auto")
+        own.load_state_dict(saved.state_dict())
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()  # the state, by which a checkpoint is known as whole, is written next
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if not math.isfinite(norm):
+            raise TrainingError(
+                f"{Path(str(self.args.output_dir)).parent}: the loss is not a number any more at step "
+                f"{self.state.global_step + 1}; lower training.learning_rate, or choose model.dtype: float32"
+            )
+        return norm
 
 
 class Batches:
@@ -64,33 +103,15 @@ class Snapshots(TrainerCallback):
             self.save(state.global_step)
 
 
-class Finite(TrainerCallback):
-    """Stops where the loss is not a number any more.
-
-    Attributes:
-        broken: the step where it was seen; None while all is well.
-    """
-
-    def __init__(self) -> None:
-        self.broken: int | None = None
-
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
-    ) -> None:
-        """At every logged loss."""
-        if not math.isfinite((logs or {}).get("loss", 0.0)):
-            self.broken = state.global_step
-            control.should_training_stop = True
-
-
 class Report(TrainerCallback):
-    """Tells the progress of the steps."""
+    """Tells the progress of the steps, and has the last ones' loss logged."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """After each."""
+        control.should_log |= state.global_step >= state.max_steps
         self.progress("training", state.global_step, state.max_steps)
 
 
@@ -98,7 +119,8 @@ def arguments(recipe: RecipeSection, folder: Folder, device: str, mixed: bool) -
     """What Trainer is told.
 
     Raises:
-        ConfigError: if batches do not divide among the processes, or transformers refuses a value.
+        ConfigError: if batches do not divide among the processes, what is reported to is not installed, or
+            transformers refuses a value.
     """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     together = recipe.micro * processes
@@ -106,6 +128,12 @@ def arguments(recipe: RecipeSection, folder: Folder, device: str, mixed: bool) -
         raise ConfigError(
             f"batch_size {recipe.batch_size} is no multiple of micro_batch_size {recipe.micro} x {processes} "
             "processes; choose one that is"
+        )
+    installed = get_available_reporting_integrations()
+    if missing := [name for name in recipe.report_to if name not in installed]:
+        raise ConfigError(
+            f"training.report_to: {missing[0]!r} is not installed here; install it, or take of these: "
+            f"{', '.join(installed) or '(none)'}"
         )
     try:
         return TrainingArguments(
@@ -137,7 +165,5 @@ def arguments(recipe: RecipeSection, folder: Folder, device: str, mixed: bool) -
             ddp_find_unused_parameters=mixed,
             disable_tqdm=True,
         )
-    except MixLoraError:
-        raise
     except (ValueError, ImportError) as error:
         raise ConfigError(f"training: {error}") from None

@@ -57,6 +57,7 @@ def test_numbers_may_be_written_without_a_dot(tmp_path):
             "training.micro_batch_size=3",
             "training: batch_size 8 is no multiple of micro_batch_size 3; choose one that is",
         ),
+        ("training.snapshots=[9]", "training: a snapshot after step 9 is asked for, but there are 4 steps (it is {"),
         ("training.order=sorted", "training.order: Input should be 'length', 'shuffled' or 'task' (it is 'sorted')"),
         ("training.lerning_rate=1", "unknown key 'training.lerning_rate'; did you mean 'learning_rate'?"),
         ("lora.rank=1", "unknown key 'lora.rank'; the keys here are r, alpha, rslora, dora"),
@@ -72,5 +73,5 @@ def test_what_cannot_be_used_is_told(tmp_path, setting, message):
 
 
 def test_full_fine_tuning_of_quantized_weights(tmp_path):
-    with pytest.raises(ConfigError, match="method full cannot train quantized weights; leave model.quantization out"):
+    with pytest.raises(ConfigError, match=r"method full cannot train quantized weights; leave model.quantization out"):
         config.load(None, (), settings.overridden(values(tmp_path, "full"), ["model.quantization=4bit"], {}))

@@ -1,0 +1,222 @@
+"""Trainings that are killed, at any moment, end by the same call with the weights of those that were not."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from torch import multiprocessing
+from trainings import TASKS, made
+from transformers import TrainerCallback
+
+from mixlora.training import folder, run, trainer
+
+torch.set_num_threads(1)  # the same in the process that is killed: sums are taken in the same order
+PROCESSES = multiprocessing.get_context("forkserver")
+EPOCHS = {"steps": None, "epochs": 2}  # of three steps each
+RANDOM = {"r": 2, "num_factors": 4, "alpha": 4, "routing": "random"}
+TRAININGS = {
+    "lora": {"training": EPOCHS | {"order": "length", "micro_batch_size": 4}},
+    "random": {"method": "mixlora", "training": EPOCHS, "mixlora": RANDOM},
+    "full": {"method": "full", "training": EPOCHS | {"learning_rate": 1e-4}},
+    "projector": {"method": "mixlora", "training": EPOCHS, "adapter": {"train_projector": True}},
+}
+
+
+class Killer(TrainerCallback):
+    """Kills the process at a step, before or after the checkpoint that belongs to it."""
+
+    def __init__(self, step, saved=False):
+        self.step = step
+        self.saved = saved
+
+    def on_step_end(self, args, state, control, **_):
+        if state.global_step == self.step and not self.saved:
+            die()
+
+    def on_save(self, args, state, control, **_):
+        if state.global_step == self.step and self.saved:
+            file = Path(args.output_dir) / f"checkpoint-{self.step}" / "trainer_state.json"
+            file.write_text(file.read_text()[:-40])
+            die()
+
+
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def half_written(own, path):
+    own.save_model(str(path))
+    weights = path / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    die()
+
+
+def work(config, moment, step):
+    """Train until the moment."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    callbacks = []
+    if moment in ("step", "specialist", "state"):
+        callbacks = [lambda own: Killer(step if _task(own) != "read_word" else -1, moment == "state")]
+    elif moment == "weights":
+        save = trainer.TaskTrainer._save_optimizer_and_scheduler
+        trainer.TaskTrainer._save_optimizer_and_scheduler = lambda own, path: (
+            die() if own.state.global_step == step else save(own, path)
+        )
+    elif moment == "record":
+        Path.replace = die
+    elif moment == "snapshot":
+        run.PeftModel.save_pretrained = _dying(PeftModel.save_pretrained, f".step-{step}.new")
+    elif moment == "end":
+        run.Folder.close = die
+    elif moment == "final":
+        run._save = lambda own, path, collator: half_written(own, path)
+    run.train(config, callbacks=callbacks)
+
+
+def _task(own):
+    return Path(own.args.output_dir).parent.name
+
+
+def _dying(save, name):
+    def dying(self, path, **options):
+        save(self, path, **options)
+        if Path(path).name == name:
+            die()
+
+    return dying
+
+
+def kill(config, moment, step=None):
+    PROCESSES.set_forkserver_preload(["mixlora.training.run", "mixlora.data.mini"])  # imported once for all
+    process = PROCESSES.Process(target=work, args=(config, moment, step))
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+
+
+def weights(path):
+    found = [file for name in ("adapter_model", "model") for file in path.glob(f"{name}.safetensors")]
+    return load_file(found[0])
+
+
+def assert_same(path, other):
+    one, two = weights(path), weights(other)
+    assert one.keys() == two.keys()
+    assert [name for name in one if not torch.equal(one[name], two[name])] == []
+
+
+def config_of(out, name, **training):
+    options = dict(TRAININGS[name])
+    adapter = {"dropout": 0.1} | options.pop("adapter", {})
+    return made(out, adapter=adapter, training=options.pop("training") | training, **options)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A training that nobody killed, made where it is asked for."""
+    made_ones = {}
+
+    def of(name):
+        if name not in made_ones:
+            made_ones[name] = run.train(config_of(tmp_path_factory.mktemp("whole") / name, name))[0]
+        return made_ones[name]
+
+    return of
+
+
+def steps_saved(path):
+    return sorted(int(own.name.partition("-")[2]) for own in (path / "checkpoints").iterdir())
+
+
+class Steps:
+    """The steps that a training takes."""
+
+    def __init__(self):
+        self.taken = []
+
+    def __call__(self, stage, done, total):
+        if stage.endswith("training"):
+            self.taken.append(done)
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_a_killed_training_ends_with_the_weights_of_one_that_was_not(tmp_path, whole, name):
+    config, steps = config_of(tmp_path / "out", name), Steps()
+    kill(config, "step", 5)
+    assert steps_saved(tmp_path / "out") == [2, 4]
+    assert not json.loads((tmp_path / "out" / "training.json").read_text())["finished"]
+    run.train(config, steps)
+    assert steps.taken == [5, 6]
+    assert_same(tmp_path / "out", whole(name))
+
+
+@pytest.mark.parametrize(
+    ("moment", "step", "save_steps", "taken"),
+    [
+        ("step", 2, 2, [1, 2, 3, 4, 5, 6]),  # before any checkpoint
+        ("step", 4, 3, [4, 5, 6]),  # from a checkpoint at the end of an epoch
+        ("step", 6, None, [4, 5, 6]),  # a checkpoint an epoch
+        ("weights", 4, 2, [3, 4, 5, 6]),  # its weights are written, its state is not
+        ("state", 4, 2, [3, 4, 5, 6]),  # its state is half written
+        ("final", None, 4, []),  # the adapter is half written
+        ("end", None, 4, []),  # all is written, but that it is finished
+    ],
+)
+def test_it_goes_on_from_the_last_whole_checkpoint(tmp_path, whole, moment, step, save_steps, taken):
+    config, steps = config_of(tmp_path / "out", "lora", save_steps=save_steps), Steps()
+    kill(config, moment, step)
+    run.train(config, steps)
+    assert steps.taken == taken
+    assert_same(tmp_path / "out", whole("lora"))
+    assert folder.read_record(tmp_path / "out")["finished"] and not (tmp_path / "out" / "checkpoints").exists()
+
+
+def test_one_that_ends_within_an_epoch_takes_no_step_too_many(tmp_path):
+    training = {"steps": 4, "save_steps": 2}
+    whole = run.train(made(tmp_path / "whole", training=training))[0]
+    config, steps = made(tmp_path / "out", training=training), Steps()
+    kill(config, "final")
+    assert steps_saved(tmp_path / "out") == [2, 4]
+    run.train(config, steps)
+    assert steps.taken == []
+    assert_same(tmp_path / "out", whole)
+
+
+def test_one_killed_before_its_record_was_written_starts(tmp_path, whole):
+    config = config_of(tmp_path / "out", "lora")
+    kill(config, "record")
+    assert [file.name for file in (tmp_path / "out").iterdir()] == [".training.json.new"]
+    run.train(config)
+    assert_same(tmp_path / "out", whole("lora"))
+    assert not (tmp_path / "out" / ".training.json.new").exists()
+
+
+def test_a_snapshot_is_whole_or_absent(tmp_path):
+    config = made(tmp_path / "out", training={"snapshots": [0, 3]})
+    kill(config, "snapshot", 3)
+    assert sorted(file.name for file in (tmp_path / "out" / "snapshots").iterdir()) == [".step-3.new", "step-0"]
+    run.train(config)
+    assert sorted(file.name for file in (tmp_path / "out" / "snapshots").iterdir()) == ["step-0", "step-3"]
+    whole = run.train(made(tmp_path / "whole", training={"snapshots": [3]}))[0]
+    assert_same(tmp_path / "out" / "snapshots" / "step-3", whole / "snapshots" / "step-3")
+
+
+def test_specialists_go_on_with_the_one_that_was_interrupted(tmp_path):
+    training = {"batch_size": 4}
+    whole = run.train(made(tmp_path / "whole", "specialist", training=training))
+    config, steps = made(tmp_path / "out", "specialist", training=training), Steps()
+    kill(config, "specialist", 3)
+    first = tmp_path / "out" / "read_word" / "adapter_model.safetensors"
+    before = first.stat().st_mtime_ns
+    assert not folder.read_record(tmp_path / "out")["finished"]
+    found = run.train(config, steps)
+    assert steps.taken == [3, 4] and first.stat().st_mtime_ns == before
+    assert list(folder.read_record(tmp_path / "out")["specialists"]) == list(TASKS)
+    for own, other in zip(found, whole, strict=True):
+        assert_same(own, other)

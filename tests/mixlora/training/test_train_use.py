@@ -1,0 +1,221 @@
+"""Trainings as people run them: other models, other data, the command line."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch.testing import assert_close
+from trainings import TASKS, made, values
+from transformers import AutoModelForCausalLM
+
+from mixlora.data import mini
+from mixlora.data.collation import Collator
+from mixlora.errors import ConfigError
+from mixlora.training import config, run
+from mixlora.training.corpus import gather
+from mixlora.training.order import Corpus, Epochs
+from tests.mixlora.adapted import llama
+
+WORDS = ["red", "green", "blue", "one", "two", "three", "four", "five", "six", "seven"]
+
+
+def record(path):
+    return json.loads((path / "training.json").read_text())
+
+
+def losses(path):
+    return [loss for _, loss in record(path)["losses"]]
+
+
+def weights(path):
+    return load_file(path / "adapter_model.safetensors")
+
+
+def text(path, count=12, image=None):
+    """A task in a file; with a picture, every second example has it."""
+    lines = []
+    for number in range(count):
+        line = {
+            "id": f"{path.stem}{number}",
+            "prompt": f"Count to {number}.",
+            "response": " ".join(WORDS[: number % 9 + 1]),
+        }
+        lines.append(line | ({"image": image} if image and number % 2 else {}))
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return {"file": str(path)}
+
+
+@pytest.fixture(scope="module")
+def textual(tmp_path_factory):
+    """A language model without eyes, with a tokenizer that has no chat template."""
+    path = tmp_path_factory.mktemp("base")
+    tokenizer = mini.load_base()[1].tokenizer
+    tokenizer.save_pretrained(path)
+    llama(vocab_size=len(tokenizer)).save_pretrained(path)
+    return {"base": str(path), "device": "cpu"}
+
+
+@pytest.mark.parametrize("method", ["lora", "mixlora", "full"])
+def test_a_language_model_is_trained_on_text(tmp_path, textual, method):
+    tasks = {"count": text(tmp_path / "count.jsonl"), "more": text(tmp_path / "more.jsonl")}
+    training = {"logging_steps": 1, "steps": 8}
+    path = run.train(made(tmp_path / "out", method, model=textual, tasks=tasks, training=training))[0]
+    assert len(losses(path)) == 8 and losses(path)[-1] < 0.9 * losses(path)[0]
+    if method == "full":
+        again = made(tmp_path / "again", model={"base": str(path), "device": "cpu"}, tasks=tasks, training=training)
+        assert losses(run.train(again)[0])[0] < 0.9 * losses(path)[0]  # what was learned is in the new base
+
+
+@pytest.mark.parametrize("method", ["lora", "mixlora"])
+def test_examples_with_and_without_pictures_come_together(tmp_path, method):
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
+    tasks = {"see": text(tmp_path / "see.jsonl", image="red.png")}
+    options = {"tasks": tasks, "adapter": {"dropout": 0, "train_projector": True}}
+    logged = {"logging_steps": 1, "steps": 3}
+    found = [
+        run.train(made(tmp_path / f"out{k}", method, **options, training=logged | more))[0]
+        for k, more in enumerate(({"micro_batch_size": 1}, {}, {"workers": 2}))
+    ]
+    alone, mixed, prepared = map(losses, found)  # one example in a forward is with or without, never both
+    assert_close(torch.tensor(mixed), torch.tensor(alone), rtol=1e-4, atol=0)
+    assert prepared == mixed and mixed[-1] < mixed[0]
+    assert any("multi_modal_projector" in name for name in weights(found[1]))
+
+
+def test_vision_flan_has_a_task_for_each_of_its_names(tmp_path):
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
+    records = [
+        {
+            "id": f"{task}{n}",
+            "image": "red.png",
+            "task_name": task,
+            "conversations": [{"from": "human", "value": f"<image>\n{task} {n}"}, {"from": "gpt", "value": WORDS[n]}],
+        }
+        for task, count in (("a+x", 8), ("b", 6), ("c/d", 4))
+        for n in range(count)
+    ]
+    (tmp_path / "flan.json").write_text(json.dumps(records))
+    tasks = {"flan": {"file": str(tmp_path / "flan.json"), "images": str(tmp_path), "by": "task_name"}}
+    recipe = {"order": "task", "batch_size": 4, "steps": 2}
+    paths = run.train(made(tmp_path / "out", "specialist", tasks=tasks, training=recipe))
+    assert [path.name for path in paths] == ["a+x", "b", "c%2Fd"]
+    assert [record(path)["examples"] for path in paths] == [{"a+x": 8}, {"b": 6}, {"c/d": 4}]
+    assert record(tmp_path / "out")["specialists"] == {"a+x": "a+x", "b": "b", "c/d": "c%2Fd"}
+
+
+def test_weights_say_how_often_tasks_are_seen(tmp_path):
+    tasks = {name: task | {"weight": weight} for (name, task), weight in zip(TASKS.items(), (1, 3), strict=True)}
+    path = run.train(made(tmp_path / "out", tasks=tasks, training={"steps": 3}))[0]
+    assert record(path)["examples"] == {"read_word": 12, "name_ink": 12}
+    assert record(path)["examples_seen"] == {"read_word": 6, "name_ink": 18}
+
+
+def test_what_is_taken_is_counted_over_epochs():
+    known = Corpus(["a"] * 9 + ["b"] * 5, [1] * 14, {"a": 1.0, "b": 2.0})
+    epochs, seen = Epochs(known, "shuffled", 4, 0), Counter()
+    for epoch, batches in ((0, 4), (1, 2)):
+        epochs.set_epoch(epoch)
+        seen.update(known.tasks[place] for place in list(epochs)[: 4 * batches])
+    assert epochs.taken(6) == seen and sum(seen.values()) == 24
+
+
+def test_examples_are_cut_to_a_length(tmp_path, textual):
+    tasks = {"count": text(tmp_path / "count.jsonl", count=9)}
+    tokenizer = mini.load_base()[1].tokenizer
+    examples = gather(made(tmp_path, tasks=tasks).tasks, Collator(tokenizer), 0, False, lambda *_: None)
+    longest = max(examples.corpus.lengths)
+    training = {"logging_steps": 1, "steps": 1, "batch_size": 9}
+    whole, same, cut = (
+        losses(run.train(made(tmp_path / f"{k}", model=textual, tasks=tasks, training=training | more))[0])
+        for k, more in enumerate(({}, {"max_length": longest}, {"max_length": longest - 1}))
+    )
+    assert whole == same != cut
+    kept = Collator(tokenizer, longest - 1)
+    inputs = kept(example for example in examples)
+    assert inputs["labels"].shape == (9, longest - 1)
+    with torch.no_grad():
+        expected = AutoModelForCausalLM.from_pretrained(textual["base"])(**inputs).loss
+    assert cut == pytest.approx([expected.item()], rel=1e-4)
+
+
+def test_a_finished_directory_is_a_configuration(tmp_path):
+    path = run.train(made(tmp_path / "out", "mixlora", training={"steps": 2}))[0]
+    again = config.load(path, (), {"out": str(tmp_path / "again")})
+    found = run.train(again)[0]
+    assert found == tmp_path / "again"
+    one, other = weights(path), weights(found)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    with pytest.raises(ConfigError, match="names no directory"):
+        run.train(config.load(path))
+
+
+def test_a_specialists_directory_is_one_too(tmp_path):
+    path = run.train(made(tmp_path / "out", "specialist", training={"steps": 1}))[1]
+    assert config.load(path, (), {"out": "o"}) == config.load(tmp_path / "out", (), {"out": "o"})
+
+
+def test_the_last_loss_is_known_whatever_is_logged(tmp_path):
+    path = run.train(made(tmp_path / "out", training={"steps": 3, "logging_steps": 2}))[0]
+    assert [step for step, _ in record(path)["losses"]] == [2, 3]
+
+
+def test_tensorboard_keeps_its_losses(tmp_path):
+    pytest.importorskip("tensorboard")
+    path = run.train(made(tmp_path / "out", training={"report_to": ["tensorboard"], "steps": 2}))[0]
+    assert list((path / "logs").glob("events.out.tfevents.*")) and not (path / "checkpoints").exists()
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """A configuration file."""
+    (tmp_path / "c.yaml").write_text(json.dumps(values(tmp_path / "unused") | {"out": None}))
+    return tmp_path / "c.yaml"
+
+
+def test_the_command(mixlora, recipe, tmp_path):
+    out = tmp_path / "out"
+    call = ("train", recipe, "--method", "mixlora", "--set", "training.steps=1", "--out", out)
+    code, said, errors = mixlora(*call, "-q")
+    assert (code, said, errors) == (0, f"trained: {out}\n", "")
+    assert record(out)["config"]["method"] == "mixlora" and record(out)["steps"] == 1
+    code, said, errors = mixlora(*call, "-q", "--set", "training.seed=3")
+    assert (code, said) == (2, "")
+    assert errors == (
+        f"error: {out} is of another training (training.seed is 0 there and 3 here); choose another --out, or delete "
+        "it\n"
+    )
+    assert mixlora("train", recipe)[::2] == (
+        2,
+        "error: the configuration names no directory for what is trained; give out: or --out\n",
+    )
+    assert mixlora("train")[::2] == (
+        2,
+        "error: there is nothing to train: name a YAML file, as analysis_configs/mini.yaml\n",
+    )
+
+
+def test_full_fine_tuning_is_quiet_if_asked(mixlora, recipe, tmp_path):
+    code, said, errors = mixlora("train", recipe, "--method", "full", "-q", "--out", tmp_path / "out")
+    assert (code, said, errors) == (0, f"trained: {tmp_path / 'out'}\n", "")
+
+
+def test_the_command_where_training_fails(mixlora, recipe, tmp_path):
+    code, said, errors = mixlora("train", recipe, "-q", "--set", "training.learning_rate=1e30", "--out", tmp_path / "o")
+    assert (code, said) == (1, "")
+    assert errors.startswith(f"error: {tmp_path / 'o'}: the loss is not a number any more at step 3; lower ")
+
+
+def test_the_command_that_is_interrupted(mixlora, recipe, tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("mixlora.training.trainer.Report.on_step_end", interrupted)
+        code, said, errors = mixlora("train", recipe, "-q", "--out", tmp_path / "out")
+    assert (code, said, errors) == (130, "", "interrupted: the same command continues\n")
+    assert mixlora("train", recipe, "-q", "--out", tmp_path / "out")[0] == 0
+    assert record(tmp_path / "out")["steps"] == 4 and Path(tmp_path / "out" / "README.md").exists()
