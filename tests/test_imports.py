@@ -24,6 +24,9 @@ LAYERS = {  # a module of `interference` may import those listed, and nothing el
     "packing": "",
     "gram": "packing",
     "run": "errors blocks measure metrics packing uncertainty",
+    "selections": "errors significance",
+    "neighbours": "errors selections",
+    "factors": "errors neighbours run selections",
     "checkpoint": "errors config mixlora",
     "probing": "errors blocks targets gradients gram mixlora",
     "sampled": "errors config probing mixlora",
@@ -32,15 +35,32 @@ LAYERS = {  # a module of `interference` may import those listed, and nothing el
     "computation mixlora",
     "callback": "errors measure significance run probing computation",
     "planning": "errors blocks config targets gradients checkpoint sampled",
+    "observation": "errors blocks config targets gradients checkpoint sampled factors selections mixlora",
     "figures": "errors blocks measure run mixlora",
+    "factor_figures": "errors blocks factors neighbours selections mixlora",
     "printing": "run mixlora",  # plans and verifications are given to it
     "demonstration": "errors config computation run figures printing mixlora",
     "cli": "errors config computation run verification planning printing demonstration mixlora",
     "__init__": "",  # names are loaded when they are used
 }
-PURE = ("blocks", "errors", "packing", "pairing", "measure", "metrics", "significance", "uncertainty")
+PURE = (
+    "blocks",
+    "errors",
+    "packing",
+    "pairing",
+    "measure",
+    "metrics",
+    "neighbours",
+    "selections",
+    "significance",
+    "uncertainty",
+)
 OWNERS = {  # libraries, and the only files that may import them
-    "matplotlib": ["interference/figures.py", "mixlora/data/mini/draw.py"],  # the suite draws words in its font
+    "matplotlib": [
+        "interference/factor_figures.py",
+        "interference/figures.py",
+        "mixlora/data/mini/draw.py",  # the suite draws words in its font
+    ],
     "seaborn": ["interference/figures.py"],
     "typer": ["interference/cli.py", "mixlora/cli.py"],
     "rich": ["interference/demonstration.py", "interference/printing.py", "mixlora/console.py"],
@@ -152,6 +172,10 @@ def test_pure_numbers_need_neither_torch_nor_transformers():
 def test_a_run_is_read_and_printed_without_torch():
     code = "from interference import compare, load, printing; load"
     assert loaded_after(code, "torch", "transformers", "peft", "matplotlib", "typer") == []
+
+
+def test_factors_are_read_and_counted_without_torch():
+    assert loaded_after("from interference import factors", "torch", "transformers", "peft", "matplotlib") == []
 
 
 def test_configurations_are_read_without_torch():

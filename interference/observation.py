@@ -1,0 +1,239 @@
+"""Observation: a model and examples to what each example selects, by forwards over the prompts."""
+
+import inspect
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+
+from interference import checkpoint, sampled
+from interference.blocks import Component, to_frame
+from interference.config import AnalysisConfig
+from interference.errors import MeasurementError, ScopeError
+from interference.factors import Factors, check_free
+from interference.gradients import activate, as_found
+from interference.selections import Selections, check_tasks
+from interference.targets import Target, find_targets, probed_adapter
+from mixlora import MixLoraLayer, routed
+from mixlora.context import pool
+from mixlora.data.collation import Collator, Encoded
+from mixlora.data.examples import Example
+from mixlora.progress import Progress, silent
+from mixlora.sections import resolved
+
+CONVENTIONS = {
+    "seen": "the prompt alone, as generation sees it; padding left out; evaluation mode",
+    "MIXLORA": "indices of the chosen factors of A and of B, ranked",
+    "LORA": "mean of A x over the prompt's tokens, unscaled",
+}
+
+
+def compute(
+    model: PeftModel,
+    collator: Collator,
+    tasks: Mapping[str, Sequence[Example]],
+    layers: Sequence[int] | None = None,
+    modules: Sequence[str] | None = None,
+    adapter: str | None = None,
+    *,
+    components: Sequence[Component | str] = (Component.LANGUAGE,),
+    batch_size: int = 8,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Factors:
+    """What the examples of each task select, by forwards over their prompts.
+
+    Args:
+        model: a model with a LoRA or MixLoRA adapter; it is handed back exactly as it came.
+        collator: of its processor.
+        tasks: {task: examples}.
+        layers: transformer blocks, from 0; None for all.
+        modules: module names ("q_proj") or "attention", "mlp"; None for all.
+        adapter: the adapter; None for the active one.
+        components: parts of the model: "language", "vision", "projector".
+        batch_size: examples in one forward.
+        seed: of what routing="random" draws.
+        progress: told of every batch.
+
+    Raises:
+        CheckpointError: if the model has no adapter that can be looked at.
+        ScopeError: if a layer or module is not there, or there are fewer than two tasks.
+        DataError: if a prompt cannot be rendered.
+        MeasurementError: if a module does not tell examples apart, or a value is not finite.
+    """
+    check_tasks(list(tasks))
+    name = probed_adapter(model, adapter)
+    targets = find_targets(model, name, layers, modules, components)
+    mixtures = {isinstance(target.layer, MixLoraLayer) for target in targets}
+    if len(mixtures) > 1:
+        raise ScopeError(f"adapter {name!r} is a LoRA here and a MixLoRA there; name the modules of one of them")
+    owners = [task for task, examples in tasks.items() for _ in examples]
+    encoded = [collator.encode_prompt(example) for examples in tasks.values() for example in examples]
+    with as_found(model), torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        activate(model, name)
+        model.eval()
+        values = _collect(model, targets, collator, encoded, owners, batch_size, progress)
+    mixture = mixtures == {True}
+    sources = {"id": [one.id for one in encoded], "source": [one.source for one in encoded]}
+    meta = {
+        "adapter": name,
+        "adapter_kind": "MIXLORA" if mixture else "LORA",
+        "seed": seed,
+        "config": None,
+        "conventions": CONVENTIONS,
+        "fingerprints": {"model": checkpoint.fingerprint(model)},
+        "versions": {package: version(package) for package in ("torch", "transformers", "peft")},
+        "computed": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+    found = Selections(owners, _blocks(targets, mixture), values, mixture)
+    return Factors(found, pd.DataFrame({"task": owners, **sources}), meta)
+
+
+def compute_config(config: AnalysisConfig, out: Path | str, progress: Progress = silent) -> Factors:
+    """What the examples of a configuration select, saved to `out`; they are those that a run of it measures.
+
+    Raises:
+        InterferenceError: if the input is wrong; see `compute`.
+        DataError: if a task's file or a record cannot be used.
+        RunError: if something is at `out` already.
+    """
+    out, probe = Path(out), config.probe
+    check_free(out)
+    check_tasks(list(config.tasks))
+    collator = Collator(checkpoint.load_processor(config.model), probe.max_length, config.model.chat_template)
+    tasks = sampled.read(config)
+    for examples in tasks.values():
+        for example in examples:
+            collator.encode_prompt(example)  # what cannot be used is found before the model is loaded
+    found = compute(
+        checkpoint.load_model(config.model),
+        collator,
+        tasks,
+        probe.layers,
+        probe.modules,
+        components=probe.components,
+        batch_size=probe.batch_size,
+        seed=probe.seed,
+        progress=progress,
+    )
+    found = Factors(found.selections, found.examples, {**found.meta, "config": {**resolved(config), "out": None}})
+    found.save(out)
+    return found
+
+
+def observe(model: nn.Module, targets: Sequence[Target], batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    """What the examples of one batch select: {block name: [batch, r]}.
+
+    Args:
+        model: in evaluation mode, the targets' adapter the active one.
+        targets: all MixLoRA, or all LoRA.
+        batch: collated prompts, `attention_mask` among it; `tasks`, the task of every example, is for MixLoRA's
+            routers.
+
+    Raises:
+        MeasurementError: if a module does not tell the examples of the batch apart, or a value is not finite.
+    """
+    mask = batch["attention_mask"].bool()
+    inputs = {key: value for key, value in batch.items() if key != "tasks"}
+    if _can_skip_logits(model) and all(target.place.layer is not None for target in targets):
+        inputs["logits_to_keep"] = 1
+    found: dict[str, Tensor] = {}
+    with ExitStack() as hooks:
+        for target in targets:
+            hooks.enter_context(_watched(target, mask, found))
+        with routed(model, tasks=batch.get("tasks"), alone=True):
+            model(**inputs, use_cache=False)
+    for target in targets:
+        values = found.get(target.place.name)
+        if values is None or len(values) != len(mask):
+            raise MeasurementError(
+                f"{target.path} does not keep the {len(mask)} examples of a batch apart (one image an example, or text "
+                "alone in the language model); leave the module out"
+            )
+    return found
+
+
+def _collect(
+    model: nn.Module,
+    targets: Sequence[Target],
+    collator: Collator,
+    encoded: Sequence[Encoded],
+    owners: Sequence[str],
+    batch_size: int,
+    progress: Progress,
+) -> dict[str, np.ndarray]:
+    """{block: [examples, r]} in the order of `encoded`; the longest go first: what does not fit fails at once."""
+    device = next(model.parameters()).device
+    order: list[int] = []
+    parts: dict[str, list[np.ndarray]] = {}
+    for rows in _batches(encoded, batch_size):
+        batch = collator.collate([encoded[k] for k in rows])
+        moved = {key: value.to(device) for key, value in batch.items() if key != "labels"}
+        for name, values in observe(model, targets, {**moved, "tasks": [owners[k] for k in rows]}).items():
+            parts.setdefault(name, []).append(values.cpu().numpy())
+        order += rows
+        progress("selections", len(order), len(encoded))
+    place = np.argsort(order)
+    return {name: np.concatenate(chunks)[place] for name, chunks in parts.items()}
+
+
+def _batches(encoded: Sequence[Encoded], batch_size: int) -> Iterator[list[int]]:
+    """Rows of one forward each, the longest first: all have an image, or none has."""
+    longest = sorted(range(len(encoded)), key=lambda k: -len(encoded[k].input_ids))
+    for kind in (False, True):
+        alike = [k for k in longest if encoded[k].has_image is kind]
+        for start in range(0, len(alike), batch_size):
+            yield alike[start : start + batch_size]
+
+
+def _blocks(targets: Sequence[Target], mixture: bool) -> pd.DataFrame:
+    blocks = [block for target in targets for block in target.blocks[: 2 if mixture else 1]]
+    weights = [tap.weight for target in targets for tap in list(target.taps.values())[: 2 if mixture else 1]]
+    return to_frame(blocks).drop(columns="size").assign(factors=[len(weight) for weight in weights])
+
+
+def _can_skip_logits(model: nn.Module) -> bool:
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    return "logits_to_keep" in inspect.signature(base.forward).parameters
+
+
+@contextmanager
+def _watched(target: Target, mask: Tensor, found: dict[str, Tensor]) -> Iterator[None]:
+    """Inside, forwards put what the target selects into `found`; of a module that runs again, the last counts."""
+
+    def chosen(layer: Any, _: Any, output: Tensor) -> None:
+        _check_finite(target, output)
+        a, b = target.blocks[:2]
+        found.update({a.name: layer.selection.A.int(), b.name: layer.selection.B.int()})
+
+    def activated(_: nn.Module, __: Any, output: Tensor) -> None:
+        _check_finite(target, output)
+        if target.place.component is not Component.LANGUAGE and output.dim() == 3:
+            found[target.place.name] = pool(output, None).float()
+        elif output.shape[:-1].numel() == mask.numel():  # a DoRA first multiplies its matrices with each other
+            found[target.place.name] = pool(output.reshape(*mask.shape, -1), mask).float()
+
+    mixture = isinstance(target.layer, MixLoraLayer)
+    module = target.layer if mixture else next(iter(target.taps.values())).module
+    handle = module.register_forward_hook(chosen if mixture else activated)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _check_finite(target: Target, output: Tensor) -> None:
+    if not bool(torch.isfinite(output).all()):
+        raise MeasurementError(
+            f"{target.path} gives values that are not finite; the checkpoint is broken or its dtype too narrow (try "
+            "dtype: float32)"
+        )
