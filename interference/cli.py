@@ -58,6 +58,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 
 
+_SHOWN = 20
+"""Rows of a long table that are printed."""
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
@@ -228,6 +232,58 @@ def plan(
         typer.echo(printing.plan_json(found))
     else:
         printing.plan(found, console.console())
+
+
+@app.command()
+def factors(
+    config: ConfigPath = None,
+    base: Base = None,
+    adapter: Adapter = None,
+    task: Task = None,
+    layers: Layers = None,
+    modules: Modules = None,
+    samples: Samples = None,
+    seed: Seed = None,
+    settings: Set = None,
+    run: Annotated[
+        Path | None, typer.Option(help="A run of the same tasks, to compare with.", show_default=False)
+    ] = None,
+    unseen: Annotated[
+        list[str] | None, typer.Option(help="A task drawn hollow; repeatable.", show_default=False)
+    ] = None,
+    perplexity: Annotated[float, typer.Option(help="Of the t-SNE.")] = 30,
+    out: Out = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Say which factors (MixLoRA) or directions (LoRA) examples use, by task: purity, usage, overlap, and a t-SNE map.
+
+    Example: interference factors analysis_configs/demo.yaml --out reports/factors --run reports/demo/mixlora/step-12
+    """
+    from interference import factor_figures, figures, neighbours, observation, printing
+    from interference import factors as library
+    from interference.run import load
+    from mixlora import console
+
+    options = _options(base, adapter, task, layers, modules, samples, seed, None, None)
+    resolved = _load(config, settings, options)
+    if out is None:
+        raise ConfigError("there is no directory for the selections; give --out")
+    if not 1 <= perplexity < (most := resolved.probe.samples * len(resolved.tasks)):
+        raise ConfigError(f"--perplexity {perplexity} must be at least 1 and below the number of examples, {most}")
+    beside = load(run) if run else None
+    with console.progress(console.console(stderr=True), quiet) as report:
+        found = observation.kept_or_computed(resolved, out, report)
+    embedded = neighbours.embed(found.selections, perplexity, seed=resolved.probe.seed)
+    tables = library.tables(found, embedded, beside)
+    figures.save(factor_figures.embedding(found, embedded, unseen or ()), out / "figures", "embedding")
+    figures.save(factor_figures.usage(found), out / "figures", "usage")
+    if as_json:
+        typer.echo(printing.tables_json(tables))
+    else:
+        for name, table in tables.items():
+            console.console().print(printing.frame(table.head(_SHOWN), name))
+        console.console().print(plain(f"selections and figures: {out}"))
 
 
 @app.command()

@@ -18,7 +18,7 @@ from interference import checkpoint, sampled
 from interference.blocks import Component, to_frame
 from interference.config import AnalysisConfig
 from interference.errors import MeasurementError, ScopeError
-from interference.factors import Factors, check_free
+from interference.factors import Factors, check_free, load
 from interference.gradients import activate, as_found
 from interference.selections import Selections, check_tasks
 from interference.targets import Target, find_targets, probed_adapter
@@ -128,6 +128,19 @@ def compute_config(config: AnalysisConfig, out: Path | str, progress: Progress =
     found = Factors(found.selections, found.examples, {**found.meta, "config": {**resolved(config), "out": None}})
     found.save(out)
     return found
+
+
+def kept_or_computed(config: AnalysisConfig, out: Path | str, progress: Progress = silent) -> Factors:
+    """What `compute_config` left in `out` for the same configuration, or computes and leaves there now.
+
+    Raises:
+        InterferenceError: as in `compute_config`.
+    """
+    if (Path(out) / "factors.json").exists():
+        found = load(Path(out))
+        if found.meta["config"] == {**resolved(config), "out": None}:
+            return found
+    return compute_config(config, out, progress)
 
 
 def observe(model: nn.Module, targets: Sequence[Target], batch: Mapping[str, Any]) -> dict[str, Tensor]:

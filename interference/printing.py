@@ -186,6 +186,12 @@ def plan_json(found: "Plan") -> str:
     return json.dumps({name: getattr(found, name) for name in names} | {"choices": _rows(found.choices)}, indent=2)
 
 
+def tables_json(tables: dict[str, pd.DataFrame]) -> str:
+    """Several tables as JSON, by name."""
+    named = {name: table.reset_index() if table.index.name else table for name, table in tables.items()}
+    return json.dumps({name: _rows(table) for name, table in named.items()}, indent=2)
+
+
 def _rows(data: pd.DataFrame) -> list[Any]:
     return list(data.astype(object).where(data.notna(), None).to_dict("records"))
 

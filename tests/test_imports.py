@@ -40,7 +40,8 @@ LAYERS = {  # a module of `interference` may import those listed, and nothing el
     "factor_figures": "errors blocks factors neighbours selections mixlora",
     "printing": "run mixlora",  # plans and verifications are given to it
     "demonstration": "errors config computation run figures printing mixlora",
-    "cli": "errors config computation run verification planning printing demonstration mixlora",
+    "cli": "errors config computation run verification planning printing demonstration factor_figures factors figures "
+    "neighbours observation mixlora",
     "__init__": "",  # names are loaded when they are used
 }
 PURE = (
