@@ -43,7 +43,9 @@ def load_processor(section: BaseSection) -> Any:
     try:
         return kind.from_pretrained(base, trust_remote_code=section.trust_remote_code)
     except LOAD_ERRORS as error:
-        raise CheckpointError(f"no tokenizer or processor can be loaded from {base}: {first_words(error)}") from None
+        raise CheckpointError(
+            f"no tokenizer or processor can be loaded from {base}; copy the base's beside it ({first_words(error)})"
+        ) from None
 
 
 def load_base(section: BaseSection, device: torch.device | None = None) -> Any:
@@ -158,10 +160,12 @@ def base_of(section: BaseSection) -> str:
 
 
 def first_words(error: BaseException) -> str:
-    """What an error says first that tells something: the first size mismatch, or its first line."""
+    """What an error says first that tells something: the first size mismatch, or its first line with what it lists."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     chosen = next((line for line in lines if line.startswith("size mismatch")), lines[0])
-    return chosen[:300].rstrip(".")
+    if chosen.endswith(":"):
+        chosen = " ".join(lines[lines.index(chosen) :])
+    return chosen.rstrip(".:") if len(chosen) <= 300 else f"{chosen[:300]}…"
 
 
 def _quantization(section: BaseSection) -> BitsAndBytesConfig:

@@ -1,5 +1,6 @@
 """The command `mixlora`: a thin shell over the library. Exit codes: 0 done, 1 failed, 2 wrong input."""
 
+import csv
 import logging
 import os
 import sys
@@ -22,7 +23,9 @@ app = typer.Typer(
 )
 
 
-ConfigPath = Annotated[Path | None, typer.Argument(help="A YAML file, or a finished directory.", show_default=False)]
+ConfigPath = Annotated[
+    Path | None, typer.Argument(help="A YAML file, or a finished directory to rerun elsewhere.", show_default=False)
+]
 Set = Annotated[list[str] | None, typer.Option("--set", help="key.subkey=value; repeatable.", show_default=False)]
 Base = Annotated[str | None, typer.Option(help="Base model: path or hub id.", show_default=False)]
 Out = Annotated[Path | None, typer.Option(help="Directory of what comes out.", show_default=False)]
@@ -77,8 +80,10 @@ def train(
             paths = run_training(resolved, report)
     except KeyboardInterrupt:
         _interrupted()
+    from mixlora.training.folder import told
+
     for path in paths if os.environ.get("RANK", "0") == "0" else ():  # one of several processes tells it
-        typer.echo(f"trained: {plain(path)}")
+        typer.echo(plain(told(path)))
 
 
 @app.command()
@@ -142,7 +147,7 @@ def table(
     results: ResultsPaths,
     form: Annotated[str, typer.Option("--format", help="text, markdown, csv or latex.")] = "text",
     intervals: Annotated[bool, typer.Option("--intervals", help="Print 95% intervals, too.")] = False,
-    columns: Annotated[str | None, typer.Option(help="Names in their order: a,b,Mean.", show_default="all")] = None,
+    columns: Annotated[str | None, typer.Option(help='In their order: a,"b, c",Mean.', show_default="all")] = None,
     pope: Annotated[bool, typer.Option("--merge-pope", help="One column for POPE's three splits.")] = False,
 ) -> None:
     """Print evaluations as the paper's tables: models by tasks, their mean, the best in bold.
@@ -151,7 +156,7 @@ def table(
     """
     from mixlora.evaluation import printing
 
-    names = None if columns is None else [name.strip() for name in columns.split(",")]
+    names = None if columns is None else [name.strip() for name in next(csv.reader([columns]))]
     typer.echo(printing.table(results, form, intervals, names, pope))
 
 

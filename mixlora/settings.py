@@ -76,9 +76,25 @@ Number = Annotated[float, BeforeValidator(_number)]
 """A number that may be written 4e-5."""
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which YAML keeps the last in silence."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        """The mapping of a node."""
+        seen = set()
+        for key, _ in node.value:
+            if key.tag != "tag:yaml.org,2002:merge" and isinstance(key.value, str):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        problem=f"the key {key.value!r} stands there twice", problem_mark=key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def _read(path: Path, schema: type[Section], including: tuple[Path, ...]) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise ConfigError(f"there is no configuration file {path}") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -88,7 +104,10 @@ def _read(path: Path, schema: type[Section], including: tuple[Path, ...]) -> dic
         line = f":{mark.line + 1}" if mark else ""
         raise ConfigError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', error)})") from None
     if not isinstance(data, dict):
-        raise ConfigError(f"{path}: a configuration is a mapping with the keys {', '.join(schema.model_fields)}")
+        held = "the file is empty" if data is None else f"it holds a {type(data).__name__}"
+        raise ConfigError(
+            f"{path}: a configuration is a mapping with the keys {', '.join(schema.model_fields)}, but {held}"
+        )
     included = data.pop("include", None)
     if included is None:
         return data
@@ -148,8 +167,10 @@ def _sentence(error: ValidationError, schema: type[Section]) -> str:
         return f"{where!r} is missing"
     if first["loc"][-1:] == ("[key]",):
         return f"{first['loc'][0]}: the name {first['input']!r} is no text; put quotes around it"
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{where}: {message} (it is {first['input']!r})" if where else message
+    message = "it is empty; give at least one" if first["type"] == "too_short" else first["msg"]
+    message = message.removeprefix("Value error, ")
+    given = "" if isinstance(first["input"], Mapping) else f" (it is {first['input']!r})"
+    return f"{where}: {message}{given}" if where else message
 
 
 def _keys_at(schema: type[BaseModel], location: Sequence[int | str]) -> list[str]:

@@ -171,6 +171,8 @@ def _without_placeholder(turns: tuple[Turn, ...], has_image: bool, record: Recor
         if "conversations" not in record.values:
             return turns
         raise record.error(f"the text has {PLACEHOLDER}, but the record names no image; add `image` or remove it.")
+    if (count := sum(turn.text.count(PLACEHOLDER) for turn in turns)) > 1:
+        raise record.error(f"the text has {PLACEHOLDER} {count} times; an example has one image at most.")
     stripped = Turn("user", first.text.replace(PLACEHOLDER, "").strip())
     return tuple(stripped if turn is first else turn for turn in turns)
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mixlora import settings
 from mixlora.errors import ConfigError
@@ -42,7 +42,7 @@ class EvaluateTask(TaskGroupSection):
     """
 
     samples: int | None = Field(None, ge=1)
-    score: Metric | Literal["judge"] | None = None
+    score: str | None = None
     labels: list[str] | None = None
     definition: str | None = None
 
@@ -50,6 +50,13 @@ class EvaluateTask(TaskGroupSection):
     def metric(self) -> str:
         """The score that is taken."""
         return str(self.score or (Metric.MME if self.mme is not None else Metric.EXACT))
+
+    @field_validator("score")
+    @classmethod
+    def _known(cls, value: str | None) -> str | None:
+        if value is not None and value not in (*Metric, JUDGE):
+            raise ValueError(f"must be one of {', '.join((*Metric, JUDGE))}")
+        return value
 
     @model_validator(mode="after")
     def _labelled(self) -> "EvaluateTask":

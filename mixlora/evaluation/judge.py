@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from mixlora.checkpoint import LOAD_ERRORS, first_words
+from mixlora.checkpoint import LOAD_ERRORS, first_words, without_bars
 from mixlora.data.collation import Collator, Encoded
 from mixlora.data.examples import Example, Turn
 from mixlora.errors import CheckpointError, ConfigError, DataError
@@ -127,7 +127,8 @@ class Judge:
         """
         try:
             tokenizer = AutoTokenizer.from_pretrained(path)
-            model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+            with without_bars():
+                model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
             model = model.to(device)
         except (*LOAD_ERRORS, AssertionError, AttributeError) as error:  # the last two: no such device, no such dtype
             raise CheckpointError(f"the judge {path} cannot be loaded: {first_words(error)}") from None

@@ -26,6 +26,7 @@ from mixlora.evaluation.judging import judge_all
 from mixlora.evaluation.predictions import Prediction
 from mixlora.evaluation.results import Results
 from mixlora.evaluation.scoring import Metric, Score, score
+from mixlora.evaluation.tables import MEAN
 from mixlora.files import file_name
 from mixlora.progress import Progress, silent
 from mixlora.sections import resolved
@@ -97,6 +98,8 @@ def _read(config: EvaluateConfig, collator: Collator, progress: Progress) -> Ask
     asked: Asked = {}
     for name, task in config.tasks.items():
         for own, examples in examples_of(name, task, task.samples, config.seed, problems).items():
+            if own == MEAN:
+                raise ConfigError(f"tasks: a task is called {MEAN!r}, which tables call their mean; rename it")
             if own in asked:
                 raise ConfigError(f"tasks: {own!r} is there twice; give every task a name of its own")
             asked[own] = (task, examples)
@@ -190,6 +193,8 @@ def _refuse_missing(adapter: str) -> None:
         if (path / "config.json").exists():
             by = " (it was trained with method full)" if (path / TRAINING).exists() else ""
             raise CheckpointError(f"{path} is a whole model{by}, no adapter; give it as model.base, without adapter")
+        if (path / TRAINING).exists() and not any(path.glob("*/adapter_config.json")):
+            raise CheckpointError(f"{path} is of a training that has not ended; the command that began it continues it")
         if any(path.glob("*/adapter_config.json")):
             raise CheckpointError(f"{path} holds an adapter for each task; give '{path}/{TASK}' as adapter")
     checkpoint.adapter_config(adapter)

@@ -14,6 +14,9 @@ from mixlora.settings import Number, Section
 RECORD = "training.json"
 """What a training leaves beside its weights, and is known by."""
 
+EPOCHS = 3
+"""Passes over the data where neither epochs nor steps are given."""
+
 Rate = Annotated[Number, Field(gt=0)]
 Schedule = Literal[
     "cosine", "linear", "constant", "constant_with_warmup", "cosine_with_restarts", "polynomial", "inverse_sqrt"
@@ -102,10 +105,10 @@ class RecipeSection(Section):
     """How it is trained; names are those of transformers' TrainingArguments where the meaning is.
 
     Attributes:
-        epochs: passes over the data.
+        epochs: passes over the data; 3 if neither is given.
         steps: optimizer steps in all, in place of epochs.
         batch_size: examples of an optimizer step, over all processes.
-        micro_batch_size: examples in one forward pass of one process; batch_size if None.
+        micro_batch_size: examples in one forward pass of one process; its share of batch_size if None.
         learning_rate: AdamW's highest.
         lr_scheduler_type: "cosine", "linear", "constant_with_warmup" or another `Schedule`.
         warmup: steps, or a share of all steps where it is below 1.
@@ -125,7 +128,7 @@ class RecipeSection(Section):
         snapshots: steps after which the weights alone are also saved, to be measured; 0 is before training.
     """
 
-    epochs: float = Field(3, gt=0)
+    epochs: float | None = Field(None, gt=0)
     steps: int | None = Field(None, ge=1)
     batch_size: int = Field(128, ge=1)
     micro_batch_size: int | None = Field(None, ge=1)
@@ -157,21 +160,23 @@ class RecipeSection(Section):
     @model_validator(mode="after")
     def _within_steps(self) -> "RecipeSection":
         if self.steps is not None and (beyond := [step for step in self.snapshots if step > self.steps]):
-            raise ValueError(f"a snapshot after step {beyond[0]} is asked for, but there are {self.steps} steps")
+            raise ValueError(f"snapshots asks for step {beyond[0]}, but the last one is {self.steps}; leave it out")
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError("steps and epochs are both given; leave out one of them")
         return self
 
     @model_validator(mode="after")
     def _whole_batches(self) -> "RecipeSection":
-        if self.batch_size % self.micro:
+        if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
             raise ValueError(
-                f"batch_size {self.batch_size} is no multiple of micro_batch_size {self.micro}; choose one that is"
+                f"batch_size {self.batch_size} is no multiple of micro_batch_size {self.micro_batch_size}; choose one "
+                "that is"
             )
         return self
 
-    @property
-    def micro(self) -> int:
-        """Examples in one forward pass of one process."""
-        return self.micro_batch_size or self.batch_size
+    def micro(self, processes: int) -> int:
+        """Examples in one forward pass of one of so many processes."""
+        return self.micro_batch_size or max(self.batch_size // processes, 1)
 
 
 class TrainConfig(Section):

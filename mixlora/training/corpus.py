@@ -9,7 +9,7 @@ from mixlora.data.checking import check, report
 from mixlora.data.collation import Collator
 from mixlora.data.examples import Example
 from mixlora.data.sources import examples_of
-from mixlora.errors import DataError
+from mixlora.errors import ConfigError, DataError
 from mixlora.progress import Progress
 from mixlora.training.config import TrainTask
 from mixlora.training.order import Corpus
@@ -52,12 +52,20 @@ def gather(tasks: Mapping[str, TrainTask], collator: Collator, seed: int, decode
 
     Raises:
         DataError: all that is wrong with them, the first twenty in words.
+        ConfigError: two entries give tasks of one name.
     """
     problems: list[DataError] = []
     examples: list[Example] = []
     weights: dict[str, float] = {}
+    known: dict[str, str] = {}
     for name, task in tasks.items():
         found = examples_of(name, task, task.samples, seed, problems)
+        if twice := [own for own in found if own in known]:
+            raise ConfigError(
+                f"tasks: {twice[0]!r} comes from {known[twice[0]]!r} and from {name!r}; give every task a name of its "
+                "own"
+            )
+        known |= dict.fromkeys(found, name)
         if task.weight is not None:
             weights |= {own: task.weight / len(found) for own in found}
         examples += [example for own in found.values() for example in own]

@@ -33,14 +33,14 @@ class Folder:
     Args:
         path: the directory.
         config: the resolved configuration.
-        data: fingerprint of the examples.
+        data: fingerprint of the examples; None where it is not known yet, and the data is not compared.
         within: the directory around it, where that is claimed, too.
 
     Raises:
         CheckpointError: it holds something else: another training, another method's, or other files.
     """
 
-    def __init__(self, path: Path, config: Mapping[str, Any], data: str, within: "Folder | None" = None) -> None:
+    def __init__(self, path: Path, config: Mapping[str, Any], data: str | None, within: "Folder | None" = None) -> None:
         self.path = path
         self.config = config
         self.data = data
@@ -109,7 +109,7 @@ class Folder:
                 f"{self.path} is of another training ({name} is {before} there and {now} here); choose another --out, "
                 "or delete it"
             )
-        if record["data"] != self.data:
+        if self.data is not None and record["data"] != self.data:
             raise CheckpointError(
                 f"{self.path} is of a training on other examples: a data file has changed; choose another --out, or "
                 "delete it"
@@ -174,3 +174,13 @@ def _flat(values: Mapping[str, Any], under: str = "") -> Any:
             yield from _flat(value, f"{under}{key}.")
         else:
             yield f"{under}{key}", value
+
+
+def told(path: Path) -> str:
+    """What a finished training's record says in one line."""
+    record = read_record(path) or {}
+    losses = [loss for _, loss in record.get("losses", ())]
+    course = f", loss {losses[0]:.3g} to {losses[-1]:.3g} ({RECORD})" if losses else ""
+    never = [task for task, seen in record.get("examples_seen", {}).items() if not seen]
+    missed = f"; never seen in so few steps: {', '.join(never)}" if never else ""
+    return f"trained: {path}, {record.get('steps', 0)} steps{course}{missed}"

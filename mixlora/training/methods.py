@@ -33,12 +33,12 @@ def adapter_config(
     if config.method == Method.MIXLORA:
         own = config.mixlora.model_dump(exclude={"alpha"})
         definitions = {name: task.definition or "" for name, task in config.tasks.items()}
-        return MixLoraConfig(
-            **common,
-            **own,
-            lora_alpha=config.mixlora.alpha,
-            task_definitions=definitions if own["routing"] == Routing.TASK else None,
-        )
+        if own["routing"] == Routing.TASK:
+            own["task_definitions"] = definitions
+        try:
+            return MixLoraConfig(**common, **own, lora_alpha=config.mixlora.alpha)
+        except ConfigError as error:
+            raise ConfigError(f"mixlora: {error}") from None
     lora = config.lora
     return LoraConfig(
         **common, r=lora.r, lora_alpha=lora.alpha, use_rslora=lora.rslora, use_dora=lora.dora, bias="none"
@@ -65,7 +65,9 @@ def prepare(base: Any, tokenizer: Any, config: TrainConfig) -> Any:
     except MixLoraError:
         raise
     except (ValueError, re.error) as error:
-        raise ConfigError(f"adapter.target_modules: {error}") from None
+        raise ConfigError(
+            f"adapter.target_modules: {error} The language model has {', '.join(linear_names(base))}."
+        ) from None
     if isinstance(model.base_model, MixLoraModel) and config.mixlora.routing == Routing.TASK:
         model.base_model.encode_tasks(tokenizer)
     return model
@@ -75,8 +77,13 @@ def language_targets(base: Any) -> str:
     """A pattern of the paths of all Linear modules in the language model, its output layer aside."""
     decoder = base.get_decoder()
     path = next(name for name, module in base.named_modules() if module is decoder)
-    names = {name.rpartition(".")[2] for name, module in decoder.named_modules() if isinstance(module, nn.Linear)}
-    return rf".*{re.escape(path)}\..*\.({'|'.join(sorted(names))})"
+    return rf".*{re.escape(path)}\..*\.({'|'.join(linear_names(base))})"
+
+
+def linear_names(base: Any) -> list[str]:
+    """Names of the Linear modules in the language model, its output layer aside."""
+    modules = base.get_decoder().named_modules()
+    return sorted({name.rpartition(".")[2] for name, module in modules if isinstance(module, nn.Linear)})
 
 
 def projector_of(base: Any) -> str:

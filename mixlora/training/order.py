@@ -42,7 +42,8 @@ class Epochs(Sampler[int]):
     def __init__(self, corpus: Corpus, order: Order | str, batch_size: int, seed: int) -> None:
         if batch_size > len(corpus.tasks):
             raise ConfigError(
-                f"batch_size is {batch_size}, but there are only {len(corpus.tasks)} examples; choose a smaller one"
+                f"training.batch_size is {batch_size}, but there are only {len(corpus.tasks)} examples; choose a "
+                "smaller one"
             )
         self.corpus = corpus
         self.order = Order(order)

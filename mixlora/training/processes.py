@@ -3,6 +3,7 @@
 How many there are, and which this is, is said by the environment (RANK, WORLD_SIZE), as torchrun and accelerate set it.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,6 +11,11 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from mixlora.errors import MixLoraError
+
+
+def count() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def meet(device: str) -> bool:

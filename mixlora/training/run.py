@@ -25,7 +25,7 @@ from mixlora.training.corpus import Examples, gather
 from mixlora.training.folder import Folder
 from mixlora.training.methods import adapter_config, prepare
 from mixlora.training.order import Epochs
-from mixlora.training.processes import meet, together
+from mixlora.training.processes import count, meet, together
 from mixlora.training.trainer import Batches, Report, Snapshots, TaskTrainer, arguments
 
 MakeCallback = Callable[[Trainer], TrainerCallback]
@@ -63,6 +63,7 @@ def train(config: TrainConfig, progress: Progress = silent, callbacks: Sequence[
     report = progress if is_main else silent
     with together():
         recipe = config.training
+        Folder(Path(config.out), resolved(config), None)  # another training's is refused before the data is read
         processor = checkpoint.load_processor(config.model)
         collator = Collator(processor, recipe.max_length, config.model.chat_template)
         examples = gather(config.tasks, collator, recipe.seed, recipe.check_images and is_main, report)
@@ -208,7 +209,7 @@ def _told(config: TrainConfig, longest: int) -> Iterator[None]:
         recipe = config.training
         checkpointing = "" if recipe.gradient_checkpointing else ", set training.gradient_checkpointing: true"
         raise TrainingError(
-            f"memory ran out with {recipe.micro} examples of up to {longest} tokens in a forward pass: lower "
+            f"memory ran out with {recipe.micro(count())} examples of up to {longest} tokens in a forward pass: lower "
             f"training.micro_batch_size (batch_size may stay {recipe.batch_size}){checkpointing}, and the same command "
             "continues; or lower training.max_length, with another --out"
         ) from None

@@ -1,7 +1,6 @@
 """How a step is taken: transformers' Trainer with the epochs of `order`, batches of `Collator`, tasks for routers."""
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,10 @@ from mixlora.data.collation import Collator
 from mixlora.data.examples import Example
 from mixlora.errors import ConfigError, TrainingError
 from mixlora.progress import Progress
-from mixlora.training.config import RecipeSection
+from mixlora.training.config import EPOCHS, RecipeSection
 from mixlora.training.folder import Folder
 from mixlora.training.order import Epochs
+from mixlora.training.processes import count
 
 
 class TaskTrainer(Trainer):
@@ -122,12 +122,13 @@ def arguments(recipe: RecipeSection, folder: Folder, device: str, mixed: bool) -
         ConfigError: if batches do not divide among the processes, what is reported to is not installed, or
             transformers refuses a value.
     """
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    together = recipe.micro * processes
+    processes = count()
+    micro = recipe.micro(processes)
+    together = micro * processes
     if recipe.batch_size % together:
         raise ConfigError(
-            f"batch_size {recipe.batch_size} is no multiple of micro_batch_size {recipe.micro} x {processes} "
-            "processes; choose one that is"
+            f"training.batch_size {recipe.batch_size} is no multiple of micro_batch_size {micro} x {processes} "
+            "processes; choose one that is, or another training.micro_batch_size"
         )
     installed = get_available_reporting_integrations()
     if missing := [name for name in recipe.report_to if name not in installed]:
@@ -138,9 +139,9 @@ def arguments(recipe: RecipeSection, folder: Folder, device: str, mixed: bool) -
     try:
         return TrainingArguments(
             output_dir=str(folder.checkpoints),
-            per_device_train_batch_size=recipe.micro,
+            per_device_train_batch_size=micro,
             gradient_accumulation_steps=recipe.batch_size // together,
-            num_train_epochs=recipe.epochs,
+            num_train_epochs=recipe.epochs or EPOCHS,
             max_steps=recipe.steps or -1,
             learning_rate=recipe.learning_rate,
             lr_scheduler_type=recipe.lr_scheduler_type,

@@ -154,3 +154,10 @@ def test_reading_imports_neither_torch_nor_transformers(tmp_path):
     root = Path(__file__).parents[3]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_two_placeholders_are_two_images(tmp_path):
+    save_picture(tmp_path / "a.png")
+    turns = [{"from": "human", "value": "<image><image>\nWhat?"}, {"from": "gpt", "value": "Red"}]
+    file = write(tmp_path, {"image": "a.png", "conversations": turns})
+    assert refusal(file) == "records.jsonl:1: the text has <image> 2 times; an example has one image at most."

@@ -230,3 +230,13 @@ def test_answers_by_hand_change_what_is_printed(two, mixlora, tmp_path):
     answer(tmp_path / "out", name, [target for _, target in FOLLOW])
     code, out, _ = mixlora("evaluate", two[0], "--out", tmp_path / "out", "-q")
     assert code == 0 and re.search(r"exact accuracy +100\.0% +\[61\.0, 100\.0\] +6$", out, re.MULTILINE)
+
+
+def test_a_task_with_the_name_of_the_mean_is_refused_before_it_is_asked(mixlora, tmp_path, no_model):
+    (tmp_path / "t.jsonl").write_text('{"id": "1", "prompt": "a", "response": "b"}\n')
+    code, _, err = mixlora(
+        "evaluate", "--base", "mini", "--task", f"Mean={tmp_path / 't.jsonl'}", "--out", tmp_path / "o"
+    )
+    assert code == 2 and err.endswith(
+        "error: tasks: a task is called 'Mean', which tables call their mean; rename it\n"
+    )

@@ -95,5 +95,7 @@ def test_draws_go_through_all_before_anyone_comes_again():
 
 
 def test_a_batch_larger_than_all_there_is():
-    with pytest.raises(ConfigError, match=r"^batch_size is 8, but there are only 5 examples; choose a smaller one$"):
+    with pytest.raises(
+        ConfigError, match=r"^training.batch_size is 8, but there are only 5 examples; choose a smaller one$"
+    ):
         Epochs(corpus({"a": 5}), "shuffled", 8, 0)

@@ -43,9 +43,9 @@ def trained(tmp_path_factory):
             "model.device=cuda:3",
             "model.device is 'cuda:3', but training takes auto, cpu or cuda; choose a GPU by CUDA_VISIBLE_DEVICES",
         ),
-        ("mixlora.routing=expert", "routing is 'expert', but must be one of: instance, task, random"),
-        ("mixlora.num_factors=1", "r is 2, but there are only num_factors=1 factors to choose from"),
-        ("training.batch_size=25", "batch_size is 25, but there are only 24 examples; choose a smaller one"),
+        ("mixlora.routing=expert", "mixlora: routing is 'expert', but must be one of: instance, task, random"),
+        ("mixlora.num_factors=1", "mixlora: r is 2, but there are only num_factors=1 factors to choose from"),
+        ("training.batch_size=25", "training.batch_size is 25, but there are only 24 examples; choose a smaller one"),
     ],
 )
 def test_options_are_refused_before_a_base_is_loaded(tmp_path, monkeypatch, setting, message):
@@ -56,7 +56,7 @@ def test_options_are_refused_before_a_base_is_loaded(tmp_path, monkeypatch, sett
 
 def test_a_batch_that_no_specialist_has_is_refused_before_any_is_trained(tmp_path):
     tasks = TASKS | {"name_ink": {"mini": "train", "samples": 6}}
-    message = "task 'name_ink': batch_size is 8, but there are only 6 examples; choose a smaller one"
+    message = "task 'name_ink': training.batch_size is 8, but there are only 6 examples; choose a smaller one"
     assert refused(ConfigError, made(tmp_path / "out", "specialist", tasks=tasks)) == message
     assert not (tmp_path / "out").exists()
 
@@ -65,8 +65,30 @@ def test_batches_that_do_not_divide_among_processes(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(ConfigError) as error:
         arguments(made(tmp_path, training={"micro_batch_size": 4}).training, None, "cpu", False)
-    message = "batch_size 8 is no multiple of micro_batch_size 4 x 3 processes; choose one that is"
+    message = (
+        "training.batch_size 8 is no multiple of micro_batch_size 4 x 3 processes; choose one that is, or another "
+        "training.micro_batch_size"
+    )
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize(("processes", "micro"), [(1, 8), (2, 4), (8, 1)])
+def test_processes_share_a_batch_where_nothing_else_is_said(tmp_path, processes, micro):
+    assert made(tmp_path).training.micro(processes) == micro
+
+
+def test_two_entries_of_one_task(tmp_path):
+    record = {"prompt": "a", "response": "b", "task_name": "read_word"}
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(record | {"id": k}) + "\n" for k in range(9)))
+    tasks = {"read_word": {"mini": "train", "samples": 12}, "v": {"file": str(tmp_path / "t.jsonl"), "by": "task_name"}}
+    message = refused(ConfigError, made(tmp_path / "out", tasks=tasks))
+    assert message == "tasks: 'read_word' comes from 'read_word' and from 'v'; give every task a name of its own"
+
+
+def test_another_trainings_directory_is_refused_before_the_data_is_read(tmp_path, monkeypatch):
+    (tmp_path / "mine.txt").write_text("x")
+    monkeypatch.setattr(run, "gather", lambda *_: pytest.fail("the data was read"))
+    assert "holds something that is no training" in refused(CheckpointError, made(tmp_path))
 
 
 def test_reports_to_what_is_not_installed(tmp_path):
