@@ -3,13 +3,38 @@
 import logging
 import sys
 import warnings
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from interference.errors import ConfigError, InterferenceError
+from interference.options import (
+    Adapter,
+    Aggregate,
+    Base,
+    ConfigPath,
+    Json,
+    Layers,
+    MemoryBudget,
+    Metric,
+    Modules,
+    Out,
+    Pairs,
+    Quiet,
+    Reduce,
+    RunPath,
+    Samples,
+    Seed,
+    Set,
+    Side,
+    Space,
+    Task,
+    configuration,
+    given_options,
+    names,
+    numbers,
+)
 from mixlora.errors import MixLoraError, plain
 
 app = typer.Typer(
@@ -21,41 +46,6 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-class Metric(StrEnum):
-    """Metrics that `show` and `compare` print."""
-
-    INTERFERENCE = "interference"
-    DELTA = "delta"
-    COSINE = "cosine"
-    PAIR_COSINE = "pair_cosine"
-    CONFLICT_RATE = "conflict_rate"
-    MAGNITUDE_SIMILARITY = "magnitude_similarity"
-    CURVATURE = "curvature"
-
-
-RunPath = Annotated[Path, typer.Argument(help="Directory of a run.", show_default=False)]
-ConfigPath = Annotated[
-    Path | None, typer.Argument(help="YAML file, or a run's directory to rerun it.", show_default=False)
-]
-Set = Annotated[list[str] | None, typer.Option("--set", help="Override a key: probe.samples=50.", show_default=False)]
-Out = Annotated[Path | None, typer.Option(help="Directory to write the run to.", show_default=False)]
-Base = Annotated[str | None, typer.Option(help="Base model: path or hub id; 'mini' is the built-in one.")]
-Adapter = Annotated[str | None, typer.Option(help="LoRA adapter: path or hub id.")]
-Task = Annotated[list[str] | None, typer.Option(help="NAME=FILE, once for each task.", show_default=False)]
-Layers = Annotated[str | None, typer.Option(help="Layers from 0: 5,25 or 0-3.", show_default="all")]
-Modules = Annotated[str | None, typer.Option(help="attention, mlp or names: q_proj,v_proj.", show_default="all")]
-Samples = Annotated[int | None, typer.Option(help="Examples of each task.", show_default="100")]
-Seed = Annotated[int | None, typer.Option(help="Seed of the sampling.", show_default="0")]
-MemoryBudget = Annotated[str | None, typer.Option(help="Memory for gradients: 2GiB.", show_default="1GiB")]
-Side = Annotated[str | None, typer.Option(help="A, B, router-A, router-B or router-AB.", show_default="all")]
-Space = Annotated[str, typer.Option(help="parameters, or weight (independent of how BA is split).")]
-Pairs = Annotated[str, typer.Option(help="leave-one-out, uni-perceiver, all or same-example.")]
-Reduce = Annotated[str, typer.Option(help="mean-of-ratios, ratio-of-means or median-of-ratios.")]
-Aggregate = Annotated[str, typer.Option(help="sum (one theta) or mean (of the blocks' values).")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 
 
 _SHOWN = 20
@@ -102,8 +92,8 @@ def compute(
     from interference import computation, printing
     from mixlora import console
 
-    options = _options(base, adapter, task, layers, modules, samples, seed, memory_budget, out)
-    resolved = _load(config, settings, options)
+    given = given_options(base, adapter, task, layers, modules, samples, seed, memory_budget, out)
+    resolved = configuration(config, settings, given)
     try:
         with console.progress(console.console(stderr=True), quiet) as report:
             run = computation.compute_config(resolved, report)
@@ -136,7 +126,7 @@ def show(
     from interference.run import load
     from mixlora import console
 
-    scope = {"layers": _numbers(layers), "modules": _names(modules), "side": side}
+    scope = {"layers": numbers(layers), "modules": names(modules), "side": side}
     options: dict[str, Any] = {**scope, "space": space, "pairs": pairs, "reduce": reduce, "aggregate": aggregate}
     loaded = load(run)
     if as_json:
@@ -167,7 +157,7 @@ def compare(
     from interference import run as runs
     from mixlora import console
 
-    scope = {"layers": _numbers(layers), "modules": _names(modules), "side": side}
+    scope = {"layers": numbers(layers), "modules": names(modules), "side": side}
     options: dict[str, Any] = {**scope, "space": space, "pairs": pairs, "reduce": reduce, "aggregate": aggregate}
     table = runs.compare(runs.load(first), runs.load(second), metric.value, **options)
     if as_json:
@@ -225,8 +215,8 @@ def plan(
     from interference import planning, printing
     from mixlora import console
 
-    options = _options(base, adapter, task, layers, modules, samples, seed, memory_budget, None)
-    resolved = _load(config, settings, options)
+    given = given_options(base, adapter, task, layers, modules, samples, seed, memory_budget, None)
+    resolved = configuration(config, settings, given)
     found = planning.plan(resolved, timed=time)
     if as_json:
         typer.echo(printing.plan_json(found))
@@ -265,8 +255,8 @@ def factors(
     from interference.run import load
     from mixlora import console
 
-    options = _options(base, adapter, task, layers, modules, samples, seed, None, None)
-    resolved = _load(config, settings, options)
+    given = given_options(base, adapter, task, layers, modules, samples, seed, None, None)
+    resolved = configuration(config, settings, given)
     if out is None:
         raise ConfigError("there is no directory for the selections; give --out")
     if not 1 <= perplexity < (most := resolved.probe.samples * len(resolved.tasks)):
@@ -284,6 +274,30 @@ def factors(
         for name, table in tables.items():
             console.console().print(printing.frame(table.head(_SHOWN), name))
         console.console().print(plain(f"selections and figures: {out}"))
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Directories of runs; several are compared.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Directory of report.html, figures/ and tables/.")] = Path("reports/report"),
+    label: Annotated[
+        list[str] | None, typer.Option(help="What a run is called, in their order.", show_default="its path")
+    ] = None,
+    detail: Annotated[str | None, typer.Option(help="small or full: how many scopes.", show_default="by size")] = None,
+    examples: Annotated[bool, typer.Option(help="Show the examples that drive a cell.")] = True,
+    quiet: Quiet = False,
+) -> None:
+    """Write runs as a page to read: which tasks conflict, where, is it real, what to do; with figures and tables.
+
+    Example: interference report reports/demo/lora/step-10 reports/demo/mixlora/step-12 --out reports/demo/report
+    """
+    from interference import reporting
+    from mixlora import console
+
+    with console.progress(console.console(stderr=True), quiet) as progress:
+        paths = reporting.write(runs, label, out, detail, examples, progress)
+    for path in paths:
+        typer.echo(plain(path))
 
 
 @app.command()
@@ -324,74 +338,6 @@ def main() -> None:
 
 def _complain(error: object) -> None:
     typer.echo(f"error: {plain(error)}", err=True)
-
-
-def _load(config: Path | None, settings: list[str] | None, options: dict[str, Any]) -> Any:
-    from interference.config import load
-
-    if config is None and not options:
-        raise ConfigError("there is nothing to measure: name a YAML file, or give --base, --adapter and --task")
-    return load(config, settings or (), options)
-
-
-def _options(
-    base: str | None,
-    adapter: str | None,
-    task: list[str] | None,
-    layers: str | None,
-    modules: str | None,
-    samples: int | None,
-    seed: int | None,
-    memory_budget: str | None,
-    out: Path | None,
-) -> dict[str, Any]:
-    """Command-line options as the nested keys of a configuration; those not given are left out."""
-    probe = {
-        "layers": _numbers(layers),
-        "modules": _names(modules),
-        "samples": samples,
-        "seed": seed,
-        "memory_budget": memory_budget,
-    }
-    tasks = [_task(text) for text in task or ()]
-    if twice := [name for k, (name, _) in enumerate(tasks) if name in dict(tasks[:k])]:
-        raise ConfigError(f"--task names {twice[0]!r} twice; give every task a name of its own")
-    options = {
-        "model": {"base": base, "adapter": adapter},
-        "tasks": dict(tasks),
-        "probe": probe,
-        "out": None if out is None else str(out),
-    }
-    given = {k: _given(v) if isinstance(v, dict) else v for k, v in options.items()}
-    return {key: value for key, value in given.items() if value not in (None, {})}
-
-
-def _given(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if value is not None}
-
-
-def _task(text: str) -> tuple[str, dict[str, str]]:
-    name, equals, file = text.partition("=")
-    if not equals or not name or not file:
-        raise ConfigError(f"--task {text!r} is not of the form NAME=FILE")
-    return name, {"file": file}
-
-
-def _names(text: str | None) -> list[str] | None:
-    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _numbers(text: str | None) -> list[int] | None:
-    """The numbers in "5,25" or "0-3,7"."""
-    if text is None:
-        return None
-    found: list[int] = []
-    for piece in text.split(","):
-        first, dash, last = piece.strip().partition("-")
-        if not first.isdecimal() or (dash and (not last.isdecimal() or int(last) < int(first))):
-            raise ConfigError(f"--layers {text!r} is not a list of layers; write 5,25 or 0-3")
-        found += range(int(first), int(last if dash else first) + 1)
-    return found
 
 
 if __name__ == "__main__":

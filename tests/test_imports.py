@@ -40,9 +40,26 @@ LAYERS = {  # a module of `interference` may import those listed, and nothing el
     "factor_figures": "errors blocks factors neighbours selections mixlora",
     "printing": "run mixlora",  # plans and verifications are given to it
     "demonstration": "errors config computation run figures printing mixlora",
+    "options": "errors config",
+    "reporting": "errors figures report run mixlora",
     "cli": "errors config computation run verification planning printing demonstration factor_figures factors figures "
-    "neighbours observation mixlora",
+    "neighbours observation options reporting mixlora",
     "__init__": "",  # names are loaded when they are used
+}
+REPORT = {  # a module of `interference.report` likewise, with those beside it
+    "phrases": "",
+    "scopes": "errors blocks measure pairing run",
+    "measured": "errors significance uncertainty run scopes mixlora",
+    "grouping": "significance phrases",
+    "words": "significance grouping measured phrases scopes",
+    "changes": "errors significance run depth measured phrases scopes",
+    "depth": "significance measured scopes",
+    "drivers": "measure pairing significance run measured",
+    "excerpts": "errors config run mixlora",
+    "data": "errors run changes depth drivers excerpts grouping measured phrases scopes words mixlora",
+    "tables": "errors data scopes",
+    "page": "errors",
+    "__init__": "",
 }
 PURE = (
     "blocks",
@@ -63,7 +80,7 @@ OWNERS = {  # libraries, and the only files that may import them
         "mixlora/data/mini/draw.py",  # the suite draws words in its font
     ],
     "seaborn": ["interference/figures.py"],
-    "typer": ["interference/cli.py", "mixlora/cli.py"],
+    "typer": ["interference/cli.py", "interference/options.py", "mixlora/cli.py"],
     "rich": ["interference/demonstration.py", "interference/printing.py", "mixlora/console.py"],
     "yaml": ["mixlora/settings.py"],
     "pydantic": [
@@ -98,28 +115,33 @@ def imported(path: Path) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: a relative import"
-            bare = node.module in PACKAGES or node.module.endswith(".data")
+            bare = node.module in (*PACKAGES, "interference.report") or node.module.endswith(".data")
             found |= {f"{node.module}.{alias.name}" for alias in node.names} if bare else {node.module}
     return found
 
 
 def test_every_module_has_its_place_in_the_table():
-    assert {path.stem for path in (ROOT / "interference").glob("*.py")} == set(LAYERS)
+    for folder, table in (("interference", LAYERS), ("interference/report", REPORT)):
+        assert {path.stem for path in (ROOT / folder).glob("*.py")} == set(table)
 
 
 def test_the_table_has_no_cycle():
-    done = set()
-    while len(done) < len(LAYERS):
-        ready = {name for name, below in LAYERS.items() if set(below.split()) - {"mixlora"} <= done} - done
-        assert ready, set(LAYERS) - done
+    done, layers = set(), LAYERS | REPORT
+    while len(done) < len(layers):
+        ready = {name for name, below in layers.items() if set(below.split()) - {"mixlora"} <= done} - done
+        assert ready, set(layers) - done
         done |= ready
 
 
-@pytest.mark.parametrize("name", LAYERS)
-def test_interference_imports_point_one_way(name):
-    own = {target for target in imported(ROOT / "interference" / f"{name}.py") if target.split(".")[0] in PACKAGES}
-    below = {target.split(".")[1] if target.startswith("interference.") else target.split(".")[0] for target in own}
-    assert below <= set(LAYERS[name].split()), f"{name} imports {sorted(below - set(LAYERS[name].split()))}"
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [(f"interference/{name}.py", below) for name, below in LAYERS.items()]
+    + [(f"interference/report/{name}.py", below) for name, below in REPORT.items()],
+)
+def test_interference_imports_point_one_way(path, allowed):
+    own = {target for target in imported(ROOT / path) if target.split(".")[0] in PACKAGES}
+    rooms = {target.removeprefix("interference.").removeprefix("report.").split(".")[0] for target in own}
+    assert rooms <= set(allowed.split()), f"{path} imports {sorted(rooms - set(allowed.split()))}"
 
 
 def test_mixlora_never_imports_interference():
@@ -177,6 +199,11 @@ def test_a_run_is_read_and_printed_without_torch():
 
 def test_factors_are_read_and_counted_without_torch():
     assert loaded_after("from interference import factors", "torch", "transformers", "peft", "matplotlib") == []
+
+
+def test_a_report_is_computed_without_torch():
+    code = "from interference.report import data, tables"
+    assert loaded_after(code, "torch", "transformers", "peft", "matplotlib", "typer") == []
 
 
 def test_configurations_are_read_without_torch():

@@ -1,0 +1,330 @@
+"""ReportData: every number and sentence of a report, as plain values. Nothing is drawn here, nothing written."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from interference.errors import ConfigError, ScopeError
+from interference.report import changes, depth, words
+from interference.report.changes import Compared
+from interference.report.drivers import drivers
+from interference.report.excerpts import Excerpts
+from interference.report.grouping import Grouping, group
+from interference.report.measured import Measured, cells, counts, measure
+from interference.report.phrases import several
+from interference.report.scopes import BASE, WHOLE, Choice, Detail, Scope, plan
+from interference.run import Run
+from mixlora.progress import Progress, silent
+
+CONVENTIONS = [
+    "Rows are the affected task i, whose loss is read; columns the stepped task j, whose gradient is followed. Every "
+    "ordered pair of two tasks counts as one.",
+    "Delta_j L_i is the first-order fall of i's loss (mean cross-entropy over supervised tokens, nats per token) when "
+    "j takes a gradient step of length 1; positive helps. Self pairs are left out.",
+    "I_ij is Delta_j L_i relative to Delta_i L_i, what i's own step brings: 1 helps i as much as its own step, 0 does "
+    "not matter, below 0 undoes i's progress.",
+    "Sentences, layers and groups are about the ratio of means with pairs leave-one-out; of the three reductions only "
+    "its intervals have the coverage they claim. The paper's Eq. 3 is the mean of ratios.",
+    "Intervals are 95% bootstrap intervals over the units of both tasks.",
+    "Verdicts are about Delta_j L_i, whatever metric is shown: conflict (below 0) and synergy (above) where the "
+    "interval excludes 0 and Benjamini-Hochberg holds the false discovery rate at 5%; unclear otherwise; no-signal "
+    "where the affected task's own Delta_i L_i is not above 0 beyond its interval.",
+    "The split-half null is I of one half of a task's units against its other half, which should be 1; its interval "
+    "holds 95% of 200 random splits and tells how far noise alone moves a cell, with half the units.",
+    "Balance is the sum over tasks j of <mean g_i, mean g_j>, relative to |mean g_i|^2: near 0 the summed loss is "
+    "stationary for task i, and its other cells must average below 0.",
+    "A difference is the second run minus the first, both resampled on the same units.",
+    "A unit's share of a cell is its term of Delta_j L_i relative to the sum: the shares of one side sum to 1.",
+    "The distance of two tasks in a group tree is 1 minus the mean of I_ij and I_ji, clipped to [-1, 1]; linkage is by "
+    "average.",
+]
+
+
+SAID = 4
+"""Differences that the headline tells; all are among `differences`."""
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """A report as plain values: str, int, float, None, list, dict; numbers that do not exist are None.
+
+    Attributes:
+        title: of the page.
+        made: when, ISO 8601 in UTC.
+        versions: of this package and of what computed the runs.
+        headline: sentences, the first is the answer.
+        advice: what can be done.
+        conventions: how to read the numbers.
+        left_out: what did not fit or could not be had, with numbers.
+        tasks: of all runs, by first appearance: rows and columns of every matrix.
+        scopes: key, layers, modules, side.
+        choices: key, metric, pairs, reduce.
+        runs: what each run says; `cells` is {scope key: {choice key: columns over all pairs of tasks, row by row}}.
+        differences: pairs of runs, the second minus the first, on the same examples.
+        trajectory: cells of runs that are checkpoints of one training.
+    """
+
+    title: str
+    made: str
+    versions: dict[str, str]
+    headline: list[str]
+    advice: list[str]
+    conventions: list[str]
+    left_out: list[str]
+    tasks: list[str]
+    scopes: list[dict[str, Any]]
+    choices: list[dict[str, Any]]
+    runs: list[dict[str, Any]]
+    differences: list[dict[str, Any]]
+    trajectory: list[dict[str, Any]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as one dict."""
+        return asdict(self)
+
+    def to_json(self) -> str:
+        """Everything as JSON, numbers to six significant digits."""
+        return json.dumps(_rounded(self.to_dict()), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def report(
+    runs: Mapping[str, Run],
+    detail: Detail | str | None = None,
+    *,
+    replicates: int = 1000,
+    examples: bool = True,
+    sources: Mapping[str, str] | None = None,
+    progress: Progress = silent,
+) -> ReportData:
+    """The report of some runs.
+
+    Args:
+        runs: {label: run}, in the order in which they are shown and compared.
+        detail: "small" and "full" measure fewer and more scopes and choices than is usual for the runs' size.
+        replicates: resamples of every interval.
+        examples: read the data again that the runs name, to show the examples behind the clearest cells.
+        sources: {label: where the run lies}.
+        progress: told what is being done.
+
+    Raises:
+        ConfigError: if `detail` is none of its values, or `replicates` is below 2.
+        ScopeError: if there is no run, or a task has a single unit.
+        MeasurementError: if every gradient of a run is zero.
+    """
+    if not runs:
+        raise ScopeError("there is no run to report on; name at least one")
+    detail = _detail(detail)
+    plans = {label: plan(run, detail, replicates, len(runs)) for label, run in runs.items()}
+    measured = [measure(label, run, plans[label], replicates, progress) for label, run in runs.items()]
+    groupings = [group(run.tables[WHOLE][BASE]) for run in measured]
+    details = [words.details(run, grouping) for run, grouping in zip(measured, groupings, strict=True)]
+    compared, unlike = _compared(measured, replicates, progress)
+    tasks = list(dict.fromkeys(task for run in measured for task in run.run.tasks))
+    left_out = _Sentences(len(runs))
+    for label, planned in plans.items():
+        for sentence in planned.left_out:
+            more = "; detail full holds more" if "matrices" in sentence and detail is not Detail.FULL else ""
+            left_out.add(label, f"Not measured: {sentence}{more}")
+    excerpts = Excerpts() if examples else None
+    shown = [
+        _run(run, grouping, tasks, (sources or {}).get(run.label), excerpts, depth.ROWS // len(runs), left_out)
+        for run, grouping in zip(measured, groupings, strict=True)
+    ]
+    trajectory, cut = depth.trajectory(measured)
+    if cut:
+        left_out.add("", f"Along the training, the {cut} pairs of tasks with the smallest values are not shown")
+    data = ReportData(
+        title="Task interference: " + several(list(runs)),
+        made=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions=_versions(measured),
+        headline=[*_headline(measured, details), *(found.words for found in compared[:SAID]), *unlike[:SAID]],
+        advice=_advice(measured, groupings),
+        conventions=[*CONVENTIONS, f"Every interval is of {replicates} resamples."],
+        left_out=left_out.all(),
+        tasks=tasks,
+        scopes=[{"key": scope.key, **scope.words} for scope in _scopes(measured)],
+        choices=[{"key": choice.key, **vars(choice)} for choice in _choices(measured)],
+        runs=shown,
+        differences=[_difference(found, tasks) for found in compared],
+        trajectory=trajectory,
+    )
+    if len(runs) > 1:
+        for run, said in zip(data.runs, details, strict=True):
+            run["notes"] = [*said, *run["notes"]]
+    return ReportData(**{name: _plain(value) for name, value in vars(data).items()})
+
+
+def _detail(detail: str | None) -> Detail | None:
+    if detail is None:
+        return None
+    try:
+        return Detail(detail)
+    except ValueError:
+        allowed = ", ".join(repr(option.value) for option in Detail)
+        raise ConfigError(f"detail is {detail!r}, but must be one of {allowed}") from None
+
+
+def _compared(measured: Sequence[Measured], replicates: int, progress: Progress) -> tuple[list[Compared], list[str]]:
+    """The differences of runs on the same examples, and sentences on those that are not."""
+    pairs, found, unlike = changes.partners(measured), [], []
+    for done, (a, b) in enumerate(pairs[: changes.MOST]):
+        first, second = measured[a], measured[b]
+        if changes.same_examples(first, second):
+            found.append(changes.difference(measured, (a, b), replicates, min(len(pairs), changes.MOST)))
+        else:
+            what = "tasks" if set(first.run.tasks) != set(second.run.tasks) else "examples"
+            unlike.append(
+                f"{first.label} and {second.label} were measured on different {what}, so their difference has no "
+                "paired interval: compute both with the same tasks, samples and seed to compare them."
+            )
+        progress("differences", done + 1, min(len(pairs), changes.MOST))
+    return found, unlike
+
+
+def _run(
+    run: Measured,
+    grouping: Grouping | None,
+    tasks: Sequence[str],
+    source: str | None,
+    excerpts: Excerpts | None,
+    room: int,
+    left_out: "_Sentences",
+) -> dict[str, Any]:
+    """One run of the report."""
+    profile, cut = depth.profile(run, room)
+    if cut:
+        left_out.add(run.label, f"Along the layers, the {cut} pairs of tasks with the smallest values are not shown")
+    config = run.run.meta.get("config") or {}
+    base = {scope: found[BASE] for scope, found in run.tables.items() if BASE in found}
+    names = ["squared_norm", "unit_noise", "snr", "reliability", "balance"]
+    return {
+        "label": run.label,
+        "source": source or str(config.get("out") or ""),
+        "kind": run.kind,
+        "blocks": len(run.run.blocks),
+        "units": run.signal["units"].to_dict(),
+        "loss": run.signal["loss"].to_dict(),
+        "cells": {
+            scope.key: {choice.key: cells(table, tasks) for choice, table in found.items()}
+            for scope, found in run.tables.items()
+        },
+        "counts": {scope.key: counts(table) for scope, table in base.items()},
+        "null": run.null.rename(columns={"mean": "value"}).reset_index().to_dict("records"),
+        "signal": run.signal[names].reset_index().to_dict("records"),
+        "profile": profile,
+        "grouping": None if grouping is None else asdict(grouping),
+        "drivers": _drivers(run, excerpts, left_out),
+        "notes": words.notes(run),
+    }
+
+
+def _drivers(run: Measured, excerpts: Excerpts | None, left_out: "_Sentences") -> list[dict[str, Any]]:
+    """The clearest cells with the examples behind them."""
+    found: list[dict[str, Any]] = []
+    missing = total = 0
+    for driver in drivers(run):
+        shown = []
+        for side, row, share in driver.units:
+            said = {"prompt": "", "answer": "", "thumbnail": None} if excerpts is None else excerpts.of(run.run, row)
+            missing, total = missing + (not said["answer"]), total + 1
+            shown.append({"side": side, **said, "source": str(run.run.probes["source"].iloc[row]), "share": share})
+        found.append({"affected": driver.affected, "stepped": driver.stepped, "value": driver.value, "examples": shown})
+    if missing and excerpts is None:
+        left_out.add(run.label, f"The texts and pictures of {total} examples behind the clearest cells, as was asked")
+    elif missing:
+        left_out.add(
+            run.label,
+            f"The texts and pictures of {missing} of {total} examples behind the clearest cells: their data are not "
+            "where the run says, or have changed since",
+        )
+    return found
+
+
+def _headline(runs: Sequence[Measured], details: Sequence[Sequence[str]]) -> list[str]:
+    """Of one run, the answer and its details; of several, the answer of each: details are among a run's notes."""
+    if len(runs) == 1:
+        return [words.answer(runs[0]), *details[0]]
+    return [f"{run.label}: {words.answer(run)}" for run in runs]
+
+
+def _advice(runs: Sequence[Measured], groupings: Sequence[Grouping | None]) -> list[str]:
+    said = _Sentences(len(runs))
+    for run, grouping in zip(runs, groupings, strict=True):
+        for sentence in words.advice(run, grouping, alone=len(runs) == 1):
+            said.add(run.label, sentence.removesuffix("."))
+    for a, b in changes.partners(runs)[: changes.MOST]:
+        if warning := changes.unequal_loss(runs[a], runs[b]):
+            said.add("", f"{runs[a].label} and {runs[b].label}: {warning}")
+    return said.all()
+
+
+class _Sentences:
+    """Sentences about runs; one that is true of all of them, or of a single one, names none."""
+
+    def __init__(self, runs: int) -> None:
+        self._runs = runs
+        self._of: dict[str, list[str]] = {}
+
+    def add(self, label: str, sentence: str) -> None:
+        """Take in a sentence, without its full stop, about the run of that label; "" for the report itself."""
+        self._of.setdefault(sentence, []).append(label)
+
+    def all(self) -> list[str]:
+        """The sentences, with the runs that they are about where those are not all."""
+        return [
+            f"{sentence}." if len(labels) == self._runs or labels == [""] else f"{several(labels)}: {sentence}."
+            for sentence, labels in self._of.items()
+        ]
+
+
+def _versions(runs: Sequence[Measured]) -> dict[str, str]:
+    """Of this package, and of what computed the runs: several where they differ."""
+    found: dict[str, list[str]] = {}
+    for run in runs:
+        for name, number in (run.run.meta.get("versions") or {}).items():
+            found.setdefault(str(name), []).append(str(number))
+    return {"task-interference": version("task-interference")} | {
+        name: ", ".join(dict.fromkeys(numbers)) for name, numbers in found.items()
+    }
+
+
+def _scopes(runs: Sequence[Measured]) -> list[Scope]:
+    return list(dict.fromkeys(scope for run in runs for scope in run.tables))
+
+
+def _choices(runs: Sequence[Measured]) -> list[Choice]:
+    found = [choice for run in runs for choices in run.tables.values() for choice in choices]
+    return list(dict.fromkeys([BASE, *found]))
+
+
+def _difference(found: Compared, tasks: Sequence[str]) -> dict[str, Any]:
+    tables = {
+        scope.key: {choice.key: cells(table, tasks, changes.COLUMNS) for choice, table in choices.items()}
+        for scope, choices in found.tables.items()
+    }
+    return {"first": found.first, "second": found.second, "cells": tables, "words": found.words}
+
+
+def _plain(value: Any) -> Any:
+    """The value with numpy's numbers as Python's, and None for numbers that do not exist."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _rounded(value: Any) -> Any:
+    """The value with every fraction to six significant digits."""
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value

@@ -1,0 +1,133 @@
+"""ReportData as one HTML file: everything inlined, nothing fetched, nothing computed.
+
+The reader's side lies beside this file: `template.html`, `style.css`, and in `SCRIPTS` numbers and colours, charts, the
+matrix, and the page that puts them in their places. Charts are drawn by Vega-Lite, whose JavaScript vl-convert brings.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import vl_convert
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from interference.errors import RunError
+
+FOLDER = Path(__file__).parent
+SCRIPTS = ("marks.js", "charts.js", "matrix.js", "page.js")  # one program, in this order
+# Controls other than tab and line feed, lone surrogates, and marks that turn the direction of the text behind them.
+UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
+ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+
+
+def render(data: Mapping[str, Any] | str) -> str:
+    """The HTML page of a report, as text.
+
+    Args:
+        data: ReportData as plain dicts and lists, or its JSON.
+
+    Raises:
+        ValueError: if a number is not finite (what is not known is None) or the text is not JSON.
+    """
+    report = _printable(json.loads(data) if isinstance(data, str) else data)
+    scripts = [_embeddable(_bundle()), _embeddable("\n".join(_read(name) for name in SCRIPTS))]
+    style = _read("style.css")
+    environment = Environment(loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined)
+    return environment.get_template("template.html").render(
+        report=report,
+        data=Markup(_json(report)),
+        policy=_policy(style, scripts),
+        scripts=[Markup(script) for script in scripts],
+        style=Markup(style),
+    )
+
+
+def write(data: Mapping[str, Any] | str, path: Path | str) -> Path:
+    """The path of the page that was written; a reader finds the old page or the new one, never a part.
+
+    Raises:
+        RunError: if it cannot be written there.
+        ValueError: as in `render`.
+    """
+    path, page = Path(path), render(data)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path, page)
+    except OSError as error:
+        raise RunError(
+            f"the report cannot be written to {path}: {error.strerror or error}; choose another --out"
+        ) from None
+    return path
+
+
+def _replace(path: Path, page: str) -> None:
+    temporary = path.with_name(f".{path.name}.new")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(page)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _policy(style: str, scripts: list[str]) -> str:
+    """The content security policy: this page's own style and scripts by their hash, data: images, nothing else.
+
+    Vega evaluates its expressions with an interpreter (`ast` in charts.js), so no 'unsafe-eval' is needed.
+    """
+    return "; ".join([
+        "default-src 'none'",
+        f"script-src {' '.join(map(_hash, scripts))}",
+        f"style-src {_hash(style)}",
+        "img-src data:",
+        "base-uri 'none'",
+        "form-action 'none'",
+    ])  # fmt: skip
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _json(report: Any) -> str:
+    """JSON that stays text within a <script> element, whatever the names hold."""
+    text = json.dumps(report, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return "".join(ESCAPES.get(c, c) for c in text) if re.search("[<>&\u2028\u2029]", text) else text
+
+
+def _printable(value: Any) -> Any:
+    """The same value, with a replacement character for what cannot be seen or would reorder the text around it."""
+    if isinstance(value, str):
+        return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", value)
+    if isinstance(value, Mapping):
+        return {_printable(key): _printable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_printable(item) for item in value]
+    return value
+
+
+def _embeddable(script: str) -> str:
+    """The script such that no string or pattern within it ends its element."""
+    return script.replace("\r\n", "\n").replace("</script", "<\\/script")
+
+
+def _read(name: str) -> str:
+    return (FOLDER / name).read_text(encoding="utf-8")
+
+
+@cache
+def _bundle() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script, which sets window.vegaEmbed; takes seconds to put together."""
+    snippet = "window.vegaEmbed = vegaEmbed;"
+    return vl_convert.javascript_bundle(snippet)

@@ -1,0 +1,91 @@
+"""The CSV files of a report: the same numbers as the page's, in full precision, for a spreadsheet or a script."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from interference.errors import RunError
+from interference.report.data import ReportData
+from interference.report.scopes import BASE, WHOLE
+
+
+def write(report: ReportData, folder: Path | str) -> list[Path]:
+    """Write the tables of a report; the paths.
+
+    `matrix-K.csv` is the K-th run's interference (ratio of means, all layers) as a matrix, rows affected and columns
+    stepped; `cells.csv` every choice of metric over all layers, one row a cell; `differences.csv`, `signal.csv`,
+    `null.csv`, `profile.csv`, `groups.csv` and `trajectory.csv` are what their names say, where there is any. No file
+    is named after a run or task.
+
+    Raises:
+        RunError: if the folder cannot be written to.
+    """
+    folder = Path(folder)
+    frames = {f"matrix-{place + 1}": frame for place, frame in enumerate(_matrices(report))}
+    rows = {
+        "cells": _cells(report),
+        "differences": _differences(report),
+        **{name: _rows(report, name) for name in ("signal", "null", "profile")},
+        "groups": _groups(report),
+        "trajectory": ({**row, "run": report.runs[row["run"]]["label"]} for row in report.trajectory),
+    }
+    frames |= {name: pd.DataFrame(list(found)) for name, found in rows.items()}
+    paths = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for stale in [*folder.glob("matrix-*.csv"), *(folder / f"{name}.csv" for name in rows)]:
+            stale.unlink(missing_ok=True)  # of a report before, with more runs
+        for name, frame in frames.items():
+            if not frame.empty:
+                path = folder / f"{name}.csv"
+                frame.to_csv(path, index=name.startswith("matrix-"), encoding="utf-8", errors="replace")
+                paths.append(path)
+    except OSError as error:
+        raise RunError(f"tables cannot be written to {folder}: {error.strerror or error}; choose another") from None
+    return paths
+
+
+def _matrices(report: ReportData) -> Iterator[pd.DataFrame]:
+    size = len(report.tasks)
+    for run in report.runs:
+        values = run["cells"][WHOLE.key][BASE.key]["value"]
+        rows = [values[start : start + size] for start in range(0, size * size, size)]
+        yield pd.DataFrame(rows, pd.Index(report.tasks, name="affected"), report.tasks, dtype=float)
+
+
+def _cells(report: ReportData) -> Iterator[dict[str, Any]]:
+    for run in report.runs:
+        yield from _tidy(report, {"run": run["label"]}, run["cells"][WHOLE.key])
+
+
+def _differences(report: ReportData) -> Iterator[dict[str, Any]]:
+    for found in report.differences:
+        names = {name: report.runs[found[name]]["label"] for name in ("first", "second")}
+        yield from _tidy(report, names, found["cells"][WHOLE.key])
+
+
+def _tidy(report: ReportData, names: dict[str, str], choices: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """One row a cell of every choice; cells of tasks that were not measured are left out."""
+    pairs = [(affected, stepped) for affected in report.tasks for stepped in report.tasks]
+    known = {choice["key"]: choice for choice in report.choices}
+    for key, columns in choices.items():
+        options = {name: known[key][name] for name in ("metric", "pairs", "reduce")}
+        for place, (affected, stepped) in enumerate(pairs):
+            if columns["verdict"][place]:
+                numbers = {name: values[place] for name, values in columns.items()}
+                yield {**names, **options, "affected": affected, "stepped": stepped, **numbers}
+
+
+def _rows(report: ReportData, name: str) -> Iterator[dict[str, Any]]:
+    return ({"run": run["label"], **row} for run in report.runs for row in run[name])
+
+
+def _groups(report: ReportData) -> Iterator[dict[str, Any]]:
+    """The suggested group of every task, from 1, and its place among the leaves of the tree."""
+    for run in report.runs:
+        if run["grouping"] is not None:
+            group_of = {task: k + 1 for k, names in enumerate(run["grouping"]["split"]) for task in names}
+            for place, task in enumerate(run["grouping"]["order"]):
+                yield {"run": run["label"], "task": task, "group": group_of[task], "leaf": place + 1}

@@ -1,0 +1,67 @@
+"""A headless Chromium whose pages may read the one file under test and nothing else."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from interference.report import page as report_page
+
+
+@dataclass
+class Opened:
+    """A page, and what it said and asked for while it was used."""
+
+    page: Any
+    path: Path
+    complaints: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        _without("playwright is not installed: pip install playwright")
+    if chromium is None:
+        _without("there is no Chromium on this machine: apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium)
+        yield browser
+        browser.close()
+
+
+def _without(words: str) -> None:
+    if os.environ.get("CI"):
+        pytest.fail(words)
+    pytest.skip(words)
+
+
+@pytest.fixture
+def opened(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Opened]]:
+    """`opened(data, width)`: a page whose charts are drawn. A complaint or a request fails the test that used it."""
+    everything: list[Opened] = []
+
+    def open_page(data: dict, width: int = 1400) -> Opened:
+        path = report_page.write(data, tmp_path / f"report{len(everything)}.html")
+        result = Opened(browser.new_page(viewport={"width": width, "height": 900}), path)
+        everything.append(result)
+        result.page.on("console", lambda message: result.complaints.append(f"{message.type}: {message.text}"))
+        result.page.on("pageerror", lambda error: result.complaints.append(f"error: {error}"))
+        result.page.on("request", lambda request: result.requests.append(request.url))
+        result.page.route(lambda url: not url.startswith(("data:", path.as_uri())), lambda route: route.abort())
+        result.page.goto(path.as_uri())
+        result.page.wait_for_selector("html[data-ready]", state="attached", timeout=15_000)
+        return result
+
+    yield open_page
+    for result in everything:
+        result.page.close()
+        assert result.complaints == []
+        assert [url for url in result.requests if not url.startswith("data:")] == [result.path.as_uri()]

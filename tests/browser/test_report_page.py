@@ -1,0 +1,353 @@
+"""The report's page in a real browser: its numbers, its keys, and nobody's script."""
+
+import re
+from itertools import pairwise
+
+import made_up
+import pytest
+
+SETTINGS = ("metric", "pairs", "reduce", "layers", "modules", "side")
+WORDS = {"self": "own step", "no-signal": "no signal"}
+OPTIONS = {
+    "interference": "interference I",
+    "delta": "Delta, fall of the loss",
+    "cosine": "gradient cosine",
+    "conflict_rate": "conflict rate",
+    "both": "A and B",
+}
+
+
+def number(value, signed=True, coarse=True):
+    """A number as the page must print it, written again in another language."""
+    if value is None:
+        return "–"
+    size = abs(value)
+    plain = f"{size:.2f}" if coarse or size == 0 or 0.095 <= size < 1000 else f"{size:.2g}"
+    if "." in plain and not coarse and size < 0.095 and size:  # two digits, as toPrecision(2) keeps a last 0
+        decimals = 1 - int(f"{size:e}".split("e")[1])
+        plain = f"{size:.{max(decimals, 0)}f}"
+    return ("−" if value < 0 else "+" if signed and value > 0 else "") + plain
+
+
+def words_of(field, value):
+    if field in ("layers", "modules") and value == "all":
+        return f"all {field}"
+    return f"layer {value}" if field == "layers" else OPTIONS.get(value, value)
+
+
+def choose(page, field, words):
+    control = page.locator(f"#controls [data-field='{field}'] select")
+    if control.is_disabled():  # as there is nothing else to choose
+        assert control.locator("option").all_text_contents() == [words]
+    else:
+        control.select_option(label=words, timeout=2_000)
+
+
+def choose_cell(page, **wanted):
+    """Sets the controls in their order."""
+    for field in SETTINGS:
+        if wanted.get(field) is not None:
+            choose(page, field, words_of(field, wanted[field]))
+
+
+def shown(page, matrix=0):
+    """[value, interval or None, verdict] of every cell, row by row."""
+    return (
+        page.locator(".matrix")
+        .nth(matrix)
+        .evaluate(
+            """table => [...table.querySelectorAll("td[data-row]")].map(cell =>
+            ["value", "interval", "verdict"].map(name => cell.querySelector("." + name)?.textContent ?? null))"""
+        )
+    )
+
+
+def expected(data, cells, signed=True, coarse=True, intervals=True):
+    size = len(data["tasks"])
+    rows = []
+    for k, value in enumerate(cells["value"]):
+        low, high, verdict = (cells[name][k] for name in ("low", "high", "verdict"))
+        ends = f"[{number(low, signed, coarse)}, {number(high, signed, coarse)}]" if low is not None else "no interval"
+        own = k // size == k % size
+        rows.append([
+            number(value, signed, coarse), None if own or not intervals else ends, WORDS.get(verdict, verdict),
+        ])  # fmt: skip
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("choice", "scope", "signed", "coarse"),
+    [
+        ("interference/leave-one-out/mean-of-ratios", "all/all/both", True, True),
+        ("interference/all/ratio-of-means", "all/attention/A", True, True),
+        ("interference/leave-one-out/ratio-of-means", "2/mlp/B", True, True),
+        ("interference/all/mean-of-ratios", "all/q_proj/both", True, True),
+        ("delta/leave-one-out", "1/attention/A", True, False),
+        ("cosine", "all/mlp/both", True, True),
+        ("conflict_rate", "3/mlp/A", False, True),
+    ],
+)
+def test_the_controls_bring_up_the_matrix_of_the_data(opened, choice, scope, signed, coarse):
+    data = made_up.report()
+    page = opened(data).page
+    setting = {item["key"]: item for item in [*data["choices"], *data["scopes"]]}
+    choose_cell(page, **(setting[choice] | setting[scope]))
+    assert shown(page) == expected(data, data["runs"][0]["cells"][scope][choice], signed, coarse)
+    assert page.locator(".matrix th[scope=col]").all_text_contents() == data["tasks"]
+    assert page.locator(".matrix th[scope=row]").all_text_contents() == data["tasks"]
+
+
+def test_a_setting_that_does_not_apply_cannot_be_chosen(opened):
+    page = opened(made_up.report()).page
+    choose(page, "metric", "gradient cosine")
+    for field in ("pairs", "reduce"):
+        control = page.locator(f"#controls [data-field='{field}'] select")
+        assert control.is_disabled()
+        assert control.locator("option").all_text_contents() == ["default"]
+
+
+def test_two_runs_stand_side_by_side_with_their_difference(opened):
+    data = made_up.report(runs=2)
+    page = opened(data).page
+    assert page.locator(".matrix .figure-title").all_text_contents() == [
+        "LoRA r=4", "MixLoRA E=16 r=4", "MixLoRA E=16 r=4 minus LoRA r=4",
+    ]  # fmt: skip
+    choose_cell(page, metric="interference", pairs="all", layers="1", modules="mlp", side="B")
+    scope, choice = "1/mlp/B", "interference/all/mean-of-ratios"
+    for k in (0, 1):
+        assert shown(page, k) == expected(data, data["runs"][k]["cells"][scope][choice], intervals=False)
+    change = expected(data, data["differences"][0]["cells"][scope][choice], intervals=False)
+    for k in range(0, 36, 7):
+        change[k][2] = ""  # a run's own step is 1 before and after
+    assert shown(page, 2) == change
+    tops = page.locator(".matrix").evaluate_all("tables => tables.map(table => table.getBoundingClientRect().top)")
+    assert len(set(tops)) == 1
+    choose(page, "view", "MixLoRA E=16 r=4")
+    assert shown(page) == expected(data, data["runs"][1]["cells"][scope][choice])
+
+
+def test_counts_of_verdicts_are_those_of_the_scope(opened):
+    data = made_up.report()
+    page = opened(data).page
+    choose_cell(page, layers="2", modules="mlp", side="A")
+    counts = data["runs"][0]["counts"]["2/mlp/A"]
+    words = [f"{count} {WORDS.get(verdict, verdict)}" for verdict, count in counts.items()]
+    assert page.locator("#counts .swatch").all_text_contents() == words
+
+
+def test_a_cell_tells_everything_about_itself_on_click(opened):
+    data = made_up.report()
+    page = opened(data).page
+    at = made_up.index(data, "word", "ink")
+    page.locator(".matrix td[data-row='1'][data-column='0']").click()
+    details = page.locator("#details")
+    cells = data["runs"][0]["cells"]["all/all/both"]["interference/leave-one-out/mean-of-ratios"]
+    assert details.locator("h3").text_content() == "A step of ink on the loss of word"
+    assert details.locator("dd").all_text_contents() == [
+        number(cells["value"][at], coarse=False),
+        f"[{number(cells['low'][at], coarse=False)}, {number(cells['high'][at], coarse=False)}]",
+        f"{cells['q'][at]:.3f}",
+        f"{100 * cells['nonpositive'][at]:.0f} %",
+        f"{100 * cells['leverage'][at]:.0f} %",
+    ]
+    assert details.locator(".facts strong").text_content() == cells["verdict"][at]
+    assert details.locator(".examples li").count() == 3
+    assert details.locator(".examples img").evaluate_all("images => images.map(image => image.src)") == [made_up.PIXEL]
+    assert "31 % of the value · word.json#12" in details.locator(".examples li").first.inner_text()
+
+
+def test_keyboard_alone_reaches_controls_cells_and_details(opened):
+    data = made_up.report()
+    page = opened(data).page
+
+    def tab_until(selector):
+        for _ in range(40):
+            page.keyboard.press("Tab")
+            if page.evaluate("selector => document.activeElement.matches(selector)", selector):
+                return
+        pytest.fail(f"Tab does not reach {selector}")
+
+    tab_until("[data-field='metric'] select")
+    page.keyboard.press("d")  # a native list: the first option that begins with it
+    page.keyboard.press("Tab")
+    assert page.locator(".scope-words").text_content().startswith("Delta")
+    tab_until("td[data-row]")
+    outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    assert outline == "solid"
+    for key in ("ArrowDown", "ArrowDown", "ArrowRight", "ArrowUp", "ArrowLeft", "ArrowLeft", "End"):
+        page.keyboard.press(key)
+    assert page.locator("#details h3").text_content() == "A step of place on the loss of word"
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "details"
+    tab_until("#details button")
+    page.keyboard.press("Enter")
+    assert page.locator(".chip bdi").last.text_content() == "place → word"
+
+
+def test_focus_stays_on_a_control_that_was_used(opened):
+    page = opened(made_up.report()).page
+    page.locator("#controls [data-field='layers'] select").focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    assert page.locator(".scope-words").text_content().endswith("layer 1, attention, A")
+    page.locator("#profile [data-field='side'] select").focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    assert page.locator("#profile [data-field='side'] option:checked").text_content() == "B"
+
+
+def test_negative_is_blue_positive_is_red_on_one_scale(opened):
+    data = made_up.report(runs=2)
+    page = opened(data).page
+    cells = page.locator(".matrix td[data-row]").evaluate_all(
+        """cells => cells.filter(cell => cell.style.backgroundColor && cell.dataset.verdict !== "no-signal").map(cell =>
+            [cell.querySelector(".value").textContent, getComputedStyle(cell).backgroundColor])"""
+    )
+    known = [
+        (float(text.replace("−", "-")), [int(c) for c in re.findall(r"\d+", rgb)]) for text, rgb in cells if text != "–"
+    ]
+    assert len(known) > 70
+    redness = [red - blue for _, (red, _, blue) in sorted(known, key=lambda pair: (pair[0], pair[1][0] - pair[1][2]))]
+    assert all(before <= after + 3 for before, after in pairwise(redness))
+    assert redness[0] < -100
+    assert redness[-1] > 100
+    limit = page.locator(".scale .swatch").last.text_content()
+    assert limit.startswith("+1.0")
+    assert "90 % quantile" in page.locator(".legend .hint").text_content()
+
+
+def test_text_on_every_background_has_contrast(opened):
+    page = opened(made_up.report(runs=2)).page
+    colours = page.locator(".matrix td[data-row], .swatch").evaluate_all(
+        "cells => cells.map(cell => [getComputedStyle(cell).color, getComputedStyle(cell).backgroundColor])"
+    )
+
+    def luminance(colour):
+        channels = [int(channel) / 255 for channel in re.findall(r"\d+", colour)[:3]]
+        red, green, blue = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    for text, back in colours:
+        if back != "rgba(0, 0, 0, 0)":  # hatched: black on white and light grey
+            dark, light = sorted([luminance(text), luminance(back)])
+            assert (light + 0.05) / (dark + 0.05) >= 4.5, (text, back)
+
+
+def test_a_small_matrix_brings_its_scope_up(opened):
+    data = made_up.report()
+    page = opened(data).page
+    small = page.locator(".small")
+    assert small.count() == 16
+    cells = data["runs"][0]["cells"]["3/mlp/B"]["interference/leave-one-out/mean-of-ratios"]
+    signs = {"conflict": "−", "synergy": "+", "no-signal": "·"}
+    assert small.last.locator("td").all_text_contents() == [signs.get(verdict, "") for verdict in cells["verdict"]]
+    small.last.click()
+    assert shown(page) == expected(data, cells)
+    assert page.locator("#controls [data-field='layers'] select option:checked").text_content() == "layer 3"
+
+
+def test_pairs_are_drawn_along_the_layers_as_chosen(opened):
+    page = opened(made_up.report()).page
+    while page.locator("#profile .chip").count():
+        page.locator("#profile .chip").first.click()
+    assert page.locator("#profile svg").count() == 0
+    page.locator("#profile label", has_text="A step of").locator("select").select_option(label="shape")
+    page.locator("#profile label", has_text="on the loss of").locator("select").select_option(label="place")
+    page.locator("#profile button", has_text="Draw this pair").click()
+    assert page.locator("#profile .role-legend-label text").all_text_contents() == ["shape → place"]
+    page.locator(".matrix td[data-row='0'][data-column='2']").click()
+    page.locator("#details button").click()
+    assert page.locator("#profile .role-legend-label text").all_text_contents() == ["shape → place", "count → ink"]
+    assert page.locator("#profile .chart .mark-rule.role-mark line").count() == 1  # at 0
+
+
+def test_every_question_has_its_chart_and_numbers(opened):
+    data = made_up.report(runs=2)
+    page = opened(data).page
+    assert page.locator("#runs svg").count() == 2
+    half = data["runs"][1]["null"][2]
+    row = page.locator("#runs .run").nth(1).locator("tbody tr").nth(2).locator("td").all_text_contents()
+    ends = f"[{number(half['low'], coarse=False)}, {number(half['high'], coarse=False)}]"
+    assert row[2] == f"{number(half['value'], coarse=False)} {ends}"
+    assert page.locator("#grouping svg").count() == 2
+    labels = page.locator("#grouping svg").first.locator(".role-axis-label text").all_text_contents()
+    assert sorted(labels) == sorted(data["tasks"] * 2)
+    assert (
+        page.locator("#grouping .split").first.locator(".name").all_text_contents()
+        == data["runs"][0]["grouping"]["order"]
+    )
+    assert page.locator("#differences svg").count() == 1
+    assert data["differences"][0]["words"] in page.locator("#differences").inner_text()
+    for words in [
+        *data["headline"],
+        *data["advice"],
+        *data["conventions"],
+        *data["left_out"],
+        data["runs"][0]["notes"][0],
+    ]:
+        assert page.get_by_text(words, exact=True).first.is_visible()
+
+
+def test_checkpoints_of_a_training_have_their_lines(opened):
+    page = opened(made_up.report(runs=3, steps=True)).page
+    assert page.locator("#trajectory svg").count() == 1
+    assert "training step" in page.locator("#trajectory svg").text_content()
+    assert page.locator("#help").count() == 0
+
+
+@pytest.mark.parametrize("width", [360, 1400])
+def test_hostile_names_are_text_and_nothing_runs(opened, width):
+    data = made_up.report(runs=2, tasks=made_up.HOSTILE, layers=2)
+    page = opened(data, width).page
+    names = page.locator(".matrix").first.locator("th[scope=row]").all_text_contents()
+    printable = [re.sub("[\x00-\x08\x0b-\x1f\ud800-\udfff\u202e]", "\ufffd", name) for name in made_up.HOSTILE]
+    assert names == printable
+    page.locator(".matrix td[data-row='1'][data-column='0']").first.click()
+    assert page.locator("#details h3").text_content() == f"A step of {printable[0]} on the loss of {printable[1]}"
+    page.locator("#details button").first.click()
+    assert page.evaluate("window.hurt") is None
+    assert page.locator("body b").count() == 0
+    assert page.locator("script").count() == 3
+    assert page.locator("img:not([src^='data:'])").count() == 0
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_only_scopes_that_a_choice_was_measured_for_are_offered(opened):
+    data = made_up.report()
+    for scope in data["scopes"]:
+        if scope["layers"] != "all":
+            del data["runs"][0]["cells"][scope["key"]]["cosine"]
+    page = opened(data).page
+    choose_cell(page, layers="2", modules="mlp", side="A")
+    choose(page, "metric", "gradient cosine")
+    assert shown(page) == expected(data, data["runs"][0]["cells"]["all/mlp/A"]["cosine"])
+    assert page.locator("#controls [data-field='layers'] option").all_text_contents() == ["all layers"]
+    assert page.locator("#multiples").inner_text() == "This report holds no gradient cosine of single layers."
+
+
+def test_one_task_has_a_page(opened):
+    data = made_up.report(tasks=["ink"])
+    page = opened(data, 360).page
+    assert shown(page) == [["+1.00", None, "own step"]]
+    assert page.locator("#runs svg").count() == 1
+    assert page.locator("#profile").inner_text() == "This report holds no profile along the layers."
+
+
+def test_forty_tasks_open_and_scroll_within_their_box(opened):
+    data = made_up.report(tasks=[f"task number {k}" for k in range(40)], layers=1)
+    page = opened(data).page
+    cells = data["runs"][0]["cells"]["all/all/both"]["interference/leave-one-out/mean-of-ratios"]
+    assert shown(page) == expected(data, cells, intervals=False)
+    assert page.evaluate("document.documentElement.scrollWidth") == 1400
+    assert page.locator(".box").first.evaluate("box => box.scrollWidth > box.clientWidth")
+
+
+def test_a_run_without_a_scope_says_so(opened):
+    data = made_up.report(runs=2)
+    del data["runs"][1]["cells"]["all/q_proj/both"]
+    page = opened(data).page
+    choose_cell(page, modules="q_proj")
+    assert page.locator("#matrices .note").text_content() == (
+        "MixLoRA E=16 r=4 has no interference I, leave-one-out, mean-of-ratios for all layers, q_proj, A and B in this "
+        "report."
+    )

@@ -1,0 +1,195 @@
+"""Which runs are compared, and what is said of their difference; charts along depth and training; the CSV files."""
+
+import pandas as pd
+import pytest
+from reported import APART, MIXLORA, TWO_GROUPS, axis, made
+
+from interference.errors import RunError
+from interference.report import changes, depth, tables
+from interference.report.data import report
+from interference.report.measured import measure
+from interference.report.scopes import Detail, plan
+from mixlora.progress import silent
+
+B = 100
+BASE = "interference/leave-one-out/ratio-of-means"
+
+
+def measured(label="r", **options):
+    run = made(options.pop("means", TWO_GROUPS), **options)
+    return measure(label, run, plan(run, Detail.SMALL, B), B, silent)
+
+
+def words(first, second):
+    return changes.difference([first, second], (0, 1), B, 1).words
+
+
+def test_a_change_beyond_noise_is_counted():
+    relieved = TWO_GROUPS | {"c": axis(4, 6), "d": axis(5, 7)}  # the second pair stops pulling against the first
+    found = words(measured("LoRA"), measured("MixLoRA", means=relieved, selections=MIXLORA))
+    assert found.startswith("MixLoRA against LoRA, on the same examples: I is higher in 8 and lower in 2 of 12 pairs")
+    assert "change of I = " in found and found.endswith("; conflicts 8 before, 0 after.")
+
+
+def test_no_change_is_told():
+    first = measured("x", noise=0.3)
+    assert words(first, first) == (
+        "r against r".replace("r", "x")
+        + ", on the same examples: no pair of 12 changes beyond noise; conflicts 8 before, "
+        "8 after."
+    )
+
+
+def test_one_task_has_no_pair_to_compare():
+    one = measured("x", means={"a": axis(1)})
+    assert (
+        words(one, one) == "x against x, on the same examples: one task alone, so there is no pair of tasks to compare."
+    )
+
+
+@pytest.mark.parametrize(("loss", "warned"), [(1.05, False), (1.2, True), (0.5, True), (1.0, False)])
+def test_unequal_losses_are_warned_of(loss, warned):
+    first, second = measured("x"), measured("y", loss=loss)
+    assert (changes.unequal_loss(first, second) is not None) == warned
+    assert ("But the mean losses differ (1.00 and " in words(first, second)) == warned
+    found = report({"x": first.run, "y": second.run}, "small", replicates=B)
+    assert any(line.startswith("x and y: the mean losses differ") for line in found.advice) == warned
+
+
+def test_moments_of_one_training_may_differ_in_loss():
+    early, late, other = (
+        measured(label, loss=loss) for label, loss in [("x/step-1", 2.0), ("x/step-9", 1.0), ("y", 1.0)]
+    )
+    assert changes.unequal_loss(early, late) is None and changes.unequal_loss(early, other) is not None
+
+
+def test_a_loss_of_zero_warns_of_nothing():
+    assert changes.unequal_loss(measured(loss=0.0), measured(loss=1.0)) is None
+
+
+@pytest.mark.parametrize(
+    ("means", "ids", "what"), [(APART | {"d": axis(4)}, "other", "examples"), (APART, "r", "tasks")]
+)
+def test_runs_of_other_examples_or_tasks_are_not_subtracted(means, ids, what):
+    found = report({"x": made(TWO_GROUPS), "y": made(means, ids=ids)}, "small", replicates=B)
+    assert found.differences == []
+    assert found.headline[2] == (
+        f"x and y were measured on different {what}, so their difference has no paired interval: compute both with the "
+        "same tasks, samples and seed to compare them."
+    )
+
+
+def test_few_runs_are_all_compared_and_many_with_their_neighbours():
+    few = [measured(str(k), layers=(0,)) for k in range(3)]
+    assert changes.partners(few) == [(0, 1), (0, 2), (1, 2)]
+    losses = [("LoRA", 3.0), ("LoRA", 2.0), ("LoRA", 1.0), ("MixLoRA", 3.1), ("MixLoRA", 2.1), ("MixLoRA", 1.9)]
+    many = [
+        measured(kind, layers=(0,), loss=loss, selections=MIXLORA if kind == "MixLoRA" else None)
+        for kind, loss in losses
+    ]
+    crossed = [(0, 3), (1, 4), (1, 5)]
+    assert changes.partners(many) == [*crossed, (0, 1), (1, 2), (3, 4), (4, 5)]
+
+
+def test_time_bounds_the_scopes_of_a_difference(monkeypatch):
+    first = measured()
+    assert len(changes.difference([first, first], (0, 1), B, 1).tables) == len(first.tables)
+    monkeypatch.setattr(changes, "seconds_of", lambda run, replicates: 2.0)
+    found = changes.difference([first, first], (0, 1), B, 1).tables
+    assert sum(len(choices) for choices in found.values()) == 7  # 30 seconds, 2 runs of 2 seconds each
+    monkeypatch.setattr(changes, "seconds_of", lambda run, replicates: 1e6)
+    found = changes.difference([first, first], (0, 1), B, 1).tables
+    assert [choice.key for choices in found.values() for choice in choices] == [BASE]
+
+
+@pytest.mark.parametrize(
+    ("label", "meta", "step", "series"),
+    [
+        ("lora/step-10", {}, 10, "lora"),
+        ("LoRA, step 100", {}, 100, "LoRA"),
+        ("out/checkpoint-500", {}, 500, "out"),
+        ("run", {"step": 7}, 7, "run"),
+        ("step 3", {"step": 4}, 4, ""),
+        ("stepwise", {}, None, "stepwise"),
+    ],
+)
+def test_the_step_of_a_run(label, meta, step, series):
+    run = measured(label, layers=(0,), meta=meta)
+    assert depth.step_of(run) == step and depth.series_of(label) == series
+
+
+def test_a_trajectory_is_the_cells_of_every_step():
+    runs = {f"lora/step-{k}": made(TWO_GROUPS, seed=k) for k in (0, 10)} | {"mixlora/step-5": made(TWO_GROUPS)}
+    found = report(runs, "small", replicates=B)
+    assert len(found.trajectory) == 2 * 12 and {row["run"] for row in found.trajectory} == {0, 1}
+    row = next(row for row in found.trajectory if (row["run"], row["affected"], row["stepped"]) == (1, "c", "a"))
+    table = runs["lora/step-10"].table(reduce="ratio-of-means", replicates=B)
+    cell = table[(table["affected"] == "c") & (table["stepped"] == "a")].iloc[0]
+    assert (row["step"], row["series"]) == (10.0, "lora")
+    assert [row["value"], row["low"], row["high"]] == pytest.approx(cell[["value", "low", "high"]].tolist())
+
+
+def test_runs_without_steps_have_no_trajectory():
+    assert report({"x": made(APART), "y": made(APART)}, "small", replicates=B).trajectory == []
+
+
+def test_rows_are_bounded_by_the_least_telling_pairs(monkeypatch):
+    monkeypatch.setattr(depth, "ROWS", 10)
+    runs = [measured(f"step {k}") for k in (0, 1)]
+    rows, cut = depth.trajectory(runs)
+    assert len(rows) == 10 and cut == 7
+    told = report({run.label: run.run for run in runs}, "small", replicates=B).left_out
+    assert "Along the training, the 7 pairs of tasks with the smallest values are not shown." in told
+    kept = {(row["affected"], row["stepped"]) for row in rows}
+    size = runs[0].pairs.assign(size=runs[0].pairs["value"].abs()).nlargest(5, "size")
+    assert kept == set(zip(size["affected"], size["stepped"], strict=True))
+
+
+def test_clear_pairs_come_first():
+    pairs = pd.DataFrame({
+        "affected": list("abc"),
+        "stepped": list("bca"),
+        "value": [-0.1, 5.0, 0.4],
+        "verdict": ["conflict", "unclear", "synergy"],
+    })  # fmt: skip
+    assert depth.ranked(pairs) == [("c", "a"), ("a", "b"), ("b", "c")]
+
+
+def test_tables_hold_the_reports_numbers(tmp_path):
+    runs = {"=x step 1": made(TWO_GROUPS), "=x step 2": made(TWO_GROUPS, seed=5)}
+    found = report(runs, "small", replicates=B)
+    paths = tables.write(found, tmp_path / "deep" / "tables")
+    names = ["matrix-1", "matrix-2", "cells", "differences", "signal", "null", "profile", "groups", "trajectory"]
+    assert paths == [tmp_path / "deep" / "tables" / f"{name}.csv" for name in names]
+    read = {path.stem: pd.read_csv(path) for path in paths}
+    matrix = pd.read_csv(paths[0], index_col="affected")
+    pd.testing.assert_frame_equal(matrix, runs["=x step 1"].matrix(reduce="ratio-of-means"), check_names=False)
+    cells = read["cells"]
+    assert len(cells) == 2 * 18 * 16 and set(cells["run"]) == set(runs)
+    median = cells[(cells["reduce"] == "median-of-ratios") & (cells["pairs"] == "all") & (cells["run"] == "=x step 2")]
+    wanted = runs["=x step 2"].table(pairs="all", reduce="median-of-ratios", replicates=B)
+    for name in ("value", "low", "high", "q", "nonpositive", "leverage"):
+        assert median[name].tolist() == pytest.approx(wanted[name].tolist(), nan_ok=True)
+    assert median["verdict"].tolist() == wanted["verdict"].tolist()
+    assert list(read["differences"]["first"].unique()) == ["=x step 1"] and len(read["differences"]) == 4 * 16
+    assert read["signal"]["snr"].tolist()[:4] == pytest.approx(runs["=x step 1"].signal()["snr"].tolist())
+    groups = read["groups"].iloc[:4].set_index("task")["group"]
+    assert groups.to_dict() == {"a": 1, "b": 1, "c": 2, "d": 2}
+    assert len(read["trajectory"]) == 24 and set(read["trajectory"]["run"]) == set(runs)
+
+
+def test_tables_of_a_report_before_do_not_stay(tmp_path):
+    two = report({"x": made(TWO_GROUPS), "y": made(TWO_GROUPS)}, "small", replicates=B)
+    one = report({"x": made(TWO_GROUPS, units=3)}, "small", replicates=B)
+    (tmp_path / "mine.csv").write_text("kept")
+    tables.write(two, tmp_path)
+    names = {path.name for path in tables.write(one, tmp_path)}
+    assert {path.name for path in tmp_path.iterdir()} == names | {"mine.csv"}
+    assert "differences.csv" not in names and "matrix-2.csv" not in names and "null.csv" not in names
+
+
+def test_tables_that_cannot_be_written_are_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    found = report({"x": made(APART)}, "small", replicates=B)
+    with pytest.raises(RunError, match=r"tables cannot be written to .*file: File exists; choose another"):
+        tables.write(found, tmp_path / "file")

@@ -1,0 +1,232 @@
+"""What a report says of one run, in every case that a run may be in."""
+
+import numpy as np
+import pytest
+from reported import APART, MIXLORA, TWO_GROUPS, axis, made
+
+from interference.report import words
+from interference.report.data import report
+from interference.report.grouping import group
+from interference.report.measured import Measured, measure
+from interference.report.phrases import SHOWN, counted, interval, number, several
+from interference.report.scopes import BASE, WHOLE, Detail, plan
+from mixlora.progress import silent
+
+
+def measured(run) -> Measured:
+    return measure("r", run, plan(run, Detail.SMALL, 200), 200, silent)
+
+
+def said(found: Measured) -> tuple[str, str, str]:
+    """The answer, the details and the advice."""
+    grouping = group(found.tables[WHOLE][BASE])
+    return words.answer(found), " ".join(words.details(found, grouping)), " ".join(words.advice(found, grouping))
+
+
+def with_null(found: Measured, **rows) -> Measured:
+    """The same with another split-half null for some tasks."""
+    null = found.null.copy()
+    for task, row in rows.items():
+        null.loc[task] = row
+    return Measured(found.label, found.run, found.tables, found.signal, null, found.empty)
+
+
+def test_conflict_is_told_with_its_worst_and_best_cell():
+    found = measured(made(TWO_GROUPS, noise=0.3))
+    answer, details, advice = said(found)
+    conflicts = found.pairs[found.pairs["verdict"] == "conflict"]
+    worst = conflicts.loc[conflicts["value"].idxmin()]
+    best = found.pairs.loc[found.pairs["value"].idxmax()]
+    assert answer == (
+        "8 of 12 pairs of tasks conflict beyond noise and 4 help; "
+        f"worst: a step of {worst['stepped']} on {worst['affected']}, I = {worst['value']:.2f} "
+        f"[{worst['low']:.2f}, {worst['high']:.2f}]; "
+        f"best: a step of {best['stepped']} on {best['affected']}, I = {best['value']:.2f} "
+        f"[{best['low']:.2f}, {best['high']:.2f}]."
+    )
+    assert (
+        "Where, in conflicting pairs taken alone: layer 0 8, layer 3 8; attention 8, mlp 8; side A 8, side B 8."
+        in details
+    )
+    assert "The check against noise holds" in details and "Conflict lies between groups" in details
+    assert advice.startswith("Split the tasks, an adapter for each group: a and b; c and d.")
+
+
+def test_one_task_has_nothing_to_compare():
+    answer, details, advice = said(measured(made({"alone": axis(1)})))
+    assert answer == "alone is the only task here, so there is no pair of tasks that could interfere."
+    assert (details, advice) == ("", "Measure at least two tasks: interference is between tasks.")
+
+
+def test_no_signal_anywhere_is_no_finding():
+    answer, details, advice = said(measured(made(dict.fromkeys("abc", np.zeros(8)), noise=1.0, seed=4)))
+    assert answer == (
+        "This probe is too small to tell whether the tasks interfere: none of the 3 tasks has a gradient that rises "
+        "above its own noise."
+    )
+    assert "check against noise" not in details
+    assert "a, b and c: no signal; probe more examples (now 12 units a task)" in advice
+
+
+def test_one_row_without_signal_is_named():
+    means = TWO_GROUPS | {"n": np.zeros(8)}
+    answer, details, advice = said(measured(made(means, noise=0.4, seed=1)))
+    assert answer.startswith("8 of 20 pairs")
+    assert "n cannot be judged: no gradient there rises above its own noise." in details
+    assert "n: no signal; probe more examples" in advice
+
+
+def test_a_learned_task_wants_an_earlier_checkpoint():
+    means = TWO_GROUPS | {"n": np.zeros(8)}
+    found = measured(made(means, noise=0.4, seed=1, loss=dict.fromkeys("abcd", 1.0) | {"n": 0.01}))
+    assert "n: no signal and a loss below 0.05 nats per token, so learned already; measure an earlier" in said(found)[2]
+
+
+def test_nothing_clear_says_what_could_have_been_seen():
+    found = measured(made(APART, noise=0.3, seed=2))
+    assert set(found.pairs["verdict"]) == {"unclear"}
+    answer, _, advice = said(found)
+    reach = ((found.pairs["high"] - found.pairs["low"]) / 2).median()
+    assert answer == (
+        "None of the 6 pairs of tasks conflicts or helps beyond noise; "
+        f"an I nearer 0 than about {number(reach)} would not show here."
+    )
+    assert "Nothing is clear: four times as many examples a task would halve every interval." in advice
+
+
+def test_help_alone_is_told():
+    answer, _, advice = said(measured(made({"a": TWO_GROUPS["a"], "b": TWO_GROUPS["b"]})))
+    assert answer.startswith("No conflict beyond noise in 2 pairs of tasks; 2 help beyond noise, most: a step of ")
+    assert advice == ""
+
+
+def test_conflict_alone_is_told():
+    found = measured(made({"a": axis(1, 2), "b": axis(-1, 3)}))
+    assert said(found)[0].startswith("2 of 2 pairs of tasks conflict beyond noise and none helps; worst: a step of ")
+    assert "best:" not in said(found)[0]
+
+
+def one_sided():
+    """A run in which b hurts a, and which no split helps."""
+    found = measured(made(APART, noise=0.3, seed=2))
+    table = found.tables[WHOLE][BASE]
+    table.loc[(table["affected"] == "a") & (table["stepped"] == "b"), ["value", "verdict"]] = [-0.4, "conflict"]
+    table.loc[(table["affected"] == "a") & (table["stepped"] == "c"), ["value", "verdict"]] = [0.6, "synergy"]
+    return found
+
+
+def test_conflict_without_groups_names_the_task_that_hurts():
+    answer, _, advice = said(one_sided())
+    assert answer.startswith(
+        "1 of 6 pairs of tasks conflicts beyond noise and 1 helps; worst: a step of b on a, I = -0.40"
+    )
+    assert "A step of b hurts 1 of 2 other tasks: lower its share of the training, or train it apart." in advice
+    assert "A MixLoRA of the same tasks gives each example factors of its own" in advice
+    mixture = one_sided()
+    mixture.run.selections = MIXLORA
+    assert mixture.kind == "MixLoRA" and "A MixLoRA" not in said(mixture)[2]
+
+
+@pytest.mark.parametrize("row", [(0.4, -0.2, 1.3), (2.0, 1.2, 3.0), (0.5, 0.2, 0.9), (1.0, 0.5, 2.6), (np.nan,) * 3])
+def test_a_failed_null_is_told(row):
+    found = with_null(measured(made(TWO_GROUPS)), b=row)
+    _, details, advice = said(found)
+    assert words.failed_null(found) == ["b"] and words.rough_null(found) == []
+    assert "The probe is too small to tell how strong interference is on b: " in details
+    assert f"gives b {number(row[0])} {interval(*row[1:])}." in details and "check against noise" not in details
+    assert "Probe more examples of b (now 12 units a task" in advice
+
+
+def test_a_wide_null_asks_for_as_many_units_as_would_narrow_it():
+    found = with_null(measured(made(TWO_GROUPS)), c=(1.0, 0.2, 2.2))
+    _, details, advice = said(found)
+    assert words.rough_null(found) == ["c"] and words.failed_null(found) == []
+    assert "which is widest for c, [0.20, 2.20]." in details
+    assert "Probe more examples of c (now 12 units a task; about 48 would do)" in advice
+
+
+def test_a_balanced_sum_forces_conflict():
+    """Three gradients that cancel: the summed loss is stationary."""
+    found = measured(made({"a": axis(1), "b": axis(2), "c": axis(-1, -2)}, noise=0.05))
+    assert found.signal["balance"].abs().max() < 0.25 and words.stationary(found) == ["a", "b", "c"]
+    _, details, advice = said(found)
+    assert "The summed loss is nearly stationary for a, b and c:" in details and "conflict is forced there" in details
+    assert (
+        "Measure an earlier checkpoint, or several along the training: here conflict is forced for a, b and c" in advice
+    )
+
+
+def test_nothing_clear_and_a_failed_null_is_too_small_to_tell():
+    found = with_null(measured(made(APART, noise=0.3, seed=2)), a=(1.0, -4.0, 9.0))
+    answer, _, advice = said(found)
+    assert answer == (
+        "None of the 6 pairs of tasks conflicts or helps beyond noise, but the probe is too small to tell: half of a "
+        "task's units against its other half does not give 1 for a."
+    )
+    assert "Probe more examples of a (now 12 units a task): noise" in advice  # 13 / 1 squared as many is a guess
+
+
+def test_zero_blocks_and_other_notes():
+    found = measured(made(TWO_GROUPS, zero="A", meta={"not_probed": ["the projector"]}))
+    assert "4 of 8 blocks have zero gradients and add nothing" in said(found)[2]
+    notes = words.notes(found)
+    assert "The adapter also trains the projector, which is not part of theta here." in notes
+    assert any(note.startswith("Every gradient is zero in side A") for note in notes)
+
+
+def test_unstable_ratios_are_noted():
+    found = measured(made(TWO_GROUPS, noise=4.0, units=20))
+    tasks = found.pairs.loc[found.pairs["nonpositive"] > 0.05, "affected"].unique()
+    assert (
+        len(tasks) and f"More than 5% of the units of {several(list(tasks))} have an own Delta" in words.notes(found)[0]
+    )
+    assert words.notes(measured(made(TWO_GROUPS))) == []
+
+
+def test_forty_tasks_are_told_shortly():
+    names = {f"task {k}": TWO_GROUPS["abcd"[k % 4]] for k in range(40)}
+    found = measured(made(names, units=4, layers=(0,)))
+    answer, details, advice = said(found)
+    assert answer.startswith("800 of 1560 pairs of tasks conflict beyond noise and 760 help; worst: ")
+    assert "task 0, task 1, task 4, task 5, task 8, task 9 and 14 more" in advice
+    assert max(map(len, (answer, details, advice))) < 2500
+
+
+def test_several_runs_answer_one_after_the_other():
+    runs = {"one": made(TWO_GROUPS), "two": made(TWO_GROUPS, seed=9, selections=MIXLORA)}
+    found = report(runs, "small", replicates=60)
+    assert [sentence.split(":")[0] for sentence in found.headline[:2]] == ["one", "two"]
+    assert found.headline[2].startswith("two against one, on the same examples: ")
+    assert any(note.startswith("The check against noise holds") for note in found.runs[1]["notes"])
+    assert found.advice[0] == "Split the tasks, an adapter for each group: a and b; c and d."
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (-0.8, "-0.80"),
+        (0, "0.00"),
+        (0.0123, "0.012"),
+        (0.0996, "0.10"),
+        (12.3456, "12.35"),
+        (1234.5, "1.2e+03"),
+        (np.nan, "–"),
+        (np.inf, "–"),
+    ],
+)
+def test_numbers_in_sentences(value, text):
+    assert number(value) == text
+
+
+def test_small_phrases():
+    assert interval(-1.1, -0.5) == "[-1.10, -0.50]" and interval(np.nan, 1) == "[no interval]"
+    assert (counted(1, "pair"), counted(0, "pair"), counted(2, "pair")) == ("1 pair", "0 pairs", "2 pairs")
+    assert (several(["a"]), several(["a", "b"]), several(list("abc"))) == ("a", "a and b", "a, b and c")
+    assert several([str(k) for k in range(SHOWN + 3)]).endswith("5 and 3 more") and several([]) == ""
+
+
+def test_pairs_without_an_interval_are_still_told():
+    found = measured(made(APART, noise=0.3, seed=2))
+    table = found.tables[WHOLE][BASE]
+    table[["low", "high"]] = np.nan
+    assert words.answer(found) == "None of the 6 pairs of tasks conflicts or helps beyond noise."
