@@ -291,11 +291,11 @@ def report(
 
     Example: interference report reports/demo/lora/step-10 reports/demo/mixlora/step-12 --out reports/demo/report
     """
-    from interference import reporting
+    from interference.report import writing
     from mixlora import console
 
     with console.progress(console.console(stderr=True), quiet) as progress:
-        paths = reporting.write(runs, label, out, detail, examples, progress)
+        paths = writing.write(runs, label, out, detail, examples, progress)
     for path in paths:
         typer.echo(plain(path))
 

@@ -41,9 +41,8 @@ LAYERS = {  # a module of `interference` may import those listed, and nothing el
     "printing": "run mixlora",  # plans and verifications are given to it
     "demonstration": "errors config computation run figures printing mixlora",
     "options": "errors config",
-    "reporting": "errors figures report run mixlora",
     "cli": "errors config computation run verification planning printing demonstration factor_figures factors figures "
-    "neighbours observation options reporting mixlora",
+    "neighbours observation options writing mixlora",
     "__init__": "",  # names are loaded when they are used
 }
 REPORT = {  # a module of `interference.report` likewise, with those beside it
@@ -59,6 +58,7 @@ REPORT = {  # a module of `interference.report` likewise, with those beside it
     "data": "errors run changes depth drivers excerpts grouping measured phrases scopes words mixlora",
     "tables": "errors data scopes",
     "page": "errors",
+    "writing": "errors figures run data page tables mixlora",
     "__init__": "",
 }
 PURE = (

@@ -12,7 +12,7 @@ from checkpoints import ARGUMENTS
 
 from interference import compare, load
 
-COMMANDS = ["compute", "show", "compare", "verify", "plan", "factors", "demo"]
+COMMANDS = ["compute", "show", "compare", "verify", "plan", "factors", "report", "demo"]
 SCRIPT = Path(sys.executable).parent / "interference"
 
 

@@ -93,7 +93,8 @@ def test_a_damaged_base(compute, tiny, tmp_path):
     assert compute(base=tmp_path / "b").startswith("the base model TMP/b cannot be loaded: ")
     for file in (tmp_path / "b").glob("*token*"):
         file.unlink()
-    assert compute(base=tmp_path / "b").startswith("no tokenizer or processor can be loaded from TMP/b; copy the base's beside it (")
+    said = compute(base=tmp_path / "b")
+    assert said.startswith("no tokenizer or processor can be loaded from TMP/b; copy the base's beside it (")
 
 
 def test_a_device_that_is_not_there(compute):
