@@ -180,7 +180,8 @@ def told(path: Path) -> str:
     """What a finished training's record says in one line."""
     record = read_record(path) or {}
     losses = [loss for _, loss in record.get("losses", ())]
-    course = f", loss {losses[0]:.3g} to {losses[-1]:.3g} ({RECORD})" if losses else ""
+    ends = dict.fromkeys(f"{loss:.3g}" for loss in (losses[:1] + losses[-1:]))
+    course = f", loss {' to '.join(ends)} ({RECORD})" if losses else ""
     never = [task for task, seen in record.get("examples_seen", {}).items() if not seen]
     missed = f"; never seen in so few steps: {', '.join(never)}" if never else ""
     return f"trained: {path}, {record.get('steps', 0)} steps{course}{missed}"

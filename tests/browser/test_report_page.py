@@ -40,7 +40,7 @@ def choose(page, field, words):
     if control.is_disabled():  # as there is nothing else to choose
         assert control.locator("option").all_text_contents() == [words]
     else:
-        control.select_option(label=words, timeout=2_000)
+        control.select_option(label=words, timeout=20_000)
 
 
 def choose_cell(page, **wanted):

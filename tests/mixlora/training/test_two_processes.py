@@ -165,7 +165,8 @@ def test_what_one_process_finds_ends_both_with_the_same_words(folder):
     ]
     assert ours["batch"] == [
         "ConfigError",
-        "batch_size 8 is no multiple of micro_batch_size 8 x 2 processes; choose one that is",
+        "training.batch_size 8 is no multiple of micro_batch_size 8 x 2 processes; choose one that is, or another "
+        "training.micro_batch_size",
     ]
     assert not (folder[0] / "two" / "batch").exists()
 
