@@ -26,6 +26,16 @@ def load_processor(config: ModelConfig) -> Any:
         return checkpoint.load_processor(config)
 
 
+def device(config: ModelConfig) -> torch.device:
+    """Where the model will be.
+
+    Raises:
+        CheckpointError: if that device cannot be used.
+    """
+    with _told():
+        return checkpoint.device_of(config.device)
+
+
 def load_model(config: ModelConfig) -> PeftModel:
     """The base model with its adapter, on its device, in evaluation mode.
 

@@ -1,10 +1,9 @@
 """compute: a model and examples to a Run."""
 
-import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from interference import checkpoint, sampled
@@ -19,13 +19,16 @@ from interference.blocks import Block, Component, Granularity, coarsen, to_frame
 from interference.config import AnalysisConfig
 from interference.errors import InterferenceError, MeasurementError, RunError, ScopeError
 from interference.gradients import Probe
-from interference.gram import DiskSpool, MemorySpool, grams
-from interference.packing import pack
+from interference.gram import grams
+from interference.packing import pack, write_packed
 from interference.pairing import choose
 from interference.probing import OWNER, Batch, Probed, Prober, of_collated, selected_rows, weight_block
-from interference.run import Run, check_free
+from interference.run import GramFile, Run, check_free, load
+from interference.sketch import relative_error
+from interference.spool import ALL, DiskSpool, MemorySpool, Shard, Spool
 from interference.targets import Target, find_targets, probed_adapter, unprobed
-from mixlora import MixLoraLayer
+from interference.unfinished import unfinished
+from mixlora import MixLoraLayer, processes
 from mixlora.errors import MixLoraError
 from mixlora.progress import Progress, silent
 from mixlora.sections import resolved
@@ -55,6 +58,8 @@ def compute(
     weight_space: bool = False,
     routers: bool = False,
     memory_budget: int = MEMORY,
+    spool_dir: Path | str | None = None,
+    sketch: int | None = None,
     progress: Progress = silent,
 ) -> Run:
     """The run of a model with a LoRA or MixLoRA adapter, over batches that the caller collated.
@@ -75,6 +80,8 @@ def compute(
         weight_space: also keep the Gram of the weight-space view (`space="weight"`).
         routers: also measure MixLoRA's routers, as blocks of their own.
         memory_budget: bytes that gradients may take in memory; what is beyond waits on disk.
+        spool_dir: where it waits; None for the system's temporary directory.
+        sketch: keep so many random sums of every block's gradient in place of the gradient; see `interference.sketch`.
         progress: told what is being done.
 
     Returns:
@@ -93,25 +100,30 @@ def compute(
         check_free(Path(out))
     name = probed_adapter(model, adapter)
     targets = find_targets(model, name, layers, modules, components, routers)
-    with MemorySpool(memory_budget // 2) as spool, Probe(model, targets) as probe:
-        measuring = Measuring(targets, granularity, weight_space, memory_budget, progress)
-        found = Prober(probe, spool, token_mean, weight_space, progress).run(
-            of_collated(on_device(model, batches), unit)
-        )
+    folder = None if spool_dir is None else Path(spool_dir)
+    with MemorySpool(memory_budget // 2, folder) as spool, Probe(model, targets) as probe:
+        measuring = Measuring(targets, granularity, weight_space, memory_budget, progress, sketch)
+        prober = Prober(probe, spool, token_mean, weight_space, progress, sketch=sketch, seed=seed)
+        found = prober.run(of_collated(on_device(model, batches), unit))
         _check_counts(found, batches)
-        kind = {"unit": unit, "token_mean": token_mean, "granularity": str(granularity)}
+        measuring.order(found, np.arange(len(found.units)))
+        kind = {"unit": unit, "token_mean": token_mean, "granularity": str(granularity), **_sketching(sketch)}
         meta = {"seed": seed, "config": None, **kind, **_provenance(model, name)}
-        run = measuring.finish(found, spool, np.arange(len(found.units)), meta)
+        run = measuring.run(dict(measuring.packed(spool)), spool, meta)
     if out is not None:
         run.save(out)
     return run
 
 
-def compute_config(config: AnalysisConfig, progress: Progress = silent) -> Run:
+def compute_config(config: AnalysisConfig, progress: Progress = silent) -> Run | None:
     """The run that a configuration describes, saved to its `out`.
 
     What can be wrong with the input is looked for before the model is loaded. Gradients wait beside `out`, in
-    `<out>.partial`; a call that finds them there, of the same model and examples, continues where they end.
+    `<out>.partial`, or in the `spool_dir`; a call that finds them there, of the same model and examples, continues
+    where they end. Of several processes (torchrun, `accelerate launch`) each measures its share of the examples.
+
+    Returns:
+        The run, as it was saved; None in a process that is not the first.
 
     Raises:
         InterferenceError: if the input is wrong; see `compute`.
@@ -120,28 +132,44 @@ def compute_config(config: AnalysisConfig, progress: Progress = silent) -> Run:
     if config.out is None:
         raise ScopeError("the configuration names no directory for the run; give out: or --out")
     out, probe = Path(config.out).absolute(), config.probe
-    check_free(out)
-    processor = checkpoint.load_processor(config.model)
-    tasks = sampled.read(config)
-    encoded = sampled.encode(tasks, processor, config)
-    model = checkpoint.load_model(config.model)
-    name = probed_adapter(model, None)
-    targets = find_targets(model, name, probe.layers, probe.modules, probe.components, probe.routers)
-    granularity = Granularity(probe.granularity)
-    measuring = Measuring(targets, granularity, probe.weight_space, probe.memory_budget, progress)
+    shard = Shard(processes.rank(), processes.count())
+    first = shard.rank == 0
+    if shard.count > 1:
+        processes.meet(checkpoint.device(config.model).type)
+    with _together(shard):
+        check_free(out)
+        processor = checkpoint.load_processor(config.model)
+        encoded = sampled.encode(sampled.read(config), processor, config)
+        model = checkpoint.load_model(config.model)
+        name = probed_adapter(model, None)
+        targets = find_targets(model, name, probe.layers, probe.modules, probe.components, probe.routers)
+        granularity = Granularity(probe.granularity)
+        told = progress if first else silent
+        measuring = Measuring(targets, granularity, probe.weight_space, probe.memory_budget, told, probe.sketch, shard)
     provenance = _provenance(model, name)
     identity = f"{provenance['fingerprints']['model']} {config.model_dump_json(exclude={'out'})}"
-    with _partial(out, identity) as spool, Probe(model, targets) as opened:
+    spool_dir = None if probe.spool_dir is None else Path(probe.spool_dir)
+    need = measuring.spooled(sampled.count(encoded)) // shard.count
+    with unfinished(out, identity, spool_dir, need, first) as spool, Probe(model, targets) as opened:
         parts, order = sampled.parts(encoded, config, model.device)
-        prober = Prober(opened, spool, probe.token_mean, probe.weight_space, progress, sampled.count(encoded))
-        found = prober.run(parts)
+        prober = Prober(
+            opened, spool, probe.token_mean, probe.weight_space, told, sampled.count(encoded),
+            probe.sketch, probe.seed, shard,
+        )  # fmt: skip
+        with _together(shard):
+            found = prober.run(parts)
         _check_counts(found, config.tasks)
-        kind = {"unit": "example", "token_mean": probe.token_mean, "granularity": str(granularity)}
+        measuring.order(found, order)
         data = sampled.describe(encoded)
+        kind = {"unit": "example", "token_mean": probe.token_mean, "granularity": str(granularity)}
+        kind |= _sketching(probe.sketch)
         meta = {"seed": probe.seed, "config": resolved(config), **kind, **provenance, "data": data}
-        run = measuring.finish(found, spool, order, meta)
-        run.save(out)
-    return run
+        with _together(shard):
+            kept = measuring.write(spool)
+            run = measuring.run(kept, spool, meta)
+            if first:
+                run.save(out)
+    return load(out) if first else None
 
 
 class Measuring:
@@ -154,6 +182,8 @@ class Measuring:
         weight_space: bool,
         memory_budget: int,
         progress: Progress,
+        sketch: int | None = None,
+        shard: Shard = ALL,
     ) -> None:
         self.selecting = [block for target in targets if _mixes(target) for block in target.blocks[:2]]
         if weight_space and self.selecting:
@@ -166,28 +196,73 @@ class Measuring:
         self.granularity = granularity
         self.memory_budget = memory_budget
         self.progress = progress
+        self.sketch = sketch
+        self.shard = shard
         self.started = time.perf_counter()
+        self.seconds: dict[str, float] = {}
 
     def stored(self) -> tuple[list[Block], dict[str, list[tuple[str, int]]]]:
-        """The blocks a run keeps, and which probed blocks (with their widths) each is the sum of."""
+        """The blocks a run keeps, and which probed blocks (with their rows' entries) each is the sum of."""
         kept: dict[str, Block] = {}
         sums: dict[str, list[tuple[str, int]]] = {}
         for block in self.blocks:
             coarse = coarsen(block, self.granularity)
             size = block.size + (kept[coarse.name].size if coarse.name in kept else 0)
             kept[coarse.name] = Block(coarse.component, coarse.layer, coarse.module, coarse.group, coarse.side, size)
-            sums.setdefault(coarse.name, []).append((block.name, block.size))
+            sums.setdefault(coarse.name, []).append((block.name, self._entries(block)))
         return list(kept.values()), sums
 
-    def finish(self, found: Probed, spool: MemorySpool | DiskSpool, order: np.ndarray, meta: Mapping[str, Any]) -> Run:
-        """The run of what was probed; `order[n]` is the place in the run of the n-th probed unit."""
-        blocks, sums = self.stored()
-        place, packed = np.argsort(order), {}
-        for name, matrix in grams(spool, found.sizes, sums, self.memory_budget // 2):
-            packed[name] = pack(matrix[np.ix_(place, place)])
-            self.progress("gram", len(packed), len(sums))
-        if not any(matrix.any() for matrix in packed.values()):
+    def spooled(self, units: int) -> int:
+        """Bytes that the rows of so many units take, squared norms of sketches included."""
+        norms = 0 if self.sketch is None else len(self.blocks)
+        return 4 * units * (sum(self._entries(block) for block in self.blocks) + norms)
+
+    def order(self, found: Probed, order: np.ndarray) -> None:
+        """Take what was probed; `order[n]` is the place in the run of the n-th probed unit."""
+        self.found, self.places = found, order
+        self._note("gradients")
+        if self.shard.count > 1:
+            found.losses = processes.total(torch.tensor(found.losses, dtype=torch.float64)).tolist()
+            found.tokens = processes.total(torch.tensor(found.tokens)).tolist()
+
+    def packed(self, spool: Spool) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        """The packed Gram matrices to keep, one after another, units in the run's order.
+
+        Raises:
+            MeasurementError: at the end, if every gradient is zero.
+        """
+        _, sums = self.stored()
+        place, silent_blocks = np.argsort(self.places), 0
+        made = grams(spool, self.found.sizes, sums, self.memory_budget // 2, self.shard, self.sketch is None)
+        for done, (name, matrix) in enumerate(made, 1):
+            silent_blocks += not matrix.any()
+            yield name, pack(matrix[np.ix_(place, place)])
+            self.progress("gram", done, len(sums))
+        if silent_blocks == len(sums):
             raise MeasurementError("every gradient is zero: the adapter changes no supervised token's loss")
+        self._note("gram")
+
+    def write(self, spool: DiskSpool) -> Mapping[str, NDArray[np.float32]]:
+        """The packed Gram matrices in a file beside the gradients, so that they need not fit into memory.
+
+        Raises:
+            RunError: if it cannot be written.
+            MeasurementError: as `packed`.
+        """
+        if self.shard.rank > 0:
+            for _ in self.packed(spool):
+                pass  # the first process writes what all have made
+            return {}
+        file, units = spool.folder / "gram.safetensors", len(self.found.units)
+        try:
+            write_packed(file, list(self.stored()[1]), units, self.packed(spool))
+        except OSError as error:
+            raise RunError(f"{file} cannot be written: {error.strerror or error}; make room there") from None
+        return GramFile(file)
+
+    def run(self, grams: Mapping[str, NDArray[np.float32]], spool: Spool, meta: Mapping[str, Any]) -> Run:
+        """The run of what was probed."""
+        found, place = self.found, np.argsort(self.places)
         units = [found.units[k] for k in place]
         probes = pd.DataFrame(
             {
@@ -198,53 +273,43 @@ class Measuring:
                 "source": [unit.source for unit in units],
             }
         )
-        seconds = round(time.perf_counter() - self.started, 2)
-        return Run(
-            probes, to_frame(blocks), packed, {**meta, "seconds": seconds}, self._selections(found, spool, order)
-        )
+        frame = to_frame(self.stored()[0])
+        return Run(probes, frame, grams, {**meta, "seconds": self.seconds}, self._selections(spool))
 
-    def _selections(self, found: Probed, spool: MemorySpool | DiskSpool, order: np.ndarray) -> dict[str, np.ndarray]:
+    def _selections(self, spool: Spool) -> dict[str, np.ndarray]:
         """{block name: [examples, r]} in the order of the run's units, which `OWNER` names; empty for LoRA."""
         if not self.selecting:
             return {}
-
-        def whole(name: str) -> np.ndarray:
-            return np.concatenate([spool.read(part, selected_rows(name)).numpy() for part in range(len(found.sizes))])
-
-        counts = [len(spool.read(part, selected_rows(OWNER))) for part in range(len(found.sizes))]
-        first = np.cumsum([0, *found.sizes[:-1]])
-        owner = order[whole(OWNER) + np.repeat(first, counts)].astype(np.int32)
+        names = [OWNER, *(block.name for block in self.selecting)]
+        own = [part for part in range(len(self.found.sizes)) if self.shard.owns(part)]
+        held = {part: {name: spool.read(part, selected_rows(name)).numpy() for name in names} for part in own}
+        parts = {part: rows for each in processes.gathered(held) for part, rows in each.items()}
+        first = np.cumsum([0, *self.found.sizes[:-1]])
+        owner = self.places[np.concatenate([parts[part][OWNER] + start for part, start in enumerate(first)])]
         place = np.argsort(owner, kind="stable")
-        return {OWNER: owner[place]} | {block.name: whole(block.name)[place] for block in self.selecting}
+        found = {name: np.concatenate([parts[part][name] for part in range(len(first))])[place] for name in names[1:]}
+        return {OWNER: owner.astype(np.int32)[place]} | found
+
+    def _entries(self, block: Block) -> int:
+        return block.size if self.sketch is None else min(block.size, self.sketch)
+
+    def _note(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage], self.started = round(now - self.started, 2), now
 
 
 def _mixes(target: Target) -> bool:
     return isinstance(target.layer, MixLoraLayer)
 
 
-@contextmanager
-def _partial(out: Path, identity: str) -> Iterator[DiskSpool]:
-    """The spool beside `out`: continued if it is of the same job, removed when the run is saved or the input wrong."""
-    folder = out.with_name(out.name + ".partial")
-    mark = folder / "identity"
-    if folder.exists() and not mark.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunError(f"{folder}, where gradients would wait, is not of an unfinished run; choose another --out")
-    if mark.exists() and mark.read_text(encoding="utf-8") != identity:
-        raise RunError(
-            f"{folder} is of an unfinished run of another configuration or checkpoint; finish that one, delete the "
-            "directory, or choose another --out"
-        )
-    try:
-        spool = DiskSpool(folder)
-        mark.write_text(identity, encoding="utf-8")
-    except OSError as error:
-        raise RunError(f"{folder} cannot be written: {error.strerror or error}; choose another --out") from None
-    try:
-        yield spool
-    except (InterferenceError, MixLoraError):
-        shutil.rmtree(folder)
-        raise
-    shutil.rmtree(folder)
+def _together(shard: Shard) -> AbstractContextManager[None]:
+    """What one process cannot use ends all."""
+    return processes.together((InterferenceError, MixLoraError)) if shard.count > 1 else nullcontext()
+
+
+def _sketching(sketch: int | None) -> dict[str, Any]:
+    """What a run says of its sketches; nothing where there are none."""
+    return {} if sketch is None else {"sketch": sketch, "sketch_error": relative_error(sketch)}
 
 
 def _provenance(model: nn.Module, adapter: str) -> dict[str, Any]:

@@ -40,6 +40,8 @@ class ProbeConfig(Section):
         weight_space: also store the Gram of the weight-space view.
         routers: also measure MixLoRA's routers, as blocks of their own.
         memory_budget: memory for gradients, in bytes or as "2GiB".
+        spool_dir: a directory where gradients wait; None for beside the run.
+        sketch: keep so many random sums of every block's gradient in place of the gradient; None for the gradient.
     """
 
     samples: int = Field(100, ge=2)
@@ -54,7 +56,9 @@ class ProbeConfig(Section):
     granularity: Granularity = Granularity.MODULE
     weight_space: bool = False
     routers: bool = False
-    memory_budget: int = 2**30
+    memory_budget: int = Field(2**30, ge=1)
+    spool_dir: str | None = None
+    sketch: int | None = Field(None, ge=16)
 
     @field_validator("memory_budget", mode="before")
     @classmethod

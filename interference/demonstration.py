@@ -134,7 +134,8 @@ def _measure(out: Path, method: str, step: int) -> Run:
         shutil.rmtree(folder)  # of a training before
     folder.parent.mkdir(parents=True, exist_ok=True)
     with terminal.progress(terminal.console(stderr=True)) as report:
-        return compute_config(config, _named(_title(method, step), report))
+        compute_config(config, _named(_title(method, step), report))
+    return runs.load(folder)
 
 
 def _tell_scores(out: Path, results: list[Results], console: Console) -> None:

@@ -23,3 +23,12 @@ class RunError(InterferenceError):
 
 class MeasurementError(InterferenceError):
     """The measurement itself failed: a loss or gradient that is not finite, or is zero throughout."""
+
+
+def amount(count: float) -> str:
+    """A number of bytes for a reader."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.3g} {unit}"
+        count /= 1024
+    return f"{count:.3g} GiB"

@@ -1,144 +1,80 @@
-"""From per-unit gradients to Gram matrices, in bounded memory: a spool holds the gradients, tiles of it are multiplied.
+"""From per-unit gradients to Gram matrices, in bounded memory: tiles of the spooled gradients are multiplied.
 
 K_b[u, v] = <g_u^b, g_v^b>. Gradients are needed only until K is known.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from interference.packing import sum_of
-
-Rows = Mapping[str, Tensor]
-
-
-class Spool(Protocol):
-    """Where gradients wait, in parts of some units each."""
-
-    def write(self, part: int, rows: Rows) -> None:
-        """Keep {block name: [units of the part, size]} as part number `part`."""
-
-    def read(self, part: int, block: str) -> Tensor:
-        """The rows [units of the part, size] of one block."""
+from interference.sketch import norms_of
+from interference.spool import ALL, Shard, Spool
+from mixlora.processes import total
 
 
-class MemorySpool:
-    """Gradients kept in memory up to a limit, and in temporary files beyond it; use as a context manager.
-
-    Args:
-        limit: bytes kept in memory.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._left = limit
-        self._parts: dict[int, dict[str, Tensor]] = {}
-        self._stack = ExitStack()
-        self._disk: DiskSpool | None = None
-
-    def __enter__(self) -> "MemorySpool":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._stack.close()
-
-    def write(self, part: int, rows: Rows) -> None:
-        """Keep the rows as they are, or write them to a file once the limit is reached."""
-        self._left -= sum(tensor.nbytes for tensor in rows.values())
-        if self._left >= 0:
-            self._parts[part] = dict(rows)
-            return
-        if self._disk is None:
-            self._disk = DiskSpool(Path(self._stack.enter_context(TemporaryDirectory(prefix="interference-"))))
-        self._disk.write(part, rows)
-
-    def read(self, part: int, block: str) -> Tensor:
-        """The rows that were written."""
-        if part in self._parts or self._disk is None:
-            return self._parts[part][block]
-        return self._disk.read(part, block)
-
-
-class DiskSpool:
-    """Gradients kept as one safetensors file a part; a file is whole or absent."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def path(self, part: int) -> Path:
-        """The file of a part."""
-        return self.folder / f"part-{part:06d}.safetensors"
-
-    def write(self, part: int, rows: Rows, metadata: dict[str, str] | None = None) -> None:
-        """Write the rows under a temporary name, then rename."""
-        path = self.path(part)
-        temporary = path.with_suffix(".tmp")
-        save_file({name: tensor.contiguous() for name, tensor in rows.items()}, temporary, metadata)
-        temporary.rename(path)
-
-    def read(self, part: int, block: str) -> Tensor:
-        """Read one block of a part; the others stay on disk."""
-        with safe_open(self.path(part), framework="pt") as file:
-            return file.get_tensor(block)
-
-    def metadata(self, part: int) -> dict[str, str] | None:
-        """What was noted beside a part; None if the part is not there."""
-        if not self.path(part).exists():
-            return None
-        with safe_open(self.path(part), framework="pt") as file:
-            return dict(file.metadata() or {})
-
-
-def gram(spool: Spool, sizes: Sequence[int], block: str, width: int, budget: int) -> NDArray[np.float32]:
+def gram(
+    spool: Spool, sizes: Sequence[int], block: str, width: int, budget: int, shard: Shard = ALL, exact: bool = True
+) -> NDArray[np.float32]:
     """The Gram matrix of one block over all units, in the order of the parts.
+
+    Processes that share the work each hold the rows of their own parts, and multiply their share of every tile.
 
     Args:
         spool: where the gradients are.
         sizes: units in each part.
         block: the block's name.
-        width: gradient entries of the block.
+        width: entries of the block's rows.
         budget: bytes that the gradients in memory at one time may take; at least two parts are held.
+        shard: which parts are in this process's spool.
+        exact: whether the rows are the gradients themselves; of sketches the squared norms are known beside them.
 
     Returns:
         [units, units], exactly symmetric.
     """
     tiles = _tiles(sizes, max(budget // (2 * 4 * width), 1))
     offsets = np.concatenate([[0], np.cumsum([sum(sizes[part] for part in tile) for tile in tiles])])
-    found = np.empty((offsets[-1], offsets[-1]), dtype=np.float32)
+    found = torch.zeros(int(offsets[-1]), int(offsets[-1]))
     for a, row_parts in enumerate(tiles):
-        rows = _load(spool, row_parts, block)
+        rows = _load(spool, row_parts, sizes, block, width, shard)
+        mine = shard.share(len(rows))
         for b in range(a + 1):
-            columns = rows if a == b else _load(spool, tiles[b], block)
-            product = (rows @ columns.T).float().numpy()
-            found[offsets[a] : offsets[a + 1], offsets[b] : offsets[b + 1]] = product
-            found[offsets[b] : offsets[b + 1], offsets[a] : offsets[a + 1]] = product.T
-    lower = np.tril_indices(len(found), -1)
-    found.T[lower] = found[lower]
-    return found
+            columns = rows if a == b else _load(spool, tiles[b], sizes, block, width, shard)
+            product = (rows[mine] @ columns.T).float()
+            found[offsets[a] + mine.start : offsets[a] + mine.stop, offsets[b] : offsets[b + 1]] = product
+    if shard.count > 1:
+        total(found)
+    whole = found.numpy()
+    _mirror(whole)
+    if not exact:
+        parts = _load(spool, range(len(sizes)), sizes, norms_of(block), 1, shard)
+        np.fill_diagonal(whole, parts[:, 0].numpy())
+    return whole
 
 
 def grams(
-    spool: Spool, sizes: Sequence[int], sums: Mapping[str, Sequence[tuple[str, int]]], budget: int
+    spool: Spool,
+    sizes: Sequence[int],
+    sums: Mapping[str, Sequence[tuple[str, int]]],
+    budget: int,
+    shard: Shard = ALL,
+    exact: bool = True,
 ) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """The Gram matrices to store, one after another.
 
     Args:
         spool: where the gradients are.
         sizes: units in each part.
-        sums: {stored name: [(block name, its width)] whose Gram matrices are added up}.
+        sums: {stored name: [(block name, entries of its rows)] whose Gram matrices are added up}.
         budget: as in `gram`.
+        shard: as in `gram`.
+        exact: as in `gram`.
     """
     for name, members in sums.items():
-        yield name, sum_of(gram(spool, sizes, block, width, budget) for block, width in members)
+        yield name, sum_of(gram(spool, sizes, block, width, budget, shard, exact) for block, width in members)
 
 
 def weight_rows(gradient_a: Tensor, gradient_b: Tensor, factor_a: Tensor, factor_b: Tensor, scaling: float) -> Tensor:
@@ -190,5 +126,19 @@ def _tiles(sizes: Sequence[int], most: int) -> list[list[int]]:
     return tiles
 
 
-def _load(spool: Spool, parts: Sequence[int], block: str) -> Tensor:
-    return torch.cat([spool.read(part, block).flatten(1) for part in parts])
+def _load(spool: Spool, parts: Sequence[int], sizes: Sequence[int], block: str, width: int, shard: Shard) -> Tensor:
+    """The rows [units, width] of some parts, in every process; each brings those of its own parts."""
+    if shard.count == 1:
+        return torch.cat([spool.read(part, block).flatten(1) for part in parts])
+    rows, first = torch.zeros(sum(sizes[part] for part in parts), width), 0
+    for part in parts:
+        if shard.owns(part):
+            rows[first : first + sizes[part]] = spool.read(part, block).flatten(1)
+        first += sizes[part]
+    return total(rows)
+
+
+def _mirror(matrix: NDArray[np.float32]) -> None:
+    """Copy the lower triangle to the upper one."""
+    for row in range(len(matrix)):
+        matrix[row, row + 1 :] = matrix[row + 1 :, row]

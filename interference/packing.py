@@ -1,6 +1,8 @@
 """Packing: symmetric matrices as a run stores them, their upper triangles; and sums of them."""
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,3 +29,30 @@ def unpack(packed: NDArray[np.float32], units: int) -> NDArray[np.float32]:
     matrix[upper] = packed
     matrix.T[upper] = packed
     return matrix
+
+
+def write_packed(
+    path: Path, names: Sequence[str], units: int, packed: Iterable[tuple[str, NDArray[np.float32]]]
+) -> None:
+    """Write packed matrices as a safetensors file, one in memory at a time; a library call would want them all.
+
+    Args:
+        path: of the file.
+        names: of the matrices, in the order in which they come.
+        units: rows of each matrix.
+        packed: (name, [units * (units + 1) / 2]).
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    size = units * (units + 1) // 2
+    header = {
+        name: {"dtype": "F32", "shape": [size], "data_offsets": [4 * size * k, 4 * size * (k + 1)]}
+        for k, name in enumerate(names)
+    }
+    text = json.dumps(header, ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the matrices begin at a multiple of their entries' size
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for _, matrix in packed:
+            file.write(np.ascontiguousarray(matrix, dtype="<f4").data)

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from interference.errors import amount
 from interference.run import Run, load
 from mixlora.errors import plain
 
@@ -161,18 +162,9 @@ def plan(found: "Plan", console: Console) -> None:
     console.print(
         frame(found.choices, f"{found.units} units of {found.blocks} blocks, {found.width:,} gradient entries each")
     )
-    console.print(f"while computing, gradients wait on disk: {size(found.spool)}")
+    console.print(f"while computing, gradients wait on disk: {amount(found.spool)}")
     if found.seconds is not None:
         console.print(f"time for the gradients, extrapolated from the first batches: {found.seconds:.0f} s")
-
-
-def size(count: float) -> str:
-    """A number of bytes for a reader."""
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.3g} {unit}"
-        count /= 1024
-    return f"{count:.3g} GiB"
 
 
 def to_json(data: pd.DataFrame) -> str:

@@ -15,7 +15,9 @@ from torch import Tensor
 from interference.blocks import Block, Side
 from interference.errors import MeasurementError, ScopeError
 from interference.gradients import BatchGradients, Probe
-from interference.gram import DiskSpool, MemorySpool, weight_rows
+from interference.gram import weight_rows
+from interference.sketch import sketched
+from interference.spool import ALL, DiskSpool, MemorySpool, Shard
 from interference.targets import Target
 from mixlora.progress import Progress, silent
 
@@ -94,12 +96,21 @@ class Prober:
     weight_space: bool = False
     progress: Progress = silent
     total: int = 0
+    sketch: int | None = None
+    seed: int = 0
+    shard: Shard = ALL
 
     def run(self, parts: Iterable[Part]) -> Probed:
-        """Measure every part, or take it from the spool where an interrupted run left it."""
+        """Measure every part, or take it from the spool where an interrupted run left it.
+
+        Of parts that are another process's, losses and tokens are 0.
+        """
         found = Probed()
         for number, part in enumerate(parts):
-            found.add(part, *self._part(number, part))
+            if self.shard.owns(number):
+                found.add(part, *self._part(number, part))
+            else:
+                found.add(part, [0.0] * len(part.units), [0] * len(part.units))
             self.progress("gradients", len(found.units), self.total)
         return found
 
@@ -126,9 +137,12 @@ class Prober:
             gradients = self._gradients(batch, [part.units[owner] for owner in owners])
             mean.add(gradients, owners)
             chosen.add(gradients.selections, owners)
-        rows = mean.rows() | chosen.rows()
+        rows = mean.rows()
         if self.weight_space:
             rows |= self._weight_rows(rows)
+        if self.sketch is not None:
+            rows = sketched(rows, self.sketch, self.seed)
+        rows |= chosen.rows()
         return {name: tensor.cpu() for name, tensor in rows.items()}, mean.losses(), mean.tokens.long().tolist()
 
     def _gradients(self, batch: Batch, owners: Sequence[Unit]) -> BatchGradients:

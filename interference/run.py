@@ -5,11 +5,11 @@ row a block) and `gram.safetensors` (one packed triangle a block). A run of MixL
 also has `selections.safetensors`. It is whole or absent.
 """
 
-import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
-from interference import metrics, uncertainty
+from interference import metrics, stored, uncertainty
 from interference.blocks import Side, Space, select
 from interference.errors import RunError, ScopeError
 from interference.measure import Aggregate, Measure, estimate
-from interference.packing import sum_of, unpack
+from interference.packing import sum_of, unpack, write_packed
 
 SCHEMA = 1
 _FILES = ("run.json", "probes.parquet", "blocks.parquet", "gram.safetensors")
 _SELECTIONS = "selections.safetensors"  # of MixLoRA runs alone
-_PROBE_COLUMNS = ("task", "loss", "tokens", "ids", "source")
-_BLOCK_COLUMNS = ("name", "component", "layer", "module", "group", "side", "size")
 
 
 class Run:
@@ -61,6 +59,18 @@ class Run:
         counts = ", ".join(f"{task} {count}" for task, count in self.probes["task"].value_counts(sort=False).items())
         return f"Run({len(self.probes)} units: {counts}; {len(self.blocks)} blocks)"
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the units and mean loss of every task, and below them what the blocks are of."""
+        losses = self.probes.groupby("task", sort=False)["loss"]
+        tasks = pd.DataFrame({"units": losses.size(), "loss (nats per token)": losses.mean()}).reset_index()
+        parts = [f"{len(self.blocks)} blocks"]
+        for column in ("layer", "module", "side"):
+            values = [str(value) for value in self.blocks[column].dropna().unique()]
+            shown = [*values[:8], "…", values[-1]] if len(values) > 10 else values
+            parts += [f"{column}s {', '.join(shown)}"] if shown else []
+        table = tasks.to_html(index=False, float_format="{:.2f}".format, max_rows=40)
+        return f"{table}\n<p>{escape('; '.join(parts))}</p>"
+
     @property
     def tasks(self) -> list[str]:
         """Task names, by first appearance."""
@@ -78,11 +88,25 @@ class Run:
         side: Side | str | None = None,
         space: Space | str = Space.PARAMETERS,
     ) -> pd.DataFrame:
-        """The rows of `blocks` in a scope; see `blocks.select`."""
+        """The rows of `blocks` in a scope.
+
+        Args:
+            layers: transformer blocks, from 0; None for all that were probed.
+            modules: module names or "attention", "mlp"; None for all.
+            side: "A" or "B"; None for both.
+            space: "parameters", or "weight" if the run was computed with weight_space=True.
+
+        Raises:
+            ScopeError: if the scope is not there.
+        """
         return select(self.blocks, layers, modules, side, space)
 
     def grams(self, names: Sequence[str]) -> "Grams":
-        """The Gram matrices of these blocks, unpacked one at a time."""
+        """The Gram matrices of these blocks, unpacked one at a time.
+
+        Args:
+            names: of rows of `blocks`.
+        """
         return Grams(self._grams, names, len(self.probes))
 
     def gram(
@@ -94,8 +118,14 @@ class Run:
     ) -> NDArray[np.float32]:
         """The Gram matrix [units, units] of a scope: the sum of its blocks'.
 
+        Args:
+            layers: transformer blocks, from 0; None for all that were probed.
+            modules: module names or "attention", "mlp"; None for all.
+            side: "A" or "B"; None for both.
+            space: "parameters", or "weight" if the run was computed with weight_space=True.
+
         Raises:
-            ScopeError: if a layer, module or side is not there.
+            ScopeError: if the scope is not there.
         """
         names = list(self.scope(layers, modules, side, space)["name"])
         return unpack(sum_of(self._grams[name] for name in names), len(self.probes))
@@ -150,9 +180,24 @@ class Run:
     ) -> pd.DataFrame:
         """The cells of `matrix` with what is known about their error, one row a cell.
 
-        Columns: affected, stepped, value, low and high (95% bootstrap interval), verdict (about Delta_j L_i), p, q (p
-        adjusted over the cells), nonpositive (share of units whose own Delta is not above 0), leverage (share of the
-        worst unit). Arguments as in `matrix`; further `options`: replicates (1000), level (0.95), seed.
+        Args:
+            metric: as in `matrix`.
+            layers: as in `matrix`.
+            modules: as in `matrix`.
+            side: as in `matrix`.
+            space: as in `matrix`.
+            aggregate: as in `matrix`.
+            options: those of `matrix`, and `replicates` (1000), `level` (0.95), `seed`.
+
+        Returns:
+            Columns affected, stepped, value, low and high (95% bootstrap interval), verdict (about Delta_j L_i), p, q
+            (p adjusted over the cells), nonpositive (share of units whose own Delta is not above 0), leverage (share
+            of the worst unit).
+
+        Raises:
+            ScopeError: as in `matrix`.
+            ConfigError: as in `matrix`.
+            MeasurementError: as in `matrix`.
         """
         grams = self._for(layers, modules, side, space, aggregate)
         options = {"seed": self.seed} | options
@@ -166,7 +211,18 @@ class Run:
         side: Side | str | None = None,
         space: Space | str = Space.PARAMETERS,
     ) -> pd.DataFrame:
-        """What each task's gradients say beside their noise, one row a task; see `metrics.Signal`."""
+        """What each task's gradients say beside their noise, one row a task; the columns are those of `metrics.Signal`.
+
+        Args:
+            layers: transformer blocks, from 0; None for all that were probed.
+            modules: module names or "attention", "mlp"; None for all.
+            side: "A" or "B"; None for both.
+            space: "parameters", or "weight" if the run was computed with weight_space=True.
+
+        Raises:
+            ScopeError: if the scope is not there.
+            MeasurementError: if every gradient in the scope is zero.
+        """
         found = metrics.signal(self.gram(layers, modules, side, space), list(self.probes["task"]))
         columns = {
             name: getattr(found, name) for name in ("squared_norm", "unit_noise", "snr", "reliability", "balance")
@@ -187,7 +243,23 @@ class Run:
         aggregate: Aggregate | str = Aggregate.SUM,
         **options: Any,
     ) -> pd.DataFrame:
-        """The split-half null, one row a task: I of one half of its units against the other, which should be 1."""
+        """The split-half null, one row a task: I of one half of its units against the other, which should be 1.
+
+        Args:
+            layers: as in `matrix`.
+            modules: as in `matrix`.
+            side: as in `matrix`.
+            space: as in `matrix`.
+            aggregate: as in `matrix`.
+            options: `pairs`, `reduce`, `splits`, `level`, `seed`; see `uncertainty.split_half_null`.
+
+        Returns:
+            Columns mean, low, high over the splits.
+
+        Raises:
+            ScopeError: if the scope is not there, or a task has fewer than 4 units.
+            ConfigError: as in `matrix`.
+        """
         grams = self._for(layers, modules, side, space, aggregate)
         options = {"seed": self.seed} | options
         found = uncertainty.split_half_null(grams, list(self.probes["task"]), aggregate=aggregate, **options)
@@ -200,6 +272,9 @@ class Run:
 
     def save(self, out: Path | str) -> None:
         """Write the run to a directory that must not exist yet: to a temporary name, synced, renamed.
+
+        Args:
+            out: the directory.
 
         Raises:
             RunError: if `out` exists or cannot be written.
@@ -221,10 +296,12 @@ class Run:
     def _write(self, folder: Path) -> None:
         self.probes.to_parquet(folder / "probes.parquet", index=False)
         self.blocks.to_parquet(folder / "blocks.parquet", index=False)
-        save_file({name: self._grams[name] for name in self.blocks["name"]}, folder / "gram.safetensors")
+        names = list(self.blocks["name"])
+        packed = ((name, self._grams[name]) for name in names)
+        write_packed(folder / "gram.safetensors", names, len(self.probes), packed)
         if self.selections:
             save_file(self.selections, folder / _SELECTIONS)
-        checksums = {path.name: _checksum(path) for path in sorted(folder.iterdir())}
+        checksums = {path.name: stored.checksum(path) for path in sorted(folder.iterdir())}
         meta = {"schema": SCHEMA, **self.meta, "checksums": checksums}
         (folder / "run.json").write_text(json.dumps(meta, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         for path in folder.iterdir():
@@ -274,6 +351,10 @@ class GramFile(Mapping[str, NDArray[np.float32]]):
         """The shape of one, without reading it."""
         return list(self._file.get_slice(name).get_shape())
 
+    def kind(self, name: str) -> str:
+        """The type of one's numbers, as safetensors calls it."""
+        return str(self._file.get_slice(name).get_dtype())
+
     def __contains__(self, name: object) -> bool:
         return name in self._names
 
@@ -290,6 +371,9 @@ class GramFile(Mapping[str, NDArray[np.float32]]):
 def load(path: Path | str) -> Run:
     """The run in a directory; neither a model nor torch is needed.
 
+    Args:
+        path: the directory.
+
     Raises:
         RunError: if the directory is no run, is damaged, or is of a newer version.
     """
@@ -299,44 +383,35 @@ def load(path: Path | str) -> Run:
     for name in _FILES:
         if not (folder / name).is_file():
             raise RunError(f"{folder} is no run: it has no {name}")
+    meta = stored.read_meta(folder / "run.json", SCHEMA)
+    probes = stored.read_frame(folder / "probes.parquet", ("task", "ids", "source"), ("loss", "tokens"))
+    texts = ("name", "component", "module", "group", "side")
+    blocks = stored.read_frame(folder / "blocks.parquet", texts, ("layer", "size"))
     try:
-        meta = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        schema = meta.pop("schema")
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise RunError(f"{folder / 'run.json'} is damaged; compute the run again") from None
-    if schema != SCHEMA:
-        raise RunError(
-            f"{folder} has schema {schema}, but this version reads schema {SCHEMA}; update task-interference"
-        )
-    try:
-        probes, blocks = (pd.read_parquet(folder / name) for name in ("probes.parquet", "blocks.parquet"))
         grams = GramFile(folder / "gram.safetensors")
-        selections = load_file(folder / _SELECTIONS) if (folder / _SELECTIONS).exists() else {}
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, SafetensorError) as error:
         raise RunError(f"{folder} is damaged and must be computed again: {error}") from None
+    selections = stored.read_tensors(folder / _SELECTIONS) if (folder / _SELECTIONS).is_file() else {}
     _check_whole(folder, probes, blocks, grams)
-    for name, checksum in meta.pop("checksums", {}).items():
-        if (folder / name).is_file() and _checksum(folder / name) != checksum:
-            raise RunError(f"{folder / name} is damaged: its checksum is another than was written; compute it again")
+    files = [name for name in (*_FILES[1:], _SELECTIONS) if (folder / name).is_file()]
+    stored.check_sums(folder, meta.pop("checksums", None) or {}, files)
     return Run(probes, blocks.astype({"layer": "Int64"}), grams, meta, selections)
 
 
 def _check_whole(folder: Path, probes: pd.DataFrame, blocks: pd.DataFrame, grams: GramFile) -> None:
     """Raise a RunError that names the file in which something is missing."""
-    for frame, name, columns in ((probes, "probes", _PROBE_COLUMNS), (blocks, "blocks", _BLOCK_COLUMNS)):
-        if lacking := [column for column in columns if column not in frame]:
-            raise RunError(f"{folder / f'{name}.parquet'} is damaged: it lacks column {lacking[0]}")
+    for frame, name, column in ((probes, "probes", "task"), (blocks, "blocks", "name")):
+        if not len(frame) or frame[column].isna().any():
+            raise RunError(f"{folder / f'{name}.parquet'} is damaged: a {column} is missing")
+    layers = blocks["layer"].dropna()
+    if blocks["name"].duplicated().any() or (layers != layers.round()).any() or (layers.abs() > 2**31).any():
+        raise RunError(f"{folder / 'blocks.parquet'} is damaged: it holds a block twice, or a layer that cannot be")
     size = len(probes) * (len(probes) + 1) // 2
     for name in blocks["name"]:
         if name not in grams:
             raise RunError(f"{folder / 'gram.safetensors'} is damaged: it lacks block {name}")
-        if grams.shape(name) != [size]:
+        if grams.kind(name) != "F32" or grams.shape(name) != [size]:
             raise RunError(f"{folder / 'gram.safetensors'} is damaged: block {name} is not of {len(probes)} units")
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
 
 
 def check_free(out: Path) -> None:

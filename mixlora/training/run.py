@@ -18,6 +18,7 @@ from mixlora.data.checking import fingerprint
 from mixlora.data.collation import Collator
 from mixlora.errors import ConfigError, TrainingError
 from mixlora.files import file_name
+from mixlora.processes import count, meet, together
 from mixlora.progress import Progress, silent
 from mixlora.sections import resolved
 from mixlora.training.config import Method, RecipeSection, TrainConfig
@@ -25,7 +26,6 @@ from mixlora.training.corpus import Examples, gather
 from mixlora.training.folder import Folder
 from mixlora.training.methods import adapter_config, prepare
 from mixlora.training.order import Epochs
-from mixlora.training.processes import count, meet, together
 from mixlora.training.trainer import Batches, Report, Snapshots, TaskTrainer, arguments
 
 MakeCallback = Callable[[Trainer], TrainerCallback]

@@ -15,11 +15,11 @@ from mixlora.checkpoint import without_bars
 from mixlora.data.collation import Collator
 from mixlora.data.examples import Example
 from mixlora.errors import ConfigError, TrainingError
+from mixlora.processes import count
 from mixlora.progress import Progress
 from mixlora.training.config import EPOCHS, RecipeSection
 from mixlora.training.folder import Folder
 from mixlora.training.order import Epochs
-from mixlora.training.processes import count
 
 
 class TaskTrainer(Trainer):

@@ -13,7 +13,7 @@ from peft import LoraConfig
 import interference
 from interference import reference
 from interference.errors import CheckpointError, ConfigError, MeasurementError, RunError, ScopeError
-from interference.gram import DiskSpool
+from interference.spool import DiskSpool
 
 RED = [batch([12, 7, 9], [3, 1, 5], seed=2), batch([8, 8], [2, 4], seed=3)]
 BLUE = [batch([6, 11], [2, 6], seed=4), batch([9], [3], seed=5)]

@@ -3,14 +3,16 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load_file
 
 from interference import gram, packing
+from interference.spool import DiskSpool, MemorySpool
 
 
 def spool_of(kind, parts, tmp_path):
-    spool = gram.DiskSpool(tmp_path) if kind == "disk" else gram.MemorySpool(10**6 if kind == "memory" else 100)
+    spool = DiskSpool(tmp_path) if kind == "disk" else MemorySpool(10**6 if kind == "memory" else 100)
     for number, rows in enumerate(parts):
         spool.write(number, {"b": rows, "c": 2 * rows})
     return spool
@@ -34,14 +36,6 @@ def test_sums_of_blocks(tmp_path):
     assert stored["layer"].tolist() == [[25.0, 15.0], [15.0, 45.0]]
 
 
-def test_disk_spool_remembers_metadata_and_leaves_no_temporary_file(tmp_path):
-    spool = gram.DiskSpool(tmp_path)
-    spool.write(0, {"b": torch.ones(1, 1)}, {"batch": "abc"})
-    assert spool.metadata(0) == {"batch": "abc"}
-    assert spool.metadata(1) is None
-    assert [path.name for path in tmp_path.iterdir()] == ["part-000000.safetensors"]
-
-
 @given(st.integers(1, 12), st.integers(0, 99))
 @settings(max_examples=30, deadline=None)
 def test_unpack_undoes_pack(units, seed):
@@ -51,6 +45,16 @@ def test_unpack_undoes_pack(units, seed):
     packed = packing.pack(matrix)
     assert packed.shape == (units * (units + 1) // 2,)
     assert (packing.unpack(packed, units) == matrix).all()
+
+
+@given(st.integers(1, 9), st.integers(1, 4), st.integers(0, 99))
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_matrices_written_one_by_one_are_read_by_safetensors(tmp_path, units, count, seed):
+    values = np.random.default_rng(seed).normal(size=(count, units * (units + 1) // 2)).astype(np.float32)
+    named = {f"layer {k}, Größe": value for k, value in enumerate(values)}
+    packing.write_packed(tmp_path / "gram.safetensors", list(named), units, named.items())
+    found = load_file(tmp_path / "gram.safetensors")
+    assert found.keys() == named.keys() and all((found[name] == named[name]).all() for name in named)
 
 
 def low_rank(seed=0, zero_b=False):

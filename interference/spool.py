@@ -1,0 +1,145 @@
+"""Spools: where gradients wait until their Gram matrices are known, in parts of some units, in memory or on disk."""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Protocol
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from interference.errors import RunError
+
+Rows = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Which parts are this process's, where several share the work: every `count`-th, from `rank` on."""
+
+    rank: int = 0
+    count: int = 1
+
+    def owns(self, part: int) -> bool:
+        """Whether a part is this process's."""
+        return part % self.count == self.rank
+
+    def share(self, rows: int) -> slice:
+        """This process's share of so many rows: neighbours, each row in exactly one process's."""
+        return slice(rows * self.rank // self.count, rows * (self.rank + 1) // self.count)
+
+
+ALL = Shard()
+
+
+class Spool(Protocol):
+    """Where gradients wait, in parts of some units each."""
+
+    def write(self, part: int, rows: Rows) -> None:
+        """Keep {block name: [units of the part, size]} as part number `part`."""
+
+    def read(self, part: int, block: str) -> Tensor:
+        """The rows [units of the part, size] of one block."""
+
+
+class MemorySpool:
+    """Gradients kept in memory up to a limit, and in temporary files beyond it; use as a context manager.
+
+    Args:
+        limit: bytes kept in memory.
+        folder: where the temporary files are made; None for the system's place.
+    """
+
+    def __init__(self, limit: int, folder: Path | None = None) -> None:
+        self._left = limit
+        self._folder = folder
+        self._parts: dict[int, dict[str, Tensor]] = {}
+        self._stack = ExitStack()
+        self._disk: DiskSpool | None = None
+
+    def __enter__(self) -> "MemorySpool":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+
+    def write(self, part: int, rows: Rows) -> None:
+        """Keep the rows as they are, or write them to a file once the limit is reached.
+
+        Raises:
+            RunError: if a file is needed and cannot be written.
+        """
+        self._left -= sum(tensor.nbytes for tensor in rows.values())
+        if self._left >= 0:
+            self._parts[part] = dict(rows)
+            return
+        if self._disk is None:
+            self._disk = DiskSpool(Path(self._stack.enter_context(self._temporary())))
+        self._disk.write(part, rows)
+
+    def read(self, part: int, block: str) -> Tensor:
+        """The rows that were written."""
+        if part in self._parts or self._disk is None:
+            return self._parts[part][block]
+        return self._disk.read(part, block)
+
+    def _temporary(self) -> TemporaryDirectory[str]:
+        try:
+            return TemporaryDirectory(prefix="interference-", dir=self._folder)
+        except OSError as error:
+            raise RunError(
+                f"gradients cannot be spooled to {self._folder}: {error.strerror or error}; name another spool_dir"
+            ) from None
+
+
+class DiskSpool:
+    """Gradients kept as one safetensors file a part; a file is whole or absent."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def path(self, part: int) -> Path:
+        """The file of a part."""
+        return self.folder / f"part-{part:06d}.safetensors"
+
+    def write(self, part: int, rows: Rows, metadata: dict[str, str] | None = None) -> None:
+        """Write the rows under a temporary name, then rename.
+
+        Raises:
+            RunError: if they cannot be written; what was written before stays.
+        """
+        path = self.path(part)
+        temporary = path.with_suffix(".tmp")
+        try:
+            save_file({name: tensor.contiguous() for name, tensor in rows.items()}, temporary, metadata)
+            temporary.rename(path)
+        except (OSError, SafetensorError) as error:
+            temporary.unlink(missing_ok=True)
+            raise RunError(
+                f"gradients cannot be written to {self.folder}: {error}; make room there, or name another --spool-dir"
+            ) from None
+
+    def read(self, part: int, block: str) -> Tensor:
+        """Read one block of a part; the others stay on disk.
+
+        Raises:
+            RunError: if the file is gone or damaged.
+        """
+        path = self.path(part)
+        try:
+            with safe_open(path, framework="pt") as file:
+                return file.get_tensor(block)
+        except (OSError, SafetensorError) as error:
+            raise RunError(f"{path} is gone or damaged ({error}); the same command measures it again") from None
+
+    def metadata(self, part: int) -> dict[str, str] | None:
+        """What was noted beside a part; None if the part is not there, or not whole."""
+        try:
+            with safe_open(self.path(part), framework="pt") as file:
+                return dict(file.metadata() or {})
+        except (OSError, SafetensorError):
+            return None

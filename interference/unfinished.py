@@ -1,0 +1,143 @@
+"""Unfinished runs: the directory beside a run's place in which its gradients wait, one process's at a time.
+
+    OUT.partial/identity   of which configuration and checkpoint it is
+    OUT.partial/lock       held by the process that works on it
+    OUT.partial/part-N     gradients of some units; with a spool directory, they lie in a folder there
+
+It outlives an interruption, a kill and a full disk, and the same command continues; it goes when the run is saved, or
+when the input turns out to be wrong.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from interference.errors import InterferenceError, RunError, amount
+from interference.spool import DiskSpool
+from mixlora.errors import MixLoraError
+
+_IDENTITY = "identity"
+_OWN = {"lock", "identity.tmp"}  # what a process that was killed at once has left
+
+
+@contextmanager
+def unfinished(
+    out: Path, identity: str, spool_dir: Path | None = None, need: int = 0, first: bool = True
+) -> Iterator[DiskSpool]:
+    """The spool of a run: continued if it is of the same job.
+
+    Args:
+        out: where the run will be.
+        identity: of the job.
+        spool_dir: where gradients wait; None for beside `out`.
+        need: bytes that they will take there.
+        first: whether this process, of those that share the work, keeps the directory.
+
+    Raises:
+        RunError: if another process works on it, it is of another job, it cannot be written, or there is no room.
+    """
+    folder = out.with_name(out.name + ".partial")
+    place = folder if spool_dir is None else spool_dir / f"{out.name}-{_digest(str(out))}.partial"
+    with ExitStack() as stack:
+        if first:
+            _make(folder, "--out")
+            stack.enter_context(_locked(folder / "lock", out))
+        for each in dict.fromkeys([folder, place]) if first else ():
+            _make(each, "--out" if each == folder else "--spool-dir")
+            _mark(each, identity)
+        spool = DiskSpool(place)
+        _refuse_full(place, need)
+        try:
+            yield spool
+        except RunError:
+            raise  # a full disk, or one that is gone: what is measured is not lost
+        except (InterferenceError, MixLoraError):
+            _remove(place, folder)
+            raise
+        _remove(place, folder)
+
+
+def _make(folder: Path, option: str) -> None:
+    """Make the folder.
+
+    Raises:
+        RunError: if it cannot be made, or holds what is no unfinished run.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = {path.name for path in folder.iterdir()}
+    except OSError as error:
+        raise RunError(f"{folder} cannot be written: {error.strerror or error}; choose another {option}") from None
+    if _IDENTITY not in held and held - _OWN:
+        raise RunError(f"{folder}, where gradients would wait, is not of an unfinished run; choose another {option}")
+
+
+def _mark(folder: Path, identity: str) -> None:
+    """Write whose the folder is.
+
+    Raises:
+        RunError: if it is another job's, or cannot be written.
+    """
+    mark = folder / _IDENTITY
+    if mark.exists() and mark.read_text(encoding="utf-8") != identity:
+        raise RunError(
+            f"{folder} is of an unfinished run of another configuration or checkpoint; finish that one, delete the "
+            "directory, or choose another --out"
+        )
+    try:
+        temporary = mark.with_suffix(".tmp")
+        temporary.write_text(identity, encoding="utf-8")
+        temporary.rename(mark)
+    except OSError as error:
+        raise RunError(f"{folder} cannot be written: {error.strerror or error}; choose another --out") from None
+
+
+@contextmanager
+def _locked(path: Path, out: Path) -> Iterator[None]:
+    """Hold a lock file, which the system lets go of when the process ends in whatever way.
+
+    Raises:
+        RunError: if another process holds it, or it cannot be written.
+    """
+    try:
+        handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+    except OSError as error:
+        raise RunError(f"{path.parent} cannot be written: {error.strerror or error}; choose another --out") from None
+    try:
+        _lock(handle, path, out)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, path: Path, out: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        taken = not path.exists() or os.fstat(handle).st_ino != path.stat().st_ino  # by one that has just ended
+    except BlockingIOError:
+        taken = True
+    if taken:
+        raise RunError(f"another process is computing {out}; wait for it, or choose another --out")
+
+
+def _refuse_full(folder: Path, need: int) -> None:
+    held = sum(path.stat().st_size for path in folder.glob("part-*"))
+    free = shutil.disk_usage(folder).free
+    if need - held > free:
+        raise RunError(
+            f"gradients need {amount(need)} in {folder}, where {amount(free + held)} are free; name another "
+            "--spool-dir, probe fewer samples, layers or modules, or sketch them (probe.sketch)"
+        )
+
+
+def _remove(*folders: Path) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()

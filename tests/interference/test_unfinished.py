@@ -1,0 +1,100 @@
+"""Where an unfinished run's gradients wait: one process at a time, room looked for first, removed at the end."""
+
+import shutil
+import subprocess
+import sys
+import textwrap
+from collections import namedtuple
+
+import pytest
+import torch
+
+from interference.computation import compute_config
+from interference.errors import MeasurementError, RunError
+from interference.unfinished import unfinished
+
+
+def test_it_goes_when_all_is_done_or_the_input_is_wrong_and_stays_otherwise(tmp_path):
+    out = tmp_path / "run"
+    with unfinished(out, "a") as spool:
+        spool.write(0, {"b": torch.ones(1, 1)})
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(MeasurementError), unfinished(out, "a"):
+        raise MeasurementError("wrong")
+    assert list(tmp_path.iterdir()) == []
+    for stop in (RunError("the disk is full"), KeyboardInterrupt(), RuntimeError("a bug")):
+        with pytest.raises(type(stop)), unfinished(out, "a") as spool:
+            spool.write(0, {"b": torch.ones(1, 1)})
+            raise stop
+        assert (tmp_path / "run.partial" / "part-000000.safetensors").exists()
+
+
+def test_gradients_wait_in_the_spool_directory_and_go(tmp_path):
+    out, spools = tmp_path / "run", tmp_path / "spools"
+    with unfinished(out, "a", spools) as spool:
+        spool.write(0, {"b": torch.ones(1, 1)})
+        assert spool.folder.parent == spools and (tmp_path / "run.partial" / "identity").exists()
+        with unfinished(tmp_path / "other" / "run", "a", spools) as second:
+            assert second.folder != spool.folder  # of the same name, elsewhere
+    assert list(spools.iterdir()) == [] and not (tmp_path / "run.partial").exists()
+
+
+def test_spooled_gradients_of_another_job_are_refused_even_if_the_partial_directory_is_gone(tmp_path):
+    out, spools = tmp_path / "run", tmp_path / "spools"
+    with pytest.raises(KeyboardInterrupt), unfinished(out, "a", spools):
+        raise KeyboardInterrupt
+    shutil.rmtree(tmp_path / "run.partial")
+    refused = pytest.raises(
+        RunError, match=r"spools/run-\w+.partial is of an unfinished run of another configuration or"
+    )
+    with refused, unfinished(out, "b", spools):
+        pass
+
+
+def test_a_second_process_is_refused_and_the_first_goes_on(tmp_path):
+    out = tmp_path / "run"
+    code = f"""
+        from pathlib import Path
+        from interference.errors import RunError
+        from interference.unfinished import unfinished
+        try:
+            with unfinished(Path({str(out)!r}), "a"):
+                print("in")
+        except RunError as error:
+            print(error)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    with unfinished(out, "a") as spool:
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        assert said == f"another process is computing {out}; wait for it, or choose another --out"
+        spool.write(0, {"b": torch.ones(1, 1)})
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "in"
+
+
+def test_what_a_process_killed_at_once_leaves_is_no_foreign_directory(tmp_path):
+    (tmp_path / "run.partial").mkdir()
+    (tmp_path / "run.partial" / "lock").touch()
+    (tmp_path / "run.partial" / "identity.tmp").write_text("ha")
+    with unfinished(tmp_path / "run", "a"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_told_before_anything_is_measured(tiny, tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 2**12))
+    with pytest.raises(RunError) as told:
+        compute_config(tiny.config(tmp_path / "run", spool_dir=str(tmp_path / "spools")))
+    (folder,) = (tmp_path / "spools").iterdir()
+    assert str(told.value) == (
+        f"gradients need 87 KiB in {folder}, where 4 KiB are free; name another --spool-dir, probe fewer "
+        "samples, layers or modules, or sketch them (probe.sketch)"
+    )
+
+
+def test_a_spool_directory_that_cannot_be_made_is_told(tiny, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        RunError, match=r"file/run-\w+.partial cannot be written: Not a directory; choose another --spool"
+    ):
+        compute_config(tiny.config(tmp_path / "run", spool_dir=str(tmp_path / "file")))
