@@ -11,8 +11,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from interference import factors as factors
     from interference import figures as figures
-    from interference import metrics, reference, uncertainty
+    from interference import metrics, observation, paper, reference, uncertainty
     from interference.callback import InterferenceCallback
     from interference.computation import compute
     from interference.run import Run, compare, load
@@ -23,9 +24,12 @@ __all__ = [
     "Run",
     "compare",
     "compute",
+    "factors",
     "figures",
     "load",
     "metrics",
+    "observation",
+    "paper",
     "reference",
     "uncertainty",
     "verify",

@@ -1,6 +1,7 @@
 """The command `interference`: a thin shell over the library. Exit codes: 0 done, 1 failed, 2 wrong input."""
 
 import logging
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -10,6 +11,8 @@ import typer
 
 from interference.errors import ConfigError, InterferenceError
 from interference.options import (
+    PAIRS,
+    REDUCE,
     Adapter,
     Aggregate,
     Base,
@@ -20,7 +23,9 @@ from interference.options import (
     Metric,
     Modules,
     Out,
+    Pair,
     Pairs,
+    Perplexity,
     Quiet,
     Reduce,
     RunPath,
@@ -29,7 +34,9 @@ from interference.options import (
     Set,
     Side,
     Space,
+    SpoolDir,
     Task,
+    Unseen,
     configuration,
     given_options,
     names,
@@ -81,6 +88,7 @@ def compute(
     samples: Samples = None,
     seed: Seed = None,
     memory_budget: MemoryBudget = None,
+    spool_dir: SpoolDir = None,
     settings: Set = None,
     out: Out = None,
     quiet: Quiet = False,
@@ -92,7 +100,7 @@ def compute(
     from interference import computation, printing
     from mixlora import console
 
-    given = given_options(base, adapter, task, layers, modules, samples, seed, memory_budget, out)
+    given = given_options(base, adapter, task, layers, modules, samples, seed, memory_budget, out, spool_dir)
     resolved = configuration(config, settings, given)
     try:
         with console.progress(console.console(stderr=True), quiet) as report:
@@ -100,6 +108,8 @@ def compute(
     except KeyboardInterrupt:
         typer.echo(f"interrupted: nothing was written to {resolved.out}; the same command continues", err=True)
         raise typer.Exit(130) from None
+    if run is None:
+        return  # the first of several processes tells it
     for note in printing.notes(run, resolved, config):
         typer.echo(f"note: {plain(note)}", err=True)
     console.console().print(plain(f"{run!r} in {resolved.out}; look at it: interference show {resolved.out}"))
@@ -205,7 +215,7 @@ def plan(
     seed: Seed = None,
     memory_budget: MemoryBudget = None,
     settings: Set = None,
-    time: Annotated[bool, typer.Option("--time", help="Load the model and time its first batches.")] = False,
+    time: Annotated[bool, typer.Option("--time/--no-time", help="Load the model; measure time and memory.")] = True,
     as_json: Json = False,
 ) -> None:
     """Say what `compute` will cost before it is paid: units, blocks, memory and disk, and coarser choices.
@@ -238,9 +248,7 @@ def factors(
     run: Annotated[
         Path | None, typer.Option(help="A run of the same tasks, to compare with.", show_default=False)
     ] = None,
-    unseen: Annotated[
-        list[str] | None, typer.Option(help="A task drawn hollow; repeatable.", show_default=False)
-    ] = None,
+    unseen: Unseen = None,
     perplexity: Annotated[float, typer.Option(help="Of the t-SNE.")] = 30,
     out: Out = None,
     as_json: Json = False,
@@ -301,6 +309,49 @@ def report(
 
 
 @app.command()
+def figure(
+    name: Annotated[str, typer.Argument(help="Name of the figure, or its number in the paper.", show_default=False)],
+    inputs: Annotated[list[Path], typer.Argument(help="Directories that it is drawn from.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Directory of the files.")] = Path("reports/figures"),
+    label: Annotated[
+        list[str] | None, typer.Option(help="What a directory is called, in their order.", show_default="by itself")
+    ] = None,
+    metric: Annotated[Metric | None, typer.Option(help="Of the matrices.", show_default="interference")] = None,
+    layers: Annotated[str | None, typer.Option(help="Layers from 0: 5,25 or 0-3.", show_default="by figure")] = None,
+    modules: Modules = None,
+    side: Side = None,
+    pairs: Annotated[str | None, typer.Option(help=PAIRS, show_default="leave-one-out")] = None,
+    reduce: Annotated[str | None, typer.Option(help=REDUCE, show_default="mean-of-ratios")] = None,
+    unseen: Unseen = None,
+    pair: Pair = None,
+    perplexity: Perplexity = None,
+) -> None:
+    """Draw a figure of the paper from your runs, evaluations or factors: NAME.pdf, .svg, .png, and its data, .csv.
+
+    blocks (2): a run. Interference in A and B of MLP and attention, a row for each of --layers (first and last).
+
+    conditional (4): evaluations, such as without and with conditional factor selection. Scores by task, --unseen apart.
+
+    selections (5): factors. Map of what examples of the --unseen tasks select (all if none is named).
+
+    pairs (6): factors. Map and overlap of each --pair SEEN=UNSEEN.
+
+    methods (7): runs of LoRA and of MixLoRA. Interference averaged over layers, and its difference.
+
+    Example: interference figure blocks reports/demo/lora/step-10 --layers 0,3 --out figures
+    """
+    from interference import gallery
+
+    scope = {"metric": metric and metric.value, "layers": numbers(layers), "modules": names(modules), "side": side}
+    options = {"pairs": pairs, "reduce": reduce, "unseen": unseen, "pair": pair, "perplexity": perplexity}
+    paths, notes = gallery.write(name, inputs, out, {**scope, **options, "label": label})
+    for note in notes:
+        typer.echo(f"note: {plain(note)}", err=True)
+    for path in paths:
+        typer.echo(plain(path))
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Directory of the demo's checkpoints, runs and pictures.")] = Path(
         "reports/demo"
@@ -327,7 +378,8 @@ def main() -> None:
     except (InterferenceError, MixLoraError) as error:
         if debug:
             raise
-        _complain(error)
+        if os.environ.get("RANK", "0") == "0":  # it ends all of several processes, and one tells it
+            _complain(error)
         sys.exit(2)
     except Exception as error:
         if debug:

@@ -5,26 +5,26 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 
 from interference import selections
+from interference.affinity import Pairing
 from interference.blocks import Side
+from interference.canvas import COLOURS, SHAPES, Picture, room, short
 from interference.errors import ScopeError
 from interference.factors import Factors
 from interference.neighbours import Embedding
 from mixlora.errors import plain
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito's, no yellow
-SHAPES = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")  # 10 shapes and 7 colours repeat together after 70 tasks
-LONGEST = 28  # characters of a task's name
 SCALE = "cividis"
 PANELS = 7  # in a row
 
 
-def embedding(factors: Factors, embedded: Embedding, unseen: Sequence[str] = (), title: str | None = None) -> Figure:
+def embedding(factors: Factors, embedded: Embedding, unseen: Sequence[str] = (), title: str | None = None) -> Picture:
     """The map of the examples, one point each, a colour and a shape a task.
 
     Args:
@@ -40,16 +40,11 @@ def embedding(factors: Factors, embedded: Embedding, unseen: Sequence[str] = (),
     for task in unseen:
         if task not in names:
             raise ScopeError(f"unseen task {task!r} is not among the tasks: {', '.join(names)}")
-    figure = Figure(figsize=(8.6, max(5.2, 1.0 + 0.24 * len(names))), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = Picture((8.6, max(5.2, 1.0 + 0.24 * len(names))))
     axes = figure.subplots()
     for place, task in enumerate(names):
         _scatter(axes, embedded.points[factors.selections.labels == place], place, task, task in unseen)
-    axes.set_aspect("equal", adjustable="datalim")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for edge in axes.spines.values():
-        edge.set_color("0.7")
+    _frame_map(axes, embedded)
     purity, on_map = embedded.purity, embedded.map_purity
     lines = [
         f"{purity.k} nearest by selections of the same task: {purity.value:.0%} (chance {purity.chance:.0%}, 95% of "
@@ -58,15 +53,42 @@ def embedding(factors: Factors, embedded: Embedding, unseen: Sequence[str] = (),
     ]
     text = "\n".join(lines if title is None else [plain(title), *lines])
     axes.set_title(text, fontsize=9, loc="left", parse_math=False)
-    axes.set_xlabel(
-        f"t-SNE (perplexity {embedded.perplexity:g}, seed {embedded.seed}): nearness counts, axes and gaps do not",
-        fontsize=8,
-    )
     _legend(figure, axes, hollow=bool(unseen))
+    figure.data = _points(factors, embedded).assign(unseen=factors.examples["task"].isin(unseen).to_numpy())
     return figure
 
 
-def usage(factors: Factors) -> Figure:
+def pairs(factors: Factors, embedded: Embedding, pairing: Pairing) -> Picture:
+    """The map of pairs of a seen and an unseen task, a colour and a shape a pair, and how much every two tasks share.
+
+    Args:
+        factors: what the examples of the paired tasks select, and of no others.
+        embedded: `neighbours.embed` of it.
+        pairing: `affinity.paired` of it.
+    """
+    matrix = pairing.overlap
+    side, names = max(1.8, 0.62 * len(matrix)), room(factors.selections.names)
+    legend = 1.2 + sum(0.5 + 1.15 * room(pair) for pair in pairing.pairs)
+    figure = Picture((max(6.6 + side + names, legend), max(5.8, side + names + 1.8)))
+    axes, beside = figure.subplots(1, 2, width_ratios=(5.6, side))
+    for place, pair in enumerate(pairing.pairs):
+        for hollow, task in enumerate(pair):
+            rows = np.array(factors.selections.tasks) == task
+            _scatter(axes, embedded.points[rows], place, task, bool(hollow))
+    _frame_map(axes, embedded)
+    _overlaps(beside, matrix, factors.selections.mixture)
+    axes.set_title(_said(pairing), fontsize=9, loc="left")
+    _two_rows(figure, axes)
+    seen = {task: pair[0] for pair in pairing.pairs for task in pair}
+    points = _points(factors, embedded)
+    points = points.assign(pair=points["task"].map(seen), unseen=~points["task"].isin(list(seen.values())))
+    shared = pd.DataFrame({"task": np.repeat(matrix.index, len(matrix)), "other": [*matrix.columns] * len(matrix),
+                           "overlap": matrix.to_numpy().ravel()})  # fmt: skip
+    figure.data = pd.concat({"map": points, "overlap": shared}, names=["panel"]).reset_index(0).reset_index(drop=True)
+    return figure
+
+
+def usage(factors: Factors) -> Picture:
     """How much each factor of each block is used: a panel a module and side, a row a layer, a column a factor.
 
     Of a mixture the share of examples that chose the factor, with a cross on a factor that none chose; of a LoRA the
@@ -79,8 +101,7 @@ def usage(factors: Factors) -> Figure:
     tallest = max(len(values) for values in panels.values())
     widest = max(values.shape[1] for values in panels.values())
     size = (1.6 + columns * max(1.3, 0.1 * widest), 0.9 + rows * (0.7 + max(0.7, 0.1 * tallest)))
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = Picture(size)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
@@ -109,8 +130,74 @@ def _scatter(axes: Axes, points: np.ndarray, place: int, task: str, hollow: bool
         edgecolors=colour if hollow else "white",
         linewidths=1.0 if hollow else 0.4,
         alpha=None if hollow else 0.75,  # tasks may lie on top of each other
-        label=_label(task),
+        label=short(task),
     )
+
+
+def _frame_map(axes: Axes, embedded: Embedding) -> None:
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for edge in axes.spines.values():
+        edge.set_color("0.7")
+    axes.set_xlabel(
+        f"t-SNE (perplexity {embedded.perplexity:g}, seed {embedded.seed}): nearness counts, axes and gaps do not",
+        fontsize=8,
+    )
+
+
+def _points(factors: Factors, embedded: Embedding) -> pd.DataFrame:
+    """One row an example: task, id, and where it lies on the map."""
+    x, y = embedded.points.T
+    return factors.examples.filter(["task", "id"]).reset_index(drop=True).assign(x=x, y=y)
+
+
+def _overlaps(axes: Axes, matrix: pd.DataFrame, mixture: bool) -> None:
+    """Seen tasks down, unseen ones across, so that the pairs are the diagonal, which is framed."""
+    count, values = len(matrix), matrix.to_numpy()
+    limit = float(np.abs(values).max()) or 1.0
+    axes.imshow(values, cmap=SCALE if mixture else "RdBu_r", vmin=0 if mixture else -limit, vmax=limit)
+    for (row, column), value in np.ndenumerate(values):
+        dark = value < limit / 2 if mixture else abs(value) > 0.6 * limit
+        colour = "white" if dark else "black"
+        axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=colour)
+    for place in range(count):
+        corner = (place - 0.46, place - 0.46)
+        axes.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, edgecolor="black", linewidth=1.6))
+    names = [[short(task) for task in index] for index in (matrix.columns, matrix.index)]
+    axes.set_xticks(range(count), names[0], parse_math=False, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(count), names[1], parse_math=False)
+    axes.tick_params(labelsize=8, length=0)
+    axes.set_xlabel("unseen task", fontsize=8)
+    axes.set_ylabel("seen task", fontsize=8)
+
+
+def _said(pairing: Pairing) -> str:
+    pairs = f"overlap of selections (beside; framed: the pairs): of a pair {pairing.mean:.2f}"
+    if len(pairing.pairs) == 1:
+        return f"{pairs}; of one pair there is nothing to compare it with"
+    kind = "all" if pairing.exact else "random"
+    return (
+        f"{pairs}, of tasks not paired {pairing.others:.2f}\n"
+        f"{pairing.at_least} of {kind} {pairing.tried} ways to pair these tasks give as much (p = {pairing.p:.2g})"
+    )
+
+
+def _two_rows(figure: Picture, axes: Axes) -> None:
+    """A legend whose first row is the seen tasks and whose second the unseen ones, a column a pair."""
+    handles, names = axes.get_legend_handles_labels()
+    blank = [Line2D([], [], linestyle="none") for _ in range(2)]
+    legend = figure.legend(
+        blank + handles,
+        ["seen:", "unseen:", *names],
+        loc="outside lower left",
+        ncols=1 + len(names) // 2,
+        fontsize=8,
+        handletextpad=0.3,
+        columnspacing=1.2,
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
 
 
 def _legend(figure: Figure, axes: Axes, hollow: bool) -> None:
@@ -152,9 +239,3 @@ def _heat(axes: Axes, values: np.ndarray, layers: Sequence[str], limit: float, t
     axes.set_yticks(range(0, len(layers), step), layers[::step])
     axes.set_xticks([0, values.shape[1] - 1] if values.shape[1] > 1 else [0])
     axes.tick_params(labelsize=6, length=2)
-
-
-def _label(task: str) -> str:
-    """A task's name, its middle left out where it would squeeze the map."""
-    name = plain(task)
-    return name if len(name) <= LONGEST else f"{name[: LONGEST - 11]}…{name[-10:]}"

@@ -5,7 +5,6 @@ row an example) and `selections.safetensors` (block name -> [examples, r]). It i
 in `selections` and `neighbours`, the pictures in `factor_figures`; neither a model nor torch is needed here.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -16,10 +15,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
-from interference import neighbours, selections
+from interference import neighbours, selections, stored
 from interference.errors import RunError
 from interference.neighbours import Embedding
 from interference.run import Run
@@ -76,7 +74,7 @@ class Factors:
         values = {name: np.ascontiguousarray(value) for name, value in self.selections.values.items()}
         save_file(values, folder / _VALUES)
         blocks = json.loads(self.selections.blocks.to_json(orient="records"))
-        sums = {name: _checksum(folder / name) for name in (_EXAMPLES, _VALUES)}
+        sums = {name: stored.checksum(folder / name) for name in (_EXAMPLES, _VALUES)}
         meta = {"schema": SCHEMA, **self.meta, "blocks": blocks, "checksums": sums}
         (folder / _JSON).write_text(json.dumps(meta, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         (folder / _VALUES).chmod((folder / _JSON).stat().st_mode)  # safetensors writes for its owner alone
@@ -99,16 +97,11 @@ def load(path: Path | str) -> Factors:
         if not (folder / name).is_file():
             raise RunError(f"{folder} holds no factors: it has no {name}")
     meta = _read_meta(folder)
-    for name, checksum in meta.pop("checksums").items():
-        if _checksum(folder / name) != checksum:
-            raise RunError(f"{folder / name} is damaged: its checksum is another than was written; compute it again")
-    try:
-        examples = pd.read_parquet(folder / _EXAMPLES)
-        values = load_file(folder / _VALUES)
-        blocks = pd.DataFrame(meta.pop("blocks"), columns=_BLOCK_COLUMNS).astype({"layer": "Int64", "factors": int})
-    except (OSError, ValueError, TypeError, SafetensorError) as error:
-        raise RunError(f"{folder} is damaged and must be computed again: {error}") from None
-    found = Selections(list(examples.get("task", [])), blocks, values, _KINDS[meta["adapter_kind"]])
+    stored.check_sums(folder, meta.pop("checksums"), (_EXAMPLES, _VALUES))
+    examples = stored.read_frame(folder / _EXAMPLES, _COLUMNS)
+    values = stored.read_tensors(folder / _VALUES)
+    blocks = _read_blocks(folder / _JSON, meta.pop("blocks"))
+    found = Selections(list(examples["task"]), blocks, values, _KINDS[meta["adapter_kind"]])
     _check_whole(folder, examples, found)
     return Factors(found, examples, meta)
 
@@ -160,25 +153,31 @@ def tables(found: Factors, embedding: Embedding, run: Run | None = None) -> dict
 
 
 def _read_meta(folder: Path) -> dict[str, Any]:
-    try:
-        meta = json.loads((folder / _JSON).read_text(encoding="utf-8"))
-        schema = meta.pop("schema")
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise RunError(f"{folder / _JSON} is damaged; compute the factors again") from None
-    if schema != SCHEMA:
-        raise RunError(
-            f"{folder} has schema {schema}, but this version reads schema {SCHEMA}; update task-interference"
-        )
+    meta = stored.read_meta(folder / _JSON, SCHEMA, "factors")
     whole = isinstance(meta.get("blocks"), list) and set(meta.get("checksums") or ()) == {_EXAMPLES, _VALUES}
-    if not whole or meta.get("adapter_kind") not in _KINDS:
+    if not whole or str(meta.get("adapter_kind")) not in _KINDS:
         raise RunError(f"{folder / _JSON} is damaged; compute the factors again")
     return meta
 
 
+def _read_blocks(path: Path, rows: list[Any]) -> pd.DataFrame:
+    """The blocks that `path` lists, one row a block."""
+    try:
+        blocks = pd.DataFrame(rows, columns=_BLOCK_COLUMNS).astype({"layer": "Int64", "factors": int})
+    except Exception as error:  # pandas raises errors of every kind on broken input
+        raise RunError(f"{path} is damaged: its blocks cannot be read ({error}); compute the factors again") from None
+    texts = ("name", "component", "module", "group", "side")
+    if not all(stored.is_text(blocks[column]) for column in texts) or blocks["name"].isna().any():
+        raise RunError(f"{path} is damaged: a block in it has no name; compute the factors again")
+    if blocks["name"].duplicated().any() or (blocks["factors"] < 1).any():
+        raise RunError(f"{path} is damaged: a block in it stands twice or has no factors; compute the factors again")
+    return blocks
+
+
 def _check_whole(folder: Path, examples: pd.DataFrame, found: Selections) -> None:
     """Raise a RunError that names the file in which something is missing or cannot be."""
-    if lacking := [column for column in _COLUMNS if column not in examples]:
-        raise RunError(f"{folder / _EXAMPLES} is damaged: it lacks column {lacking[0]}")
+    if not len(examples) or examples["task"].isna().any():
+        raise RunError(f"{folder / _EXAMPLES} is damaged: a task is missing")
     for name, factors in zip(found.blocks["name"], found.blocks["factors"], strict=True):
         values = found.values.get(name)
         if values is None:
@@ -187,8 +186,3 @@ def _check_whole(folder: Path, examples: pd.DataFrame, found: Selections) -> Non
             raise RunError(f"{folder / _VALUES} is damaged: block {name} is not of {len(examples)} examples")
         if found.mixture and not ((values >= 0) & (values < factors)).all():
             raise RunError(f"{folder / _VALUES} is damaged: block {name} names a factor that is not among {factors}")
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()[:32]

@@ -1,35 +1,37 @@
 """Figures: a Run to a matplotlib Figure. Nothing is computed here that the Run does not give."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import seaborn
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from interference.blocks import Side
+from interference.canvas import Picture, room, save, short
 from interference.errors import ScopeError
 from interference.measure import METRICS
 from interference.run import Run, compare
 from mixlora.errors import plain
 
+__all__ = ["difference", "heatmap", "panels", "save", "series"]
+
 COLOURS = "RdBu_r"  # blue for negative, red for positive, as in the paper's heatmaps
 MARKS = {"conflict": "conflict", "synergy": "synergy", "unclear": "", "no-signal": "no signal", "self": ""}
 CHANGES = {"lower": "lower", "higher": "higher"}
 FRAMES = {"conflict": "-", "lower": "-", "synergy": (0, (3, 2)), "higher": (0, (3, 2))}
+KEY = "frame: beyond noise; solid conflict, dashed synergy"  # where verdicts are not written
 SIGNED = ("interference", "delta", "cosine", "pair_cosine")  # 0 means neither helps nor hurts
-LONGEST = 28  # characters of a task's name
 LIMIT = 1.0  # the least half-width of the colour scale of I: 1 is what a task's own step brings
 
 
-def heatmap(run: Run, metric: str = "interference", title: str | None = None, **options: Any) -> Figure:
+def heatmap(run: Run, metric: str = "interference", title: str | None = None, **options: Any) -> Picture:
     """The matrix of a metric, each cell with its 95% interval and its verdict.
 
     Args:
@@ -40,16 +42,19 @@ def heatmap(run: Run, metric: str = "interference", title: str | None = None, **
     """
     table = run.table(metric, **options)
     size = 1.9 + 1.15 * len(run.tasks)
-    figure, (axes,) = _canvas(1, 1, (size + 1.0, size))
+    more = _more_room(run.tasks)
+    figure = Picture((size + 1.0 + more, size + more))
+    (axes,) = figure.grid(1, 1)
     limit = _limit([table], metric)
     _matrix(axes, table, run.tasks, metric, limit, detailed=True)
     title = title if title is not None else f"{metric}: {METRICS[metric].meaning}"
     axes.set_title(plain(title), fontsize=10, wrap=True, parse_math=False)
     _colourbar(figure, [axes], metric, limit, [table])
+    figure.data = table
     return figure
 
 
-def series(runs: Mapping[str, Run], metric: str = "interference", **options: Any) -> Figure:
+def series(runs: Mapping[str, Run], metric: str = "interference", **options: Any) -> Picture:
     """The matrices of several runs side by side, on one colour scale.
 
     Args:
@@ -60,16 +65,19 @@ def series(runs: Mapping[str, Run], metric: str = "interference", **options: Any
     tables = [run.table(metric, **options) for run in runs.values()]
     tasks = next(iter(runs.values())).tasks
     size = 1.0 + 0.95 * len(tasks)
-    figure, axes = _canvas(1, len(runs), (size * len(runs) + 1.5, size + 1.0))
+    more = _more_room(tasks)
+    figure = Picture((size * len(runs) + 1.5 + more, size + 1.0 + more), "compressed")
+    axes = figure.grid(1, len(runs))
     limit = _limit(tables, metric)
     for place, (title, table) in enumerate(zip(runs, tables, strict=True)):
         _matrix(axes[place], table, tasks, metric, limit, detailed=True, labelled=place == 0)
         axes[place].set_title(plain(title), fontsize=10, parse_math=False)
     _colourbar(figure, axes, metric, limit, tables)
+    figure.data = _stacked({(title,): table for title, table in zip(runs, tables, strict=True)}, ["run"])
     return figure
 
 
-def difference(runs: Mapping[str, Run], metric: str = "interference", **options: Any) -> Figure:
+def difference(runs: Mapping[str, Run], metric: str = "interference", **options: Any) -> Picture:
     """The matrices of two runs on the same examples, and how the second differs, with paired intervals and verdicts.
 
     Args:
@@ -88,59 +96,110 @@ def difference(runs: Mapping[str, Run], metric: str = "interference", **options:
     change.loc[change["affected"] == change["stepped"], "verdict"] = "self"
     names = [*runs, f"{list(runs)[1]} minus {next(iter(runs))}"]
     size = 1.0 + 0.95 * len(first.tasks)
-    figure, axes = _canvas(1, 3, (size * 3 + 1.5, size + 1.0))
-    limit = _limit([*tables, change], metric)
-    for place, (title, table) in enumerate(zip(names, [*tables, change], strict=True)):
+    more = _more_room(first.tasks)
+    figure = Picture((size * 3 + 1.5 + more, size + 1.0 + more), "compressed")
+    axes = figure.grid(1, 3)
+    shown = dict(zip(names, [*tables, change], strict=True))
+    limit = _limit(list(shown.values()), metric)
+    for place, (title, table) in enumerate(shown.items()):
         _matrix(axes[place], table, first.tasks, metric, limit, detailed=True, labelled=place == 0)
         axes[place].set_title(plain(title), fontsize=10, parse_math=False)
-    _colourbar(figure, axes, metric, limit, [*tables, change])
+    _colourbar(figure, axes, metric, limit, list(shown.values()))
+    figure.data = _stacked({(title,): table for title, table in shown.items()}, ["run"])
     return figure
 
 
-def panels(run: Run, metric: str = "interference", layers: Sequence[int] | None = None, **options: Any) -> Figure:
+def panels(
+    run: Run,
+    metric: str = "interference",
+    layers: Sequence[int] | None = None,
+    modules: Sequence[str] | None = None,
+    side: Side | str | None = None,
+    **options: Any,
+) -> Picture:
     """Small multiples: one row a layer, one column a group of modules and side, as in the paper's Figure 2.
 
     Args:
         run: a run.
         metric: as in `Run.matrix`.
         layers: rows; None for every probed layer.
-        options: options of `Run.table`, but no modules or side.
+        modules: columns: modules or groups of them; None for every group.
+        side: of the columns; None for A and B.
+        options: options of `Run.table`.
     """
-    blocks = run.scope(layers)
-    rows = sorted({int(layer) for layer in blocks["layer"].dropna()})
-    columns = [(group, side) for group in dict.fromkeys(blocks["group"]) for side in (Side.A, Side.B)]
-    tables: dict[tuple[int, int], pd.DataFrame] = {}
-    for r, layer in enumerate(rows):
-        for c, (group, side) in enumerate(columns):
-            if run.gram(layers=[layer], modules=[group], side=side).any():
-                tables[r, c] = run.table(metric, layers=[layer], modules=[group], side=side, **options)
-    figure, axes = _canvas(len(rows), len(columns), (2.6 * len(columns) + 1.5, 2.4 * len(rows) + 1.2))
+    blocks = run.scope(layers, modules, side)
+    blocks = blocks[blocks["layer"].notna()]
+    rows = sorted({int(layer) for layer in blocks["layer"]})
+    groups = modules or list(dict.fromkeys(blocks["group"]))
+    columns = [(group, one) for group in groups for one in ((Side.A, Side.B) if side is None else (Side(side),))]
+    tables, empty = _panel_tables(run, rows, columns, metric, **options)
+    width, longest = max(1.8, 0.42 * len(run.tasks)), room(run.tasks)
+    across = width + max(0.25, 0.67 * longest - 0.3)  # names below a panel reach under the one before it
+    figure = Picture((across * len(columns) + longest + 1.4, (width + 0.35) * len(rows) + longest + 0.6), "compressed")
+    axes = figure.grid(len(rows), len(columns))
     limit = _limit(list(tables.values()), metric)
     for place, panel in enumerate(axes):
         r, c = divmod(place, len(columns))
-        panel.set_title(f"layer {rows[r]}, {columns[c][0]}, {columns[c][1]}", fontsize=8)
-        if (r, c) in tables:
-            _matrix(panel, tables[r, c], run.tasks, metric, limit, labelled=c == 0, footed=r == len(rows) - 1)
+        key = (rows[r], *columns[c])
+        panel.set_title(f"layer {key[0]}, {plain(key[1])}, {key[2]}", fontsize=8, parse_math=False)
+        if key in tables:
+            _matrix(panel, tables[key], run.tasks, metric, limit, labelled=c == 0, footed=r == len(rows) - 1)
         else:
-            panel.text(0.5, 0.5, "every gradient is zero", ha="center", va="center", fontsize=8)
+            panel.text(0.5, 0.5, empty[key], ha="center", va="center", fontsize=8)
             panel.set_axis_off()
     _colourbar(figure, axes, metric, limit, list(tables.values()))
+    if any(table["verdict"].isin(list(FRAMES)).any() for table in tables.values()):
+        figure.supxlabel(KEY, fontsize=8)
+    figure.data = _stacked(tables, ["layer", "modules", "side"])
     return figure
 
 
-def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write a figure as PNG and SVG; the paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}.{kind}" for kind in ("png", "svg")]
-    for path in paths:
-        figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
-    return paths
+def _panel_tables(
+    run: Run, layers: Sequence[int], columns: Sequence[tuple[str, Side]], metric: str, **options: Any
+) -> tuple[dict[tuple[int, str, Side], pd.DataFrame], dict[tuple[int, str, Side], str]]:
+    """The tables of the panels, by layer, modules and side, and why others have none."""
+    tables, empty = {}, {}
+    for layer in layers:
+        there = run.scope([layer])
+        for group, side in columns:
+            named = (there[["module", "group", "component"]] == group).any(axis=1) & (there["side"] == side)
+            scope: dict[str, Any] = {"layers": [layer], "modules": [group], "side": side}
+            if not named.any():
+                empty[layer, group, side] = "not probed"
+            elif not run.gram(**scope).any():
+                empty[layer, group, side] = "every gradient is zero"
+            else:
+                tables[layer, group, side] = run.table(metric, **scope, **options)
+    return tables, empty
 
 
-def _canvas(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, list(figure.subplots(rows, columns, squeeze=False).ravel())
+def _stacked(tables: Mapping[Any, pd.DataFrame], keys: Sequence[str]) -> pd.DataFrame:
+    """The tables below each other, with the parts of their keys as first columns."""
+    frames = [table.assign(**dict(zip(keys, key, strict=True))) for key, table in tables.items()]
+    whole = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(keys))
+    return whole[[*keys, *whole.columns.drop(list(keys))]]
+
+
+@contextmanager
+def _alone(axes: Axes) -> Iterator[None]:
+    """The other panels out of the way: seaborn draws the whole figure to see whether labels overlap."""
+    figure = axes.get_figure(root=True)
+    engine, others = figure.get_layout_engine(), [other for other in figure.axes if other is not axes]
+    shown = [other for other in others if other.get_visible()]
+    figure.set_layout_engine("none")
+    for other in shown:
+        other.set_visible(False)
+    try:
+        yield
+    finally:
+        for other in shown:
+            other.set_visible(True)
+        figure.set_layout_engine(engine)
+
+
+def _more_room(tasks: Sequence[str]) -> float:
+    """For names longer than the figures' sizes allow for, in inches."""
+    return max(0.0, room(tasks) - 0.9)
 
 
 def _limit(tables: Sequence[pd.DataFrame], metric: str) -> float:
@@ -164,26 +223,28 @@ def _matrix(
 ) -> None:
     count = len(tasks)
     values = table["value"].to_numpy().reshape(count, count)
-    texts = [_text(row, detailed) for row in table.itertuples()]
+    sign = "+" if metric in SIGNED and not detailed else ""
+    texts = [_text(row, detailed, sign) for row in table.itertuples()]
     low = -limit if metric in SIGNED else 0.0
-    seaborn.heatmap(
-        values,
-        ax=axes,
-        vmin=low,
-        vmax=limit,
-        cmap=COLOURS if low else "Reds",
-        annot=np.array(texts, dtype=object).reshape(count, count),
-        fmt="",
-        annot_kws={"fontsize": 7 if detailed else 6},
-        cbar=False,
-        square=True,
-        linewidths=0.5,
-        xticklabels=False,
-        yticklabels=False,
-    )
+    with _alone(axes):
+        seaborn.heatmap(
+            values,
+            ax=axes,
+            vmin=low,
+            vmax=limit,
+            cmap=COLOURS if low else "Reds",
+            annot=np.array(texts, dtype=object).reshape(count, count),
+            fmt="",
+            annot_kws={"fontsize": 7 if detailed else 6},
+            cbar=False,
+            square=True,
+            linewidths=0.5,
+            xticklabels=False,
+            yticklabels=False,
+        )
     for row, column in np.argwhere(np.isnan(values)):  # which seaborn leaves empty
         axes.text(column + 0.5, row + 0.5, "–", ha="center", va="center", fontsize=7)
-    names = [_label(task) for task in tasks]  # as they are: "$" begins no formula
+    names = [short(task) for task in tasks]  # as they are: "$" begins no formula
     if footed:
         axes.set_xticks(np.arange(count) + 0.5, names, parse_math=False)
     if labelled:
@@ -200,12 +261,6 @@ def _matrix(
     _frame_verdicts(axes, table["verdict"].to_numpy().reshape(count, count))
 
 
-def _label(task: str) -> str:
-    """A task's name, its middle left out where it would push the matrix off the figure."""
-    name = plain(task)
-    return name if len(name) <= LONGEST else f"{name[: LONGEST - 11]}…{name[-10:]}"
-
-
 def _frame_verdicts(axes: Axes, verdicts: np.ndarray) -> None:
     """A frame around what is beyond noise: solid for conflict or lower, dashed for synergy or higher."""
     for (row, column), verdict in np.ndenumerate(verdicts):
@@ -214,8 +269,8 @@ def _frame_verdicts(axes: Axes, verdicts: np.ndarray) -> None:
             axes.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, edgecolor="black", linewidth=1.3, linestyle=style))
 
 
-def _text(row: Any, detailed: bool) -> str:
-    value = "–" if not np.isfinite(row.value) else f"{row.value:.2f}"
+def _text(row: Any, detailed: bool, sign: str) -> str:
+    value = "–" if not np.isfinite(row.value) else f"{row.value:{sign}.2f}"
     if not detailed or row.verdict == "self":
         return value
     interval = f"[{row.low:.2f}, {row.high:.2f}]" if np.isfinite(row.low) else "[no interval]"

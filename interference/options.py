@@ -34,12 +34,20 @@ Layers = Annotated[str | None, typer.Option(help="Layers from 0: 5,25 or 0-3.", 
 Modules = Annotated[str | None, typer.Option(help="attention, mlp or names: q_proj,v_proj.", show_default="all")]
 Samples = Annotated[int | None, typer.Option(help="Examples of each task.", show_default="100")]
 Seed = Annotated[int | None, typer.Option(help="Seed of the sampling.", show_default="0")]
+SpoolDir = Annotated[str | None, typer.Option(help="Directory where gradients wait.", show_default="beside --out")]
 MemoryBudget = Annotated[str | None, typer.Option(help="Memory for gradients: 2GiB.", show_default="1GiB")]
 Side = Annotated[str | None, typer.Option(help="A, B, router-A, router-B or router-AB.", show_default="all")]
 Space = Annotated[str, typer.Option(help="parameters, or weight (independent of how BA is split).")]
-Pairs = Annotated[str, typer.Option(help="leave-one-out, uni-perceiver, all or same-example.")]
-Reduce = Annotated[str, typer.Option(help="mean-of-ratios, ratio-of-means or median-of-ratios.")]
+PAIRS = "leave-one-out, uni-perceiver, all or same-example."
+REDUCE = "mean-of-ratios, ratio-of-means or median-of-ratios."
+Pairs = Annotated[str, typer.Option(help=PAIRS)]
+Reduce = Annotated[str, typer.Option(help=REDUCE)]
 Aggregate = Annotated[str, typer.Option(help="sum (one theta) or mean (of the blocks' values).")]
+Perplexity = Annotated[float | None, typer.Option(help="Of the t-SNE.", show_default="30")]
+Unseen = Annotated[list[str] | None, typer.Option(help="A task not trained on; repeatable.", show_default=False)]
+Pair = Annotated[
+    list[str] | None, typer.Option(help="SEEN=UNSEEN, tasks thought alike; repeatable.", show_default=False)
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 
@@ -63,6 +71,7 @@ def given_options(
     seed: int | None,
     memory_budget: str | None,
     out: Path | None,
+    spool_dir: str | None = None,
 ) -> dict[str, Any]:
     """Command-line options as the nested keys of a configuration; those not given are left out."""
     probe = {
@@ -71,6 +80,7 @@ def given_options(
         "samples": samples,
         "seed": seed,
         "memory_budget": memory_budget,
+        "spool_dir": spool_dir,
     }
     tasks = [_task(text) for text in task or ()]
     if twice := [name for k, (name, _) in enumerate(tasks) if name in dict(tasks[:k])]:

@@ -383,7 +383,7 @@ def load(path: Path | str) -> Run:
     for name in _FILES:
         if not (folder / name).is_file():
             raise RunError(f"{folder} is no run: it has no {name}")
-    meta = stored.read_meta(folder / "run.json", SCHEMA)
+    meta = stored.read_meta(folder / "run.json", SCHEMA, "run")
     probes = stored.read_frame(folder / "probes.parquet", ("task", "ids", "source"), ("loss", "tokens"))
     texts = ("name", "component", "module", "group", "side")
     blocks = stored.read_frame(folder / "blocks.parquet", texts, ("layer", "size"))
@@ -443,7 +443,4 @@ def compare(a: Run, b: Run, metric: str = "interference", **options: Any) -> pd.
     first, second = (run._for(**scope, space=space, aggregate=aggregate) for run in (a, b))
     options = {"seed": a.seed} | options
     found = uncertainty.compare(first, second, list(a.probes["task"]), metric, aggregate=aggregate, **options)
-    count, names = len(found.tasks), np.array(found.tasks)
-    columns = {"affected": np.repeat(names, count), "stepped": np.tile(names, count)}
-    arrays = ("a", "b", "difference", "low", "high", "p", "q", "verdict")
-    return pd.DataFrame(columns | {name: getattr(found, name).ravel() for name in arrays})
+    return pd.DataFrame(found.columns())

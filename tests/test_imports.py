@@ -16,42 +16,55 @@ LAYERS = {  # a module of `interference` may import those listed, and nothing el
     "measure": "errors pairing",
     "metrics": "errors pairing measure",
     "significance": "errors pairing",
-    "uncertainty": "errors pairing measure metrics significance",
+    "resampling": "errors pairing measure metrics significance",
+    "uncertainty": "errors pairing measure metrics resampling significance",
     "config": "errors blocks mixlora",
     "targets": "errors blocks mixlora",
     "gradients": "errors blocks targets mixlora",
     "reference": "errors blocks targets gradients mixlora",
     "packing": "",
-    "gram": "packing",
-    "run": "errors blocks measure metrics packing uncertainty",
+    "sketch": "",
+    "spool": "errors",
+    "gram": "packing sketch spool mixlora",
+    "unfinished": "errors run spool mixlora",
+    "stored": "errors mixlora",
+    "run": "errors blocks measure metrics packing stored uncertainty",
     "selections": "errors significance",
     "neighbours": "errors selections",
-    "factors": "errors neighbours run selections",
+    "factors": "errors neighbours run selections stored",
     "checkpoint": "errors config mixlora",
-    "probing": "errors blocks targets gradients gram mixlora",
+    "probing": "errors blocks targets gradients gram sketch spool mixlora",
     "sampled": "errors config probing mixlora",
-    "computation": "errors blocks config targets gradients gram packing pairing run checkpoint probing sampled mixlora",
+    "computation": "errors blocks config targets gradients gram packing pairing run checkpoint probing sampled sketch "
+    "spool unfinished mixlora",
     "verification": "errors blocks config targets gradients reference run checkpoint probing sampled "
     "computation mixlora",
     "callback": "errors measure significance run probing computation",
-    "planning": "errors blocks config targets gradients checkpoint sampled",
+    "planning": "errors blocks config targets gradients gram packing checkpoint probing sampled spool stored computation "
+    "mixlora",
     "observation": "errors blocks config targets gradients checkpoint sampled factors selections mixlora",
-    "figures": "errors blocks measure run mixlora",
-    "factor_figures": "errors blocks factors neighbours selections mixlora",
-    "printing": "run mixlora",  # plans and verifications are given to it
+    "affinity": "errors selections",
+    "canvas": "errors mixlora",
+    "figures": "errors blocks canvas measure run mixlora",
+    "factor_figures": "errors affinity blocks canvas factors neighbours selections mixlora",
+    "score_figures": "errors canvas mixlora",
+    "paper": "errors affinity blocks canvas factor_figures factors figures neighbours run score_figures selections "
+    "mixlora",
+    "gallery": "errors canvas factors paper run",
+    "printing": "errors run mixlora",  # plans and verifications are given to it
     "demonstration": "errors config computation run figures printing mixlora",
     "options": "errors config",
     "cli": "errors config computation run verification planning printing demonstration factor_figures factors figures "
-    "neighbours observation options writing mixlora",
+    "gallery neighbours observation options writing mixlora",
     "__init__": "",  # names are loaded when they are used
 }
 REPORT = {  # a module of `interference.report` likewise, with those beside it
     "phrases": "",
     "scopes": "errors blocks measure pairing run",
-    "measured": "errors significance uncertainty run scopes mixlora",
+    "measured": "errors resampling significance uncertainty run scopes mixlora",
     "grouping": "significance phrases",
     "words": "significance grouping measured phrases scopes",
-    "changes": "errors significance run depth measured phrases scopes",
+    "changes": "errors significance uncertainty depth measured phrases scopes",
     "depth": "significance measured scopes",
     "drivers": "measure pairing significance run measured",
     "excerpts": "errors config run mixlora",
@@ -62,6 +75,7 @@ REPORT = {  # a module of `interference.report` likewise, with those beside it
     "__init__": "",
 }
 PURE = (
+    "affinity",
     "blocks",
     "errors",
     "packing",
@@ -69,14 +83,17 @@ PURE = (
     "measure",
     "metrics",
     "neighbours",
+    "resampling",
     "selections",
     "significance",
     "uncertainty",
 )
 OWNERS = {  # libraries, and the only files that may import them
     "matplotlib": [
+        "interference/canvas.py",
         "interference/factor_figures.py",
         "interference/figures.py",
+        "interference/score_figures.py",
         "mixlora/data/mini/draw.py",  # the suite draws words in its font
     ],
     "seaborn": ["interference/figures.py"],
@@ -178,6 +195,7 @@ def loaded_after(code: str, *names: str) -> list[str]:
         "import mixlora.data.mini",
         "sys.argv = ['interference', '--help']; from interference.cli import main; main()",
         "sys.argv = ['interference', 'compute', '--help']; from interference.cli import main; main()",
+        "sys.argv = ['interference', 'figure', '--help']; from interference.cli import main; main()",
         "sys.argv = ['mixlora', '--help']; from mixlora.cli import main; main()",
         "sys.argv = ['mixlora', 'train', '--help']; from mixlora.cli import main; main()",
         "from mixlora.training import config",
@@ -199,6 +217,10 @@ def test_a_run_is_read_and_printed_without_torch():
 
 def test_factors_are_read_and_counted_without_torch():
     assert loaded_after("from interference import factors", "torch", "transformers", "peft", "matplotlib") == []
+
+
+def test_figures_are_drawn_without_torch():
+    assert loaded_after("from interference import gallery", "torch", "transformers", "peft", "typer") == []
 
 
 def test_a_report_is_computed_without_torch():

@@ -4,6 +4,7 @@ from xml.etree import ElementTree
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.collections import QuadMesh
 from matplotlib.patches import Rectangle
@@ -101,6 +102,23 @@ def test_panels_are_layers_by_sides(shown):
     for axes, (layer, side) in zip(figure.axes, ((0, "A"), (0, "B"), (3, "A"), (3, "B")), strict=False):
         values = shown.matrix("delta", layers=[layer], modules=["attention"], side=side)
         np.testing.assert_allclose(np.asarray(mesh(axes).get_array()).ravel(), values.to_numpy().ravel())
+
+
+def test_panels_are_the_modules_and_side_asked_for_with_signs_and_a_key(shown):
+    figure = figures.panels(shown, "delta", [3], ["q_proj", "language"], "B", **QUICK)
+    assert [axes.get_title() for axes in figure.axes[:-1]] == ["layer 3, q_proj, B", "layer 3, language, B"]
+    table = shown.table("delta", layers=[3], side="B", **QUICK)
+    assert texts(figure.axes[0]) == texts(figure.axes[1]) == [f"{value:+.2f}" for value in table["value"]]
+    assert (figure.get_supxlabel() == figures.KEY) == table["verdict"].isin(["conflict", "synergy"]).any()
+
+
+def test_figures_carry_their_data(shown):
+    pd.testing.assert_frame_equal(figures.heatmap(shown, **QUICK).data, shown.table(**QUICK))
+    data = figures.series({"x": shown, "y": made(1)}, "delta", **QUICK).data
+    assert data["run"].tolist() == ["x"] * 4 + ["y"] * 4
+    assert data["value"][:4].tolist() == shown.table("delta", **QUICK)["value"].tolist()
+    kept = figures.panels(shown, "delta", **QUICK).data[["layer", "modules", "side"]].drop_duplicates()
+    assert kept.to_numpy().tolist() == [[layer, "attention", side] for layer in (0, 3) for side in "AB"]
 
 
 def test_a_panel_without_gradients_says_so():

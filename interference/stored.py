@@ -1,0 +1,124 @@
+"""Stored artifacts: the files of a run's or factors' directory, whoever wrote them, read and checked one by one."""
+
+import hashlib
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pandas.api.types import is_bool_dtype, is_numeric_dtype
+from safetensors.numpy import load_file
+
+from interference.errors import RunError
+from mixlora.files import read_json
+
+_KINDS: Mapping[str, type] = {
+    "config": dict,
+    "conventions": dict,
+    "data": dict,
+    "fingerprints": dict,
+    "versions": dict,
+    "checksums": dict,
+    "not_probed": list,
+    "notes": list,
+    "seed": int,
+    "step": int,
+}
+"""What the keys hold that are read again, where they are there."""
+
+
+def read_meta(path: Path, schema: int, noun: str) -> dict[str, Any]:
+    """What `path`, a JSON file, tells of an artifact, which messages call `noun`, without its "schema".
+
+    Raises:
+        RunError: it is damaged, or of another schema.
+    """
+    try:
+        meta = dict(read_json(path))
+        found = meta.pop("schema")
+    except (OSError, ValueError, LookupError, TypeError):
+        raise RunError(f"{path} is damaged; compute the {noun} again") from None
+    if found != schema or isinstance(found, bool):
+        raise RunError(
+            f"{path.parent} has schema {found!r:.60}, but this version reads schema {schema}; update task-interference"
+        )
+    for key, kind in _KINDS.items():
+        value = meta.get(key, kind())
+        if (value is not None or kind is int) and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise RunError(f"{path} is damaged: its {key!r} is {value!r:.60}; compute the {noun} again")
+    if (meta.get("seed") or 0) < 0:
+        raise RunError(f"{path} is damaged: its seed is {meta['seed']}; compute the {noun} again")
+    if not all(isinstance(note, str) for key in ("not_probed", "notes") for note in meta.get(key) or ()):
+        raise RunError(f"{path} is damaged: a note in it is no text; compute the {noun} again")
+    return meta
+
+
+def check_sums(folder: Path, sums: Mapping[str, Any], names: Collection[str]) -> None:
+    """Raise a RunError that names the file whose checksum is another than was written."""
+    for name in names:
+        if name in sums and checksum(folder / name) != sums[name]:
+            raise RunError(f"{folder / name} is damaged: its checksum is another than was written; compute it again")
+
+
+def checksum(path: Path) -> str:
+    """A hash of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
+
+
+def read_frame(path: Path, texts: Collection[str] = (), numbers: Collection[str] = ()) -> pd.DataFrame:
+    """The table of a parquet file.
+
+    Args:
+        path: the file.
+        texts: columns of text, which may be empty in a row but is nothing else.
+        numbers: columns of numbers.
+
+    Raises:
+        RunError: it cannot be read, or lacks a column.
+    """
+    try:
+        frame = pd.read_parquet(path)
+        frame.columns = frame.columns.map(str)
+        columns = [name for name in (*texts, *numbers) if list(frame.columns).count(name) == 1]
+        kept = [name for name in columns if (is_text if name in texts else is_number)(frame[name])]
+    except Exception as error:  # pyarrow and pandas raise errors of every kind on broken input
+        raise RunError(f"{path.parent} is damaged and must be computed again: {_first_line(error)}") from None
+    for column in (*texts, *numbers):
+        if column not in columns:
+            raise RunError(f"{path} is damaged: it lacks column {column}")
+        if column not in kept:
+            raise RunError(f"{path} is damaged: its column {column} holds other values than were written")
+    return frame
+
+
+def is_text(column: pd.Series) -> bool:
+    """Whether every value that is there is text."""
+    return all(isinstance(value, str) for value in column.dropna())
+
+
+def is_number(column: pd.Series) -> bool:
+    """Whether the column is of numbers."""
+    return bool((is_numeric_dtype(column) and not is_bool_dtype(column)) or column.isna().all())
+
+
+def read_tensors(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of a safetensors file, whole numbers all.
+
+    Raises:
+        RunError: it cannot be read, or holds others.
+    """
+    try:
+        found = dict(load_file(path))
+    except Exception as error:  # safetensors and numpy raise errors of every kind on broken input
+        raise RunError(f"{path.parent} is damaged and must be computed again: {_first_line(error)}") from None
+    for name, values in found.items():
+        if not np.issubdtype(values.dtype, np.integer):
+            raise RunError(f"{path} is damaged: {name} is of {values.dtype}, not of whole numbers")
+    return found
+
+
+def _first_line(error: Exception) -> str:
+    return f"{str(error).partition(chr(10))[0] or type(error).__name__:.300}"
