@@ -4,12 +4,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
-from peft.utils import load_peft_weights
-from safetensors import SafetensorError
+from peft.utils import CONFIG_NAME as ADAPTER_CONFIG
+from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME, load_peft_weights
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -23,13 +24,17 @@ from transformers import (
 from transformers.utils import logging
 
 from mixlora.errors import CheckpointError, MixLoraError
+from mixlora.files import exists, read_json
 from mixlora.model import register
 from mixlora.official import load_projector
 from mixlora.sections import MINI, BaseSection
 
 register()
 
-LOAD_ERRORS = (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError)
+_NOT_EXECUTED = "nothing of it is executed; ask for them as safetensors"
+
+LOAD_ERRORS = (Exception,)
+"""What loading a stranger's files may raise: transformers, peft, torch and tokenizers raise errors of every kind."""
 
 
 def load_processor(section: BaseSection) -> Any:
@@ -58,15 +63,18 @@ def load_base(section: BaseSection, device: torch.device | None = None) -> Any:
     options: dict[str, Any] = {}
     if section.quantization is not None:
         options = {"quantization_config": _quantization(section), "device_map": {"": device}}
+    kind = _kind(_own_config(section))
     try:
         with without_bars():
-            model = _kind(_own_config(section)).from_pretrained(
+            model = kind.from_pretrained(
                 base,
                 dtype=section.dtype,
                 attn_implementation=section.attention,
                 trust_remote_code=section.trust_remote_code,
                 **options,
             )
+    except UnpicklingError:
+        raise CheckpointError(f"the weights of {base} hold other things than tensors; {_NOT_EXECUTED}") from None
     except LOAD_ERRORS as error:
         raise CheckpointError(f"the base model {base} cannot be loaded: {first_words(error)}") from None
     if section.projector is not None:
@@ -91,13 +99,16 @@ def adapt(model: nn.Module, section: BaseSection, adapter: str, config: PeftConf
         CheckpointError: if they do not fit each other.
     """
     misfit = _misfit(section, adapter)
+    _refuse_specials(Path(adapter))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # missing keys are an error below
+            saved = load_peft_weights(adapter, device="cpu")
             adapted = PeftModel.from_pretrained(model, adapter, config=config)
-        saved = load_peft_weights(adapter, device="cpu")
     except MixLoraError as error:
         raise CheckpointError(f"{adapter} on {section.base}: {error}") from None
+    except UnpicklingError:
+        raise CheckpointError(f"the weights of {adapter} hold other things than tensors; {_NOT_EXECUTED}") from None
     except LOAD_ERRORS as error:
         raise CheckpointError(f"{misfit}: {first_words(error)}") from None
     expected = get_peft_model_state_dict(adapted, save_embedding_layers=False)
@@ -117,7 +128,11 @@ def empty_adapted(section: BaseSection, adapter: str) -> PeftModel:
     """
     own, config = _own_config(section), adapter_config(adapter)
     try:
-        return get_peft_model(_kind(own).from_config(own, trust_remote_code=section.trust_remote_code), config)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what transformers will rename
+            return get_peft_model(_kind(own).from_config(own, trust_remote_code=section.trust_remote_code), config)
+    except MixLoraError as error:
+        raise CheckpointError(f"{adapter} on {section.base}: {error}") from None
     except LOAD_ERRORS as error:
         raise CheckpointError(f"{_misfit(section, adapter)}: {first_words(error)}") from None
 
@@ -126,14 +141,22 @@ def adapter_config(adapter: str) -> PeftConfig:
     """An adapter's own configuration.
 
     Raises:
-        CheckpointError: if there is no adapter.
+        CheckpointError: if there is no adapter, or it would have code imported.
     """
+    _refuse_specials(Path(adapter))
     try:
-        return PeftConfig.from_pretrained(adapter)
+        if exists(Path(adapter) / ADAPTER_CONFIG):
+            read_json(Path(adapter) / ADAPTER_CONFIG)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # keys of a newer PEFT, which it leaves out
+            found = PeftConfig.from_pretrained(adapter)
     except LOAD_ERRORS as error:
         raise CheckpointError(
-            f"there is no PEFT adapter at {adapter} (no adapter_config.json can be read: {first_words(error)})"
+            f"there is no PEFT adapter at {adapter} (no {ADAPTER_CONFIG} can be read: {first_words(error)})"
         ) from None
+    if getattr(found, "megatron_config", None):  # PEFT would import whatever module `megatron_core` names
+        raise CheckpointError(f"the adapter at {adapter} asks PEFT to import megatron_core; remove it")
+    return found
 
 
 def device_of(name: str) -> torch.device:
@@ -166,6 +189,13 @@ def first_words(error: BaseException) -> str:
     if chosen.endswith(":"):
         chosen = " ".join(lines[lines.index(chosen) :])
     return chosen.rstrip(".:") if len(chosen) <= 300 else f"{chosen[:300]}…"
+
+
+def _refuse_specials(folder: Path) -> None:
+    """A pipe or device in the place of an adapter's file would be waited for."""
+    for path in (folder / name for name in (ADAPTER_CONFIG, SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME)):
+        if exists(path) and not path.is_file():
+            raise CheckpointError(f"{path} is no regular file; an adapter's files are")
 
 
 def _quantization(section: BaseSection) -> BitsAndBytesConfig:

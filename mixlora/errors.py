@@ -2,10 +2,12 @@
 
 import unicodedata
 
+_STEERING = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+
 
 def plain(text: object) -> str:
-    """The text without control characters, so that a name from a file cannot steer the terminal."""
-    return "".join(c if unicodedata.category(c)[0] != "C" else "\N{REPLACEMENT CHARACTER}" for c in str(text))
+    """The text without control characters and breaks of lines, so that a name from a file cannot steer the terminal."""
+    return "".join(c if unicodedata.category(c) not in _STEERING else "\N{REPLACEMENT CHARACTER}" for c in str(text))
 
 
 class MixLoraError(Exception):

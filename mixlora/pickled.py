@@ -4,7 +4,6 @@ A namespace is read by a small interpreter of its own, which knows the opcodes t
 anything.
 """
 
-import json
 import pickle
 import pickletools
 import zipfile
@@ -18,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from mixlora import files
 from mixlora.errors import CheckpointError
 
 LARGEST_NAMESPACE = 2**20  # bytes
@@ -55,7 +55,7 @@ def _stored(path: Path) -> bytes:
     if path.stat().st_size > LARGEST_NAMESPACE:
         raise too_large
     if not zipfile.is_zipfile(path):
-        return path.read_bytes()
+        return files.read_bytes(path, LARGEST_NAMESPACE)
     with zipfile.ZipFile(path) as archive:
         members = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         if len(members) != 1:
@@ -252,7 +252,7 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: if it cannot be read, or is no object.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = files.read_json(path)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
     except ValueError as error:

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from mixlora.files import exists
 from mixlora.settings import Section
 
 MINI = "mini"
@@ -41,6 +42,7 @@ class TaskSection(Section):
     Attributes:
         file: JSONL, LLaVA JSON, parquet or a Hugging Face dataset directory.
         images: the folder that image names are relative to; None for the file's own.
+        outside: also take images that lie outside that folder, by an absolute name, "..", or a link.
         where: only records with these values.
         split: of a dataset directory that has several.
         fields: the file's own names of id, prompt, response and image.
@@ -49,6 +51,7 @@ class TaskSection(Section):
 
     file: str | None = None
     images: str | None = None
+    outside: bool = False
     where: dict[str, Any] = Field(default_factory=dict)
     split: str | None = None
     fields: dict[str, str] = Field(default_factory=dict)
@@ -98,4 +101,4 @@ def resolved(config: Section) -> dict[str, Any]:
 def _absolute(name: str) -> str:
     """A path that is there, or begins with one before a {pattern}, made absolute; a hub id as it is."""
     there = Path(name.partition("{")[0] or ".") if "{" in name else Path(name)
-    return str(Path(name).resolve()) if there.exists() else name
+    return str(Path(name).resolve()) if exists(there) else name

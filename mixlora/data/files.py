@@ -2,13 +2,21 @@
 
 import codecs
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from mixlora.data.problems import gathered
 from mixlora.data.records import Record
 from mixlora.errors import DataError
+from mixlora.files import is_folder, read_bytes, read_json
+
+LARGEST = 2**32
+"""Bytes of a data file."""
+_AT_ONCE = 1000
+"""Rows of a dataset that are turned into records together."""
+_STATE = "state.json"
+"""What names the files of a dataset directory, or of one of its splits."""
 
 
 def read_records(file: Path, split: str | None, problems: list[DataError] | None) -> list[Record]:
@@ -19,13 +27,16 @@ def read_records(file: Path, split: str | None, problems: list[DataError] | None
     Raises:
         DataError: the file cannot be read, or without `problems` something in it is no record.
     """
-    if file.is_dir():
+    if is_folder(file):
         return _dataset_records(file, split, problems)
     if split is not None:
         raise DataError(f"{file} has no splits; leave out `split: {split}`.")
-    data = file.read_bytes()
+    try:
+        data = read_bytes(file, LARGEST)
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror or error}; give a file that can.") from error
     if data[:4] == b"PAR1":
-        return _parquet_records(file, problems)
+        return _parquet_records(data, file, problems)
     data = data.removeprefix(codecs.BOM_UTF8)
     if data.lstrip().startswith(b"["):
         return _numbered(_parse(_text(data, file, 1), file, 1), file.name, problems)
@@ -70,25 +81,26 @@ def _parse(text: str, file: Path, first_line: int) -> Any:
         raise DataError(f"{file.name}:{first_line}: JSON that cannot be read ({error}); simplify it.") from error
 
 
-def _parquet_records(file: Path, problems: list[DataError] | None) -> list[Record]:
-    from pyarrow import ArrowException, parquet
+def _parquet_records(data: bytes, file: Path, problems: list[DataError] | None) -> list[Record]:
+    from pyarrow import BufferReader, parquet
 
     try:
-        rows = parquet.read_table(file).to_pylist()
-    except (ArrowException, OSError) as error:
+        rows = parquet.ParquetFile(BufferReader(data)).read().to_pylist()
+    except Exception as error:  # pyarrow raises errors of every kind on broken input
         raise DataError(f"{file.name}: a parquet file that cannot be read ({error}); write it again.") from error
     return _numbered(rows, file.name, problems)
 
 
 def _dataset_records(folder: Path, split: str | None, problems: list[DataError] | None) -> list[Record]:
-    """Records of a dataset directory; images stay encoded, as {"bytes", "path"}."""
+    """Records of a dataset directory as they are stored: nothing is decoded, an image is {"bytes", "path"}."""
     try:
         import datasets
     except ImportError as error:
         raise DataError(f"{folder} is a directory; to read it, pip install 'task-interference[datasets]'.") from error
+    _refuse_leading_out(folder)
     try:
         loaded = datasets.load_from_disk(str(folder))
-    except (OSError, ValueError) as error:
+    except Exception as error:  # datasets raises errors of every kind on broken input
         remedy = "give such a directory, or a .jsonl, .json or parquet file"
         raise DataError(f"{folder} is no directory that datasets' save_to_disk wrote; {remedy}.") from error
     name = folder.name
@@ -99,7 +111,27 @@ def _dataset_records(folder: Path, split: str | None, problems: list[DataError] 
         name, loaded = f"{name}/{chosen}", loaded[chosen]
     elif split is not None:
         raise DataError(f"{folder} has no splits; leave out `split: {split}`.")
-    for column, feature in loaded.features.items():
-        if isinstance(feature, datasets.Image):
-            loaded = loaded.cast_column(column, datasets.Image(decode=False))
-    return _numbered(loaded, name, problems)
+    return _numbered(_stored_rows(loaded, folder), name, problems)
+
+
+def _stored_rows(loaded: Any, folder: Path) -> Iterator[Any]:
+    """The rows of a dataset without what its features would make of them."""
+    stored = loaded.with_format("arrow")
+    for first in range(0, len(stored), _AT_ONCE):
+        try:
+            yield from stored[first : first + _AT_ONCE].to_pylist()
+        except Exception as error:  # pyarrow raises errors of every kind on broken input
+            raise DataError(f"{folder}: a dataset that cannot be read ({error}); save it again.") from error
+
+
+def _refuse_leading_out(folder: Path) -> None:
+    """A dataset directory reads no file but its own, and none that is no file."""
+    for state in sorted([*folder.glob(_STATE), *folder.glob(f"*/{_STATE}")]):
+        try:
+            paths = [state.parent / entry["filename"] for entry in read_json(state)["_data_files"]]
+            real = folder.resolve()
+            outside = [path for path in paths if not (path.resolve().is_relative_to(real) and path.is_file())]
+        except (OSError, ValueError, LookupError, TypeError, RuntimeError) as error:
+            raise DataError(f"{state} names no files of a dataset ({error}); save it again.") from error
+        if outside:
+            raise DataError(f"{state} names {str(outside[0])!r:.200}, which is no file in {folder}; save it again.")

@@ -15,6 +15,8 @@ IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """What an image file may be: pixels only, nothing that a decoder would have to run."""
 MAX_PIXELS = 8192 * 8192
 """The largest picture that is decoded, judged by its header."""
+MAX_BYTES = 2**29
+"""The largest file of one: as much as `MAX_PIXELS` need without compression, in four channels of 16 bits."""
 
 _PNG_METADATA = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")
 """What marks the chunks in which Pillow looks for a PNG's orientation."""
@@ -97,6 +99,8 @@ def _opened(example: Example) -> Iterator[Image.Image]:
     try:
         with ExitStack() as files:
             if isinstance(given, Path):
+                if given.stat().st_size > MAX_BYTES or not given.is_file():
+                    raise ValueError(f"it is no regular file, or of more than {MAX_BYTES} bytes")
                 given = files.enter_context(Image.open(given, formats=IMAGE_FORMATS))
             elif (data := _bytes(given)) is not None:  # a decoded picture would stay in the example
                 given = files.enter_context(encoded_image(data))

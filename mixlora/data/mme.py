@@ -10,10 +10,12 @@ from mixlora.data.examples import Example, Turn
 from mixlora.data.images import IMAGE_FORMATS
 from mixlora.data.problems import gathered
 from mixlora.errors import DataError
+from mixlora.files import is_folder, read_bytes
 
 ANSWERS = ("Yes", "No")
 """What the answer to a question can be."""
 
+_LARGEST_TEXT = 2**20
 _IMAGES, _QUESTIONS = "images", "questions_answers_YN"
 
 
@@ -26,7 +28,7 @@ class _Subtask:
     questions: Path
 
 
-def read_mme(root: Path, problems: list[DataError] | None = None) -> dict[str, list[Example]]:
+def read_mme(root: Path, problems: list[DataError] | None = None, outside: bool = False) -> dict[str, list[Example]]:
     """The examples of every subtask below `root`, by its name; subtasks, pictures and questions in order.
 
     A subtask is a folder that holds texts beside pictures, or `questions_answers_YN` beside `images`. The text that is
@@ -36,14 +38,15 @@ def read_mme(root: Path, problems: list[DataError] | None = None) -> dict[str, l
     Args:
         root: the folder that holds the subtasks.
         problems: where texts that cannot be used are told; they are left out then, and reading goes on.
+        outside: follow links that lead out of `root`.
 
     Raises:
         DataError: `root` holds no subtask or leads out of itself by a link, or without `problems` a text or its
             picture cannot be used.
     """
-    if not root.is_dir():
+    if not is_folder(root):
         raise DataError(f"{root} is no folder; check the path in `mme`.")
-    real = root.resolve()
+    real = Path(root.resolve().anchor) if outside else root.resolve()
     found = {}
     for subtask in _subtasks(root, real):
         found[subtask.name] = _examples(subtask, real, problems)
@@ -114,7 +117,7 @@ def _question(line: str, source: str) -> tuple[Turn, Turn]:
 def _lines(text: Path, place: str) -> list[tuple[int, str]]:
     """The lines of a text that are not blank, with their numbers."""
     try:
-        content = text.read_bytes().decode("utf-8-sig")
+        content = read_bytes(text, _LARGEST_TEXT).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{place}: byte {error.start} is not UTF-8; save the file as UTF-8.") from error
     except OSError as error:
@@ -124,7 +127,10 @@ def _lines(text: Path, place: str) -> list[tuple[int, str]]:
 
 def _listed(folder: Path) -> list[Path]:
     """What a folder holds, in order, without hidden files."""
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read ({error.strerror}); check the folder.") from error
 
 
 def _refuse_outside(path: Path, real: Path) -> None:

@@ -16,9 +16,15 @@ from mixlora.data.examples import Example
 from mixlora.data.files import read_records
 from mixlora.data.mme import read_mme
 from mixlora.data.problems import gathered
-from mixlora.data.records import Record, read_example
+from mixlora.data.records import Record, checked_text, read_example
 from mixlora.errors import DataError
+from mixlora.files import exists, is_folder
 
+_WANTED: Mapping[str, tuple[Any, str]] = {
+    "where": (Mapping, "a mapping"),
+    "fields": (Mapping, "a mapping"),
+    "outside": (bool, "true or false"),
+}
 _LISTED_VALUES, _COMPARED_VALUES = 10, 1000
 
 
@@ -28,12 +34,14 @@ class TaskSpec:
 
     Attributes:
         file: a .jsonl or .json file, a parquet file, or a directory written by `datasets`' `save_to_disk`.
-        images: the folder that image names are relative to; the file's own folder if None. No image leaves it.
+        images: the folder that image names are relative to; the file's own folder if None. No image leaves it,
+            unless `outside`.
         where: only records with these values, {field: value}.
         split: the split of a dataset directory that has several.
         fields: the file's own names of `id`, `prompt`, `response`, `image` and `references`, as in {prompt: question}.
         by: the field that names each record's task, where the file holds several.
         mme: the folder of the benchmark MME, in place of all the others: each of its subtasks is a task.
+        outside: images may lie outside their folder: named by an absolute path or with "..", or behind a link.
 
     Raises:
         DataError: neither `file` nor `mme` is given, or `mme` and something else.
@@ -46,6 +54,7 @@ class TaskSpec:
     fields: Mapping[str, str] = field(default_factory=dict)
     by: str | None = None
     mme: Path | None = None
+    outside: bool = False
 
     def __post_init__(self) -> None:
         _refuse_sources(vars(self), "A task")
@@ -62,7 +71,7 @@ class TaskSpec:
             raise DataError(f"Task {task} has the unknown key {unknown[0]!r}; the keys are {', '.join(allowed)}.")
         chosen: dict[str, Any] = {key: value for key, value in given.items() if value is not None and value != ""}
         for key, value in chosen.items():
-            wanted, named = (Mapping, "a mapping") if key in ("where", "fields") else ((str, Path), "text")
+            wanted, named = _WANTED.get(key, ((str, Path), "text"))
             if not isinstance(value, wanted):
                 raise DataError(f"Task {task} has {key}: {value!r:.60}, a {type(value).__name__}; write {named}.")
         _refuse_sources(chosen, f"Task {task}")
@@ -106,7 +115,7 @@ def read_tasks(
     """
     spec = spec if isinstance(spec, TaskSpec) else TaskSpec.of(spec, name)
     if spec.mme is not None:
-        return read_mme(spec.mme, problems)
+        return read_mme(spec.mme, problems, spec.outside)
     if spec.by is None:
         return {name: read_task(spec, name, problems)}
     file = _existing_file(spec, name)
@@ -119,7 +128,7 @@ def read_tasks(
 
 def _refuse_sources(given: Mapping[str, Any], who: str) -> None:
     """Refuse a task that has no source of examples, or MME's folder beside something else."""
-    set_keys = [key for key, value in given.items() if value]
+    set_keys = [key for key, value in given.items() if value and key != "outside"]
     if not {"file", "mme"} & set(set_keys):
         raise DataError(f"{who} names no file; give `file: path/to/records.jsonl`.")
     if "mme" in set_keys and len(set_keys) > 1:
@@ -128,9 +137,9 @@ def _refuse_sources(given: Mapping[str, Any], who: str) -> None:
 
 
 def _existing_file(spec: TaskSpec, task: str) -> Path:
-    if spec.file is None or not spec.file.exists():
+    if spec.file is None or not exists(spec.file):
         raise DataError(f"Task {task}: {spec.file} does not exist; check the path in `file`.")
-    if spec.images is not None and not spec.images.is_dir():
+    if spec.images is not None and not is_folder(spec.images):
         raise DataError(f"Task {task}: the image folder {spec.images} does not exist; check the path in `images`.")
     return spec.file
 
@@ -153,26 +162,25 @@ def _examples(
     found = []
     for record in records:
         with gathered(problems):
-            found.append(read_example(record, spec.fields, root, task))
+            found.append(read_example(record, spec.fields, root, task, spec.outside))
     return _with_unique_ids(found)
 
 
 def _task_of(record: Record, by: str) -> str:
     """The task that a record's own field names."""
     if by not in record.values:
-        known = ", ".join(map(str, record.values))
-        raise record.error(f"no field {by!r}, which `by` names as the task; it has {known}.")
+        raise record.error(f"no field {by!r}, which `by` names as the task; it has {record.keys}.")
     value = record.values[by]
     if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
         raise record.error(f"{by}, which `by` names as the task, is {value!r:.60}; write the name of a task.")
-    return str(value)
+    return checked_text(str(value), by, record)
 
 
 def _matching(records: Sequence[Record], spec: TaskSpec) -> list[Record]:
     """The records with all values of `spec.where`, which a configuration may write as another type ("3" for 3)."""
 
     def has(record: Record, name: str) -> bool:
-        return name in record.values and str(record.values[name]) == str(spec.where[name])
+        return name in record.values and _shown(record, name) == str(spec.where[name])
 
     kept = [record for record in records if all(has(record, name) for name in spec.where)]
     if kept:
@@ -181,15 +189,23 @@ def _matching(records: Sequence[Record], spec: TaskSpec) -> list[Record]:
     if not missed:
         raise DataError(f"No record of {spec.file} has all of {dict(spec.where)} at once; ask for fewer.")
     name, wanted = missed[0], spec.where[missed[0]]
-    values = {str(record.values[name])[:60] for record in records if name in record.values}
+    values = {_shown(record, name)[:60] for record in records if name in record.values}
     if not values:
-        known = ", ".join(map(str, records[0].values))
-        raise DataError(f"No record of {spec.file} has the field {name!r} of `where`; the first has {known}.")
+        first = records[0].keys
+        raise DataError(f"No record of {spec.file} has the field {name!r} of `where`; the first has {first}.")
     alike = {value: SequenceMatcher(None, value, str(wanted)).ratio() for value in sorted(values)[:_COMPARED_VALUES]}
     near = sorted(values, key=lambda value: (-alike.get(value, 0.0), value))
     more = f" and {len(near) - _LISTED_VALUES} more" if len(near) > _LISTED_VALUES else ""
     listed = ", ".join(near[:_LISTED_VALUES]) + more
     raise DataError(f"No record of {spec.file} has {name} = {wanted!r}; its values are {listed}.")
+
+
+def _shown(record: Record, name: str) -> str:
+    """A value as text."""
+    try:
+        return str(record.values[name])
+    except RecursionError:
+        raise record.error(f"{name} is nested too deeply; simplify it.") from None
 
 
 def _with_unique_ids(examples: list[Example]) -> list[Example]:

@@ -34,12 +34,17 @@ class Record:
         if not isinstance(self.values, Mapping):
             raise self.error(f"a {type(self.values).__name__} where a record is expected; records are {_SHAPES}.")
 
+    @property
+    def keys(self) -> str:
+        """The names of what it has, as many as a message takes."""
+        return f"{', '.join(map(str, self.values)) or 'none':.300}"
+
     def error(self, text: str) -> DataError:
         """What is wrong with this record."""
         return DataError(f"{self.source}: {text}")
 
 
-def read_example(record: Record, fields: Mapping[str, str], root: Path, task: str) -> Example:
+def read_example(record: Record, fields: Mapping[str, str], root: Path, task: str, outside: bool = False) -> Example:
     """The example that a record stands for; its image exists below `root`, but is not decoded yet.
 
     Args:
@@ -47,23 +52,31 @@ def read_example(record: Record, fields: Mapping[str, str], root: Path, task: st
         fields: the file's own names of what is read here, {name: own name}.
         root: the folder that image names are relative to, resolved.
         task: the example's task.
+        outside: the image may also lie elsewhere.
 
     Raises:
         DataError: the record is of no known shape, or something in it cannot be used.
     """
+    try:
+        return _example(record, fields, root, task, outside)
+    except RecursionError:
+        raise record.error("something in it is nested too deeply; simplify it.") from None
+
+
+def _example(record: Record, fields: Mapping[str, str], root: Path, task: str, outside: bool) -> Example:
     values = dict(record.values)
     for name, own in fields.items():
         if own not in values:
-            raise record.error(f"no field {own!r}, which `fields` names as the {name}; it has {', '.join(values)}.")
+            raise record.error(f"no field {own!r}, which `fields` names as the {name}; it has {record.keys}.")
         values[name] = values.pop(own)
     record = replace(record, values=values)
     turns, images, references = _content(record)
-    image = _image(_one_image(record, images), record, root)
+    image = _image(_one_image(record, images), record, root, outside)
     turns = _without_placeholder(turns, image is not None, record)
     _check_turns(turns, record)
     ids = (record.values.get(key) for key in ("id", "unique_id"))
     own_id = next((given for given in ids if given is not None), record.position)
-    return Example(str(own_id), task, turns, image, record.source, references)
+    return Example(checked_text(str(own_id), "id", record), task, turns, image, record.source, references)
 
 
 def _content(record: Record) -> tuple[tuple[Turn, ...], list[Any], tuple[str, ...]]:
@@ -76,14 +89,14 @@ def _content(record: Record) -> tuple[tuple[Turn, ...], list[Any], tuple[str, ..
     answer = next((name for name in ("response", "target") if name in values), "")
     if "prompt" not in values or not (answer or references):
         raise record.error(
-            f"a record of unknown shape, with the keys {', '.join(map(str, values)) or 'none'}; "
+            f"a record of unknown shape, with the keys {record.keys}; "
             f"understood are {_SHAPES}; other names of fields are told by `fields`."
         )
-    prompt = Turn("user", _checked_text(values["prompt"], "prompt", record))
+    prompt = Turn("user", checked_text(values["prompt"], "prompt", record))
     given = values.get(answer)
     if references and (given is None or isinstance(given, list)):
         given = _most_frequent(references)
-    return (prompt, Turn("assistant", _checked_text(given, answer, record))), [], references
+    return (prompt, Turn("assistant", checked_text(given, answer, record))), [], references
 
 
 def _references(record: Record) -> tuple[str, ...]:
@@ -101,7 +114,7 @@ def _references(record: Record) -> tuple[str, ...]:
     if not isinstance(given, list) or not given:
         raise record.error(f"{name} is {given!r:.60}; write a list of at least one answer.")
     answers = [item.get("answer") if isinstance(item, Mapping) else item for item in given]
-    return tuple(_checked_text(answer, f"answer {at} of {name}", record) for at, answer in enumerate(answers, 1))
+    return tuple(checked_text(answer, f"answer {at} of {name}", record) for at, answer in enumerate(answers, 1))
 
 
 def _most_frequent(answers: Sequence[str]) -> str:
@@ -117,14 +130,15 @@ def _messages(messages: Sequence[Any], keys: tuple[str, str], record: Record) ->
         if not isinstance(message, Mapping) or not {role_key, text_key} <= set(message):
             raise record.error(f"message {number} is no {{{role_key}, {text_key}}}; write it so.")
         if (role := _ROLES.get(str(message[role_key]))) is None:
-            raise record.error(f"message {number} has the role {message[role_key]!r}; roles are {', '.join(_ROLES)}.")
+            given = f"{message[role_key]!r:.60}"
+            raise record.error(f"message {number} has the role {given}; roles are {', '.join(_ROLES)}.")
         content = message[text_key]
         if isinstance(content, list):
             content, found = _parts(content, number, record)
             if found and (role != "user" or any(turn.role == "user" for turn in turns)):
                 raise record.error(f"message {number} holds an image; its place is the first user message.")
             images += found
-        turns.append(Turn(role, _checked_text(content, f"message {number}", record)))
+        turns.append(Turn(role, checked_text(content, f"message {number}", record)))
     return tuple(turns), images
 
 
@@ -134,7 +148,7 @@ def _parts(content: Sequence[Any], number: int, record: Record) -> tuple[str, li
     for part in content:
         kind = part.get("type") if isinstance(part, Mapping) else None
         if kind == "text":
-            texts.append(_checked_text(part.get("text"), f"message {number}", record))
+            texts.append(checked_text(part.get("text"), f"message {number}", record))
         elif kind == "image":
             images.append(part.get("image") or part.get("path") or True)
         else:
@@ -143,7 +157,12 @@ def _parts(content: Sequence[Any], number: int, record: Record) -> tuple[str, li
     return "".join(texts), images
 
 
-def _checked_text(value: Any, what: str, record: Record) -> str:
+def checked_text(value: Any, what: str, record: Record) -> str:
+    """The value, which must be text that can be written to a file again.
+
+    Raises:
+        DataError: it is none.
+    """
     if not isinstance(value, str):
         raise record.error(f"the text of {what} is {value!r:.60}, a {type(value).__name__}; write it as a string.")
     try:
@@ -190,7 +209,7 @@ def _one_image(record: Record, of_parts: list[Any]) -> Any:
     return named[0] if named else None
 
 
-def _image(value: Any, record: Record, root: Path) -> Path | Image.Image | None:
+def _image(value: Any, record: Record, root: Path, outside: bool) -> Path | Image.Image | None:
     if isinstance(value, Mapping) and value.get("bytes"):
         try:
             return encoded_image(value["bytes"])
@@ -202,21 +221,21 @@ def _image(value: Any, record: Record, root: Path) -> Path | Image.Image | None:
         return value
     if not isinstance(value, str):
         raise record.error(f"the image is a {type(value).__name__}; give the name of a file.")
-    return _inside(value, record, root)
+    return _file(checked_text(value, "image", record), record, root, outside)
 
 
-def _inside(name: str, record: Record, root: Path) -> Path:
-    """The path of an image file that is there, below `root` even when links are followed."""
+def _file(name: str, record: Record, root: Path, outside: bool) -> Path:
+    """The path of an image file that is there; unless `outside`, below `root` even when links are followed."""
     refusal = f"{record.source}: the image {name!r:.200} lies outside the image folder {root}; "
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise DataError(refusal + "name it relative to that folder (`images`).")
+    if not outside and (Path(name).is_absolute() or ".." in Path(name).parts):
+        raise DataError(refusal + "name it relative to that folder (`images`), or allow this with `outside: true`.")
     path = root / name
     try:
         found, real = path.is_file(), path.resolve()
     except (OSError, ValueError, RuntimeError):  # a name no file can have: too long, with a NUL, a loop of links
         found, real = False, path
-    if not real.is_relative_to(root):
-        raise DataError(refusal + "replace the link by a copy.")
+    if not outside and not real.is_relative_to(root):
+        raise DataError(refusal + "replace the link by a copy, or allow this with `outside: true`.")
     if not found:
         raise record.error(f"the image {name!r:.200} is not in {root}; put it there or set `images` to its folder.")
     return path

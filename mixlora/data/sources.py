@@ -8,7 +8,7 @@ from mixlora.sections import TaskSection
 
 MINI = 800
 """Examples of a task of the mini suite where none are asked for."""
-_KEYS = {"file", "images", "where", "split", "fields", "by", "mme"}
+_KEYS = {"file", "images", "outside", "where", "split", "fields", "by", "mme"}
 
 
 def examples_of(

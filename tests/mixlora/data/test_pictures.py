@@ -1,6 +1,7 @@
 """Pictures of records: found, kept inside their folder, upright, and refused by name."""
 
 import io
+import json
 import os
 import struct
 import subprocess
@@ -13,6 +14,7 @@ from PIL import Image
 from records import read, refusal, save_picture, with_image, write
 
 from mixlora.data.images import image_size, open_image
+from mixlora.data.readers import read_tasks
 from mixlora.errors import DataError
 
 # --- pictures ---
@@ -30,11 +32,11 @@ def test_a_missing_image_is_found_when_reading(tmp_path):
 @pytest.mark.parametrize(
     ("name", "remedy"),
     [
-        ("../a.png", "name it relative to that folder (`images`)."),
-        ("in/../../a.png", "name it relative to that folder (`images`)."),
-        ("/etc/hostname", "name it relative to that folder (`images`)."),
-        ("link.png", "replace the link by a copy."),
-        ("out/a.png", "replace the link by a copy."),
+        ("../a.png", "name it relative to that folder (`images`), or allow this with `outside: true`."),
+        ("in/../../a.png", "name it relative to that folder (`images`), or allow this with `outside: true`."),
+        ("/etc/hostname", "name it relative to that folder (`images`), or allow this with `outside: true`."),
+        ("link.png", "replace the link by a copy, or allow this with `outside: true`."),
+        ("out/a.png", "replace the link by a copy, or allow this with `outside: true`."),
     ],
 )
 def test_no_image_leaves_the_image_folder(tmp_path, name, remedy):
@@ -161,3 +163,105 @@ def test_two_placeholders_are_two_images(tmp_path):
     turns = [{"from": "human", "value": "<image><image>\nWhat?"}, {"from": "gpt", "value": "Red"}]
     file = write(tmp_path, {"image": "a.png", "conversations": turns})
     assert refusal(file) == "records.jsonl:1: the text has <image> 2 times; an example has one image at most."
+
+
+def test_images_elsewhere_are_allowed_by_a_flag_alone(tmp_path):
+    save_picture(tmp_path / "a.png")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "link.png").symlink_to(tmp_path / "a.png")
+    for name in ("../a.png", str(tmp_path / "a.png"), "link.png"):
+        file = write(tmp_path, {"prompt": "What?", "response": "Red", "image": name})
+        assert refusal(file, images=tmp_path / "images").endswith("or allow this with `outside: true`.")
+        (example,) = read(file, images=tmp_path / "images", outside=True)
+        assert open_image(example).size == (6, 4)
+    file = write(tmp_path, {"prompt": "What?", "response": "Red", "image": "../gone.png"})
+    assert "is not in" in refusal(file, images=tmp_path / "images", outside=True)
+    assert "has outside: 'yes', a str; write true or false" in refusal(file, outside="yes")
+
+
+def test_pipes_and_devices_in_the_place_of_files_are_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to("/dev/zero")
+    for name in ("a.png", "b.png"):
+        file = write(tmp_path, {"prompt": "What?", "response": "Red", "image": name})
+        assert "is not in" in refusal(file, outside=True)
+        with pytest.raises(DataError, match="it is no regular file, or of more than"):
+            open_image(with_image(tmp_path / name))
+    os.mkfifo(tmp_path / "records.json")
+    assert "it is a pipe or a device, not a regular file; give a file that can" in refusal(tmp_path / "records.json")
+
+
+@pytest.mark.parametrize("kind", ["png", "bmp", "gif", "webp", "ppm", "tiff"])
+def test_a_picture_that_claims_too_much_is_refused_by_its_header(tmp_path, kind):
+    """50,000 x 50,000 pixels are 7.5 GB decoded; of WebP 16,000 x 16,000, its most."""
+    path = save_picture(tmp_path / f"a.{kind}", (9, 7))
+    side, data = 50_000, bytearray(path.read_bytes())
+    if kind == "png":
+        data = bytearray(png_of(side, side))
+    elif kind == "bmp":
+        data[18:26] = struct.pack("<ii", side, side)
+    elif kind == "gif":
+        data[6:10] = struct.pack("<HH", side, side)
+    elif kind == "webp":
+        frames = [Image.new("RGB", (9, 7), color) for color in ("red", "blue")]
+        frames[0].save(path, save_all=True, append_images=frames[1:])
+        data = bytearray(path.read_bytes())
+        data[24:30] = (15_999).to_bytes(3, "little") * 2
+    elif kind == "ppm":
+        data = bytearray(b"P6 50000 50000 255\n" + b"x" * 100)
+    else:
+        for tag in (256, 257):
+            at = data.index(struct.pack("<HHI", tag, 4, 1)) if struct.pack("<HHI", tag, 4, 1) in data else -1
+            data[at + 8 : at + 12] = struct.pack("<I", side)
+    path.write_bytes(data)
+    for do in (open_image, image_size):
+        with pytest.raises(DataError, match="exceeds limit"):
+            do(with_image(path))
+
+
+def test_a_file_of_a_picture_is_bounded_too(tmp_path):
+    path = save_picture(tmp_path / "a.png")
+    with path.open("r+b") as file:
+        file.truncate(2**29 + 1)  # a hole, which takes no room
+    with pytest.raises(DataError, match="or of more than 536870912 bytes"):
+        open_image(with_image(path))
+
+
+@pytest.mark.parametrize("field", ["id", "image", "task"])
+def test_half_a_character_cannot_be_written_again_and_is_refused(tmp_path, field):
+    record = {"prompt": "What?", "response": "Red", "task": "t"} | {field: "\ud800"}
+    told = refusal(write(tmp_path, record)) if field != "task" else ""
+    if field == "task":
+        with pytest.raises(DataError) as error:
+            read_tasks({"file": write(tmp_path, record), "by": "task"}, "t")
+        told = str(error.value)
+    assert told == f"records.jsonl:1: the text of {field} holds '\\ud800', half a character; remove it."
+
+
+def saved_dataset(folder: Path, **columns) -> Path:
+    datasets = pytest.importorskip("datasets")
+    rows = {"prompt": ["What?"], "response": ["Red"], **columns}
+    datasets.Dataset.from_dict(rows).save_to_disk(str(folder))
+    return folder
+
+
+def test_a_dataset_names_no_file_but_its_own(tmp_path):
+    folder, other = saved_dataset(tmp_path / "d"), saved_dataset(tmp_path / "other")
+    state = json.loads((folder / "state.json").read_text())
+    arrow = state["_data_files"][0]["filename"]
+    os.mkfifo(folder / "pipe")
+    for name in (f"../other/{arrow}", str(other / arrow), "pipe", "/dev/zero", "gone"):
+        (folder / "state.json").write_text(json.dumps(state | {"_data_files": [{"filename": name}]}))
+        assert "which is no file in" in refusal(folder)
+
+
+def test_what_a_datasets_features_would_decode_is_left_as_it_is(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    secret = save_picture(tmp_path / "secret.png")
+    images = [[{"bytes": None, "path": str(secret)}], [{"bytes": secret.read_bytes(), "path": None}]]
+    folder = saved_dataset(tmp_path / "d", images=images, prompt=["What?"] * 2, response=["Red"] * 2)
+    info = json.loads((folder / "dataset_info.json").read_text())
+    info["features"]["images"] = {"feature": {"_type": "Image"}, "_type": "List"}
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    assert datasets.load_from_disk(str(folder))[0]["images"][0].size == (6, 4)  # what a reader of its rows would get
+    assert "secret.png' lies outside the image folder" in refusal(folder)

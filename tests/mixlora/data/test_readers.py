@@ -233,7 +233,7 @@ def test_where_that_matches_nothing_tells_the_nearest_values(tmp_path):
     [
         (
             {"fle": "x"},
-            "Task colors has the unknown key 'fle'; the keys are file, images, where, split, fields, by, mme.",
+            "Task colors has the unknown key 'fle'; the keys are file, images, where, split, fields, by, mme, outside.",
         ),
         ({"images": "x"}, "Task colors names no file; give `file: path/to/records.jsonl`."),
     ],
