@@ -27,7 +27,7 @@ from interference.run import GramFile, Run, check_free, load
 from interference.sketch import relative_error
 from interference.spool import ALL, DiskSpool, MemorySpool, Shard, Spool
 from interference.targets import Target, find_targets, probed_adapter, unprobed
-from interference.unfinished import unfinished
+from interference.unfinished import settle, unfinished
 from mixlora import MixLoraLayer, processes
 from mixlora.errors import MixLoraError
 from mixlora.progress import Progress, silent
@@ -168,7 +168,7 @@ def compute_config(config: AnalysisConfig, progress: Progress = silent) -> Run |
             kept = measuring.write(spool)
             run = measuring.run(kept, spool, meta)
             if first:
-                run.save(out)
+                settle(run, out)
     return load(out) if first else None
 
 

@@ -1,19 +1,36 @@
-"""plan: what a configuration will cost before it is paid, from shapes alone (or from its first batches)."""
+"""plan: what a configuration will cost before it is paid: disk from shapes, memory and time from some examples."""
 
 import itertools
 import math
+import resource
+import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import numpy as np
 import pandas as pd
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from interference import checkpoint, sampled
-from interference.blocks import Block, Granularity, coarsen
+from interference.blocks import Granularity, coarsen
+from interference.computation import Measuring
 from interference.config import AnalysisConfig
+from interference.errors import RunError
 from interference.gradients import Probe
+from interference.gram import gram
+from interference.packing import pack, write_packed
+from interference.probing import Prober
+from interference.spool import DiskSpool, Rows
+from interference.stored import checksum
 from interference.targets import Target, find_targets, probed_adapter
+from mixlora.progress import silent
 
 _LOSES = {
     Granularity.MODULE: "nothing",
@@ -33,7 +50,9 @@ class Plan:
         width: gradient entries of a unit.
         spool: bytes that gradients take on disk while computing.
         choices: one row a granularity and unit size: blocks and bytes of the run that is stored, and what is lost.
-        seconds: for the gradients, if it was timed.
+        memory: peak bytes of the process, if it was measured.
+        gpu_memory: peak bytes on the GPU, if it was measured there.
+        seconds: to load the model, for the gradients and for the Gram matrices, if they were measured.
     """
 
     units: int
@@ -41,26 +60,43 @@ class Plan:
     width: int
     spool: int
     choices: pd.DataFrame
-    seconds: float | None
+    memory: int | None = None
+    gpu_memory: int | None = None
+    seconds: dict[str, float] | None = None
+
+    @property
+    def stored(self) -> int:
+        """Bytes of the run's Gram matrices."""
+        (chosen,) = self.choices[self.choices["this one"] == "yes"]["MiB"]
+        return round(float(chosen) * 2**20)
 
 
 def plan(config: AnalysisConfig, timed: bool = False) -> Plan:
-    """The cost of a configuration. Data and shapes are read; weights only if it is timed.
+    """The cost of a configuration. Data and shapes are read; weights only if time and memory are to be measured.
 
     Raises:
         InterferenceError: as `compute_config`.
     """
     probe = config.probe
     encoded = sampled.encode(sampled.read(config), checkpoint.load_processor(config.model), config)
+    start = time.perf_counter()
     model = checkpoint.load_model(config.model) if timed else _shapes(config)
+    loading = time.perf_counter() - start
     targets = find_targets(
         model, probed_adapter(model, None), probe.layers, probe.modules, probe.components, probe.routers
     )
-    blocks = [block for target in targets for block in target.blocks]
-    units, width = len(encoded.units), sum(block.size for block in blocks) * (2 if probe.weight_space else 1)
-    choices = _choices(blocks, units, config)
-    seconds = _seconds(model, targets, encoded, config) if timed else None
-    return Plan(units, len(blocks), width, units * width * 4, choices, seconds)
+    measuring = Measuring(
+        targets, Granularity(probe.granularity), probe.weight_space, probe.memory_budget, silent, probe.sketch
+    )
+    units, blocks = sampled.count(encoded), measuring.blocks
+    found = Plan(
+        units,
+        len(blocks),
+        sum(block.size for block in blocks),
+        measuring.spooled(units),
+        _choices(measuring, units, config),
+    )
+    return _measured(found, config, model, targets, measuring, encoded, loading) if timed else found
 
 
 def _shapes(config: AnalysisConfig) -> nn.Module:
@@ -69,11 +105,10 @@ def _shapes(config: AnalysisConfig) -> nn.Module:
         return checkpoint.empty_adapted(config.model)
 
 
-def _choices(blocks: list[Block], units: int, config: AnalysisConfig) -> pd.DataFrame:
+def _choices(measuring: Measuring, units: int, config: AnalysisConfig) -> pd.DataFrame:
     rows = []
     for granularity, factor in itertools.product(Granularity, (1, 10)):
-        stored = len({coarsen(block, granularity).name for block in blocks})
-        stored = stored * 3 // 2 if config.probe.weight_space else stored
+        stored = len({coarsen(block, granularity).name for block in measuring.blocks})
         count = math.ceil(units / factor)
         chosen = granularity == config.probe.granularity and factor == 1
         rows.append(
@@ -90,17 +125,89 @@ def _choices(blocks: list[Block], units: int, config: AnalysisConfig) -> pd.Data
     return pd.DataFrame(rows)
 
 
-def _seconds(model: nn.Module, targets: list[Target], encoded: sampled.Sample, config: AnalysisConfig) -> float:
-    """The time of all parts, from some of them spread over all lengths; the first is only a warm-up."""
+def _measured(
+    found: Plan,
+    config: AnalysisConfig,
+    model: nn.Module,
+    targets: list[Target],
+    measuring: Measuring,
+    encoded: sampled.Sample,
+    loading: float,
+) -> Plan:
+    """The plan with memory and time, from some parts over all lengths; the longest, which need most, come first."""
+    probe = config.probe
     made, _ = sampled.parts(encoded, config, next(model.parameters()).device)
     parts = list(made)
     chosen = [parts[0], *parts[:: math.ceil(len(parts) / _TIMED_PARTS)]]
-    spent, units = [], []
-    with Probe(model, targets) as probe:
-        for part in chosen:
-            start = time.perf_counter()
-            for batch, _ in part.batches:
-                probe.gradients(batch)
-            spent.append(time.perf_counter() - start)
-            units.append(len(part.units))
-    return sum(spent[1:]) / sum(units[1:]) * len(encoded.units)
+    with ExitStack() as stack:
+        spool = DiskSpool(Path(stack.enter_context(_temporary(probe.spool_dir))))
+        opened = stack.enter_context(Probe(model, targets))
+        prober = Prober(opened, spool, probe.token_mean, probe.weight_space, sketch=probe.sketch, seed=probe.seed)
+        spent = [_timed(partial(prober.run, [part])) for part in chosen]  # each takes the place of the last
+        gradients = sum(spent[1:]) / sum(len(part.units) for part in chosen[1:]) * found.units
+        gram_seconds = _gram_seconds(measuring, spool, found.units, len(chosen[-1].units), probe.memory_budget // 2)
+    seconds = {"load": loading, "gradients": gradients, "gram": gram_seconds}
+    on_gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+    return replace(found, memory=peak_memory(), gpu_memory=on_gpu, seconds=seconds)
+
+
+def _gram_seconds(measuring: Measuring, spool: DiskSpool, units: int, rows: int, budget: int) -> float:
+    """The time of all Gram matrices, from a few blocks of different sizes, for which all the work is done."""
+    repeated = _Repeated(spool)
+    sizes = [rows] * math.ceil(units / rows)
+    _, sums = measuring.stored()
+    entries = dict(member for members in sums.values() for member in members)
+    ordered = sorted(entries, key=entries.__getitem__)
+    some = list(dict.fromkeys(ordered[place] for place in (0, len(ordered) // 2, -1)))
+    exact = measuring.sketch is None
+    matrix = gram(repeated, sizes, some[0], entries[some[0]], budget, exact=exact)
+    times = [_timed(partial(gram, repeated, sizes, name, entries[name], budget, exact=exact)) for name in some]
+    known = [entries[name] for name in some]
+    multiplied = float(np.interp(list(entries.values()), known, times).sum())
+    return multiplied + len(sums) * _timed(partial(_keep, matrix, spool.folder / "gram"))
+
+
+def _keep(matrix: NDArray[np.float32], path: Path) -> None:
+    """What is done with a Gram matrix: it is packed, written and read twice, for the run and for its checksums."""
+    packed = pack(matrix)
+    for _ in range(2):
+        write_packed(path, ["one"], len(matrix), [("one", packed)])
+        checksum(path)
+
+
+class _Repeated:
+    """A spool whose every part is the one that was measured."""
+
+    def __init__(self, spool: DiskSpool) -> None:
+        self._spool = spool
+
+    def write(self, part: int, rows: Rows) -> None:
+        raise NotImplementedError
+
+    def read(self, part: int, block: str) -> Tensor:
+        return self._spool.read(0, block)
+
+
+def _timed(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def peak_memory() -> int:
+    """The largest number of bytes that this process has held in memory."""
+    status = Path("/proc/self/status")  # what getrusage says may be of the process that started this one
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used if sys.platform == "darwin" else used * 1024
+
+
+def _temporary(spool_dir: str | None) -> TemporaryDirectory[str]:
+    try:
+        return TemporaryDirectory(prefix="interference-plan-", dir=spool_dir)
+    except OSError as error:
+        raise RunError(
+            f"nothing can be written to {spool_dir}: {error.strerror or error}; name another --spool-dir"
+        ) from None

@@ -162,9 +162,23 @@ def plan(found: "Plan", console: Console) -> None:
     console.print(
         frame(found.choices, f"{found.units} units of {found.blocks} blocks, {found.width:,} gradient entries each")
     )
-    console.print(f"while computing, gradients wait on disk: {amount(found.spool)}")
-    if found.seconds is not None:
-        console.print(f"time for the gradients, extrapolated from the first batches: {found.seconds:.0f} s")
+    console.print(f"disk: {amount(found.spool)} of gradients while computing, then {amount(found.stored)} of the run")
+    if found.seconds is None or found.memory is None:
+        console.print("memory and time were not measured: leave out --no-time")
+        return
+    gpu = "" if found.gpu_memory is None else f", on the GPU {amount(found.gpu_memory)}"
+    console.print(f"memory: {amount(found.memory)} at most{gpu}")
+    parts = ", ".join(f"{name} {spent:.2g}" for name, spent in found.seconds.items())
+    console.print(
+        f"time: {duration(sum(found.seconds.values()))} (seconds: {parts}), from some examples of all lengths"
+    )
+
+
+def duration(seconds: float) -> str:
+    """A time for a reader."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def to_json(data: pd.DataFrame) -> str:
@@ -174,7 +188,7 @@ def to_json(data: pd.DataFrame) -> str:
 
 def plan_json(found: "Plan") -> str:
     """A plan as JSON: what `plan` prints."""
-    names = ("units", "blocks", "width", "spool", "seconds")
+    names = ("units", "blocks", "width", "spool", "stored", "memory", "gpu_memory", "seconds")
     return json.dumps({name: getattr(found, name) for name in names} | {"choices": _rows(found.choices)}, indent=2)
 
 

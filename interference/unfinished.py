@@ -3,6 +3,7 @@
     OUT.partial/identity   of which configuration and checkpoint it is
     OUT.partial/lock       held by the process that works on it
     OUT.partial/part-N     gradients of some units; with a spool directory, they lie in a folder there
+    OUT.partial/run        the run, until it is whole
 
 It outlives an interruption, a kill and a full disk, and the same command continues; it goes when the run is saved, or
 when the input turns out to be wrong.
@@ -17,6 +18,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from interference.errors import InterferenceError, RunError, amount
+from interference.run import Run, check_free
 from interference.spool import DiskSpool
 from mixlora.errors import MixLoraError
 
@@ -40,7 +42,7 @@ def unfinished(
     Raises:
         RunError: if another process works on it, it is of another job, it cannot be written, or there is no room.
     """
-    folder = out.with_name(out.name + ".partial")
+    folder = beside(out)
     place = folder if spool_dir is None else spool_dir / f"{out.name}-{_digest(str(out))}.partial"
     with ExitStack() as stack:
         if first:
@@ -59,6 +61,24 @@ def unfinished(
             _remove(place, folder)
             raise
         _remove(place, folder)
+
+
+def beside(out: Path) -> Path:
+    """The directory of an unfinished run."""
+    return out.with_name(out.name + ".partial")
+
+
+def settle(run: Run, out: Path) -> None:
+    """Save a run beside its place and move it there, so that whatever a kill leaves goes with the unfinished run.
+
+    Raises:
+        RunError: if it cannot be written, or something has come to lie at its place.
+    """
+    waiting = beside(out) / "run"
+    shutil.rmtree(waiting, ignore_errors=True)  # of a process that was killed before it could be moved
+    run.save(waiting)
+    check_free(out)
+    waiting.rename(out)
 
 
 def _make(folder: Path, option: str) -> None:

@@ -30,8 +30,9 @@ SHARES = tuple(10 ** (k / 2) for k in range(-8, 1))
 TOGETHER = 8
 """Examples in a padded batch in which gradients are measured again."""
 
-TOLERANCES = {"float64": 1e-5, "float32": 1e-4, "float16": 0.05, "bfloat16": 0.2}
-"""Relative errors of a gradient that a base of this precision brings by itself: padding alone changes its rounding."""
+TOLERANCES = {"float64": 1e-5, "float32": 1e-4, "float16": 0.05, "bfloat16": 0.2, "4-bit": 0.01, "8-bit": 0.2}
+"""Relative errors of a gradient that a base of this precision brings by itself: padding alone changes its rounding, and
+8-bit Linears round their inputs, too."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Verification:
         steps: one row a step size: `step` (lambda), `predicted` (root mean square fall of the loss, nats per token),
             `slope` of the real fall on the predicted one, `correlation`, `pairs` of units.
         linear_until: the largest step up to which slope lies within 0.9 to 1.1 and correlation above 0.99; 0 if none.
-        dtype: of the base's weights: "float32", "bfloat16", "float16" or "float64".
+        dtype: of the base's weights: "float32", "bfloat16", "float16", "float64", "4-bit" or "8-bit".
     """
 
     gradients: pd.DataFrame
@@ -328,7 +329,10 @@ def _linear_until(steps: pd.DataFrame) -> float:
 
 
 def _dtype(model: nn.Module) -> str:
-    """The dtype of most of the model's floating-point weights."""
+    """The dtype of most of the model's floating-point weights, or how many bits quantised ones have."""
+    for dtype, name in ((torch.int8, "8-bit"), (torch.uint8, "4-bit")):
+        if any(parameter.dtype == dtype for parameter in model.parameters()):
+            return name
     counts: dict[str, int] = {}
     for parameter in model.parameters():
         if parameter.is_floating_point():

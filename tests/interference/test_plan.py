@@ -48,20 +48,27 @@ def test_coarser_choices_are_offered(tiny):
 def test_weights_are_read_only_to_be_timed(tiny, monkeypatch):
     from interference import checkpoint
 
-    assert planning.plan(tiny.config(), timed=True).seconds > 0
+    found = planning.plan(tiny.config(), timed=True)
+    assert found.seconds.keys() == {"load", "gradients", "gram"} and min(found.seconds.values()) > 0
+    assert found.memory > 10**8 and found.gpu_memory is None
     monkeypatch.setattr(checkpoint, "load_model", lambda config: pytest.fail("the model was loaded"))
     assert planning.plan(tiny.config()).width == (7 * 4 * 32 + 4 * (32 + 16 + 16 + 32 + 48 + 48 + 32)) + 4 * 16
 
 
 def test_the_command(interference, tiny, tmp_path):
-    said = interference("plan", *tiny.arguments(), "--layers", "1", "--time")
+    said = interference("plan", *tiny.arguments(), "--layers", "1")
     assert said.code == 0, said.err
-    assert "16 units of 14 blocks, " in said.out and "while computing, gradients wait on disk: " in said.out
-    assert "time for the gradients, extrapolated from the first batches: " in said.out
-    found = json.loads(interference("plan", *tiny.arguments(), "--layers", "1", "--samples", "4", "--json").out)
+    assert "16 units of 14 blocks, " in said.out
+    assert " of gradients while computing, then 7.44 KiB of the run" in said.out
+    assert "\nmemory: " in said.out and "\ntime: " in said.out and "(seconds: load " in said.out
+    quick = ["--layers", "1", "--samples", "4", "--no-time"]
+    assert (
+        "memory and time were not measured: leave out --no-time" in interference("plan", *tiny.arguments(), *quick).out
+    )
+    found = json.loads(interference("plan", *tiny.arguments(), *quick, "--json").out)
     assert [row["blocks"] for row in found["choices"]] == [14, 14, 4, 4, 2, 2]
-    assert (found["units"], found["blocks"], found["seconds"]) == (8, 14, None)
-    assert found["spool"] == 8 * 4 * found["width"]
+    assert (found["units"], found["blocks"], found["seconds"], found["memory"]) == (8, 14, None, None)
+    assert found["spool"] == 8 * 4 * found["width"] and found["stored"] == 14 * 8 * 9 * 2
     assert list(tmp_path.iterdir()) == []
 
 
@@ -79,5 +86,5 @@ def test_a_plan_refuses_what_compute_refuses(refused, tiny, extra, message):
 def test_an_adapter_of_another_model_is_refused(refused, tiny, tmp_path):
     config = json.loads((tiny.adapter / "adapter_config.json").read_text()) | {"target_modules": ["c_attn"]}
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
-    said = refused("plan", *tiny.arguments(), "--adapter", tmp_path)
+    said = refused("plan", *tiny.arguments(), "--adapter", tmp_path, "--no-time")
     assert said.startswith(f"the adapter at {tmp_path} does not fit the base {tiny.base}: Target modules {{'c_attn'}}")
