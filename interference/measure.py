@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
+from numpy.typing import NDArray
 
 from interference.errors import ConfigError, MeasurementError
 from interference.pairing import (
@@ -22,6 +23,7 @@ from interference.pairing import (
     blocks_of,
     choose,
     chunks,
+    copies_of,
     pair_means,
     pool,
     unit_means,
@@ -182,8 +184,18 @@ class Measure:
             return Pairs(self.pairs)
         return Pairs.ALL if not self.linear and self.norms is Norms.PLAIN else Pairs.LEAVE_ONE_OUT
 
-    def kernels(self, gram: Grams, layout: Layout) -> Iterator[Kernel]:
+    @property
+    def kernel(self) -> tuple[Callable[[Array], Kernel], float]:
+        """What is averaged over pairs, and its factor: measures of equal `kernel` and `pair_rule` share pair means."""
+        return METRICS[self.metric].kernel, self.step if self.metric == "delta" else 1.0
+
+    def kernels(self, gram: Grams, layout: Layout, copies: NDArray[np.intp] | None = None) -> Iterator[Kernel]:
         """The kernels whose metrics are averaged: one for a sum of blocks or a linear metric, else one a block.
+
+        Args:
+            gram: [units, units], or a stack or sequence of them, one a block.
+            layout: The tasks of the units.
+            copies: `copies_of` the sum of the blocks, where it is known already.
 
         Raises:
             MeasurementError: If every Gram is zero throughout.
@@ -191,8 +203,11 @@ class Measure:
         layout.check_pairs(self.pair_rule)
         blocks = blocks_of(gram, layout)
         if self.aggregate is Aggregate.SUM:
-            blocks = iter([pool(gram, layout)])
-        kernels: Iterator[Kernel] = (self._kernel(block) for block in blocks if block.any())
+            total = pool(gram, layout)
+            blocks = iter([total])
+        if self.pair_rule is Pairs.LEAVE_ONE_OUT and copies is None:
+            copies = copies_of(total if self.aggregate is Aggregate.SUM else pool(gram, layout), layout)
+        kernels: Iterator[Kernel] = (self._kernel(block, copies) for block in blocks if block.any())
         if self.aggregate is Aggregate.MEAN and self.linear:
             kernels = iter(_average(kernels))
         empty = True
@@ -202,11 +217,10 @@ class Measure:
         if empty:
             raise MeasurementError("every Gram is zero throughout: no unit has a gradient in this scope")
 
-    def _kernel(self, block: Array) -> Kernel:
-        kernel = METRICS[self.metric].kernel(np.asarray(block, dtype=np.float64))
-        if self.metric != "delta":
-            return kernel
-        return Kernel(self.step * kernel.values, None if kernel.own is None else self.step * kernel.own)
+    def _kernel(self, block: Array, copies: NDArray[np.intp] | None) -> Kernel:
+        make, factor = self.kernel
+        kernel = make(np.asarray(block, dtype=np.float64))
+        return Kernel(factor * kernel.values, None if kernel.own is None else factor * kernel.own, copies)
 
     def finish(self, means: Array) -> Array:
         """[replicates, i, j] pair means to the metric."""
@@ -229,11 +243,11 @@ class Measure:
 
 def _average(kernels: Iterator[Kernel]) -> list[Kernel]:
     """The mean of kernels: a linear metric of it is the mean of their metrics."""
-    count, values, own = 0, np.zeros(()), np.zeros(())
+    count, values, own, copies = 0, np.zeros(()), np.zeros(()), None
     for kernel in kernels:
-        count, values = count + 1, values + kernel.values
+        count, values, copies = count + 1, values + kernel.values, kernel.copies
         own = own + (0 if kernel.own is None else kernel.own)
-    return [Kernel(values / count, own / count if own.ndim else None)] if count else []
+    return [Kernel(values / count, own / count if own.ndim else None, copies)] if count else []
 
 
 def _fill_diagonal(values: Array) -> None:

@@ -8,7 +8,7 @@ of them, [blocks, units, units], which `aggregate` turns into one matrix. How su
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,7 @@ from interference.measure import (
     Reduce,
     estimate,
 )
-from interference.pairing import Array, Grams, Layout, Pairs, pair_means, unit_means
+from interference.pairing import Array, Grams, Kernel, Layout, Pairs, pair_means, unit_means
 
 __all__ = [
     "METRICS",
@@ -36,6 +36,7 @@ __all__ = [
     "cosine",
     "curvature",
     "delta",
+    "health_of",
     "interference",
     "magnitude_similarity",
     "pair_cosine",
@@ -177,10 +178,15 @@ def ratio_health(
 ) -> RatioHealth:
     """Health of every cell's ratios; with `aggregate="mean"` the mean of the blocks' health."""
     measure, layout = Measure("interference", pairs=pairs, aggregate=aggregate), Layout.of(tasks)
-    ones = np.ones((1, len(tasks)))
+    return health_of(measure.kernels(gram, layout), layout, measure.pair_rule)
+
+
+def health_of(kernels: Iterable[Kernel], layout: Layout, pairs: Pairs) -> RatioHealth:
+    """The mean health of the ratios of some kernels, under a rule of pairs."""
+    ones = np.ones((1, len(layout.order)))
     nonpositive, leverage = Average(), Average()
-    for kernel in measure.kernels(gram, layout):
-        units = unit_means(kernel, ones, layout, measure.pair_rule)[0]  # [tasks j, units v]
+    for kernel in kernels:
+        units = unit_means(kernel, ones, layout, pairs)[0]  # [tasks j, units v]
         shares, worst = zip(*(_row_health(units[:, v], units[i, v]) for i, v in enumerate(layout.slices)), strict=True)
         nonpositive.add(np.repeat(np.array(shares)[:, None], len(layout.tasks), axis=1))
         leverage.add(np.stack(worst))

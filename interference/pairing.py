@@ -27,10 +27,18 @@ Grams = NDArray[np.floating] | Sequence[NDArray[np.floating]]
 _CHUNK_NUMBERS = 1_000_000  # numbers in one [replicates, tasks, units] chunk: bounds memory, stays near the cache
 
 
+COPY = 1e-3
+"""|g_u - g_v|^2, relative to the mean of |g_u|^2 and |g_v|^2, below which two units of different tasks are one example.
+
+One example in two batches differs by 1e-7 in float32 and 1e-4 in bfloat16 (padding, order of sums). Different examples
+rarely come nearer than 1e-2; should they, one pair of a mean is left out without need, which hardly moves it.
+"""
+
+
 class Pairs(StrEnum):
     """Which pairs (u, v) of stepped unit u and affected unit v count."""
 
-    LEAVE_ONE_OUT = "leave-one-out"  # a unit never steps on itself
+    LEAVE_ONE_OUT = "leave-one-out"  # an example never steps on itself, not even on its copy in another task
     UNI_PERCEIVER = "uni-perceiver"  # the unit of the same index is dropped for every pair of tasks
     ALL = "all"  # self pairs count
     SAME_EXAMPLE = "same-example"  # v's own step is the denominator: Delta_i L_i(v) = sqrt(K[v, v])
@@ -134,23 +142,59 @@ class Kernel:
 
     values: Array  # [units, units]
     own: Array | None = None  # [units]: for pairs "same-example", v's own value, which stands on the diagonal
+    copies: NDArray[np.intp] | None = None  # [tasks, units], from `copies_of`: for pairs "leave-one-out"
 
     def astype(self, dtype: type[np.floating]) -> Kernel:
         """The kernel in another precision."""
-        return Kernel(self.values.astype(dtype), None if self.own is None else self.own.astype(dtype))
+        return Kernel(self.values.astype(dtype), None if self.own is None else self.own.astype(dtype), self.copies)
+
+    def copies_in(self, task: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """The units of other tasks that have a copy in a task, and those copies."""
+        if self.copies is None:
+            return np.zeros(0, dtype=np.intp), np.zeros(0, dtype=np.intp)
+        units = np.flatnonzero(self.copies[task] >= 0)
+        return units, self.copies[task, units]
+
+
+def copies_of(total: Array, layout: Layout) -> NDArray[np.intp]:
+    """[tasks j, units v]: the unit of another task j that is the same example as v, or -1.
+
+    Two units of different tasks are one example if their gradients are the same but for rounding (`COPY`): an example
+    that two tasks share, a task under two names. Where a task holds an example several times, its k-th copy belongs to
+    the k-th copy in the other task, so that each unit has one partner there, as it has itself in its own task.
+
+    Args:
+        total: [units, units], the Gram of all blocks, grouped.
+        layout: The tasks of the grouped units.
+    """
+    found = np.full((len(layout.tasks), len(total)), -1, dtype=np.intp)
+    norms = np.diagonal(total)
+    middle = np.add.outer(norms, norms) / 2
+    same = (middle - total <= COPY / 2 * middle) & (norms > 0)
+    for task in layout.slices:
+        same[task, task] = False
+    of_unit = np.repeat(np.arange(len(layout.tasks)), layout.counts)
+    for v in np.flatnonzero(same.any(axis=0)):
+        group = np.flatnonzero(middle[v] - total[v] <= COPY / 2 * middle[v])
+        place = int(np.searchsorted(group[of_unit[group] == of_unit[v]], v))
+        for j in set(of_unit[group]) - {of_unit[v]}:
+            theirs = group[of_unit[group] == j]
+            found[j, v] = theirs[place] if place < len(theirs) else -1
+    return found
 
 
 def unit_means(kernel: Kernel, weights: Array, layout: Layout, pairs: Pairs) -> Array:
     """Mean over stepped units u of task j of kernel[u, v], for every affected unit v.
 
     `(sum_u w_u k[u, v] - w_p k[p, v]) / (sum_u w_u - w_p)` with p the partner of v that `pairs` drops: all w_p copies
-    of it, so that a resample never pairs a unit with its own copy. Where nothing else was drawn the mean is NaN.
+    of it, so that a resample never pairs a unit with itself, drawn again. Where nothing else was drawn the mean is NaN.
 
     Args:
         kernel: Over grouped units.
         weights: [replicates, units], grouped; at least one unit of every task weighs more than 0.
         layout: The tasks of the grouped units.
-        pairs: The rule for partners; "leave-one-out" where i = j, "uni-perceiver" for every j.
+        pairs: The rule for partners; "leave-one-out": v itself where i = j, else its copy in j (`copies_of`), if j has
+            one; "uni-perceiver": the unit of v's index, for every j.
 
     Returns:
         [replicates, tasks j, units v].
@@ -163,6 +207,9 @@ def unit_means(kernel: Kernel, weights: Array, layout: Layout, pairs: Pairs) -> 
         if pairs is Pairs.LEAVE_ONE_OUT:
             partner = np.arange(stepped.start, stepped.stop)
             mean[:, stepped] = _without(mean[:, stepped], weights[:, stepped], kernel.values[partner, partner], total)
+            affected, copy = kernel.copies_in(j)
+            if len(copy):
+                mean[:, affected] = _without(mean[:, affected], weights[:, copy], kernel.values[copy, affected], total)
         elif pairs is Pairs.UNI_PERCEIVER:
             partner = stepped.start + layout.rank
             mean[:] = _without(mean, weights[:, partner], kernel.values[partner, np.arange(len(partner))], total)

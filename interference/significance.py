@@ -41,9 +41,9 @@ def pair_mean_variance(kernel: Kernel, layout: Layout, pairs: Pairs) -> tuple[Ar
     var(epsilon), which is taken out, and a component below 0 counts as 0. The diagonal is a U-statistic of the
     symmetrised kernel, Var = 4 var(alpha) / n + 2 var(epsilon) / (n (n - 1)); it needs 4 units and is NaN below.
     Degrees of freedom are Satterthwaite's. Whether self pairs or partners are dropped changes the variance by a share
-    of 1 / units, which is not followed here.
+    of 1 / units, which is not followed here; of a unit and its copy in another task the value is replaced by the mean.
     """
-    parts, freedom = _two_way(kernel.values, layout)
+    parts, freedom = _two_way(_without_copies(kernel, layout), layout)
     for i, task in enumerate(layout.slices):
         if pairs is Pairs.SAME_EXAMPLE and kernel.own is not None:
             own = kernel.own[task]
@@ -54,6 +54,21 @@ def pair_mean_variance(kernel: Kernel, layout: Layout, pairs: Pairs) -> tuple[Ar
     spread = (parts**2 / freedom).sum(axis=0)
     degrees = np.divide(variance**2, spread, out=np.ones_like(variance), where=spread > 0)
     return variance, degrees
+
+
+def _without_copies(kernel: Kernel, layout: Layout) -> Array:
+    """The kernel's values, those of a unit and its copy in another task replaced by the mean of the tasks' others."""
+    values = kernel.values
+    for j, stepped in enumerate(layout.slices):
+        units, copies = kernel.copies_in(j)
+        for affected in layout.slices if len(units) else []:
+            here = (units >= affected.start) & (units < affected.stop)
+            if here.any():
+                values = values.copy() if values is kernel.values else values
+                values[copies[here], units[here]] = np.nan
+                block = values[stepped, affected]
+                block[np.isnan(block)] = 0 if np.isnan(block).all() else np.nanmean(block)
+    return values
 
 
 def _two_way(values: Array, layout: Layout) -> tuple[Array, Array]:

@@ -1,51 +1,36 @@
 """How sure a metric is: bootstrap intervals, verdicts, the split-half null, and the comparison of two runs.
 
-The bootstrap draws the units of every task anew, a thousand times at once, as weights under the sums of `pairing.py`.
-
-Why it is corrected. A plain bootstrap of a mean over pairs of units counts the scatter of single pairs up to three
-times (once for itself, once through the resampled row means and once through the column means), so that where noise
-dominates its intervals are up to sqrt(3) too wide; and with 20 units it misses the factor n / (n - 1) and Student's t.
-Here the resamples of every pair mean are therefore centred on the value measured and scaled to the standard error of
-the two-way analysis of variance (`significance.pair_mean_variance`), times t / z at its degrees of freedom. Ratios and
-cosines are functions of those corrected pair means; intervals are the percentiles of the result.
-
-What is left. Percentiles follow a skewed law only half-way: with 20 units whose gradient lengths scatter tenfold, a
-task's own Delta is covered in 91 to 93% of cells instead of 95%. In a row without signal the interval of a ratio of
-means covers nearly always; an interval of a mean of ratios has no coverage to promise, since that mean need not exist.
+The resamples come from `resampling.py`, whose head says how they are corrected and what their intervals are worth.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
-from interference.errors import ConfigError, ScopeError
-from interference.measure import Aggregate, Average, Measure, Norms, Reduce, estimate
-from interference.metrics import ratio_health
-from interference.pairing import Array, Grams, Kernel, Layout, Pairs, blocks_of, pair_means, pool
-from interference.significance import (
-    benjamini_hochberg,
-    changes,
-    interval_p_value,
-    p_value,
-    pair_mean_variance,
-    verdicts,
-)
+from interference.errors import ScopeError
+from interference.measure import Aggregate, Measure, Norms, Reduce, estimate
+from interference.pairing import Array, Grams, Kernel, Layout, Pairs, blocks_of
+from interference.resampling import Resamples, bootstrap_weights, check_level, resample_pair_means
+from interference.significance import benjamini_hochberg, changes, interval_p_value, p_value, verdicts
 
-
-def bootstrap_weights(tasks: Sequence[str], replicates: int = 1000, seed: int = 0) -> NDArray[np.float64]:
-    """How often each unit is drawn in each resample: [replicates, units] counts, multinomial within every task."""
-    if replicates < 2:
-        raise ConfigError(f"replicates is {replicates}, but a bootstrap needs at least 2 (1000 is usual)")
-    layout, rng = Layout.of(tasks), np.random.default_rng(seed)
-    weights = np.empty((replicates, len(tasks)))
-    for task, count in zip(layout.slices, layout.counts, strict=True):
-        weights[:, layout.order[task]] = rng.multinomial(count, np.full(count, 1 / count), size=replicates)
-    return weights
+__all__ = [
+    "Comparison",
+    "Resamples",
+    "SplitHalfNull",
+    "Table",
+    "bootstrap_weights",
+    "change_of",
+    "compare",
+    "interval",
+    "split_half_null",
+    "table",
+    "table_of",
+]
 
 
 @dataclass(frozen=True)
@@ -75,12 +60,9 @@ class Table:
     nonpositive: Array
     leverage: Array
 
-    def columns(self) -> dict[str, NDArray[np.generic]]:
+    def columns(self) -> dict[str, NDArray[Any]]:
         """The tidy table, one entry a cell, row by row: affected, stepped and every array of the table."""
-        names, count = np.array(self.tasks), len(self.tasks)
-        cells = {"affected": np.repeat(names, count), "stepped": np.tile(names, count)}
-        arrays = ("value", "low", "high", "verdict", "p", "q", "nonpositive", "leverage")
-        return cells | {name: getattr(self, name).ravel() for name in arrays}
+        return _tidy(self, ("value", "low", "high", "verdict", "p", "q", "nonpositive", "leverage"))
 
 
 def table(
@@ -113,84 +95,23 @@ def table(
         level: Of the intervals; verdicts hold the false discovery rate at 1 - level.
         seed: Of the resamples.
     """
-    _check_level(level)
     measure = Measure(metric, pairs, reduce, aggregate, norms, step)
-    gram, tasks = _pooled(gram, tasks, measure)
-    layout = Layout.of(tasks)
-    weights = layout.group(bootstrap_weights(tasks, replicates, seed), (1,))
-    fall = _fall(gram, aggregate, layout, weights, level)
+    return table_of(Resamples(gram, tasks, aggregate, replicates=replicates, level=level, seed=seed), measure)
+
+
+def table_of(resamples: Resamples, measure: Measure) -> Table:
+    """What `table` gives, of one of several measures that share their resamples, and so most of the work."""
+    level, fall = resamples.level, resamples.fall
     low, high = interval(fall.draws, level)
-    p = p_value(fall.value, fall.variance, fall.degrees)
     own_low = np.diagonal(low)
+    p = p_value(fall.value, fall.variance, fall.degrees)
     tested = np.where((own_low > 0)[:, None] & ~np.eye(len(own_low), dtype=bool), p, np.nan)
     q = benjamini_hochberg(tested)
     verdict = verdicts(low, high, own_low, q, level)
-    value, draws = resample(measure, gram, layout, weights, level)
+    value, draws = resamples.of(measure)
     low, high = _around(value, interval(draws, level))
-    health = ratio_health(gram, tasks, pairs, aggregate)
-    return Table(layout.tasks, value, low, high, p, q, verdict, health.nonpositive, health.leverage)
-
-
-@dataclass(frozen=True)
-class PairMeans:
-    """Pair means of one kernel and their error, corrected as the head of this file says.
-
-    Attributes:
-        value: [i, j], as measured.
-        variance: [i, j], of the value under a new draw of units.
-        degrees: [i, j], Student's degrees of freedom of that variance.
-        scale: [i, j], what the plain resamples' deviations were multiplied by.
-        draws: [replicates, i, j], the corrected resamples.
-    """
-
-    value: Array
-    variance: Array
-    degrees: Array
-    scale: Array
-    draws: Array
-
-
-def resample_pair_means(kernel: Kernel, weights: Array, layout: Layout, pairs: Pairs, level: float = 0.95) -> PairMeans:
-    """Pair means with corrected resamples; `weights` [replicates, units] grouped, `level` sets the t / z factor."""
-    value = pair_means(kernel, np.ones((1, weights.shape[1])), layout, pairs)[0]
-    variance, degrees = pair_mean_variance(kernel, layout, pairs)
-    draws = pair_means(kernel.astype(weights.dtype.type), weights, layout, pairs)
-    defined = ~np.isnan(draws)
-    count = np.maximum(defined.sum(axis=0), 1)
-    draws -= np.where(defined, draws, 0).sum(axis=0) / count
-    spread = np.sqrt((np.where(defined, draws, 0) ** 2).sum(axis=0) / count)
-    tail = (1 + level) / 2
-    wanted = np.sqrt(variance) * stats.t.ppf(tail, degrees) / stats.norm.ppf(tail)
-    scale = np.divide(wanted, spread, out=np.zeros_like(wanted), where=spread > 0)
-    draws *= scale
-    draws += value
-    return PairMeans(value, variance, degrees, scale, draws)
-
-
-def resample(measure: Measure, gram: Grams, layout: Layout, weights: Array, level: float = 0.95) -> tuple[Array, Array]:
-    """A measure's value [i, j] and its corrected resamples [replicates, i, j]; `weights` [replicates, units] grouped.
-
-    Ratios taken unit by unit are no function of pair means: their resamples are scaled, about their own median, as
-    those of Delta are. They are not centred on the value, which one unit near a zero denominator may have thrown far.
-    """
-    if measure.aggregate is Aggregate.MEAN and not measure.linear:
-        weights = weights.astype(np.float32)  # many kernels; the resamples' own scatter is 1e4 times the rounding
-    ones, values, draws = np.ones((1, weights.shape[1])), Average(), Average()
-    for kernel in measure.kernels(gram, layout):
-        if measure.by_unit:
-            values.add(measure.of_kernel(kernel, ones, layout))
-            draws.add(measure.of_kernel(kernel.astype(weights.dtype.type), weights, layout))
-        else:
-            means = resample_pair_means(kernel, weights, layout, measure.pair_rule, level)
-            values.add(measure.finish(means.value[None]))
-            draws.add(measure.finish(means.draws))
-    value, drawn = values.mean()[0], draws.mean()
-    if measure.by_unit:
-        (kernel,) = replace(measure, metric="delta").kernels(gram, layout)
-        scale = resample_pair_means(kernel, weights, layout, measure.pair_rule, level).scale
-        middle = np.nanmedian(np.where(np.isnan(value), 0, drawn), axis=0)  # a row without any ratio stays NaN below
-        drawn = middle + scale * (drawn - middle)
-    return value, drawn
+    health = resamples.health(measure)
+    return Table(resamples.tasks, value, low, high, p, q, verdict, health.nonpositive, health.leverage)
 
 
 def interval(draws: Array, level: float) -> tuple[Array, Array]:
@@ -236,6 +157,10 @@ class Comparison:
     q: Array
     verdict: NDArray[np.str_]
 
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """The tidy comparison, one entry a cell, row by row: affected, stepped and every array."""
+        return _tidy(self, ("a", "b", "difference", "low", "high", "p", "q", "verdict"))
+
 
 def compare(
     gram_a: Grams,
@@ -256,28 +181,36 @@ def compare(
 
     The blocks need not be the same: two methods, or two moments of one training. Arguments as in `table`.
     """
-    _check_level(level)
     measure = Measure(metric, pairs, reduce, aggregate, norms, step)
-    (gram_a, _), (gram_b, tasks) = _pooled(gram_a, tasks, measure), _pooled(gram_b, tasks, measure)
-    layout = Layout.of(tasks)
-    weights = layout.group(bootstrap_weights(tasks, replicates, seed), (1,))
-    a, b = estimate(measure, gram_a, tasks)[0], estimate(measure, gram_b, tasks)[0]
+    first, second = (
+        Resamples(gram, tasks, aggregate, replicates=replicates, level=level, seed=seed) for gram in (gram_a, gram_b)
+    )
+    return change_of(first, second, measure)
+
+
+def change_of(first: Resamples, second: Resamples, measure: Measure) -> Comparison:
+    """What `compare` gives, of one of several measures that share their resamples: the same units, drawn alike."""
+    a, b = first.value(measure), second.value(measure)
+    layout, level = first.layout, first.level
     if measure.linear:
-        change = resample_pair_means(
-            _difference(measure, gram_a, gram_b, layout), weights, layout, measure.pair_rule, level
-        )
+        kernel = _difference(first.kernel(measure), second.kernel(measure))
+        change = resample_pair_means(kernel, first.weights, layout, measure.pair_rule, level)
         low, high = interval(change.draws, level)
         p = p_value(change.value, change.variance, change.degrees)
     else:
-        draws = [resample(measure, gram, layout, weights, level)[1] for gram in (gram_a, gram_b)]
-        low, high = _around(b - a, interval(draws[1] - draws[0], level))
+        low, high = _around(b - a, interval(second.of(measure)[1] - first.of(measure)[1], level))
         p = interval_p_value(b - a, low, high, level, np.minimum.outer(layout.counts, layout.counts) - 1)
-    if metric == "interference":
-        measured = [_fall(gram, aggregate, layout, weights, level) for gram in (gram_a, gram_b)]
-        signal = np.logical_and(*(np.diagonal(interval(fall.draws, level)[0]) > 0 for fall in measured))
+    if measure.metric == "interference":
+        signal = np.logical_and(*(np.diagonal(interval(one.fall.draws, level)[0]) > 0 for one in (first, second)))
         p = np.where(signal[:, None], p, np.nan)
     q = benjamini_hochberg(p)
     return Comparison(layout.tasks, a, b, b - a, low, high, p, q, changes(low, high, q, level))
+
+
+def _tidy(found: Table | Comparison, arrays: Sequence[str]) -> dict[str, NDArray[Any]]:
+    names, count = np.array(found.tasks, dtype=object), len(found.tasks)  # object keeps the NULs at a name's end
+    cells = {"affected": np.repeat(names, count), "stepped": np.tile(names, count)}
+    return cells | {name: getattr(found, name).ravel() for name in arrays}
 
 
 def _around(value: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -285,24 +218,9 @@ def _around(value: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
     return np.minimum(ends[0], value), np.maximum(ends[1], value)
 
 
-def _pooled(gram: Grams, tasks: Sequence[str], measure: Measure) -> tuple[Grams, Sequence[str]]:
-    """Gram and tasks with units grouped and blocks summed, once for all that follows, where the measure sums them."""
-    if measure.aggregate is not Aggregate.SUM:
-        return gram, tasks
-    layout = Layout.of(tasks)
-    return pool(gram, layout), [tasks[unit] for unit in layout.order]
-
-
-def _difference(measure: Measure, gram_a: Grams, gram_b: Grams, layout: Layout) -> Kernel:
+def _difference(a: Kernel, b: Kernel) -> Kernel:
     """The kernel whose pair mean is the change of a linear measure."""
-    (a,), (b,) = measure.kernels(gram_a, layout), measure.kernels(gram_b, layout)
-    return Kernel(b.values - a.values, None if a.own is None or b.own is None else b.own - a.own)
-
-
-def _fall(gram: Grams, aggregate: Aggregate | str, layout: Layout, weights: Array, level: float) -> PairMeans:
-    """Delta, self pairs left out: what every verdict is about."""
-    (kernel,) = Measure("delta", aggregate=aggregate).kernels(gram, layout)
-    return resample_pair_means(kernel, weights, layout, Pairs.LEAVE_ONE_OUT, level)
+    return Kernel(b.values - a.values, None if a.own is None or b.own is None else b.own - a.own, a.copies)
 
 
 @dataclass(frozen=True)
@@ -341,7 +259,7 @@ def split_half_null(
     Raises:
         ScopeError: If a task has fewer than 4 units: each half needs 2.
     """
-    _check_level(level)
+    check_level(level)
     measure, layout = Measure("interference", pairs, reduce, aggregate), Layout.of(tasks)
     if layout.counts.min() < 4:
         least = layout.tasks[int(layout.counts.argmin())]
@@ -356,8 +274,3 @@ def split_half_null(
             null = estimate(measure, twice, ["half"] * count + ["other half"] * count, weights)[:, 0, 1]
             bounds[:, index] = null.mean(), *interval(null, level)
     return SplitHalfNull(layout.tasks, *bounds)
-
-
-def _check_level(level: float) -> None:
-    if not 0 < level < 1:
-        raise ConfigError(f"level is {level}, but must lie between 0 and 1 (0.95 is usual)")

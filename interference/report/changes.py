@@ -2,18 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations, pairwise
+from itertools import combinations, groupby, pairwise
 
 import numpy as np
 import pandas as pd
 
 from interference.errors import MeasurementError
 from interference.report.depth import series_of, step_of
-from interference.report.measured import Measured, counts, off_diagonal, rows
+from interference.report.measured import Measured, counts, off_diagonal, resamples_of, rows
 from interference.report.phrases import cell, counted, number
 from interference.report.scopes import BASE, PAPER, WHOLE, Choice, Scope, seconds_of
-from interference.run import compare
 from interference.significance import Change, Verdict
+from interference.uncertainty import change_of
 
 COLUMNS = ("value", "low", "high", "q", "verdict")
 ALL_PAIRS = 4
@@ -74,21 +74,27 @@ def difference(runs: Sequence[Measured], pair: tuple[int, int], replicates: int,
     first, second = (runs[place] for place in pair)
     room = int(SECONDS / share / (2 * seconds_of(first.run, replicates))) if replicates else 0
     tables: dict[Scope, dict[Choice, pd.DataFrame]] = {WHOLE: {}}
-    for scope, choice in _wanted(first, second)[: max(room, 1)]:
-        tables.setdefault(scope, {})[choice] = change(first, second, scope, choice, replicates)
+    for scope, wanted in groupby(_wanted(first, second)[: max(room, 1)], lambda found: found[0]):
+        tables[scope] = change(first, second, scope, [choice for _, choice in wanted], replicates)
     return Compared(*pair, tables, _words(first, second, tables[WHOLE][BASE]))
 
 
-def change(first: Measured, second: Measured, scope: Scope, choice: Choice, replicates: int) -> pd.DataFrame:
-    """The cells of `interference.compare`, with the difference as the value."""
-    options = {**scope.options, **choice.options, "replicates": replicates}
-    try:
-        table = compare(first.run, second.run, choice.metric, **options)
-    except MeasurementError as error:
-        raise MeasurementError(f"{first.label!r} and {second.label!r} cannot be compared: {error}") from None
-    table = table.rename(columns={"difference": "value"})
-    own = table["affected"] == table["stepped"]
-    return table.assign(verdict=np.where(own, Verdict.SELF.value, table["verdict"]))
+def change(
+    first: Measured, second: Measured, scope: Scope, choices: Sequence[Choice], replicates: int
+) -> dict[Choice, pd.DataFrame]:
+    """The cells of `interference.compare` for every choice, with the difference as the value."""
+    grams = [one.run.gram(**scope.options) for one in (first, second)]
+    a, b = (resamples_of(first.run, gram, replicates) for gram in grams)  # both with the first's seed and units
+    found = {}
+    for choice in choices:
+        try:
+            table = pd.DataFrame(change_of(a, b, choice.measure).columns())
+        except MeasurementError as error:
+            raise MeasurementError(f"{first.label!r} and {second.label!r} cannot be compared: {error}") from None
+        table = table.rename(columns={"difference": "value"})
+        own = table["affected"] == table["stepped"]
+        found[choice] = table.assign(verdict=np.where(own, Verdict.SELF.value, table["verdict"]))
+    return found
 
 
 def unequal_loss(first: Measured, second: Measured) -> str | None:
@@ -115,12 +121,21 @@ def _wanted(first: Measured, second: Measured) -> list[tuple[Scope, Choice]]:
     return [(WHOLE, choice) for choice in choices] + [(scope, BASE) for scope in shared if scope != WHOLE]
 
 
+def _in_short(lower: pd.DataFrame, higher: pd.DataFrame) -> str:
+    """Whether tasks interfere less in the second run, in a word or two; nothing where no pair changes."""
+    if lower.empty and higher.empty:
+        return ""
+    if lower.empty or higher.empty:
+        return "less interference: " if lower.empty else "more interference: "
+    return "mixed: "
+
+
 def _words(first: Measured, second: Measured, table: pd.DataFrame) -> str:
     cells = off_diagonal(table)
     lower, higher = (cells[cells["verdict"] == kind.value] for kind in (Change.LOWER, Change.HIGHER))
-    found = f"{second.label} against {first.label}, on the same examples: "
+    found = f"{second.label} against {first.label}, on the same examples: {_in_short(lower, higher)}"
     if cells.empty:
-        return f"{found}one task alone, so there is no pair of tasks to compare."
+        return f"{second.label} against {first.label}: one task alone, so there is no pair of tasks to compare."
     if lower.empty and higher.empty:
         found += f"no pair of {len(cells)} changes beyond noise"
     else:

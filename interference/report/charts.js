@@ -140,6 +140,9 @@ function dendrogramLines(merges, rowOfLeaf) {
   });
 }
 
+// A long name without its middle: names of one data set differ at their end.
+const SHORT_LABEL = "length(datum.label) > 18 ? slice(datum.label, 0, 7) + '\u2026' + slice(datum.label, -10) : datum.label";
+
 // A matrix in the order of its grouping with the dendrogram at its right; rows {affected, stepped, fill, ink, sign, text}.
 function groupedMatrix(rows, order, merges, rowOfLeaf) {
   return (width) => {
@@ -149,7 +152,7 @@ function groupedMatrix(rows, order, merges, rowOfLeaf) {
     const names = { type: "nominal", scale: { domain: order, paddingInner: 0.04 } };
     const encoding = {
       y: { field: "affected", ...names, title: null, axis: { labelLimit: label - 12, labelOverlap: true, ticks: false, domain: false } },
-      x: { field: "stepped", ...names, title: null, axis: { orient: "bottom", labelAngle: -90, labelLimit: 110, labelOverlap: true, ticks: false, domain: false } },
+      x: { field: "stepped", ...names, title: null, axis: { orient: "bottom", labelAngle: -90, labelLimit: 130, labelExpr: SHORT_LABEL, labelOverlap: true, ticks: false, domain: false } },
     };
     const y = { field: "y", type: "quantitative", axis: null, scale: { domain: [order.length, 0], nice: false } };
     return {

@@ -247,21 +247,18 @@ def _drivers(run: Measured, excerpts: Excerpts | None, left_out: "_Sentences") -
 
 
 def _headline(runs: Sequence[Measured], details: Sequence[Sequence[str]]) -> list[str]:
-    """Of one run, the answer and its details; of several, the answer of each: details are among a run's notes."""
+    """Of one run, the answer and its details; of several, one answer, then each run's: details are among its notes."""
     if len(runs) == 1:
         return [words.answer(runs[0]), *details[0]]
-    return [f"{run.label}: {words.answer(run)}" for run in runs]
+    return [words.overview(runs), *(f"{run.label}: {words.answer(run)}" for run in runs)]
 
 
 def _advice(runs: Sequence[Measured], groupings: Sequence[Grouping | None]) -> list[str]:
-    said = _Sentences(len(runs))
-    for run, grouping in zip(runs, groupings, strict=True):
-        for sentence in words.advice(run, grouping, alone=len(runs) == 1):
-            said.add(run.label, sentence.removesuffix("."))
+    said = words.advice_of_all(runs, groupings)
     for a, b in changes.partners(runs)[: changes.MOST]:
         if warning := changes.unequal_loss(runs[a], runs[b]):
-            said.add("", f"{runs[a].label} and {runs[b].label}: {warning}")
-    return said.all()
+            said.append(f"{runs[a].label} and {runs[b].label}: {warning}.")
+    return said
 
 
 class _Sentences:

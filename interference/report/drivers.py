@@ -38,7 +38,8 @@ class Contributions:
 
     def stepped(self, i: str, j: str) -> pd.Series:
         """The shares of the units of the stepped task j, another than i, by row of `Run.probes`."""
-        return self._shares(_means(self._kernel, self._place(j), self._place(i)), self._place(j))
+        terms = _means(self._kernel, self._layout.tasks.index(j), self._place(j), self._place(i))
+        return self._shares(terms, self._place(j))
 
     def _place(self, task: str) -> slice:
         return self._layout.slices[self._layout.tasks.index(task)]
@@ -91,7 +92,16 @@ def clearest(pairs: pd.DataFrame, count: int = CELLS) -> pd.DataFrame:
     return clear.loc[order[:count]]
 
 
-def _means(kernel: Kernel, stepped: slice, affected: slice) -> Array:
-    """Of each stepped unit, the mean fall of the affected task's units that its step brings."""
-    found: Array = kernel.values[stepped, affected].mean(axis=1)
+def _means(kernel: Kernel, task: int, stepped: slice, affected: slice) -> Array:
+    """Of each stepped unit of a task, its part of the falls of the affected units, other than its own copy."""
+    falls = kernel.values[stepped, affected]
+    units, copies = kernel.copies_in(task)
+    here = (units >= affected.start) & (units < affected.stop)
+    if here.any():
+        falls = falls.copy()
+        falls[copies[here] - stepped.start, units[here] - affected.start] = 0
+        left = np.full(falls.shape[1], len(falls))
+        left[units[here] - affected.start] -= 1
+        falls /= left
+    found: Array = falls.mean(axis=1)
     return found

@@ -83,7 +83,7 @@ function matrixTable(tasks, figure, limit, caption, beside, choose) {
   const table = make("table", { className: `matrix ${crowding}`, attributes: { role: "grid", "aria-readonly": "true" } },
     make("caption", {}, make("bdi", { className: "figure-title", textContent: figure.title }), make("span", { className: "scope-words", textContent: caption })), make("thead", {}, head), body);
   walkable(table, choose);
-  return make("div", { className: "box" }, table);
+  return make("div", { className: `box ${crowding}` }, table);
 }
 
 function matrixCell(figure, content, limit, crowding, row, column) {

@@ -9,6 +9,7 @@ import pandas as pd
 from interference import uncertainty
 from interference.errors import MeasurementError
 from interference.report.scopes import BASE, WHOLE, Choice, Plan, Scope
+from interference.resampling import Resamples
 from interference.run import Run
 from interference.significance import Verdict
 from mixlora.progress import Progress
@@ -74,8 +75,9 @@ def measure(label: str, run: Run, plan: Plan, replicates: int, progress: Progres
         gram = run.gram(**scope.options)
         if not gram.any():
             empty.append(scope)
+        resamples = resamples_of(run, gram, replicates)
         for choice in choices if gram.any() else []:
-            tables.setdefault(scope, {})[choice] = table_of(run, gram, choice, replicates)
+            tables.setdefault(scope, {})[choice] = table_of(resamples, choice)
             done += 1
             progress(f"matrices of {label}", done, total)
     if WHOLE in empty:
@@ -83,11 +85,14 @@ def measure(label: str, run: Run, plan: Plan, replicates: int, progress: Progres
     return Measured(label, run, tables, run.signal(), null_of(run), empty)
 
 
-def table_of(run: Run, gram: Any, choice: Choice, replicates: int) -> pd.DataFrame:
-    """What `Run.table` gives of a scope whose Gram is known."""
-    tasks, options = list(run.probes["task"]), dict[str, Any](choice.options)
-    found = uncertainty.table(gram, tasks, choice.metric, seed=run.seed, replicates=replicates, **options)
-    return pd.DataFrame(found.columns())
+def resamples_of(run: Run, gram: Any, replicates: int) -> Resamples:
+    """The resamples of a scope whose Gram is known, as `Run.table` draws them."""
+    return Resamples(gram, list(run.probes["task"]), replicates=replicates, seed=run.seed)
+
+
+def table_of(resamples: Resamples, choice: Choice) -> pd.DataFrame:
+    """What `Run.table` gives of a scope."""
+    return pd.DataFrame(uncertainty.table_of(resamples, choice.measure).columns())
 
 
 def null_of(run: Run) -> pd.DataFrame:

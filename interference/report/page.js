@@ -4,6 +4,7 @@ const report = JSON.parse(document.getElementById("data").textContent);
 const CHOICE = ["metric", "pairs", "reduce"];
 const SCOPE = ["layers", "modules", "side"];
 const MOST_PAIRS = LINES.length; // pairs in one chart of lines
+const FEW_STEPS = 9; // checkpoints up to which they stand at equal distances
 const MOST_CHANGES = 24; // pairs in the chart of differences
 const MOST_SMALL_CELLS = 40000; // cells of all small matrices together
 const limits = new Map();
@@ -124,17 +125,19 @@ function choosePair(affected, stepped) {
   showLines();
 }
 
-// The pairs to begin with: up to three conflicts from the worst on, and the strongest synergy.
+// The pairs to begin with: up to three conflicts of any run from the worst on, and the strongest synergy.
 function firstPairs() {
   const size = report.tasks.length;
-  const { value = [], verdict = [] } = report.runs[0].cells[everything.key]?.[report.choices[0].key] ?? {};
-  const cells = value.map((v, k) => ({ v, verdict: verdict[k], affected: report.tasks[Math.floor(k / size)], stepped: report.tasks[k % size] }))
-    .filter((pair) => pair.v !== null && pair.affected !== pair.stepped && hasLines(pair.affected, pair.stepped))
+  const cells = report.runs.flatMap((run) => {
+    const { value = [], verdict = [] } = run.cells[everything.key]?.[report.choices[0].key] ?? {};
+    return value.map((v, k) => ({ v, verdict: verdict[k], affected: report.tasks[Math.floor(k / size)], stepped: report.tasks[k % size] }));
+  }).filter((pair) => pair.v !== null && pair.affected !== pair.stepped && hasLines(pair.affected, pair.stepped))
     .sort((a, b) => a.v - b.v);
-  const conflicts = cells.filter((pair) => pair.verdict === "conflict").slice(0, 3);
+  const distinct = (pairs) => [...new Map(pairs.map((pair) => [lineKey(pair), pair])).values()];
+  const conflicts = distinct(cells.filter((pair) => pair.verdict === "conflict")).slice(0, 3);
   const synergies = cells.filter((pair) => pair.verdict === "synergy").slice(-1);
-  const found = [...conflicts, ...synergies];
-  return found.length ? found : cells.slice(0, 3);
+  const found = distinct([...conflicts, ...synergies]);
+  return found.length ? found : distinct(cells).slice(0, 3);
 }
 
 function pairChooser() {
@@ -350,7 +353,9 @@ async function showTrajectory() {
   const shown = linesOf(rows, undefined, (row) => (stepped ? row.step : row.label), (row) => row.label);
   const chart = make("div", { className: "chart" });
   home.replaceChildren(make("p", { className: "hint", textContent: "Interference I of chosen pairs from checkpoint to checkpoint, with 95 % bands; what leaves the frame is cut. Dashed: 0, no effect." }), pairChooser(), chart);
-  if (shown.length) await draw(chart, lines(shown, { xTitle: stepped ? "training step" : "checkpoint", yTitle: "interference I", ordinal: !stepped, domain: robustFrame(shown) }));
+  const few = new Set(shown.map((row) => row.x)).size < FEW_STEPS; // uneven steps would crowd at the left
+  shown.sort((a, b) => (stepped ? a.x - b.x : 0));
+  if (shown.length) await draw(chart, lines(shown, { xTitle: stepped ? `training step${few ? " (not to scale)" : ""}` : "checkpoint", yTitle: "interference I", ordinal: few || !stepped, domain: robustFrame(shown) }));
 }
 
 // How it was measured ---------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import Any
 
 from interference.blocks import Side, Space
 from interference.errors import ScopeError
-from interference.measure import METRICS, Reduce
+from interference.measure import METRICS, Measure, Reduce
 from interference.pairing import Pairs
 from interference.run import Run
 
@@ -80,6 +80,12 @@ class Choice:
         """The options as `Run.table` takes them."""
         given = {"pairs": self.pairs, "reduce": self.reduce}
         return {name: value for name, value in given.items() if value is not None}
+
+    @property
+    def measure(self) -> Measure:
+        """The choice as a measure of one theta."""
+        options: dict[str, Any] = dict(self.options)
+        return Measure(self.metric, **options)
 
 
 WHOLE = Scope()

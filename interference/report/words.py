@@ -1,6 +1,8 @@
 """What a measured run says, in sentences: do the tasks interfere, which and where, is it real, what can be done."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pandas as pd
 
@@ -29,6 +31,16 @@ def answer(run: Measured) -> str:
     return _verdict(run)
 
 
+def overview(runs: Sequence[Measured]) -> str:
+    """The answer for several runs in one sentence: how many pairs of tasks conflict in each."""
+    counts = [(len(clear(run, Verdict.CONFLICT)), len(run.pairs), run.label) for run in runs if len(run.signal) > 1]
+    if not counts:
+        return "Every run has a single task, so there is no pair of tasks that could interfere."
+    found = several([f"{conflicts} of {pairs} in {label}" for conflicts, pairs, label in counts])
+    first = "Tasks interfere" if any(conflicts for conflicts, _, _ in counts) else "No interference shows"
+    return f"{first}: pairs of tasks that conflict beyond noise are {found}."
+
+
 def details(run: Measured, grouping: Grouping | None) -> list[str]:
     """Where in the model, how sure, and which tasks stand together."""
     if len(run.signal) == 1:
@@ -46,20 +58,61 @@ def details(run: Measured, grouping: Grouping | None) -> list[str]:
     return found
 
 
+@dataclass(frozen=True)
+class Suggestion:
+    """What can be done: `what`, the part `of` it that is one run's, and `why`, without a full stop."""
+
+    what: str
+    of: str = ""
+    why: str = ""
+
+    @property
+    def words(self) -> str:
+        """The sentence about one run."""
+        return f"{self.what}{self.of}{self.why}."
+
+
 def advice(run: Measured, grouping: Grouping | None, alone: bool = True) -> list[str]:
+    """What can be done about one run, in sentences."""
+    return [found.words for found in suggestions(run, grouping, alone)]
+
+
+def advice_of_all(runs: Sequence[Measured], groupings: Sequence[Grouping | None]) -> list[str]:
+    """What can be done about several runs: each thing once, with what it is about in which run."""
+    found: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for run, grouping in zip(runs, groupings, strict=True):
+        for one in suggestions(run, grouping, alone=len(runs) == 1):
+            found.setdefault((one.what, one.why), {}).setdefault(one.of, []).append(run.label)
+    said = []
+    for (what, why), parts in found.items():
+        everywhere = len(parts) == 1 and len(next(iter(parts.values()))) == len(runs)
+        each = [of if everywhere else f"{of} ({several(labels)})".lstrip() for of, labels in parts.items()]
+        gap = "" if not what or what.endswith(" ") or everywhere else " "
+        said.append(f"{what}{gap}{'; '.join(each)}{why}.")
+    return said
+
+
+def suggestions(run: Measured, grouping: Grouping | None, alone: bool = True) -> list[Suggestion]:
     """What can be done about one run, the most useful first; `alone`: the report has no other run."""
     if len(run.signal) == 1:
-        return ["Measure at least two tasks: interference is between tasks."]
+        return [Suggestion("Measure at least two tasks: interference is between tasks")]
     found = [*_against_conflict(run, grouping, alone), *_against_silence(run), *_against_noise(run)]
     if forced := stationary(run):
         found.append(
-            f"Measure an earlier checkpoint, or several along the training: here conflict is forced for "
-            f"{several(forced)} by the summed loss being nearly stationary."
+            Suggestion(
+                "Measure an earlier checkpoint, or several along the training: here conflict is forced for ",
+                several(forced),
+                " by the summed loss being nearly stationary",
+            )
         )
     if zero := run.run.zero_blocks():
         found.append(
-            f"{len(zero)} of {counted(len(run.run.blocks), 'block')} have zero gradients and add nothing (A's gradient "
-            "is zero as long as B is at its initial zero): measure after a few steps of training to see them."
+            Suggestion(
+                "",
+                f"{len(zero)} of {counted(len(run.run.blocks), 'block')}",
+                " have zero gradients and add nothing (A's gradient is zero as long as B is at its initial zero): "
+                "measure after a few steps of training to see them",
+            )
         )
     return found
 
@@ -201,44 +254,46 @@ def _reality(run: Measured) -> list[str]:
     return found
 
 
-def _against_conflict(run: Measured, grouping: Grouping | None, alone: bool) -> list[str]:
+def _against_conflict(run: Measured, grouping: Grouping | None, alone: bool) -> list[Suggestion]:
     conflicts = clear(run, Verdict.CONFLICT)
     if conflicts.empty:
         return []
     if grouping is not None and len(grouping.split) > 1:
         groups = "; ".join(several(names) for names in grouping.split)
-        return [f"Split the tasks, an adapter for each group: {groups}."]
+        return [Suggestion("Split the tasks, an adapter for each group: ", groups)]
     hurting = conflicts["stepped"].value_counts()
-    worst = str(hurting.index[0])
     others = counted(len(run.signal) - 1, "other task")
-    first = (
-        f"A step of {worst} hurts {hurting.iloc[0]} of {others}: lower its share of the training, or train it apart."
+    first = Suggestion(
+        "A step of ",
+        f"{hurting.index[0]} hurts {hurting.iloc[0]} of {others}",
+        ": lower its share of the training, or train it apart",
     )
     if alone and run.kind == "LoRA":
-        return [first, "A MixLoRA of the same tasks gives each example factors of its own; measure it beside this run."]
+        mixlora = "A MixLoRA of the same tasks gives each example factors of its own; measure it beside this run"
+        return [first, Suggestion(mixlora)]
     return [first]
 
 
-def _against_silence(run: Measured) -> list[str]:
+def _against_silence(run: Measured) -> list[Suggestion]:
     """Tasks that cannot be judged: learned already, or too noisy."""
     loss = run.signal["loss"]
     learned = [task for task in silent(run) if loss[task] < LEARNED]
     noisy = [task for task in silent(run) if loss[task] >= LEARNED]
     found = []
     if learned:
-        found.append(
-            f"{several(learned)}: no signal and a loss below {LEARNED} nats per token, so learned already; measure an "
-            "earlier checkpoint."
+        why = (
+            f": no signal and a loss below {LEARNED} nats per token, so learned already; measure an earlier checkpoint"
         )
+        found.append(Suggestion("", several(learned), why))
     if noisy:
-        found.append(
-            f"{several(noisy)}: no signal; probe more examples (now {_units(run, noisy)} a task), and look whether "
-            "those of a task ask for one thing."
+        why = (
+            f": no signal; probe more examples (now {_units(run, noisy)} a task), and look whether those of a task ask "
         )
+        found.append(Suggestion("", several(noisy), f"{why}for one thing"))
     return found
 
 
-def _against_noise(run: Measured) -> list[str]:
+def _against_noise(run: Measured) -> list[Suggestion]:
     """More units, where sizes are rough or nothing is clear."""
     found = []
     wide = [*failed_null(run), *rough_null(run)]
@@ -246,12 +301,12 @@ def _against_noise(run: Measured) -> list[str]:
         width = (run.null["high"] - run.null["low"])[wide]
         wanted = (run.signal["units"][wide] * (width / ROUGH) ** 2).max()
         enough = f"; about {_rounded(wanted)} would do" if wanted <= FAR * run.signal["units"].max() else ""
+        why = ": noise alone moves the cells of such a row by half of the task's own step or more"
         found.append(
-            f"Probe more examples of {several(wide)} (now {_units(run, wide)} a task{enough}): noise alone moves the "
-            "cells of such a row by half of the task's own step or more."
+            Suggestion("Probe more examples of ", f"{several(wide)} (now {_units(run, wide)} a task{enough})", why)
         )
     if not run.pairs["verdict"].isin([Verdict.CONFLICT.value, Verdict.SYNERGY.value]).any() and not wide:
-        found.append("Nothing is clear: four times as many examples a task would halve every interval.")
+        found.append(Suggestion("Nothing is clear: four times as many examples a task would halve every interval"))
     return found
 
 

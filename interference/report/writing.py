@@ -1,6 +1,6 @@
 """The report's directory: the page, the figures and the tables of some runs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from interference import figures
@@ -10,6 +10,10 @@ from interference.run import Run, load
 from mixlora.progress import Progress, silent
 
 REDUCE = "ratio-of-means"
+PANEL_CELLS = 4_000
+"""Cells of all panels of one figure: more take minutes to draw and cannot be read."""
+SIDE_BY_SIDE = 60
+"""Tasks of all matrices of the figure that shows the runs beside each other."""
 
 
 def write(
@@ -37,9 +41,11 @@ def write(
     named = _named(runs, labels)
     sources = {label: str(path) for label, path in zip(named, runs, strict=True)}
     made = data.report(named, detail, examples=examples, sources=sources, progress=progress)
+    drawn = {name: _layers(run) for name, run in named.items()}
+    made.left_out.extend(_not_drawn(named, drawn))
     written = [page.write(made.to_json(), out / "report.html")]
     tables.write(made, out / "tables")
-    _draw(named, out / "figures")
+    _draw(named, drawn, out / "figures")
     return [*written, out / "figures", out / "tables"]
 
 
@@ -52,9 +58,39 @@ def _named(runs: Sequence[Path], labels: Sequence[str] | None) -> dict[str, Run]
     return {name: load(path) for name, path in zip(names, runs, strict=True)}
 
 
-def _draw(runs: dict[str, Run], folder: Path) -> None:
+def _layers(run: Run) -> list[int]:
+    """The layers that a figure shows one by one: all, or at even distances as many as its cells allow, or none."""
+    layers = sorted({int(layer) for layer in run.blocks["layer"].dropna()})
+    columns = 2 * run.blocks["group"].nunique()
+    room = PANEL_CELLS // (columns * len(run.tasks) ** 2)
+    if len(layers) <= room or room < 2:
+        return layers[:room]
+    return [layers[round(k * (len(layers) - 1) / (room - 1))] for k in range(room)]
+
+
+def _side_by_side(runs: Mapping[str, Run]) -> bool:
+    """Whether the runs are drawn beside each other: several, of the same tasks."""
+    return len({tuple(run.tasks) for run in runs.values()}) == 1 < len(runs)
+
+
+def _fits(runs: Mapping[str, Run]) -> bool:
+    return sum(len(run.tasks) for run in runs.values()) <= SIDE_BY_SIDE
+
+
+def _not_drawn(runs: Mapping[str, Run], drawn: Mapping[str, Sequence[int]]) -> Iterator[str]:
+    """Sentences on the figures that are left out or shortened; the page itself has their numbers."""
+    for place, (name, run) in enumerate(runs.items()):
+        layers = run.blocks["layer"].dropna().nunique()
+        if len(drawn[name]) < layers:
+            yield f"figures/layers-{place + 1} shows {len(drawn[name])} of {layers} layers of {name}."
+    if _side_by_side(runs) and not _fits(runs):
+        yield f"figures/series is not drawn: {len(runs)} matrices of {len(next(iter(runs.values())).tasks)} tasks."
+
+
+def _draw(runs: Mapping[str, Run], drawn: Mapping[str, Sequence[int]], folder: Path) -> None:
     for place, (name, run) in enumerate(runs.items()):
         figures.save(figures.heatmap(run, title=name, reduce=REDUCE), folder, f"matrix-{place + 1}")
-        figures.save(figures.panels(run, reduce=REDUCE), folder, f"layers-{place + 1}")
-    if len({tuple(run.tasks) for run in runs.values()}) == 1 < len(runs):
+        if drawn[name]:
+            figures.save(figures.panels(run, layers=drawn[name], reduce=REDUCE), folder, f"layers-{place + 1}")
+    if _side_by_side(runs) and _fits(runs):
         figures.save(figures.series(runs, reduce=REDUCE), folder, "series")

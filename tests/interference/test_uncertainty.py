@@ -11,6 +11,7 @@ from scipy import stats
 
 from interference import metrics
 from interference.errors import ConfigError, ScopeError
+from interference.measure import Measure
 from interference.metrics import METRICS
 from interference.pairing import Kernel, Layout, Pairs
 from interference.significance import (
@@ -21,7 +22,16 @@ from interference.significance import (
     pair_mean_variance,
     verdicts,
 )
-from interference.uncertainty import bootstrap_weights, compare, interval, split_half_null, table
+from interference.uncertainty import (
+    Resamples,
+    bootstrap_weights,
+    change_of,
+    compare,
+    interval,
+    split_half_null,
+    table,
+    table_of,
+)
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "interference_matrix.safetensors"
 
@@ -343,3 +353,37 @@ def test_split_half_null_of_a_task_without_gradient_is_nan() -> None:
     got = split_half_null(gram, tasks, splits=10)
     assert np.isnan(got.mean[0]) and np.isnan(got.low[0])
     assert not np.isnan(got.mean[1:]).any()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("reduce", metrics.Reduce)
+@pytest.mark.parametrize("aggregate", metrics.Aggregate)
+def test_two_units_warn_of_nothing(reduce: str, aggregate: str) -> None:
+    gram = np.array([[2.0, 1, 0.5, 0.4], [1, 2, 0.1, 0.3], [0.5, 0.1, 2, 1], [0.4, 0.3, 1, 2]])
+    for seed in range(8):  # in some, neither resample has a second unit
+        got = table(gram, list("aabb"), reduce=reduce, aggregate=aggregate, replicates=2, seed=seed)
+        assert np.isfinite(got.value).all() and not (got.low > got.high).any()
+
+
+def test_tables_of_one_scope_share_resamples_and_nothing_else() -> None:
+    gram, tasks = synthetic()
+    shared, other = (Resamples(matrix, tasks, replicates=100, seed=5) for matrix in (gram, gram + np.eye(60)))
+    for _ in range(2):  # in any order, and again
+        for metric in METRICS:
+            for reduce in ("mean-of-ratios", "ratio-of-means"):
+                measure = Measure(metric, reduce=reduce)
+                options: dict[str, Any] = {"reduce": reduce, "replicates": 100, "seed": 5}
+                pairs = [
+                    (table_of(shared, measure), table(gram, tasks, metric, **options)),
+                    (change_of(shared, other, measure), compare(gram, gram + np.eye(60), tasks, metric, **options)),
+                ]
+                for got, alone in pairs:
+                    for name, values in got.columns().items():
+                        assert_array_equal(values, alone.columns()[name], err_msg=f"{metric} {name}")
+
+
+def test_names_keep_their_last_characters() -> None:
+    gram, tasks = synthetic()
+    names = [{"a": "x", "b": "x\0", "c": "x\0\0"}[task] for task in tasks]
+    for found in (table(gram, names, replicates=10), compare(gram, gram, names, replicates=10)):
+        assert list(dict.fromkeys(found.columns()["affected"])) == ["x", "x\0", "x\0\0"]

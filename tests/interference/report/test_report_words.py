@@ -1,5 +1,7 @@
 """What a report says of one run, in every case that a run may be in."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from reported import APART, MIXLORA, TWO_GROUPS, axis, made
@@ -195,8 +197,11 @@ def test_forty_tasks_are_told_shortly():
 def test_several_runs_answer_one_after_the_other():
     runs = {"one": made(TWO_GROUPS), "two": made(TWO_GROUPS, seed=9, selections=MIXLORA)}
     found = report(runs, "small", replicates=60)
-    assert [sentence.split(":")[0] for sentence in found.headline[:2]] == ["one", "two"]
-    assert found.headline[2].startswith("two against one, on the same examples: ")
+    assert found.headline[0] == (
+        "Tasks interfere: pairs of tasks that conflict beyond noise are 8 of 12 in one and 8 of 12 in two."
+    )
+    assert [sentence.split(":")[0] for sentence in found.headline[1:3]] == ["one", "two"]
+    assert found.headline[3].startswith("two against one, on the same examples: ")
     assert any(note.startswith("The check against noise holds") for note in found.runs[1]["notes"])
     assert found.advice[0] == "Split the tasks, an adapter for each group: a and b; c and d."
 
@@ -230,3 +235,14 @@ def test_pairs_without_an_interval_are_still_told():
     table = found.tables[WHOLE][BASE]
     table[["low", "high"]] = np.nan
     assert words.answer(found) == "None of the 6 pairs of tasks conflicts or helps beyond noise."
+
+
+def test_advice_for_several_runs_is_said_once_with_its_runs():
+    few, none = measured(made(TWO_GROUPS)), measured(made(APART, noise=0.3, seed=4))
+    runs = [replace(few, label="x"), replace(few, label="y"), replace(none, label="z")]
+    said = words.advice_of_all(runs, [group(run.tables[WHOLE][BASE]) for run in runs])
+    assert said[0] == "Split the tasks, an adapter for each group: a and b; c and d (x and y)."
+    assert len(said) > 1 and all("(z)" in sentence for sentence in said[1:])
+    assert words.advice_of_all([few, few], [None, None]) == [
+        one.words for one in words.suggestions(few, None, alone=False)
+    ]

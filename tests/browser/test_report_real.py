@@ -1,0 +1,143 @@
+"""The page of runs that were measured: what it prints is what the API gives, in every setting and in the words."""
+
+import itertools
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "interference" / "report"))
+
+from reported import APART, MIXLORA, TWO_GROUPS, axis, made
+from test_report_page import choose_cell, number, shown
+
+from interference import compare
+from interference.report.data import report
+
+B = 60
+SETTINGS = [
+    ("interference", "leave-one-out", "mean-of-ratios", "all", "all", "both"),
+    ("interference", "all", "median-of-ratios", "3", "attention", "A"),
+    ("interference", "uni-perceiver", "ratio-of-means", "0", "mlp", "B"),
+    ("interference", "same-example", "mean-of-ratios", "all", "mlp", "both"),
+    ("delta", None, None, "3", "all", "both"),
+    ("cosine", None, None, "all", "attention", "B"),
+    ("conflict_rate", None, None, "0", "mlp", "A"),
+]
+
+
+def options_of(pairs, reduce, layers, modules, side):
+    """The controls' values as `Run.matrix` takes them."""
+    found = {} if pairs is None else {"pairs": pairs, "reduce": reduce}
+    found |= {} if layers == "all" else {"layers": [int(layers)]}
+    found |= {} if modules == "all" else {"modules": [modules]}
+    return found | ({} if side == "both" else {"side": side})
+
+
+@pytest.fixture(scope="module")
+def runs():
+    return {"first": made(TWO_GROUPS, noise=0.6), "second": made(TWO_GROUPS, noise=0.9, selections=MIXLORA)}
+
+
+@pytest.fixture(scope="module")
+def data(runs):
+    return {
+        1: report({"first": runs["first"]}, "full", replicates=B).to_dict(),
+        2: report(runs, replicates=B).to_dict(),
+    }
+
+
+def test_every_setting_shows_the_matrix_of_the_run(opened, data, runs):
+    page = opened(data[1]).page
+    for metric, pairs, reduce, layers, modules, side in SETTINGS:
+        choose_cell(page, metric=metric, pairs=pairs, reduce=reduce, layers=layers, modules=modules, side=side)
+        wanted = runs["first"].matrix(metric, **options_of(pairs, reduce, layers, modules, side)).to_numpy().ravel()
+        values = [cell[0] for cell in shown(page)]
+        for printed, value in zip(values, wanted, strict=True):
+            places = len(printed.split(".")[1].split("e")[0]) if "e" not in printed else None
+            plain = printed.replace("\N{MINUS SIGN}", "-")
+            assert plain.startswith("-" if value < 0 else "+" if metric != "conflict_rate" and value > 0 else "")
+            assert places is None or abs(float(plain) - value) <= 0.500001 * 10**-places, (metric, printed, value)
+
+
+def test_the_difference_shows_what_compare_gives(opened, data, runs):
+    page = opened(data[2]).page
+    choose_cell(page, metric="interference", pairs="leave-one-out", reduce="ratio-of-means")
+    table = compare(runs["first"], runs["second"], reduce="ratio-of-means", replicates=B)
+    printed = shown(page, 2)
+    assert [cell[0] for cell in printed] == [number(value) for value in table["difference"]]
+    off = (table["affected"] != table["stepped"]).to_numpy()
+    assert list(np.array([cell[2] for cell in printed])[off]) == list(table["verdict"][off])
+
+
+def test_the_words_hold_the_numbers_of_the_api(opened, data, runs):
+    page = opened(data[1]).page
+    table = runs["first"].table(reduce="ratio-of-means", replicates=B)
+    worst = table[table["verdict"] == "conflict"].sort_values("value").iloc[0]
+    heading = page.locator("h1").text_content()
+    count, total, value, low, high = re.match(
+        r"(\d+) of (\d+) pairs .* worst: .*? I = (\S+) \[(\S+), (\S+)\]", heading
+    ).groups()
+    assert (int(count), int(total)) == ((table["verdict"] == "conflict").sum(), 12)
+    assert f"a step of {worst.stepped} on {worst.affected}" in heading
+    assert [float(end) for end in (value, low, high)] == [
+        float(f"{end:.2f}") for end in (worst.value, worst.low, worst.high)
+    ]
+
+
+def test_two_runs_have_one_answer_then_their_own_then_the_change(opened, data):
+    page = opened(data[2]).page
+    assert re.match(
+        r"Tasks interfere: pairs of tasks that conflict beyond noise are \d+ of 12 in first and \d+ of 12 in second\.",
+        page.locator("h1").text_content(),
+    )
+    leads = page.locator(".lead").all_text_contents()
+    assert [lead.split(":")[0] for lead in leads[:2]] == ["first", "second"]
+    assert leads[2].startswith("second against first, on the same examples: ")
+
+
+CASES = {
+    "one task": ({"alone": axis(1)}, {}, "alone is the only task here"),
+    "no clear cell": (APART, {"noise": 0.3, "seed": 4}, "None of the 6 pairs of tasks conflicts or helps beyond noise"),
+    "no signal": (dict.fromkeys("abc", np.zeros(8)), {"noise": 1.0, "seed": 4}, "This probe is too small to tell"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_page_says_so_where_there_is_little_to_see(opened, case):
+    means, options, words = CASES[case]
+    page = opened(report({"r": made(means, **options)}, "small", replicates=B).to_dict(), 360).page
+    assert words in page.locator("h1").text_content()
+    assert page.locator(".matrix td[data-row]").count() == len(means) ** 2
+    assert "conflict" not in [cell[2] for cell in shown(page)]
+
+
+def test_a_failed_null_is_said_where_the_question_is_asked(opened):
+    means = {"a": axis(1, size=0.45), "b": axis(2, size=3), "c": axis(3, size=3)}
+    for seed in itertools.count():  # the first draw whose null fails for a task with signal
+        found = report({"r": made(means, noise=1.0, units=12, layers=(0,), seed=seed)}, "small", replicates=B)
+        if any("should give 1, but gives" in sentence for sentence in found.headline):
+            break
+        assert seed < 40
+    page = opened(found.to_dict()).page
+    assert "should give 1, but gives" in page.locator("header").inner_text()
+    assert "Probe more examples of" in page.locator("#advice").inner_text()
+
+
+def test_forty_tasks_name_each_row_and_column_whole(opened):
+    names = [f"vision_flan_task_number_{k:02d}" for k in range(40)]
+    rng = np.random.default_rng(0)
+    means = {name: rng.normal(size=8) for name in names}
+    found = report({"r": made(means, units=4, layers=(0, 1))}, "small", replicates=20)
+    page = opened(found.to_dict()).page
+    for heads in ("th[scope=row]", "th[scope=col]"):
+        cut = page.locator(f".matrix {heads} .name").evaluate_all(
+            "names => names.filter(n => n.scrollWidth > n.clientWidth + 1 || n.scrollHeight > n.clientHeight + 1)"
+            ".length"
+        )
+        assert cut == 0, heads
+    assert any("matrices" in sentence for sentence in found.left_out)
+    left = page.locator("#conventions").inner_text()
+    assert all(sentence in left for sentence in found.left_out)
