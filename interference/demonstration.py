@@ -15,6 +15,7 @@ from interference import run as runs
 from interference.computation import compute_config
 from interference.config import build
 from interference.errors import CheckpointError, RunError
+from interference.report import writing
 from interference.run import Run
 from mixlora import console as terminal
 from mixlora import settings
@@ -83,7 +84,9 @@ def demo(out: Path, console: Console) -> None:
     for line in [*_along(measured), *_controls(measured)]:
         console.print(line)
     paths = _draw(measured, early, out / "figures")
-    console.print(f"\nruns: {out}/METHOD/step-N; scores: {out}/results; pictures: {paths[0].parent}")
+    page = _report(out)
+    console.print(f"\nto read, in a browser: {page}")
+    console.print(f"runs: {out}/METHOD/step-N; scores: {out}/results; pictures: {paths[0].parent}")
     console.print(f"next: interference show {out / 'mixlora' / 'step-12'} --layers 2,3 --modules mlp")
     console.print(f"      interference verify {out / 'lora' / 'step-10'}", markup=False)
 
@@ -175,6 +178,14 @@ def _draw(measured: dict[tuple[str, int], Run], early: dict[str, Run], folder: P
         paths += figures.save(figures.series(along, reduce=REDUCE), folder, f"{method}-series")
         paths += figures.save(figures.panels(measured[method, steps[1]], reduce=REDUCE), folder, f"{method}-layers")
     return paths
+
+
+def _report(out: Path) -> Path:
+    """The page of both methods' runs at about the same loss."""
+    folders = [out / method / f"step-{steps[1]}" for method, steps in STEPS.items()]
+    labels = [_title(method, steps[1]) for method, steps in STEPS.items()]
+    with terminal.progress(terminal.console(stderr=True)) as report:
+        return writing.write(folders, labels, out / "report", "small", progress=_named("report", report))[0]
 
 
 def _title(method: str, step: int) -> str:

@@ -23,12 +23,13 @@ LAYERS = {  # a module of `interference` may import those listed, and nothing el
     "gradients": "errors blocks targets mixlora",
     "reference": "errors blocks targets gradients mixlora",
     "packing": "",
+    "packed": "packing",
     "sketch": "",
     "spool": "errors",
     "gram": "packing sketch spool mixlora",
     "unfinished": "errors run spool mixlora",
     "stored": "errors mixlora",
-    "run": "errors blocks measure metrics packing stored uncertainty",
+    "run": "errors blocks measure metrics packed packing stored uncertainty",
     "selections": "errors significance",
     "neighbours": "errors selections",
     "factors": "errors neighbours run selections stored",
@@ -42,7 +43,7 @@ LAYERS = {  # a module of `interference` may import those listed, and nothing el
     "callback": "errors measure significance run probing computation",
     "planning": "errors blocks config targets gradients gram packing checkpoint probing sampled spool stored computation "
     "mixlora",
-    "observation": "errors blocks config targets gradients checkpoint sampled factors selections mixlora",
+    "observation": "errors blocks config targets gradients checkpoint sampled factors selections stored mixlora",
     "affinity": "errors selections",
     "canvas": "errors mixlora",
     "figures": "errors blocks canvas measure run mixlora",
@@ -52,7 +53,7 @@ LAYERS = {  # a module of `interference` may import those listed, and nothing el
     "mixlora",
     "gallery": "errors canvas factors paper run",
     "printing": "errors run mixlora",  # plans and verifications are given to it
-    "demonstration": "errors config computation run figures printing mixlora",
+    "demonstration": "errors config computation run figures printing writing mixlora",
     "options": "errors config",
     "cli": "errors config computation run verification planning printing demonstration factor_figures factors figures "
     "gallery neighbours observation options writing mixlora",

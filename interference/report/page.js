@@ -68,7 +68,7 @@ function showMatrix() {
   place("matrices").replaceChildren(...tables);
   place("where").dataset.layout = figures.length > 1 || report.tasks.length > 7 ? "wide" : "beside";
   fillLegend(place("legend"), choice.metric, limit, figures);
-  if (state.row === null) [state.row, state.column] = mostTelling(figures.findLast((figure) => figure.cells));
+  if (state.row === null) [state.row, state.column] = mostTelling(figures.find((figure) => figure.cells));
   showDetails(figures, state.row, state.column);
   showMultiples(choice);
 }
@@ -78,7 +78,7 @@ function mostTelling(figure) {
   const size = report.tasks.length;
   const cells = (figure?.cells.value ?? []).map((value, k) => ({ value, verdict: figure.cells.verdict?.[k], row: Math.floor(k / size), column: k % size }))
     .filter(({ value, row, column }) => value !== null && row !== column);
-  const rank = ({ value, verdict }) => (["conflict", "lower"].includes(verdict) ? 1e9 : 0) + Math.abs(value);
+  const rank = ({ value, verdict }) => (verdict === "conflict" ? 1e9 : 0) + Math.abs(value);
   const best = cells.sort((a, b) => rank(b) - rank(a))[0] ?? { row: 0, column: 0 };
   return [best.row, best.column];
 }
@@ -219,13 +219,14 @@ function showMultiples(choice) {
     for (const run of runs) {
       const there = members.filter((scope) => run.cells[scope.key]?.[choice.key]);
       if (!there.length || (room -= there.length * size * size) < 0) continue;
-      parts.push(make("h4", {}, key, runs.length > 1 ? ": " : "", make("bdi", { textContent: runs.length > 1 ? run.label : "" })));
-      parts.push(make("div", { className: "small-matrices" }, ...there.map((scope) => smallMatrix(scope, run.cells[scope.key][choice.key], choice))));
+      const heading = make("h4", {}, key, runs.length > 1 ? ": " : "", make("bdi", { textContent: runs.length > 1 ? run.label : "" }));
+      const matrices = there.map((scope) => smallMatrix(scope, run.cells[scope.key][choice.key], choice));
+      parts.push(make("div", {}, heading, make("div", { className: "small-matrices" }, ...matrices)));
     }
   }
   const cut = room < 0 ? "More are in the data than a browser draws with ease; choose them above. " : "";
   place("multiples").replaceChildren(...(parts.length
-    ? [make("h3", { textContent: `Every layer at a glance: ${choiceWords(choice)}` }), make("p", { className: "hint", textContent: `${cut}Rows, columns and colours as in the matrix above; \u2212 conflict, + synergy beyond noise, \u00b7 no signal. Choose one to see it large.` }), ...parts]
+    ? [make("h3", { textContent: `Every layer at a glance: ${choiceWords(choice)}` }), make("p", { className: "hint", textContent: `${cut}Rows, columns and colours as in the matrix above; \u2212 conflict, + synergy beyond noise, \u00b7 no signal. Choose one to see it large.` }), make("div", { className: "glances" }, ...parts)]
     : [make("p", { className: "hint", textContent: `This report holds no ${choiceWords(choice)} of single layers.` })]));
 }
 

@@ -217,8 +217,8 @@ def _where(run: Measured) -> list[str]:
         known = [scope for scope in family if scope in conflicts]
         if len(known) > 1 and any(conflicts[scope] for scope in known):
             most = sorted(known, key=lambda scope: -conflicts[scope])[:3]
-            said.append(", ".join(f"{_place(scope)} {conflicts[scope]}" for scope in most))
-    return [f"Where, in conflicting pairs taken alone: {'; '.join(said)}."] if said else []
+            said.append(", ".join(f"{conflicts[scope]} in {_place(scope)}" for scope in most))
+    return [f"Pairs that conflict where only this part of the model is looked at: {'; '.join(said)}."] if said else []
 
 
 def _place(scope: Scope) -> str:

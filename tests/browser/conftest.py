@@ -55,11 +55,15 @@ def _without(words: str) -> None:
 
 @pytest.fixture
 def opened(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Opened]]:
-    """`opened(data, width)`: a page whose charts are drawn. A complaint or a request fails the test that used it."""
+    """`opened(data, width)`: a page whose charts are drawn, of a report's data or as it is in a file.
+
+    A complaint or a request fails the test that used it.
+    """
     everything: list[Opened] = []
 
-    def open_page(data: dict, width: int = 1400) -> Opened:
-        path = report_page.write(data, tmp_path / f"report{len(everything)}.html")
+    def open_page(data: dict | Path, width: int = 1400) -> Opened:
+        new = tmp_path / f"report{len(everything)}.html"
+        path = data if isinstance(data, Path) else report_page.write(data, new)
         result = Opened(browser.new_page(viewport={"width": width, "height": 900}), path)
         everything.append(result)
         result.page.on("console", lambda message: result.complaints.append(f"{message.type}: {message.text}"))

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "interference" / "report"))
 from reported import APART, MIXLORA, TWO_GROUPS, axis, made
 from test_report_page import choose_cell, number, shown
 
-from interference import compare
+from interference import compare, load
 from interference.report.data import report
 
 B = 60
@@ -141,3 +141,25 @@ def test_forty_tasks_name_each_row_and_column_whole(opened):
     assert any("matrices" in sentence for sentence in found.left_out)
     left = page.locator("#conventions").inner_text()
     assert all(sentence in left for sentence in found.left_out)
+
+
+REFERENCE = Path(__file__).parents[2] / "reports" / "reference"
+
+
+def test_the_page_of_measured_runs_shows_their_matrices_and_examples(opened):
+    """The two runs that are checked in: a LoRA and a MixLoRA, with the pictures and answers that drive a cell."""
+    measured = {"LoRA": load(REFERENCE / "lora"), "MixLoRA": load(REFERENCE / "mixlora")}
+    page = opened(report(measured, "small", replicates=B).to_dict()).page
+    choose_cell(page, metric="interference", pairs="leave-one-out", reduce="ratio-of-means")
+    for place, run in enumerate(measured.values()):
+        wanted = run.matrix(reduce="ratio-of-means").to_numpy().ravel()
+        assert [cell[0] for cell in shown(page, place)] == [number(value) for value in wanted]
+    assert page.locator(
+        "text=Name the colour of the ink."
+    ).first.is_visible()  # of the worst cell, which is shown first
+    assert page.locator("img[src^='data:image']").count() >= 2
+
+
+def test_the_page_that_is_checked_in_opens(opened):
+    heading = opened(REFERENCE / "report.html").page.locator("h1").text_content()
+    assert heading.startswith("Tasks interfere: ") and "15 of 30 in LoRA, step 10" in heading
