@@ -33,6 +33,9 @@ register()
 
 _NOT_EXECUTED = "nothing of it is executed; ask for them as safetensors"
 
+SPLIT = "split"
+"""The device of a base whose layers are spread over all GPUs, and the CPU where they do not hold it."""
+
 LOAD_ERRORS = (Exception,)
 """What loading a stranger's files may raise: transformers, peft, torch and tokenizers raise errors of every kind."""
 
@@ -59,10 +62,11 @@ def load_base(section: BaseSection, device: torch.device | None = None) -> Any:
     Raises:
         CheckpointError: if it is missing, or cannot be loaded so.
     """
-    base, device = base_of(section), device or device_of(section.device)
-    options: dict[str, Any] = {}
+    base, split = base_of(section), device is None and section.device == SPLIT
+    device = device or device_of(section.device)
+    options: dict[str, Any] = {"device_map": "auto"} if split else {}
     if section.quantization is not None:
-        options = {"quantization_config": _quantization(section), "device_map": {"": device}}
+        options = {"quantization_config": _quantization(section), "device_map": "auto" if split else {"": device}}
     kind = _kind(_own_config(section))
     try:
         with without_bars():
@@ -160,12 +164,12 @@ def adapter_config(adapter: str) -> PeftConfig:
 
 
 def device_of(name: str) -> torch.device:
-    """The device of that name; "auto" is a GPU where there is one.
+    """The device of that name; "auto" is a GPU where there is one, and "split" begins there.
 
     Raises:
         CheckpointError: if it cannot be used.
     """
-    if name == "auto":
+    if name in ("auto", SPLIT):
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         return torch.empty(0, device=name).device

@@ -20,7 +20,7 @@ class BaseSection(Section):
         projector: projector.safetensors of `mixlora import-official`, put into the base.
         dtype: of the base's weights; "auto" keeps the checkpoint's own.
         quantization: hold the base's Linear weights in "4bit" (NF4) or "8bit"; needs bitsandbytes.
-        device: "auto" is a GPU where there is one.
+        device: "auto" is a GPU where there is one, "split" spreads the layers over all of them.
         attention: attention implementation of transformers.
         chat_template: a Jinja template in place of the model's own.
         trust_remote_code: run code that a hub repository brings.

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from accelerate import dispatch_model
 from checkpoints import write_adapter
 from models import batch, llama, lora, perturb
 
+import interference
 from interference import checkpoint
 from interference.config import ModelConfig
 from interference.errors import CheckpointError
@@ -77,3 +79,20 @@ def test_bars_of_other_libraries_are_off_only_while_loading(settings, capfd):
 def test_a_device_that_is_not_there(settings):
     with pytest.raises(CheckpointError, match=r"^device 'moon' cannot be used: .+"):
         checkpoint.load_model(settings.model_copy(update={"device": "moon"}))
+
+
+def test_a_model_that_is_spread_over_devices_is_the_same(settings):
+    found = checkpoint.load_model(settings.model_copy(update={"device": "split"}))
+    data = batch([9, 7], [3, 2])
+    torch.testing.assert_close(found(**data).loss, checkpoint.load_model(settings)(**data).loss)
+
+
+def test_hooks_that_move_tensors_between_devices_change_no_gradient(settings):
+    """What accelerate puts on every module of a model that is spread; here all of its devices are the CPU."""
+    plain, spread = checkpoint.load_model(settings), checkpoint.load_model(settings)
+    dispatch_model(spread.get_base_model(), {"": "cpu"}, force_hooks=True)
+    hooked = [name for name, module in spread.named_modules() if hasattr(module, "_hf_hook")]
+    tasks = {task: [batch([12, 7, 9], [3, 1, 5], seed)] for seed, task in enumerate("ab")}
+    found, expected = interference.compute(spread, tasks), interference.compute(plain, tasks)
+    torch.testing.assert_close(torch.tensor(found.gram()), torch.tensor(expected.gram()))
+    assert [name for name, module in spread.named_modules() if hasattr(module, "_hf_hook")] == hooked != []
