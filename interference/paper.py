@@ -50,7 +50,7 @@ def blocks(
     layers = list(dict.fromkeys((there[0], there[-1]))) if layers is None else layers
     if modules is None:
         modules = sorted(dict.fromkeys(run.scope(layers)["group"]), key=lambda group: group != "mlp")
-    return figures.panels(run, metric, layers, modules, side, **options)
+    return _told(figures.panels(run, metric, layers, modules, side, **options), metric)
 
 
 def conditional(
@@ -133,7 +133,19 @@ def methods(runs: Mapping[str, Run], metric: str = "interference", **options: An
     Raises:
         ScopeError: there are not two runs, or they do not hold the same units.
     """
-    return figures.difference(runs, metric, **{"aggregate": "mean"} | options)
+    return _told(figures.difference(runs, metric, **{"aggregate": "mean"} | options), metric)
+
+
+def _told(picture: Picture, metric: str) -> Picture:
+    """The figure, with a note where the sign of a ratio opposes the verdict, which is about Delta."""
+    verdicts, values = picture.data["verdict"], picture.data["value"]
+    opposed = ((verdicts == "conflict") & (values > 0)) | ((verdicts == "synergy") & (values < 0))
+    if metric == "interference" and opposed.any():
+        picture.notes.append(
+            f"in {opposed.sum()} cells the value has the other sign than Delta, which the verdict is about: a mean of "
+            "ratios is led by units whose own Delta is near 0; the ratio of means is not (--reduce ratio-of-means)"
+        )
+    return picture
 
 
 def _only(factors: Factors, tasks: Sequence[str]) -> Factors:

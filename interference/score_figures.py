@@ -5,6 +5,7 @@ that the evaluations do not give, but means of differences.
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
@@ -47,8 +48,8 @@ def scores(results: Sequence[Results], comparison: Comparison | None = None, uns
         for column, (panel, part) in enumerate(zip(axes, parts, strict=True)):
             _draw(panel, part[part["group"] == group], names, list(dict.fromkeys(part["model"])), bool(column))
             _label(panel, names if not column else [""] * len(names), group, first=not column)
-            if row and group != _POINTS:
-                panel.sharex(grid[0][column])
+            if group != _POINTS:
+                panel.set_xlim(_range(part))
             panel.set_xlabel(_unit(group, bool(column)), fontsize=8)
             if column and not row:
                 panel.set_title(short(part["model"].iloc[0]), fontsize=9, parse_math=False)
@@ -131,6 +132,14 @@ def _draw(axes: Axes, data: pd.DataFrame, names: Sequence[str], models: Sequence
             axes.text(0.5, row, "none", transform=axes.get_yaxis_transform(), ha="center", va="center", fontsize=7)
     if signed:
         axes.axvline(0, color="0.5", linewidth=0.8, zorder=0)
+
+
+def _range(part: pd.DataFrame) -> tuple[float, float]:
+    """What the panels of a column show, but those of MME's points: all its values and intervals, and some air."""
+    shown = part[part["group"] != _POINTS][["value", "low", "high"]].to_numpy()
+    low, high = (float(of(shown)) for of in (np.nanmin, np.nanmax)) if np.isfinite(shown).any() else (0.0, 1.0)
+    air = 0.04 * (high - low) or 1.0
+    return low - air, high + air
 
 
 def _label(axes: Axes, names: Sequence[str], group: str, first: bool) -> None:

@@ -1,6 +1,7 @@
 """The figures of the paper, compared by the data they show: with the run's, the evaluations' and the maps' own."""
 
 import io
+import itertools
 import json
 import math
 import warnings
@@ -177,6 +178,30 @@ def test_scores_are_those_of_the_table_and_differences_those_of_the_comparison(b
     (bars, *_) = [child for child in seen_change.collections if not isinstance(child, PathCollection)]
     ends = [segment[:, 0].tolist() for segment in bars.get_segments()]
     assert ends[0] == pytest.approx([row["low"], row["high"]])
+
+
+def test_no_value_lies_outside_its_panel(tmp_path):
+    """Scores of trained tasks are near 1, those of the others near 0: one scale holds both."""
+    high = evaluation(tmp_path / "high", "high", {"a": "12345678", "b": "xxxxxxxx", "c": "1xxxxxxx"})
+    low = evaluation(tmp_path / "low", "low", {"a": "1234567x", "b": "12345678", "c": "xxxxxxxx"})
+    figure = paper.conditional([high, low], unseen=["b", "c"])
+    data = figure.data.set_index(["panel", "group"])
+    for axes, key in zip(
+        figure.axes, itertools.product(("seen in training", "unseen"), ("score", "difference")), strict=True
+    ):
+        shown = data.loc[key[::-1], ["value", "low", "high"]].to_numpy()
+        left, right = axes.get_xlim()
+        assert left < shown.min() and shown.max() < right
+    assert figure.axes[0].get_xlim() == figure.axes[2].get_xlim()
+
+
+def test_a_sign_that_opposes_its_verdict_is_told():
+    picture = canvas.Picture((1, 1))
+    verdicts, values = ["conflict", "synergy", "conflict", "unclear", "self"], [0.5, -0.1, -0.2, 3.0, 1.0]
+    picture.data = pd.DataFrame({"verdict": verdicts, "value": values})
+    assert paper._told(picture, "delta").notes == []
+    (note,) = paper._told(picture, "interference").notes
+    assert note.startswith("in 2 cells the value has the other sign than Delta") and "ratio-of-means" in note
 
 
 def test_a_difference_beyond_noise_is_filled_and_others_hollow(both, tmp_path):
