@@ -50,7 +50,7 @@ class ProbeConfig(Section):
     layers: list[int] | None = None
     modules: list[str] | None = None
     components: list[Component] = Field(default_factory=lambda: [Component.LANGUAGE])
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**32)
     batch_size: int = Field(8, ge=1)
     max_length: int | None = Field(None, ge=1)
     granularity: Granularity = Granularity.MODULE

@@ -6,8 +6,6 @@ in `selections` and `neighbours`, the pictures in `factor_figures`; neither a mo
 """
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,17 +55,7 @@ class Factors:
         """
         out = Path(out)
         check_free(out)
-        temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-        try:
-            temporary.mkdir(parents=True)
-            self._write(temporary)
-            if out.exists():
-                out.rmdir()  # an empty directory, as check_free saw
-            temporary.rename(out)
-        except OSError as error:
-            raise RunError(f"factors cannot be written to {out}: {error.strerror or error}") from None
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        stored.write_whole(out, "factors", self._write)
 
     def _write(self, folder: Path) -> None:
         self.examples.to_parquet(folder / _EXAMPLES, index=False)
@@ -77,11 +65,6 @@ class Factors:
         sums = {name: stored.checksum(folder / name) for name in (_EXAMPLES, _VALUES)}
         meta = {"schema": SCHEMA, **self.meta, "blocks": blocks, "checksums": sums}
         (folder / _JSON).write_text(json.dumps(meta, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        (folder / _VALUES).chmod((folder / _JSON).stat().st_mode)  # safetensors writes for its owner alone
-        for path in [*folder.iterdir(), folder]:
-            handle = os.open(path, os.O_RDONLY)
-            os.fsync(handle)
-            os.close(handle)
 
 
 def load(path: Path | str) -> Factors:
@@ -99,19 +82,17 @@ def load(path: Path | str) -> Factors:
     meta = _read_meta(folder)
     stored.check_sums(folder, meta.pop("checksums"), (_EXAMPLES, _VALUES))
     examples = stored.read_frame(folder / _EXAMPLES, _COLUMNS)
-    values = stored.read_tensors(folder / _VALUES)
+    mixture = _KINDS[meta["adapter_kind"]]
+    values = stored.read_tensors(folder / _VALUES, np.integer if mixture else np.floating)
     blocks = _read_blocks(folder / _JSON, meta.pop("blocks"))
-    found = Selections(list(examples["task"]), blocks, values, _KINDS[meta["adapter_kind"]])
+    found = Selections(list(examples["task"]), blocks, values, mixture)
     _check_whole(folder, examples, found)
     return Factors(found, examples, meta)
 
 
 def check_free(out: Path) -> None:
     """Raise a RunError if something is at `out` already."""
-    if (out / _JSON).exists():
-        raise RunError(f"{out} already holds factors; choose another --out or delete it first")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RunError(f"{out} exists and holds something else; choose another --out")
+    stored.check_free(out, _JSON, "factors", "holds something else")
 
 
 def against(found: Factors, run: Run, **options: Any) -> Correlation:

@@ -17,15 +17,18 @@ from torch import Tensor, nn
 from interference import checkpoint, sampled
 from interference.blocks import Component, to_frame
 from interference.config import AnalysisConfig
-from interference.errors import MeasurementError, ScopeError
+from interference.errors import MeasurementError, RunError, ScopeError
 from interference.factors import Factors, check_free, load
 from interference.gradients import activate, as_found
 from interference.selections import Selections, check_tasks
+from interference.stored import remove_left
 from interference.targets import Target, find_targets, probed_adapter
 from mixlora import MixLoraLayer, routed
 from mixlora.context import pool
 from mixlora.data.collation import Collator, Encoded
 from mixlora.data.examples import Example
+from mixlora.errors import CheckpointError
+from mixlora.locks import locked
 from mixlora.progress import Progress, silent
 from mixlora.sections import resolved
 
@@ -104,10 +107,24 @@ def compute_config(config: AnalysisConfig, out: Path | str, progress: Progress =
     Raises:
         InterferenceError: if the input is wrong; see `compute`.
         DataError: if a task's file or a record cannot be used.
-        RunError: if something is at `out` already.
+        RunError: if something is at `out` already, another process computes it, or it cannot be written.
     """
-    out, probe = Path(out), config.probe
+    out = Path(out).absolute()
     check_free(out)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(out.with_name(f".{out.name}.lock"), f"computing {out}"))
+        except CheckpointError as error:
+            raise RunError(str(error)) from None
+        check_free(out)
+        remove_left(out)
+        found = _of_config(config, progress)
+        found.save(out)
+    return found
+
+
+def _of_config(config: AnalysisConfig, progress: Progress) -> Factors:
+    probe = config.probe
     check_tasks(list(config.tasks))
     collator = Collator(checkpoint.load_processor(config.model), probe.max_length, config.model.chat_template)
     tasks = sampled.read(config)
@@ -125,9 +142,7 @@ def compute_config(config: AnalysisConfig, out: Path | str, progress: Progress =
         seed=probe.seed,
         progress=progress,
     )
-    found = Factors(found.selections, found.examples, {**found.meta, "config": {**resolved(config), "out": None}})
-    found.save(out)
-    return found
+    return Factors(found.selections, found.examples, {**found.meta, "config": {**resolved(config), "out": None}})
 
 
 def kept_or_computed(config: AnalysisConfig, out: Path | str, progress: Progress = silent) -> Factors:

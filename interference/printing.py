@@ -136,14 +136,14 @@ def notes(run: Run, config: "AnalysisConfig", origin: Path | None) -> list[str]:
     found = [f"task {task!r} has {count} examples, fewer than samples={samples}" for task, count in few.items()]
     if len(run.tasks) == 1:
         found.append("a run of one task has no pair of tasks to compare")
-    if origin is not None and origin.is_dir() and fingerprint(load(origin)) != fingerprint(run):
+    if origin is not None and origin.is_dir() and fingerprint(load(origin)) not in ("", fingerprint(run)):
         found.append(f"the checkpoint has changed since {origin} was computed: this run measures it as it is now")
     return found
 
 
 def fingerprint(run: Run) -> str:
-    """Of the model that a run measured."""
-    return str(run.meta["fingerprints"]["model"])
+    """Of the model that a run measured; empty where its file does not tell."""
+    return str((run.meta.get("fingerprints") or {}).get("model", ""))
 
 
 def verification(found: "Verification", console: Console) -> None:

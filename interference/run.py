@@ -6,9 +6,7 @@ also has `selections.safetensors`. It is whole or absent.
 """
 
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -16,13 +14,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from interference import metrics, stored, uncertainty
 from interference.blocks import Side, Space, select
 from interference.errors import RunError, ScopeError
 from interference.measure import Aggregate, Measure, estimate
+from interference.packed import GramFile, Grams
 from interference.packing import sum_of, unpack, write_packed
 
 SCHEMA = 1
@@ -101,7 +100,7 @@ class Run:
         """
         return select(self.blocks, layers, modules, side, space)
 
-    def grams(self, names: Sequence[str]) -> "Grams":
+    def grams(self, names: Sequence[str]) -> Grams:
         """The Gram matrices of these blocks, unpacked one at a time.
 
         Args:
@@ -281,17 +280,7 @@ class Run:
         """
         out = Path(out)
         check_free(out)
-        temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-        try:
-            temporary.mkdir(parents=True)
-            self._write(temporary)
-            if out.exists():
-                out.rmdir()  # an empty directory, as check_free saw
-            temporary.rename(out)
-        except OSError as error:
-            raise RunError(f"the run cannot be written to {out}: {error.strerror or error}") from None
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        stored.write_whole(out, "the run", self._write)
 
     def _write(self, folder: Path) -> None:
         self.probes.to_parquet(folder / "probes.parquet", index=False)
@@ -304,12 +293,6 @@ class Run:
         checksums = {path.name: stored.checksum(path) for path in sorted(folder.iterdir())}
         meta = {"schema": SCHEMA, **self.meta, "checksums": checksums}
         (folder / "run.json").write_text(json.dumps(meta, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        for path in folder.iterdir():
-            path.chmod((folder / "run.json").stat().st_mode)  # safetensors writes for its owner alone
-        for path in [*folder.iterdir(), folder]:
-            handle = os.open(path, os.O_RDONLY)
-            os.fsync(handle)
-            os.close(handle)
 
     def _for(
         self,
@@ -318,54 +301,11 @@ class Run:
         side: Side | str | None,
         space: Space | str,
         aggregate: Aggregate | str,
-    ) -> "NDArray[np.float32] | Grams":
+    ) -> NDArray[np.float32] | Grams:
         """What a metric needs of the scope: the sum of its blocks, or the blocks."""
         if aggregate != Aggregate.MEAN:
             return self.gram(layers, modules, side, space)
         return self.grams(list(self.scope(layers, modules, side, space)["name"]))
-
-
-class Grams(Sequence[NDArray[np.float32]]):
-    """Packed Gram matrices as a sequence of [units, units], each unpacked when it is asked for."""
-
-    def __init__(self, packed: Mapping[str, NDArray[np.float32]], names: Sequence[str], units: int) -> None:
-        self._packed = packed
-        self._names = list(names)
-        self._units = units
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def __getitem__(self, index: Any) -> Any:
-        return unpack(self._packed[self._names[index]], self._units)
-
-
-class GramFile(Mapping[str, NDArray[np.float32]]):
-    """The packed Gram matrices of a run on disk, read when they are asked for."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = safe_open(path, framework="np")
-        self._names = dict.fromkeys(self._file.keys())
-
-    def shape(self, name: str) -> list[int]:
-        """The shape of one, without reading it."""
-        return list(self._file.get_slice(name).get_shape())
-
-    def kind(self, name: str) -> str:
-        """The type of one's numbers, as safetensors calls it."""
-        return str(self._file.get_slice(name).get_dtype())
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._names
-
-    def __getitem__(self, name: str) -> NDArray[np.float32]:
-        return self._file.get_tensor(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
 
 
 def load(path: Path | str) -> Run:
@@ -416,10 +356,7 @@ def _check_whole(folder: Path, probes: pd.DataFrame, blocks: pd.DataFrame, grams
 
 def check_free(out: Path) -> None:
     """Raise a RunError if something is at `out` already."""
-    if (out / "run.json").exists():
-        raise RunError(f"{out} already holds a run; choose another --out or delete it first")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RunError(f"{out} exists and is no run; choose another --out")
+    stored.check_free(out, "run.json", "a run", "is no run")
 
 
 def compare(a: Run, b: Run, metric: str = "interference", **options: Any) -> pd.DataFrame:

@@ -1,7 +1,13 @@
-"""Stored artifacts: the files of a run's or factors' directory, whoever wrote them, read and checked one by one."""
+"""Stored artifacts: a run's or factors' directory, written whole or not at all; its files, read and checked one by one.
 
+They are read as those of a stranger.
+"""
+
+import glob
 import hashlib
-from collections.abc import Collection, Mapping
+import os
+import shutil
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from interference.errors import RunError
@@ -27,6 +34,67 @@ _KINDS: Mapping[str, type] = {
     "step": int,
 }
 """What the keys hold that are read again, where they are there."""
+_NUMBERS: Mapping[type, str] = {np.integer: "whole numbers", np.floating: "real numbers"}
+
+
+def check_free(out: Path, marker: str, noun: str, otherwise: str) -> None:
+    """Nothing, if `out` can be written.
+
+    Args:
+        out: where an artifact will be.
+        marker: the file by which one is known.
+        noun: what messages call it.
+        otherwise: what messages say of anything else there.
+
+    Raises:
+        RunError: if something is there already.
+    """
+    if (out / marker).exists():
+        raise RunError(f"{out} already holds {noun}; choose another --out or delete it first")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunError(f"{out} exists and {otherwise}; choose another --out")
+
+
+def write_whole(out: Path, noun: str, write: Callable[[Path], None]) -> None:
+    """Write a directory under a temporary name, sync it and rename it.
+
+    Args:
+        out: where it will be; free, see `check_free`.
+        noun: what messages call it.
+        write: writes its files into the folder that it is given.
+
+    Raises:
+        RunError: if it cannot be written; then nothing is left of it.
+    """
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        write(temporary)
+        _sync(temporary)
+        if out.exists():
+            out.rmdir()  # an empty directory, as check_free saw
+        temporary.rename(out)
+    except (OSError, SafetensorError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise RunError(f"{noun} cannot be written to {out}: {said}; choose another --out, or make room there") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_left(out: Path) -> None:
+    """Remove what killed processes left of `out`; whoever calls it is the only one who writes there."""
+    for left in out.parent.glob(f".{glob.escape(out.name)}.*.tmp"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _sync(folder: Path) -> None:
+    """Make its files durable, and readable for all who may read the folder: safetensors writes for its owner alone."""
+    for path in [*folder.iterdir(), folder]:
+        if path != folder:
+            path.chmod(folder.stat().st_mode & 0o666)
+        handle = os.open(path, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
 
 
 def read_meta(path: Path, schema: int, noun: str) -> dict[str, Any]:
@@ -104,8 +172,12 @@ def is_number(column: pd.Series) -> bool:
     return bool((is_numeric_dtype(column) and not is_bool_dtype(column)) or column.isna().all())
 
 
-def read_tensors(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of a safetensors file, whole numbers all.
+def read_tensors(path: Path, kind: type[np.number] = np.integer) -> dict[str, NDArray[Any]]:
+    """The arrays of a safetensors file.
+
+    Args:
+        path: the file.
+        kind: of all its numbers: np.integer or np.floating.
 
     Raises:
         RunError: it cannot be read, or holds others.
@@ -115,8 +187,8 @@ def read_tensors(path: Path) -> dict[str, NDArray[Any]]:
     except Exception as error:  # safetensors and numpy raise errors of every kind on broken input
         raise RunError(f"{path.parent} is damaged and must be computed again: {_first_line(error)}") from None
     for name, values in found.items():
-        if not np.issubdtype(values.dtype, np.integer):
-            raise RunError(f"{path} is damaged: {name} is of {values.dtype}, not of whole numbers")
+        if not np.issubdtype(values.dtype, kind):
+            raise RunError(f"{path} is damaged: {name} is of {values.dtype}, not of {_NUMBERS[kind]}")
     return found
 
 

@@ -9,9 +9,7 @@ It outlives an interruption, a kill and a full disk, and the same command contin
 when the input turns out to be wrong.
 """
 
-import fcntl
 import hashlib
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,7 +18,8 @@ from pathlib import Path
 from interference.errors import InterferenceError, RunError, amount
 from interference.run import Run, check_free
 from interference.spool import DiskSpool
-from mixlora.errors import MixLoraError
+from mixlora.errors import CheckpointError, MixLoraError
+from mixlora.locks import locked
 
 _IDENTITY = "identity"
 _OWN = {"lock", "identity.tmp"}  # what a process that was killed at once has left
@@ -47,7 +46,7 @@ def unfinished(
     with ExitStack() as stack:
         if first:
             _make(folder, "--out")
-            stack.enter_context(_locked(folder / "lock", out))
+            stack.enter_context(_locked(folder, out))
         for each in dict.fromkeys([folder, place]) if first else ():
             _make(each, "--out" if each == folder else "--spool-dir")
             _mark(each, identity)
@@ -117,31 +116,18 @@ def _mark(folder: Path, identity: str) -> None:
 
 
 @contextmanager
-def _locked(path: Path, out: Path) -> Iterator[None]:
-    """Hold a lock file, which the system lets go of when the process ends in whatever way.
+def _locked(folder: Path, out: Path) -> Iterator[None]:
+    """Hold the folder's lock.
 
     Raises:
         RunError: if another process holds it, or it cannot be written.
     """
-    try:
-        handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
-    except OSError as error:
-        raise RunError(f"{path.parent} cannot be written: {error.strerror or error}; choose another --out") from None
-    try:
-        _lock(handle, path, out)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder / "lock", f"computing {out}"))
+        except CheckpointError as error:
+            raise RunError(str(error)) from None
         yield
-    finally:
-        os.close(handle)
-
-
-def _lock(handle: int, path: Path, out: Path) -> None:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        taken = not path.exists() or os.fstat(handle).st_ino != path.stat().st_ino  # by one that has just ended
-    except BlockingIOError:
-        taken = True
-    if taken:
-        raise RunError(f"another process is computing {out}; wait for it, or choose another --out")
 
 
 def _refuse_full(folder: Path, need: int) -> None:

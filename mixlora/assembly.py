@@ -133,7 +133,7 @@ def _quiet() -> Iterator[None]:
 
 def _config(name: Path | str, what: str) -> PreTrainedConfig:
     try:
-        return AutoConfig.from_pretrained(str(name))
+        return AutoConfig.from_pretrained(str(name), trust_remote_code=False)
     except LOAD_ERRORS as error:
         raise CheckpointError(f"no {what} can be read from {name}: {first_words(error)}") from None
 
@@ -141,7 +141,7 @@ def _config(name: Path | str, what: str) -> PreTrainedConfig:
 def _tokenizer(language: Path | str, image_token: str) -> Any:
     """The language model's tokenizer with the image token and a padding token."""
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(str(language))
+        tokenizer: Any = AutoTokenizer.from_pretrained(str(language), trust_remote_code=False)
     except LOAD_ERRORS as error:
         raise CheckpointError(f"no tokenizer can be loaded from {language}: {first_words(error)}") from None
     if not tokenizer.is_fast:
@@ -162,7 +162,7 @@ def _language_model(name: Path | str, dtype: str) -> Any:
         raise CheckpointError(f"{name} is a {config.model_type} and sees already; give a language model alone")
     kind: Any = AutoModelForCausalLM
     try:
-        model, report = kind.from_pretrained(str(name), dtype=dtype, output_loading_info=True)
+        model, report = kind.from_pretrained(str(name), dtype=dtype, trust_remote_code=False, output_loading_info=True)
     except LOAD_ERRORS as error:
         raise CheckpointError(f"{name} is no causal language model that can be loaded: {first_words(error)}") from None
     _check_whole(name, report)
@@ -197,7 +197,7 @@ def _check_whole(name: Path | str, report: dict[str, Any]) -> None:
 def _image_processor(name: Path | str, config: Any) -> Any:
     """The tower's image processor, if its pictures have the size that the tower sees."""
     try:
-        processor: Any = AutoImageProcessor.from_pretrained(str(name))
+        processor: Any = AutoImageProcessor.from_pretrained(str(name), trust_remote_code=False)
     except LOAD_ERRORS as error:
         raise CheckpointError(f"no image processor can be loaded from {name}: {first_words(error)}") from None
     blank = torch.zeros(3, config.image_size + 2, config.image_size, dtype=torch.uint8)

@@ -1,6 +1,5 @@
 """EvaluateConfig: what `mixlora evaluate` is asked to do. No model is loaded here."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from mixlora import settings
 from mixlora.errors import ConfigError
 from mixlora.evaluation.scoring import Metric
-from mixlora.files import file_name
+from mixlora.files import file_name, read_json
 from mixlora.sections import BaseSection, TaskGroupSection
 from mixlora.settings import Number, Section
 
@@ -86,7 +85,7 @@ class GenerationSection(Section):
     temperature: Number = Field(0.2, gt=0)
     top_p: Number | None = Field(None, gt=0, le=1)
     num_beams: int = Field(1, ge=1)
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**32)
 
     @model_validator(mode="after")
     def _one_way(self) -> "GenerationSection":
@@ -139,7 +138,7 @@ class EvaluateConfig(Section):
     judge: JudgeSection | None = None
     label: str | None = None
     draws: int = Field(1000, ge=100)
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**32)
     out: str | None = None
 
     @model_validator(mode="after")
@@ -167,7 +166,7 @@ def load(path: Path | None, settings_: Sequence[str] = (), options: Mapping[str,
 def _of_results(path: Path) -> dict[str, Any]:
     """The configuration that finished results were made with."""
     try:
-        config = json.loads((path / RECORD).read_text(encoding="utf-8"))["meta"]["config"]
+        config = read_json(path / RECORD)["meta"]["config"]
         return {key: value for key, value in config.items() if key != "out"}
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         raise ConfigError(
@@ -183,7 +182,7 @@ def _own_base(adapter: str, tasks: Sequence[str]) -> str:
     """
     path = Path(adapter.replace(TASK, file_name(tasks[0])) if tasks else adapter) / "adapter_config.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
+        found = read_json(path)["base_model_name_or_path"]
     except (OSError, ValueError, LookupError, TypeError):
         found = None
     if not isinstance(found, str) or not found:

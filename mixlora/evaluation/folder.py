@@ -4,12 +4,14 @@ out/evaluation.json              whose predictions these are
 out/predictions/TASK.jsonl       one answer a line, in the paper's format; .partial while it grows
 out/judgements/TASK.jsonl        what judges said of each
 out/results.json                 the scores
+out/.lock                        held by the process that works on it
 """
 
 import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,13 @@ from mixlora.evaluation import predictions
 from mixlora.evaluation.config import JudgeSection
 from mixlora.evaluation.predictions import Prediction
 from mixlora.files import file_name, write_json
+from mixlora.locks import LOCK, locked
 
 IDENTITY = "evaluation.json"
 PREDICTIONS, JUDGEMENTS = "predictions", "judgements"
 HASH = 32
 """Characters of a hash of what is too long to tell."""
+_GROWING = f".{IDENTITY}.new"
 _NAMED = 3
 """How many differences of two evaluations a message names."""
 
@@ -40,6 +44,14 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._identity()
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Inside, no other process works on it.
+
+        Raises:
+            CheckpointError: another does, or it cannot be written.
+        """
+        return locked(self.path / LOCK, f"evaluating {self.path}")
 
     def claim(self, identity: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]]) -> None:
         """Make it the directory of this evaluation, which it may be already.
@@ -60,6 +72,7 @@ class Folder:
             path.mkdir(parents=True, exist_ok=True)
             if found != wanted:
                 write_json(path / IDENTITY, wanted)
+            (path / _GROWING).unlink(missing_ok=True)
             (path / PREDICTIONS).mkdir(exist_ok=True)
         except OSError as error:
             raise CheckpointError(
@@ -72,14 +85,19 @@ class Folder:
         if not file.exists():
             return None
         found = predictions.read(file)
-        return found if [one.question_id for one in found] == list(ids) else None
+        if [one.question_id for one in found] != list(ids):
+            return None
+        with _written(self.path):
+            self._partial(task).unlink(missing_ok=True)  # of a process that was killed before it could
+        return found
 
     def partial(self, task: str) -> dict[str, Prediction]:
         """The predictions of a task that an interrupted evaluation left, by id."""
         file = self._partial(task)
         if not file.exists():
             return {}
-        _cut(file)
+        with _written(self.path):
+            _cut(file)
         return {one.question_id: one for one in predictions.read(file)}
 
     def append(self, task: str, found: Iterable[Prediction]) -> None:
@@ -88,13 +106,15 @@ class Folder:
 
     def finish(self, task: str, found: Sequence[Prediction]) -> None:
         """Put all predictions of a task in order in place of what has grown."""
-        _write_lines(self._file(task), [one.to_record() for one in found])
-        self._partial(task).unlink(missing_ok=True)
+        with _written(self.path):
+            _write_lines(self._file(task), [one.to_record() for one in found])
+            self._partial(task).unlink(missing_ok=True)
 
     def judgements(self, task: str) -> Path:
         """Where judges' words on a task are kept."""
         folder = self.path / JUDGEMENTS
-        folder.mkdir(exist_ok=True)
+        with _written(self.path):
+            folder.mkdir(exist_ok=True)
         return folder / f"{file_name(task)}.jsonl"
 
     def _identity(self) -> dict[str, Any] | None:
@@ -132,9 +152,13 @@ class Folder:
 
 
 def append_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Add records, one a line, to a file."""
+    """Add records, one a line, to a file in a folder of the directory.
+
+    Raises:
+        CheckpointError: they cannot be written; what was there stays, and `whole_lines` cuts off what they left.
+    """
     lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    with path.open("a", encoding="utf-8") as file:
+    with _written(path.parent.parent), path.open("a", encoding="utf-8") as file:
         file.write(lines)
 
 
@@ -142,13 +166,15 @@ def whole_lines(path: Path) -> list[dict[str, Any]]:
     """The records of a file that grows; one that was being written is cut off. None where there is no file.
 
     Raises:
-        CheckpointError: a line is no record.
+        CheckpointError: a line is no record, or the file cannot be read or cut.
     """
     if not path.exists():
         return []
-    _cut(path)
     try:
+        _cut(path)
         return [dict(json.loads(line)) for line in path.read_bytes().split(b"\n") if line]
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read, or cut after its last line: {error.strerror or error}") from None
     except (ValueError, TypeError):
         raise CheckpointError(f"{path} has a line that is no JSON object; delete the file") from None
 
@@ -173,8 +199,24 @@ def verdicts(file: Path, section: JudgeSection, found: Sequence[Prediction]) -> 
 
 
 def _is_unfinished(path: Path) -> bool:
-    """Whether it is what a first writer of `IDENTITY` left that was killed."""
-    return path.name == f".{IDENTITY}.new"
+    """Whether it is what a first process leaves that is killed before it has claimed the directory."""
+    return path.name in (_GROWING, LOCK)
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[None]:
+    """Inside, files of an evaluation's directory are changed.
+
+    Raises:
+        CheckpointError: one cannot be.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"answers cannot be written to {path}: {error.strerror or error}; make room there, and the same command "
+            "continues with those that are kept"
+        ) from None
 
 
 def _leaves(nested: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

@@ -126,9 +126,9 @@ class Judge:
             CheckpointError: there is no causal language model with a tokenizer, or the device cannot be used.
         """
         try:
-            tokenizer = AutoTokenizer.from_pretrained(path)
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
             with without_bars():
-                model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+                model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=False)
             model = model.to(device)
         except (*LOAD_ERRORS, AssertionError, AttributeError) as error:  # the last two: no such device, no such dtype
             raise CheckpointError(f"the judge {path} cannot be loaded: {first_words(error)}") from None

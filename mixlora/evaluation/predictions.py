@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from mixlora.errors import DataError
+from mixlora.files import read_bytes
 
+LARGEST = 2**32
+"""Bytes of a file of predictions."""
 _REQUIRED = ("question_id", "prompt", "predict", "target")
 
 
@@ -66,7 +69,7 @@ def read(path: Path | str, task: str | None = None, whole: bool = True) -> list[
     """
     path = Path(path)
     try:
-        data = path.read_bytes()
+        data = read_bytes(path, LARGEST)
     except OSError as error:
         raise DataError(f"The predictions {path} cannot be read: {error.strerror or error}; check the path.") from None
     if not whole:

@@ -12,6 +12,7 @@ from typing import Any
 from mixlora.errors import DataError
 from mixlora.evaluation.intervals import Estimate
 from mixlora.evaluation.scoring import Score
+from mixlora.files import read_json
 
 FILE = "results.json"
 FORMAT = 1
@@ -57,7 +58,7 @@ class Results:
             DataError: it cannot be written.
         """
         folder = Path(path)
-        temporary = folder / f".{FILE}.{os.getpid()}.tmp"
+        temporary = folder / f".{FILE}.new"
         record = _finite({"format": FORMAT, **asdict(self)})
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -68,7 +69,10 @@ class Results:
             temporary.replace(folder / FILE)
             _sync(folder)
         except OSError as error:
-            raise DataError(f"The results cannot be written to {folder}: {error.strerror or error}.") from None
+            raise DataError(
+                f"The results cannot be written to {folder}: {error.strerror or error}; make room there, and the same "
+                "command continues."
+            ) from None
         finally:
             with suppress(OSError):  # what went wrong was told above
                 temporary.unlink(missing_ok=True)
@@ -82,12 +86,12 @@ def load(path: Path | str) -> Results:
     """
     file = Path(path) / FILE
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
+        record = read_json(file)
     except FileNotFoundError:
         raise DataError(f"{path} holds no {FILE}; give a directory that an evaluation wrote.") from None
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror or error}.") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise _damaged(file, str(error)) from error
     if not isinstance(record, dict) or not isinstance(record.get("format"), int):
         raise _damaged(file, "it names no format")

@@ -55,7 +55,8 @@ def evaluate(config: EvaluateConfig, progress: Progress = silent) -> Results:
     Raises:
         ConfigError: a value of the configuration cannot be used.
         DataError: examples cannot be used; the first twenty problems in words.
-        CheckpointError: the model cannot be loaded, or `out` holds something else.
+        CheckpointError: the model cannot be loaded, `out` holds something else or cannot be written, or another
+            process works on it.
         TrainingError: memory ran out.
     """
     if config.out is None:
@@ -65,6 +66,11 @@ def evaluate(config: EvaluateConfig, progress: Progress = silent) -> Results:
     if config.model.adapter is not None and TASK not in config.model.adapter:
         _refuse_missing(config.model.adapter)
     folder = Folder(out)
+    with folder.alone():
+        return _evaluated(config, folder, progress)
+
+
+def _evaluated(config: EvaluateConfig, folder: Folder, progress: Progress) -> Results:
     collator = Collator(checkpoint.load_processor(config.model), chat_template=config.model.chat_template)
     asked = _read(config, collator, progress)
     _refuse_unscorable(config, asked)
@@ -72,7 +78,7 @@ def evaluate(config: EvaluateConfig, progress: Progress = silent) -> Results:
     _refuse_undefined(asked, adapters)
     folder.claim(_identity(config), _identities(asked, adapters))
     found = _answered(config, asked, adapters, collator, folder, progress)
-    results = Results(config.label or out.name, model=config.model.model_dump(mode="json"))
+    results = Results(config.label or folder.path.name, model=config.model.model_dump(mode="json"))
     to_judge = {task: found[task] for task, (how, _) in asked.items() if how.metric == JUDGE}
     said: dict[str, list[Judgement]] = {}
     if config.judge is not None and to_judge:
@@ -88,7 +94,7 @@ def evaluate(config: EvaluateConfig, progress: Progress = silent) -> Results:
         "labels": {task: how.labels for task, (how, _) in asked.items() if how.labels is not None},
         "versions": {name: version(name) for name in ("torch", "transformers", "peft", "task-interference")},
     }
-    results.save(out)
+    results.save(folder.path)
     return results
 
 

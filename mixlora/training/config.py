@@ -141,7 +141,7 @@ class RecipeSection(Section):
     order: Order = Order.LENGTH
     bf16: bool = False
     gradient_checkpointing: bool = False
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**32)
     workers: int = Field(0, ge=0)
     check_images: bool = True
     logging_steps: int = Field(10, ge=1)

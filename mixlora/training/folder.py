@@ -5,16 +5,21 @@ out/checkpoints/          to resume from
 out/snapshots/step-N/     weights along the way, to be measured
 out/logs/                 TensorBoard's, where it is reported to
 out/                      the trained adapter, or the whole model
+out/.lock                 held by the process that works on it
 """
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from mixlora.errors import CheckpointError
+from safetensors import SafetensorError
+
+from mixlora.errors import CheckpointError, TrainingError
 from mixlora.files import write_json
+from mixlora.locks import LOCK, locked
 from mixlora.training.config import RECORD, Method
 
 FORMAT = 1
@@ -25,6 +30,9 @@ _FREE = {
     *(f"training.{key}" for key in ("logging_steps", "report_to", "save_steps", "keep")),
 }
 """Keys that say how a training is computed and told of, not what is trained: another value continues it, too."""
+
+_UNWRITTEN = ("inline_container", "PytorchStreamWriter", "Parent directory", "cannot be opened")
+"""Words by which torch.save tells that it could not write."""
 
 
 class Folder:
@@ -71,6 +79,14 @@ class Folder:
         found = [path for path in self.checkpoints.glob("checkpoint-*") if _is_whole(path)]
         return max(found, key=_step, default=None)
 
+    def alone(self) -> AbstractContextManager[None]:
+        """Inside, no other process trains there.
+
+        Raises:
+            CheckpointError: another does, or it cannot be written.
+        """
+        return locked(self.path / LOCK, f"training {self.path}")
+
     def open(self) -> None:
         """Claim the directory, and remove checkpoints that were being written when the training was killed."""
         if self.within is not None:
@@ -88,8 +104,17 @@ class Folder:
             ) from None
 
     def close(self, known: Mapping[str, Any]) -> None:
-        """Note that the training has ended, and what is known of it; checkpoints are not needed any more."""
-        self._write({"finished": True, **known})
+        """Note that the training has ended, and what is known of it; checkpoints are not needed any more.
+
+        Raises:
+            TrainingError: it cannot be written.
+        """
+        with written(self.path):
+            self._write({"finished": True, **known})
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Remove the checkpoints of a training that has ended, where they are still there."""
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def _write(self, known: Mapping[str, Any]) -> None:
@@ -143,6 +168,26 @@ def read_record(path: Path) -> dict[str, Any] | None:
     return dict(record)
 
 
+@contextmanager
+def written(path: Path) -> Iterator[None]:
+    """Inside, files of a training's directory are written.
+
+    Raises:
+        TrainingError: one cannot be.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(words in str(error) for words in _UNWRITTEN):
+            raise
+        whole = "a file could not be written whole" if isinstance(error, RuntimeError) else str(error)
+        said = getattr(error, "strerror", None) or whole
+        raise TrainingError(
+            f"{path} cannot be written: {said}; make room there, and the same command continues from the last "
+            "checkpoint"
+        ) from None
+
+
 def _is_whole(path: Path) -> bool:
     """Whether Trainer finished writing it: its state comes last."""
     try:
@@ -152,8 +197,8 @@ def _is_whole(path: Path) -> bool:
 
 
 def _is_begun(path: Path) -> bool:
-    """Whether it is a record that was being written when a training was killed in its first moment."""
-    return path.name == f".{RECORD}.new"
+    """Whether it is what a training leaves that is killed in its first moment: a record begun, a lock."""
+    return path.name in (f".{RECORD}.new", LOCK)
 
 
 def _step(path: Path) -> int:

@@ -18,12 +18,12 @@ from mixlora.data.checking import fingerprint
 from mixlora.data.collation import Collator
 from mixlora.errors import ConfigError, TrainingError
 from mixlora.files import file_name
-from mixlora.processes import count, meet, together
+from mixlora.processes import count, meet, rank, together
 from mixlora.progress import Progress, silent
 from mixlora.sections import resolved
 from mixlora.training.config import Method, RecipeSection, TrainConfig
 from mixlora.training.corpus import Examples, gather
-from mixlora.training.folder import Folder
+from mixlora.training.folder import Folder, written
 from mixlora.training.methods import adapter_config, prepare
 from mixlora.training.order import Epochs
 from mixlora.training.trainer import Batches, Report, Snapshots, TaskTrainer, arguments
@@ -46,8 +46,8 @@ def train(config: TrainConfig, progress: Progress = silent, callbacks: Sequence[
     Raises:
         ConfigError: a value of the configuration cannot be used.
         DataError: examples cannot be used; the first twenty problems in words.
-        CheckpointError: the base cannot be loaded, or `out` holds something else.
-        TrainingError: memory ran out, or the loss is not a number any more.
+        CheckpointError: the base cannot be loaded, `out` holds something else, or another process trains there.
+        TrainingError: memory ran out, `out` cannot be written, or the loss is not a number any more.
     """
     if config.out is None:
         raise ConfigError("the configuration names no directory for what is trained; give out: or --out")
@@ -60,14 +60,24 @@ def train(config: TrainConfig, progress: Progress = silent, callbacks: Sequence[
         adapter_config(config)  # its options are refused before hours of other work
     device = checkpoint.device_of(config.model.device)
     is_main = meet(device.type)
+    with contextlib.ExitStack() as stack:
+        with together():
+            begun = Folder(Path(config.out), resolved(config), None)  # another's is refused before the data is read
+            if is_main and not begun.finished:
+                stack.enter_context(begun.alone())
+        return _train(config, device, is_main, progress, callbacks)
+
+
+def _train(
+    config: TrainConfig, device: torch.device, is_main: bool, progress: Progress, callbacks: Sequence[MakeCallback]
+) -> list[Path]:
     report = progress if is_main else silent
     with together():
         recipe = config.training
-        Folder(Path(config.out), resolved(config), None)  # another training's is refused before the data is read
         processor = checkpoint.load_processor(config.model)
         collator = Collator(processor, recipe.max_length, config.model.chat_template)
         examples = gather(config.tasks, collator, recipe.seed, recipe.check_images and is_main, report)
-        folder = Folder(Path(config.out), resolved(config), fingerprint(examples.examples))
+        folder = Folder(Path(str(config.out)), resolved(config), fingerprint(examples.examples))
         specialists = config.method == Method.SPECIALIST
         jobs = _specialists(config, folder, examples) if specialists else {"": Job(folder, examples, recipe)}
     done = [_train_one(config, job, collator, device, _of_task(report, task), callbacks) for task, job in jobs.items()]
@@ -111,6 +121,8 @@ def _train_one(
     callbacks: Sequence[MakeCallback],
 ) -> Path:
     if job.folder.finished:
+        if rank() == 0:
+            job.folder.tidy()  # it may have been killed before it could
         return job.folder.path
     trainer = _trainer(config, job, collator, device, progress)
     for make in callbacks:
@@ -118,7 +130,8 @@ def _train_one(
     last = job.folder.last_checkpoint()
     with _told(config, max(job.examples.corpus.lengths)):
         trainer.train(resume_from_checkpoint=str(last) if last else None)
-    _save(trainer, job.folder.path, collator)
+    with written(job.folder.path):
+        _save(trainer, job.folder.path, collator)
     if trainer.is_world_process_zero():
         job.folder.close(_known(trainer, job))
     trainer.accelerator.wait_for_everyone()
@@ -138,14 +151,15 @@ def _trainer(
         if settings.process_index == 0:
             folder.open()
     named = config.method == Method.MIXLORA and config.mixlora.routing == Routing.TASK
-    trainer = TaskTrainer(
-        model=model,
-        args=settings,
-        train_dataset=job.examples,
-        data_collator=Batches(collator, mixed, named),
-        epochs=job.epochs,
-        callbacks=[Report(progress)],
-    )
+    with written(folder.path):
+        trainer = TaskTrainer(
+            model=model,
+            args=settings,
+            train_dataset=job.examples,
+            data_collator=Batches(collator, mixed, named),
+            epochs=job.epochs,
+            callbacks=[Report(progress)],
+        )
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Snapshots(recipe.snapshots, lambda step: _snapshot(trainer, folder.snapshot(step), collator)))
     for callback in trainer.callback_handler.callbacks:
@@ -176,11 +190,12 @@ def _snapshot(trainer: Trainer, path: Path, collator: Collator) -> None:
     if path.exists():
         return
     growing = path.with_name(f".{path.name}.new")
-    if trainer.is_world_process_zero():
-        shutil.rmtree(growing, ignore_errors=True)
-    _save(trainer, growing, collator)
-    if trainer.is_world_process_zero():
-        growing.replace(path)
+    with written(path):
+        if trainer.is_world_process_zero():
+            shutil.rmtree(growing, ignore_errors=True)
+        _save(trainer, growing, collator)
+        if trainer.is_world_process_zero():
+            growing.replace(path)
 
 
 def _known(trainer: Any, job: Job) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from mixlora.errors import ConfigError, TrainingError
 from mixlora.processes import count
 from mixlora.progress import Progress
 from mixlora.training.config import EPOCHS, RecipeSection
-from mixlora.training.folder import Folder
+from mixlora.training.folder import Folder, written
 from mixlora.training.order import Epochs
 
 
@@ -26,7 +26,8 @@ class TaskTrainer(Trainer):
     """Trainer whose epochs are those of a recipe, which ends where it should, and where the loss is no number.
 
     Raises:
-        TrainingError: in `train`: a gradient is not finite. No process has stepped with it, none has saved it.
+        TrainingError: in `train`: a gradient is not finite (no process has stepped with it, none has saved it), or a
+            checkpoint cannot be written.
     """
 
     def __init__(self, *args: Any, epochs: Epochs, **kwargs: Any) -> None:
@@ -44,6 +45,10 @@ class TaskTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         with without_bars():
             super()._save(output_dir, state_dict)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        with written(Path(str(self.args.output_dir))):
+            super()._save_checkpoint(model, trial)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         own: Any = self.model
@@ -104,15 +109,22 @@ class Snapshots(TrainerCallback):
 
 
 class Report(TrainerCallback):
-    """Tells the progress of the steps, and has the last ones' loss logged."""
+    """Tells the progress of the steps, and has the loss logged at the last one and at every checkpoint.
+
+    So no logged mean spans a checkpoint, and a training that goes on from one logs what an uninterrupted one does.
+    """
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """After each."""
-        control.should_log |= state.global_step >= state.max_steps
+        control.should_log |= control.should_save or state.global_step >= state.max_steps
         self.progress("training", state.global_step, state.max_steps)
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """After each; it may end with a checkpoint."""
+        control.should_log |= control.should_save
 
 
 def arguments(recipe: RecipeSection, folder: Folder, device: str, mixed: bool) -> TrainingArguments:

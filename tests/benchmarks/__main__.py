@@ -1,13 +1,17 @@
-"""python -m tests.benchmarks [right] [gradients] [memory] [metrics] [light]: all of them if none is named."""
+"""python -m tests.benchmarks [right] [gradients] [memory] [metrics] [light] [plan] [large].
+
+If none is named, all of them; `large`, which takes minutes on a CPU, only where there is a GPU.
+"""
 
 import argparse
 import sys
 import time
 import warnings
 
+import torch
 from transformers.utils import logging
 
-from tests.benchmarks import bench_metrics, light, memory, right, speed
+from tests.benchmarks import bench_metrics, large, light, memory, plan, right, speed
 from tests.benchmarks.table import Row, head, show
 
 
@@ -20,13 +24,21 @@ def metrics() -> None:
     show(Row("metrics", "everything above ('sum: all of them' should be <= 10 s)", spent))
 
 
-BENCHMARKS = {"right": right.run, "gradients": speed.run, "memory": memory.run, "metrics": metrics, "light": light.run}
+BENCHMARKS = {
+    "right": right.run,
+    "gradients": speed.run,
+    "memory": memory.run,
+    "metrics": metrics,
+    "light": light.run,
+    "plan": plan.run,
+    "large": large.run,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("benchmark", nargs="*", help=f"any of {', '.join(BENCHMARKS)}")
-    chosen = parser.parse_args().benchmark or list(BENCHMARKS)
+    chosen = parser.parse_args().benchmark or _usual()
     if unknown := set(chosen) - set(BENCHMARKS):
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
     warnings.simplefilter("ignore")
@@ -35,6 +47,10 @@ def main() -> None:
     head()
     for name in chosen:
         BENCHMARKS[name]()
+
+
+def _usual() -> list[str]:
+    return [name for name in BENCHMARKS if name != "large" or torch.cuda.is_available()]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """From a model to what examples select, on disk and back, and its figures."""
 
 import json
+import re
 import shutil
 from xml.etree import ElementTree
 
@@ -22,6 +23,7 @@ from interference.errors import CheckpointError, MeasurementError, RunError, Sco
 from interference.factors import Factors
 from mixlora.data.collation import Collator
 from mixlora.data.examples import Example, Turn
+from mixlora.locks import locked
 
 TASKS = {"red": 0, "blue": 1, "green": 2}
 
@@ -220,6 +222,27 @@ def test_what_was_saved_is_loaded(folder, found):
     assert meta["schema"] == 1 and meta["adapter_kind"] == "MIXLORA" and meta["config"]["out"] is None
     assert meta["fingerprints"] == {"model": checkpoint.fingerprint(checkpoint.load_model(asked(folder).model))}
     assert config.build(meta["config"], "factors.json").probe.layers == [0, 2]
+
+
+def test_numbers_are_of_the_kind_that_the_adapter_writes(folder, found, tmp_path):
+    out = tmp_path / "lora"
+    given = observation.compute_config(asked(folder, "lora"), out)
+    again = factors.load(out).selections
+    assert {value.dtype for value in again.values.values()} == {np.dtype(np.float32)}
+    for name, value in given.selections.values.items():
+        np.testing.assert_array_equal(again.values[name], value)
+    as_mixture = spoilt(out, tmp_path / "mixture", lambda meta: meta.update(adapter_kind="MIXLORA"))
+    assert refused(as_mixture).endswith("is of float32, not of whole numbers")
+    as_lora = spoilt(found[1], tmp_path / "other", lambda meta: meta.update(adapter_kind="LORA"))
+    assert refused(as_lora).endswith("is of int32, not of real numbers")
+
+
+def test_two_processes_do_not_compute_the_same_factors(folder, tmp_path):
+    out = tmp_path / "out"
+    words = re.escape(f"another process is computing {out}; wait for it, or choose another --out")
+    with locked(tmp_path / ".out.lock", f"computing {out}"), pytest.raises(RunError, match=words):
+        observation.compute_config(asked(folder), out)
+    assert list(tmp_path.iterdir()) == []
 
 
 def spoilt(out, to, change):

@@ -131,7 +131,7 @@ def test_a_failed_save_leaves_nothing(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("interference.run.save_file", full)
+    monkeypatch.setattr("interference.run.write_packed", full)
     with pytest.raises(RunError, match=r"the run cannot be written to .*: No space left on device"):
         made().save(tmp_path / "run")
     assert list(tmp_path.iterdir()) == []

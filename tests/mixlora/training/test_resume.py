@@ -191,10 +191,10 @@ def test_one_that_ends_within_an_epoch_takes_no_step_too_many(tmp_path):
 def test_one_killed_before_its_record_was_written_starts(tmp_path, whole):
     config = config_of(tmp_path / "out", "lora")
     kill(config, "record")
-    assert [file.name for file in (tmp_path / "out").iterdir()] == [".training.json.new"]
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {".lock", ".training.json.new"}
     run.train(config)
     assert_same(tmp_path / "out", whole("lora"))
-    assert not (tmp_path / "out" / ".training.json.new").exists()
+    assert not list((tmp_path / "out").glob(".*"))
 
 
 def test_a_snapshot_is_whole_or_absent(tmp_path):

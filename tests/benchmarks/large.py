@@ -1,0 +1,163 @@
+"""Per-example gradients of a model shaped as LLaVA-7B's language model, with random weights and a float32 LoRA r = 4.
+
+On a GPU: all 32 layers in bfloat16, examples as long as LLaVA's with an image of 576 tokens. On a CPU: 2 layers in
+float32 and short examples, so that a case takes seconds.
+"""
+
+import statistics
+import time
+from dataclasses import dataclass
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from interference import reference
+from interference.gradients import Probe
+from interference.targets import find_targets
+from tests.benchmarks.speed import Case, Gradients, error, step
+from tests.benchmarks.table import Row, show
+from tests.interference.models import lora
+
+SHAPE = {"hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32, "vocab_size": 32000}
+SUPERVISED = 16
+PLAIN, LOOP = "plain forward + backward", "batch-1 autograd loop"
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of the work a device is given: layers of the model, tokens of the batch, rounds of the timing."""
+
+    layers: int
+    dtype: torch.dtype
+    batch: int
+    seq: int
+    rounds: int
+
+    @property
+    def deep(self) -> int:
+        """The layer at the depth of layer 25 of 32."""
+        return self.layers * 25 // 32
+
+
+SIZES = {"cuda": Size(32, torch.bfloat16, 8, 640, 5), "cpu": Size(2, torch.float32, 4, 256, 3)}
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a case took: seconds, and on a GPU the bytes of its peak above what was allocated before."""
+
+    seconds: float
+    memory: int
+
+
+def run() -> None:
+    """Measure and print."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    size = SIZES[device]
+    model, data = built(size, device), batch(size, device)
+    cases = {PLAIN: lambda: step(model, data)} | ways(model, data, size.deep)
+    errors, failed = _warmed(cases)
+    spent: dict[str, list[Spent]] = {name: [] for name in cases if name not in failed}
+    for _ in range(size.rounds):
+        for name, found in spent.items():
+            found.append(measure(cases[name], device))
+    plain = [each.seconds for each in spent[PLAIN]]
+    work = f"{_machine(device)}: {size.layers} layers, {size.dtype}, {size.batch} x {size.seq} tokens"
+    note = _joined(work, _peak(spent[PLAIN]))
+    show(Row("large", PLAIN, f"{statistics.median(plain):.2f} s", f"{min(plain):.2f} - {max(plain):.2f}", "", note))
+    for name in list(cases)[1:]:
+        show(_row(name, spent.get(name), plain, errors.get(name)))
+
+
+def built(size: Size, device: str) -> PeftModel:
+    """The model on its device, with a LoRA on its seven projections whose B is not zero."""
+    torch.manual_seed(0)
+    with torch.device(device):
+        base = AutoModelForCausalLM.from_config(LlamaConfig(**SHAPE, num_hidden_layers=size.layers), dtype=size.dtype)
+    return lora(base)
+
+
+def batch(size: Size, device: str) -> dict[str, Tensor]:
+    """A batch of random tokens, the last of which are supervised."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(3, SHAPE["vocab_size"], (size.batch, size.seq), generator=generator).to(device)
+    labels = torch.full_like(ids, -100)
+    labels[:, -SUPERVISED:] = ids[:, -SUPERVISED:]
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+
+
+def ways(model: PeftModel, data: dict[str, Tensor], deep: int) -> dict[str, Case]:
+    """Ways to the per-example gradients of A and B; the loop, which the others are compared with, first."""
+    every = find_targets(model, "default")
+
+    def ours(layers: list[int] | None) -> Gradients:
+        with Probe(model, find_targets(model, "default", layers)) as probe:
+            return probe.gradients(data).gradients
+
+    def functional() -> Gradients:
+        model.get_base_model().set_attn_implementation("eager")
+        try:
+            return reference.gradients_functional(model, data, every)
+        finally:
+            model.get_base_model().set_attn_implementation("sdpa")
+
+    return {
+        LOOP: lambda: reference.of_targets(model, data, every),
+        "torch.func vmap(grad)": functional,
+        "ours, all layers": lambda: ours(None),
+        f"ours, layer {deep}": lambda: ours([deep]),
+    }
+
+
+def measure(case: Case, device: str) -> Spent:
+    """Run a case once."""
+    if device == "cpu":
+        start = time.perf_counter()
+        case()
+        return Spent(time.perf_counter() - start, 0)
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    case()
+    torch.cuda.synchronize()
+    return Spent(time.perf_counter() - start, torch.cuda.max_memory_allocated() - before)
+
+
+def _warmed(cases: dict[str, Case]) -> tuple[dict[str, float], set[str]]:
+    """Run every case once: its difference from the loop's gradients, and which did not fit into memory."""
+    errors: dict[str, float] = {}
+    failed: set[str] = set()
+    cases[PLAIN]()
+    expected = cases[LOOP]()
+    for name in list(cases)[2:]:
+        try:
+            errors[name] = error(cases[name](), expected)
+        except torch.OutOfMemoryError:
+            failed.add(name)
+            torch.cuda.empty_cache()
+    return errors, failed
+
+
+def _row(name: str, spent: list[Spent] | None, plain: list[float], off: float | None) -> Row:
+    if spent is None:
+        return Row("large", name, "no memory", note="more than the GPU has")
+    ratios = [each.seconds / seconds for each, seconds in zip(spent, plain, strict=True)]
+    spread = f"{min(ratios):.2f} - {max(ratios):.2f}"
+    note = _joined("" if off is None else f"differs from the loop by {off:.1e}", _peak(spent))
+    return Row("large", name, f"{statistics.median(ratios):.2f} x", spread, note=note)
+
+
+def _peak(spent: list[Spent]) -> str:
+    highest = max(each.memory for each in spent)
+    return f"peak {highest / 2**30:.1f} GiB above the model" if highest else ""
+
+
+def _joined(*notes: str) -> str:
+    return "; ".join(filter(None, notes))
+
+
+def _machine(device: str) -> str:
+    return torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"

@@ -1,0 +1,121 @@
+"""Evaluations where no file may grow beyond some bytes, as on a full disk: one sentence, nothing lost, and again."""
+
+import json
+import resource
+import signal
+from contextlib import contextmanager
+
+import pytest
+import torch
+from evaluations import copied, files, follow_file, lines, made, ran, refusal
+from test_judged import judge_of, saved_judge
+
+from mixlora.errors import CheckpointError, DataError
+from mixlora.evaluation.folder import Folder
+from mixlora.evaluation.run import evaluate
+
+torch.set_num_threads(1)
+
+
+@contextmanager
+def disk(size):
+    """Inside, a file that grows beyond so many bytes is refused by the system."""
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A judge, a task file, and an evaluation `whole` that it judged."""
+    folder = tmp_path_factory.mktemp("full")
+    saved_judge(folder / "judge")
+    follow_file(folder / "follow.jsonl", references=["r" * 100])
+    ran(folder / "whole", tasks_of(folder), judge=judge_of(folder), generation=HOW, label="x")
+    return folder
+
+
+HOW = {"batch_size": 2, "max_new_tokens": 6}
+
+
+def tasks_of(folder):
+    return {"follow": {"file": str(folder / "follow.jsonl"), "score": "judge"}}
+
+
+def sizes(place):
+    return {name: len(data) for name, data in files(place / "whole").items()}
+
+
+@pytest.mark.parametrize("full", ["evaluation.json", "predictions/follow.jsonl", "results.json"])
+def test_it_is_told_in_a_sentence_and_the_same_command_ends_as_ever(place, tmp_path, full):
+    out, given = tmp_path / "out", {"judge": judge_of(place), "generation": HOW, "label": "x"}
+    kind, said = {
+        "evaluation.json": (CheckpointError, f"{out} cannot be written: File too large; choose another --out"),
+        "predictions/follow.jsonl": (
+            CheckpointError,
+            f"answers cannot be written to {out}: File too large; make room there, and the same command continues with "
+            "those that are kept",
+        ),
+        "results.json": (
+            DataError,
+            f"The results cannot be written to {out}: File too large; make room there, and the same command continues.",
+        ),
+    }[full]
+    config = made(out, tasks_of(place), **given)
+    with disk(sizes(place)[full] - 20), pytest.raises(kind) as told:
+        evaluate(config)
+    assert str(told.value) == said
+    if full == "predictions/follow.jsonl":
+        kept = (out / "predictions" / "follow.jsonl.partial").read_bytes()
+        assert kept.count(b"\n") >= 4 and not (out / "predictions" / "follow.jsonl").exists()
+    evaluate(config)
+    found, expected = ({name: data.replace(bytes(where), b"OUT") for name, data in files(where).items()}
+                       for where in (out, place / "whole"))  # fmt: skip
+    assert found == expected
+
+
+def test_judgements_that_do_not_fit_are_asked_again(place, tmp_path):
+    out = copied(place / "whole", tmp_path / "out")
+    (out / "results.json").unlink()
+    file = out / "judgements" / "follow.jsonl"
+    file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:2]))
+    with disk(file.stat().st_size + 30):
+        said = refusal(CheckpointError, out, tasks_of(place), judge=judge_of(place), generation=HOW, label="x")
+    assert said.startswith(f"answers cannot be written to {out}: File too large; ")
+    assert file.read_bytes()[-1:] != b"\n"  # torn
+    ran(out, tasks_of(place), judge=judge_of(place), generation=HOW, label="x")
+    found, expected = (lines(each) for each in (file, place / "whole" / "judgements" / "follow.jsonl"))
+    for one, other in zip(found, expected, strict=True):  # the judge sees other batches, and rounds otherwise
+        assert one == other | {key: pytest.approx(other[key], rel=1e-6) for key in ("probability", "confidence")}
+
+
+@pytest.mark.parametrize("name", ["predictions", "judgements"])
+def test_a_file_in_the_place_of_a_folder(place, tmp_path, name):
+    out, given = tmp_path / "out", {"judge": judge_of(place), "generation": HOW}
+    out.mkdir()
+    (out / "evaluation.json").write_bytes((place / "whole" / "evaluation.json").read_bytes())
+    (out / name).touch()
+    said = refusal(CheckpointError, out, tasks_of(place), **given)
+    assert f"cannot be written{' to' if name == 'judgements' else ''}" in said and ": File exists; " in said
+    assert json.loads((out / "evaluation.json").read_text()) and not (out / ".lock").exists()
+
+
+def test_a_second_evaluation_of_one_directory_is_refused(place, tmp_path):
+    out = copied(place / "whole", tmp_path / "out")
+    before = files(out)
+    with Folder(out).alone():
+        said = refusal(CheckpointError, out, tasks_of(place), judge=judge_of(place), generation=HOW)
+    assert said == f"another process is evaluating {out}; wait for it, or choose another --out"
+    assert files(out) == before
+
+
+def test_what_a_kill_between_two_steps_leaves_is_removed(place, tmp_path, no_model):
+    out = copied(place / "whole", tmp_path / "out")
+    for name in (".evaluation.json.new", ".results.json.new", ".lock", "predictions/follow.jsonl.partial"):
+        (out / name).write_text("half")
+    ran(out, tasks_of(place), judge=judge_of(place), generation=HOW, label="x")
+    assert files(out).keys() == files(place / "whole").keys()
