@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -183,7 +183,7 @@ def _stacked(tables: Mapping[Any, pd.DataFrame], keys: Sequence[str]) -> pd.Data
 @contextmanager
 def _alone(axes: Axes) -> Iterator[None]:
     """The other panels out of the way: seaborn draws the whole figure to see whether labels overlap."""
-    figure = axes.get_figure(root=True)
+    figure = cast(Figure, axes.get_figure(root=True))
     engine, others = figure.get_layout_engine(), [other for other in figure.axes if other is not axes]
     shown = [other for other in others if other.get_visible()]
     figure.set_layout_engine("none")

@@ -41,8 +41,8 @@ LAYERS = {  # a module of `interference` may import those listed, and nothing el
     "verification": "errors blocks config targets gradients reference run checkpoint probing sampled "
     "computation mixlora",
     "callback": "errors measure significance run probing computation",
-    "planning": "errors blocks config targets gradients gram packing checkpoint probing sampled spool stored computation "
-    "mixlora",
+    "planning": "errors blocks config targets gradients gram packing checkpoint probing sampled spool stored "
+    "computation mixlora",
     "observation": "errors blocks config targets gradients checkpoint sampled factors selections stored mixlora",
     "affinity": "errors selections",
     "canvas": "errors mixlora",

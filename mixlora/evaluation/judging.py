@@ -38,15 +38,18 @@ def judge_all(
     found = {}
     for task, predictions in tasks.items():
         keys = {one.question_id: asked(section, one) for one in predictions}
-        todo = [one for one in predictions if keys[one.question_id] not in known[task]]
-        if todo and judge is None:
-            judge = _load(section)
         size = _TOGETHER * section.batch_size
-        for start in range(0, len(todo), size):
-            said = _judged(judge, todo[start : start + size]) if judge else []
+        for start in range(0, len(predictions), size):
+            chunk = predictions[
+                start : start + size
+            ]  # whole, so that batches are those of one that was not interrupted
+            if all(keys[one.question_id] in known[task] for one in chunk):
+                continue
+            judge = judge or _load(section)
+            said = [one for one in _judged(judge, chunk) if keys[one.question_id] not in known[task]]
             append_lines(files[task], [asdict(one) | {"asked": keys[one.question_id]} for one in said])
             known[task] |= {keys[one.question_id]: one for one in said}
-            progress(f"judge: {plain(task)}", min(start + size, len(todo)), len(todo))
+            progress(f"judge: {plain(task)}", min(start + size, len(predictions)), len(predictions))
         found[task] = [known[task][keys[one.question_id]] for one in predictions]
     return found
 
