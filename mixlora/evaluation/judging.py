@@ -40,9 +40,7 @@ def judge_all(
         keys = {one.question_id: asked(section, one) for one in predictions}
         size = _TOGETHER * section.batch_size
         for start in range(0, len(predictions), size):
-            chunk = predictions[
-                start : start + size
-            ]  # whole, so that batches are those of one that was not interrupted
+            chunk = predictions[start : start + size]  # whole, so that an interruption does not change its batches
             if all(keys[one.question_id] in known[task] for one in chunk):
                 continue
             judge = judge or _load(section)

@@ -89,7 +89,7 @@ def test_what_was_judged_is_not_asked_again(place, tmp_path, no_judge):
     assert files(out)["judgements/follow.jsonl"] == files(place / "whole")["judgements/follow.jsonl"]
 
 
-def test_only_what_is_new_is_judged(place, tmp_path, monkeypatch):
+def test_only_what_is_new_is_written_and_only_its_chunk_judged(place, tmp_path, monkeypatch):
     out = copied(place / "whole", tmp_path / "out")
     told = []
     judge = Judge.judge
@@ -99,7 +99,7 @@ def test_only_what_is_new_is_judged(place, tmp_path, monkeypatch):
     said = [row["predict"] for row in lines(out / "predictions" / "follow.jsonl")]
     answer(out, "follow", ["something else", *said[1:]])
     ran(out, tasks_of(place), judge=judge_of(place))
-    assert [one.question_id for one in told] == ["one"] and len(lines(judgements(out))) == 7
+    assert [one.question_id for one in told] == [one for one, _ in FOLLOW] and len(lines(judgements(out))) == 7
     told.clear()
     for _ in range(2):
         ran(out, tasks_of(place), judge=judge_of(place, by="generation"))  # a judge of another kind
