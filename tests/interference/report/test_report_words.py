@@ -47,8 +47,8 @@ def test_conflict_is_told_with_its_worst_and_best_cell():
         f"[{best['low']:.2f}, {best['high']:.2f}]."
     )
     assert (
-        "Pairs that conflict where only this part of the model is looked at: 8 in layer 0, 8 in layer 3; 8 in attention, "
-        "8 in mlp; 8 in side A, 8 in side B." in details
+        "Pairs that conflict where only this part of the model is looked at: 8 in layer 0, 8 in layer 3; "
+        "8 in attention, 8 in mlp; 8 in side A, 8 in side B." in details
     )
     assert "The check against noise holds" in details and "Conflict lies between groups" in details
     assert advice.startswith("Split the tasks, an adapter for each group: a and b; c and d.")
