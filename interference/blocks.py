@@ -88,7 +88,7 @@ def coarsen(block: Block, granularity: Granularity) -> Block:
 def to_frame(blocks: Iterable[Block]) -> pd.DataFrame:
     """One row a block, in order; column `name` is the key of its Gram matrix."""
     rows = [
-        {"name": block.name, **asdict(block), "component": block.component.value, "side": block.side.value}
+        {"name": block.name, **asdict(block), "component": str(block.component), "side": str(block.side)}
         for block in blocks
     ]
     frame = pd.DataFrame(rows, columns=["name", "component", "layer", "module", "group", "side", "size"])

@@ -112,7 +112,7 @@ def compute(
         return  # the first of several processes tells it
     for note in printing.notes(run, resolved, config):
         typer.echo(f"note: {plain(note)}", err=True)
-    console.console().print(plain(f"{run!r} in {resolved.out}; look at it: interference show {resolved.out}"))
+    typer.echo(plain(f"{run!r} in {resolved.out}; look at it: interference show {resolved.out}"))
 
 
 @app.command()
@@ -281,7 +281,7 @@ def factors(
     else:
         for name, table in tables.items():
             console.console().print(printing.frame(table.head(_SHOWN), name))
-        console.console().print(plain(f"selections and figures: {out}"))
+        typer.echo(plain(f"selections and figures: {out}"))
 
 
 @app.command()

@@ -283,7 +283,8 @@ class Measuring:
         names = [OWNER, *(block.name for block in self.selecting)]
         own = [part for part in range(len(self.found.sizes)) if self.shard.owns(part)]
         held = {part: {name: spool.read(part, selected_rows(name)).numpy() for name in names} for part in own}
-        parts = {part: rows for each in processes.gathered(held) for part, rows in each.items()}
+        everyones = processes.gathered(held) if self.shard.count > 1 else [held]  # one may measure while others train
+        parts = {part: rows for each in everyones for part, rows in each.items()}
         first = np.cumsum([0, *self.found.sizes[:-1]])
         owner = self.places[np.concatenate([parts[part][OWNER] + start for part, start in enumerate(first)])]
         place = np.argsort(owner, kind="stable")
