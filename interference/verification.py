@@ -126,10 +126,10 @@ def verify_config(run: Run, units: int = 2, progress: Progress = silent) -> Veri
         )
     config: AnalysisConfig = build(run.meta["config"], "the run's configuration")
     encoded = sampled.encode(sampled.read(config), checkpoint.load_processor(config.model), config)
-    if sampled.describe(encoded)["fingerprint"] != run.meta["data"]["fingerprint"]:
+    if sampled.describe(encoded)["fingerprint"] != (run.meta.get("data") or {}).get("fingerprint"):
         raise RunError("the examples have changed since the run was computed; compute it again")
     model = checkpoint.load_model(config.model)
-    if checkpoint.fingerprint(model) != run.meta["fingerprints"]["model"]:
+    if checkpoint.fingerprint(model) != (run.meta.get("fingerprints") or {}).get("model"):
         raise RunError("the checkpoint has changed since the run was computed; compute it again")
     targets = _targets(run, model, probed_adapter(model, None))
     batches = {k: sampled.unit_batches(encoded, k, config, model.device) for k in _chosen(run, units)}
