@@ -39,5 +39,10 @@ def saved(out: Path = CACHE) -> Path:
     if not out.exists():
         out.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=out.parent) as folder:
-            save(Path(folder) / out.name).rename(out)
+            made = save(Path(folder) / out.name)
+            try:
+                made.rename(out)
+            except OSError:  # another process has made it meanwhile
+                if not out.exists():
+                    raise
     return out
