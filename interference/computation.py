@@ -40,6 +40,8 @@ CONVENTIONS = {
     "gram": "K[u, v] = <g_u, g_v>, float32, upper triangle packed row by row",
 }
 MEMORY = 2**30
+_ELSEWHERE: Any = {"out": True, "probe": {"spool_dir"}}
+"""Keys that say where, and not what is measured."""
 
 
 def compute(
@@ -147,7 +149,7 @@ def compute_config(config: AnalysisConfig, progress: Progress = silent) -> Run |
         told = progress if first else silent
         measuring = Measuring(targets, granularity, probe.weight_space, probe.memory_budget, told, probe.sketch, shard)
     provenance = _provenance(model, name)
-    identity = f"{provenance['fingerprints']['model']} {config.model_dump_json(exclude={'out'})}"
+    identity = f"{provenance['fingerprints']['model']} {config.model_dump_json(exclude=_ELSEWHERE)}"
     spool_dir = None if probe.spool_dir is None else Path(probe.spool_dir)
     need = measuring.spooled(sampled.count(encoded)) // shard.count
     with unfinished(out, identity, spool_dir, need, first) as spool, Probe(model, targets) as opened:

@@ -64,7 +64,7 @@ class Factors:
         blocks = json.loads(self.selections.blocks.to_json(orient="records"))
         sums = {name: stored.checksum(folder / name) for name in (_EXAMPLES, _VALUES)}
         meta = {"schema": SCHEMA, **self.meta, "blocks": blocks, "checksums": sums}
-        (folder / _JSON).write_text(json.dumps(meta, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        stored.write_meta(folder / _JSON, meta)
 
 
 def load(path: Path | str) -> Factors:

@@ -50,7 +50,7 @@ def blocks(
     layers = list(dict.fromkeys((there[0], there[-1]))) if layers is None else layers
     if modules is None:
         modules = sorted(dict.fromkeys(run.scope(layers)["group"]), key=lambda group: group != "mlp")
-    return _told(figures.panels(run, metric, layers, modules, side, **options), metric)
+    return _told(figures.panels(run, metric, layers, modules, side, **options), metric, options)
 
 
 def conditional(
@@ -133,17 +133,22 @@ def methods(runs: Mapping[str, Run], metric: str = "interference", **options: An
     Raises:
         ScopeError: there are not two runs, or they do not hold the same units.
     """
-    return _told(figures.difference(runs, metric, **{"aggregate": "mean"} | options), metric)
+    options = {"aggregate": "mean"} | options
+    return _told(figures.difference(runs, metric, **options), metric, options)
 
 
-def _told(picture: Picture, metric: str) -> Picture:
-    """The figure, with a note where the sign of a ratio opposes the verdict, which is about Delta."""
+def _told(picture: Picture, metric: str, options: Mapping[str, Any]) -> Picture:
+    """The figure with how its numbers are made, and a note where a ratio's sign opposes the verdict on Delta."""
+    how = "" if metric != "interference" else f"; I: {options.get('reduce') or 'mean-of-ratios'}"
+    averaged = ", averaged over blocks" if options.get("aggregate") == "mean" else ""
+    picture.supxlabel(f"{figures.KEY}{how}{averaged}", fontsize=8)
     verdicts, values = picture.data["verdict"], picture.data["value"]
     opposed = ((verdicts == "conflict") & (values > 0)) | ((verdicts == "synergy") & (values < 0))
     if metric == "interference" and opposed.any():
+        cells = "1 cell" if opposed.sum() == 1 else f"{opposed.sum()} cells"
         picture.notes.append(
-            f"in {opposed.sum()} cells the value has the other sign than Delta, which the verdict is about: a mean of "
-            "ratios is led by units whose own Delta is near 0; the ratio of means is not (--reduce ratio-of-means)"
+            f"in {cells} the value has the other sign than Delta, which the verdict is about: a mean of ratios is led "
+            "by units whose own Delta is near 0; the ratio of means is not (--reduce ratio-of-means)"
         )
     return picture
 

@@ -70,7 +70,8 @@ def show(run: Run, metric: str, console: Console, **options: Any) -> None:
         if run.probes["task"].value_counts().min() >= 4:
             null = run.null(**{key: value for key, value in options.items() if key in kept})
             meaning = "mean cosine of its pairs" if options.get("pairs") == "same-example" else "should be 1"
-            console.print(frame(null, f"split-half null: I of one half of a task's units against the other; {meaning}"))
+            how = f"{options.get('reduce') or 'mean-of-ratios'}; {meaning}"
+            console.print(frame(null, f"split-half null: I of one half of a task's units against the other, {how}"))
     console.print(frame(run.signal(**scope), "signal of each task's mean gradient"))
     for line in remarks(run, table, metric, options):
         console.print(Text(f"note: {line}"))
@@ -112,9 +113,10 @@ def remarks(run: Run, table: pd.DataFrame, metric: str, options: dict[str, Any])
     opposed = table[(table["verdict"] == "conflict") & (table["value"] > 0)]
     opposed = pd.concat([opposed, table[(table["verdict"] == "synergy") & (table["value"] < 0)]])
     if metric == "interference" and len(opposed):
+        cells = "1 cell" if len(opposed) == 1 else f"{len(opposed)} cells"
         found.append(
-            f"in {len(opposed)} cells the mean of ratios has the other sign than Delta, which the verdict is about: a "
-            "few units with an own Delta near 0 decide it; read --reduce ratio-of-means"
+            f"in {cells} the mean of ratios has the other sign than Delta, which the verdict is about: a few units "
+            "with an own Delta near 0 decide it; read --reduce ratio-of-means"
         )
     signal = run.signal(**{k: v for k, v in options.items() if k in ("layers", "modules", "side", "space")})
     forced = [plain(task) for task in signal.index[signal["balance"].abs() < 0.25]]
@@ -122,6 +124,11 @@ def remarks(run: Run, table: pd.DataFrame, metric: str, options: dict[str, Any])
         found.append(
             f"the summed loss is nearly stationary for {', '.join(forced)}: their off-diagonal must average below 0 "
             "there, whatever the tasks are; compare with an earlier checkpoint"
+        )
+    if run.meta.get("sketch"):
+        found.append(
+            f"gradients are sketches of {run.meta['sketch']} sums a block: an inner product errs by up to "
+            f"{run.meta['sketch_error']:.1%} of the product of the norms (standard error), which intervals do not hold"
         )
     if run.meta.get("not_probed"):
         found.append(f"the adapter also trains {'; '.join(run.meta['not_probed'])}, which is not part of theta")

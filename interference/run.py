@@ -5,7 +5,6 @@ row a block) and `gram.safetensors` (one packed triangle a block). A run of MixL
 also has `selections.safetensors`. It is whole or absent.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -292,7 +291,7 @@ class Run:
             save_file(self.selections, folder / _SELECTIONS)
         checksums = {path.name: stored.checksum(path) for path in sorted(folder.iterdir())}
         meta = {"schema": SCHEMA, **self.meta, "checksums": checksums}
-        (folder / "run.json").write_text(json.dumps(meta, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        stored.write_meta(folder / "run.json", meta)
 
     def _for(
         self,

@@ -5,6 +5,7 @@ They are read as those of a stranger.
 
 import glob
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Collection, Mapping
@@ -21,6 +22,7 @@ from safetensors.numpy import load_file
 from interference.errors import RunError
 from mixlora.files import read_json
 
+_SEAL = "seal"
 _KINDS: Mapping[str, type] = {
     "config": dict,
     "conventions": dict,
@@ -108,10 +110,13 @@ def read_meta(path: Path, schema: int, noun: str) -> dict[str, Any]:
         found = meta.pop("schema")
     except (OSError, ValueError, LookupError, TypeError):
         raise RunError(f"{path} is damaged; compute the {noun} again") from None
+    seal = meta.pop(_SEAL, None)
     if found != schema or isinstance(found, bool):
         raise RunError(
             f"{path.parent} has schema {found!r:.60}, but this version reads schema {schema}; update task-interference"
         )
+    if seal is not None and seal != _seal({"schema": found, **meta}):
+        raise RunError(f"{path} is damaged: its checksum is another than was written; compute the {noun} again")
     for key, kind in _KINDS.items():
         value = meta.get(key, kind())
         if (value is not None or kind is int) and (not isinstance(value, kind) or isinstance(value, bool)):
@@ -121,6 +126,18 @@ def read_meta(path: Path, schema: int, noun: str) -> dict[str, Any]:
     if not all(isinstance(note, str) for key in ("not_probed", "notes") for note in meta.get(key) or ()):
         raise RunError(f"{path} is damaged: a note in it is no text; compute the {noun} again")
     return meta
+
+
+def write_meta(path: Path, meta: Mapping[str, Any]) -> None:
+    """Write what `read_meta` reads, with a checksum of itself."""
+    whole = json.loads(json.dumps(meta))
+    sealed = {**whole, _SEAL: _seal(whole)}
+    path.write_text(json.dumps(sealed, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _seal(meta: Mapping[str, Any]) -> str:
+    text = json.dumps(meta, sort_keys=True, ensure_ascii=True)
+    return hashlib.blake2b(text.encode()).hexdigest()[:32]
 
 
 def check_sums(folder: Path, sums: Mapping[str, Any], names: Collection[str]) -> None:

@@ -42,16 +42,22 @@ def unfinished(
         RunError: if another process works on it, it is of another job, it cannot be written, or there is no room.
     """
     folder = beside(out)
+    new = first and not folder.exists()
     place = folder if spool_dir is None else spool_dir / f"{out.name}-{_digest(str(out))}.partial"
     with ExitStack() as stack:
         if first:
             _make(folder, "--out")
             stack.enter_context(_locked(folder, out))
-        for each in dict.fromkeys([folder, place]) if first else ():
-            _make(each, "--out" if each == folder else "--spool-dir")
-            _mark(each, identity)
-        spool = DiskSpool(place)
-        _refuse_full(place, need)
+        try:
+            for each in dict.fromkeys([folder, place]) if first else ():
+                _make(each, "--out" if each == folder else "--spool-dir")
+                _mark(each, identity)
+            spool = DiskSpool(place)
+            _refuse_full(place, need)
+        except RunError:
+            if new:  # nothing is measured yet, and the next try may be of another configuration
+                _remove(*(each for each in (place, folder) if not any(each.glob("part-*"))))
+            raise
         try:
             yield spool
         except RunError:

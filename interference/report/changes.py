@@ -103,8 +103,7 @@ def unequal_loss(first: Measured, second: Measured) -> str | None:
     None for two moments of one training, whose losses are meant to differ.
     """
     least = min(first.loss, second.loss)
-    steps = [step_of(run) is not None for run in (first, second)]
-    if all(steps) and series_of(first.label) == series_of(second.label):
+    if _one_training(first, second):
         return None
     if least <= 0 or abs(first.loss - second.loss) / least <= UNEQUAL:
         return None
@@ -112,6 +111,12 @@ def unequal_loss(first: Measured, second: Measured) -> str | None:
         f"the mean losses differ ({number(first.loss)} and {number(second.loss)} nats per token), and interference "
         "changes along a training whatever the method: compare checkpoints at about the same loss"
     )
+
+
+def _one_training(first: Measured, second: Measured) -> bool:
+    """Whether they are two moments of one training."""
+    steps = [step_of(run) is not None for run in (first, second)]
+    return all(steps) and series_of(first.label) == series_of(second.label)
 
 
 def _wanted(first: Measured, second: Measured) -> list[tuple[Scope, Choice]]:
@@ -133,7 +138,9 @@ def _in_short(lower: pd.DataFrame, higher: pd.DataFrame) -> str:
 def _words(first: Measured, second: Measured, table: pd.DataFrame) -> str:
     cells = off_diagonal(table)
     lower, higher = (cells[cells["verdict"] == kind.value] for kind in (Change.LOWER, Change.HIGHER))
-    found = f"{second.label} against {first.label}, on the same examples: {_in_short(lower, higher)}"
+    along = _one_training(first, second)  # what changes there is no method's merit
+    short = "" if along else _in_short(lower, higher)
+    found = f"{second.label} against {first.label}, on the same examples: {short}"
     if cells.empty:
         return f"{second.label} against {first.label}: one task alone, so there is no pair of tasks to compare."
     if lower.empty and higher.empty:
@@ -145,5 +152,7 @@ def _words(first: Measured, second: Measured, table: pd.DataFrame) -> str:
         found += f", most: {cell(row, 'change of I')}"
     before, after = (counts(run.tables[WHOLE][BASE])["conflict"] for run in (first, second))
     found += f"; conflicts {before} before, {after} after"
+    if along:
+        found += f", while the mean loss goes from {number(first.loss)} to {number(second.loss)} nats per token"
     warning = unequal_loss(first, second)
     return f"{found}. But {warning}." if warning else f"{found}."

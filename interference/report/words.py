@@ -130,6 +130,11 @@ def notes(run: Measured) -> list[str]:
         found.append("There is no split-half null: it needs at least 4 units of every task.")
     if run.empty:
         found.append(f"Every gradient is zero in {several([_place(scope) for scope in run.empty])}: nothing to show.")
+    if size := run.run.meta.get("sketch"):
+        found.append(
+            f"Gradients are sketches of {size} sums a block: an inner product errs by up to "
+            f"{run.run.meta['sketch_error']:.1%} of the product of the norms (standard error), which no interval holds."
+        )
     if other := run.run.meta.get("not_probed"):
         found.append(f"The adapter also trains {several(list(other))}, which is not part of theta here.")
     return found
@@ -217,7 +222,8 @@ def _where(run: Measured) -> list[str]:
         known = [scope for scope in family if scope in conflicts]
         if len(known) > 1 and any(conflicts[scope] for scope in known):
             most = sorted(known, key=lambda scope: -conflicts[scope])[:3]
-            said.append(", ".join(f"{conflicts[scope]} in {_place(scope)}" for scope in most))
+            first = "most: " if len(most) < len(known) else ""
+            said.append(first + ", ".join(f"{conflicts[scope]} in {_place(scope)}" for scope in most))
     return [f"Pairs that conflict where only this part of the model is looked at: {'; '.join(said)}."] if said else []
 
 

@@ -171,7 +171,7 @@ def test_scores_are_those_of_the_table_and_differences_those_of_the_comparison(b
     assert points(unseen_change)["IFS + CFS minus IFS"][:, 0] == pytest.approx([own["b"]] * 2)
     assert seen_change.get_title() == "IFS + CFS minus IFS"
     data = figure.data.set_index(["panel", "task", "model"])
-    row = data.loc[("difference", "a", "IFS + CFS minus IFS")]
+    row = data.loc[[("difference", "a", "IFS + CFS minus IFS")]].iloc[0]
     assert [row["low"], row["high"]] == pytest.approx(
         [100 * change["a"].values["accuracy"].low, 100 * change["a"].values["accuracy"].high]
     )
@@ -199,8 +199,8 @@ def test_a_sign_that_opposes_its_verdict_is_told():
     picture = canvas.Picture((1, 1))
     verdicts, values = ["conflict", "synergy", "conflict", "unclear", "self"], [0.5, -0.1, -0.2, 3.0, 1.0]
     picture.data = pd.DataFrame({"verdict": verdicts, "value": values})
-    assert paper._told(picture, "delta").notes == []
-    (note,) = paper._told(picture, "interference").notes
+    assert paper._told(picture, "delta", {}).notes == []
+    (note,) = paper._told(picture, "interference", {"reduce": "mean-of-ratios"}).notes
     assert note.startswith("in 2 cells the value has the other sign than Delta") and "ratio-of-means" in note
 
 

@@ -248,3 +248,16 @@ def test_compare_subtracts_and_pairs_the_resamples():
 def test_runs_of_other_examples_are_not_compared(other):
     with pytest.raises(ScopeError, match="do not hold the same examples in the same order; compute both with the same"):
         compare(made(), made(**other))
+
+
+@pytest.mark.parametrize(("old", "new"), [('"seed": 0', '"seed": 7'), ('"loss": "mean', '"loss": "mead')])
+def test_a_changed_run_json_is_told(tmp_path, old, new):
+    run = made()
+    run.meta |= {"seed": 0, "conventions": {"loss": "mean"}}
+    run.save(tmp_path / "run")
+    file = tmp_path / "run" / "run.json"
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+    with pytest.raises(RunError, match=r"run.json is damaged: its checksum is another than was written; comp"):
+        load(tmp_path / "run")

@@ -1,5 +1,6 @@
 """Where an unfinished run's gradients wait: one process at a time, room looked for first, removed at the end."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -85,7 +86,9 @@ def test_a_full_disk_is_told_before_anything_is_measured(tiny, tmp_path, monkeyp
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 2**12))
     with pytest.raises(RunError) as told:
         compute_config(tiny.config(tmp_path / "run", spool_dir=str(tmp_path / "spools")))
-    (folder,) = (tmp_path / "spools").iterdir()
+    assert list((tmp_path / "spools").iterdir()) == [] and not (tmp_path / "run.partial").exists()
+    folder = re.search(r" in (.*), where", str(told.value))[1]
+    assert folder.startswith(str(tmp_path / "spools" / "run-"))
     assert str(told.value) == (
         f"gradients need 87 KiB in {folder}, where 4 KiB are free; name another --spool-dir, probe fewer "
         "samples, layers or modules, or sketch them (probe.sketch)"
@@ -98,3 +101,21 @@ def test_a_spool_directory_that_cannot_be_made_is_told(tiny, tmp_path):
         RunError, match=r"file/run-\w+.partial cannot be written: Not a directory; choose another --spool"
     ):
         compute_config(tiny.config(tmp_path / "run", spool_dir=str(tmp_path / "file")))
+
+
+def test_what_is_refused_before_anything_is_measured_is_not_in_the_way_of_the_next_try(tiny, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="choose another --spool-dir"):
+        compute_config(tiny.config(tmp_path / "run", spool_dir=str(tmp_path / "file")))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert compute_config(tiny.config(tmp_path / "run", samples=4)).probes.shape[0] == 8
+
+
+def test_gradients_may_wait_elsewhere_when_a_run_continues(tiny, tmp_path):
+    def stop(stage, done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compute_config(tiny.config(tmp_path / "run", spool_dir=str(tmp_path / "one")), stop)
+    found = compute_config(tiny.config(tmp_path / "run", spool_dir=str(tmp_path / "other")))
+    assert len(found.probes) == 12 and not (tmp_path / "run.partial").exists()

@@ -59,6 +59,9 @@ def test_moments_of_one_training_may_differ_in_loss():
         measured(label, loss=loss) for label, loss in [("x/step-1", 2.0), ("x/step-9", 1.0), ("y", 1.0)]
     )
     assert changes.unequal_loss(early, late) is None and changes.unequal_loss(early, other) is not None
+    said = words(early, late)
+    assert "less interference" not in said and "more interference" not in said
+    assert said.endswith(", while the mean loss goes from 2.00 to 1.00 nats per token.")
 
 
 def test_a_loss_of_zero_warns_of_nothing():
