@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -152,7 +152,13 @@ def compute_config(config: AnalysisConfig, progress: Progress = silent) -> Run |
     identity = f"{provenance['fingerprints']['model']} {config.model_dump_json(exclude=_ELSEWHERE)}"
     spool_dir = None if probe.spool_dir is None else Path(probe.spool_dir)
     need = measuring.spooled(sampled.count(encoded)) // shard.count
-    with unfinished(out, identity, spool_dir, need, first) as spool, Probe(model, targets) as opened:
+    with ExitStack() as stack:
+        with _together(shard):  # the first looks whether the place is free before others write there
+            opening = unfinished(out, identity, spool_dir, need, first)
+            spool = stack.enter_context(opening) if first else None
+        if spool is None:
+            spool = stack.enter_context(opening)
+        opened = stack.enter_context(Probe(model, targets))
         parts, order = sampled.parts(encoded, config, model.device)
         prober = Prober(
             opened, spool, probe.token_mean, probe.weight_space, told, sampled.count(encoded),

@@ -70,8 +70,8 @@ def show(run: Run, metric: str, console: Console, **options: Any) -> None:
         if run.probes["task"].value_counts().min() >= 4:
             null = run.null(**{key: value for key, value in options.items() if key in kept})
             meaning = "mean cosine of its pairs" if options.get("pairs") == "same-example" else "should be 1"
-            how = f"{options.get('reduce') or 'mean-of-ratios'}; {meaning}"
-            console.print(frame(null, f"split-half null: I of one half of a task's units against the other, {how}"))
+            how = f"{meaning} ({options.get('reduce') or 'mean-of-ratios'})"
+            console.print(frame(null, f"split-half null: I of one half of a task's units against the other; {how}"))
     console.print(frame(run.signal(**scope), "signal of each task's mean gradient"))
     for line in remarks(run, table, metric, options):
         console.print(Text(f"note: {line}"))

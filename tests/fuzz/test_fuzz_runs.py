@@ -95,7 +95,7 @@ def with_checksums(folder, record):
         for name in meta["checksums"]:
             meta["checksums"][name] = stored.checksum(folder / name)
         (folder / record).write_bytes(json.dumps(meta).encode())
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return
 
 

@@ -250,6 +250,7 @@ def spoilt(out, to, change):
     shutil.copytree(out, to)
     meta = json.loads((to / "factors.json").read_text())
     change(meta)
+    meta.pop("seal", None)
     (to / "factors.json").write_text(json.dumps(meta))
     return to
 
