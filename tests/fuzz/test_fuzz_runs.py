@@ -51,8 +51,9 @@ def run_files(tmp_path_factory):
     text = {column: [f"r{k}" for k in range(6)] for column in ("ids", "source")}
     probes = pd.DataFrame({"task": TASKS, "loss": np.arange(6) / 2, "tokens": np.arange(6) + 1, **text})
     chosen = {"unit": np.arange(6, dtype=np.int32), "language.0.q_proj.A": np.zeros((6, 2), np.int32)}
-    Run(probes, frame, grams, META, chosen).save(tmp_path_factory.mktemp("run") / "whole")
-    return files(tmp_path_factory.getbasetemp() / "run0" / "whole")
+    out = tmp_path_factory.mktemp("run") / "whole"
+    Run(probes, frame, grams, META, chosen).save(out)
+    return files(out)
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +62,10 @@ def factor_files(tmp_path_factory):
     frame = pd.DataFrame([["language.0.q_proj.A", "language", 0, "q_proj", "attention", "A", 4]], columns=columns)
     chosen = Selections(TASKS, frame, {"language.0.q_proj.A": np.tile(np.array([[0, 3]], np.int32), (6, 1))}, True)
     examples = pd.DataFrame({"task": TASKS, "id": list("abcdef"), "source": list("abcdef")})
-    Factors(chosen, examples, {**META, "adapter_kind": "MIXLORA"}).save(tmp_path_factory.mktemp("factors") / "whole")
-    return files(tmp_path_factory.getbasetemp() / "factors0" / "whole")
+    Factors(chosen, examples, {**META, "adapter_kind": "MIXLORA"}).save(
+        out := tmp_path_factory.mktemp("factors") / "whole"
+    )
+    return files(out)
 
 
 def broken(whole, record):
