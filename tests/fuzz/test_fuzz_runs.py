@@ -144,7 +144,8 @@ def result_files(tmp_path_factory):
     task = {"metric": "vqa", "n": 3, "unparsed": 0, "main": "accuracy", "scores": {"accuracy": score}}
     found = Results("a", {"base": "mini"}, {"red": task}, {}, {"config": META["config"]})
     found.add_totals({"perception": Estimate(1.0, 0.5, 1.5)})
-    found.save(tmp_path_factory.mktemp("results") / "whole")
+    out = tmp_path_factory.mktemp("results") / "whole"
+    found.save(out)
     line = {
         "question_id": "1",
         "prompt": "What?",
@@ -153,7 +154,7 @@ def result_files(tmp_path_factory):
         "task": "red",
         "references": ["Red"],
     }
-    return files(tmp_path_factory.getbasetemp() / "results0" / "whole") | {"red.jsonl": written(line) + b"\n"}
+    return files(out) | {"red.jsonl": written(line) + b"\n"}
 
 
 def use_results(folder):
