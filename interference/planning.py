@@ -27,7 +27,7 @@ from interference.gradients import Probe
 from interference.gram import gram
 from interference.packing import pack, write_packed
 from interference.probing import Prober
-from interference.spool import DiskSpool, Rows
+from interference.spool import DiskSpool
 from interference.stored import checksum
 from interference.targets import Target, find_targets, probed_adapter
 from mixlora.progress import silent
@@ -180,9 +180,6 @@ class _Repeated:
 
     def __init__(self, spool: DiskSpool) -> None:
         self._spool = spool
-
-    def write(self, part: int, rows: Rows) -> None:
-        raise NotImplementedError
 
     def read(self, part: int, block: str) -> Tensor:
         return self._spool.read(0, block)

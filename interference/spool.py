@@ -36,10 +36,7 @@ ALL = Shard()
 
 
 class Spool(Protocol):
-    """Where gradients wait, in parts of some units each."""
-
-    def write(self, part: int, rows: Rows) -> None:
-        """Keep {block name: [units of the part, size]} as part number `part`."""
+    """Where gradients wait, in parts of some units each, as it is read."""
 
     def read(self, part: int, block: str) -> Tensor:
         """The rows [units of the part, size] of one block."""
