@@ -1,7 +1,7 @@
 """compute: a model and examples to a Run."""
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from importlib.metadata import version
@@ -16,8 +16,8 @@ from torch import nn
 
 from interference import checkpoint, sampled
 from interference.blocks import Block, Component, Granularity, coarsen, to_frame
-from interference.config import AnalysisConfig
-from interference.errors import InterferenceError, MeasurementError, RunError, ScopeError
+from interference.config import LEAST_SUMS, AnalysisConfig
+from interference.errors import ConfigError, InterferenceError, MeasurementError, RunError, ScopeError
 from interference.gradients import Probe
 from interference.gram import grams
 from interference.packing import pack, write_packed
@@ -27,8 +27,9 @@ from interference.run import GramFile, Run, check_free, load
 from interference.sketch import relative_error
 from interference.spool import ALL, DiskSpool, MemorySpool, Shard, Spool
 from interference.targets import Target, find_targets, probed_adapter, unprobed
-from interference.unfinished import settle, unfinished
+from interference.unfinished import gram_file, settle, unfinished
 from mixlora import MixLoraLayer, processes
+from mixlora.checkpoint import SPLIT
 from mixlora.errors import MixLoraError
 from mixlora.progress import Progress, silent
 from mixlora.sections import resolved
@@ -40,8 +41,8 @@ CONVENTIONS = {
     "gram": "K[u, v] = <g_u, g_v>, float32, upper triangle packed row by row",
 }
 MEMORY = 2**30
-_ELSEWHERE: Any = {"out": True, "probe": {"spool_dir"}}
-"""Keys that say where, and not what is measured."""
+_ELSEWHERE: Any = {"out": True, "probe": {"spool_dir", "memory_budget"}}
+"""Keys that say where and with how much memory, and not what is measured."""
 
 
 def compute(
@@ -91,6 +92,7 @@ def compute(
 
     Raises:
         CheckpointError: if the model has no adapter that can be probed.
+        ConfigError: if the seed, granularity or sketch is not one that can be.
         ScopeError: if a layer or module is not there, or a task has fewer than two units.
         MeasurementError: if a loss or gradient is not finite, or every gradient is zero.
         RunError: if something is at `out` already.
@@ -98,6 +100,10 @@ def compute(
     if unit not in ("example", "batch"):
         raise ScopeError(f"unit {unit!r} is none of example, batch")
     granularity = choose(Granularity, granularity, "granularity")
+    if sketch is not None and sketch < LEAST_SUMS:
+        raise ConfigError(f"sketch is {sketch}, but must be at least {LEAST_SUMS} (4096 is usual)")
+    if not 0 <= (seed := int(seed)) < 2**32:
+        raise ConfigError(f"seed is {seed}, but must be from 0 to {2**32 - 1}")
     if out is not None:
         check_free(Path(out))
     name = probed_adapter(model, adapter)
@@ -137,9 +143,14 @@ def compute_config(config: AnalysisConfig, progress: Progress = silent) -> Run |
     shard = Shard(processes.rank(), processes.count())
     first = shard.rank == 0
     if shard.count > 1:
-        processes.meet(checkpoint.device(config.model).type)
+        processes.meet(checkpoint.device(config.model).type, processes.PATIENCE)
     with _together(shard):
         check_free(out)
+        if shard.count > 1 and config.model.device == SPLIT:
+            raise ScopeError(
+                f"device: {SPLIT} spreads one model over all GPUs, but each of {shard.count} processes holds a model "
+                "of its own; leave device out, or start one process"
+            )
         processor = checkpoint.load_processor(config.model)
         encoded = sampled.encode(sampled.read(config), processor, config)
         model = checkpoint.load_model(config.model)
@@ -151,19 +162,19 @@ def compute_config(config: AnalysisConfig, progress: Progress = silent) -> Run |
     provenance = _provenance(model, name)
     identity = f"{provenance['fingerprints']['model']} {config.model_dump_json(exclude=_ELSEWHERE)}"
     spool_dir = None if probe.spool_dir is None else Path(probe.spool_dir)
-    need = measuring.spooled(sampled.count(encoded)) // shard.count
+    units = sampled.count(encoded)
+    need = measuring.spooled(units) * processes.here() // shard.count
     with ExitStack() as stack:
-        with _together(shard):  # the first looks whether the place is free before others write there
-            opening = unfinished(out, identity, spool_dir, need, first)
-            spool = stack.enter_context(opening) if first else None
-        if spool is None:
-            spool = stack.enter_context(opening)
+        opening = unfinished(out, identity, spool_dir, need, measuring.kept(units), first)
+        for turn in (True, False):  # the first looks whether the place is free before others write there
+            with _together(shard):
+                if turn is first:
+                    spool = stack.enter_context(opening)
         opened = stack.enter_context(Probe(model, targets))
         parts, order = sampled.parts(encoded, config, model.device)
         prober = Prober(
-            opened, spool, probe.token_mean, probe.weight_space, told, sampled.count(encoded),
-            probe.sketch, probe.seed, shard,
-        )  # fmt: skip
+            opened, spool, probe.token_mean, probe.weight_space, told, units, probe.sketch, probe.seed, shard, identity
+        )
         with _together(shard):
             found = prober.run(parts)
         _check_counts(found, config.tasks)
@@ -173,7 +184,7 @@ def compute_config(config: AnalysisConfig, progress: Progress = silent) -> Run |
         kind |= _sketching(probe.sketch)
         meta = {"seed": probe.seed, "config": resolved(config), **kind, **provenance, "data": data}
         with _together(shard):
-            kept = measuring.write(spool)
+            kept = measuring.write(spool, gram_file(out))
             run = measuring.run(kept, spool, meta)
             if first:
                 settle(run, out)
@@ -221,9 +232,12 @@ class Measuring:
         return list(kept.values()), sums
 
     def spooled(self, units: int) -> int:
-        """Bytes that the rows of so many units take, squared norms of sketches included."""
-        norms = 0 if self.sketch is None else len(self.blocks)
-        return 4 * units * (sum(self._entries(block) for block in self.blocks) + norms)
+        """Bytes that the rows of so many units take."""
+        return 4 * units * sum(self._entries(block) for block in self.blocks)
+
+    def kept(self, units: int) -> int:
+        """Bytes that the Gram matrices of so many units take."""
+        return 4 * len(self.stored()[0]) * (units * (units + 1) // 2)
 
     def order(self, found: Probed, order: np.ndarray) -> None:
         """Take what was probed; `order[n]` is the place in the run of the n-th probed unit."""
@@ -241,7 +255,7 @@ class Measuring:
         """
         _, sums = self.stored()
         place, silent_blocks = np.argsort(self.places), 0
-        made = grams(spool, self.found.sizes, sums, self.memory_budget // 2, self.shard, self.sketch is None)
+        made = grams(spool, self.found.sizes, sums, self.memory_budget // 2, self.shard)
         for done, (name, matrix) in enumerate(made, 1):
             silent_blocks += not matrix.any()
             yield name, pack(matrix[np.ix_(place, place)])
@@ -250,22 +264,24 @@ class Measuring:
             raise MeasurementError("every gradient is zero: the adapter changes no supervised token's loss")
         self._note("gram")
 
-    def write(self, spool: DiskSpool) -> Mapping[str, NDArray[np.float32]]:
-        """The packed Gram matrices in a file beside the gradients, so that they need not fit into memory.
+    def write(self, spool: DiskSpool, file: Path) -> Mapping[str, NDArray[np.float32]]:
+        """The packed Gram matrices in a file, so that they need not fit into memory.
 
         Raises:
             RunError: if it cannot be written.
             MeasurementError: as `packed`.
         """
+        packed = self.packed(spool)
         if self.shard.rank > 0:
-            for _ in self.packed(spool):
-                pass  # the first process writes what all have made
+            deque(packed, maxlen=0)  # the first process writes what all have made
             return {}
-        file, units = spool.folder / "gram.safetensors", len(self.found.units)
         try:
-            write_packed(file, list(self.stored()[1]), units, self.packed(spool))
+            write_packed(file, list(self.stored()[1]), len(self.found.units), packed)
         except OSError as error:
-            raise RunError(f"{file} cannot be written: {error.strerror or error}; make room there") from None
+            if self.shard.count > 1:
+                deque(packed, maxlen=0)  # the others wait for this one's share of what is left
+            told = f"{file} cannot be written: {error.strerror or error}"
+            raise RunError(f"{told}; make room there, and the same command continues") from None
         return GramFile(file)
 
     def run(self, grams: Mapping[str, NDArray[np.float32]], spool: Spool, meta: Mapping[str, Any]) -> Run:

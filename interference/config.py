@@ -14,6 +14,9 @@ from mixlora.errors import MixLoraError
 from mixlora.sections import BaseSection, TaskSection
 from mixlora.settings import Section
 
+LEAST_SUMS = 16
+"""Random sums of a sketch."""
+
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
@@ -58,7 +61,7 @@ class ProbeConfig(Section):
     routers: bool = False
     memory_budget: int = Field(2**30, ge=1)
     spool_dir: str | None = None
-    sketch: int | None = Field(None, ge=16)
+    sketch: int | None = Field(None, ge=LEAST_SUMS)
 
     @field_validator("memory_budget", mode="before")
     @classmethod

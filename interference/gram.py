@@ -10,14 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from interference.errors import RunError
 from interference.packing import sum_of
-from interference.sketch import norms_of
 from interference.spool import ALL, Shard, Spool
-from mixlora.processes import total
+from mixlora.processes import together, total
 
 
 def gram(
-    spool: Spool, sizes: Sequence[int], block: str, width: int, budget: int, shard: Shard = ALL, exact: bool = True
+    spool: Spool, sizes: Sequence[int], block: str, width: int, budget: int, shard: Shard = ALL
 ) -> NDArray[np.float32]:
     """The Gram matrix of one block over all units, in the order of the parts.
 
@@ -30,10 +30,12 @@ def gram(
         width: entries of the block's rows.
         budget: bytes that the gradients in memory at one time may take; at least two parts are held.
         shard: which parts are in this process's spool.
-        exact: whether the rows are the gradients themselves; of sketches the squared norms are known beside them.
 
     Returns:
         [units, units], exactly symmetric.
+
+    Raises:
+        RunError: in all processes, if one cannot read its parts.
     """
     tiles = _tiles(sizes, max(budget // (2 * 4 * width), 1))
     offsets = np.concatenate([[0], np.cumsum([sum(sizes[part] for part in tile) for tile in tiles])])
@@ -49,9 +51,6 @@ def gram(
         total(found)
     whole = found.numpy()
     _mirror(whole)
-    if not exact:
-        parts = _load(spool, range(len(sizes)), sizes, norms_of(block), 1, shard)
-        np.fill_diagonal(whole, parts[:, 0].numpy())
     return whole
 
 
@@ -61,7 +60,6 @@ def grams(
     sums: Mapping[str, Sequence[tuple[str, int]]],
     budget: int,
     shard: Shard = ALL,
-    exact: bool = True,
 ) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """The Gram matrices to store, one after another.
 
@@ -71,10 +69,9 @@ def grams(
         sums: {stored name: [(block name, entries of its rows)] whose Gram matrices are added up}.
         budget: as in `gram`.
         shard: as in `gram`.
-        exact: as in `gram`.
     """
     for name, members in sums.items():
-        yield name, sum_of(gram(spool, sizes, block, width, budget, shard, exact) for block, width in members)
+        yield name, sum_of(gram(spool, sizes, block, width, budget, shard) for block, width in members)
 
 
 def weight_rows(gradient_a: Tensor, gradient_b: Tensor, factor_a: Tensor, factor_b: Tensor, scaling: float) -> Tensor:
@@ -131,10 +128,11 @@ def _load(spool: Spool, parts: Sequence[int], sizes: Sequence[int], block: str, 
     if shard.count == 1:
         return torch.cat([spool.read(part, block).flatten(1) for part in parts])
     rows, first = torch.zeros(sum(sizes[part] for part in parts), width), 0
-    for part in parts:
-        if shard.owns(part):
-            rows[first : first + sizes[part]] = spool.read(part, block).flatten(1)
-        first += sizes[part]
+    with together(RunError):  # one that left alone would keep the others waiting for its share
+        for part in parts:
+            if shard.owns(part):
+                rows[first : first + sizes[part]] = spool.read(part, block).flatten(1)
+            first += sizes[part]
     return total(rows)
 
 

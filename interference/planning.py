@@ -5,12 +5,11 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
@@ -22,12 +21,11 @@ from interference import checkpoint, sampled
 from interference.blocks import Granularity, coarsen
 from interference.computation import Measuring
 from interference.config import AnalysisConfig
-from interference.errors import RunError
 from interference.gradients import Probe
 from interference.gram import gram
 from interference.packing import pack, write_packed
-from interference.probing import Prober
-from interference.spool import DiskSpool
+from interference.probing import Part, Prober
+from interference.spool import DiskSpool, temporary
 from interference.stored import checksum
 from interference.targets import Target, find_targets, probed_adapter
 from mixlora.progress import silent
@@ -37,7 +35,7 @@ _LOSES = {
     Granularity.GROUP: "modules within attention and mlp",
     Granularity.LAYER: "attention against mlp",
 }
-_TIMED_PARTS = 4
+_TIMED_PARTS = 5
 
 
 @dataclass(frozen=True)
@@ -134,21 +132,32 @@ def _measured(
     encoded: sampled.Sample,
     loading: float,
 ) -> Plan:
-    """The plan with memory and time, from some parts over all lengths; the longest, which need most, come first."""
-    probe = config.probe
-    made, _ = sampled.parts(encoded, config, next(model.parameters()).device)
+    """The plan with memory and time, from some parts over all lengths, the longest, which needs most, among them."""
+    probe, device = config.probe, next(model.parameters()).device
+    made, _ = sampled.parts(encoded, config, device)
     parts = list(made)
-    chosen = [parts[0], *parts[:: math.ceil(len(parts) / _TIMED_PARTS)]]
     with ExitStack() as stack:
-        spool = DiskSpool(Path(stack.enter_context(_temporary(probe.spool_dir))))
+        spool = DiskSpool(Path(stack.enter_context(temporary(Path(probe.spool_dir) if probe.spool_dir else None))))
         opened = stack.enter_context(Probe(model, targets))
         prober = Prober(opened, spool, probe.token_mean, probe.weight_space, sketch=probe.sketch, seed=probe.seed)
-        spent = [_timed(partial(prober.run, [part])) for part in chosen]  # each takes the place of the last
-        gradients = sum(spent[1:]) / sum(len(part.units) for part in chosen[1:]) * found.units
-        gram_seconds = _gram_seconds(measuring, spool, found.units, len(chosen[-1].units), probe.memory_budget // 2)
+        gradients = _probing_seconds(prober, spool, parts)
+        gram_seconds = _gram_seconds(measuring, spool, found.units, len(parts[0].units), probe.memory_budget // 2)
     seconds = {"load": loading, "gradients": gradients, "gram": gram_seconds}
-    on_gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+    on_gpu = torch.cuda.max_memory_allocated() if device.type == "cuda" else None
     return replace(found, memory=peak_memory(), gpu_memory=on_gpu, seconds=seconds)
+
+
+def _probing_seconds(prober: Prober, spool: DiskSpool, parts: Sequence[Part]) -> float:
+    """The time of all parts, which come by length, from some of them; the first, a full one, is left in the spool."""
+
+    def measure(place: int) -> float:
+        spool.path(0).unlink(missing_ok=True)  # a part that is there is not measured again
+        return _timed(partial(prober.run, [parts[place]]))
+
+    measure(len(parts) - 1)  # the first forward of a process takes longer than any other
+    some = sorted({round(place) for place in np.linspace(0, len(parts) - 1, _TIMED_PARTS)}, reverse=True)
+    spent = {place: measure(place) for place in some}
+    return float(np.interp(range(len(parts)), some[::-1], [spent[place] for place in some[::-1]]).sum())
 
 
 def _gram_seconds(measuring: Measuring, spool: DiskSpool, units: int, rows: int, budget: int) -> float:
@@ -159,9 +168,8 @@ def _gram_seconds(measuring: Measuring, spool: DiskSpool, units: int, rows: int,
     entries = dict(member for members in sums.values() for member in members)
     ordered = sorted(entries, key=entries.__getitem__)
     some = list(dict.fromkeys(ordered[place] for place in (0, len(ordered) // 2, -1)))
-    exact = measuring.sketch is None
-    matrix = gram(repeated, sizes, some[0], entries[some[0]], budget, exact=exact)
-    times = [_timed(partial(gram, repeated, sizes, name, entries[name], budget, exact=exact)) for name in some]
+    matrix = gram(repeated, sizes, some[0], entries[some[0]], budget)
+    times = [_timed(partial(gram, repeated, sizes, name, entries[name], budget)) for name in some]
     known = [entries[name] for name in some]
     multiplied = float(np.interp(list(entries.values()), known, times).sum())
     return multiplied + len(sums) * _timed(partial(_keep, matrix, spool.folder / "gram"))
@@ -194,17 +202,8 @@ def _timed(work: Callable[[], object]) -> float:
 def peak_memory() -> int:
     """The largest number of bytes that this process has held in memory."""
     status = Path("/proc/self/status")  # what getrusage says may be of the process that started this one
-    if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    lines = status.read_text().splitlines() if status.exists() else []
+    if line := next((line for line in lines if line.startswith("VmHWM")), None):
         return int(line.split()[1]) * 1024
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return used if sys.platform == "darwin" else used * 1024
-
-
-def _temporary(spool_dir: str | None) -> TemporaryDirectory[str]:
-    try:
-        return TemporaryDirectory(prefix="interference-plan-", dir=spool_dir)
-    except OSError as error:
-        raise RunError(
-            f"nothing can be written to {spool_dir}: {error.strerror or error}; name another --spool-dir"
-        ) from None

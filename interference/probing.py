@@ -88,6 +88,10 @@ class Prober:
         weight_space: also spool the rows of the weight-space view.
         progress: told of every part.
         total: number of units, if known.
+        sketch: random sums that are kept of every block's row; None for the row.
+        seed: of the sketches.
+        shard: which parts are this process's.
+        job: what parts must have been measured for to be taken from the spool, beside the batches.
     """
 
     probe: Probe
@@ -99,6 +103,7 @@ class Prober:
     sketch: int | None = None
     seed: int = 0
     shard: Shard = ALL
+    job: str = ""
 
     def run(self, parts: Iterable[Part]) -> Probed:
         """Measure every part, or take it from the spool where an interrupted run left it.
@@ -120,7 +125,7 @@ class Prober:
             self.spool.write(number, rows)
             return losses, tokens
         batches = list(part.batches)
-        digest = _digest(batches)
+        digest = _digest(self.job, batches)
         kept = self.spool.metadata(number)
         if kept and kept.get("batches") == digest:
             return json.loads(kept["losses"]), json.loads(kept["tokens"])
@@ -249,8 +254,8 @@ def of_collated(batches: Mapping[str, Iterable[Batch]], unit: str) -> Iterator[P
                 yield Part(units, [(batch, list(rows))])
 
 
-def _digest(batches: Sequence[tuple[Batch, Sequence[int]]]) -> str:
-    found = hashlib.sha256()
+def _digest(job: str, batches: Sequence[tuple[Batch, Sequence[int]]]) -> str:
+    found = hashlib.sha256(job.encode())
     for batch, owners in batches:
         found.update(repr(list(owners)).encode())
         for key, value in sorted(batch.items()):

@@ -19,6 +19,7 @@ Copies of one example in two tasks (`pairing.copies_of`) are drawn as if they we
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
@@ -28,7 +29,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from interference.errors import ConfigError
-from interference.measure import Aggregate, Average, Measure, estimate
+from interference.measure import Aggregate, Average, Measure
 from interference.metrics import RatioHealth, health_of
 from interference.pairing import Array, Grams, Kernel, Layout, Pairs, copies_of, pair_means, pool
 from interference.significance import pair_mean_variance
@@ -120,13 +121,13 @@ class Resamples:
         """
         check_level(level)
         self.level, self.aggregate = level, Aggregate(aggregate)
-        self._gram, self._tasks = gram, list(tasks)
+        self._gram = gram
         layout = Layout.of(tasks)
         if self.aggregate is Aggregate.SUM:  # grouped and summed once for all that follows
-            self._gram, self._tasks = pool(gram, layout), [tasks[unit] for unit in layout.order]
-            layout = Layout.of(self._tasks)
+            self._gram, tasks = pool(gram, layout), [tasks[unit] for unit in layout.order]
+            layout = Layout.of(tasks)
         self.layout = layout
-        self.weights = layout.group(bootstrap_weights(self._tasks, replicates, seed), (1,))
+        self.weights = layout.group(bootstrap_weights(tasks, replicates, seed), (1,))
         self._found: dict[Any, Any] = {}
 
     @property
@@ -163,7 +164,19 @@ class Resamples:
 
     def value(self, measure: Measure) -> Array:
         """A measure [i, j], without its resamples."""
-        return estimate(measure, self._gram, self._tasks)[0]
+        ones, found = np.ones((1, self.weights.shape[1])), Average()
+        for kernel in self._kernels(measure):
+            found.add(measure.of_kernel(kernel, ones, self.layout))
+        return found.mean()[0]
+
+    def with_copies(self, copies: NDArray[np.intp]) -> Resamples:
+        """The same draws, with these units taken for copies of one example; itself where they are already."""
+        if np.array_equal(copies, self.copies):
+            return self
+        other = copy(self)
+        other.__dict__.pop("fall", None)
+        other.copies, other._found = copies, {}
+        return other
 
     def of(self, measure: Measure) -> tuple[Array, Array]:
         """A measure's value [i, j] and its corrected resamples [replicates, i, j].
@@ -198,12 +211,11 @@ class Resamples:
 
     def _ratios(self, measure: Measure) -> tuple[Array, Array]:
         """The value and the plain resamples of a measure by unit."""
-        ones, values, draws = np.ones((1, self.weights.shape[1])), Average(), Average()
+        draws = Average()
         weights = self.weights if measure.aggregate is Aggregate.SUM else self._single
         for kernel in self._kernels(measure):
-            values.add(measure.of_kernel(kernel, ones, self.layout))
             draws.add(measure.of_kernel(kernel.astype(weights.dtype.type), weights, self.layout))
-        return values.mean()[0], draws.mean()
+        return self.value(measure), draws.mean()
 
     def _kernels(self, measure: Measure) -> Iterable[Kernel]:
         if measure.aggregate is Aggregate.SUM:

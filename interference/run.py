@@ -6,6 +6,7 @@ also has `selections.safetensors`. It is whole or absent.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from interference import metrics, stored, uncertainty
-from interference.blocks import Side, Space, select
+from interference.blocks import Granularity, Side, Space, select
 from interference.errors import RunError, ScopeError
 from interference.measure import Aggregate, Measure, estimate
 from interference.packed import GramFile, Grams
@@ -268,25 +269,29 @@ class Run:
         """Blocks in which every gradient is zero: A's, as long as B is at its initial zero."""
         return [name for name in self.blocks["name"] if not self._grams[name].any()]
 
-    def save(self, out: Path | str) -> None:
+    def save(self, out: Path | str, grams: Path | None = None) -> None:
         """Write the run to a directory that must not exist yet: to a temporary name, synced, renamed.
 
         Args:
             out: the directory.
+            grams: a file of its packed Gram matrices that may be moved there; None to write them.
 
         Raises:
             RunError: if `out` exists or cannot be written.
         """
         out = Path(out)
         check_free(out)
-        stored.write_whole(out, "the run", self._write)
+        stored.write_whole(out, "the run", partial(self._write, grams))
 
-    def _write(self, folder: Path) -> None:
+    def _write(self, grams: Path | None, folder: Path) -> None:
         self.probes.to_parquet(folder / "probes.parquet", index=False)
         self.blocks.to_parquet(folder / "blocks.parquet", index=False)
         names = list(self.blocks["name"])
-        packed = ((name, self._grams[name]) for name in names)
-        write_packed(folder / "gram.safetensors", names, len(self.probes), packed)
+        if grams is None:
+            packed = ((name, self._grams[name]) for name in names)
+            write_packed(folder / "gram.safetensors", names, len(self.probes), packed)
+        else:
+            grams.rename(folder / "gram.safetensors")
         if self.selections:
             save_file(self.selections, folder / _SELECTIONS)
         checksums = {path.name: stored.checksum(path) for path in sorted(folder.iterdir())}
@@ -314,7 +319,7 @@ def load(path: Path | str) -> Run:
         path: the directory.
 
     Raises:
-        RunError: if the directory is no run, is damaged, or is of a newer version.
+        RunError: if the directory is no run, is damaged, or is of another version.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -322,19 +327,30 @@ def load(path: Path | str) -> Run:
     for name in _FILES:
         if not (folder / name).is_file():
             raise RunError(f"{folder} is no run: it has no {name}")
-    meta = stored.read_meta(folder / "run.json", SCHEMA, "run")
+    meta = _read_meta(folder / "run.json")
+    stored.check_sums(folder, meta.pop("checksums", None) or {}, (*_FILES[1:], _SELECTIONS))
     probes = stored.read_frame(folder / "probes.parquet", ("task", "ids", "source"), ("loss", "tokens"))
     texts = ("name", "component", "module", "group", "side")
     blocks = stored.read_frame(folder / "blocks.parquet", texts, ("layer", "size"))
     try:
         grams = GramFile(folder / "gram.safetensors")
     except (OSError, SafetensorError) as error:
-        raise RunError(f"{folder} is damaged and must be computed again: {error}") from None
+        raise RunError(f"{folder / 'gram.safetensors'} is damaged and must be computed again: {error}") from None
     selections = stored.read_tensors(folder / _SELECTIONS) if (folder / _SELECTIONS).is_file() else {}
     _check_whole(folder, probes, blocks, grams)
-    files = [name for name in (*_FILES[1:], _SELECTIONS) if (folder / name).is_file()]
-    stored.check_sums(folder, meta.pop("checksums", None) or {}, files)
     return Run(probes, blocks.astype({"layer": "Int64"}), grams, meta, selections)
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
+    """What `path` tells of a run; one that a configuration made also tells what `verify` reads again."""
+    meta = stored.read_meta(path, SCHEMA, "run")
+    if meta.get("config") is not None:
+        for key in ("unit", "token_mean", "granularity"):
+            if meta.get(key) is None:
+                raise RunError(f"{path} is damaged: it lacks {key!r}; compute the run again")
+    if (kind := meta.get("granularity")) not in (None, *Granularity):
+        raise RunError(f"{path} is damaged: its 'granularity' is {kind!r:.60}; compute the run again")
+    return meta
 
 
 def _check_whole(folder: Path, probes: pd.DataFrame, blocks: pd.DataFrame, grams: GramFile) -> None:

@@ -4,7 +4,8 @@ A count sketch (Charikar, Chen and Farach-Colton 2002; Weinberger et al. 2009) a
 one of k sums. The same signs and places serve every unit of a block, so that <S g, S h> has mean <g, h> and a variance
 of at most (|g|^2 |h|^2 + <g, h>^2) / k. The signs of different blocks are independent, so that errors of a scope's
 blocks do not add up: over blocks b their variance is at most the sum of each block's, which is again at most
-2 |g|^2 |h|^2 / k. Squared norms, the Gram's diagonal, are kept exactly.
+2 |g|^2 |h|^2 / k. The same holds of squared norms, and the Gram of sketches is one of vectors: equal gradients stay
+equal, and no inner product exceeds its norms.
 """
 
 import hashlib
@@ -15,7 +16,7 @@ from torch import Tensor
 
 
 def sketched(rows: Mapping[str, Tensor], size: int, seed: int) -> dict[str, Tensor]:
-    """Sketches of the rows of blocks, and their squared norms.
+    """Sketches of the rows of blocks.
 
     Args:
         rows: {block name: [units, *factor shape]}.
@@ -23,19 +24,10 @@ def sketched(rows: Mapping[str, Tensor], size: int, seed: int) -> dict[str, Tens
         seed: of signs and places.
 
     Returns:
-        {block name: [units, min(k, entries)]} and {`norms_of(block name)`: [units, 1]}.
+        {block name: [units, min(k, entries)]}.
     """
-    found = {}
-    for name, tensor in rows.items():
-        flat = tensor.flatten(1)
-        found[name] = flat if flat.shape[1] <= size else _count_sketch(flat, name, size, seed)
-        found[norms_of(name)] = flat.double().square().sum(dim=1, keepdim=True).to(flat.dtype)
-    return found
-
-
-def norms_of(block: str) -> str:
-    """The name under which the squared norms of a block's rows wait beside their sketches."""
-    return f"{block} squared norms"
+    flat = {name: tensor.flatten(1) for name, tensor in rows.items()}
+    return {name: row if row.shape[1] <= size else _count_sketch(row, name, size, seed) for name, row in flat.items()}
 
 
 def relative_error(size: int) -> float:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Protocol
 
 from safetensors import SafetensorError, safe_open
@@ -47,7 +47,7 @@ class MemorySpool:
 
     Args:
         limit: bytes kept in memory.
-        folder: where the temporary files are made; None for the system's place.
+        folder: where the temporary files are made, itself made if it is not there; None for the system's place.
     """
 
     def __init__(self, limit: int, folder: Path | None = None) -> None:
@@ -58,6 +58,13 @@ class MemorySpool:
         self._disk: DiskSpool | None = None
 
     def __enter__(self) -> "MemorySpool":
+        """Itself.
+
+        Raises:
+            RunError: if nothing can be written to the folder that was named.
+        """
+        if self._folder is not None:  # told now, not when the limit is reached
+            self._disk = self._temporary()
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -74,7 +81,7 @@ class MemorySpool:
             self._parts[part] = dict(rows)
             return
         if self._disk is None:
-            self._disk = DiskSpool(Path(self._stack.enter_context(self._temporary())))
+            self._disk = self._temporary()
         self._disk.write(part, rows)
 
     def read(self, part: int, block: str) -> Tensor:
@@ -83,13 +90,24 @@ class MemorySpool:
             return self._parts[part][block]
         return self._disk.read(part, block)
 
-    def _temporary(self) -> TemporaryDirectory[str]:
-        try:
-            return TemporaryDirectory(prefix="interference-", dir=self._folder)
-        except OSError as error:
-            raise RunError(
-                f"gradients cannot be spooled to {self._folder}: {error.strerror or error}; name another spool_dir"
-            ) from None
+    def _temporary(self) -> "DiskSpool":
+        return DiskSpool(Path(self._stack.enter_context(temporary(self._folder))))
+
+
+def temporary(folder: Path | None) -> TemporaryDirectory[str]:
+    """A directory in the folder (None for the system's place) that goes with its context.
+
+    Raises:
+        RunError: if it cannot be made.
+    """
+    try:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        return TemporaryDirectory(prefix="interference-", dir=folder)
+    except OSError as error:
+        raise RunError(
+            f"nothing can be written to {folder or gettempdir()}: {error.strerror or error}; name another spool_dir"
+        ) from None
 
 
 class DiskSpool:
@@ -116,9 +134,8 @@ class DiskSpool:
             temporary.rename(path)
         except (OSError, SafetensorError) as error:
             temporary.unlink(missing_ok=True)
-            raise RunError(
-                f"gradients cannot be written to {self.folder}: {error}; make room there, or name another --spool-dir"
-            ) from None
+            told = f"gradients cannot be written to {self.folder}: {error}"
+            raise RunError(f"{told}; make room there, and start again") from None
 
     def read(self, part: int, block: str) -> Tensor:
         """Read one block of a part; the others stay on disk.

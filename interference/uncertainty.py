@@ -190,6 +190,8 @@ def compare(
 
 def change_of(first: Resamples, second: Resamples, measure: Measure) -> Comparison:
     """What `compare` gives, of one of several measures that share their resamples: the same units, drawn alike."""
+    copies = np.where(first.copies >= 0, first.copies, second.copies)  # the same pairs count in both
+    first, second = first.with_copies(copies), second.with_copies(copies)
     a, b = first.value(measure), second.value(measure)
     layout, level = first.layout, first.level
     if measure.linear:

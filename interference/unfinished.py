@@ -3,6 +3,8 @@
     OUT.partial/identity   of which configuration and checkpoint it is
     OUT.partial/lock       held by the process that works on it
     OUT.partial/part-N     gradients of some units; with a spool directory, they lie in a folder there
+    OUT.partial/spools     the folders in which they have lain
+    OUT.partial/gram...    the Gram matrices, as they are made
     OUT.partial/run        the run, until it is whole
 
 It outlives an interruption, a kill and a full disk, and the same command continues; it goes when the run is saved, or
@@ -18,33 +20,38 @@ from pathlib import Path
 from interference.errors import InterferenceError, RunError, amount
 from interference.run import Run, check_free
 from interference.spool import DiskSpool
+from interference.stored import remove_left
 from mixlora.errors import CheckpointError, MixLoraError
 from mixlora.locks import locked
 
 _IDENTITY = "identity"
+_GRAM = "gram.safetensors"
 _OWN = {"lock", "identity.tmp"}  # what a process that was killed at once has left
 
 
 @contextmanager
 def unfinished(
-    out: Path, identity: str, spool_dir: Path | None = None, need: int = 0, first: bool = True
+    out: Path, identity: str, spool_dir: Path | None = None, need: int = 0, stored: int = 0, first: bool = True
 ) -> Iterator[DiskSpool]:
-    """The spool of a run: continued if it is of the same job.
+    """The spool of a run: continued if it is of the same job. In another `spool_dir` than before it begins anew.
 
     Args:
         out: where the run will be.
         identity: of the job.
         spool_dir: where gradients wait; None for beside `out`.
         need: bytes that they will take there.
+        stored: bytes that the Gram matrices will take beside `out`.
         first: whether this process, of those that share the work, keeps the directory.
 
     Raises:
         RunError: if another process works on it, it is of another job, it cannot be written, or there is no room.
     """
     folder = beside(out)
-    new = first and not folder.exists()
-    place = folder if spool_dir is None else spool_dir / f"{out.name}-{_digest(str(out))}.partial"
+    place = folder if spool_dir is None else spool_dir.absolute() / f"{out.name}-{_digest(str(out))}.partial"
+    if place.resolve().is_relative_to(out.resolve()):
+        raise RunError(f"gradients would wait in {place}, where the run is to be; choose another --spool-dir")
     with ExitStack() as stack:
+        new = [each for each in dict.fromkeys([place, folder]) if not each.exists()]
         if first:
             _make(folder, "--out")
             stack.enter_context(_locked(folder, out))
@@ -53,19 +60,19 @@ def unfinished(
                 _make(each, "--out" if each == folder else "--spool-dir")
                 _mark(each, identity)
             spool = DiskSpool(place)
-            _refuse_full(place, need)
+            _refuse_full(place, need, folder if first else place, stored if first else 0)
+            former = _former(folder, place) if first else []
         except RunError:
-            if new:  # nothing is measured yet, and the next try may be of another configuration
-                _remove(*(each for each in (place, folder) if not any(each.glob("part-*"))))
+            _remove(*new)  # nothing is measured yet, and the next try may be of another configuration
             raise
         try:
             yield spool
         except RunError:
             raise  # a full disk, or one that is gone: what is measured is not lost
         except (InterferenceError, MixLoraError):
-            _remove(place, folder)
+            _remove(place, *former, folder)
             raise
-        _remove(place, folder)
+        _remove(place, *former, folder)
 
 
 def beside(out: Path) -> Path:
@@ -73,17 +80,28 @@ def beside(out: Path) -> Path:
     return out.with_name(out.name + ".partial")
 
 
+def gram_file(out: Path) -> Path:
+    """Where the Gram matrices of an unfinished run are written."""
+    return beside(out) / _GRAM
+
+
 def settle(run: Run, out: Path) -> None:
     """Save a run beside its place and move it there, so that whatever a kill leaves goes with the unfinished run.
+
+    Its Gram matrices are those of `gram_file`, which is moved, too.
 
     Raises:
         RunError: if it cannot be written, or something has come to lie at its place.
     """
     waiting = beside(out) / "run"
     shutil.rmtree(waiting, ignore_errors=True)  # of a process that was killed before it could be moved
-    run.save(waiting)
+    remove_left(waiting)
+    run.save(waiting, gram_file(out))
     check_free(out)
-    waiting.rename(out)
+    try:
+        waiting.rename(out)
+    except OSError as error:
+        raise RunError(f"{waiting} cannot be moved to {out}: {error.strerror or error}; move it yourself") from None
 
 
 def _make(folder: Path, option: str) -> None:
@@ -107,18 +125,37 @@ def _mark(folder: Path, identity: str) -> None:
     Raises:
         RunError: if it is another job's, or cannot be written.
     """
-    mark = folder / _IDENTITY
-    if mark.exists() and mark.read_text(encoding="utf-8") != identity:
+    if (known := _noted(folder / _IDENTITY)) is not None and known != identity:
         raise RunError(
             f"{folder} is of an unfinished run of another configuration or checkpoint; finish that one, delete the "
             "directory, or choose another --out"
         )
+    _note(folder / _IDENTITY, identity)
+
+
+def _former(folder: Path, place: Path) -> list[Path]:
+    """Where gradients of this run waited before another `spool_dir` was named, so that they go, too, in the end."""
+    lines = (_noted(folder / "spools") or "").splitlines()
+    waited = [path for path in map(Path, lines) if path not in (folder, place)]
+    _note(folder / "spools", "".join(f"{path}\n" for path in [*waited, place]))
+    return [path for path in waited if (path / _IDENTITY).is_file()]
+
+
+def _noted(path: Path) -> str | None:
+    """What a note says; None if there is none."""
     try:
-        temporary = mark.with_suffix(".tmp")
-        temporary.write_text(identity, encoding="utf-8")
-        temporary.rename(mark)
+        return path.read_text(encoding="utf-8", errors="replace") if path.exists() else None
     except OSError as error:
-        raise RunError(f"{folder} cannot be written: {error.strerror or error}; choose another --out") from None
+        raise RunError(f"{path} cannot be read: {error.strerror or error}; delete {path.parent}") from None
+
+
+def _note(path: Path, text: str) -> None:
+    try:
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(text, encoding="utf-8")
+        temporary.rename(path)
+    except OSError as error:
+        raise RunError(f"{path.parent} cannot be written: {error.strerror or error}; choose another --out") from None
 
 
 @contextmanager
@@ -136,14 +173,30 @@ def _locked(folder: Path, out: Path) -> Iterator[None]:
         yield
 
 
-def _refuse_full(folder: Path, need: int) -> None:
-    held = sum(path.stat().st_size for path in folder.glob("part-*"))
-    free = shutil.disk_usage(folder).free
-    if need - held > free:
+def _refuse_full(place: Path, need: int, folder: Path, stored: int) -> None:
+    """Raise a RunError if the gradients do not fit where they wait, or the Gram matrices beside the run."""
+    apart = place.stat().st_dev != folder.stat().st_dev
+    held = [*place.glob("part-*.safetensors"), *([] if apart else [folder / _GRAM])]
+    free = shutil.disk_usage(place).free + sum(map(_size, held))
+    if need + (0 if apart else stored) > free:
+        also = "" if apart or not stored else f", and Gram matrices {amount(stored)},"
         raise RunError(
-            f"gradients need {amount(need)} in {folder}, where {amount(free + held)} are free; name another "
+            f"gradients need {amount(need)}{also} in {place}, where {amount(free)} are free; name another "
             "--spool-dir, probe fewer samples, layers or modules, or sketch them (probe.sketch)"
         )
+    if apart and stored > (free := shutil.disk_usage(folder).free):
+        raise RunError(
+            f"the Gram matrices need {amount(stored)} in {folder}, where {amount(free)} are free; choose another "
+            "--out, probe fewer samples, or sum blocks (probe.granularity)"
+        )
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; 0 if it is not there: another process may have moved it."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _remove(*folders: Path) -> None:

@@ -21,6 +21,7 @@ from interference.errors import RunError
 from interference.gradients import IGNORED, BatchGradients, Probe, activate, as_found, example_losses
 from interference.probing import Batch, UnitMeans, of_collated
 from interference.run import Run
+from interference.sketch import sketched
 from interference.targets import Target, find_targets, probed_adapter
 from mixlora.progress import Progress, silent
 
@@ -45,7 +46,8 @@ class Verification:
             gradient, a difference of nearly equal numbers that keeps few digits), `own_error` relative to its own norm,
             `worst_block` and `worst_error` (the block that differs most, relative to that block; none where the two
             ways agree to the bit).
-        gram_error: largest |K - K'| / sqrt(K'[u,u] K'[v,v]) between the run's Gram and that of the derived gradients.
+        gram_error: largest |K - K'| / sqrt(K'[u,u] K'[v,v]) between the run's Gram and that of the derived gradients
+            (of their sketches, where the run's is of sketches).
         steps: one row a step size: `step` (lambda), `predicted` (root mean square fall of the loss, nats per token),
             `slope` of the real fall on the predicted one, `correlation`, `pairs` of units.
         linear_until: the largest step up to which slope lies within 0.9 to 1.1 and correlation above 0.99; 0 if none.
@@ -149,16 +151,23 @@ def _verify(
         activate(model, targets[0].adapter)
         derived = _derived(model, targets, list(batches.values()), token_mean)
     progress("gradients", len(chosen), len(chosen))
-    whole = torch.cat([derived[name].flatten(1) for name in derived], dim=1).double()
-    gram = run.gram()[np.ix_(chosen, chosen)].astype(np.float64)
-    own = (whole @ whole.T).cpu().numpy()
+    size = run.meta.get("sketch")
+    gram, exact = run.gram()[np.ix_(chosen, chosen)].astype(np.float64), _gram(derived)
+    own = exact if size is None else _gram(sketched(derived, size, run.seed))
     norms = np.sqrt(np.outer(np.diagonal(own), np.diagonal(own)))
     apart = np.abs(gram - own) / np.where(norms > 0, norms, np.nan)
     gram_error = np.nanmax(apart) if np.isfinite(run.gram()).all() else math.inf
-    steps = _steps(model, targets, list(batches.values()), derived, gram, token_mean, progress)
+    predicted = gram if size is None else exact  # what sketches lose is known, and no fault of the gradients
+    steps = _steps(model, targets, list(batches.values()), derived, predicted, token_mean, progress)
     return Verification(
         _errors(run, chosen, measured, derived), float(gram_error), steps, _linear_until(steps), _dtype(model)
     )
+
+
+def _gram(rows: Mapping[str, Tensor]) -> NDArray[np.float64]:
+    whole = torch.cat([row.flatten(1) for row in rows.values()], dim=1).double()
+    found: NDArray[np.float64] = (whole @ whole.T).cpu().numpy()
+    return found
 
 
 def _chosen(run: Run, units: int) -> list[int]:

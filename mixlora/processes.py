@@ -7,6 +7,7 @@ import functools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -16,6 +17,10 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from mixlora.errors import MixLoraError
+
+_SHARED = "shared"
+PATIENCE = timedelta(days=7)
+"""How long one may wait for another, where each measures its own share: what the slowest needs."""
 
 
 def count() -> int:
@@ -28,13 +33,20 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def meet(device: str) -> bool:
+def here() -> int:
+    """How many of them are on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def meet(device: str, patience: timedelta | None = None) -> bool:
     """Whether this is the first of the processes, which have now found each other.
 
     Args:
         device: the kind of their devices, "cpu" or "cuda".
+        patience: how long one may wait for another, where that is not a matter of minutes.
     """
-    return bool(PartialState(cpu=device == "cpu").is_main_process)
+    waiting = {} if patience is None else {"timeout": patience}
+    return bool(PartialState(cpu=device == "cpu", **waiting).is_main_process)
 
 
 @contextmanager
@@ -45,7 +57,7 @@ def together(kinds: type[Exception] | tuple[type[Exception], ...] = MixLoraError
         kinds: of errors that end all.
 
     Raises:
-        MixLoraError: (or one of `kinds`) in all of them, where one has raised it.
+        MixLoraError: (or one of `kinds`) in all of them, where one has raised it; `is_shared` then tells so.
     """
     failed: Exception | None = None
     try:
@@ -54,7 +66,14 @@ def together(kinds: type[Exception] | tuple[type[Exception], ...] = MixLoraError
         failed = error
     found = gathered(failed)
     if (first := next((error for error in found if error is not None), None)) is not None:
-        raise first
+        known = failed or first
+        known.__dict__[_SHARED] = True
+        raise known
+
+
+def is_shared(error: Exception) -> bool:
+    """Whether all processes raise an error, so that one of them is enough to tell it."""
+    return bool(getattr(error, _SHARED, False))
 
 
 def gathered(value: Any) -> list[Any]:
@@ -73,4 +92,4 @@ def _of_cpus() -> torch.distributed.ProcessGroup | None:
     """A group that sums tensors on the CPU, whatever the processes otherwise talk by."""
     if torch.distributed.get_backend() == "gloo":
         return torch.distributed.group.WORLD
-    return torch.distributed.new_group(backend="gloo")
+    return torch.distributed.new_group(backend="gloo", timeout=PATIENCE)

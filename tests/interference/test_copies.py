@@ -131,3 +131,19 @@ def test_a_file_under_two_names_in_a_real_run(tiny, tmp_path, dtype):
         found = run.matrix(reduce=reduce)
         assert_allclose(found.loc["red", "red again"], 1, rtol=1e-4 if dtype == "float32" else 0.05)
         assert_allclose(found.loc["red again", "red"], 1, rtol=1e-4 if dtype == "float32" else 0.05)
+
+
+def test_an_example_that_only_one_of_two_runs_shows_to_be_shared_counts_in_neither():
+    gradients = np.concatenate([noisy(8), noisy(8, seed=1)])
+    gradients[12] = gradients[3]
+    blurred = gradients.copy()
+    blurred[12] += 0.1 * noisy(1, seed=2)[0]  # no copy by itself
+    tasks, same = list("aaaaaaaabbbbbbbb"), [*range(12), 3, *range(13, 16)]
+    first, second = gradients @ gradients.T, 2 * blurred @ blurred.T
+    assert (copies_of(second, Layout.of(tasks)) == -1).all()
+    for found in (compare(first, second, tasks, "delta"), compare(first, second, tasks, "interference")):
+        assert ((found.low <= found.difference) & (found.difference <= found.high)).all()
+    found = compare(first, second, tasks, "delta")
+    assert_allclose(found.a, literal(first, tasks, same))
+    assert_allclose(found.b, literal(second, tasks, same))
+    assert_allclose(compare(second, first, tasks, "delta").difference, -found.difference)

@@ -6,7 +6,11 @@ import torch
 from safetensors import safe_open
 
 from interference import sketch
-from interference.computation import compute_config
+from interference.computation import compute, compute_config
+from interference.errors import ConfigError
+from interference.pairing import Layout, copies_of
+from interference.run import load
+from interference.verification import verify_config
 
 
 def gradients(units=6, width=900, seed=0):
@@ -29,13 +33,22 @@ def test_inner_products_are_right_on_average_and_scatter_within_the_bound():
     assert (bound <= sketch.relative_error(size) * np.outer(norms, norms) * (1 + 1e-6)).all()
 
 
-def test_norms_are_exact_and_short_rows_stay():
+def test_long_rows_become_sketches_and_short_rows_stay():
     rows = {"long": gradients(width=900), "short": gradients(width=20).unflatten(1, (4, 5))}
     found = sketch.sketched(rows, 64, 0)
-    assert found["long"].shape == (6, 64)
+    assert found.keys() == rows.keys() and found["long"].shape == (6, 64)
     assert torch.equal(found["short"], rows["short"].flatten(1))
-    for name, tensor in rows.items():
-        torch.testing.assert_close(found[sketch.norms_of(name)], tensor.flatten(1).square().sum(1, keepdim=True))
+
+
+def test_shared_examples_are_found_among_sketches_and_no_others():
+    tasks = ["one"] * 20 + ["other"] * 20
+    for seed in range(5):
+        rows = gradients(40, seed=seed) + 3 * gradients(1, seed=seed + 100)  # all alike: cosines of about 0.9
+        rows[[20, 31]] = rows[[3, 7]]
+        made = sketch.sketched({"b": rows}, 64, seed)["b"]
+        found = copies_of((made @ made.T).double().numpy(), Layout.of(tasks))
+        assert found[1, [3, 7]].tolist() == [20, 31] and found[0, [20, 31]].tolist() == [3, 7]
+        assert (found >= 0).sum() == 4
 
 
 def test_places_and_signs_are_the_blocks_own_and_the_seeds():
@@ -66,11 +79,24 @@ def test_a_run_of_sketches_is_the_exact_one_within_the_bound(tiny, tmp_path):
     for name in exact.blocks["name"]:
         left, right = found.grams([name])[0], exact.grams([name])[0]
         norms = np.sqrt(np.diag(right))
-        np.testing.assert_allclose(np.diag(left), np.diag(right), rtol=1e-5)
+        assert np.linalg.eigvalsh(left.astype(np.float64)).min() > -1e-6 * np.trace(left)
         assert (np.abs(left - right) <= 5 * found.meta["sketch_error"] * np.outer(norms, norms) + 1e-9).all()
     whole, norms = exact.gram(), np.sqrt(np.diag(exact.gram()))
     errors = (found.gram() - whole) / np.outer(norms, norms)
     assert np.sqrt(np.mean(errors[np.triu_indices(len(whole), 1)] ** 2)) < found.meta["sketch_error"]
+
+
+def test_a_run_of_sketches_is_verified_by_sketches(tiny, tmp_path):
+    compute_config(tiny.config(tmp_path / "run", sketch=64))
+    found = verify_config(load(tmp_path / "run"))
+    assert found.passed and found.gram_error < 1e-4
+
+
+def test_a_sketch_of_too_few_sums_is_refused_at_once():
+    with pytest.raises(ConfigError, match="sketch is 8, but must be at least 16"):
+        compute(torch.nn.Linear(1, 1), {}, sketch=8)
+    with pytest.raises(ConfigError, match="seed is -1, but must be from 0 to 4294967295"):
+        compute(torch.nn.Linear(1, 1), {}, seed=-1)
 
 
 def test_a_run_of_sketches_says_so(interference, tiny, tmp_path):

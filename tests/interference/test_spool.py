@@ -47,14 +47,14 @@ def test_a_full_disk_is_told_and_what_was_written_stays(tmp_path):
     """
     said = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
     assert said.stdout.startswith(f"gradients cannot be written to {tmp_path}: ")
-    assert said.stdout.strip().endswith("make room there, or name another --spool-dir")
+    assert said.stdout.strip().endswith("make room there, and start again")
     assert [path.name for path in tmp_path.iterdir()] == ["part-000000.safetensors"]
 
 
 def test_memory_beyond_the_limit_waits_where_it_is_told_and_goes(tmp_path):
     with MemorySpool(100, tmp_path) as spool:
         spool.write(0, {"b": torch.ones(1, 20)})
-        assert list(tmp_path.iterdir()) == []
+        assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
         spool.write(1, {"b": torch.ones(1, 20)})
         (folder,) = tmp_path.iterdir()
         assert [path.name for path in folder.iterdir()] == ["part-000001.safetensors"]
@@ -62,12 +62,16 @@ def test_memory_beyond_the_limit_waits_where_it_is_told_and_goes(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_place_that_is_not_there_is_told(tmp_path):
-    with (
-        MemorySpool(1, tmp_path / "no") as spool,
-        pytest.raises(RunError, match="/no: No such file or directory; name"),
-    ):
+def test_a_place_is_made_and_one_that_cannot_be_is_told_before_anything_is_measured(tmp_path):
+    with MemorySpool(1, tmp_path / "new" / "place") as spool:
         spool.write(0, {"b": torch.ones(1, 20)})
+    assert list((tmp_path / "new" / "place").iterdir()) == []
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(RunError, match="nothing can be written to .*/file: File exists; name another spool_dir"),
+        MemorySpool(1, tmp_path / "file"),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])

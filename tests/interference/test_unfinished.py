@@ -7,8 +7,11 @@ import sys
 import textwrap
 from collections import namedtuple
 
+import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from interference.computation import compute_config
 from interference.errors import MeasurementError, RunError
@@ -90,7 +93,8 @@ def test_a_full_disk_is_told_before_anything_is_measured(tiny, tmp_path, monkeyp
     folder = re.search(r" in (.*), where", str(told.value))[1]
     assert folder.startswith(str(tmp_path / "spools" / "run-"))
     assert str(told.value) == (
-        f"gradients need 87 KiB in {folder}, where 4 KiB are free; name another --spool-dir, probe fewer "
+        f"gradients need 87 KiB, and Gram matrices 4.27 KiB, in {folder}, where 4 KiB are free; name another "
+        "--spool-dir, probe fewer "
         "samples, layers or modules, or sketch them (probe.sketch)"
     )
 
@@ -119,3 +123,62 @@ def test_gradients_may_wait_elsewhere_when_a_run_continues(tiny, tmp_path):
         compute_config(tiny.config(tmp_path / "run", spool_dir=str(tmp_path / "one")), stop)
     found = compute_config(tiny.config(tmp_path / "run", spool_dir=str(tmp_path / "other")))
     assert len(found.probes) == 12 and not (tmp_path / "run.partial").exists()
+    assert [*(tmp_path / "one").iterdir(), *(tmp_path / "other").iterdir()] == []  # nothing waits for ever
+
+
+def test_a_directory_of_others_is_refused_and_left_alone(tmp_path):
+    out, spools = tmp_path / "run", tmp_path / "spools"
+    with unfinished(out, "a", spools) as spool:
+        place = spool.folder
+    place.mkdir()
+    (place / "mine.txt").write_text("mine")
+    with pytest.raises(RunError, match="is not of an unfinished run"), unfinished(out, "a", spools):
+        pass
+    assert (place / "mine.txt").read_text() == "mine" and not (tmp_path / "run.partial").exists()
+
+
+def test_gradients_do_not_wait_where_the_run_will_be(tmp_path):
+    for spools in (tmp_path / "run", tmp_path / "run" / "deeper"):
+        with (
+            pytest.raises(RunError, match="where the run is to be; choose another --spool-dir"),
+            unfinished(tmp_path / "run", "a", spools),
+        ):
+            pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_identity_that_is_no_text_is_of_another_run(tmp_path):
+    (tmp_path / "run.partial").mkdir()
+    (tmp_path / "run.partial" / "identity").write_bytes(b"\xff\xfe")
+    with pytest.raises(RunError, match="of an unfinished run of another"), unfinished(tmp_path / "run", "a"):
+        pass
+
+
+def test_parts_of_another_checkpoint_are_measured_again(tiny, tmp_path):
+    """A process on another machine keeps its own parts, and no identity beside them."""
+    config = tiny.config(tmp_path / "run", spool_dir=str(tmp_path / "spools"))
+
+    def stop(stage, done, total):
+        if done == total:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compute_config(config, stop)
+    (place,) = (tmp_path / "spools").iterdir()
+    for part in place.glob("part-*"):
+        with safe_open(part, framework="pt") as file:
+            rows = {name: 2 * file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            save_file(rows, part, {**file.metadata(), "batches": "of another job"})
+    (tmp_path / "whole").mkdir()
+    whole = compute_config(tiny.config(tmp_path / "whole" / "run"))
+    assert np.array_equal(compute_config(config).gram(), whole.gram())
+
+
+def test_less_memory_is_no_other_job(tiny, tmp_path):
+    def stop(stage, done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compute_config(tiny.config(tmp_path / "run"), stop)
+    found = compute_config(tiny.config(tmp_path / "run", memory_budget=4096))
+    assert found.meta["config"]["probe"]["memory_budget"] == 4096
