@@ -249,7 +249,7 @@ def factors(
         Path | None, typer.Option(help="A run of the same tasks, to compare with.", show_default=False)
     ] = None,
     unseen: Unseen = None,
-    perplexity: Annotated[float, typer.Option(help="Of the t-SNE.")] = 30,
+    perplexity: Perplexity = None,
     out: Out = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -267,8 +267,9 @@ def factors(
     resolved = configuration(config, settings, given)
     if out is None:
         raise ConfigError("there is no directory for the selections; give --out")
+    perplexity = neighbours.PERPLEXITY if perplexity is None else perplexity
     if not 1 <= perplexity < (most := resolved.probe.samples * len(resolved.tasks)):
-        raise ConfigError(f"--perplexity {perplexity} must be at least 1 and below the number of examples, {most}")
+        raise ConfigError(f"--perplexity {perplexity:g} must be at least 1 and below the number of examples, {most}")
     beside = load(run) if run else None
     with console.progress(console.console(stderr=True), quiet) as report:
         found = observation.kept_or_computed(resolved, out, report)
@@ -378,7 +379,7 @@ def main() -> None:
     except (InterferenceError, MixLoraError) as error:
         if debug:
             raise
-        if os.environ.get("RANK", "0") == "0":  # it ends all of several processes, and one tells it
+        if not getattr(error, "shared", False) or os.environ.get("RANK") == "0":  # all raise it, and one tells it
             _complain(error)
         sys.exit(2)
     except Exception as error:

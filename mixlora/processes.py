@@ -18,7 +18,6 @@ from torch import Tensor
 
 from mixlora.errors import MixLoraError
 
-_SHARED = "shared"
 PATIENCE = timedelta(days=7)
 """How long one may wait for another, where each measures its own share: what the slowest needs."""
 
@@ -57,7 +56,8 @@ def together(kinds: type[Exception] | tuple[type[Exception], ...] = MixLoraError
         kinds: of errors that end all.
 
     Raises:
-        MixLoraError: (or one of `kinds`) in all of them, where one has raised it; `is_shared` then tells so.
+        MixLoraError: (or one of `kinds`) in all of them, where one has raised it. Its attribute `shared` is then true:
+            one process is enough to tell it.
     """
     failed: Exception | None = None
     try:
@@ -67,13 +67,8 @@ def together(kinds: type[Exception] | tuple[type[Exception], ...] = MixLoraError
     found = gathered(failed)
     if (first := next((error for error in found if error is not None), None)) is not None:
         known = failed or first
-        known.__dict__[_SHARED] = True
+        known.__dict__["shared"] = True
         raise known
-
-
-def is_shared(error: Exception) -> bool:
-    """Whether all processes raise an error, so that one of them is enough to tell it."""
-    return bool(getattr(error, _SHARED, False))
 
 
 def gathered(value: Any) -> list[Any]:
