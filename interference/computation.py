@@ -1,7 +1,7 @@
 """compute: a model and examples to a Run."""
 
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from importlib.metadata import version
@@ -9,26 +9,24 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 import torch
-from numpy.typing import NDArray
+from peft import PeftModel
 from torch import nn
 
 from interference import checkpoint, sampled
-from interference.blocks import Block, Component, Granularity, coarsen, to_frame
+from interference.blocks import Component, Granularity
 from interference.config import LEAST_SUMS, AnalysisConfig
-from interference.errors import ConfigError, InterferenceError, MeasurementError, RunError, ScopeError
+from interference.errors import ConfigError, InterferenceError, ScopeError
 from interference.gradients import Probe
-from interference.gram import grams
-from interference.packing import pack, write_packed
+from interference.measuring import Measuring
 from interference.pairing import choose
-from interference.probing import OWNER, Batch, Probed, Prober, of_collated, selected_rows, weight_block
-from interference.run import GramFile, Run, check_free, load
+from interference.probing import Batch, Probed, Prober, of_collated
+from interference.run import Run, check_free, load
 from interference.sketch import relative_error
-from interference.spool import ALL, DiskSpool, MemorySpool, Shard, Spool
-from interference.targets import Target, find_targets, probed_adapter, unprobed
+from interference.spool import MemorySpool, Shard
+from interference.targets import find_targets, probed_adapter, unprobed
 from interference.unfinished import gram_file, settle, unfinished
-from mixlora import MixLoraLayer, processes
+from mixlora import processes
 from mixlora.checkpoint import SPLIT
 from mixlora.errors import MixLoraError
 from mixlora.progress import Progress, silent
@@ -114,7 +112,7 @@ def compute(
         prober = Prober(probe, spool, token_mean, weight_space, progress, sketch=sketch, seed=seed)
         found = prober.run(of_collated(on_device(model, batches), unit))
         _check_counts(found, batches)
-        measuring.order(found, np.arange(len(found.units)))
+        measuring.take(found, np.arange(len(found.units)))
         kind = {"unit": unit, "token_mean": token_mean, "granularity": str(granularity), **_sketching(sketch)}
         meta = {"seed": seed, "config": None, **kind, **_provenance(model, name)}
         run = measuring.run(dict(measuring.packed(spool)), spool, meta)
@@ -146,20 +144,8 @@ def compute_config(config: AnalysisConfig, progress: Progress = silent) -> Run |
         processes.meet(checkpoint.device(config.model).type, processes.PATIENCE)
     with _together(shard):
         check_free(out)
-        if shard.count > 1 and config.model.device == SPLIT:
-            raise ScopeError(
-                f"device: {SPLIT} spreads one model over all GPUs, but each of {shard.count} processes holds a model "
-                "of its own; leave device out, or start one process"
-            )
-        processor = checkpoint.load_processor(config.model)
-        encoded = sampled.encode(sampled.read(config), processor, config)
-        model = checkpoint.load_model(config.model)
-        name = probed_adapter(model, None)
-        targets = find_targets(model, name, probe.layers, probe.modules, probe.components, probe.routers)
-        granularity = Granularity(probe.granularity)
-        told = progress if first else silent
-        measuring = Measuring(targets, granularity, probe.weight_space, probe.memory_budget, told, probe.sketch, shard)
-    provenance = _provenance(model, name)
+        encoded, model, measuring = _prepared(config, progress if first else silent, shard)
+    provenance = _provenance(model, probed_adapter(model, None))
     identity = f"{provenance['fingerprints']['model']} {config.model_dump_json(exclude=_ELSEWHERE)}"
     spool_dir = None if probe.spool_dir is None else Path(probe.spool_dir)
     units = sampled.count(encoded)
@@ -170,18 +156,19 @@ def compute_config(config: AnalysisConfig, progress: Progress = silent) -> Run |
             with _together(shard):
                 if turn is first:
                     spool = stack.enter_context(opening)
-        opened = stack.enter_context(Probe(model, targets))
+        opened = stack.enter_context(Probe(model, measuring.targets))
         parts, order = sampled.parts(encoded, config, model.device)
         prober = Prober(
-            opened, spool, probe.token_mean, probe.weight_space, told, units, probe.sketch, probe.seed, shard, identity
-        )
+            opened, spool, probe.token_mean, probe.weight_space, measuring.progress, units,
+            probe.sketch, probe.seed, shard, identity,
+        )  # fmt: skip
         with _together(shard):
             found = prober.run(parts)
         _check_counts(found, config.tasks)
-        measuring.order(found, order)
-        data = sampled.describe(encoded)
-        kind = {"unit": "example", "token_mean": probe.token_mean, "granularity": str(granularity)}
+        measuring.take(found, order)
+        kind = {"unit": "example", "token_mean": probe.token_mean, "granularity": str(measuring.granularity)}
         kind |= _sketching(probe.sketch)
+        data = sampled.describe(encoded)
         meta = {"seed": probe.seed, "config": resolved(config), **kind, **provenance, "data": data}
         with _together(shard):
             kept = measuring.write(spool, gram_file(out))
@@ -191,140 +178,20 @@ def compute_config(config: AnalysisConfig, progress: Progress = silent) -> Run |
     return load(out) if first else None
 
 
-class Measuring:
-    """From probed gradients to a run."""
-
-    def __init__(
-        self,
-        targets: Sequence[Target],
-        granularity: Granularity,
-        weight_space: bool,
-        memory_budget: int,
-        progress: Progress,
-        sketch: int | None = None,
-        shard: Shard = ALL,
-    ) -> None:
-        self.selecting = [block for target in targets if _mixes(target) for block in target.blocks[:2]]
-        if weight_space and self.selecting:
-            raise ScopeError(
-                "weight_space is for LoRA: MixLoRA has no single weight that a step changes; leave weight_space out"
-            )
-        self.blocks = [block for target in targets for block in target.blocks]
-        if weight_space:
-            self.blocks += [weight_block(target) for target in targets]
-        self.granularity = granularity
-        self.memory_budget = memory_budget
-        self.progress = progress
-        self.sketch = sketch
-        self.shard = shard
-        self.started = time.perf_counter()
-        self.seconds: dict[str, float] = {}
-
-    def stored(self) -> tuple[list[Block], dict[str, list[tuple[str, int]]]]:
-        """The blocks a run keeps, and which probed blocks (with their rows' entries) each is the sum of."""
-        kept: dict[str, Block] = {}
-        sums: dict[str, list[tuple[str, int]]] = {}
-        for block in self.blocks:
-            coarse = coarsen(block, self.granularity)
-            size = block.size + (kept[coarse.name].size if coarse.name in kept else 0)
-            kept[coarse.name] = Block(coarse.component, coarse.layer, coarse.module, coarse.group, coarse.side, size)
-            sums.setdefault(coarse.name, []).append((block.name, self._entries(block)))
-        return list(kept.values()), sums
-
-    def spooled(self, units: int) -> int:
-        """Bytes that the rows of so many units take."""
-        return 4 * units * sum(self._entries(block) for block in self.blocks)
-
-    def kept(self, units: int) -> int:
-        """Bytes that the Gram matrices of so many units take."""
-        return 4 * len(self.stored()[0]) * (units * (units + 1) // 2)
-
-    def order(self, found: Probed, order: np.ndarray) -> None:
-        """Take what was probed; `order[n]` is the place in the run of the n-th probed unit."""
-        self.found, self.places = found, order
-        self._note("gradients")
-        if self.shard.count > 1:
-            found.losses = processes.total(torch.tensor(found.losses, dtype=torch.float64)).tolist()
-            found.tokens = processes.total(torch.tensor(found.tokens)).tolist()
-
-    def packed(self, spool: Spool) -> Iterator[tuple[str, NDArray[np.float32]]]:
-        """The packed Gram matrices to keep, one after another, units in the run's order.
-
-        Raises:
-            MeasurementError: at the end, if every gradient is zero.
-        """
-        _, sums = self.stored()
-        place, silent_blocks = np.argsort(self.places), 0
-        made = grams(spool, self.found.sizes, sums, self.memory_budget // 2, self.shard)
-        for done, (name, matrix) in enumerate(made, 1):
-            silent_blocks += not matrix.any()
-            yield name, pack(matrix[np.ix_(place, place)])
-            self.progress("gram", done, len(sums))
-        if silent_blocks == len(sums):
-            raise MeasurementError("every gradient is zero: the adapter changes no supervised token's loss")
-        self._note("gram")
-
-    def write(self, spool: DiskSpool, file: Path) -> Mapping[str, NDArray[np.float32]]:
-        """The packed Gram matrices in a file, so that they need not fit into memory.
-
-        Raises:
-            RunError: if it cannot be written.
-            MeasurementError: as `packed`.
-        """
-        packed = self.packed(spool)
-        if self.shard.rank > 0:
-            deque(packed, maxlen=0)  # the first process writes what all have made
-            return {}
-        try:
-            write_packed(file, list(self.stored()[1]), len(self.found.units), packed)
-        except OSError as error:
-            if self.shard.count > 1:
-                deque(packed, maxlen=0)  # the others wait for this one's share of what is left
-            told = f"{file} cannot be written: {error.strerror or error}"
-            raise RunError(f"{told}; make room there, and the same command continues") from None
-        return GramFile(file)
-
-    def run(self, grams: Mapping[str, NDArray[np.float32]], spool: Spool, meta: Mapping[str, Any]) -> Run:
-        """The run of what was probed."""
-        found, place = self.found, np.argsort(self.places)
-        units = [found.units[k] for k in place]
-        probes = pd.DataFrame(
-            {
-                "task": [unit.task for unit in units],
-                "loss": [found.losses[k] for k in place],
-                "tokens": [found.tokens[k] for k in place],
-                "ids": [unit.ids for unit in units],
-                "source": [unit.source for unit in units],
-            }
+def _prepared(config: AnalysisConfig, progress: Progress, shard: Shard) -> tuple[sampled.Sample, PeftModel, Measuring]:
+    """The examples, the model, and what of it is measured; what can be wrong with examples is found first."""
+    probe = config.probe
+    if shard.count > 1 and config.model.device == SPLIT:
+        raise ScopeError(
+            f"device: {SPLIT} spreads one model over all GPUs, but each of {shard.count} processes holds a model "
+            "of its own; leave device out, or start one process"
         )
-        frame = to_frame(self.stored()[0])
-        return Run(probes, frame, grams, {**meta, "seconds": self.seconds}, self._selections(spool))
-
-    def _selections(self, spool: Spool) -> dict[str, np.ndarray]:
-        """{block name: [examples, r]} in the order of the run's units, which `OWNER` names; empty for LoRA."""
-        if not self.selecting:
-            return {}
-        names = [OWNER, *(block.name for block in self.selecting)]
-        own = [part for part in range(len(self.found.sizes)) if self.shard.owns(part)]
-        held = {part: {name: spool.read(part, selected_rows(name)).numpy() for name in names} for part in own}
-        everyones = processes.gathered(held) if self.shard.count > 1 else [held]  # one may measure while others train
-        parts = {part: rows for each in everyones for part, rows in each.items()}
-        first = np.cumsum([0, *self.found.sizes[:-1]])
-        owner = self.places[np.concatenate([parts[part][OWNER] + start for part, start in enumerate(first)])]
-        place = np.argsort(owner, kind="stable")
-        found = {name: np.concatenate([parts[part][name] for part in range(len(first))])[place] for name in names[1:]}
-        return {OWNER: owner.astype(np.int32)[place]} | found
-
-    def _entries(self, block: Block) -> int:
-        return block.size if self.sketch is None else min(block.size, self.sketch)
-
-    def _note(self, stage: str) -> None:
-        now = time.perf_counter()
-        self.seconds[stage], self.started = round(now - self.started, 2), now
-
-
-def _mixes(target: Target) -> bool:
-    return isinstance(target.layer, MixLoraLayer)
+    encoded = sampled.encode(sampled.read(config), checkpoint.load_processor(config.model), config)
+    model = checkpoint.load_model(config.model)
+    name, granularity = probed_adapter(model, None), Granularity(probe.granularity)
+    targets = find_targets(model, name, probe.layers, probe.modules, probe.components, probe.routers)
+    measuring = Measuring(targets, granularity, probe.weight_space, probe.memory_budget, progress, probe.sketch, shard)
+    return encoded, model, measuring
 
 
 def _together(shard: Shard) -> AbstractContextManager[None]:

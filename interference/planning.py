@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from interference import checkpoint, sampled
 from interference.blocks import Granularity, coarsen
-from interference.computation import Measuring
 from interference.config import AnalysisConfig
 from interference.gradients import Probe
 from interference.gram import gram
+from interference.measuring import Measuring
 from interference.packing import pack, write_packed
 from interference.probing import Part, Prober
 from interference.spool import DiskSpool, temporary

@@ -268,16 +268,12 @@ def main() -> None:
     debug = "--debug" in sys.argv
     try:
         app()
-    except TrainingError as error:
-        if debug:
-            raise
-        _complain(error)
-        sys.exit(1)
     except MixLoraError as error:
         if debug:
             raise
-        _complain(error)
-        sys.exit(2)
+        if not getattr(error, "shared", False) or os.environ.get("RANK") == "0":  # all raise it, and one tells it
+            _complain(error)
+        sys.exit(1 if isinstance(error, TrainingError) else 2)
     except Exception as error:
         if debug:
             raise

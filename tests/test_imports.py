@@ -26,8 +26,8 @@ LAYERS = {  # a module of `interference` may import those listed, and nothing el
     "packed": "packing",
     "sketch": "",
     "spool": "errors",
-    "gram": "packing sketch spool mixlora",
-    "unfinished": "errors run spool mixlora",
+    "gram": "errors packing spool mixlora",
+    "unfinished": "errors run spool stored mixlora",
     "stored": "errors mixlora",
     "run": "errors blocks measure metrics packed packing stored uncertainty",
     "selections": "errors significance",
@@ -36,23 +36,25 @@ LAYERS = {  # a module of `interference` may import those listed, and nothing el
     "checkpoint": "errors config mixlora",
     "probing": "errors blocks targets gradients gram sketch spool mixlora",
     "sampled": "errors config probing mixlora",
-    "computation": "errors blocks config targets gradients gram packing pairing run checkpoint probing sampled sketch "
+    "measuring": "errors blocks gram packing probing run spool targets mixlora",
+    "computation": "errors blocks config measuring pairing targets gradients run checkpoint probing sampled sketch "
     "spool unfinished mixlora",
-    "verification": "errors blocks config targets gradients reference run checkpoint probing sampled "
+    "verification": "errors blocks config targets gradients reference run checkpoint probing sampled sketch "
     "computation mixlora",
     "callback": "errors measure significance run probing computation",
-    "planning": "errors blocks config targets gradients gram packing checkpoint probing sampled spool stored "
-    "computation mixlora",
+    "planning": "blocks config measuring targets gradients gram packing checkpoint probing sampled spool stored "
+    "mixlora",
     "observation": "errors blocks config targets gradients checkpoint sampled factors selections stored mixlora",
     "affinity": "errors selections",
-    "canvas": "errors mixlora",
+    "remarks": "",
+    "canvas": "errors stored mixlora",
     "figures": "errors blocks canvas measure run mixlora",
     "factor_figures": "errors affinity blocks canvas factors neighbours selections mixlora",
     "score_figures": "errors canvas mixlora",
-    "paper": "errors affinity blocks canvas factor_figures factors figures neighbours run score_figures selections "
-    "mixlora",
+    "paper": "errors affinity blocks canvas factor_figures factors figures neighbours remarks run "
+    "score_figures selections mixlora",
     "gallery": "errors canvas factors paper run",
-    "printing": "errors run mixlora",  # plans and verifications are given to it
+    "printing": "errors remarks run mixlora",  # plans and verifications are given to it
     "demonstration": "errors config computation run figures printing writing mixlora",
     "options": "errors config",
     "cli": "errors config computation run verification planning printing demonstration factor_figures factors figures "
@@ -64,14 +66,14 @@ REPORT = {  # a module of `interference.report` likewise, with those beside it
     "scopes": "errors blocks measure pairing run",
     "measured": "errors resampling significance uncertainty run scopes mixlora",
     "grouping": "significance phrases",
-    "words": "significance grouping measured phrases scopes",
+    "words": "significance remarks grouping measured phrases scopes",
     "changes": "errors significance uncertainty depth measured phrases scopes",
     "depth": "significance measured scopes",
     "drivers": "measure pairing significance run measured",
     "excerpts": "errors config run mixlora",
     "data": "errors run changes depth drivers excerpts grouping measured phrases scopes words mixlora",
-    "tables": "errors data scopes",
-    "page": "errors",
+    "tables": "errors stored data scopes",
+    "page": "errors stored",
     "writing": "errors figures run data page tables mixlora",
     "__init__": "",
 }

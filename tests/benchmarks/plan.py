@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from tests.benchmarks import work
 from tests.benchmarks.table import Row, show
 
-EXAMPLES = (32, 128)  # of each of two tasks
+EXAMPLES = (16, 64)  # of each of two tasks
 REPEATS = 3
 WORDS = [f"word{k}" for k in range(50)]
 

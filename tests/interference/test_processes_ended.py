@@ -15,7 +15,7 @@ FAULTS = {
         def write(path, names, units, packed):
             next(packed), next(packed)
             raise OSError(28, "No space left on device")
-        computation.write_packed = write
+        measuring.write_packed = write
         """,
         "run.partial/gram.safetensors cannot be written: No space left on device; make room there",
     ),
@@ -40,7 +40,7 @@ FAULTS = {
 }
 PROGRAM = """
 import os, sys
-from interference import cli, computation, spool, unfinished
+from interference import cli, measuring, spool, unfinished
 from interference.errors import RunError
 
 if os.environ["RANK"] == "{rank}":
