@@ -12,12 +12,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from interference.errors import RunError
+from interference.stored import replace_files
 from mixlora.errors import plain
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito's, no yellow
 SHAPES = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")  # 10 shapes and 7 colours repeat together after 70
 LONGEST = 28  # characters of a name
 DOTS = 150  # of a PNG file, an inch
+PIXELS = 10**8  # of a PNG file; a larger figure has fewer dots an inch, as no viewer opens it else
 _SETTINGS: Any = {"pdf.fonttype": 42, "svg.fonttype": "path", "svg.hashsalt": "interference"}
 _METADATA = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}  # so that the same data give the same bytes
 
@@ -50,13 +52,15 @@ def rendered(figure: Figure, kind: str, dots: float = DOTS) -> bytes:
 
     Fonts are embedded as TrueType in "pdf", glyphs are paths in "svg", so that no viewer needs a font.
     """
+    width, height = figure.get_size_inches()
+    dots = min(dots, (PIXELS / (width * height)) ** 0.5) if kind == "png" else dots
     with mpl.rc_context(_SETTINGS):
         figure.savefig(file := io.BytesIO(), format=kind, dpi=dots, metadata=_METADATA.get(kind))
     return file.getvalue()
 
 
 def save(figure: Figure, folder: Path, name: str, kinds: Sequence[str] = ("png", "svg")) -> list[Path]:
-    """Write a figure under a name, replacing files of that name and no others; the paths.
+    """Write a figure under a name, replacing files of that name and no others, all or none; the paths.
 
     Args:
         figure: any figure; of a `Picture` the kind "csv" is its data.
@@ -69,9 +73,7 @@ def save(figure: Figure, folder: Path, name: str, kinds: Sequence[str] = ("png",
     """
     files = {folder / f"{name}.{kind}": _content(figure, kind) for kind in kinds}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for path, content in files.items():
-            path.write_bytes(content)
+        replace_files(files)
     except OSError as error:
         raise RunError(f"the figure cannot be written to {folder}: {error.strerror or error}") from None
     return list(files)

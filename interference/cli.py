@@ -379,7 +379,7 @@ def main() -> None:
     except (InterferenceError, MixLoraError) as error:
         if debug:
             raise
-        if not getattr(error, "shared", False) or os.environ.get("RANK") == "0":  # all raise it, and one tells it
+        if not getattr(error, "shared", False) or os.environ.get("RANK", "0") == "0":  # all raise it, and one tells it
             _complain(error)
         sys.exit(2)
     except Exception as error:

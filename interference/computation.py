@@ -25,7 +25,7 @@ from interference.run import Run, check_free, load
 from interference.sketch import relative_error
 from interference.spool import MemorySpool, Shard
 from interference.targets import find_targets, probed_adapter, unprobed
-from interference.unfinished import gram_file, settle, unfinished
+from interference.unfinished import clear, gram_file, settle, unfinished
 from mixlora import processes
 from mixlora.checkpoint import SPLIT
 from mixlora.errors import MixLoraError
@@ -143,6 +143,8 @@ def compute_config(config: AnalysisConfig, progress: Progress = silent) -> Run |
     if shard.count > 1:
         processes.meet(checkpoint.device(config.model).type, processes.PATIENCE)
     with _together(shard):
+        if first:
+            clear(out)
         check_free(out)
         encoded, model, measuring = _prepared(config, progress if first else silent, shard)
     provenance = _provenance(model, probed_adapter(model, None))

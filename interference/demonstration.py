@@ -130,15 +130,15 @@ def _measure(out: Path, method: str, step: int) -> Run:
     )
     if folder.exists():
         found = runs.load(folder)
-        if found.meta["config"] != resolved(config):
+        if found.meta.get("config") != resolved(config):
             raise RunError(f"{folder} is not what the demo computes; delete {out}, or choose another --out")
         if (folder / "run.json").stat().st_mtime >= (checkpoint / "adapter_model.safetensors").stat().st_mtime:
             return found
         shutil.rmtree(folder)  # of a training before
     folder.parent.mkdir(parents=True, exist_ok=True)
     with terminal.progress(terminal.console(stderr=True)) as report:
-        compute_config(config, _named(_title(method, step), report))
-    return runs.load(folder)
+        measured = compute_config(config, _named(_title(method, step), report))
+    return runs.load(folder) if measured is None else measured  # None: another process has it
 
 
 def _tell_scores(out: Path, results: list[Results], console: Console) -> None:

@@ -126,10 +126,15 @@ def panels(
         modules: columns: modules or groups of them; None for every group.
         side: of the columns; None for A and B.
         options: options of `Run.table`.
+
+    Raises:
+        ScopeError: if a layer, module or side is not there, or none of these blocks lies in a layer.
     """
     blocks = run.scope(layers, modules, side)
     blocks = blocks[blocks["layer"].notna()]
     rows = sorted({int(layer) for layer in blocks["layer"]})
+    if not rows:
+        raise ScopeError("no block of this scope lies in a layer; name modules of layers, or a run that probes layers")
     groups = modules or list(dict.fromkeys(blocks["group"]))
     columns = [(group, one) for group in groups for one in ((Side.A, Side.B) if side is None else (Side(side),))]
     tables, empty = _panel_tables(run, rows, columns, metric, **options)

@@ -153,7 +153,7 @@ def kept_or_computed(config: AnalysisConfig, out: Path | str, progress: Progress
     """
     if (Path(out) / "factors.json").exists():
         found = load(Path(out))
-        if found.meta["config"] == {**resolved(config), "out": None}:
+        if found.meta.get("config") == {**resolved(config), "out": None}:
             return found
     return compute_config(config, out, progress)
 

@@ -18,6 +18,7 @@ from interference.canvas import Picture
 from interference.errors import ScopeError
 from interference.factors import Factors
 from interference.neighbours import NEIGHBOURS, PERPLEXITY, Embedding
+from interference.remarks import opposed
 from interference.run import Run
 from interference.selections import Selections, check_tasks
 from mixlora.evaluation import comparison, results
@@ -45,9 +46,8 @@ def blocks(
         ScopeError: if a layer, module or side is not there, or the run probed no layer.
     """
     there = sorted({int(layer) for layer in run.blocks["layer"].dropna()})
-    if not there:
-        raise ScopeError("no block of this run lies in a layer; compute one that probes layers")
-    layers = list(dict.fromkeys((there[0], there[-1]))) if layers is None else layers
+    if layers is None and there:
+        layers = list(dict.fromkeys((there[0], there[-1])))
     if modules is None:
         modules = sorted(dict.fromkeys(run.scope(layers)["group"]), key=lambda group: group != "mlp")
     return _told(figures.panels(run, metric, layers, modules, side, **options), metric, options)
@@ -66,12 +66,14 @@ def conditional(
         unseen: tasks that the models were not trained on.
 
     Raises:
-        ScopeError: if there are not two, two have the same label, or an unseen task is not there.
+        ScopeError: if there are not two, labels are more or fewer, two are the same, or an unseen task is not there.
         MixLoraError: if a directory holds no results, or the two cannot be compared.
     """
     if len(evaluations) < 2:
         raise ScopeError(f"scores are compared, but {len(evaluations)} evaluation was given; give two or more")
     found = [results.load(path) for path in evaluations]
+    if labels is not None and len(labels) != len(found):
+        raise ScopeError(f"{len(labels)} labels are given for {len(found)} evaluations; give one for each, or none")
     if labels is not None:
         found = [replace(one, label=label) for one, label in zip(found, labels, strict=True)]
     names = [one.label for one in found]
@@ -142,14 +144,8 @@ def _told(picture: Picture, metric: str, options: Mapping[str, Any]) -> Picture:
     how = "" if metric != "interference" else f"; I: {options.get('reduce') or 'mean-of-ratios'}"
     averaged = ", averaged over blocks" if options.get("aggregate") == "mean" else ""
     picture.supxlabel(f"{figures.KEY}{how}{averaged}", fontsize=8)
-    verdicts, values = picture.data["verdict"], picture.data["value"]
-    opposed = ((verdicts == "conflict") & (values > 0)) | ((verdicts == "synergy") & (values < 0))
-    if metric == "interference" and opposed.any():
-        cells = "1 cell" if opposed.sum() == 1 else f"{opposed.sum()} cells"
-        picture.notes.append(
-            f"in {cells} the value has the other sign than Delta, which the verdict is about: a mean of ratios is led "
-            "by units whose own Delta is near 0; the ratio of means is not (--reduce ratio-of-means)"
-        )
+    if metric == "interference" and (other := opposed(picture.data, options.get("reduce"))):
+        picture.notes.append(other)
     return picture
 
 

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from interference.errors import amount
+from interference.remarks import opposed, sketched
 from interference.run import Run, load
 from mixlora.errors import plain
 
@@ -110,14 +111,8 @@ def remarks(run: Run, table: pd.DataFrame, metric: str, options: dict[str, Any])
             f"more than 5% of the units of {names} have an own Delta at or below 0, so means of ratios are unstable "
             "there; --reduce ratio-of-means is not"
         )
-    opposed = table[(table["verdict"] == "conflict") & (table["value"] > 0)]
-    opposed = pd.concat([opposed, table[(table["verdict"] == "synergy") & (table["value"] < 0)]])
-    if metric == "interference" and len(opposed):
-        cells = "1 cell" if len(opposed) == 1 else f"{len(opposed)} cells"
-        found.append(
-            f"in {cells} the mean of ratios has the other sign than Delta, which the verdict is about: a few units "
-            "with an own Delta near 0 decide it; read --reduce ratio-of-means"
-        )
+    if metric == "interference" and (other := opposed(table, options.get("reduce"))):
+        found.append(other)
     signal = run.signal(**{k: v for k, v in options.items() if k in ("layers", "modules", "side", "space")})
     forced = [plain(task) for task in signal.index[signal["balance"].abs() < 0.25]]
     if forced:
@@ -125,11 +120,8 @@ def remarks(run: Run, table: pd.DataFrame, metric: str, options: dict[str, Any])
             f"the summed loss is nearly stationary for {', '.join(forced)}: their off-diagonal must average below 0 "
             "there, whatever the tasks are; compare with an earlier checkpoint"
         )
-    if run.meta.get("sketch"):
-        found.append(
-            f"gradients are sketches of {run.meta['sketch']} sums a block: an inner product errs by up to "
-            f"{run.meta['sketch_error']:.1%} of the product of the norms (standard error), which intervals do not hold"
-        )
+    if sketch := sketched(run.meta):
+        found.append(sketch)
     if run.meta.get("not_probed"):
         found.append(f"the adapter also trains {'; '.join(run.meta['not_probed'])}, which is not part of theta")
     return found

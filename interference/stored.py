@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +26,22 @@ from mixlora.files import read_json
 _SEAL = "seal"
 _KINDS: Mapping[str, type] = {
     "config": dict,
-    "conventions": dict,
     "data": dict,
     "fingerprints": dict,
     "versions": dict,
     "checksums": dict,
     "not_probed": list,
-    "notes": list,
     "seed": int,
     "step": int,
+    "sketch": int,
+    "sketch_error": float,
+    "unit": str,
+    "granularity": str,
+    "token_mean": bool,
 }
-"""What the keys hold that are read again, where they are there."""
+"""What the keys hold that are read again, where they are there; null is as good as none, but for the seed."""
+_SEEDS = 2**32
+"""Seeds that every generator takes lie below; as in a configuration."""
 _NUMBERS: Mapping[type, str] = {np.integer: "whole numbers", np.floating: "real numbers"}
 
 
@@ -83,6 +89,28 @@ def write_whole(out: Path, noun: str, write: Callable[[Path], None]) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def replace_files(files: Mapping[Path, bytes]) -> None:
+    """Write files over others of their names: all or, where one cannot be written, none; no reader finds a part.
+
+    Raises:
+        OSError: if one cannot be written.
+    """
+    new = {path: path.with_name(f".{path.name}.{os.getpid()}.new") for path in files}
+    try:
+        for path, content in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with new[path].open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        for path, written in new.items():
+            written.replace(path)
+    finally:
+        for left in new.values():
+            with suppress(OSError):
+                left.unlink()
+
+
 def remove_left(out: Path) -> None:
     """Remove what killed processes left of `out`; whoever calls it is the only one who writes there."""
     for left in out.parent.glob(f".{glob.escape(out.name)}.*.tmp"):
@@ -106,10 +134,12 @@ def read_meta(path: Path, schema: int, noun: str) -> dict[str, Any]:
         RunError: it is damaged, or of another schema.
     """
     try:
-        meta = dict(read_json(path))
-        found = meta.pop("schema")
-    except (OSError, ValueError, LookupError, TypeError):
-        raise RunError(f"{path} is damaged; compute the {noun} again") from None
+        meta = read_json(path)
+    except (OSError, ValueError):
+        meta = None
+    if not isinstance(meta, dict) or "schema" not in meta:
+        raise RunError(f"{path} is damaged; compute the {noun} again")
+    found = meta.pop("schema")
     seal = meta.pop(_SEAL, None)
     if found != schema or isinstance(found, bool):
         raise RunError(
@@ -118,14 +148,20 @@ def read_meta(path: Path, schema: int, noun: str) -> dict[str, Any]:
     if seal is not None and seal != _seal({"schema": found, **meta}):
         raise RunError(f"{path} is damaged: its checksum is another than was written; compute the {noun} again")
     for key, kind in _KINDS.items():
-        value = meta.get(key, kind())
-        if (value is not None or kind is int) and (not isinstance(value, kind) or isinstance(value, bool)):
+        if not _is_of(kind, value := meta.get(key, kind())) and (value is not None or key == "seed"):
             raise RunError(f"{path} is damaged: its {key!r} is {value!r:.60}; compute the {noun} again")
-    if (meta.get("seed") or 0) < 0:
-        raise RunError(f"{path} is damaged: its seed is {meta['seed']}; compute the {noun} again")
-    if not all(isinstance(note, str) for key in ("not_probed", "notes") for note in meta.get(key) or ()):
-        raise RunError(f"{path} is damaged: a note in it is no text; compute the {noun} again")
+    if not 0 <= meta.get("seed", 0) < _SEEDS:
+        raise RunError(f"{path} is damaged: its seed is {meta['seed']!r:.60}; compute the {noun} again")
+    if not all(isinstance(part, str) for part in meta.get("not_probed") or ()):
+        raise RunError(f"{path} is damaged: a part in its 'not_probed' is no text; compute the {noun} again")
     return meta
+
+
+def _is_of(kind: type, value: Any) -> bool:
+    """Whether a value is of a kind; a truth value is no number, nor is what no 64 bits hold."""
+    if kind is int and isinstance(value, int) and abs(value) >= 2**63:
+        return False
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
 def write_meta(path: Path, meta: Mapping[str, Any]) -> None:
@@ -141,9 +177,26 @@ def _seal(meta: Mapping[str, Any]) -> str:
 
 
 def check_sums(folder: Path, sums: Mapping[str, Any], names: Collection[str]) -> None:
-    """Raise a RunError that names the file whose checksum is another than was written."""
-    for name in names:
-        if name in sums and checksum(folder / name) != sums[name]:
+    """Nothing, if the files are those that were written.
+
+    Args:
+        folder: of the artifact.
+        sums: {name of a file: its checksum}, as they were written.
+        names: of the files that such an artifact may have; nothing else is looked for.
+
+    Raises:
+        RunError: that names the file which is gone, cannot be read, or is another than was written.
+    """
+    for name, wanted in sums.items():
+        if name not in names:
+            raise RunError(f"{folder} is damaged: a file {name!r:.60} is no part of it; compute it again")
+        if not (folder / name).is_file():
+            raise RunError(f"{folder / name} is missing; compute it again")
+        try:
+            found = checksum(folder / name)
+        except OSError as error:
+            raise RunError(f"{folder / name} cannot be read: {error.strerror or error}") from None
+        if found != wanted:
             raise RunError(f"{folder / name} is damaged: its checksum is another than was written; compute it again")
 
 
@@ -170,7 +223,7 @@ def read_frame(path: Path, texts: Collection[str] = (), numbers: Collection[str]
         columns = [name for name in (*texts, *numbers) if list(frame.columns).count(name) == 1]
         kept = [name for name in columns if (is_text if name in texts else is_number)(frame[name])]
     except Exception as error:  # pyarrow and pandas raise errors of every kind on broken input
-        raise RunError(f"{path.parent} is damaged and must be computed again: {_first_line(error)}") from None
+        raise RunError(f"{path} is damaged and must be computed again: {_first_line(error)}") from None
     for column in (*texts, *numbers):
         if column not in columns:
             raise RunError(f"{path} is damaged: it lacks column {column}")
@@ -202,7 +255,7 @@ def read_tensors(path: Path, kind: type[np.number] = np.integer) -> dict[str, ND
     try:
         found = dict(load_file(path))
     except Exception as error:  # safetensors and numpy raise errors of every kind on broken input
-        raise RunError(f"{path.parent} is damaged and must be computed again: {_first_line(error)}") from None
+        raise RunError(f"{path} is damaged and must be computed again: {_first_line(error)}") from None
     for name, values in found.items():
         if not np.issubdtype(values.dtype, kind):
             raise RunError(f"{path} is damaged: {name} is of {values.dtype}, not of {_NUMBERS[kind]}")

@@ -6,6 +6,7 @@
     OUT.partial/spools     the folders in which they have lain
     OUT.partial/gram...    the Gram matrices, as they are made
     OUT.partial/run        the run, until it is whole
+    OUT.partial/settled    that it is whole and about to be moved
 
 It outlives an interruption, a kill and a full disk, and the same command continues; it goes when the run is saved, or
 when the input turns out to be wrong.
@@ -26,6 +27,8 @@ from mixlora.locks import locked
 
 _IDENTITY = "identity"
 _GRAM = "gram.safetensors"
+_SPOOLS = "spools"
+_SETTLED = "settled"
 _OWN = {"lock", "identity.tmp"}  # what a process that was killed at once has left
 
 
@@ -98,10 +101,19 @@ def settle(run: Run, out: Path) -> None:
     remove_left(waiting)
     run.save(waiting, gram_file(out))
     check_free(out)
+    _note(beside(out) / _SETTLED, "")
     try:
         waiting.rename(out)
     except OSError as error:
         raise RunError(f"{waiting} cannot be moved to {out}: {error.strerror or error}; move it yourself") from None
+
+
+def clear(out: Path) -> None:
+    """Remove what a process has left that was killed right after it moved the run to its place."""
+    folder = beside(out)
+    if (folder / _SETTLED).is_file() and (out / "run.json").is_file():
+        waited = map(Path, (_noted(folder / _SPOOLS) or "").splitlines())
+        _remove(*(path for path in waited if (path / _IDENTITY).is_file()), folder)
 
 
 def _make(folder: Path, option: str) -> None:
@@ -135,9 +147,9 @@ def _mark(folder: Path, identity: str) -> None:
 
 def _former(folder: Path, place: Path) -> list[Path]:
     """Where gradients of this run waited before another `spool_dir` was named, so that they go, too, in the end."""
-    lines = (_noted(folder / "spools") or "").splitlines()
+    lines = (_noted(folder / _SPOOLS) or "").splitlines()
     waited = [path for path in map(Path, lines) if path not in (folder, place)]
-    _note(folder / "spools", "".join(f"{path}\n" for path in [*waited, place]))
+    _note(folder / _SPOOLS, "".join(f"{path}\n" for path in [*waited, place]))
     return [path for path in waited if (path / _IDENTITY).is_file()]
 
 

@@ -27,14 +27,11 @@ from mixlora.errors import CheckpointError, MixLoraError
 from mixlora.files import exists, read_json
 from mixlora.model import register
 from mixlora.official import load_projector
-from mixlora.sections import MINI, BaseSection
+from mixlora.sections import MINI, SPLIT, BaseSection
 
 register()
 
-_NOT_EXECUTED = "nothing of it is executed; ask for them as safetensors"
-
-SPLIT = "split"
-"""The device of a base whose layers are spread over all GPUs, and the CPU where they do not hold it."""
+_NOT_EXECUTED = "nothing of it is executed; ask for them as safetensors, or fetch them again if they are damaged"
 
 LOAD_ERRORS = (Exception,)
 """What loading a stranger's files may raise: transformers, peft, torch and tokenizers raise errors of every kind."""
@@ -99,11 +96,16 @@ def load_adapted(section: BaseSection, adapter: str) -> PeftModel:
 def adapt(model: nn.Module, section: BaseSection, adapter: str, config: PeftConfig) -> PeftModel:
     """A loaded base with an adapter, whose every weight has found its place.
 
+    Args:
+        model: the base.
+        section: how it was loaded.
+        adapter: path or hub id.
+        config: the adapter's own, by `adapter_config`, which refuses one that may not be read.
+
     Raises:
         CheckpointError: if they do not fit each other.
     """
     misfit = _misfit(section, adapter)
-    _refuse_specials(Path(adapter))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # missing keys are an error below

@@ -271,7 +271,7 @@ def main() -> None:
     except MixLoraError as error:
         if debug:
             raise
-        if not getattr(error, "shared", False) or os.environ.get("RANK") == "0":  # all raise it, and one tells it
+        if not getattr(error, "shared", False) or os.environ.get("RANK", "0") == "0":  # all raise it, and one tells it
             _complain(error)
         sys.exit(1 if isinstance(error, TrainingError) else 2)
     except Exception as error:

@@ -39,4 +39,7 @@ class CheckpointError(MixLoraError):
 
 
 class TrainingError(MixLoraError):
-    """A training or evaluation cannot go on: no memory is left, or the loss is not a number any more."""
+    """A training or evaluation has failed: no memory is left, a file cannot be written, or the loss is no number.
+
+    It is no mistake in the input, and the command line exits with 1 on it.
+    """

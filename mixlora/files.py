@@ -11,11 +11,15 @@ from typing import Any
 from urllib.parse import quote
 
 LARGEST_JSON = 2**26
-"""Bytes of a JSON file that describes something, as a run's or an adapter's does; files of data have another bound."""
+"""Bytes of a JSON file that describes something, as a run's or an adapter's does."""
+LARGEST_DATA = 2**32
+"""Bytes of a file of records, predictions or judgements."""
 DEEPEST = 64
 """Levels of lists and mappings in each other, in such a file and in a configuration."""
 LONGEST_NAME = 200
 """Characters of a name that `file_name` makes: with an ending it still is below what file systems take."""
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""What file systems say that have no room, or none for this user or for so large a file."""
 
 
 def exists(path: Path) -> bool:
@@ -31,6 +35,11 @@ def is_folder(path: Path) -> bool:
     return exists(path) and path.is_dir()
 
 
+def is_file(path: Path) -> bool:
+    """Whether a regular file is at a path; see `exists`."""
+    return exists(path) and path.is_file()
+
+
 def read_bytes(path: Path, largest: int) -> bytes:
     """The content of a regular file. A pipe or a device, which may never end, is not waited for.
 
@@ -38,7 +47,7 @@ def read_bytes(path: Path, largest: int) -> bytes:
         OSError: it cannot be read, is no regular file, or has more than `largest` bytes.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except ValueError:  # a NUL, or half a character, in the name
         raise OSError(errno.EINVAL, "no file can have this name") from None
     with os.fdopen(handle, "rb") as file:
@@ -49,7 +58,7 @@ def read_bytes(path: Path, largest: int) -> bytes:
             raise OSError(errno.EINVAL, "it is a pipe or a device, not a regular file", str(path))
         if found.st_size > largest:
             raise OSError(errno.EFBIG, f"its {found.st_size} bytes are more than the limit of {largest}", str(path))
-        return file.read(largest)
+        return file.read(found.st_size)  # not `largest`, for which Python would make room at once
 
 
 def read_text(path: Path, largest: int) -> str:
@@ -69,8 +78,17 @@ def read_json(path: Path, largest: int = LARGEST_JSON) -> Any:
         OSError: as `read_bytes`.
         ValueError: it is no JSON in UTF-8, is deeper than `DEEPEST`, or holds half a character.
     """
+    return parsed(read_text(path, largest))
+
+
+def parsed(text: str) -> Any:
+    """The value that JSON describes.
+
+    Raises:
+        ValueError: it is no JSON, is deeper than `DEEPEST`, or holds half a character.
+    """
     try:
-        found = json.loads(read_text(path, largest))
+        found = json.loads(text)
     except RecursionError:
         raise ValueError(f"it is nested deeper than {DEEPEST} levels") from None
     _check(found)
@@ -100,6 +118,18 @@ def write_json(path: Path, data: Any) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def again(number: int | None, continues: str) -> str:
+    """What may be done about a file that could not be written.
+
+    Args:
+        number: the system's number of the error, if it is known.
+        continues: what happens then, as "the same command continues".
+    """
+    if number in _FULL:
+        return f"make room there, and {continues}"
+    return f"make it writable, and {continues}, or choose another --out"
 
 
 def file_name(task: str) -> str:

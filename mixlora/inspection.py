@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mixlora import released
-from mixlora.errors import CheckpointError
+from mixlora.errors import CheckpointError, plain
 from mixlora.pickled import map_tensors, read_json
 from mixlora.released import ADAPTER_CONFIG, BESIDE_LORA, CONVERTED, Kind, State
 
@@ -81,7 +81,7 @@ class Description:
             lines["routers"] = self.routers
         shown = {name: _worded(value) for name, value in lines.items() if value is not None}
         width = max(len(name) for name in shown)
-        return "\n".join(f"{name:{width}}  {value}" for name, value in shown.items())
+        return "\n".join(f"{name:{width}}  {plain(value)}" for name, value in shown.items())
 
     def json(self) -> str:
         """The same for a script."""

@@ -8,19 +8,22 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mixlora.errors import CheckpointError
+from mixlora.files import exists
 
 LOCK = ".lock"
 """What the lock is called of a job that works within its directory from the beginning."""
 _UNKNOWN = {errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK}
 """What file systems say that have no locks, as some of clusters: there nobody can be kept out."""
+_HELD: set[int] = set()
+"""Handles of the locks that this process has taken, and none that it was forked with."""
 
 
 @contextmanager
 def locked(path: Path, doing: str) -> Iterator[None]:
     """Hold a lock file, which the system lets go of when the process ends in whatever way.
 
-    The file goes at the end, and so do folders that were made for it alone; what a killed process leaves of them is
-    taken over by the next.
+    Processes forked within do not hold it, and may live on. The file goes at the end, and so do folders that were made
+    for it alone; what a killed process leaves of them is taken over by the next.
 
     Args:
         path: of the file.
@@ -29,24 +32,44 @@ def locked(path: Path, doing: str) -> Iterator[None]:
     Raises:
         CheckpointError: if another process holds it, or it cannot be written.
     """
-    made = [folder for folder in path.parents if not folder.exists()]
+    made = [folder for folder in path.parents if not exists(folder)]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = _taken(path)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         _remove_empty(made)
-        raise CheckpointError(
-            f"{path.parent} cannot be written: {error.strerror or error}; choose another --out"
-        ) from None
+        said = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{path.parent} cannot be written: {said}; choose another --out") from None
     if handle is None:
         raise CheckpointError(f"another process is {doing}; wait for it, or choose another --out")
+    _HELD.add(handle)
     try:
         yield
     finally:
-        if _is_at(path, handle):
-            path.unlink()
+        if handle in _HELD:
+            _let_go(path, handle)
+            _remove_empty(made)
+
+
+def _let_go(path: Path, handle: int) -> None:
+    """Remove the file, if it is still there, and end the lock; a file that cannot be removed keeps nobody out."""
+    _HELD.discard(handle)
+    try:
+        with suppress(OSError):
+            if _is_at(path, handle):
+                path.unlink()
+    finally:
         os.close(handle)
-        _remove_empty(made)
+
+
+def _forget() -> None:
+    """Close, in a process just forked, what it has of its parent's locks: the parent alone holds them."""
+    for handle in _HELD:
+        os.close(handle)
+    _HELD.clear()
+
+
+os.register_at_fork(after_in_child=_forget)
 
 
 def _taken(path: Path) -> int | None:
@@ -86,5 +109,5 @@ def _is_at(path: Path, handle: int) -> bool:
 def _remove_empty(folders: list[Path]) -> None:
     """Remove folders, the innermost first; one that is gone or holds something stays as it is."""
     for folder in folders:
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             folder.rmdir()

@@ -269,6 +269,8 @@ def map_tensors(path: Path) -> dict[str, Tensor]:
         CheckpointError: if the file is missing or damaged, holds more than tensors, or is too large to be read whole
             and of torch before 1.6.
     """
+    if files.exists(path) and not path.is_file():
+        raise CheckpointError(f"no tensors can be read from {path}: it is no regular file")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from mixlora.errors import CheckpointError
+from mixlora.files import exists, is_file
 from mixlora.pickled import map_tensors, read_json, read_namespace
 
 NAMESPACE, INDEX, WHOLE = "cmoa_args.bin", "pytorch_model.bin.index.json", "pytorch_model.bin"
@@ -86,25 +87,25 @@ def recognise(path: Path) -> Kind:
     Raises:
         CheckpointError: if it is nothing that is understood; the message lists what is.
     """
-    if path.is_file() and path.name.endswith((PROJECTOR, CONVERTED)):
+    if is_file(path) and path.name.endswith((PROJECTOR, CONVERTED)):
         return Kind.PROJECTOR if path.name.endswith(PROJECTOR) else Kind.CONVERTED
-    if (path / NAMESPACE).is_file():
+    if is_file(path / NAMESPACE):
         return Kind.RELEASED
-    if (path / ADAPTER_CONFIG).is_file():
+    if is_file(path / ADAPTER_CONFIG):
         kind = read_json(path / ADAPTER_CONFIG).get("peft_type")
         if kind == "MIXLORA":
             return Kind.MIXLORA
         if kind == "LORA":
-            return Kind.LLAVA_LORA if (path / BESIDE_LORA).is_file() else Kind.LORA
+            return Kind.LLAVA_LORA if is_file(path / BESIDE_LORA) else Kind.LORA
         raise CheckpointError(f"{path / ADAPTER_CONFIG} has peft_type {kind!r}; only MIXLORA and LORA are understood")
-    if (path / PROJECTOR).is_file():
+    if is_file(path / PROJECTOR):
         return Kind.PROJECTOR
-    if (path / CONVERTED).is_file():
+    if is_file(path / CONVERTED):
         return Kind.CONVERTED
-    if (path / WHOLE).is_file() or (path / INDEX).is_file():
+    if is_file(path / WHOLE) or is_file(path / INDEX):
         raise CheckpointError(f"{path} holds no {NAMESPACE}, where a released MixLoRA keeps r and alpha; put it there")
     raise CheckpointError(
-        f"{path} is {'nothing that is understood' if path.exists() else 'not there'}; understood are a directory with "
+        f"{path} is {'nothing that is understood' if exists(path) else 'not there'}; understood are a directory with "
         f"{ADAPTER_CONFIG} (a MixLoRA or LoRA adapter, LLaVA v1's too), one with {NAMESPACE} (a released MixLoRA "
         f"checkpoint), and {PROJECTOR} or a directory with it"
     )

@@ -10,6 +10,8 @@ from mixlora.settings import Section
 
 MINI = "mini"
 """The base that ships with this package."""
+SPLIT = "split"
+"""The device of a base whose layers are spread over all GPUs, and the CPU where they do not hold it."""
 
 
 class BaseSection(Section):
@@ -61,10 +63,16 @@ class TaskSection(Section):
     def _one_source(self) -> "TaskSection":
         if sum(source is not None for source in self._sources()) != 1:
             raise ValueError("give either file: PATH or mini: heldout")
+        if self.mini is not None and (beside := [key for key in self._of_files() if getattr(self, key)]):
+            raise ValueError(f"{beside[0]} is for a file; leave it out with mini")
         return self
 
     def _sources(self) -> tuple[str | None, ...]:
         return (self.file, self.mini)
+
+    def _of_files(self) -> tuple[str, ...]:
+        """The keys that say how a file is read."""
+        return ("images", "outside", "where", "split", "fields")
 
 
 class TaskGroupSection(TaskSection):
@@ -80,6 +88,9 @@ class TaskGroupSection(TaskSection):
 
     def _sources(self) -> tuple[str | None, ...]:
         return (*super()._sources(), self.mme)
+
+    def _of_files(self) -> tuple[str, ...]:
+        return (*super()._of_files(), "by")
 
 
 def resolved(config: Section) -> dict[str, Any]:

@@ -72,8 +72,8 @@ def difference(runs: Sequence[Measured], pair: tuple[int, int], replicates: int,
         share: how many pairs of runs share the time.
     """
     first, second = (runs[place] for place in pair)
-    room = int(SECONDS / share / (2 * seconds_of(first.run, replicates))) if replicates else 0
-    tables: dict[Scope, dict[Choice, pd.DataFrame]] = {WHOLE: {}}
+    room = int(SECONDS / share / (2 * seconds_of(first.run, replicates)))
+    tables: dict[Scope, dict[Choice, pd.DataFrame]] = {}
     for scope, wanted in groupby(_wanted(first, second)[: max(room, 1)], lambda found: found[0]):
         tables[scope] = change(first, second, scope, [choice for _, choice in wanted], replicates)
     return Compared(*pair, tables, _words(first, second, tables[WHOLE][BASE]))

@@ -119,18 +119,11 @@ def report(
     """
     if not runs:
         raise ScopeError("there is no run to report on; name at least one")
-    detail = _detail(detail)
-    plans = {label: plan(run, detail, replicates, len(runs)) for label, run in runs.items()}
-    measured = [measure(label, run, plans[label], replicates, progress) for label, run in runs.items()]
+    measured, left_out = _measured(runs, _detail(detail), replicates, progress)
     groupings = [group(run.tables[WHOLE][BASE]) for run in measured]
     details = [words.details(run, grouping) for run, grouping in zip(measured, groupings, strict=True)]
     compared, unlike = _compared(measured, replicates, progress)
     tasks = list(dict.fromkeys(task for run in measured for task in run.run.tasks))
-    left_out = _Sentences(len(runs))
-    for label, planned in plans.items():
-        for sentence in planned.left_out:
-            more = "; detail full holds more" if "matrices" in sentence and detail is not Detail.FULL else ""
-            left_out.add(label, f"Not measured: {sentence}{more}")
     excerpts = Excerpts() if examples else None
     shown = [
         _run(run, grouping, tasks, (sources or {}).get(run.label), excerpts, depth.ROWS // len(runs), left_out)
@@ -168,6 +161,19 @@ def _detail(detail: str | None) -> Detail | None:
     except ValueError:
         allowed = ", ".join(repr(option.value) for option in Detail)
         raise ConfigError(f"detail is {detail!r}, but must be one of {allowed}") from None
+
+
+def _measured(
+    runs: Mapping[str, Run], detail: Detail | None, replicates: int, progress: Progress
+) -> tuple[list[Measured], "_Sentences"]:
+    """The runs, measured as far as their plans go, and sentences on what these leave out."""
+    plans = {label: plan(run, detail, replicates, len(runs)) for label, run in runs.items()}
+    left_out = _Sentences(len(runs))
+    for label, planned in plans.items():
+        for sentence in planned.left_out:
+            more = "; detail full holds more" if "matrices" in sentence and detail is not Detail.FULL else ""
+            left_out.add(label, f"Not measured: {sentence}{more}")
+    return [measure(label, run, plans[label], replicates, progress) for label, run in runs.items()], left_out
 
 
 def _compared(measured: Sequence[Measured], replicates: int, progress: Progress) -> tuple[list[Compared], list[str]]:

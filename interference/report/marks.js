@@ -33,7 +33,7 @@ const INTERFERENCE_MEANS = [
 // From the middle outwards; light enough in the middle and apart enough in lightness to be read beside their printed sign.
 const POSITIVE = [[247, 247, 247], [253, 219, 199], [244, 165, 130], [214, 96, 77], [178, 24, 43]];
 const NEGATIVE = [[247, 247, 247], [209, 229, 240], [146, 197, 222], [67, 147, 195], [33, 102, 172]];
-const LINES = ["#0072b2", "#d55e00", "#009e73", "#a14d85", "#5c5c5c", "#b88600"];
+const LINES = ["#0072b2", "#d55e00", "#009e73", "#a14d85", "#5c5c5c", "#000000"]; // apart for the colour-blind, too
 const DASHES = [[1, 0], [7, 3], [2, 2], [9, 3, 2, 3], [4, 4], [12, 4]];
 
 // Two decimals from 0.1 to 1000, two digits outside; `coarse` keeps to two decimals below as well.

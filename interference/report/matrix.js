@@ -35,11 +35,13 @@ function settle(items, fields, state) {
   return { options, item: left[0] };
 }
 
+const ONE_VALUE = "No choice here: this metric does not read it, or the report holds one value.";
+
 function select(label, options, chosen, word, change) {
   const list = make("select", { disabled: options.length < 2 });
   options.forEach((option, k) => list.append(make("option", { value: String(k), textContent: word(option), selected: option === chosen })));
   list.addEventListener("change", () => change(options[Number(list.value)]));
-  return make("label", {}, make("span", { textContent: label }), list);
+  return make("label", list.disabled ? { title: ONE_VALUE } : {}, make("span", { textContent: label }), list);
 }
 
 // Labelled lists for the fields of a state; `change` runs after one has changed it, and may build them anew within

@@ -264,7 +264,7 @@ function smallMatrix(scope, cells, choice) {
 function table(headings, rows, caption) {
   const head = make("tr", {}, ...headings.map((text) => make("th", { scope: "col", textContent: text })));
   const body = rows.map(([name, ...values]) => make("tr", {}, make("th", { scope: "row" }, nameOf(name)), ...values.map((text) => make("td", { textContent: text }))));
-  return make("div", { className: "box" }, make("table", { className: "numbers" }, caption ? make("caption", { textContent: caption }) : null, make("thead", {}, head), make("tbody", {}, ...body)));
+  return make("div", { className: "box" }, make("table", { className: "numbers" }, caption ? make("caption", {}, make("span", { textContent: caption })) : null, make("thead", {}, head), make("tbody", {}, ...body)));
 }
 
 async function showRuns() {

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from functools import cache
@@ -21,6 +20,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from interference.errors import RunError
+from interference.stored import replace_files
 
 FOLDER = Path(__file__).parent
 SCRIPTS = ("marks.js", "charts.js", "matrix.js", "page.js")  # one program, in this order
@@ -60,25 +60,12 @@ def write(data: Mapping[str, Any] | str, path: Path | str) -> Path:
     """
     path, page = Path(path), render(data)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, page)
+        replace_files({path: page.encode("utf-8")})
     except OSError as error:
         raise RunError(
             f"the report cannot be written to {path}: {error.strerror or error}; choose another --out"
         ) from None
     return path
-
-
-def _replace(path: Path, page: str) -> None:
-    temporary = path.with_name(f".{path.name}.new")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _policy(style: str, scripts: list[str]) -> str:

@@ -9,15 +9,19 @@ import pandas as pd
 from interference.errors import RunError
 from interference.report.data import ReportData
 from interference.report.scopes import BASE, WHOLE
+from interference.stored import replace_files
+
+_READ = {name: getattr(BASE, name) for name in ("metric", "pairs", "reduce")}
+"""How the numbers of the null, the profile and the trajectory are made."""
 
 
 def write(report: ReportData, folder: Path | str) -> list[Path]:
     """Write the tables of a report; the paths.
 
-    `matrix-K.csv` is the K-th run's interference (ratio of means, all layers) as a matrix, rows affected and columns
-    stepped; `cells.csv` every choice of metric over all layers, one row a cell; `differences.csv`, `signal.csv`,
-    `null.csv`, `profile.csv`, `groups.csv` and `trajectory.csv` are what their names say, where there is any. No file
-    is named after a run or task.
+    They replace those of a report before: all, or none where one cannot be written. `matrix-K.csv` is the K-th run's
+    interference (ratio of means, all layers) as a matrix, rows affected and columns stepped; `cells.csv` every choice
+    of metric over all layers, one row a cell; `differences.csv`, `signal.csv`, `null.csv`, `profile.csv`, `groups.csv`
+    and `trajectory.csv` are what their names say, where there is any. No file is named after a run or task.
 
     Raises:
         RunError: if the folder cannot be written to.
@@ -27,24 +31,25 @@ def write(report: ReportData, folder: Path | str) -> list[Path]:
     rows = {
         "cells": _cells(report),
         "differences": _differences(report),
-        **{name: _rows(report, name) for name in ("signal", "null", "profile")},
+        "signal": _signal(report),
+        **{name: _rows(report, name) for name in ("null", "profile")},
         "groups": _groups(report),
-        "trajectory": ({**row, "run": report.runs[row["run"]]["label"]} for row in report.trajectory),
+        "trajectory": ({**row, "run": report.runs[row["run"]]["label"], **_READ} for row in report.trajectory),
     }
     frames |= {name: pd.DataFrame(list(found)) for name, found in rows.items()}
-    paths = []
+    shown = {folder / f"{name}.csv": frame for name, frame in frames.items() if not frame.empty}
+    files = {path: _text(frame, path.name.startswith("matrix-")) for path, frame in shown.items()}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for stale in [*folder.glob("matrix-*.csv"), *(folder / f"{name}.csv" for name in rows)]:
+        replace_files(files)
+        for stale in {*folder.glob("matrix-*.csv"), *(folder / f"{name}.csv" for name in rows)} - set(files):
             stale.unlink(missing_ok=True)  # of a report before, with more runs
-        for name, frame in frames.items():
-            if not frame.empty:
-                path = folder / f"{name}.csv"
-                frame.to_csv(path, index=name.startswith("matrix-"), encoding="utf-8", errors="replace")
-                paths.append(path)
     except OSError as error:
         raise RunError(f"tables cannot be written to {folder}: {error.strerror or error}; choose another") from None
-    return paths
+    return list(files)
+
+
+def _text(frame: pd.DataFrame, index: bool) -> bytes:
+    return frame.to_csv(index=index, lineterminator="\n").encode(errors="replace")
 
 
 def _matrices(report: ReportData) -> Iterator[pd.DataFrame]:
@@ -79,7 +84,15 @@ def _tidy(report: ReportData, names: dict[str, str], choices: Mapping[str, Any])
 
 
 def _rows(report: ReportData, name: str) -> Iterator[dict[str, Any]]:
-    return ({"run": run["label"], **row} for run in report.runs for row in run[name])
+    return ({"run": run["label"], **_READ, **row} for run in report.runs for row in run[name])
+
+
+def _signal(report: ReportData) -> Iterator[dict[str, Any]]:
+    """One row a task of every run: how many units, their mean loss (nats per token), and what their gradients say."""
+    for run in report.runs:
+        for row in run["signal"]:
+            of_task = {name: run[name][row["task"]] for name in ("units", "loss")}
+            yield {"run": run["label"], "task": row["task"], **of_task, **row}
 
 
 def _groups(report: ReportData) -> Iterator[dict[str, Any]]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from interference.remarks import sketched
 from interference.report.grouping import Grouping
 from interference.report.measured import Measured, rows
 from interference.report.phrases import cell, counted, interval, number, several
@@ -130,11 +131,8 @@ def notes(run: Measured) -> list[str]:
         found.append("There is no split-half null: it needs at least 4 units of every task.")
     if run.empty:
         found.append(f"Every gradient is zero in {several([_place(scope) for scope in run.empty])}: nothing to show.")
-    if size := run.run.meta.get("sketch"):
-        found.append(
-            f"Gradients are sketches of {size} sums a block: an inner product errs by up to "
-            f"{run.run.meta['sketch_error']:.1%} of the product of the norms (standard error), which no interval holds."
-        )
+    if sketch := sketched(run.run.meta):
+        found.append(f"{sketch[0].upper()}{sketch[1:]}.")
     if other := run.run.meta.get("not_probed"):
         found.append(f"The adapter also trains {several(list(other))}, which is not part of theta here.")
     return found
@@ -253,9 +251,13 @@ def _reality(run: Measured) -> list[str]:
         )
     elif len(judged):
         widest = max(rows(judged), key=lambda row: row.high - row.low)
+        width = widest.high - widest.low
+        rough = width > ROUGH
         found.append(
-            "The check against noise holds: half of each task's units against its other half gives 1 within its "
-            f"scatter, which is widest for {widest.Index}, {interval(widest.low, widest.high)}."
+            f"The check against noise holds{', but is wide' if rough else ''}: half of each task's units against its "
+            f"other half gives 1 within its scatter, which is widest for {widest.Index}, "
+            f"{interval(widest.low, widest.high)}: {number(width)} from end to end"
+            + (", so sizes in such a row are rough, while verdicts keep their meaning." if rough else ".")
         )
     return found
 

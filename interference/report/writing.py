@@ -1,5 +1,6 @@
 """The report's directory: the page, the figures and the tables of some runs."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +15,9 @@ PANEL_CELLS = 4_000
 """Cells of all panels of one figure: more take minutes to draw and cannot be read."""
 SIDE_BY_SIDE = 60
 """Tasks of all matrices of the figure that shows the runs beside each other."""
+MATRIX_TASKS = 40
+"""Tasks of the figure of one run's matrix: more are metres of paper."""
+_FIGURE = re.compile(r"((matrix|layers)-\d+|series)\.(png|svg)")
 
 
 def write(
@@ -79,18 +83,27 @@ def _fits(runs: Mapping[str, Run]) -> bool:
 
 def _not_drawn(runs: Mapping[str, Run], drawn: Mapping[str, Sequence[int]]) -> Iterator[str]:
     """Sentences on the figures that are left out or shortened; the page itself has their numbers."""
-    for place, (name, run) in enumerate(runs.items()):
-        layers = run.blocks["layer"].dropna().nunique()
-        if len(drawn[name]) < layers:
-            yield f"figures/layers-{place + 1} shows {len(drawn[name])} of {layers} layers of {name}."
+    for place, (name, run) in enumerate(runs.items(), 1):
+        tasks, layers = len(run.tasks), run.blocks["layer"].dropna().nunique()
+        if tasks > MATRIX_TASKS:
+            yield f"figures/matrix-{place} of {name} is not drawn: {tasks} tasks are more than {MATRIX_TASKS}."
+        if layers and not drawn[name]:
+            yield f"figures/layers-{place} of {name} is not drawn: a panel of {tasks} tasks cannot be read."
+        elif len(drawn[name]) < layers:
+            yield f"figures/layers-{place} shows {len(drawn[name])} of {layers} layers of {name}."
     if _side_by_side(runs) and not _fits(runs):
         yield f"figures/series is not drawn: {len(runs)} matrices of {len(next(iter(runs.values())).tasks)} tasks."
 
 
 def _draw(runs: Mapping[str, Run], drawn: Mapping[str, Sequence[int]], folder: Path) -> None:
-    for place, (name, run) in enumerate(runs.items()):
-        figures.save(figures.heatmap(run, title=name, reduce=REDUCE), folder, f"matrix-{place + 1}")
+    paths: list[Path] = []
+    for place, (name, run) in enumerate(runs.items(), 1):
+        if len(run.tasks) <= MATRIX_TASKS:
+            paths += figures.save(figures.heatmap(run, title=name, reduce=REDUCE), folder, f"matrix-{place}")
         if drawn[name]:
-            figures.save(figures.panels(run, layers=drawn[name], reduce=REDUCE), folder, f"layers-{place + 1}")
+            paths += figures.save(figures.panels(run, layers=drawn[name], reduce=REDUCE), folder, f"layers-{place}")
     if _side_by_side(runs) and _fits(runs):
-        figures.save(figures.series(runs, reduce=REDUCE), folder, "series")
+        paths += figures.save(figures.series(runs, reduce=REDUCE), folder, "series")
+    for path in set(folder.glob("*")) - set(paths):
+        if _FIGURE.fullmatch(path.name):
+            path.unlink(missing_ok=True)  # of a report before, with more runs

@@ -9,14 +9,12 @@ from typing import Any
 from mixlora.data.problems import gathered
 from mixlora.data.records import Record
 from mixlora.errors import DataError
-from mixlora.files import is_folder, read_bytes, read_json
+from mixlora.files import LARGEST_DATA, exists, is_folder, read_bytes, read_json
 
-LARGEST = 2**32
-"""Bytes of a data file."""
 _AT_ONCE = 1000
 """Rows of a dataset that are turned into records together."""
-_STATE = "state.json"
-"""What names the files of a dataset directory, or of one of its splits."""
+_STATE, _INFO, _SPLITS = "state.json", "dataset_info.json", "dataset_dict.json"
+"""What names the files of a dataset directory or of a split, what describes their columns, what names the splits."""
 
 
 def read_records(file: Path, split: str | None, problems: list[DataError] | None) -> list[Record]:
@@ -32,7 +30,7 @@ def read_records(file: Path, split: str | None, problems: list[DataError] | None
     if split is not None:
         raise DataError(f"{file} has no splits; leave out `split: {split}`.")
     try:
-        data = read_bytes(file, LARGEST)
+        data = read_bytes(file, LARGEST_DATA)
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror or error}; give a file that can.") from error
     if data[:4] == b"PAR1":
@@ -125,13 +123,42 @@ def _stored_rows(loaded: Any, folder: Path) -> Iterator[Any]:
 
 
 def _refuse_leading_out(folder: Path) -> None:
-    """A dataset directory reads no file but its own, and none that is no file."""
-    for state in sorted([*folder.glob(_STATE), *folder.glob(f"*/{_STATE}")]):
-        try:
-            paths = [state.parent / entry["filename"] for entry in read_json(state)["_data_files"]]
-            real = folder.resolve()
-            outside = [path for path in paths if not (path.resolve().is_relative_to(real) and path.is_file())]
-        except (OSError, ValueError, LookupError, TypeError, RuntimeError) as error:
-            raise DataError(f"{state} names no files of a dataset ({error}); save it again.") from error
-        if outside:
-            raise DataError(f"{state} names {str(outside[0])!r:.200}, which is no file in {folder}; save it again.")
+    """A dataset directory reads no file but its own, and none that is no file; which it reads is said by its files."""
+    real = folder.resolve()
+    for part in (folder, *_splits(folder)):
+        for path in _files_of(part):
+            if not _is_file_in(path, real):
+                raise DataError(f"{part} reads {str(path)!r:.200}, which is no file in {folder}; save it again.")
+
+
+def _splits(folder: Path) -> list[Path]:
+    """The folders of a dataset directory's splits, each right in it."""
+    if not exists(file := folder / _SPLITS):
+        return []
+    try:
+        names = list(read_json(file)["splits"])
+        strange = [name for name in names if name in ("", "..") or Path(name).name != name or ":" in name]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise DataError(f"{file} names no splits of a dataset ({error}); save it again.") from error
+    if strange:
+        raise DataError(f"{file} names {strange[0]!r:.200}, which is no folder in {folder}; save it again.")
+    return [folder / name for name in names]
+
+
+def _files_of(part: Path) -> list[Path]:
+    """The files that are read of a dataset directory without splits, or of a split; none where it is no such thing."""
+    state, info = part / _STATE, part / _INFO
+    if not exists(state):
+        return []
+    try:
+        read_json(info)
+        return [state, info, *(part / entry["filename"] for entry in read_json(state)["_data_files"])]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise DataError(f"{state} names no files of a dataset ({error}); save it again.") from error
+
+
+def _is_file_in(path: Path, folder: Path) -> bool:
+    try:
+        return path.resolve().is_relative_to(folder) and path.is_file()
+    except (OSError, ValueError, RuntimeError):  # a name that no file can have, a loop of links
+        return False

@@ -9,6 +9,7 @@ from PIL import Image
 from mixlora.data.examples import Example, Turn
 from mixlora.data.images import IMAGE_FORMATS
 from mixlora.data.problems import gathered
+from mixlora.data.records import half_character
 from mixlora.errors import DataError
 from mixlora.files import is_folder, read_bytes
 
@@ -69,6 +70,7 @@ def _subtasks(root: Path, real: Path) -> Iterator[_Subtask]:
             _refuse_outside(inner, real)
         texts = any(path.suffix == ".txt" for path in _listed(subtask.questions))
         if texts and (apart or any(map(_is_picture, _listed(folder)))):  # texts alone are a readme, or results
+            _refuse_unwritable(folder)
             yield subtask
 
 
@@ -94,6 +96,7 @@ def _pair(text: Path, pictures: list[Path], subtask: _Subtask, real: Path) -> li
     picture = pictures[0]
     for path in (text, picture):
         _refuse_outside(path, real)
+        _refuse_unwritable(path)
     lines = _lines(text, place)
     if len(lines) != 2:
         raise DataError(f"{place}: {len(lines)} lines with text where a picture has two questions; write one a line.")
@@ -136,10 +139,17 @@ def _listed(folder: Path) -> list[Path]:
 def _refuse_outside(path: Path, real: Path) -> None:
     try:
         inside = path.resolve().is_relative_to(real)
-    except (OSError, RuntimeError):  # a loop of links
-        inside = False
+    except (OSError, RuntimeError):
+        raise DataError(f"{path} is a link that leads back to itself; remove it.") from None
     if not inside:
-        raise DataError(f"{path} is a link that leads out of {real}; replace the link by a copy.")
+        remedy = "replace the link by a copy, or allow this with `outside: true`"
+        raise DataError(f"{path} is a link that leads out of {real}; {remedy}.")
+
+
+def _refuse_unwritable(path: Path) -> None:
+    """A name that is not UTF-8 could not be written beside the answers."""
+    if half_character(path.name):
+        raise DataError(f"{str(path)!a}: the file system has a name for it that is not UTF-8; rename it.")
 
 
 def _is_picture(path: Path) -> bool:

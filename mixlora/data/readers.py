@@ -149,7 +149,7 @@ def _records(spec: TaskSpec, file: Path, task: str, problems: list[DataError] | 
     before = len(problems or ())
     records = read_records(file, spec.split, problems)
     if records:
-        return _matching(records, spec)
+        return _matching(records, spec, problems)
     if len(problems or ()) == before:
         raise DataError(f"Task {task}: {file} holds no record; give a file with at least one.")
     return []
@@ -176,20 +176,22 @@ def _task_of(record: Record, by: str) -> str:
     return checked_text(str(value), by, record)
 
 
-def _matching(records: Sequence[Record], spec: TaskSpec) -> list[Record]:
+def _matching(records: Sequence[Record], spec: TaskSpec, problems: list[DataError] | None) -> list[Record]:
     """The records with all values of `spec.where`, which a configuration may write as another type ("3" for 3)."""
-
-    def has(record: Record, name: str) -> bool:
-        return name in record.values and _shown(record, name) == str(spec.where[name])
-
-    kept = [record for record in records if all(has(record, name) for name in spec.where)]
-    if kept:
+    kept, shown = [], []
+    for record in records:
+        with gathered(problems):
+            own = {name: _shown(record, name) for name in spec.where if name in record.values}
+            shown.append(own)
+            if all(own.get(name) == str(spec.where[name]) for name in spec.where):
+                kept.append(record)
+    if kept or not shown:
         return kept
-    missed = [name for name in spec.where if not any(has(record, name) for record in records)]
+    missed = [name for name in spec.where if not any(own.get(name) == str(spec.where[name]) for own in shown)]
     if not missed:
         raise DataError(f"No record of {spec.file} has all of {dict(spec.where)} at once; ask for fewer.")
     name, wanted = missed[0], spec.where[missed[0]]
-    values = {_shown(record, name)[:60] for record in records if name in record.values}
+    values = {own[name][:60] for own in shown if name in own}
     if not values:
         first = records[0].keys
         raise DataError(f"No record of {spec.file} has the field {name!r} of `where`; the first has {first}.")

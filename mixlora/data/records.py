@@ -165,11 +165,18 @@ def checked_text(value: Any, what: str, record: Record) -> str:
     """
     if not isinstance(value, str):
         raise record.error(f"the text of {what} is {value!r:.60}, a {type(value).__name__}; write it as a string.")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise record.error(f"the text of {what} holds {value[error.start]!a}, half a character; remove it.") from error
+    if half := half_character(value):
+        raise record.error(f"the text of {what} holds {half!a}, half a character; remove it.")
     return value
+
+
+def half_character(text: str) -> str:
+    """The first half of a character in a text, which no file in UTF-8 can hold; nothing where there is none."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        return text[error.start]
+    return ""
 
 
 def _check_turns(turns: Sequence[Turn], record: Record) -> None:

@@ -9,11 +9,10 @@ import numpy as np
 
 from mixlora.errors import DataError, MixLoraError
 from mixlora.evaluation import predictions, results
-from mixlora.evaluation.config import JUDGE, JudgeSection
+from mixlora.evaluation.config import JUDGE, JudgeSection, MetaSection
 from mixlora.evaluation.folder import JUDGEMENTS, PREDICTIONS, verdicts
 from mixlora.evaluation.intervals import Sample, Share, differences
 from mixlora.evaluation.predictions import Prediction
-from mixlora.evaluation.results import Results
 from mixlora.evaluation.scoring import Difference, difference
 from mixlora.files import file_name
 from mixlora.settings import build
@@ -36,58 +35,85 @@ class Comparison:
     left_out: list[str]
 
 
+class _Side:
+    """One of the evaluations.
+
+    Args:
+        path: its directory.
+
+    Raises:
+        MixLoraError: it holds no results, or what is kept beside them cannot be used.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.results = path, results.load(path)
+        self.meta = build(MetaSection, self.results.meta, f"{path / results.FILE}, meta")
+
+    @property
+    def tasks(self) -> dict[str, dict[str, Any]]:
+        """Its scores, {task: entry}."""
+        return self.results.tasks
+
+    @property
+    def judge(self) -> JudgeSection:
+        """Who judged."""
+        if self.meta.config.judge is None:
+            raise DataError(f"{self.path / results.FILE} is damaged: it names no judge; run the evaluation again.")
+        return self.meta.config.judge
+
+    def scored(self, task: str) -> tuple[str, list[str] | None]:
+        """How a task is scored: by which metric, among which labels."""
+        return self.tasks[task]["metric"], self.meta.labels.get(task)
+
+    def predictions(self, task: str) -> list[Prediction]:
+        """The answers to a task."""
+        return predictions.read(self.path / PREDICTIONS / f"{file_name(task)}.jsonl")
+
+    def judgements(self, task: str) -> Path:
+        """Where the judge's words on them are."""
+        return self.path / JUDGEMENTS / f"{file_name(task)}.jsonl"
+
+
 def compare(first: Path, second: Path) -> Comparison:
     """How the second of two evaluations differs from the first, task by task, with paired intervals.
+
+    Nothing in their directories is changed.
 
     Raises:
         MixLoraError: one of them is none, they share no task, or differ in a task's examples or in their judges.
     """
-    one, other = results.load(first), results.load(second)
-    shared = [task for task in one.tasks if task in other.tasks and _scored(one, task) == _scored(other, task)]
+    one, other = _Side(first), _Side(second)
+    shared = [task for task in one.tasks if task in other.tasks and one.scored(task) == other.scored(task)]
     if not shared:
         raise DataError(
             f"{first} and {second} share no task that is scored alike; evaluate both with the same tasks and scores."
         )
     if any(one.tasks[task]["metric"] == JUDGE for task in shared):
-        _refuse_other_judge((first, second), (_judge(one), _judge(other)))
-    found = {task: _difference((first, second), task, one) for task in shared}
+        _refuse_other_judge(one, other)
+    found = {task: _difference(one, other, task) for task in shared}
     left = [task for task in dict.fromkeys([*one.tasks, *other.tasks]) if task not in found]
-    return Comparison(one.label, other.label, found, left)
+    return Comparison(one.results.label, other.results.label, found, left)
 
 
-def _scored(found: Results, task: str) -> tuple[str, Any]:
-    """How the task is scored: by which metric, among which labels."""
-    return found.tasks[task]["metric"], found.meta.get("labels", {}).get(task)
-
-
-def _judge(found: Results) -> JudgeSection:
-    return build(JudgeSection, _config(found).get("judge") or {}, f"the judge of {found.label}")
-
-
-def _config(found: Results) -> dict[str, Any]:
-    return dict(found.meta.get("config") or {})
-
-
-def _refuse_other_judge(paths: tuple[Path, Path], judges: tuple[JudgeSection, JudgeSection]) -> None:
-    said = [f"{judge.model} (by {judge.by}, in {judge.dtype})" for judge in judges]
+def _refuse_other_judge(one: _Side, other: _Side) -> None:
+    said = [f"{side.judge.model:.200} (by {side.judge.by}, in {side.judge.dtype})" for side in (one, other)]
     if said[0] != said[1]:
         raise DataError(
-            f"{paths[0]} was judged by {said[0]} and {paths[1]} by {said[1]}; evaluate both with the same judge."
+            f"{one.path} was judged by {said[0]} and {other.path} by {said[1]}; evaluate both with the same judge."
         )
 
 
-def _difference(paths: tuple[Path, Path], task: str, one: Results) -> Difference:
-    metric, labels = _scored(one, task)
-    config, file = _config(one), f"{file_name(task)}.jsonl"
-    draws, seed = config.get("draws", 1000), config.get("seed", 0)
-    first, second = (predictions.read(path / PREDICTIONS / file) for path in paths)
+def _difference(one: _Side, other: _Side, task: str) -> Difference:
+    metric, labels = one.scored(task)
+    draws, seed = one.meta.config.draws, one.meta.config.seed
+    first, second = one.predictions(task), other.predictions(task)
     try:
         if metric == JUDGE:
-            files = [path / JUDGEMENTS / file for path in paths]
-            return judged_difference(first, second, files, _judge(one), draws, seed)
+            files = [side.judgements(task) for side in (one, other)]
+            return judged_difference(first, second, files, one.judge, draws, seed)
         return difference(first, second, metric, labels, draws, seed)
     except MixLoraError as error:
-        raise type(error)(f"Task {task}: {error}") from None
+        raise type(error)(f"Task {task:.200}: {error}") from None
 
 
 def judged_difference(

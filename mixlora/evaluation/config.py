@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from mixlora import settings
 from mixlora.errors import ConfigError
 from mixlora.evaluation.scoring import Metric
-from mixlora.files import file_name, read_json
-from mixlora.sections import BaseSection, TaskGroupSection
+from mixlora.files import file_name, is_folder, read_json
+from mixlora.sections import SPLIT, BaseSection, TaskGroupSection
 from mixlora.settings import Number, Section
 
 RECORD = "results.json"
@@ -18,6 +18,10 @@ JUDGE = "judge"
 """The score that the judge gives."""
 TASK = "{task}"
 """Where an adapter's path has it, each task's own adapter is evaluated on it."""
+Draws = Annotated[int, Field(ge=100, le=10**6)]
+"""Bootstrap draws of an interval."""
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""What draws are made by."""
 
 
 class EvaluatedSection(BaseSection):
@@ -85,7 +89,7 @@ class GenerationSection(Section):
     temperature: Number = Field(0.2, gt=0)
     top_p: Number | None = Field(None, gt=0, le=1)
     num_beams: int = Field(1, ge=1)
-    seed: int = Field(0, ge=0, lt=2**32)
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _one_way(self) -> "GenerationSection":
@@ -117,6 +121,13 @@ class JudgeSection(Section):
     device: str = "auto"
     batch_size: int = Field(8, ge=1)
 
+    @field_validator("device")
+    @classmethod
+    def _on_one(cls, value: str) -> str:
+        if value == SPLIT:
+            raise ValueError("a judge is on one device; give auto, cpu or cuda:0")
+        return value
+
     @property
     def identity(self) -> list[str]:
         """The settings that verdicts depend on."""
@@ -137,8 +148,8 @@ class EvaluateConfig(Section):
     generation: GenerationSection = Field(default_factory=lambda: GenerationSection.model_validate({}))
     judge: JudgeSection | None = None
     label: str | None = None
-    draws: int = Field(1000, ge=100)
-    seed: int = Field(0, ge=0, lt=2**32)
+    draws: Draws = 1000
+    seed: Seed = 0
     out: str | None = None
 
     @model_validator(mode="after")
@@ -149,18 +160,40 @@ class EvaluateConfig(Section):
         return self
 
 
+class ScoredSection(Section):
+    """What scores depend on besides the answers, out of the configuration that results were made with."""
+
+    model_config = ConfigDict(extra="ignore")
+    draws: Draws = 1000
+    seed: Seed = 0
+    judge: JudgeSection | None = None
+
+
+class MetaSection(Section):
+    """What is kept beside scores, as far as a comparison needs it."""
+
+    model_config = ConfigDict(extra="ignore")
+    labels: dict[str, list[str]] = Field(default_factory=dict)
+    config: ScoredSection = Field(default_factory=ScoredSection)
+
+
 def load(path: Path | None, settings_: Sequence[str] = (), options: Mapping[str, Any] | None = None) -> EvaluateConfig:
     """The configuration of a YAML file (or of finished results), with settings and options over it.
 
     Raises:
         ConfigError: if the file is missing, is no YAML, or has a key or value that cannot be used.
     """
-    data = _of_results(path) if path and path.is_dir() else settings.read(path, EvaluateConfig, RECORD) if path else {}
+    data = _read(path) if path else {}
     whole = settings.overridden(data, settings_, options or {})
     model = whole.get("model")
     if isinstance(model, dict) and model.get("base") is None and isinstance(model.get("adapter"), str):
         model["base"] = _own_base(model["adapter"], list(whole.get("tasks") or ()))
     return settings.build(EvaluateConfig, whole, str(path) if path else "the options")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What a YAML file says, or finished results."""
+    return _of_results(path) if is_folder(path) else settings.read(path, EvaluateConfig, RECORD)
 
 
 def _of_results(path: Path) -> dict[str, Any]:

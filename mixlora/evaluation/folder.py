@@ -15,11 +15,11 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from mixlora.errors import CheckpointError
+from mixlora.errors import CheckpointError, TrainingError
 from mixlora.evaluation import predictions
 from mixlora.evaluation.config import JudgeSection
 from mixlora.evaluation.predictions import Prediction
-from mixlora.files import file_name, write_json
+from mixlora.files import LARGEST_DATA, again, exists, file_name, parsed, read_bytes, read_json, write_json
 from mixlora.locks import LOCK, locked
 
 IDENTITY = "evaluation.json"
@@ -82,7 +82,7 @@ class Folder:
     def complete(self, task: str, ids: Sequence[str]) -> list[Prediction] | None:
         """The predictions of a task, if all are there."""
         file = self._file(task)
-        if not file.exists():
+        if not exists(file):
             return None
         found = predictions.read(file)
         if [one.question_id for one in found] != list(ids):
@@ -94,10 +94,9 @@ class Folder:
     def partial(self, task: str) -> dict[str, Prediction]:
         """The predictions of a task that an interrupted evaluation left, by id."""
         file = self._partial(task)
-        if not file.exists():
+        if not exists(file):
             return {}
-        with _written(self.path):
-            _cut(file)
+        cut(file)
         return {one.question_id: one for one in predictions.read(file)}
 
     def append(self, task: str, found: Iterable[Prediction]) -> None:
@@ -119,12 +118,12 @@ class Folder:
 
     def _identity(self) -> dict[str, Any] | None:
         """Whose directory it is; None if it is free."""
-        if not self.path.exists() or (self.path.is_dir() and all(map(_is_unfinished, self.path.iterdir()))):
-            return None
         try:
-            found = json.loads((self.path / IDENTITY).read_text(encoding="utf-8"))
-            return found | {"tasks": dict(found["tasks"])}
-        except (OSError, ValueError, TypeError, KeyError):
+            if not exists(self.path) or (self.path.is_dir() and all(map(_is_unfinished, self.path.iterdir()))):
+                return None
+            found = read_json(self.path / IDENTITY)
+            return found | {"tasks": {task: dict(own) for task, own in found["tasks"].items()}}
+        except (OSError, ValueError, TypeError, LookupError, AttributeError):
             raise CheckpointError(f"{self.path} holds something that is no evaluation; choose another --out") from None
 
     def _refuse_other(self, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
@@ -142,7 +141,7 @@ class Folder:
             )
 
     def _begun(self, task: str) -> bool:
-        return self._file(task).exists() or self._partial(task).exists()
+        return exists(self._file(task)) or exists(self._partial(task))
 
     def _file(self, task: str) -> Path:
         return self.path / PREDICTIONS / f"{file_name(task)}.jsonl"
@@ -152,31 +151,50 @@ class Folder:
 
 
 def append_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Add records, one a line, to a file in a folder of the directory.
+    """Add records, one a line, to a file.
 
     Raises:
-        CheckpointError: they cannot be written; what was there stays, and `whole_lines` cuts off what they left.
+        TrainingError: they cannot be written; what was there stays, and `cut` removes what they left.
     """
     lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    with _written(path.parent.parent), path.open("a", encoding="utf-8") as file:
+    with _written(path), path.open("a", encoding="utf-8") as file:
         file.write(lines)
 
 
 def whole_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a file that grows; one that was being written is cut off. None where there is no file.
+    """The records of a file that grows, without one that is being written; none where there is no file.
 
     Raises:
-        CheckpointError: a line is no record, or the file cannot be read or cut.
+        CheckpointError: a line is no record, or the file cannot be read.
     """
-    if not path.exists():
+    if not exists(path):
         return []
     try:
-        _cut(path)
-        return [dict(json.loads(line)) for line in path.read_bytes().split(b"\n") if line]
+        data = read_bytes(path, LARGEST_DATA)
+        found = [parsed(line.decode("utf-8")) for line in data[: data.rfind(b"\n") + 1].split(b"\n") if line]
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
+    except ValueError:
+        found = [None]
+    if not all(isinstance(record, dict) for record in found):
+        raise CheckpointError(f"{path} has a line that is no JSON object; delete the file")
+    return found
+
+
+def cut(path: Path) -> None:
+    """Remove from a file that this process alone writes a last line that no newline ends, as a killed one leaves it.
+
+    Raises:
+        CheckpointError: the file cannot be read or changed.
+    """
+    if not exists(path):
+        return
+    try:
+        whole = read_bytes(path, LARGEST_DATA)
+        if (kept := whole.rfind(b"\n") + 1) < len(whole):
+            os.truncate(path, kept)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read, or cut after its last line: {error.strerror or error}") from None
-    except (ValueError, TypeError):
-        raise CheckpointError(f"{path} has a line that is no JSON object; delete the file") from None
 
 
 def asked(section: JudgeSection, one: Prediction) -> str:
@@ -191,10 +209,12 @@ def verdicts(file: Path, section: JudgeSection, found: Sequence[Prediction]) -> 
     Raises:
         CheckpointError: it did not judge all of them.
     """
-    known = {record.get("asked"): record.get("verdict") for record in whole_lines(file)}
+    known = {str(record.get("asked")): record.get("verdict") for record in whole_lines(file)}
     keys = [asked(section, one) for one in found]
     if missing := sum(key not in known for key in keys):
-        raise CheckpointError(f"{file} lacks {missing} of {len(keys)} judgements by {section.model}; evaluate again")
+        raise CheckpointError(
+            f"{file} lacks {missing} of {len(keys)} judgements by {section.model:.200}; evaluate again"
+        )
     return [known[key] for key in keys]
 
 
@@ -205,18 +225,16 @@ def _is_unfinished(path: Path) -> bool:
 
 @contextmanager
 def _written(path: Path) -> Iterator[None]:
-    """Inside, files of an evaluation's directory are changed.
+    """Inside, a file or files of an evaluation's directory are changed.
 
     Raises:
-        CheckpointError: one cannot be.
+        TrainingError: one cannot be.
     """
     try:
         yield
     except OSError as error:
-        raise CheckpointError(
-            f"answers cannot be written to {path}: {error.strerror or error}; make room there, and the same command "
-            "continues with those that are kept"
-        ) from None
+        remedy = again(error.errno, "the same command continues with those that are kept")
+        raise TrainingError(f"answers cannot be written to {path}: {error.strerror or error}; {remedy}") from None
 
 
 def _leaves(nested: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
@@ -231,15 +249,8 @@ def _leaves(nested: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, An
 def _told(key: str, there: Any, here: Any) -> str:
     """How two evaluations differ."""
     if isinstance(there, str) and isinstance(here, str) and len(there) == len(here) == HASH:
-        return f"{key} has changed"
-    return f"{key} is {there!r} there and {here!r} here"
-
-
-def _cut(path: Path) -> None:
-    """Remove a last line that no newline ends."""
-    whole = path.read_bytes()
-    if (kept := whole.rfind(b"\n") + 1) < len(whole):
-        os.truncate(path, kept)
+        return f"{key:.200} has changed"
+    return f"{key:.200} is {there!r:.200} there and {here!r:.200} here"
 
 
 def _write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:

@@ -130,7 +130,7 @@ class Judge:
             with without_bars():
                 model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=False)
             model = model.to(device)
-        except (*LOAD_ERRORS, AssertionError, AttributeError) as error:  # the last two: no such device, no such dtype
+        except LOAD_ERRORS as error:
             raise CheckpointError(f"the judge {path} cannot be loaded: {first_words(error)}") from None
         return cls(model, tokenizer, by, **options)
 

@@ -9,7 +9,7 @@ import torch
 from mixlora import checkpoint
 from mixlora.errors import CheckpointError, TrainingError, plain
 from mixlora.evaluation.config import JudgeSection
-from mixlora.evaluation.folder import append_lines, asked, whole_lines
+from mixlora.evaluation.folder import append_lines, asked, cut, whole_lines
 from mixlora.evaluation.judge import Judge, Judgement
 from mixlora.evaluation.predictions import Prediction
 from mixlora.progress import Progress
@@ -21,7 +21,10 @@ _TOGETHER = 8
 def judge_all(
     section: JudgeSection, tasks: Mapping[str, Sequence[Prediction]], files: Mapping[str, Path], progress: Progress
 ) -> dict[str, list[Judgement]]:
-    """What the judge says of every prediction; what it said of the same words before is not asked again.
+    """What the judge says of every prediction; what it said of the same words before is kept, and counts.
+
+    Predictions are judged a few batches at a time, those together that always were: where one of them is new, the judge
+    sees them all again, so that its word does not depend on what was judged before. No other process may write `files`.
 
     Args:
         section: which judge.
@@ -31,7 +34,7 @@ def judge_all(
 
     Raises:
         CheckpointError: the judge cannot be loaded, or what is kept cannot be read.
-        TrainingError: memory ran out.
+        TrainingError: memory ran out, or what it says cannot be written.
     """
     known = {task: _known(files[task]) for task in tasks}
     judge = None
@@ -41,12 +44,11 @@ def judge_all(
         size = _TOGETHER * section.batch_size
         for start in range(0, len(predictions), size):
             chunk = predictions[start : start + size]  # whole, so that an interruption does not change its batches
-            if all(keys[one.question_id] in known[task] for one in chunk):
-                continue
-            judge = judge or _load(section)
-            said = [one for one in _judged(judge, chunk) if keys[one.question_id] not in known[task]]
-            append_lines(files[task], [asdict(one) | {"asked": keys[one.question_id]} for one in said])
-            known[task] |= {keys[one.question_id]: one for one in said}
+            if any(keys[one.question_id] not in known[task] for one in chunk):
+                judge = judge or _load(section)
+                said = [one for one in _judged(judge, chunk) if keys[one.question_id] not in known[task]]
+                append_lines(files[task], [asdict(one) | {"asked": keys[one.question_id]} for one in said])
+                known[task] |= {keys[one.question_id]: one for one in said}
             progress(f"judge: {plain(task)}", min(start + size, len(predictions)), len(predictions))
         found[task] = [known[task][keys[one.question_id]] for one in predictions]
     return found
@@ -64,6 +66,7 @@ def _judged(judge: Judge, predictions: Sequence[Prediction]) -> list[Judgement]:
 
 def _known(file: Path) -> dict[str, Judgement]:
     """{what was asked: the answer}."""
+    cut(file)
     found = {}
     for record in whole_lines(file):
         try:

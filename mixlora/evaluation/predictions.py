@@ -1,16 +1,13 @@
 """Predictions of a model, and the files of them: one JSON object a line, in the format of the paper's release."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mixlora.errors import DataError
-from mixlora.files import read_bytes
+from mixlora.files import LARGEST_DATA, parsed, read_bytes
 
-LARGEST = 2**32
-"""Bytes of a file of predictions."""
 _REQUIRED = ("question_id", "prompt", "predict", "target")
 
 
@@ -39,7 +36,7 @@ class Prediction:
     @property
     def place(self) -> str:
         """Which example this is, for messages."""
-        return f"Example {self.question_id} of task {self.task}"
+        return f"Example {self.question_id:.200} of task {self.task:.200}"
 
     def to_record(self) -> dict[str, Any]:
         """The record that `read` makes this prediction of."""
@@ -69,7 +66,7 @@ def read(path: Path | str, task: str | None = None, whole: bool = True) -> list[
     """
     path = Path(path)
     try:
-        data = read_bytes(path, LARGEST)
+        data = read_bytes(path, LARGEST_DATA)
     except OSError as error:
         raise DataError(f"The predictions {path} cannot be read: {error.strerror or error}; check the path.") from None
     if not whole:
@@ -79,7 +76,8 @@ def read(path: Path | str, task: str | None = None, whole: bool = True) -> list[
         prediction = _prediction(record, place, task or path.stem)
         if (twin := found.get(prediction.question_id)) is not None:
             raise DataError(
-                f"{place}: the question_id {prediction.question_id!r} stands at {twin[1]} already; remove one of them."
+                f"{place}: the question_id {prediction.question_id!r:.200} stands at {twin[1]} already; "
+                "remove one of them."
             )
         found[prediction.question_id] = prediction, place
     return [prediction for prediction, _ in found.values()]
@@ -93,13 +91,13 @@ def _records(data: bytes, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
             continue
         place = f"{name}:{number}"
         try:
-            record = json.loads(line.decode("utf-8"))
-        except (ValueError, RecursionError) as error:
+            record = parsed(line.decode("utf-8"))
+        except ValueError as error:
             if number == len(lines):
                 raise DataError(
                     f"{place}: the last line is unfinished, as a killed writer leaves it; remove it, or continue."
                 ) from error
-            said = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+            said = getattr(error, "msg", None) or error
             raise DataError(f"{place}: no JSON ({said}); write one object a line, in UTF-8.") from error
         if not isinstance(record, Mapping):
             raise DataError(f"{place}: a {type(record).__name__} where an object with {', '.join(_REQUIRED)} belongs.")
@@ -111,7 +109,7 @@ def _prediction(record: Mapping[str, Any], place: str, task: str) -> Prediction:
         raise DataError(f"{place}: no {missing[0]!r}; a prediction has {', '.join(_REQUIRED)}.")
     references, image = record.get("references") or [], record.get("image_path")
     if not isinstance(references, list):
-        raise DataError(f"{place}: the references are {references!r}, but must be a list of answers.")
+        raise DataError(f"{place}: the references are {references!r:.60}, but must be a list of answers.")
     return Prediction(
         question_id=_text(record["question_id"], "question_id", place),
         task=_text(record.get("task") or task, "task", place),
@@ -126,5 +124,5 @@ def _prediction(record: Mapping[str, Any], place: str, task: str) -> Prediction:
 def _text(value: Any, key: str, place: str) -> str:
     """A string, or a number as one."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise DataError(f"{place}: {key} is {value!r}, but must be a string or a number.")
+        raise DataError(f"{place}: {key} is {value!r:.60}, but must be a string or a number.")
     return str(value)

@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mixlora.errors import DataError
+from mixlora.errors import DataError, TrainingError
 from mixlora.evaluation.intervals import Estimate
 from mixlora.evaluation.scoring import Score
-from mixlora.files import read_json
+from mixlora.files import again, read_json
 
 FILE = "results.json"
 FORMAT = 1
@@ -55,7 +55,7 @@ class Results:
         """Write `results.json` to a directory, made if need be: to a temporary name, synced, renamed.
 
         Raises:
-            DataError: it cannot be written.
+            TrainingError: it cannot be written.
         """
         folder = Path(path)
         temporary = folder / f".{FILE}.new"
@@ -69,9 +69,9 @@ class Results:
             temporary.replace(folder / FILE)
             _sync(folder)
         except OSError as error:
-            raise DataError(
-                f"The results cannot be written to {folder}: {error.strerror or error}; make room there, and the same "
-                "command continues."
+            remedy = again(error.errno, "the same command continues")
+            raise TrainingError(
+                f"the results cannot be written to {folder}: {error.strerror or error}; {remedy}"
             ) from None
         finally:
             with suppress(OSError):  # what went wrong was told above
@@ -96,7 +96,9 @@ def load(path: Path | str) -> Results:
     if not isinstance(record, dict) or not isinstance(record.get("format"), int):
         raise _damaged(file, "it names no format")
     if record["format"] > FORMAT:
-        raise DataError(f"{file} is of format {record['format']}, later than {FORMAT}; read it with a newer version.")
+        raise DataError(
+            f"{file} is of format {record['format']!r:.20}, later than {FORMAT}; read it with a newer version."
+        )
     return _results(record, file)
 
 
@@ -108,8 +110,8 @@ def _results(record: Mapping[str, Any], file: Path) -> Results:
         tasks = {name: _task(entry) for name, entry in record["tasks"].items()}
         totals = {name: _estimate(entry) for name, entry in record["totals"].items()}
         return Results(str(record["label"]), record["model"], tasks, totals, record["meta"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise _damaged(file, f"a score in it lacks a part ({error!r})") from error
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise _damaged(file, f"a score in it lacks a part ({error!r:.200})") from error
 
 
 def _task(entry: Mapping[str, Any]) -> dict[str, Any]:

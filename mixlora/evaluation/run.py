@@ -27,7 +27,7 @@ from mixlora.evaluation.predictions import Prediction
 from mixlora.evaluation.results import Results
 from mixlora.evaluation.scoring import Metric, Score, score
 from mixlora.evaluation.tables import MEAN
-from mixlora.files import file_name
+from mixlora.files import exists, file_name, is_folder
 from mixlora.progress import Progress, silent
 from mixlora.sections import resolved
 from mixlora.training.config import RECORD as TRAINING
@@ -55,19 +55,27 @@ def evaluate(config: EvaluateConfig, progress: Progress = silent) -> Results:
     Raises:
         ConfigError: a value of the configuration cannot be used.
         DataError: examples cannot be used; the first twenty problems in words.
-        CheckpointError: the model cannot be loaded, `out` holds something else or cannot be written, or another
-            process works on it.
-        TrainingError: memory ran out.
+        CheckpointError: the model cannot be loaded, `out` holds something else or cannot be made, or another process
+            works on it.
+        TrainingError: memory ran out, or answers or scores cannot be written.
     """
     if config.out is None:
         raise ConfigError("the configuration names no directory for predictions and scores; give out: or --out")
-    out = Path(config.out).resolve()
+    out = _absolute(config.out)
     config = EvaluateConfig.model_validate(resolved(config))
     if config.model.adapter is not None and TASK not in config.model.adapter:
         _refuse_missing(config.model.adapter)
     folder = Folder(out)
     with folder.alone():
         return _evaluated(config, folder, progress)
+
+
+def _absolute(out: str) -> Path:
+    try:
+        return Path(out).resolve()
+    except (OSError, ValueError, RuntimeError) as error:  # a NUL in the name, a loop of links
+        said = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{out} cannot be written: {said}; choose another --out") from None
 
 
 def _evaluated(config: EvaluateConfig, folder: Folder, progress: Progress) -> Results:
@@ -163,7 +171,7 @@ def _identities(asked: Asked, adapters: Mapping[str, str | None]) -> dict[str, d
 def _content(name: str) -> str:
     """A hash of a checkpoint's files, of large ones of a sample; the name itself of one that is not on disk."""
     path = Path(name)
-    if not path.exists():
+    if not exists(path):
         return name
     files = sorted(file for file in path.iterdir() if file.suffix in _FILES) if path.is_dir() else [path]
     found = hashlib.sha256()
@@ -195,7 +203,7 @@ def _adapters(config: EvaluateConfig, asked: Asked) -> dict[str, str | None]:
 def _refuse_missing(adapter: str) -> None:
     """No adapter, a whole model, or several adapters, where one is wanted."""
     path = Path(adapter)
-    if not (path / "adapter_config.json").exists():
+    if is_folder(path) and not (path / "adapter_config.json").exists():
         if (path / "config.json").exists():
             by = " (it was trained with method full)" if (path / TRAINING).exists() else ""
             raise CheckpointError(f"{path} is a whole model{by}, no adapter; give it as model.base, without adapter")

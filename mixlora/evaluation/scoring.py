@@ -164,7 +164,7 @@ def _known(metric: Metric | str) -> Metric:
     try:
         return Metric(metric)
     except ValueError:
-        raise ConfigError(f"The metric {metric!r} is unknown; choose from {', '.join(Metric)}.") from None
+        raise ConfigError(f"The metric {metric!r:.200} is unknown; choose from {', '.join(Metric)}.") from None
 
 
 def _matched(first: Sequence[Prediction], second: Sequence[Prediction]) -> tuple[list[Prediction], list[Prediction]]:
@@ -176,14 +176,15 @@ def _matched(first: Sequence[Prediction], second: Sequence[Prediction]) -> tuple
     for name, own, other in (("first", sides[0], sides[1]), ("second", sides[1], sides[0])):
         if alone := [key for key in own if key not in other]:
             raise DataError(
-                f"{len(alone)} examples, the first of them {alone[0]}, have a prediction on the {name} side alone; "
-                "compare two models on the same examples."
+                f"{len(alone)} examples, the first of them {alone[0]:.200}, have a prediction on the {name} side "
+                "alone; compare two models on the same examples."
             )
     for key, one in sides[0].items():
         if (one.target, one.references) != (sides[1][key].target, sides[1][key].references):
             raise DataError(
-                f"{one.place} has the target {one.target!r} on the first side and {sides[1][key].target!r}, or other "
-                "references, on the second; compare predictions for the same data."
+                f"{one.place} has the target {one.target!r:.200} on the first side and "
+                f"{sides[1][key].target!r:.200}, or other references, on the second; compare predictions for the "
+                "same data."
             )
     return list(sides[0].values()), [sides[1][key] for key in sides[0]]
 
@@ -223,10 +224,10 @@ def _agreement(one: Prediction) -> float:
 def _by_label(predictions: Sequence[Prediction], labels: Sequence[str] | None) -> Outcomes:
     names = {as_label(label): label for label in (labels if labels is not None else [p.target for p in predictions])}
     if "" in names:
-        raise DataError(f"The label {names['']!r} has no word in it; give labels that a text can mention.")
+        raise DataError(f"The label {names['']!r:.200} has no word in it; give labels that a text can mention.")
     if strange := [one for one in predictions if as_label(one.target) not in names]:
         raise DataError(
-            f"{strange[0].place} has the target {strange[0].target!r}, none of the {len(names)} labels; add it."
+            f"{strange[0].place} has the target {strange[0].target!r:.200}, none of the {len(names)} labels; add it."
         )
     finder = Finder({label: label for label in names})
     return _judged([as_label(one.target) for one in predictions], [finder.find(one.predict) for one in predictions])
@@ -243,7 +244,7 @@ def _found(predictions: Sequence[Prediction], finder: Finder, none: str) -> tupl
     for one in predictions:
         truth = finder.find(one.target)
         if truth is None:
-            raise DataError(f"{one.place} has the target {one.target!r}, which is {none}; use another metric.")
+            raise DataError(f"{one.place} has the target {one.target!r:.200}, which is {none}; use another metric.")
         truths.append(truth)
     return truths, [finder.find(one.predict) for one in predictions]
 

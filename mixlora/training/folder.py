@@ -8,7 +8,8 @@ out/                      the trained adapter, or the whole model
 out/.lock                 held by the process that works on it
 """
 
-import json
+import errno
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -18,7 +19,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from mixlora.errors import CheckpointError, TrainingError
-from mixlora.files import write_json
+from mixlora.files import again, exists, read_json, write_json
 from mixlora.locks import LOCK, locked
 from mixlora.training.config import RECORD, Method
 
@@ -31,8 +32,10 @@ _FREE = {
 }
 """Keys that say how a training is computed and told of, not what is trained: another value continues it, too."""
 
-_UNWRITTEN = ("inline_container", "PytorchStreamWriter", "Parent directory", "cannot be opened")
-"""Words by which torch.save tells that it could not write."""
+_UNFINISHED = ("inline_container", "PytorchStreamWriter", "iostream error")
+"""Words by which torch.save tells that it could not write on."""
+_UNOPENED = ("Parent directory", "cannot be opened")
+"""Words by which it tells that it could not begin."""
 
 
 class Folder:
@@ -123,7 +126,7 @@ class Folder:
 
     def _found(self) -> dict[str, Any] | None:
         """The record of the same training; None where the directory is free."""
-        if not self.path.exists() or (self.path.is_dir() and all(_is_begun(file) for file in self.path.iterdir())):
+        if not exists(self.path) or (self.path.is_dir() and all(_is_begun(file) for file in self.path.iterdir())):
             return None
         record = read_record(self.path)
         if record is None:
@@ -149,21 +152,19 @@ def read_record(path: Path) -> dict[str, Any] | None:
         CheckpointError: it cannot be read.
     """
     try:
-        text = (path / RECORD).read_text(encoding="utf-8")
+        record = read_json(path / RECORD)
+        newer = record["format"] > FORMAT
+        if not newer:
+            dict(record["config"]), record["data"], record["finished"]
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise CheckpointError(f"{path / RECORD} cannot be read: {error.strerror or error}") from None
-    try:
-        record = json.loads(text)
-        newer = record["format"] > FORMAT
-        if not newer:
-            dict(record["config"]), record["data"], record["finished"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, LookupError, TypeError):
         raise CheckpointError(f"{path / RECORD} is damaged; restore it, or train again elsewhere") from None
     if newer:
         raise CheckpointError(
-            f"{path} was written by a newer version (format {record['format']}); update task-interference"
+            f"{path} was written by a newer version (format {record['format']!r:.20}); update task-interference"
         )
     return dict(record)
 
@@ -178,21 +179,34 @@ def written(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not any(words in str(error) for words in _UNWRITTEN):
+        if isinstance(error, RuntimeError) and not any(words in str(error) for words in _UNFINISHED + _UNOPENED):
             raise
-        whole = "a file could not be written whole" if isinstance(error, RuntimeError) else str(error)
-        said = getattr(error, "strerror", None) or whole
-        raise TrainingError(
-            f"{path} cannot be written: {said}; make room there, and the same command continues from the last "
-            "checkpoint"
-        ) from None
+        remedy = again(_number(error), "the same command continues from the last checkpoint")
+        raise TrainingError(f"{path} cannot be written: {_words(error)}; {remedy}") from None
+
+
+def _number(error: Exception) -> int | None:
+    """The system's number of an error of writing, where it is known; torch does not tell that there was no room."""
+    if isinstance(error, OSError):
+        return error.errno
+    if isinstance(error, RuntimeError):
+        return errno.ENOSPC if any(words in str(error) for words in _UNFINISHED) else None
+    found = re.search(r"os error (\d+)", str(error))
+    return int(found[1]) if found else None
+
+
+def _words(error: Exception) -> str:
+    """What an error of writing says."""
+    if isinstance(error, RuntimeError) and any(words in str(error) for words in _UNFINISHED):
+        return "a file could not be written whole"
+    return getattr(error, "strerror", None) or str(error).rstrip(".")
 
 
 def _is_whole(path: Path) -> bool:
     """Whether Trainer finished writing it: its state comes last."""
     try:
-        return bool(json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))["global_step"] == _step(path))
-    except (OSError, ValueError, KeyError, TypeError):
+        return bool(read_json(path / "trainer_state.json")["global_step"] == _step(path))
+    except (OSError, ValueError, LookupError, TypeError):
         return False
 
 

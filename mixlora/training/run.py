@@ -65,11 +65,16 @@ def train(config: TrainConfig, progress: Progress = silent, callbacks: Sequence[
             begun = Folder(Path(config.out), resolved(config), None)  # another's is refused before the data is read
             if is_main and not begun.finished:
                 stack.enter_context(begun.alone())
-        return _train(config, device, is_main, progress, callbacks)
+        return _train(config, begun.path, device, is_main, progress, callbacks)
 
 
 def _train(
-    config: TrainConfig, device: torch.device, is_main: bool, progress: Progress, callbacks: Sequence[MakeCallback]
+    config: TrainConfig,
+    out: Path,
+    device: torch.device,
+    is_main: bool,
+    progress: Progress,
+    callbacks: Sequence[MakeCallback],
 ) -> list[Path]:
     report = progress if is_main else silent
     with together():
@@ -77,7 +82,7 @@ def _train(
         processor = checkpoint.load_processor(config.model)
         collator = Collator(processor, recipe.max_length, config.model.chat_template)
         examples = gather(config.tasks, collator, recipe.seed, recipe.check_images and is_main, report)
-        folder = Folder(Path(str(config.out)), resolved(config), fingerprint(examples.examples))
+        folder = Folder(out, resolved(config), fingerprint(examples.examples))
         specialists = config.method == Method.SPECIALIST
         jobs = _specialists(config, folder, examples) if specialists else {"": Job(folder, examples, recipe)}
     done = [_train_one(config, job, collator, device, _of_task(report, task), callbacks) for task, job in jobs.items()]

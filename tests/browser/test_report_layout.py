@@ -33,6 +33,18 @@ def test_nothing_overflows_at_any_width(opened, runs, width):
     assert overflowing(page) == []
 
 
+def test_captions_stay_in_sight_where_a_table_is_wider_than_the_page(opened):
+    page = opened(made_up.report(runs=2), 360).page
+    captions = page.locator("caption > *")
+    assert captions.count() == 2 * 3 + 2
+    wider = page.locator(".box").evaluate_all("boxes => boxes.filter(box => box.scrollWidth > box.clientWidth).length")
+    assert wider >= 3
+    ends = "found => found.map(one => [one.getBoundingClientRect().left, one.getBoundingClientRect().right])"
+    assert all(0 <= left < right <= 360 for left, right in captions.evaluate_all(ends))
+    page.locator(".box").first.evaluate("box => { box.scrollLeft = box.scrollWidth; }")
+    assert all(0 <= left < right <= 360 for left, right in captions.evaluate_all(ends))
+
+
 def test_charts_follow_the_windows_width(opened):
     page = opened(made_up.report(), 1400).page
     page.set_viewport_size({"width": 360, "height": 800})

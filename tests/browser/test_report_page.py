@@ -104,6 +104,10 @@ def test_a_setting_that_does_not_apply_cannot_be_chosen(opened):
         control = page.locator(f"#controls [data-field='{field}'] select")
         assert control.is_disabled()
         assert control.locator("option").all_text_contents() == ["default"]
+        why = page.locator(f"#controls [data-field='{field}']").get_attribute("title")
+        assert why == "No choice here: this metric does not read it, or the report holds one value."
+    assert page.locator("#controls [data-field='metric']").get_attribute("title") is None
+    assert "A grey list leaves no choice" in page.locator("#where .hint").first.inner_text()
 
 
 def test_two_runs_stand_side_by_side_with_their_difference(opened):
@@ -289,9 +293,30 @@ def test_every_question_has_its_chart_and_numbers(opened):
 
 
 def test_checkpoints_of_a_training_have_their_lines(opened):
-    page = opened(made_up.report(runs=3, steps=True)).page
+    data, steps = made_up.report(runs=3, steps=True), {0: 400.0, 1: 0.0, 2: 200.0}
+    for row in data["trajectory"]:
+        row["step"] = steps[row["run"]]  # runs are not given in the order of their steps
+    page = opened(data).page
     assert page.locator("#trajectory svg").count() == 1
     assert "training step" in page.locator("#trajectory svg").text_content()
+    assert page.locator("#trajectory svg .role-axis-label text").all_text_contents()[:3] == ["0", "200", "400"]
+    pairs = [words.split(" → ") for words in page.locator("#trajectory .chip bdi").all_text_contents()]
+    of = {(row["stepped"], row["affected"], row["step"]): row for row in data["trajectory"]}
+    wanted = [of[stepped, affected, step] for step in (0, 200, 400) for stepped, affected in pairs]
+    drawn = page.locator("#trajectory svg .mark-symbol.role-mark path").evaluate_all(
+        "points => points.map(point => [point.getAttribute('aria-label'), new DOMMatrix(point.style.transform"
+        " || point.getAttribute('transform').replace(/([\\d.-]+),([\\d.-]+)/, '$1px,$2px'))])"
+        ".map(([words, at]) => [words, at.e, at.f])"
+    )
+    assert len(drawn) == len(wanted) == 9
+    for (words, x, _), row in zip(drawn, wanted, strict=True):
+        ends = f"[{number(row['low'], coarse=False)}, {number(row['high'], coarse=False)}]"
+        assert f"pair: {row['stepped']} → {row['affected']}; at: {data['runs'][row['run']]['label']}" in words
+        assert words.endswith(f"value: {number(row['value'], coarse=False)} {ends}")
+        assert x == pytest.approx(drawn[3 * [0, 200, 400].index(row["step"])][1])
+    assert [x for _, x, _ in drawn] == sorted(x for _, x, _ in drawn)
+    heights = sorted(zip((row["value"] for row in wanted), (-y for *_, y in drawn), strict=True))
+    assert [height for _, height in heights] == sorted(height for _, height in heights)
     assert page.locator("#help").count() == 0
 
 
@@ -310,6 +335,32 @@ def test_hostile_names_are_text_and_nothing_runs(opened, width):
     assert page.locator("script").count() == 3
     assert page.locator("img:not([src^='data:'])").count() == 0
     assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_hostile_words_of_examples_labels_and_sources_are_text(opened):
+    data = made_up.report(runs=2, layers=2)
+    words = made_up.HOSTILE[:5] + made_up.HOSTILE[6:]
+    printable = [re.sub("[\x00-\x08\x0b-\x1f\ud800-\udfff\u202e]", "\ufffd", text) for text in words]
+    for place, run in enumerate(data["runs"]):
+        run["label"], run["source"] = words[place], words[place + 2]
+    examples = [example for run in data["runs"] for driver in run["drivers"] for example in driver["examples"]]
+    for place, example in enumerate(examples):
+        example["prompt"], example["answer"] = words[place], words[-1 - place]
+        example["source"] = words[(place + 3) % len(words)]
+    page = opened(data).page
+    assert page.locator(".matrix .figure-title").all_text_contents()[:2] == printable[:2]
+    sources = page.locator("#sources tbody tr").evaluate_all("rows => rows.map(row => row.cells[2].textContent)")
+    assert sources == printable[2:4]
+    page.locator(".matrix td[data-row='1'][data-column='0']").first.click()
+    for part, wanted in {
+        ".prompt": printable[: len(examples)],
+        ".answer": printable[: -1 - len(examples) : -1],
+        ".source bdi": [printable[(place + 3) % len(words)] for place in range(len(examples))],
+    }.items():
+        assert page.locator(f"#details .examples {part}").all_text_contents() == wanted
+    assert page.evaluate("window.hurt") is None
+    assert page.locator("body b").count() == 0 and page.locator("script").count() == 3
+    assert page.locator("img:not([src^='data:'])").count() == 0
 
 
 def test_only_scopes_that_a_choice_was_measured_for_are_offered(opened):

@@ -1,6 +1,7 @@
 """The page of runs that were measured: what it prints is what the API gives, in every setting and in the words."""
 
 import itertools
+import json
 import re
 import sys
 from pathlib import Path
@@ -56,10 +57,26 @@ def test_every_setting_shows_the_matrix_of_the_run(opened, data, runs):
         wanted = runs["first"].matrix(metric, **options_of(pairs, reduce, layers, modules, side)).to_numpy().ravel()
         values = [cell[0] for cell in shown(page)]
         for printed, value in zip(values, wanted, strict=True):
-            places = len(printed.split(".")[1].split("e")[0]) if "e" not in printed else None
             plain = printed.replace("\N{MINUS SIGN}", "-")
             assert plain.startswith("-" if value < 0 else "+" if metric != "conflict_rate" and value > 0 else "")
-            assert places is None or abs(float(plain) - value) <= 0.500001 * 10**-places, (metric, printed, value)
+            assert abs(float(plain) - value) <= last_place(plain) * 0.500001, (metric, printed, value)
+
+
+def last_place(printed):
+    """What one in the last digit of a number is worth: 0.01 of "1.25", 100 of "1.5e3"."""
+    digits, _, exponent = printed.partition("e")
+    return 10.0 ** (int(exponent or 0) - len(digits.partition(".")[2]))
+
+
+def test_numbers_with_an_exponent_are_compared(opened):
+    run = made({name: 300 * mean for name, mean in TWO_GROUPS.items()}, noise=0.6)
+    page = opened(report({"r": run}, "small", replicates=B).to_dict()).page
+    choose_cell(page, metric="delta")
+    wanted = run.matrix("delta").to_numpy().ravel()
+    printed = [cell[0].replace("\N{MINUS SIGN}", "-") for cell in shown(page)]
+    assert sum("e" in one for one in printed) >= 4
+    for one, value in zip(printed, wanted, strict=True):
+        assert abs(float(one) - value) <= last_place(one) * 0.500001, (one, value)
 
 
 def test_the_difference_shows_what_compare_gives(opened, data, runs):
@@ -143,6 +160,7 @@ def test_forty_tasks_name_each_row_and_column_whole(opened):
     assert all(sentence in left for sentence in found.left_out)
 
 
+METHODS = ("lora", "mixlora")
 REFERENCE = Path(__file__).parents[2] / "reports" / "reference"
 
 
@@ -160,6 +178,34 @@ def test_the_page_of_measured_runs_shows_their_matrices_and_examples(opened):
     assert page.locator("img[src^='data:image']").count() >= 2
 
 
-def test_the_page_that_is_checked_in_opens(opened):
-    heading = opened(REFERENCE / "report.html").page.locator("h1").text_content()
-    assert heading.startswith("Tasks interfere: ") and "15 of 30 in LoRA, step 10" in heading
+def keys(value):
+    """The names in a report's JSON, level by level; of a list those of its first item."""
+    if isinstance(value, list):
+        return keys(value[0]) if value else None
+    if not isinstance(value, dict):
+        return None
+    inner = {"cells": lambda found: keys(next(iter(next(iter(found.values())).values())))}
+    named = {"units", "loss", "counts", "versions"}  # by task, scope or package
+    return {name: None if name in named else inner.get(name, keys)(found) for name, found in value.items()}
+
+
+def test_the_page_that_is_checked_in_is_what_is_written_today(opened):
+    path = REFERENCE / "report.html"
+    data = json.loads(re.search('<script type="application/json" id="data">(.*?)</script>', path.read_text())[1])
+    measured = {run["label"]: load(REFERENCE / name) for run, name in zip(data["runs"], METHODS, strict=True)}
+    assert keys(data) == keys(report(measured, "small", replicates=B).to_dict())
+    base, size = data["choices"][0]["key"], len(data["tasks"])
+    apart = [k for k in range(size**2) if k // size != k % size]
+    first, second = (run["cells"]["all/all/both"][base] for run in data["runs"])
+    (change,) = data["differences"]
+    moved = change["cells"]["all/all/both"][base]["value"]
+    np.testing.assert_allclose(moved, np.subtract(second["value"], first["value"]), atol=1e-4)
+    conflicts = [[found["verdict"][k] for k in apart].count("conflict") for found in (first, second)]
+    said = " and ".join(
+        f"{n} of {len(apart)} in {run['label']}" for n, run in zip(conflicts, data["runs"], strict=True)
+    )
+    assert data["headline"][0] == f"Tasks interfere: pairs of tasks that conflict beyond noise are {said}."
+    page = opened(path).page
+    assert page.locator("h1").text_content() == data["headline"][0]
+    for place, found in enumerate((first, second)):
+        assert [cell[0] for cell in shown(page, place)] == [number(value) for value in found["value"]]

@@ -16,6 +16,7 @@ from mixlora.data.checking import fingerprint
 from mixlora.data.images import image_size, open_image
 from mixlora.data.readers import read_task, read_tasks
 from mixlora.data.sampling import sample
+from tests.needed import needed
 
 RECORDS = (
     {"id": 1, "task": "red", "prompt": "What?", "response": "Red", "image": "a.png"},
@@ -155,7 +156,7 @@ def test_damaged_subtasks_of_mme(folder, text, image):
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    datasets = pytest.importorskip("datasets")
+    datasets = needed("datasets")
     made = tmp_path_factory.mktemp("dataset") / "whole"
     rows = {"prompt": ["What?"] * 3, "response": ["Red"] * 3, "image": [{"bytes": PICTURES[0], "path": None}] * 3}
     found = datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image(decode=False))

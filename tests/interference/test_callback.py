@@ -28,6 +28,7 @@ import interference
 from interference import figures, load
 from interference.callback import _logged
 from interference.errors import MeasurementError, RunError
+from tests.needed import needed
 
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
@@ -291,7 +292,7 @@ EVALUATED = [{key: value[row] for key, value in batch([12] * 4, [4] * 4, seed=9)
 
 
 def test_trl_keeps_its_running_means(tmp_path):
-    datasets, trl = pytest.importorskip("datasets"), pytest.importorskip("trl")
+    datasets, trl = needed("datasets"), needed("trl")
     from tests.mixlora.test_training import tokenizer
 
     rows = datasets.Dataset.from_list([{"prompt": "what is the colour of a red", "completion": " ball this thing"}] * 8)

@@ -1,14 +1,13 @@
 """InterferenceCallback where it cannot measure, and where several processes train."""
 
 import os
-import socket
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate.utils import DeepSpeedPlugin, DistributedType
 from models import batch, llama, lora
-from torch import multiprocessing
+from torch import distributed, multiprocessing
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from transformers import Trainer
@@ -109,16 +108,16 @@ def test_a_training_that_starts_again_with_smaller_batches_starts_its_series_aga
         trainer.train()
 
 
-def environment(rank, port):
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+def meet(rank, folder):
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # or accelerate takes every core for either
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
 
 
-def work(rank, folder, port):
-    environment(rank, port)
-    torch.set_num_threads(1)
+def work(rank, folder):
     folder = Path(folder)
+    meet(rank, folder)
+    torch.set_num_threads(1)
     for name, watched in (("alone", []), ("watched", [{"out": folder / "runs"}])):
         options = {"ddp_backend": "gloo", "gradient_accumulation_steps": 2}
         trainer = trained(folder / name, MODELS["random"](), watched, **options)
@@ -136,16 +135,13 @@ def work(rank, folder, port):
     fully_shard(trainer.model, mesh=init_device_mesh("cpu", (2,)))
     with pytest.raises(CheckpointError, match=r"uses a sharded model \(DTensor\), where no process holds whole"):
         measuring(trainer).on_train_begin(trainer.args, trainer.state, trainer.control)
-    torch.distributed.barrier()
+    distributed.barrier()
     os._exit(0)  # taking a gloo group down can wait forever for one that has gone
 
 
 def test_of_two_processes_one_measures(tmp_path):
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
     multiprocessing.set_forkserver_preload([__name__])  # imported once for both
-    multiprocessing.start_processes(work, (str(tmp_path), port), nprocs=2, start_method="forkserver")
+    multiprocessing.start_processes(work, (str(tmp_path),), nprocs=2, start_method="forkserver")
     alone, watched = ([torch.load(tmp_path / f"{name}{rank}.pt") for rank in (0, 1)] for name in ("alone", "watched"))
     start = weights(MODELS["random"]())
     for name, value in alone[0].items():

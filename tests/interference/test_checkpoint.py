@@ -5,6 +5,7 @@ import torch
 from accelerate import dispatch_model
 from checkpoints import write_adapter
 from models import batch, llama, lora, perturb
+from transformers import AutoModelForCausalLM
 
 import interference
 from interference import checkpoint
@@ -81,10 +82,17 @@ def test_a_device_that_is_not_there(settings):
         checkpoint.load_model(settings.model_copy(update={"device": "moon"}))
 
 
-def test_a_model_that_is_spread_over_devices_is_the_same(settings):
-    found = checkpoint.load_model(settings.model_copy(update={"device": "split"}))
+def test_a_model_that_is_spread_over_devices_is_the_same(settings, monkeypatch):
+    given, own = [], AutoModelForCausalLM.from_pretrained
+    monkeypatch.setattr(
+        AutoModelForCausalLM,
+        "from_pretrained",
+        lambda *base, **how: given.append(how.get("device_map")) or own(*base, **how),
+    )
+    found, plain = (checkpoint.load_model(settings.model_copy(update={"device": name})) for name in ("split", "cpu"))
+    assert given == ["auto", None]
     data = batch([9, 7], [3, 2])
-    torch.testing.assert_close(found(**data).loss, checkpoint.load_model(settings)(**data).loss)
+    torch.testing.assert_close(found(**data).loss, plain(**data).loss, check_device=False)
 
 
 def test_hooks_that_move_tensors_between_devices_change_no_gradient(settings):

@@ -1,16 +1,20 @@
 """The command `interference`: what it computes, prints and exits with."""
 
+import io
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from checkpoints import ARGUMENTS
+from rich.console import Console
 
-from interference import compare, load
+from interference import compare, load, printing
+from interference.planning import Plan
 
 COMMANDS = ["compute", "show", "compare", "verify", "plan", "factors", "report", "demo"]
 SCRIPT = Path(sys.executable).parent / "interference"
@@ -170,23 +174,17 @@ def test_weight_space_is_computed_and_shown(interference, tiny, tmp_path):
 # --- names and wrong usage ---
 
 
-def test_names_do_not_steer_the_terminal(interference, tiny, tmp_path):
-    evil = "\x1b[31mred[/bold] :smile: [x]"
-    file = tiny.tasks["red"]
-    out = ["--out", tmp_path / "run"]
-    model = ["--base", tiny.base, "--adapter", tiny.adapter]
-    tasks = ["--task", f"{evil}={file}", "--task", f"$blue_1$={tiny.tasks['blue']}"]
-    computed = interference("compute", *model, *tasks, *ARGUMENTS, *out)
-    assert computed.code == 0, computed.err
-    assert load(tmp_path / "run").tasks == [evil, "$blue_1$"]
-    shown = interference("show", tmp_path / "run")
-    verified = interference("verify", tmp_path / "run", "--units", 1)
-    plain = "\N{REPLACEMENT CHARACTER}[31mred[/bold] :smile: [x]"
-    for said in (computed, shown, verified):
-        assert said.code == 0 and "\x1b" not in said.out + said.err
-        assert plain in said.out
-    twice = interference("compute", *model, *tasks, "--task", f"{evil}={tmp_path}", "--out", tmp_path / "b")
-    assert twice.code == 2 and "\x1b" not in twice.err
+def test_times_and_memory_are_told_as_a_reader_says_them():
+    told = [printing.duration(seconds) for seconds in (0.4, 119, 120, 7199, 7200, 90_000)]
+    assert told == ["0 s", "119 s", "2 min", "120 min", "2.0 h", "25.0 h"]
+    choices = pd.DataFrame({"granularity": ["module"], "MiB": [2.0], "this one": ["yes"]})
+    cost = Plan(12, 3, 4000, 2**20, choices, 3 * 2**30, 5 * 2**29, {"load": 1.0, "gradients": 200.0, "gram": 2.0})
+    screen = Console(file=io.StringIO(), width=200)
+    printing.plan(cost, screen)
+    said = screen.file.getvalue()
+    assert "disk: 1 MiB of gradients while computing, then 2 MiB of the run" in said
+    assert "memory: 3 GiB at most, on the GPU 2.5 GiB" in said
+    assert "time: 3 min (seconds: load 1, gradients 2e+02, gram 2), from some examples of all lengths" in said
 
 
 def test_debug_shows_the_traceback(interference, tmp_path):

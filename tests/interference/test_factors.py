@@ -14,10 +14,11 @@ from checkpoints import data, tokenizer, write_adapter, write_base, write_llava,
 from matplotlib.image import AxesImage
 from mixtures import mixture
 from models import PROJECTIONS, llama, llava, lora
+from test_run import full
 from test_selections import activated, chosen, random_mixture
 from test_trained import trained
 
-from interference import checkpoint, config, factor_figures, factors, figures, neighbours, observation, sampled
+from interference import checkpoint, config, factor_figures, factors, figures, neighbours, observation, sampled, stored
 from interference.computation import compute_config
 from interference.errors import CheckpointError, MeasurementError, RunError, ScopeError
 from interference.factors import Factors
@@ -287,6 +288,62 @@ def test_what_is_no_factors_is_refused_in_words(found, tmp_path):
     assert "factors.json is damaged" in refused(cut)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda meta: meta.update(seed=2**32), "its seed is 4294967296; compute the factors again"),
+        (lambda meta: meta.update(seed="3"), "its 'seed' is '3'; compute the factors again"),
+        (lambda meta: meta.update(schema=0), None),
+        (lambda meta: meta["blocks"][0].pop("factors"), "its blocks cannot be read ("),
+        (lambda meta: meta["blocks"][0].update(layer=0.5), "its blocks cannot be read ("),
+        (lambda meta: meta["blocks"][0].update(name=None), "a block in it has no name; compute the factors again"),
+        (lambda meta: meta["blocks"][0].update(module=3), "a block in it has no name; compute the factors again"),
+        (lambda meta: meta["blocks"].append(meta["blocks"][0]), "a block in it stands twice or has no factors; comp"),
+        (lambda meta: meta["blocks"][0].update(factors=0), "a block in it stands twice or has no factors; compute the"),
+    ],
+)
+def test_damage_to_the_record_is_told(found, tmp_path, change, words):
+    wrong = spoilt(found[1], tmp_path / "wrong", change)
+    if words is None:
+        assert refused(wrong) == f"{wrong} has schema 0, but this version reads schema 1; update task-interference"
+    else:
+        assert refused(wrong).startswith(f"{wrong / 'factors.json'} is damaged: {words}")
+
+
+def test_damage_to_the_examples_is_told(found, tmp_path):
+    def without_task(folder):
+        examples = pd.read_parquet(folder / "examples.parquet").assign(task=None)
+        examples.to_parquet(folder / "examples.parquet")
+
+    def fewer(folder):
+        pd.read_parquet(folder / "examples.parquet")[:-1].to_parquet(folder / "examples.parquet")
+
+    for name, change, words in (
+        ("task", without_task, "examples.parquet is damaged: a task is missing"),
+        ("fewer", fewer, "is not of 17 examples"),
+    ):
+        folder = tmp_path / name
+        shutil.copytree(found[1], folder)
+        change(folder)
+        assert "examples.parquet is damaged: its checksum is another" in refused(folder)
+        sums = {file: stored.checksum(folder / file) for file in ("examples.parquet", "selections.safetensors")}
+        assert words in refused(
+            spoilt(folder, tmp_path / f"{name}-told", lambda meta, now=sums: meta.update(checksums=now))
+        )
+
+
+def test_factors_of_a_notebook_are_not_taken_for_those_of_a_configuration(folder, found, tmp_path):
+    settings, out = asked(folder), found[1]
+    assert observation.kept_or_computed(settings, out).examples.equals(found[0].examples)
+    for name, change in {
+        "none": lambda meta: meta.update(config=None),
+        "gone": lambda meta: meta.pop("config"),
+    }.items():
+        other = spoilt(out, tmp_path / name, change)
+        with pytest.raises(RunError, match="already holds factors; choose another --out or delete it first"):
+            observation.kept_or_computed(settings, other)
+
+
 def test_nothing_is_overwritten_and_nothing_is_left_behind(folder, found, tmp_path, monkeypatch):
     given, out = found
     with pytest.raises(RunError, match="already holds factors; choose another --out or delete it first"):
@@ -296,10 +353,6 @@ def test_nothing_is_overwritten_and_nothing_is_left_behind(folder, found, tmp_pa
     with pytest.raises(RunError, match="exists and holds something else"):
         observation.compute_config(asked(folder), tmp_path / "other")
     (tmp_path / "free").mkdir()
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
     monkeypatch.setattr(factors, "save_file", full)
     with pytest.raises(RunError, match="No space left on device"):
         given.save(tmp_path / "free")

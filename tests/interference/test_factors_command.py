@@ -32,7 +32,7 @@ def test_what_is_refused(refused, tiny, tmp_path):
     out = tmp_path / "factors"
     assert "give --out" in refused("factors", *tiny.arguments(out)[:-2])
     words = refused("factors", *tiny.arguments(out), *ARGUMENTS, "--perplexity", "4000", out=out)
-    assert words.startswith("--perplexity 4000.0 must be at least 1 and below the number of examples")
+    assert words.startswith("--perplexity 4000 must be at least 1 and below the number of examples")
     out.mkdir()
     (out / "mine.txt").write_text("x")
     assert "holds something else" in refused("factors", *tiny.arguments(out), *ARGUMENTS, "--perplexity", "3")

@@ -16,8 +16,8 @@ NAMES = ["p=q", "r", "s", "t$"]
 def place(tmp_path_factory):
     """Runs `lora` and `mixlora`, evaluations `ifs` and `cfs`, factors `factors`, which no test changes."""
     folder = tmp_path_factory.mktemp("inputs")
-    for name in ("lora", "mixlora"):
-        grouped().save(folder / name / "step")
+    for seed, name in enumerate(["lora", "mixlora"]):
+        grouped(seed=seed).save(folder / name / "step")
     evaluation(folder / "ifs", "IFS", FIRST)
     evaluation(folder / "cfs", "CFS", SECOND)
     tasks = [name for name in NAMES for _ in range(6)]
@@ -79,9 +79,10 @@ def test_methods(interference, place, tmp_path):
     paths = [place / name / "step" for name in ("lora", "mixlora")]
     data, _ = drawn(interference, "7", tmp_path, *paths, "--reduce", "ratio-of-means")
     assert set(data["run"]) == {"lora/step", "mixlora/step", "mixlora/step minus lora/step"}
-    wanted = load(paths[0]).matrix(aggregate="mean", reduce="ratio-of-means")
-    found = data[data["run"] == "lora/step"]["value"]
-    assert found.tolist() == pytest.approx(wanted.to_numpy().ravel().tolist())
+    wanted = [load(path).matrix(aggregate="mean", reduce="ratio-of-means").to_numpy().ravel() for path in paths]
+    assert abs(wanted[1] - wanted[0]).max() > 0.1
+    for name, values in zip(data["run"].unique(), [*wanted, wanted[1] - wanted[0]], strict=True):
+        assert data[data["run"] == name]["value"].tolist() == pytest.approx(values.tolist())
     data, _ = drawn(interference, "methods", tmp_path, *paths, "--label", "LoRA", "--label", "MixLoRA")
     assert set(data["run"]) == {"LoRA", "MixLoRA", "MixLoRA minus LoRA"}
 

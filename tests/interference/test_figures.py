@@ -1,5 +1,8 @@
 """Figures, compared by the data they show."""
 
+import itertools
+import re
+from pathlib import Path
 from xml.etree import ElementTree
 
 import matplotlib as mpl
@@ -11,7 +14,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from test_run import made
 
-from interference import figures
+from interference import canvas, figures
 from interference.measure import METRICS
 
 QUICK = {"replicates": 50}
@@ -109,7 +112,16 @@ def test_panels_are_the_modules_and_side_asked_for_with_signs_and_a_key(shown):
     assert [axes.get_title() for axes in figure.axes[:-1]] == ["layer 3, q_proj, B", "layer 3, language, B"]
     table = shown.table("delta", layers=[3], side="B", **QUICK)
     assert texts(figure.axes[0]) == texts(figure.axes[1]) == [f"{value:+.2f}" for value in table["value"]]
-    assert (figure.get_supxlabel() == figures.KEY) == table["verdict"].isin(["conflict", "synergy"]).any()
+    assert figure.get_supxlabel() == (
+        "" if table["verdict"].isin(["self", "unclear", "no-signal"]).all() else figures.KEY
+    )
+
+
+@pytest.mark.parametrize(("verdicts", "key"), [(["unclear", "no-signal"], ""), (["conflict", "unclear"], figures.KEY)])
+def test_the_key_of_frames_is_there_where_a_frame_is(shown, monkeypatch, verdicts, key):
+    table = shown.table(**QUICK).assign(verdict=["self", *verdicts, "self"])
+    monkeypatch.setattr(type(shown), "table", lambda self, *a, **k: table)
+    assert figures.panels(shown, layers=[3]).get_supxlabel() == key
 
 
 def test_figures_carry_their_data(shown):
@@ -150,6 +162,36 @@ def test_no_global_setting_changes(shown):
     figures.series({"a": shown}, **QUICK)
     figures.panels(shown, **QUICK)
     assert dict(mpl.rcParams) == before
+
+
+SEEN_BY = {  # linear RGB as it is seen, after Machado, Oliveira and Fernandes 2009, severity 1
+    "most": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+    "deuteranopes": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+    "protanopes": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+}
+TO_XYZ = np.array(
+    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.072175], [0.0193339, 0.119192, 0.9503041]]
+)
+
+
+def lab(colour, eye):
+    """A colour in CIELAB under D65, as an eye sees it."""
+    share = np.array([int(colour[k : k + 2], 16) for k in (1, 3, 5)]) / 255
+    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+    xyz = TO_XYZ @ np.clip(np.array(eye) @ linear, 0, 1) / [0.95047, 1, 1.08883]
+    x, y, z = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("eye", SEEN_BY)
+@pytest.mark.parametrize("palette", ["figures", "page"])
+def test_colours_of_tasks_and_pairs_are_told_apart_by_every_eye(palette, eye):
+    script = (Path(figures.__file__).parent / "report" / "marks.js").read_text(encoding="utf-8")
+    lines = re.findall("#[0-9a-f]{6}", re.search(r"LINES = \[(.*?)\]", script)[1])
+    colours = canvas.COLOURS if palette == "figures" else lines
+    assert len(colours) >= 6 and len(set(colours)) == len(colours)
+    for one, other in itertools.combinations(colours, 2):
+        assert np.linalg.norm(lab(one, SEEN_BY[eye]) - lab(other, SEEN_BY[eye])) > 10, (one, other)
 
 
 def test_a_long_name_leaves_its_middle_out():

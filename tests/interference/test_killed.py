@@ -1,8 +1,7 @@
 """A compute that is killed again and again, at any moment, ends with the run of one that was left alone, to the bit."""
 
-import multiprocessing
-import random
-import time
+import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -10,10 +9,10 @@ import torch
 from checkpoints import data, write_adapter, write_base, write_task
 from mixtures import mixture
 
-from interference import config, load
+from interference import config
 from interference.computation import compute_config
+from tests.mixlora.killing import files, kill_until_done
 
-KILLS = 10
 KINDS = {
     "lora": {},
     "mixture": {},
@@ -22,18 +21,9 @@ KINDS = {
 
 
 def work(values):
-    if values is None:
-        return
     torch.set_num_threads(1)
-    compute_config(config.build(values, "test"))
-
-
-def start(values):
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["interference.computation", "checkpoints"])  # imported once for all
-    process = context.Process(target=work, args=(values,))
-    process.start()
-    return process
+    if not Path(values["out"]).exists():
+        compute_config(config.build(values, "test"))
 
 
 @pytest.mark.slow
@@ -42,38 +32,31 @@ def test_it_ends_with_the_same_run(tmp_path, kind):
     adapted = mixture() if kind == "mixture" else None
     base, adapter = write_base(tmp_path / "base"), write_adapter(tmp_path / "adapter", adapted)
     tasks = {name: write_task(tmp_path / f"{name}.jsonl", 6, seed) for seed, name in enumerate(["red", "blue"])}
-    probe = {"layers": None, "batch_size": 1, **KINDS[kind]}
+    made, whole, probe = tmp_path / "made", tmp_path / "whole", {"layers": None, "batch_size": 1, **KINDS[kind]}
     if "spool_dir" in probe:
-        probe["spool_dir"] = str(tmp_path / probe["spool_dir"])
-    start(None).join()  # what all begin from is imported
-    before = time.monotonic()
-    whole = start(data(base, adapter, tasks, tmp_path / "whole", **probe))
-    whole.join(120)
-    took = time.monotonic() - before
-    assert whole.exitcode == 0
+        probe["spool_dir"] = str(made / probe["spool_dir"])
+    kept = []
 
-    values, generator, kills = data(base, adapter, tasks, tmp_path / "run", **probe), random.Random(kind), 0
-    while kills < KILLS and not (tmp_path / "run").exists():
-        process = start(values)
-        process.join(generator.uniform(0.05, 0.9) * took)
-        process.kill()
-        process.join()
-        kills += 1
-    if not (tmp_path / "run").exists():
-        process = start(values)
-        process.join(120)
-        assert process.exitcode == 0
-    assert kills > 1  # so something was interrupted
-    same_to_the_bit(tmp_path / "run", tmp_path / "whole")
-    left = {path.name for path in tmp_path.iterdir()} - {"spools"}
-    assert left == {"base", "adapter", "red.jsonl", "blue.jsonl", "run", "whole"} and not list(
-        tmp_path.glob("spools/*")
-    )
-    assert load(tmp_path / "run").meta["config"]["out"] == str(tmp_path / "run")
+    def done():
+        ended = (made / "run").exists()
+        if not ended:
+            kept.append({path.name: path.stat().st_mtime_ns for path in made.rglob("part-*.safetensors")})
+        return ended
+
+    values = [data(base, adapter, tasks, out, **probe) for out in (whole, made / "run")]
+    kill_until_done(work, *values, made, 20, done)
+    found, expected = files(made / "run"), files(whole)
+    assert told(found) == told(expected) and found == expected
+    left = {path.name for path in made.iterdir()}
+    assert left - {"spools"} == {"run"} and not list(made.glob("spools/*"))
+    assert len(kept[-1]) > 2 and len({len(parts) for parts in kept}) > 2
+    for earlier, later in pairwise(kept):
+        assert earlier.items() <= later.items()  # what was measured is not measured again
 
 
-def same_to_the_bit(found: Path, expected: Path) -> None:
-    names = sorted(path.name for path in expected.iterdir())
-    assert sorted(path.name for path in found.iterdir()) == names
-    for name in set(names) - {"run.json"}:
-        assert (found / name).read_bytes() == (expected / name).read_bytes(), name
+def told(run):
+    """What run.json says but for when it was, and how long it took."""
+    meta = json.loads(run.pop("run.json"))
+    for when in ("seconds", "computed", "seal"):
+        del meta[when]
+    return meta

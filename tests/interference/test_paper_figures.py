@@ -17,11 +17,11 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from PIL import Image
 from test_figures import EVIL, QUICK, labels, mesh, texts
-from test_run import made
+from test_run import full, made
 from test_selections import activated, chosen, random_mixture
 
 import interference
-from interference import affinity, canvas, neighbours, paper, run, score_figures, selections
+from interference import affinity, canvas, figures, neighbours, paper, run, score_figures, selections
 from interference.blocks import Side, to_frame
 from interference.errors import RunError, ScopeError
 from interference.factors import Factors
@@ -86,12 +86,12 @@ def couples():
 COUPLES = [("p", "s"), ("q", "u"), ("r", "v")]
 
 
-def grouped(layers=(0, 2, 5), names=("a", "b")):
+def grouped(layers=(0, 2, 5), names=("a", "b"), seed=5):
     """A run with attention and MLP blocks in some layers; the last has no MLP."""
     source = made(planted=0.5, names=names)
     kinds = [(k, "q_proj", "attention") for k in layers] + [(k, "up_proj", "mlp") for k in layers[:-1]]
     rows = [interference.blocks.Block("language", *kind, side, 5) for kind in kinds for side in (Side.A, Side.B)]
-    frame, random = to_frame(rows), np.random.default_rng(5)
+    frame, random = to_frame(rows), np.random.default_rng(seed)
     packed = {}
     for name in frame["name"]:
         values = random.normal(size=(6, 5)) + 0.5
@@ -99,8 +99,10 @@ def grouped(layers=(0, 2, 5), names=("a", "b")):
     return Run(source.probes, frame, packed, {"seed": 3})
 
 
-def test_blocks_are_the_tables_of_the_first_and_last_layer_and_say_what_is_not_there():
-    shown = grouped()
+def test_blocks_are_the_tables_of_the_first_and_last_layer_and_say_what_is_not_there(monkeypatch):
+    shown, plain_table = grouped(), Run.table
+    clear = ["self", "conflict", "synergy", "self"]
+    monkeypatch.setattr(Run, "table", lambda self, *a, **k: plain_table(self, *a, **k).assign(verdict=clear))
     figure = paper.blocks(shown, **QUICK)
     panels, wanted = figure.axes[:8], [(k, g, s) for k in (0, 5) for g in ("mlp", "attention") for s in "AB"]
     assert [axes.get_title() for axes in panels] == [f"layer {k}, {group}, {side}" for k, group, side in wanted]
@@ -111,13 +113,15 @@ def test_blocks_are_the_tables_of_the_first_and_last_layer_and_say_what_is_not_t
         table = shown.table(layers=[layer], modules=[group], side=side, **QUICK)
         np.testing.assert_allclose(np.asarray(mesh(axes).get_array()).ravel(), table["value"])
         assert texts(axes) == [f"{value:+.2f}" for value in table["value"]]
-        framed = table["verdict"].isin(["conflict", "synergy"]).sum()
-        assert sum(isinstance(patch, Rectangle) for patch in axes.patches) == framed
+        assert table["verdict"].tolist() == ["self", "conflict", "synergy", "self"]
+        frames = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
+        assert [patch.get_xy() for patch in frames] == [(1.04, 0.04), (0.04, 1.04)]
+        assert [patch.get_linestyle() for patch in frames] == ["-", (0, (3, 2))]
     assert len({mesh(axes).get_clim() for axes in panels if axes.collections}) == 1
     assert list(figure.data.columns[:6]) == ["layer", "modules", "side", "affected", "stepped", "value"]
     part = figure.data.query("layer == 5 and modules == 'attention' and side == 'B'")["value"]
     np.testing.assert_allclose(part, shown.matrix(layers=[5], modules=["attention"], side="B").to_numpy().ravel())
-    assert len(figure.data) == 6 * 4
+    assert len(figure.data) == 6 * 4 and figure.get_supxlabel() == f"{figures.KEY}; I: mean-of-ratios"
 
 
 def test_blocks_can_be_chosen():
@@ -131,9 +135,17 @@ def test_blocks_can_be_chosen():
         paper.blocks(shown, [7])
 
 
+def test_a_run_without_layers_has_no_panels():
+    shown = grouped((0, 2))
+    shown.blocks = shown.blocks.assign(layer=pd.array([None] * len(shown.blocks), dtype="Int64"))
+    words = "no block of this scope lies in a layer; name modules of layers, or a run that probes layers"
+    for draw in (paper.blocks, figures.panels):
+        with pytest.raises(ScopeError, match=words):
+            draw(shown)
+
+
 def test_methods_average_over_layers_and_show_the_paired_difference():
-    runs = {"LoRA": grouped(), "MixLoRA $": grouped()}
-    runs["MixLoRA $"]._grams = {name: 2 * value[::-1] for name, value in runs["LoRA"]._grams.items()}
+    runs = {"LoRA": grouped(), "MixLoRA $": grouped(seed=6)}
     figure = paper.methods(runs, **QUICK)
     first, second, change, _ = figure.axes
     for axes, one in zip((first, second), runs.values(), strict=True):
@@ -195,13 +207,24 @@ def test_no_value_lies_outside_its_panel(tmp_path):
     assert figure.axes[0].get_xlim() == figure.axes[2].get_xlim()
 
 
-def test_a_sign_that_opposes_its_verdict_is_told():
+def canvas_of(verdicts, values):
     picture = canvas.Picture((1, 1))
-    verdicts, values = ["conflict", "synergy", "conflict", "unclear", "self"], [0.5, -0.1, -0.2, 3.0, 1.0]
     picture.data = pd.DataFrame({"verdict": verdicts, "value": values})
-    assert paper._told(picture, "delta", {}).notes == []
-    (note,) = paper._told(picture, "interference", {"reduce": "mean-of-ratios"}).notes
-    assert note.startswith("in 2 cells the value has the other sign than Delta") and "ratio-of-means" in note
+    return picture
+
+
+def test_a_sign_that_opposes_its_verdict_is_told():
+    verdicts, values = ["conflict", "synergy", "conflict", "unclear", "self"], [0.5, -0.1, -0.2, 3.0, 1.0]
+    assert paper._told(canvas_of(verdicts, values), "delta", {}).notes == []
+    (note,) = paper._told(canvas_of(verdicts, values), "interference", {"reduce": "mean-of-ratios"}).notes
+    said = "in 2 cells I has the other sign than Delta, which the verdict is about: "
+    assert note == f"{said}a mean of ratios is led by units whose own Delta is near 0; read --reduce ratio-of-means"
+    (note,) = paper._told(canvas_of(verdicts, values), "interference", {"reduce": "median-of-ratios"}).notes
+    assert note.startswith(f"{said}a median of ratios weighs all units alike")
+    (note,) = paper._told(canvas_of(verdicts, values), "interference", {"reduce": "ratio-of-means"}).notes
+    assert note.startswith(f"{said}a mean of blocks' values is led by blocks with an own Delta near 0")
+    (note,) = paper._told(canvas_of(verdicts[:1], values[:1]), "interference", {}).notes
+    assert note.startswith("in 1 cell I has")
 
 
 def test_a_difference_beyond_noise_is_filled_and_others_hollow(both, tmp_path):
@@ -240,6 +263,9 @@ def test_which_evaluations_are_refused(both, tmp_path):
         paper.conditional(both[:1])
     with pytest.raises(ScopeError, match="two evaluations are called 'IFS'; give each a --label of its own"):
         paper.conditional([both[0], both[0]])
+    for given in (["x"], ["x", "y", "z"]):
+        with pytest.raises(ScopeError, match=f"{len(given)} labels are given for 2 evaluations; give one for each"):
+            paper.conditional(both, given)
     with pytest.raises(ScopeError, match="unseen task 'z' is not among the tasks: a, b, c"):
         paper.conditional(both, unseen=["z"])
 
@@ -405,6 +431,26 @@ def test_saving_touches_its_own_files_alone(every, tmp_path):
     assert (tmp_path / "mine.png").read_text() == "mine" and (tmp_path / "blocks.png").read_bytes()[1:4] == b"PNG"
     with pytest.raises(RunError, match=r"cannot be written to .*mine\.png: "):
         canvas.save(every["blocks"], tmp_path / "mine.png", "blocks")
+
+
+def test_a_disk_that_fills_leaves_the_files_of_before(every, tmp_path, monkeypatch):
+    paths = canvas.save(every["blocks"], tmp_path, "one", ("svg", "csv"))
+    before = [path.read_bytes() for path in paths]
+
+    monkeypatch.setattr("interference.stored.os.fsync", full)
+    with pytest.raises(RunError, match=r"the figure cannot be written to .*: No space left on device"):
+        canvas.save(every["methods"], tmp_path, "one", ("svg", "csv"))
+    assert [path.read_bytes() for path in paths] == before and len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_picture_too_large_to_be_opened_has_fewer_dots_an_inch(monkeypatch):
+    picture = canvas.Picture((4, 2))
+    sizes = []
+    for most in (canvas.PIXELS, 20_000):
+        monkeypatch.setattr(canvas, "PIXELS", most)
+        with Image.open(io.BytesIO(canvas.rendered(picture, "png"))) as drawn:
+            sizes.append(drawn.size)
+    assert sizes == [(600, 300), (200, 100)]
 
 
 def test_names_are_loaded_when_they_are_asked_for():

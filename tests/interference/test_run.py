@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from interference import blocks, compare, load, metrics
+from interference import blocks, compare, load, metrics, stored
 from interference.errors import ConfigError, MeasurementError, RunError, ScopeError
 from interference.packing import pack
+from interference.printing import remarks
 from interference.run import Run
 
 TASKS = ["a", "a", "a", "b", "b", "b"]
@@ -127,10 +128,12 @@ def test_an_empty_directory_is_taken_and_another_is_not(tmp_path):
         made().save(tmp_path / "file" / "run")
 
 
-def test_a_failed_save_leaves_nothing(tmp_path, monkeypatch):
-    def full(*_, **__):
-        raise OSError(28, "No space left on device")
+def full(*_, **__):
+    """What writing is where the disk is full."""
+    raise OSError(28, "No space left on device")
 
+
+def test_a_failed_save_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("interference.run.write_packed", full)
     with pytest.raises(RunError, match=r"the run cannot be written to .*: No space left on device"):
         made().save(tmp_path / "run")
@@ -148,8 +151,10 @@ def test_a_run_is_read_without_torch(tmp_path):
     assert said == [repr(float(made().matrix("delta").iloc[0, 1])), "False"]
 
 
-def broken(tmp_path, change):
-    made().save(tmp_path / "run")
+def broken(tmp_path, change, selections=None):
+    run = made()
+    run.selections = selections or {}
+    run.save(tmp_path / "run")
     change(tmp_path / "run")
     with pytest.raises(RunError) as error:
         load(tmp_path / "run").matrix()
@@ -157,11 +162,25 @@ def broken(tmp_path, change):
 
 
 def edit(**changes):
+    """The run.json of someone who knows of the seal, and leaves it out; None is a key that is gone."""
+
     def change(folder):
         file = folder / "run.json"
-        file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+        meta = json.loads(file.read_text()) | changes | {"seal": None}
+        file.write_text(json.dumps({key: value for key, value in meta.items() if value is not None}))
 
     return change
+
+
+def corrected(change):
+    """Another's change of files, with their checksums after it."""
+
+    def whole(folder):
+        change(folder)
+        sums = {file.name: stored.checksum(file) for file in folder.iterdir() if file.name != "run.json"}
+        edit(checksums=sums)(folder)
+
+    return whole
 
 
 def drop_block(folder):
@@ -175,8 +194,64 @@ def shorten(folder):
     save_file({name: packed[:15] for name, packed in grams.items()}, folder / "gram.safetensors")
 
 
-def cut(name):
-    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:40])
+def cut(name, size=40):
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:size])
+
+
+def half(name):
+    return lambda folder: cut(name, (folder / name).stat().st_size // 2)(folder)
+
+
+def flip(name):
+    def change(folder):
+        found = bytearray((folder / name).read_bytes())
+        found[len(found) // 2] ^= 1
+        (folder / name).write_bytes(found)
+
+    return change
+
+
+def of(table, **columns):
+    """A table with other columns; None for one that is gone."""
+
+    def change(folder):
+        frame = pd.read_parquet(folder / f"{table}.parquet")
+        gone = [column for column, values in columns.items() if values is None]
+        frame = frame.drop(columns=gone).assign(**{k: v for k, v in columns.items() if v is not None})
+        frame.to_parquet(folder / f"{table}.parquet")
+
+    return change
+
+
+SELECTED = {"unit": np.arange(6, dtype=np.int32), "language.0.q_proj.A": np.zeros((6, 2), np.int32)}
+FILES = ["run.json", "probes.parquet", "blocks.parquet", "gram.safetensors", "selections.safetensors"]
+DEEDS = {"empty": lambda name: cut(name, 0), "cut": cut, "half": half, "flipped": flip}
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("deed", DEEDS)
+def test_a_damaged_file_is_named_whether_checksums_tell_or_its_reader(tmp_path, name, deed):
+    words = broken(tmp_path, DEEDS[deed](name), SELECTED)
+    assert words.startswith(f"RUN/{name} is damaged")
+    if deed != "flipped" and name != "run.json":
+        shutil.rmtree(tmp_path / "run")
+        words = broken(tmp_path, corrected(DEEDS[deed](name)), SELECTED)
+        assert words.startswith(f"RUN/{name} is damaged and must be computed again: ")
+
+
+@pytest.mark.parametrize("name", FILES[1:])
+def test_a_file_that_is_gone_is_named(tmp_path, name):
+    words = broken(tmp_path, lambda folder: (folder / name).unlink(), SELECTED)
+    wanted = f"RUN/{name} is missing; compute it again" if name == FILES[-1] else f"RUN is no run: it has no {name}"
+    assert words == wanted
+
+
+def test_no_file_outside_is_looked_for(tmp_path):
+    (tmp_path / "secret").write_text("x")
+    sums = {"../secret": stored.checksum(tmp_path / "secret")}
+    assert broken(tmp_path, edit(checksums=sums)) == (
+        "RUN is damaged: a file '../secret' is no part of it; compute it again"
+    )
 
 
 @pytest.mark.parametrize(
@@ -188,19 +263,66 @@ def cut(name):
         (lambda f: (f / "run.json").write_text("{"), "RUN/run.json is damaged; compute the run again"),
         (lambda f: (f / "run.json").write_text("[1]"), "RUN/run.json is damaged; compute the run again"),
         (lambda f: (f / "run.json").write_text("{}"), "RUN/run.json is damaged; compute the run again"),
-        (edit(schema=2), "RUN has schema 2, but this version reads schema 1; update task-interference"),
-        (cut("probes.parquet"), "RUN is damaged and must be computed again: "),
-        (cut("gram.safetensors"), "RUN is damaged and must be computed again: "),
-        (drop_block, "RUN/gram.safetensors is damaged: it lacks block language.3.q_proj.A"),
-        (shorten, "RUN/gram.safetensors is damaged: block language.0.q_proj.A is not of 6 units"),
         (
-            lambda f: made().probes.drop(columns="ids").to_parquet(f / "probes.parquet"),
-            "RUN/probes.parquet is damaged: it lacks column ids",
+            lambda f: (f / "run.json").write_text('[["schema", 1], ["seed", 3]]'),
+            "RUN/run.json is damaged; compute the run again",
         ),
+        (edit(schema=2), "RUN has schema 2, but this version reads schema 1; update task-interference"),
+        (edit(schema=0), "RUN has schema 0, but this version reads schema 1; update task-interference"),
+        (corrected(drop_block), "RUN/gram.safetensors is damaged: it lacks block language.3.q_proj.A"),
+        (corrected(shorten), "RUN/gram.safetensors is damaged: block language.0.q_proj.A is not of 6 units"),
+        (corrected(of("probes", ids=None)), "RUN/probes.parquet is damaged: it lacks column ids"),
+        (corrected(of("probes", ids=7)), "RUN/probes.parquet is damaged: its column ids holds other values than were"),
+        (corrected(of("probes", task=["a"] * 5 + [None])), "RUN/probes.parquet is damaged: a task is missing"),
+        (corrected(of("blocks", name=[None, *"bcd"])), "RUN/blocks.parquet is damaged: a name is missing"),
+        (corrected(of("blocks", name=list("abcc"))), "RUN/blocks.parquet is damaged: it holds a block twice, or a lay"),
+        (corrected(of("blocks", layer=0.5)), "RUN/blocks.parquet is damaged: it holds a block twice, or a layer that"),
     ],
 )
 def test_damage_is_told(tmp_path, change, message):
     assert broken(tmp_path, change).startswith(message)
+
+
+WHOLE = {"config": {"out": None}, "unit": "example", "token_mean": False, "granularity": "module"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"seed": -1}, "its seed is -1"),
+        ({"seed": 2**32}, "its seed is 4294967296"),
+        ({"seed": True}, "its 'seed' is True"),
+        ({"step": 10**30}, "its 'step' is 1000000000000000000000000000000"),
+        ({"sketch": "64"}, "its 'sketch' is '64'"),
+        ({"sketch": 64, "sketch_error": "x"}, "its 'sketch_error' is 'x'"),
+        ({"not_probed": [1]}, "a part in its 'not_probed' is no text"),
+        ({"fingerprints": []}, "its 'fingerprints' is []"),
+        (WHOLE | {"unit": None}, "it lacks 'unit'"),
+        (WHOLE | {"token_mean": None}, "it lacks 'token_mean'"),
+        (WHOLE | {"token_mean": "no"}, "its 'token_mean' is 'no'"),
+        (WHOLE | {"granularity": "tensor"}, "its 'granularity' is 'tensor'"),
+    ],
+)
+def test_what_is_read_again_is_of_its_kind(tmp_path, changes, words):
+    assert broken(tmp_path, edit(**changes)) == f"RUN/run.json is damaged: {words}; compute the run again"
+
+
+def test_a_run_of_before_seals_and_checksums_is_read(tmp_path):
+    made().save(tmp_path / "run")
+    edit(checksums=None)(tmp_path / "run")
+    assert "seal" not in json.loads((tmp_path / "run" / "run.json").read_text())
+    assert np.array_equal(load(tmp_path / "run").gram(), made().gram())
+
+
+def test_a_sketch_is_told_with_and_without_its_error(tmp_path):
+    made().save(tmp_path / "run")
+    edit(sketch=64)(tmp_path / "run")
+    run = load(tmp_path / "run")
+    words = "gradients are sketches of 64 sums a block: an inner product errs, which no interval holds"
+    assert words in remarks(run, run.table(replicates=20), "interference", {})
+    run.meta["sketch_error"] = 0.1768
+    words = words.replace("errs", "errs by up to 17.7% of the product of the norms (standard error)")
+    assert words in remarks(run, run.table(replicates=20), "interference", {})
 
 
 def test_zero_blocks_add_nothing_and_are_named():

@@ -13,6 +13,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from interference import load
+from interference import unfinished as unfinished_runs
 from interference.computation import compute_config
 from interference.errors import MeasurementError, RunError
 from interference.unfinished import unfinished
@@ -182,3 +184,16 @@ def test_less_memory_is_no_other_job(tiny, tmp_path):
         compute_config(tiny.config(tmp_path / "run"), stop)
     found = compute_config(tiny.config(tmp_path / "run", memory_budget=4096))
     assert found.meta["config"]["probe"]["memory_budget"] == 4096
+
+
+@pytest.mark.parametrize("spools", [None, "spools"])
+def test_a_kill_right_after_the_run_is_moved_leaves_nothing_for_ever(tiny, tmp_path, monkeypatch, spools):
+    config = tiny.config(tmp_path / "run", spool_dir=spools and str(tmp_path / spools))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(unfinished_runs, "_remove", lambda *folders: (_ for _ in ()).throw(KeyboardInterrupt))
+        compute_config(config)
+    assert (tmp_path / "run.partial").exists() and len(load(tmp_path / "run").probes) == 12
+    with pytest.raises(RunError, match="already holds a run"):
+        compute_config(config)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(filter(None, ["run", spools]))
+    assert not any((tmp_path / "spools").glob("*"))

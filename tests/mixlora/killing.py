@@ -1,5 +1,7 @@
 """Killing: jobs in processes of their own that end by SIGKILL, again and again, at random moments."""
 
+import io
+import itertools
 import multiprocessing
 import os
 import random
@@ -22,7 +24,8 @@ CHANGES = ("open", "os.chmod", "os.mkdir", "os.remove", "os.rename", "os.rmdir",
 def kill_until_done(work, whole, values, place, changes, done):
     """Do `work(whole)` undisturbed, and `work(values)` by processes that are killed, until `done()`.
 
-    Each dies before a change of a file, every fourth a moment later; the last is left alone.
+    Each dies before a change of a file, or in the middle of it where a file grows, every fourth a moment later; the
+    last is left alone.
 
     Args:
         work: what is done.
@@ -54,9 +57,14 @@ def start(work, *values):
 
 
 def ended(process):
-    """The exit code of a process, when it has ended."""
-    process.join(120)
-    return process.exitcode
+    """The exit code of a process, when it has ended; one that never does is killed."""
+    try:
+        process.join(120)
+        assert not process.is_alive(), "the process hangs"
+        return process.exitcode
+    finally:
+        process.kill()
+        process.join()
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -72,22 +80,49 @@ def _quietly(work, values):
 
 
 def _dying(work, values, place, change, delay):
-    """Do the work, and die before a change, or some seconds later."""
-    left = change
+    """Do the work, and die before or within a change, or some seconds later."""
+    changes = itertools.count(1)
+
+    def last(path):
+        return str(path).startswith(place) and next(changes) == change
+
+    def end():
+        threading.Thread(target=die, args=(delay,), daemon=True).start() if delay else die()
 
     def watch(event, arguments):
-        nonlocal left
-        if event in CHANGES and str(arguments[0]).startswith(place) and (event != "open" or _writes(arguments[2])):
-            left -= 1
-            if left == 0:
-                threading.Thread(target=die, args=(delay,), daemon=True).start() if delay else die()
+        if event in CHANGES and (event != "open" or _writes(arguments[2])) and last(arguments[0]):
+            end()
 
     sys.addaudithook(watch)
+    _tear(last, end)
     work(values)
 
 
 def _writes(flags):
     return bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+
+
+def _tear(last, end):
+    """Let what is added to a file be half written where it is the last change: Python tells nobody of writes."""
+    opened = io.open  # by which paths open
+
+    def watched(*arguments, **options):
+        file = opened(*arguments, **options)
+        write = file.write
+
+        def torn(data):
+            if last(file.name):
+                write(data[: len(data) // 2])
+                file.flush()
+                end()
+                data = data[len(data) // 2 :]
+            write(data)
+
+        if file.mode.startswith("a"):
+            file.write = torn
+        return file
+
+    io.open = watched
 
 
 def die(delay=0.0):

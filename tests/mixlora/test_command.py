@@ -78,6 +78,20 @@ def test_directories_that_cannot_be_used(mixlora, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
+def test_what_all_processes_raise_is_told_by_the_first(mixlora, tmp_path, monkeypatch):
+    (tmp_path / "notes.txt").write_text("mine")
+    config = {"model": {"base": "mini", "device": "cpu"}, "tasks": {"read_word": {"mini": "train"}}}
+    (tmp_path / "c.yaml").write_text(json.dumps(config))
+    call = ("train", tmp_path / "c.yaml", "-q", "--method", "lora", "--out")
+    said = f"error: {tmp_path} holds something that is no training; choose another --out\n"
+    for rank, told in ((None, said), ("0", said), ("1", "")):
+        if rank is not None:
+            monkeypatch.setenv("RANK", rank)
+        assert mixlora(*call, tmp_path) == (2, "", told)
+    code, _, told = mixlora("train", tmp_path / "none.yaml")  # which each finds out by itself
+    assert (code, told) == (2, f"error: there is no configuration file {tmp_path / 'none.yaml'}\n")
+
+
 def test_wrong_options(mixlora, tmp_path):
     code, out, err = mixlora("export", tmp_path / "x", "--split", "test")
     assert (code, out, err) == (2, "", "error: --split 'test' is neither train nor heldout\n")

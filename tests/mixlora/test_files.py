@@ -1,12 +1,13 @@
-"""Names of tasks as names of files, and files that are whole or absent."""
+"""Names of tasks as names of files, files that are whole or absent, and what reading one takes."""
 
 import json
+import tracemalloc
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixlora.files import file_name, write_json
+from mixlora.files import file_name, read_bytes, write_json
 
 
 @given(st.text(min_size=1, max_size=60), st.text(min_size=1, max_size=60))
@@ -29,3 +30,13 @@ def test_what_cannot_be_written_leaves_the_old_file(tmp_path):
     with pytest.raises(TypeError):
         write_json(tmp_path / "a.json", {"two": object()})
     assert json.loads((tmp_path / "a.json").read_text()) == {"one": 1}
+
+
+def test_a_small_file_takes_little_memory_whatever_the_limit(tmp_path):
+    (tmp_path / "a").write_bytes(b"12345")
+    tracemalloc.start()
+    try:
+        assert read_bytes(tmp_path / "a", 2**32) == b"12345"
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()

@@ -1,6 +1,7 @@
 """`mixlora info`: what lies on disk, counted and judged without a model."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -186,6 +187,44 @@ def test_other_paths_are_refused_with_what_is_understood(tmp_path, mixlora):
     (tmp_path / "adapter_model.safetensors").write_bytes(b"damaged")
     with pytest.raises(CheckpointError, match=r"no tensors can be read from .*adapter_model.safetensors"):
         describe(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_model.bin"])
+def test_an_adapter_whose_weights_are_a_pipe_is_not_waited_for(tmp_path, mixlora, name):
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2, "lora_alpha": 4}')
+    os.mkfifo(tmp_path / name)
+    code, out, err = mixlora("info", tmp_path)
+    said = "it is no regular file" if name.endswith("safetensors") else "No such file or directory"
+    path = tmp_path / "adapter_model.safetensors"
+    assert (code, out) == (2, "") and err.startswith(f"error: no tensors can be read from {path}: {said}")
+
+
+def test_a_released_checkpoint_whose_weights_are_a_pipe_is_not_waited_for(tmp_path):
+    write_mixlora(tmp_path / "in", mixlora_tensors())
+    (tmp_path / "in" / "pytorch_model.bin").unlink()
+    os.mkfifo(tmp_path / "in" / "pytorch_model.bin")
+    with pytest.raises(
+        CheckpointError, match=r"no tensors can be read from .*pytorch_model\.bin: it is no regular file"
+    ):
+        describe(tmp_path / "in")
+
+
+def test_what_a_stranger_wrote_cannot_steer_the_terminal(tmp_path, mixlora):
+    save_file({"x": torch.zeros(1)}, tmp_path / "adapter_model.safetensors")
+    config = {"peft_type": "MIXLORA", "r": 2, "num_factors": 4, "routing": "\x1b[2Jevil\nr  9"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    code, out, err = mixlora("info", tmp_path)
+    row = next(line for line in out.splitlines() if line.startswith("routing"))
+    assert (code, err) == (0, "")
+    assert row.endswith("\N{REPLACEMENT CHARACTER}[2Jevil\N{REPLACEMENT CHARACTER}r  9") and "\x1b" not in out
+    assert json.loads(mixlora("info", tmp_path, "--json")[1])["options"]["routing"] == config["routing"]
+
+
+def test_a_path_that_no_file_can_have(tmp_path, mixlora):
+    code, out, err = mixlora("info", tmp_path / ("n" * 300))
+    assert (code, out) == (2, "") and " is not there; understood are " in err
+    with pytest.raises(CheckpointError, match="is not there; understood are"):
+        describe(tmp_path / "a\0b")
 
 
 def test_describing_changes_nothing_on_disk(tmp_path):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -63,6 +64,63 @@ def test_a_killed_process_keeps_nobody_out(tmp_path):
     assert not path.exists()
 
 
+def test_a_child_that_lives_on_keeps_nobody_out(tmp_path):
+    """As a worker of a DataLoader does, whose parent is killed."""
+    path = tmp_path / "x" / LOCK
+    code = f"""
+        import os, signal, time
+        from pathlib import Path
+        from mixlora.locks import locked
+        with locked(Path({str(path)!r}), "training runs/x"):
+            pid = os.fork()
+            if pid:
+                print(pid, flush=True)
+                os.kill(os.getpid(), signal.SIGKILL)
+            os.close(1)
+            os.close(2)
+            time.sleep(60)
+    """
+    killed = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
+    try:
+        assert killed.returncode == -signal.SIGKILL and path.exists()
+        assert other(path).stdout == "in\n"
+    finally:
+        os.kill(int(killed.stdout), signal.SIGKILL)
+
+
+def test_a_child_that_leaves_takes_nothing_from_its_parent(tmp_path):
+    path = tmp_path / "x" / LOCK
+    code = f"""
+        import os, sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from pathlib import Path
+        from mixlora.locks import locked
+        from test_locks import other
+        path = Path({str(path)!r})
+        with locked(path, "training runs/x"):
+            if not os.fork():
+                sys.exit()
+            os.wait()
+            print(path.exists(), other(path).stdout)
+    """
+    said = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
+    assert said.stdout.startswith("True another process is training runs/x; "), said.stderr
+    assert not path.parent.exists()
+
+
+def test_a_lock_that_cannot_be_removed_hides_no_result(tmp_path, monkeypatch):
+    path, found = tmp_path / LOCK, []
+
+    def failing(_):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    with monkeypatch.context() as patched, locked(path, "it"):
+        patched.setattr(type(path), "unlink", failing)
+        found.append("done")
+    assert found == ["done"] and path.exists()
+    assert other(path).stdout == "in\n"
+
+
 def test_a_lock_that_another_has_just_removed_is_not_held(tmp_path, monkeypatch):
     path, lock = tmp_path / LOCK, fcntl.flock
 
@@ -92,6 +150,8 @@ def test_places_that_cannot_be_written(tmp_path):
         (tmp_path / "file", "File exists"),
         (tmp_path / "file" / "x" / "y", "Not a directory"),
         (tmp_path / "a" / ("n" * 300), "File name too long"),
+        (tmp_path / ("n" * 300), "File name too long"),
+        (tmp_path / "a\0b", "embedded null byte"),
     ):
         with pytest.raises(CheckpointError) as told, locked(out / LOCK, "it"):
             pass

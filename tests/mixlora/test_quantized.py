@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from tests.mixlora.adapted import PROJECTIONS, adapt, batch, gradients, layers, llama, loss_of, selections
+from tests.needed import needed
 
-bnb = pytest.importorskip("bitsandbytes")
+bnb = needed("bitsandbytes")
 INPUTS = batch([9, 7, 12], [3, 2, 4])
 
 

@@ -3,10 +3,12 @@
 import json
 import os
 import pickle
+import sys
 
 import pytest
 import torch
 from checkpoints import write_adapter, write_base
+from transformers import dynamic_module_utils
 
 from mixlora import checkpoint, settings
 from mixlora.errors import CheckpointError, ConfigError, plain
@@ -196,10 +198,13 @@ def test_a_base_that_is_a_malicious_pickle_does_nothing(tmp_path, base, zipped):
     assert f"the weights of {own} hold other things than tensors; nothing of it is executed" in str(error.value)
 
 
+@pytest.mark.parametrize("trusted", [False, True])
 @pytest.mark.parametrize("kind", ["config", "tokenizer"])
-def test_code_that_a_base_brings_is_not_run(tmp_path, base, kind):
+def test_code_that_a_base_brings_is_run_only_where_it_is_trusted(tmp_path, base, monkeypatch, kind, trusted):
     trap, own = tmp_path / "trap", tmp_path / "own"
     own.mkdir()
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
     for path in base.iterdir():
         (own / path.name).write_bytes(path.read_bytes())
     (own / "evil.py").write_text(f"import os\nos.mkdir({str(trap)!r})\n")
@@ -211,11 +216,11 @@ def test_code_that_a_base_brings_is_not_run(tmp_path, base, kind):
         found |= {"auto_map": {"AutoTokenizer": ["evil.T", None]}, "tokenizer_class": "T"}
     (own / name).write_text(json.dumps(found))
     try:
-        checkpoint.load_base(section(own))
-        checkpoint.load_processor(section(own))
+        checkpoint.load_base(section(own, trust_remote_code=trusted))
+        checkpoint.load_processor(section(own, trust_remote_code=trusted))
     except CheckpointError as error:
         assert str(own) in str(error)
-    assert not trap.exists()
+    assert trap.exists() == trusted
 
 
 def test_an_adapter_cannot_have_a_module_imported(tmp_path, base, monkeypatch):

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerFast, Trainer, TrainingArguments
 
 from mixlora import MixLoraConfig
 from tests.mixlora.adapted import PROJECTIONS, adapt, batch, llama
+from tests.needed import needed
 
 WORDS = ["what", "is", "the", "colour", "of", "a", "red", "blue", "green", "ball", "cube", "cone", "this", "thing"]
 
@@ -90,7 +91,7 @@ def tokenizer():
 
 @pytest.mark.parametrize("options", [{}, {"packing": True}], ids=["padded", "packed"])
 def test_an_sft_trainer_lowers_the_loss_and_moves_routers(tmp_path, options):
-    datasets, trl = pytest.importorskip("datasets"), pytest.importorskip("trl")
+    datasets, trl = needed("datasets"), needed("trl")
     pairs = [(colour, thing) for colour in ("red", "blue", "green") for thing in ("ball", "cube", "cone")]
     rows = [
         {"prompt": f"what is the colour of a {colour} {thing}", "completion": f" this thing is {colour}"}

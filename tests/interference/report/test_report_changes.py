@@ -4,11 +4,11 @@ import pandas as pd
 import pytest
 from reported import APART, MIXLORA, TWO_GROUPS, axis, made
 
-from interference.errors import RunError
+from interference.errors import MeasurementError, RunError
 from interference.report import changes, depth, tables
 from interference.report.data import report
 from interference.report.measured import measure
-from interference.report.scopes import Detail, plan
+from interference.report.scopes import WHOLE, Choice, Detail, Scope, plan
 from mixlora.progress import silent
 
 B = 100
@@ -38,6 +38,14 @@ def test_no_change_is_told():
         + ", on the same examples: no pair of 12 changes beyond noise; conflicts 8 before, "
         "8 after."
     )
+
+
+def test_a_scope_without_gradients_is_not_compared():
+    runs = [measured("x"), measured("y", zero="A")]
+    with pytest.raises(MeasurementError, match="'x' and 'y' cannot be compared: every Gram is zero throughout"):
+        changes.change(*runs, Scope(side="A"), [Choice("delta")], B)
+    shared = changes.difference(runs, (0, 1), B, 1).tables
+    assert WHOLE in shared and Scope(side="A") not in shared
 
 
 def test_one_task_has_no_pair_to_compare():
@@ -174,6 +182,12 @@ def test_tables_hold_the_reports_numbers(tmp_path):
     assert median["verdict"].tolist() == wanted["verdict"].tolist()
     assert list(read["differences"]["first"].unique()) == ["=x step 1"] and len(read["differences"]) == 4 * 16
     assert read["signal"]["snr"].tolist()[:4] == pytest.approx(runs["=x step 1"].signal()["snr"].tolist())
+    assert read["signal"]["units"].tolist() == [12] * 8 and read["signal"]["loss"].tolist() == [1.0] * 8
+    null = runs["=x step 1"].null(reduce="ratio-of-means", pairs="leave-one-out")
+    assert read["null"]["value"].tolist()[:4] == pytest.approx(null["mean"].tolist())
+    for name in ("null", "profile", "trajectory"):
+        made_by = read[name][["metric", "pairs", "reduce"]].drop_duplicates().to_numpy().tolist()
+        assert made_by == [["interference", "leave-one-out", "ratio-of-means"]], name
     groups = read["groups"].iloc[:4].set_index("task")["group"]
     assert groups.to_dict() == {"a": 1, "b": 1, "c": 2, "d": 2}
     assert len(read["trajectory"]) == 24 and set(read["trajectory"]["run"]) == set(runs)
@@ -194,3 +208,20 @@ def test_tables_that_cannot_be_written_are_told(tmp_path):
     found = report({"x": made(APART)}, "small", replicates=B)
     with pytest.raises(RunError, match=r"tables cannot be written to .*file: File exists; choose another"):
         tables.write(found, tmp_path / "file")
+
+
+def test_a_disk_that_fills_leaves_the_tables_of_before(tmp_path, monkeypatch):
+    whole = report({"x": made(APART)}, "small", replicates=B)
+    tables.write(whole, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    times = iter(range(100))
+
+    def full(handle):
+        if next(times) == 2:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("interference.stored.os.fsync", full)
+    other = report({"x": made(APART, seed=1), "y": made(APART)}, "small", replicates=B)
+    with pytest.raises(RunError, match=r"tables cannot be written to .*: No space left on device; choose another"):
+        tables.write(other, tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -54,6 +54,27 @@ def test_conflict_is_told_with_its_worst_and_best_cell():
     assert advice.startswith("Split the tasks, an adapter for each group: a and b; c and d.")
 
 
+def test_several_runs_have_one_answer():
+    one, clash, calm = (measured(made(means, noise=0.3)) for means in ({"alone": axis(1)}, TWO_GROUPS, APART))
+    assert (
+        words.overview([one, one]) == "Every run has a single task, so there is no pair of tasks that could interfere."
+    )
+    assert words.overview([one, calm]) == (
+        "No interference shows: pairs of tasks that conflict beyond noise are 0 of 6 in r."
+    )
+    assert words.overview([clash, calm]) == (
+        "Tasks interfere: pairs of tasks that conflict beyond noise are 8 of 12 in r and 0 of 6 in r."
+    )
+
+
+def test_a_sketch_is_told():
+    found = measured(made(APART, meta={"sketch": 64, "sketch_error": 0.1768}))
+    assert (
+        "Gradients are sketches of 64 sums a block: an inner product errs by up to 17.7% of the product of the norms "
+        "(standard error), which no interval holds." in words.notes(found)
+    )
+
+
 def test_one_task_has_nothing_to_compare():
     answer, details, advice = said(measured(made({"alone": axis(1)})))
     assert answer == "alone is the only task here, so there is no pair of tasks that could interfere."
@@ -143,7 +164,13 @@ def test_a_wide_null_asks_for_as_many_units_as_would_narrow_it():
     found = with_null(measured(made(TWO_GROUPS)), c=(1.0, 0.2, 2.2))
     _, details, advice = said(found)
     assert words.rough_null(found) == ["c"] and words.failed_null(found) == []
-    assert "which is widest for c, [0.20, 2.20]." in details
+    assert (
+        "The check against noise holds, but is wide: half of each task's units against its other half gives 1 within "
+        "its scatter, which is widest for c, [0.20, 2.20]: 2.00 from end to end, so sizes in such a row are rough, "
+        "while verdicts keep their meaning." in details
+    )
+    _, details, _ = said(with_null(measured(made(TWO_GROUPS)), c=(1.0, 0.6, 1.5)))
+    assert "The check against noise holds: half" in details and "c, [0.60, 1.50]: 0.90 from end to end." in details
     assert "Probe more examples of c (now 12 units a task; about 48 would do)" in advice
 
 

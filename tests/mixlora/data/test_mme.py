@@ -1,5 +1,7 @@
 """The folder of MME, in both of its layouts, and what is said about one that is not whole."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -132,7 +134,38 @@ def test_no_link_leads_out_of_the_folder(tmp_path, root, inside):
     if link.exists():
         link.rename(outside if not outside.exists() else tmp_path / "old")
     link.symlink_to(outside)
-    assert refusal(root) == f"{link} is a link that leads out of {root}; replace the link by a copy."
+    remedy = "replace the link by a copy, or allow this with `outside: true`"
+    assert refusal(root) == f"{link} is a link that leads out of {root}; {remedy}."
+
+
+@pytest.mark.parametrize("inside", ["existence", "existence/000001.txt", "existence/000001.jpg", "celebrity/images"])
+def test_links_out_of_the_folder_are_followed_if_that_is_allowed(tmp_path, root, inside):
+    expected, link = read_mme(root), root / inside
+    link.rename(tmp_path / "outside")
+    link.symlink_to(tmp_path / "outside")
+    assert read_tasks({"mme": root, "outside": True}, "unused") == read_mme(root, outside=True) == expected
+    (root / "existence" / "000009.txt").symlink_to("000009.txt")
+    save_picture(root / "existence" / "000009.jpg")
+    with pytest.raises(DataError, match=r"000009\.txt is a link that leads back to itself; remove it\.$"):
+        read_mme(root, outside=True)
+
+
+def test_names_that_are_not_utf_8_are_refused_before_answers_are_made(root):
+    strange = os.fsdecode(b"\xff")
+    for ending in (".txt", ".jpg"):
+        (root / "existence" / f"000001{ending}").rename(root / "existence" / f"{strange}{ending}")
+    said = "the file system has a name for it that is not UTF-8; rename it."
+    assert refusal(root) == f"{str(root / 'existence' / strange)!a}"[:-1] + f".txt': {said}"
+    (root / "existence").rename(root / strange)
+    assert refusal(root) == f"{str(root / strange)!a}: {said}"
+
+
+def test_a_folder_that_cannot_be_listed(root, monkeypatch):
+    def failing(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "iterdir", failing)
+    assert refusal(root) == f"{root} cannot be read (Permission denied); check the folder."
 
 
 def test_links_inside_are_followed_and_loops_refused(tmp_path, root):
@@ -141,4 +174,4 @@ def test_links_inside_are_followed_and_loops_refused(tmp_path, root):
     assert read_mme(tmp_path / "linked")["count"][0].id == "count/000001.jpg/1"
     (root / "existence" / "000009.txt").symlink_to("000009.txt")
     save_picture(root / "existence" / "000009.jpg")
-    assert "count/000009.txt is a link that leads out of" in refusal(root)
+    assert refusal(root).endswith("count/000009.txt is a link that leads back to itself; remove it.")

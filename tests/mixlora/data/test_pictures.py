@@ -16,6 +16,7 @@ from records import read, refusal, save_picture, with_image, write
 from mixlora.data.images import image_size, open_image
 from mixlora.data.readers import read_tasks
 from mixlora.errors import DataError
+from tests.needed import needed
 
 # --- pictures ---
 
@@ -239,7 +240,7 @@ def test_half_a_character_cannot_be_written_again_and_is_refused(tmp_path, field
 
 
 def saved_dataset(folder: Path, **columns) -> Path:
-    datasets = pytest.importorskip("datasets")
+    datasets = needed("datasets")
     rows = {"prompt": ["What?"], "response": ["Red"], **columns}
     datasets.Dataset.from_dict(rows).save_to_disk(str(folder))
     return folder
@@ -256,7 +257,7 @@ def test_a_dataset_names_no_file_but_its_own(tmp_path):
 
 
 def test_what_a_datasets_features_would_decode_is_left_as_it_is(tmp_path):
-    datasets = pytest.importorskip("datasets")
+    datasets = needed("datasets")
     secret = save_picture(tmp_path / "secret.png")
     images = [[{"bytes": None, "path": str(secret)}], [{"bytes": secret.read_bytes(), "path": None}]]
     folder = saved_dataset(tmp_path / "d", images=images, prompt=["What?"] * 2, response=["Red"] * 2)

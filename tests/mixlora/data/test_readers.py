@@ -10,10 +10,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from records import QA, read, refusal, save_picture, write
 
+from mixlora.data import readers
 from mixlora.data.examples import Example, Turn
 from mixlora.data.images import image_size, open_image
 from mixlora.data.readers import TaskSpec, read_task
+from mixlora.data.records import Record
 from mixlora.errors import DataError
+from tests.needed import needed
 
 # --- shapes ---
 
@@ -123,7 +126,7 @@ def test_ids_are_unique_and_do_not_depend_on_the_order(tmp_path):
 
 
 def test_dataset_directories(tmp_path):
-    datasets = pytest.importorskip("datasets")
+    datasets = needed("datasets")
     shown = Image.new("RGB", (6, 4), (0, 0, 255))
     columns = {"prompt": ["What?", "Which?"], "response": ["Red", "Blue"], "image": [None, shown], "level": [1, 2]}
     features = datasets.Features(
@@ -162,7 +165,7 @@ def test_parquet_files(tmp_path):
 
 
 def test_a_folder_that_is_no_dataset(tmp_path):
-    pytest.importorskip("datasets")
+    needed("datasets")
     assert refusal(tmp_path) == (
         f"{tmp_path} is no directory that datasets' save_to_disk wrote; "
         "give such a directory, or a .jsonl, .json or parquet file."
@@ -226,6 +229,25 @@ def test_where_that_matches_nothing_tells_the_nearest_values(tmp_path):
     )
     both = {"task_name": "task-1", "n": 7}
     assert refusal(file, where=both) == f"No record of {file} has all of {both} at once; ask for fewer."
+
+
+def test_what_is_nested_too_deeply_is_a_problem_like_others(tmp_path):
+    deep: list = []
+    for _ in range(100_000):
+        deep = [deep]
+    usual, problems = {"prompt": "What?", "response": "Red", "tag": "x"}, []
+    rows = [Record(usual | more, f"r.jsonl:{at}", at) for at, more in enumerate(({"tag": deep}, {}, {"id": deep}), 1)]
+    spec = TaskSpec(tmp_path / "r.jsonl", where={"tag": "x"})
+    kept = readers._matching(rows, spec, problems)
+    found = readers._examples(kept, spec, tmp_path / "r.jsonl", "t", problems)
+    assert [example.source for example in found] == ["r.jsonl:2"]
+    assert [str(problem) for problem in problems] == [
+        "r.jsonl:1: tag is nested too deeply; simplify it.",
+        "r.jsonl:3: something in it is nested too deeply; simplify it.",
+    ]
+    with pytest.raises(DataError, match=r"^r\.jsonl:1: tag is nested too deeply"):
+        readers._matching(rows, spec, None)
+    assert readers._matching(rows[:1], spec, problems) == []
 
 
 @pytest.mark.parametrize(

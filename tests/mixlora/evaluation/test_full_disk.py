@@ -1,32 +1,18 @@
 """Evaluations where no file may grow beyond some bytes, as on a full disk: one sentence, nothing lost, and again."""
 
 import json
-import resource
-import signal
-from contextlib import contextmanager
 
 import pytest
 import torch
-from evaluations import copied, files, follow_file, lines, made, ran, refusal
+from evaluations import copied, files, follow_file, lines, made, ran, refusal, values
 from test_judged import judge_of, saved_judge
 
-from mixlora.errors import CheckpointError, DataError
+from mixlora.errors import CheckpointError, TrainingError
 from mixlora.evaluation.folder import Folder
 from mixlora.evaluation.run import evaluate
+from tests import disks
 
 torch.set_num_threads(1)
-
-
-@contextmanager
-def disk(size):
-    """Inside, a file that grows beyond so many bytes is refused by the system."""
-    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 @pytest.fixture(scope="module")
@@ -56,17 +42,17 @@ def test_it_is_told_in_a_sentence_and_the_same_command_ends_as_ever(place, tmp_p
     kind, said = {
         "evaluation.json": (CheckpointError, f"{out} cannot be written: File too large; choose another --out"),
         "predictions/follow.jsonl": (
-            CheckpointError,
-            f"answers cannot be written to {out}: File too large; make room there, and the same command continues with "
-            "those that are kept",
+            TrainingError,
+            f"answers cannot be written to {out / 'predictions' / 'follow.jsonl.partial'}: File too large; make room "
+            "there, and the same command continues with those that are kept",
         ),
         "results.json": (
-            DataError,
-            f"The results cannot be written to {out}: File too large; make room there, and the same command continues.",
+            TrainingError,
+            f"the results cannot be written to {out}: File too large; make room there, and the same command continues",
         ),
     }[full]
     config = made(out, tasks_of(place), **given)
-    with disk(sizes(place)[full] - 20), pytest.raises(kind) as told:
+    with disks.full(sizes(place)[full] - 20), pytest.raises(kind) as told:
         evaluate(config)
     assert str(told.value) == said
     if full == "predictions/follow.jsonl":
@@ -78,14 +64,22 @@ def test_it_is_told_in_a_sentence_and_the_same_command_ends_as_ever(place, tmp_p
     assert found == expected
 
 
+def test_the_command_says_that_the_work_failed(place, tmp_path, mixlora):
+    given = values(tmp_path / "out", tasks_of(place), judge=judge_of(place), generation=HOW, label="x")
+    (tmp_path / "c.yaml").write_text(json.dumps(given))
+    with disks.full(sizes(place)["results.json"] - 20):
+        code, out, err = mixlora("evaluate", tmp_path / "c.yaml", "-q")
+    assert (code, out) == (1, "") and err.startswith(f"error: the results cannot be written to {tmp_path / 'out'}: ")
+
+
 def test_judgements_that_do_not_fit_are_asked_again(place, tmp_path):
     out = copied(place / "whole", tmp_path / "out")
     (out / "results.json").unlink()
     file = out / "judgements" / "follow.jsonl"
     file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:2]))
-    with disk(file.stat().st_size + 30):
-        said = refusal(CheckpointError, out, tasks_of(place), judge=judge_of(place), generation=HOW, label="x")
-    assert said.startswith(f"answers cannot be written to {out}: File too large; ")
+    with disks.full(file.stat().st_size + 30):
+        said = refusal(TrainingError, out, tasks_of(place), judge=judge_of(place), generation=HOW, label="x")
+    assert said.startswith(f"answers cannot be written to {file}: File too large; make room there, and ")
     assert file.read_bytes()[-1:] != b"\n"  # torn
     ran(out, tasks_of(place), judge=judge_of(place), generation=HOW, label="x")
     found, expected = (lines(each) for each in (file, place / "whole" / "judgements" / "follow.jsonl"))
@@ -98,8 +92,14 @@ def test_a_file_in_the_place_of_a_folder(place, tmp_path, name):
     out.mkdir()
     (out / "evaluation.json").write_bytes((place / "whole" / "evaluation.json").read_bytes())
     (out / name).touch()
-    said = refusal(CheckpointError, out, tasks_of(place), **given)
-    assert f"cannot be written{' to' if name == 'judgements' else ''}" in said and ": File exists; " in said
+    late = name == "judgements"
+    said = refusal(TrainingError if late else CheckpointError, out, tasks_of(place), **given)
+    assert said == (
+        f"answers cannot be written to {out}: File exists; make it writable, and the same command continues with those "
+        "that are kept, or choose another --out"
+        if late
+        else f"{out} cannot be written: File exists; choose another --out"
+    )
     assert json.loads((out / "evaluation.json").read_text()) and not (out / ".lock").exists()
 
 

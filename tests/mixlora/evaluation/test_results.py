@@ -6,7 +6,7 @@ import math
 import pytest
 from answers import coded, predictions
 
-from mixlora.errors import DataError
+from mixlora.errors import DataError, TrainingError
 from mixlora.evaluation.mme import totals
 from mixlora.evaluation.results import Results, load
 from mixlora.evaluation.scoring import score
@@ -51,8 +51,12 @@ def test_a_failed_save_leaves_the_old_file(tmp_path):
         Results("x", meta={"path": tmp_path}).save(tmp_path)
     assert load(tmp_path).label == "LoRA"
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match=r"cannot be written to .*file: "):
+    with pytest.raises(TrainingError) as told:
         made().save(tmp_path / "file")
+    assert str(told.value) == (
+        f"the results cannot be written to {tmp_path / 'file'}: File exists; make it writable, and the same command "
+        "continues, or choose another --out"
+    )
 
 
 def refusal(folder):
@@ -75,13 +79,20 @@ def test_nothing_there(tmp_path):
         (lambda record: record | {"totals": {"perception": {"value": 1}}}, "is damaged: a score in it lacks a part"),
         (lambda record: record | {"tasks": {"ink": {"scores": {}}}}, "is damaged: a score in it lacks a part"),
         (lambda record: {key: record[key] for key in record if key != "label"}, "lacks a part (KeyError('label'))"),
+        (
+            lambda record: record | {"totals": {"x": {"value": 10**400, "low": 0, "high": 1}}},
+            "int too large",
+        ),
+        (lambda record: record | {"tasks": {"ink": record["tasks"]["ink"] | {"n": 1e999}}}, "cannot convert float inf"),
+        (lambda record: record | {"tasks": {"ink": record["tasks"]["ink"] | {"main": "x" * 10**4}}}, "KeyError('xxx"),
+        (lambda record: record | {"format": 10**4000}, "is of format 1000"),
     ],
 )
 def test_damaged_files(tmp_path, change, words):
     made().save(tmp_path)
     file = tmp_path / "results.json"
     file.write_text(json.dumps(change(json.loads(file.read_text()))))
-    assert words in refusal(tmp_path)
+    assert words in refusal(tmp_path) and len(refusal(tmp_path)) < 1000
 
 
 def test_a_torn_file(tmp_path):

@@ -1,32 +1,24 @@
 """Trainings that cannot write, and two in one place: one sentence, nothing lost, and the same weights at last."""
 
-import resource
-import signal
-from contextlib import contextmanager
+import errno
+import shutil
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from trainings import made
+from transformers import TrainerCallback
 
 from mixlora.errors import CheckpointError, TrainingError
 from mixlora.training import run
 from mixlora.training.folder import Folder, read_record, written
+from tests import disks
 from tests.mixlora.killing import files
 
 torch.set_num_threads(1)
-AGAIN = "make room there, and the same command continues from the last checkpoint"
-
-
-@contextmanager
-def disk(size):
-    """Inside, a file that grows beyond so many bytes is refused by the system."""
-    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
+CONTINUES = "the same command continues from the last checkpoint"
+AGAIN = f"make room there, and {CONTINUES}"
+ELSEWHERE = f"make it writable, and {CONTINUES}, or choose another --out"
 
 
 @pytest.fixture(scope="module")
@@ -34,17 +26,34 @@ def whole(tmp_path_factory):
     return run.train(made(tmp_path_factory.mktemp("whole") / "out"))[0]
 
 
+@pytest.fixture(scope="module")
+def sizes(tmp_path_factory):
+    """{file of a checkpoint: bytes}."""
+    path = tmp_path_factory.mktemp("sizes") / "out"
+
+    def interrupting(trainer):
+        class Interrupting(TrainerCallback):
+            def on_save(self, *_, **__):
+                raise KeyboardInterrupt
+
+        return Interrupting()
+
+    with pytest.raises(KeyboardInterrupt):
+        run.train(made(path), callbacks=[interrupting])
+    return {file.name: file.stat().st_size for file in (path / "checkpoints" / "checkpoint-2").iterdir()}
+
+
 @pytest.mark.parametrize(
-    ("size", "said"),
-    [  # the model card, the weights, the optimizer's state
-        (3_000, "File too large"),
-        (100_000, "Error while serializing: I/O error: File too large (os error 27)"),
-        (250_000, "a file could not be written whole"),
+    ("file", "said"),
+    [
+        ("README.md", "File too large"),
+        ("adapter_model.safetensors", "Error while serializing: I/O error: File too large (os error 27)"),
+        ("optimizer.pt", "a file could not be written whole"),
     ],
 )
-def test_a_checkpoint_that_does_not_fit(tmp_path, whole, size, said):
+def test_a_checkpoint_that_does_not_fit(tmp_path, whole, sizes, file, said):
     out = tmp_path / "out"
-    with disk(size), pytest.raises(TrainingError) as told:
+    with disks.full(sizes[file] - 100), pytest.raises(TrainingError) as told:
         run.train(made(out))
     assert str(told.value) == f"{out / 'checkpoints'} cannot be written: {said}; {AGAIN}"
     assert not read_record(out)["finished"]
@@ -52,11 +61,11 @@ def test_a_checkpoint_that_does_not_fit(tmp_path, whole, size, said):
     assert files(out) == files(whole)
 
 
-def test_an_adapter_that_does_not_fit_at_the_end(tmp_path, whole, monkeypatch):
+def test_an_adapter_that_does_not_fit_at_the_end(tmp_path, whole, sizes, monkeypatch):
     out, save = tmp_path / "out", run._save
 
     def late(*arguments):
-        with disk(100_000):
+        with disks.full(sizes["adapter_model.safetensors"] - 100):
             save(*arguments)
 
     with monkeypatch.context() as patch, pytest.raises(TrainingError, match=rf"{out} cannot be written: .*; {AGAIN}"):
@@ -76,7 +85,7 @@ def test_a_file_in_the_place_of_a_folder(tmp_path, name, snapshots):
     for folder in out.glob(f"{name}*"):
         folder.rmdir()
     (out / name).touch()
-    with pytest.raises(TrainingError, match=rf"{out}.* cannot be written: .*; {AGAIN}"):
+    with pytest.raises(TrainingError, match=rf"{out}.* cannot be written: .*; {ELSEWHERE}$"):
         run.train(wanted)
     (out / name).unlink()
     run.train(wanted)
@@ -93,6 +102,21 @@ def test_other_errors_of_torch_are_not_taken_for_a_full_disk(tmp_path):
             raise error
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), f"Disk quota exceeded; {AGAIN}"),
+        (OSError(errno.EACCES, "Permission denied"), f"Permission denied; {ELSEWHERE}"),
+        (SafetensorError("I/O error (os error 13)"), f"I/O error \\(os error 13\\); {ELSEWHERE}"),
+        (RuntimeError("Parent directory x does not exist."), f"Parent directory x does not exist; {ELSEWHERE}"),
+        (RuntimeError("[enforce fail at inline_container.cc:603]"), f"a file could not be written whole; {AGAIN}"),
+    ],
+)
+def test_room_is_asked_for_only_where_there_is_none(tmp_path, error, said):
+    with pytest.raises(TrainingError, match=rf"^{tmp_path} cannot be written: {said}$"), written(tmp_path):
+        raise error
+
+
 @pytest.mark.parametrize("method", ["lora", "specialist"])
 def test_a_second_training_in_one_directory_is_refused(tmp_path, method):
     out = tmp_path / "out"
@@ -104,6 +128,7 @@ def test_a_second_training_in_one_directory_is_refused(tmp_path, method):
 
 
 def test_one_that_has_ended_needs_no_lock_and_loses_what_a_kill_left(tmp_path, whole):
+    whole = shutil.copytree(whole, tmp_path / "out")
     (whole / "checkpoints" / "checkpoint-4").mkdir(parents=True)
     with Folder(whole, read_record(whole)["config"], None).alone():
         assert run.train(made(whole)) == [whole]

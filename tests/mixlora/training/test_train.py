@@ -18,6 +18,7 @@ from mixlora.training.methods import language_targets
 from mixlora.training.run import train
 from mixlora.training.trainer import Batches
 from tests.mixlora.adapted import llama
+from tests.needed import needed
 
 
 def weights(path):
@@ -179,7 +180,7 @@ def test_how_a_step_is_computed_changes_nothing_in_what_it_is(tmp_path, plain, o
 
 
 def test_a_4_bit_base_is_trained(tmp_path):
-    pytest.importorskip("bitsandbytes")
+    needed("bitsandbytes")
     training = {"logging_steps": 1, "steps": 6, "learning_rate": 1e-2}
     model = {"base": "mini", "device": "cpu", "quantization": "4bit"}
     path = train(made(tmp_path / "out", "mixlora", model=model, training=training))[0]

@@ -1,6 +1,7 @@
 """What a training refuses, in which words, and what is left behind."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -187,12 +188,39 @@ def test_what_changes_nothing_that_is_trained_may_differ(trained, setting):
             '{"format": 1, "config": 3, "data": "", "finished": true}',
             "is damaged; restore it, or train again elsewhere",
         ),
+        ("[" * 10**5, "is damaged; restore it, or train again elsewhere"),
+        ("[1]", "is damaged; restore it, or train again elsewhere"),
         ('{"format": 9}', "was written by a newer version (format 9); update task-interference"),
     ],
 )
 def test_a_record_that_cannot_be_read(tmp_path, text, message):
     (tmp_path / "training.json").write_text(text)
     assert refused(CheckpointError, made(tmp_path)).endswith(message)
+
+
+def test_a_record_that_is_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "training.json")
+    assert refused(CheckpointError, made(tmp_path)) == (
+        f"{tmp_path / 'training.json'} cannot be read: it is a pipe or a device, not a regular file"
+    )
+
+
+@pytest.mark.parametrize(("name", "words"), [("n" * 300, "File name too long"), ("a\0b", "embedded null byte")])
+def test_names_that_no_directory_can_have(tmp_path, name, words):
+    message = refused(CheckpointError, made(tmp_path / name))
+    assert message == f"{tmp_path / name} cannot be written: {words}; choose another --out"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("images", "x"), ("outside", True), ("where", {"a": 1}), ("split", "x"), ("fields", {"id": "x"}), ("by", "x")],
+)
+def test_what_says_how_a_file_is_read_is_refused_beside_the_mini_suite(tmp_path, key, value):
+    with pytest.raises(ConfigError) as error:
+        made(tmp_path, tasks={"read_word": {"mini": "train", key: value}})
+    said = f"the options: tasks.read_word: {key} is for a file; leave it out with mini"
+    assert str(error.value) == said
+    made(tmp_path, tasks={"read_word": {"mini": "train", key: type(value)() if key != "images" else None}})
 
 
 def jsonl(path, records):

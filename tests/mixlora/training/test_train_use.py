@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 from trainings import TASKS, made, values
 from transformers import AutoModelForCausalLM
+from transformers.integrations import integration_utils
 
 from mixlora.data import mini
 from mixlora.data.collation import Collator
@@ -168,6 +169,16 @@ def test_tensorboard_keeps_its_losses(tmp_path):
     pytest.importorskip("tensorboard")
     path = run.train(made(tmp_path / "out", training={"report_to": ["tensorboard"], "steps": 2}))[0]
     assert list((path / "logs").glob("events.out.tfevents.*")) and not (path / "checkpoints").exists()
+
+
+def test_tensorboard_that_is_not_installed_is_told_before_any_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(integration_utils, "is_tensorboard_available", lambda: False)
+    with pytest.raises(ConfigError) as told:
+        run.train(made(tmp_path / "out", training={"report_to": ["tensorboard"], "steps": 2}))
+    assert str(told.value).startswith(
+        "training.report_to: 'tensorboard' is not installed here; install it, or take of "
+    )
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture

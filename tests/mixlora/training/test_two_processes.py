@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import sys
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from torch import multiprocessing
+from torch import distributed, multiprocessing
 from torch.testing import assert_close
 from trainings import made
 from transformers import TrainerCallback
@@ -69,11 +68,12 @@ class Killer(TrainerCallback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def work(rank, port, configs, killed, told):
+def work(rank, meeting, configs, killed, told):
     """Train all as one of two processes; what could not be trained is written down."""
     os.dup2(os.open(told / f"stderr{rank}.txt", os.O_WRONLY | os.O_CREAT), sys.stderr.fileno())
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    os.environ["OMP_NUM_THREADS"] = "1"
+    distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
     errors = {}
     for name, config in configs.items():
         try:
@@ -86,11 +86,9 @@ def work(rank, port, configs, killed, told):
 
 def run_two(configs, told, killed=False):
     """Errors of each rank, by name."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    meeting = told / f"meet{killed}"  # a file of its own for every two
     PROCESSES.set_forkserver_preload(["mixlora.training.run", "mixlora.data.mini"])
-    both = [PROCESSES.Process(target=work, args=(rank, port, configs, killed, told)) for rank in (0, 1)]
+    both = [PROCESSES.Process(target=work, args=(rank, meeting, configs, killed, told)) for rank in (0, 1)]
     for process in both:
         process.start()
     wait([process.sentinel for process in both], timeout=120)
