@@ -161,7 +161,8 @@ def plan(found: "Plan", console: Console) -> None:
     console.print(
         frame(found.choices, f"{found.units} units of {found.blocks} blocks, {found.width:,} gradient entries each")
     )
-    console.print(f"disk: {amount(found.spool)} of gradients while computing, then {amount(found.stored)} of the run")
+    kept = f"{amount(found.stored)} of Gram matrices, which stay as the run"
+    console.print(f"disk: {amount(found.spool)} of gradients while computing, and {kept}")
     if found.seconds is None or found.memory is None:
         console.print("memory and time were not measured: leave out --no-time")
         return

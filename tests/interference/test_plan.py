@@ -6,6 +6,7 @@ import pytest
 
 from interference import planning
 from interference.computation import compute_config
+from interference.probing import Prober
 
 PROBES = [{}, {"granularity": "group"}, {"weight_space": True}, {"unit_size": 3, "layers": [0, 1, 2]}]
 
@@ -60,7 +61,7 @@ def test_the_command(interference, tiny, tmp_path):
     said = interference("plan", *tiny.arguments(), "--layers", "1")
     assert said.code == 0, said.err
     assert "16 units of 14 blocks, " in said.out
-    assert " of gradients while computing, then 7.44 KiB of the run" in said.out
+    assert " of gradients while computing, and 7.44 KiB of Gram matrices, which stay as the run" in said.out
     assert "\nmemory: " in said.out and "\ntime: " in said.out and "(seconds: load " in said.out
     quick = ["--layers", "1", "--samples", "4", "--no-time"]
     assert (
@@ -89,3 +90,18 @@ def test_an_adapter_of_another_model_is_refused(refused, tiny, tmp_path):
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     said = refused("plan", *tiny.arguments(), "--adapter", tmp_path, "--no-time")
     assert said.startswith(f"the adapter at {tmp_path} does not fit the base {tiny.base}: Target modules {{'c_attn'}}")
+
+
+def test_every_part_that_is_timed_is_measured(tiny, monkeypatch):
+    measured, own = [], Prober._measure
+
+    def measure(self, part, batches):
+        measured.append(len(part.units))
+        return own(self, part, batches)
+
+    monkeypatch.setattr(Prober, "_measure", measure)
+    for batch_size, parts in ((1, 12), (5, 3), (64, 1)):
+        measured.clear()
+        planning.plan(tiny.config(batch_size=batch_size), timed=True)
+        assert len(measured) == 1 + min(parts, 5)  # one to warm up
+        assert measured[-1] == min(batch_size, 12)  # a full one, of which Gram matrices are then made
