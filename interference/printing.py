@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 STYLES = {"conflict": "bold blue", "synergy": "bold red", "unclear": "dim", "no-signal": "dim italic", "self": "dim"}
 MARKS = {"conflict": "conflict", "synergy": "synergy", "unclear": "unclear", "no-signal": "no signal", "self": ""}
 
+_CELL = ("affected", "stepped", "value", "low", "high", "verdict")
+_ENDS = 15
+"""Cells at each end that are listed where the matrix does not fit."""
+_NAME, _COLUMN = 10, 7
+"""Characters that a matrix needs at least for the names of its rows and for each of its columns."""
+
 
 def number(value: float) -> str:
     """Three significant digits."""
@@ -39,6 +45,15 @@ def matrix(table: pd.DataFrame, title: str) -> Table:
         row = table[table["affected"] == task]
         grid.add_row(plain(task), *(_cell(cell) for cell in row.to_dict("records")))
     return grid
+
+
+def extremes(table: pd.DataFrame, title: str) -> Table:
+    """The lowest and highest cells of `Run.table`, of so many tasks that their matrix would not fit."""
+    cells = table[table["affected"] != table["stepped"]].sort_values("value")[list(_CELL)]
+    if len(cells) <= 2 * _ENDS:
+        return frame(cells, title)
+    ends = pd.concat([cells.head(_ENDS), cells.tail(_ENDS)])
+    return frame(ends, f"{title}: the {_ENDS} lowest and {_ENDS} highest of {len(cells)} cells; --json has all")
 
 
 def frame(data: pd.DataFrame, title: str) -> Table:
@@ -64,7 +79,9 @@ def show(run: Run, metric: str, console: Console, **options: Any) -> None:
     table = run.table(metric, **options)
     scope = {key: options[key] for key in ("layers", "modules", "side", "space") if options.get(key) is not None}
     said = ", ".join(f"{key} {value}" for key, value in read_by(metric, options).items())
-    console.print(matrix(table, f"{metric} ({said})" if said else metric))
+    title = f"{metric} ({said})" if said else metric
+    fits = console.width >= _NAME + _COLUMN * len(run.tasks)
+    console.print(matrix(table, title) if fits else extremes(table, title))
     console.print(headline(table))
     if metric == "interference":
         kept = ("layers", "modules", "side", "space", "aggregate", "pairs", "reduce")

@@ -174,6 +174,25 @@ def test_weight_space_is_computed_and_shown(interference, tiny, tmp_path):
 # --- names and wrong usage ---
 
 
+def test_a_matrix_too_wide_for_the_terminal_is_told_by_its_ends(run):
+    said = {}
+    for width in (23, 200):
+        screen = Console(file=io.StringIO(), width=width, soft_wrap=False)
+        printing.show(run, "delta", screen)
+        said[width] = " ".join(screen.file.getvalue().split())
+    assert "\\ stepped" in said[200] and "\\ stepped" not in said[23] and "verdict" in said[23]
+    table = pd.DataFrame(
+        [(f"task {i}", f"task {j}", 10.0 * i + j, 0.0, 1.0, "unclear") for i in range(9) for j in range(9)],
+        columns=["affected", "stepped", "value", "low", "high", "verdict"],
+    )
+    screen = Console(file=io.StringIO(), width=200)
+    screen.print(printing.extremes(table, "delta"))
+    lines = [line.split("│")[1:3] for line in screen.file.getvalue().splitlines() if "│" in line]
+    named = [tuple(int(part.split()[-1]) for part in line) for line in lines]
+    cells = sorted((10 * i + j, i, j) for i in range(9) for j in range(9) if i != j)
+    assert named == [(i, j) for _, i, j in cells[:15] + cells[-15:]]
+
+
 def test_times_and_memory_are_told_as_a_reader_says_them():
     told = [printing.duration(seconds) for seconds in (0.4, 119, 120, 7199, 7200, 90_000)]
     assert told == ["0 s", "119 s", "2 min", "120 min", "2.0 h", "25.0 h"]
