@@ -50,8 +50,6 @@ def matrix(table: pd.DataFrame, title: str) -> Table:
 def extremes(table: pd.DataFrame, title: str) -> Table:
     """The lowest and highest cells of `Run.table`, of so many tasks that their matrix would not fit."""
     cells = table[table["affected"] != table["stepped"]].sort_values("value")[list(_CELL)]
-    if len(cells) <= 2 * _ENDS:
-        return frame(cells, title)
     ends = pd.concat([cells.head(_ENDS), cells.tail(_ENDS)])
     return frame(ends, f"{title}: the {_ENDS} lowest and {_ENDS} highest of {len(cells)} cells; --json has all")
 
@@ -80,7 +78,7 @@ def show(run: Run, metric: str, console: Console, **options: Any) -> None:
     scope = {key: options[key] for key in ("layers", "modules", "side", "space") if options.get(key) is not None}
     said = ", ".join(f"{key} {value}" for key, value in read_by(metric, options).items())
     title = f"{metric} ({said})" if said else metric
-    fits = console.width >= _NAME + _COLUMN * len(run.tasks)
+    fits = console.width >= _NAME + _COLUMN * len(run.tasks) or len(table) <= 2 * _ENDS
     console.print(matrix(table, title) if fits else extremes(table, title))
     console.print(headline(table))
     if metric == "interference":

@@ -174,13 +174,17 @@ def test_weight_space_is_computed_and_shown(interference, tiny, tmp_path):
 # --- names and wrong usage ---
 
 
-def test_a_matrix_too_wide_for_the_terminal_is_told_by_its_ends(run):
-    said = {}
-    for width in (23, 200):
-        screen = Console(file=io.StringIO(), width=width, soft_wrap=False)
-        printing.show(run, "delta", screen)
-        said[width] = " ".join(screen.file.getvalue().split())
-    assert "\\ stepped" in said[200] and "\\ stepped" not in said[23] and "verdict" in said[23]
+@pytest.mark.parametrize(("width", "ends", "whole"), [(24, 1, True), (23, 1, False), (23, 2, True), (200, 1, True)])
+def test_a_matrix_too_wide_for_the_terminal_is_told_by_its_ends(run, monkeypatch, width, ends, whole):
+    """Of two tasks, which need 24 characters; as if more than two cells were many."""
+    monkeypatch.setattr(printing, "_ENDS", ends)
+    screen = Console(file=io.StringIO(), width=width)
+    printing.show(run, "delta", screen)
+    said = "".join(screen.file.getvalue().split())
+    assert ("highest" in said, "\\" in said) == (not whole, whole)
+
+
+def test_the_ends_of_a_matrix_are_its_lowest_and_highest_cells():
     table = pd.DataFrame(
         [(f"task {i}", f"task {j}", 10.0 * i + j, 0.0, 1.0, "unclear") for i in range(9) for j in range(9)],
         columns=["affected", "stepped", "value", "low", "high", "verdict"],
