@@ -169,12 +169,13 @@ def compare(
 
     scope = {"layers": numbers(layers), "modules": names(modules), "side": side}
     options: dict[str, Any] = {**scope, "space": space, "pairs": pairs, "reduce": reduce, "aggregate": aggregate}
-    table = runs.compare(runs.load(first), runs.load(second), metric.value, **options)
+    pair = runs.load(first), runs.load(second)
+    table = runs.compare(*pair, metric.value, **options)
     if as_json:
         typer.echo(printing.to_json(table))
     else:
         title = f"{metric.value}: {second} minus {first}, the same units resampled in both"
-        console.console().print(printing.comparison(table, title))
+        printing.comparison(table, title, pair, console.console())
 
 
 @app.command()

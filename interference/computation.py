@@ -143,7 +143,7 @@ def compute_config(config: AnalysisConfig, progress: Progress = silent) -> Run |
     if shard.count > 1:
         processes.meet(checkpoint.device(config.model).type, processes.PATIENCE)
     with _together(shard):
-        if first:
+        if first and out.name:
             clear(out)
         check_free(out)
         encoded, model, measuring = _prepared(config, progress if first else silent, shard)

@@ -80,7 +80,7 @@ def demo(out: Path, console: Console) -> None:
     lora, mixlora = early.values()
     change = runs.compare(lora, mixlora, "interference", reduce=REDUCE)
     title = f"{list(early)[1]} minus {next(iter(early))}, at about the same loss; the same units resampled in both"
-    console.print(printing.comparison(change, title))
+    printing.comparison(change, title, [lora, mixlora], console)
     for line in [*_along(measured), *_controls(measured)]:
         console.print(line)
     paths = _draw(measured, early, out / "figures")

@@ -1,6 +1,7 @@
 """What the command line prints: tables of a run for a terminal, progress, and errors without control sequences."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,10 +67,13 @@ def frame(data: pd.DataFrame, title: str) -> Table:
     return grid
 
 
-def comparison(table: pd.DataFrame, title: str) -> Table:
-    """The cells of `compare` that are not a task with itself."""
+def comparison(table: pd.DataFrame, title: str, runs: Sequence[Run], console: Console) -> None:
+    """Print the cells of `compare` that are not a task with itself, and what is known of the runs' error."""
     cells = table[table["affected"] != table["stepped"]].drop(columns=["p"])
-    return frame(cells, title)
+    console.print(frame(cells, title))
+    for line in dict.fromkeys(sketched(run.meta) for run in runs):
+        if line:
+            console.print(Text(f"note: {line}"))
 
 
 def show(run: Run, metric: str, console: Console, **options: Any) -> None:

@@ -303,3 +303,8 @@ def test_configurations_of_peft_that_are_not_probed(compute, tmp_path):
     assert compute(adapter=write_adapter(tmp_path / "a", only)) == (
         "adapter 'default' adapts no Linear module; only adapters of Linear layers are probed"
     )
+
+
+def test_the_root_of_all_is_no_place_for_a_run(tiny, interference):
+    said = interference("compute", *tiny.arguments("/"))
+    assert said.code == 2 and "error: / exists and is no run; choose another --out" in said.err

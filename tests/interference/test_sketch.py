@@ -101,5 +101,6 @@ def test_a_sketch_of_too_few_sums_is_refused_at_once():
 
 def test_a_run_of_sketches_says_so(interference, tiny, tmp_path):
     compute_config(tiny.config(tmp_path / "run", sketch=64))
-    said = " ".join(interference("show", tmp_path / "run").out.split())
-    assert "gradients are sketches of 64 sums a block: an inner product errs by up to 17.7% of the product" in said
+    words = "gradients are sketches of 64 sums a block: an inner product errs by up to 17.7% of the product"
+    assert words in " ".join(interference("show", tmp_path / "run").out.split())
+    assert " ".join(interference("compare", tmp_path / "run", tmp_path / "run").out.split()).count(words) == 1
