@@ -26,6 +26,9 @@ class Side(StrEnum):
     ROUTER_AB = "router-AB"
 
 
+ROUTERS = (Side.ROUTER_A, Side.ROUTER_B, Side.ROUTER_AB)
+
+
 class Component(StrEnum):
     """Which part of a model a module belongs to; PROJECTOR is everything between tower and language model."""
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from interference.errors import ConfigError, InterferenceError
+from interference.errors import ConfigError, InterferenceError, WriteError
 from interference.options import (
     PAIRS,
     REDUCE,
@@ -42,7 +42,7 @@ from interference.options import (
     names,
     numbers,
 )
-from mixlora.errors import MixLoraError, plain
+from mixlora.errors import MixLoraError, TrainingError, plain
 
 app = typer.Typer(
     name="interference",
@@ -382,7 +382,7 @@ def main() -> None:
             raise
         if not getattr(error, "shared", False) or os.environ.get("RANK", "0") == "0":  # all raise it, and one tells it
             _complain(error)
-        sys.exit(2)
+        sys.exit(1 if isinstance(error, (WriteError, TrainingError)) else 2)
     except Exception as error:
         if debug:
             raise

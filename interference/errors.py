@@ -21,6 +21,13 @@ class RunError(InterferenceError):
     """A run directory that cannot be read or written."""
 
 
+class WriteError(RunError):
+    """What was measured cannot be written: no room is left, or the disk is gone.
+
+    It is no mistake in the input, and the command line exits with 1 on it.
+    """
+
+
 class MeasurementError(InterferenceError):
     """The measurement itself failed: a loss or gradient that is not finite, or is zero throughout."""
 

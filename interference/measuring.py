@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from interference.blocks import Block, Granularity, coarsen, to_frame
-from interference.errors import MeasurementError, RunError, ScopeError
+from interference.errors import MeasurementError, ScopeError, WriteError
 from interference.gram import grams
-from interference.packing import pack, write_packed
+from interference.packing import pack, packed_bytes, write_packed
 from interference.probing import OWNER, Probed, selected_rows, weight_block
 from interference.run import GramFile, Run
 from interference.spool import ALL, DiskSpool, Shard, Spool
@@ -79,7 +79,7 @@ class Measuring:
 
     def kept(self, units: int) -> int:
         """Bytes that the Gram matrices of so many units take."""
-        return 4 * len(self.stored()[0]) * (units * (units + 1) // 2)
+        return packed_bytes(len(self.stored()[0]), units)
 
     def take(self, found: Probed, order: np.ndarray) -> None:
         """Take what was probed, by all processes; `order[n]` is the place in the run of the n-th probed unit."""
@@ -110,7 +110,7 @@ class Measuring:
         """The packed Gram matrices in a file, so that they need not fit into memory.
 
         Raises:
-            RunError: if it cannot be written.
+            WriteError: if it cannot be written.
             MeasurementError: as `packed`.
         """
         packed = self.packed(spool)
@@ -123,7 +123,7 @@ class Measuring:
             if self.shard.count > 1:
                 deque(packed, maxlen=0)  # the others wait for this one's share of what is left
             told = f"{file} cannot be written: {error.strerror or error}"
-            raise RunError(f"{told}; make room there, and the same command continues") from None
+            raise WriteError(f"{told}; make room there, and the same command continues") from None
         return GramFile(file)
 
     def run(self, grams: Mapping[str, NDArray[np.float32]], spool: Spool, meta: Mapping[str, Any]) -> Run:

@@ -31,6 +31,11 @@ def unpack(packed: NDArray[np.float32], units: int) -> NDArray[np.float32]:
     return matrix
 
 
+def packed_bytes(matrices: int, units: int) -> int:
+    """Bytes that so many packed matrices of so many units take."""
+    return 4 * matrices * (units * (units + 1) // 2)
+
+
 def write_packed(
     path: Path, names: Sequence[str], units: int, packed: Iterable[tuple[str, NDArray[np.float32]]]
 ) -> None:

@@ -5,6 +5,7 @@ import math
 import resource
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from interference.config import AnalysisConfig
 from interference.gradients import Probe
 from interference.gram import gram
 from interference.measuring import Measuring
-from interference.packing import pack, write_packed
+from interference.packing import pack, packed_bytes, write_packed
 from interference.probing import Part, Prober
 from interference.spool import DiskSpool, temporary
 from interference.stored import checksum
@@ -92,7 +93,7 @@ def plan(config: AnalysisConfig, timed: bool = False) -> Plan:
         len(blocks),
         sum(block.size for block in blocks),
         measuring.spooled(units),
-        _choices(measuring, units, config),
+        _choices(measuring, encoded, config),
     )
     return _measured(found, config, model, targets, measuring, encoded, loading) if timed else found
 
@@ -103,11 +104,13 @@ def _shapes(config: AnalysisConfig) -> nn.Module:
         return checkpoint.empty_adapted(config.model)
 
 
-def _choices(measuring: Measuring, units: int, config: AnalysisConfig) -> pd.DataFrame:
-    rows = []
-    for granularity, factor in itertools.product(Granularity, (1, 10)):
+def _choices(measuring: Measuring, encoded: sampled.Sample, config: AnalysisConfig) -> pd.DataFrame:
+    """A row for every granularity, with the units as they are and, where every task has enough, ten times as large."""
+    rows, counts = [], Counter(unit.task for unit in encoded.units)
+    factors = (1, 10) if min(counts.values()) >= 20 else (1,)
+    for granularity, factor in itertools.product(Granularity, factors):
         stored = len({coarsen(block, granularity).name for block in measuring.blocks})
-        count = math.ceil(units / factor)
+        count = sum(units // factor for units in counts.values())
         chosen = granularity == config.probe.granularity and factor == 1
         rows.append(
             {
@@ -115,7 +118,7 @@ def _choices(measuring: Measuring, units: int, config: AnalysisConfig) -> pd.Dat
                 "unit_size": config.probe.unit_size * factor,
                 "units": count,
                 "blocks": stored,
-                "MiB": stored * count * (count + 1) * 2 / 2**20,
+                "MiB": packed_bytes(stored, count) / 2**20,
                 "loses": _LOSES[granularity] + (f"; single examples (units of {factor})" if factor > 1 else ""),
                 "this one": "yes" if chosen else "",
             }

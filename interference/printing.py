@@ -151,7 +151,10 @@ def notes(run: Run, config: "AnalysisConfig", origin: Path | None) -> list[str]:
     samples, size = config.probe.samples, config.probe.unit_size
     counts = run.probes["task"].value_counts(sort=False) * size
     few = {task: count for task, count in counts.items() if count <= samples - size}
-    found = [f"task {task!r} has {count} examples, fewer than samples={samples}" for task, count in few.items()]
+    whole = f" in whole units of {size}" if size > 1 else ""
+    found = [f"task {task!r} has {count} examples{whole}, fewer than samples={samples}" for task, count in few.items()]
+    if left := {samples - count for count in counts if samples - size < count < samples}:
+        found.append(f"units of {size} leave {max(left)} of samples={samples} examples of a task over")
     if len(run.tasks) == 1:
         found.append("a run of one task has no pair of tasks to compare")
     if origin is not None and origin.is_dir() and fingerprint(load(origin)) not in ("", fingerprint(run)):
@@ -173,6 +176,11 @@ def verification(found: "Verification", console: Console) -> None:
         f"{'passed' if found.passed else 'FAILED'}: gradients equal autograd to {number(found.error)} (relative, "
         f"{found.dtype}), the Gram to {number(found.gram_error)}; Delta matches real steps {last}."
     )
+    if found.routers and not found.linear_until:
+        console.print(
+            "note: routers were measured; their straight-through gradient is an estimate, not the derivative of the "
+            "loss, and real steps may differ from it however small they are. Without probe.routers A and B are checked."
+        )
 
 
 def plan(found: "Plan", console: Console) -> None:

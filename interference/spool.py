@@ -1,5 +1,6 @@
 """Spools: where gradients wait until their Gram matrices are known, in parts of some units, in memory or on disk."""
 
+import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from interference.errors import RunError
+from interference.errors import RunError, WriteError
 
 Rows = Mapping[str, Tensor]
 
@@ -74,7 +75,7 @@ class MemorySpool:
         """Keep the rows as they are, or write them to a file once the limit is reached.
 
         Raises:
-            RunError: if a file is needed and cannot be written.
+            WriteError: if a file is needed and cannot be written.
         """
         self._left -= sum(tensor.nbytes for tensor in rows.values())
         if self._left >= 0:
@@ -114,28 +115,39 @@ class DiskSpool:
     """Gradients kept as one safetensors file a part; a file is whole or absent."""
 
     def __init__(self, folder: Path) -> None:
+        """Make the folder, if it is not there.
+
+        Raises:
+            RunError: if it cannot be made.
+        """
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            told = f"{folder} cannot be made: {error.strerror or error}"
+            raise RunError(f"{told}; choose a --spool-dir that can be written wherever a process runs") from None
 
     def path(self, part: int) -> Path:
         """The file of a part."""
         return self.folder / f"part-{part:06d}.safetensors"
 
     def write(self, part: int, rows: Rows, metadata: dict[str, str] | None = None) -> None:
-        """Write the rows under a temporary name, then rename.
+        """Write the rows under a temporary name, make them durable where a later process may need them, then rename.
 
         Raises:
-            RunError: if they cannot be written; what was written before stays.
+            WriteError: if they cannot be written; what was written before stays.
         """
         path = self.path(part)
         temporary = path.with_suffix(".tmp")
         try:
             save_file({name: tensor.contiguous() for name, tensor in rows.items()}, temporary, metadata)
+            if metadata:
+                _sync(temporary)
             temporary.rename(path)
         except (OSError, SafetensorError) as error:
             temporary.unlink(missing_ok=True)
             told = f"gradients cannot be written to {self.folder}: {error}"
-            raise RunError(f"{told}; make room there, and start again") from None
+            raise WriteError(f"{told}; make room there, and start again") from None
 
     def read(self, part: int, block: str) -> Tensor:
         """Read one block of a part; the others stay on disk.
@@ -157,3 +169,8 @@ class DiskSpool:
                 return dict(file.metadata() or {})
         except (OSError, SafetensorError):
             return None
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

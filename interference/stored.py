@@ -20,7 +20,7 @@ from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from interference.errors import RunError
+from interference.errors import RunError, WriteError
 from mixlora.files import read_json
 
 _SEAL = "seal"
@@ -72,7 +72,7 @@ def write_whole(out: Path, noun: str, write: Callable[[Path], None]) -> None:
         write: writes its files into the folder that it is given.
 
     Raises:
-        RunError: if it cannot be written; then nothing is left of it.
+        WriteError: if it cannot be written; then nothing is left of it.
     """
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
@@ -84,7 +84,9 @@ def write_whole(out: Path, noun: str, write: Callable[[Path], None]) -> None:
         temporary.rename(out)
     except (OSError, SafetensorError) as error:
         said = getattr(error, "strerror", None) or error
-        raise RunError(f"{noun} cannot be written to {out}: {said}; choose another --out, or make room there") from None
+        raise WriteError(
+            f"{noun} cannot be written to {out}: {said}; choose another --out, or make room there"
+        ) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

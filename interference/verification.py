@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from interference import checkpoint, reference, sampled
-from interference.blocks import Granularity, Side, coarsen
+from interference.blocks import ROUTERS, Granularity, coarsen
 from interference.computation import on_device
 from interference.config import AnalysisConfig, build
 from interference.errors import RunError
@@ -52,6 +52,7 @@ class Verification:
             `slope` of the real fall on the predicted one, `correlation`, `pairs` of units.
         linear_until: the largest step up to which slope lies within 0.9 to 1.1 and correlation above 0.99; 0 if none.
         dtype: of the base's weights: "float32", "bfloat16", "float16", "float64", "4-bit" or "8-bit".
+        routers: whether MixLoRA's routers were measured, whose straight-through gradient is not the loss's derivative.
     """
 
     gradients: pd.DataFrame
@@ -59,6 +60,7 @@ class Verification:
     steps: pd.DataFrame
     linear_until: float
     dtype: str
+    routers: bool = False
 
     @property
     def error(self) -> float:
@@ -159,8 +161,9 @@ def _verify(
     gram_error = np.nanmax(apart) if np.isfinite(run.gram()).all() else math.inf
     predicted = gram if size is None else exact  # what sketches lose is known, and no fault of the gradients
     steps = _steps(model, targets, list(batches.values()), derived, predicted, token_mean, progress)
+    routers = any(block.side in ROUTERS for target in targets for block in target.blocks)
     return Verification(
-        _errors(run, chosen, measured, derived), float(gram_error), steps, _linear_until(steps), _dtype(model)
+        _errors(run, chosen, measured, derived), float(gram_error), steps, _linear_until(steps), _dtype(model), routers
     )
 
 
@@ -180,7 +183,7 @@ def _chosen(run: Run, units: int) -> list[int]:
 def _targets(run: Run, model: nn.Module, adapter: str) -> list[Target]:
     """The targets whose blocks the run holds."""
     kept, granularity = set(run.blocks["name"]), Granularity(run.meta["granularity"])
-    routers = run.blocks["side"].isin([Side.ROUTER_A, Side.ROUTER_B, Side.ROUTER_AB]).any()
+    routers = run.blocks["side"].isin(ROUTERS).any()
     found = find_targets(model, adapter, components=sorted(set(run.blocks["component"])), routers=bool(routers))
     return [target for target in found if coarsen(target.place, granularity).name in kept]
 

@@ -264,6 +264,27 @@ def test_what_a_new_run_cannot_show_is_noted(interference, tiny, tmp_path):
     assert "note: a run of one task has no pair of tasks to compare" in said.err
 
 
+@pytest.mark.parametrize(
+    ("samples", "size", "words"),
+    [
+        (8, 4, []),
+        (8, 3, ["note: units of 3 leave 2 of samples=8 examples of a task over"]),
+        (
+            50,
+            3,
+            [
+                f"note: task {task!r} has 6 examples in whole units of 3, fewer than samples=50"
+                for task in ("red", "blue")
+            ],
+        ),
+    ],
+)
+def test_examples_that_fill_no_unit_are_noted(interference, tiny, tmp_path, samples, size, words):
+    given = [*tiny.arguments(tmp_path / "run"), "--layers", "1", "--samples", samples, "--quiet"]
+    said = interference("compute", *given, "--set", f"probe.unit_size={size}")
+    assert said.code == 0 and said.err.splitlines() == words
+
+
 def test_rerunning_a_run_of_a_changed_checkpoint_is_noted(interference, tiny, tmp_path):
     import shutil
 

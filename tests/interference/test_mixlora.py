@@ -1,5 +1,7 @@
 """Measuring MixLoRA: per-example gradients of factors and routers, recorded selections, comparison with LoRA."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +9,10 @@ from checkpoints import data, write_base, write_task
 from mixtures import batches, mixture, perturb
 from models import batch, gpt2, llama, llava, lora, opt, qwen2
 from peft import get_peft_model
+from rich.console import Console
 
 import interference
-from interference import checkpoint, config, load, reference
+from interference import checkpoint, config, load, printing, reference
 from interference.blocks import Side
 from interference.computation import compute_config
 from interference.errors import CheckpointError, ScopeError
@@ -157,6 +160,13 @@ def test_verify_finds_gradients_and_first_steps_right():
     found = interference.verify(interference.compute(model, given), model, given)
     assert found.passed and found.error < 2e-5 and found.gram_error < 1e-4
     assert found.steps["slope"][0] == pytest.approx(1, abs=0.02)
+    assert "note:" not in printed(found)
+
+
+def printed(found):
+    screen = Console(file=io.StringIO(), width=200)
+    printing.verification(found, screen)
+    return screen.file.getvalue()
 
 
 def test_straight_through_is_what_training_follows_but_no_derivative_of_the_loss():
@@ -165,6 +175,7 @@ def test_straight_through_is_what_training_follows_but_no_derivative_of_the_loss
     found = interference.verify(interference.compute(model, given, routers=True), model, given)
     assert found.error < 2e-5 and found.gram_error < 1e-4
     assert found.linear_until == 0 and not found.passed
+    assert "note: routers were measured; their straight-through gradient is an estimate" in printed(found)
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,11 @@
 import json
 
 import pytest
+from checkpoints import write_task
 
 from interference import planning
 from interference.computation import compute_config
+from interference.config import build
 from interference.probing import Prober
 
 PROBES = [{}, {"granularity": "group"}, {"weight_space": True}, {"unit_size": 3, "layers": [0, 1, 2]}]
@@ -39,11 +41,20 @@ def spool_bytes(folder, stage):
 
 def test_coarser_choices_are_offered(tiny):
     choices = planning.plan(tiny.config(layers=[0, 2])).choices
-    assert choices["granularity"].tolist() == ["module"] * 2 + ["group"] * 2 + ["layer"] * 2
-    assert choices["blocks"].tolist() == [28, 28, 8, 8, 4, 4]
-    assert choices["units"].tolist() == [12, 2] * 3 and choices["unit_size"].tolist() == [1, 10] * 3
-    assert choices["loses"][0] == "nothing" and choices["this one"].tolist() == ["yes", "", "", "", "", ""]
+    assert choices["granularity"].tolist() == ["module", "group", "layer"] and choices["blocks"].tolist() == [28, 8, 4]
+    assert choices["units"].tolist() == [12] * 3 and choices["unit_size"].tolist() == [1] * 3
+    assert choices["loses"][0] == "nothing" and choices["this one"].tolist() == ["yes", "", ""]
     assert choices["MiB"][0] == 28 * 12 * 13 * 2 / 2**20
+
+
+def test_larger_units_are_offered_where_every_task_has_two_of_them(tiny, tmp_path):
+    tasks = {name: {"file": str(write_task(tmp_path / name, count))} for name, count in (("a", 29), ("b", 20))}
+    settings = build({**tiny.data(layers=[0, 2], samples=40), "tasks": tasks}, "test")
+    choices = planning.plan(settings).choices
+    assert choices["units"].tolist() == [49, 4] * 3 and choices["unit_size"].tolist() == [1, 10] * 3
+    assert choices["blocks"].tolist() == [28, 28, 8, 8, 4, 4]
+    coarser = build({**tiny.data(layers=[0, 2], samples=40, unit_size=10), "tasks": tasks}, "test")
+    assert planning.plan(coarser).choices["units"].tolist() == [4] * 3  # what was offered comes true
 
 
 def test_weights_are_read_only_to_be_timed(tiny, monkeypatch):
@@ -68,7 +79,7 @@ def test_the_command(interference, tiny, tmp_path):
         "memory and time were not measured: leave out --no-time" in interference("plan", *tiny.arguments(), *quick).out
     )
     found = json.loads(interference("plan", *tiny.arguments(), *quick, "--json").out)
-    assert [row["blocks"] for row in found["choices"]] == [14, 14, 4, 4, 2, 2]
+    assert [row["blocks"] for row in found["choices"]] == [14, 4, 2]
     assert (found["units"], found["blocks"], found["seconds"], found["memory"]) == (8, 14, None, None)
     assert found["spool"] == 8 * 4 * found["width"] and found["stored"] == 14 * 8 * 9 * 2
     assert list(tmp_path.iterdir()) == []

@@ -51,6 +51,16 @@ def test_a_full_disk_is_told_and_what_was_written_stays(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["part-000000.safetensors"]
 
 
+def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(RunError) as told:
+        DiskSpool(tmp_path / "file" / "spool")
+    assert str(told.value) == (
+        f"{tmp_path}/file/spool cannot be made: Not a directory; choose a --spool-dir that can be written wherever a "
+        "process runs"
+    )
+
+
 def test_memory_beyond_the_limit_waits_where_it_is_told_and_goes(tmp_path):
     with MemorySpool(100, tmp_path) as spool:
         spool.write(0, {"b": torch.ones(1, 20)})

@@ -56,6 +56,16 @@ def test_gram_matrices_that_do_not_fit(tiny, tmp_path, whole):
     ends_as_ever(tiny, tmp_path, whole)
 
 
+def test_a_full_disk_is_no_mistake_in_the_input(interference, tiny, tmp_path):
+    with full(3000):
+        said = interference("compute", *tiny.arguments(tmp_path / "run"), *ARGUMENTS)
+    assert (said.code, said.out) == (1, "")
+    assert said.err.startswith(f"error: gradients cannot be written to {tmp_path}/run.partial: ")
+    assert said.err.endswith("make room there, and start again\n")
+    again = interference("compute", *tiny.arguments(tmp_path / "run"), *ARGUMENTS)
+    assert again.code == 0, again.err
+
+
 def test_a_run_that_does_not_fit(tiny, tmp_path, monkeypatch, whole):
     own = Run.save
 
