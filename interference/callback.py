@@ -232,6 +232,8 @@ class _Series:
             )
         try:
             self._out.mkdir(parents=True, exist_ok=True)
+            for left in self._out.glob(".step-*.tmp"):  # of a training that was killed
+                shutil.rmtree(left)
         except OSError as error:
             raise RunError(f"runs cannot be written to {self._out}: {error.strerror or error}") from None
 

@@ -17,6 +17,7 @@ from interference.options import (
     Aggregate,
     Base,
     ConfigPath,
+    FactorsOut,
     Json,
     Layers,
     MemoryBudget,
@@ -182,6 +183,7 @@ def compare(
 def verify(
     run: RunPath,
     units: Annotated[int, typer.Option(min=1, help="Units of each task to derive again.")] = 2,
+    trust: Annotated[bool, typer.Option("--trust-remote-code", help="Run code that the base model brings.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -195,7 +197,7 @@ def verify(
     from mixlora import console
 
     with console.progress(console.console(stderr=True), quiet) as report:
-        found = verify_config(load(run), units, report)
+        found = verify_config(load(run), units, report, trust)
     if as_json:
         typer.echo(printing.to_json(found.summary()))
     else:
@@ -251,7 +253,7 @@ def factors(
     ] = None,
     unseen: Unseen = None,
     perplexity: Perplexity = None,
-    out: Out = None,
+    out: FactorsOut = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:

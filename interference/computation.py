@@ -24,6 +24,7 @@ from interference.probing import Batch, Probed, Prober, of_collated
 from interference.run import Run, check_free, load
 from interference.sketch import relative_error
 from interference.spool import MemorySpool, Shard
+from interference.stored import check_writable
 from interference.targets import find_targets, probed_adapter, unprobed
 from interference.unfinished import clear, gram_file, settle, unfinished
 from mixlora import processes
@@ -93,7 +94,7 @@ def compute(
         ConfigError: if the seed, granularity or sketch is not one that can be.
         ScopeError: if a layer or module is not there, or a task has fewer than two units.
         MeasurementError: if a loss or gradient is not finite, or every gradient is zero.
-        RunError: if something is at `out` already.
+        RunError: if something is at `out` already, or nothing can be written there.
     """
     if unit not in ("example", "batch"):
         raise ScopeError(f"unit {unit!r} is none of example, batch")
@@ -104,6 +105,7 @@ def compute(
         raise ConfigError(f"seed is {seed}, but must be from 0 to {2**32 - 1}")
     if out is not None:
         check_free(Path(out))
+        check_writable(Path(out))
     name = probed_adapter(model, adapter)
     targets = find_targets(model, name, layers, modules, components, routers)
     folder = None if spool_dir is None else Path(spool_dir)
@@ -114,7 +116,8 @@ def compute(
         _check_counts(found, batches)
         measuring.take(found, np.arange(len(found.units)))
         kind = {"unit": unit, "token_mean": token_mean, "granularity": str(granularity), **_sketching(sketch)}
-        meta = {"seed": seed, "config": None, **kind, **_provenance(model, name)}
+        scope = {"layers": layers and [int(k) for k in layers], "modules": modules and list(modules)}
+        meta = {"seed": seed, "config": None, "scope": scope, **kind, **_provenance(model, name)}
         run = measuring.run(dict(measuring.packed(spool)), spool, meta)
     if out is not None:
         run.save(out)
@@ -174,6 +177,7 @@ def compute_config(config: AnalysisConfig, progress: Progress = silent) -> Run |
         meta = {"seed": probe.seed, "config": resolved(config), **kind, **provenance, "data": data}
         with _together(shard):
             kept = measuring.write(spool, gram_file(out))
+        with _together(shard):
             run = measuring.run(kept, spool, meta)
             if first:
                 settle(run, out)

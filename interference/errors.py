@@ -34,8 +34,8 @@ class MeasurementError(InterferenceError):
 
 def amount(count: float) -> str:
     """A number of bytes for a reader."""
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 999.5:
             return f"{count:.3g} {unit}"
         count /= 1024
-    return f"{count:.3g} GiB"
+    return f"{count:.3g} TiB"

@@ -3,6 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from interference.blocks import Block, Granularity, coarsen, to_frame
-from interference.errors import MeasurementError, ScopeError, WriteError
+from interference.errors import MeasurementError, RunError, ScopeError, WriteError
 from interference.gram import grams
 from interference.packing import pack, packed_bytes, write_packed
 from interference.probing import OWNER, Probed, selected_rows, weight_block
@@ -100,7 +101,7 @@ class Measuring:
         made = grams(spool, self.found.sizes, sums, self.memory_budget // 2, self.shard)
         for done, (name, matrix) in enumerate(made, 1):
             silent_blocks += not matrix.any()
-            yield name, pack(matrix[np.ix_(place, place)])
+            yield name, pack(matrix, place)
             self.progress("gram", done, len(sums))
         if silent_blocks == len(sums):
             raise MeasurementError("every gradient is zero: the adapter changes no supervised token's loss")
@@ -148,7 +149,8 @@ class Measuring:
             return {}
         names = [OWNER, *(block.name for block in self.selecting)]
         own = [part for part in range(len(self.found.sizes)) if self.shard.owns(part)]
-        held = {part: {name: spool.read(part, selected_rows(name)).numpy() for name in names} for part in own}
+        with processes.together(RunError) if self.shard.count > 1 else nullcontext():  # a part may be gone
+            held = {part: {name: spool.read(part, selected_rows(name)).numpy() for name in names} for part in own}
         everyones = processes.gathered(held) if self.shard.count > 1 else [held]  # one may measure while others train
         parts = {part: rows for each in everyones for part, rows in each.items()}
         first = np.cumsum([0, *self.found.sizes[:-1]])

@@ -28,6 +28,7 @@ from mixlora.context import pool
 from mixlora.data.collation import Collator, Encoded
 from mixlora.data.examples import Example
 from mixlora.errors import CheckpointError
+from mixlora.files import exists, is_folder
 from mixlora.locks import locked
 from mixlora.progress import Progress, silent
 from mixlora.sections import resolved
@@ -150,12 +151,24 @@ def kept_or_computed(config: AnalysisConfig, out: Path | str, progress: Progress
 
     Raises:
         InterferenceError: as in `compute_config`.
+        RunError: if it was left there before the adapter or a task's file was last changed.
     """
-    if (Path(out) / "factors.json").exists():
+    record = Path(out) / "factors.json"
+    if exists(record):
         found = load(Path(out))
         if found.meta.get("config") == {**resolved(config), "out": None}:
+            if changed := _changed_since(config, record.stat().st_mtime):
+                raise RunError(f"{changed} has changed since {out} was computed; delete that, or choose another --out")
             return found
     return compute_config(config, out, progress)
+
+
+def _changed_since(config: AnalysisConfig, moment: float) -> Path | None:
+    """A file of the adapter or of a task that was written later, if there is one."""
+    adapter = Path(config.model.adapter)
+    named = [Path(task.file) for task in config.tasks.values() if task.file is not None]
+    files = [*(adapter.glob("adapter_*") if is_folder(adapter) else ()), *filter(exists, named)]
+    return next((path for path in files if path.stat().st_mtime > moment), None)
 
 
 def observe(model: nn.Module, targets: Sequence[Target], batch: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -27,13 +27,16 @@ ConfigPath = Annotated[
 ]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Override a key: probe.samples=50.", show_default=False)]
 Out = Annotated[Path | None, typer.Option(help="Directory to write the run to.", show_default=False)]
+FactorsOut = Annotated[
+    Path | None, typer.Option("--out", help="Directory of selections and figures.", show_default=False)
+]
 Base = Annotated[str | None, typer.Option(help="Base model: path or hub id; 'mini' is the built-in one.")]
-Adapter = Annotated[str | None, typer.Option(help="LoRA adapter: path or hub id.")]
+Adapter = Annotated[str | None, typer.Option(help="LoRA or MixLoRA adapter: path or hub id.")]
 Task = Annotated[list[str] | None, typer.Option(help="NAME=FILE, once for each task.", show_default=False)]
 Layers = Annotated[str | None, typer.Option(help="Layers from 0: 5,25 or 0-3.", show_default="all")]
 Modules = Annotated[str | None, typer.Option(help="attention, mlp or names: q_proj,v_proj.", show_default="all")]
 Samples = Annotated[int | None, typer.Option(help="Examples of each task.", show_default="100")]
-Seed = Annotated[int | None, typer.Option(help="Seed of the sampling.", show_default="0")]
+Seed = Annotated[int | None, typer.Option(help="Seed of sampling and bootstrap.", show_default="0")]
 SpoolDir = Annotated[str | None, typer.Option(help="Directory where gradients wait.", show_default="beside --out")]
 MemoryBudget = Annotated[str | None, typer.Option(help="Memory for gradients: 2GiB.", show_default="1GiB")]
 Side = Annotated[str | None, typer.Option(help="A, B, router-A, router-B or router-AB.", show_default="all")]

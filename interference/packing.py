@@ -17,17 +17,23 @@ def sum_of(matrices: Iterable[NDArray[np.float32]]) -> NDArray[np.float32]:
     return total
 
 
-def pack(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The upper triangle of a symmetric matrix, row by row: [units * (units + 1) / 2]."""
-    return np.ascontiguousarray(matrix[np.triu_indices(len(matrix))])
+def pack(matrix: NDArray[np.float32], order: NDArray[np.intp] | None = None) -> NDArray[np.float32]:
+    """The upper triangle of a symmetric matrix, row by row: [units * (units + 1) / 2].
+
+    Args:
+        matrix: [units, units].
+        order: of its rows and columns; None for as they are.
+    """
+    order = np.arange(len(matrix)) if order is None else order
+    return np.concatenate([matrix[row, order[k:]] for k, row in enumerate(order)])
 
 
 def unpack(packed: NDArray[np.float32], units: int) -> NDArray[np.float32]:
     """The symmetric matrix [units, units] that `pack` packed."""
-    matrix = np.empty((units, units), dtype=packed.dtype)
-    upper = np.triu_indices(units)
-    matrix[upper] = packed
-    matrix.T[upper] = packed
+    matrix, first = np.empty((units, units), dtype=packed.dtype), 0
+    for row in range(units):
+        matrix[row, row:] = matrix[row:, row] = packed[first : first + units - row]
+        first += units - row
     return matrix
 
 

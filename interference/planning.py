@@ -144,23 +144,25 @@ def _measured(
         opened = stack.enter_context(Probe(model, targets))
         prober = Prober(opened, spool, probe.token_mean, probe.weight_space, sketch=probe.sketch, seed=probe.seed)
         gradients = _probing_seconds(prober, spool, parts)
-        gram_seconds = _gram_seconds(measuring, spool, found.units, len(parts[0].units), probe.memory_budget // 2)
+        largest = max(len(part.units) for part in parts)
+        gram_seconds = _gram_seconds(measuring, spool, found.units, largest, probe.memory_budget // 2)
     seconds = {"load": loading, "gradients": gradients, "gram": gram_seconds}
     on_gpu = torch.cuda.max_memory_allocated() if device.type == "cuda" else None
     return replace(found, memory=peak_memory(), gpu_memory=on_gpu, seconds=seconds)
 
 
 def _probing_seconds(prober: Prober, spool: DiskSpool, parts: Sequence[Part]) -> float:
-    """The time of all parts, which come by length, from some of them; the first, a full one, is left in the spool."""
+    """The time of all parts, which come by length, from some of them; one with the most units is left in the spool."""
 
     def measure(place: int) -> float:
         spool.path(0).unlink(missing_ok=True)  # a part that is there is not measured again
         return _timed(partial(prober.run, [parts[place]]))
 
     measure(len(parts) - 1)  # the first forward of a process takes longer than any other
-    some = sorted({round(place) for place in np.linspace(0, len(parts) - 1, _TIMED_PARTS)}, reverse=True)
-    spent = {place: measure(place) for place in some}
-    return float(np.interp(range(len(parts)), some[::-1], [spent[place] for place in some[::-1]]).sum())
+    sizes = [len(part.units) for part in parts]
+    some = {*(round(place) for place in np.linspace(0, len(parts) - 1, _TIMED_PARTS)), sizes.index(max(sizes))}
+    spent = {place: measure(place) for place in sorted(some, key=lambda place: (sizes[place], -place))}
+    return float(np.interp(range(len(parts)), sorted(some), [spent[place] for place in sorted(some)]).sum())
 
 
 def _gram_seconds(measuring: Measuring, spool: DiskSpool, units: int, rows: int, budget: int) -> float:

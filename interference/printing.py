@@ -1,7 +1,7 @@
 """What the command line prints: tables of a run for a terminal, progress, and errors without control sequences."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from rich.text import Text
 
 from interference.errors import amount
 from interference.remarks import opposed, sketched
-from interference.run import Run, load
+from interference.run import Run, meta_of
 from mixlora.errors import plain
 
 if TYPE_CHECKING:
@@ -50,9 +50,11 @@ def matrix(table: pd.DataFrame, title: str) -> Table:
 
 def extremes(table: pd.DataFrame, title: str) -> Table:
     """The lowest and highest cells of `Run.table`, of so many tasks that their matrix would not fit."""
-    cells = table[table["affected"] != table["stepped"]].sort_values("value")[list(_CELL)]
-    ends = pd.concat([cells.head(_ENDS), cells.tail(_ENDS)])
-    return frame(ends, f"{title}: the {_ENDS} lowest and {_ENDS} highest of {len(cells)} cells; --json has all")
+    cells = table[table["affected"] != table["stepped"]]
+    known = cells.dropna(subset="value").sort_values("value")[list(_CELL)]
+    ends = pd.concat([known.head(_ENDS), known.iloc[_ENDS:].tail(_ENDS)])
+    none = f", of which {len(cells) - len(known)} have no value" if len(known) < len(cells) else ""
+    return frame(ends, f"{title}: the {_ENDS} lowest and {_ENDS} highest of {len(cells)} cells{none}; --json has all")
 
 
 def frame(data: pd.DataFrame, title: str) -> Table:
@@ -157,14 +159,14 @@ def notes(run: Run, config: "AnalysisConfig", origin: Path | None) -> list[str]:
         found.append(f"units of {size} leave {max(left)} of samples={samples} examples of a task over")
     if len(run.tasks) == 1:
         found.append("a run of one task has no pair of tasks to compare")
-    if origin is not None and origin.is_dir() and fingerprint(load(origin)) not in ("", fingerprint(run)):
+    if origin is not None and origin.is_dir() and fingerprint(meta_of(origin)) not in ("", fingerprint(run.meta)):
         found.append(f"the checkpoint has changed since {origin} was computed: this run measures it as it is now")
     return found
 
 
-def fingerprint(run: Run) -> str:
+def fingerprint(meta: Mapping[str, Any]) -> str:
     """Of the model that a run measured; empty where its file does not tell."""
-    return str((run.meta.get("fingerprints") or {}).get("model", ""))
+    return str((meta.get("fingerprints") or {}).get("model", ""))
 
 
 def verification(found: "Verification", console: Console) -> None:

@@ -341,6 +341,14 @@ def load(path: Path | str) -> Run:
     return Run(probes, blocks.astype({"layer": "Int64"}), grams, meta, selections)
 
 
+def meta_of(folder: Path) -> dict[str, Any]:
+    """What a run's run.json tells, whatever has become of its other files; nothing where it cannot be read."""
+    try:
+        return _read_meta(folder / "run.json")
+    except RunError:
+        return {}
+
+
 def _read_meta(path: Path) -> dict[str, Any]:
     """What `path` tells of a run; one that a configuration made also tells what `verify` reads again."""
     meta = stored.read_meta(path, SCHEMA, "run")

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from interference.errors import RunError, WriteError
-from mixlora.files import read_json
+from mixlora.files import exists, read_json
 
 _SEAL = "seal"
 _KINDS: Mapping[str, type] = {
@@ -30,6 +30,7 @@ _KINDS: Mapping[str, type] = {
     "fingerprints": dict,
     "versions": dict,
     "checksums": dict,
+    "scope": dict,
     "not_probed": list,
     "seed": int,
     "step": int,
@@ -55,12 +56,44 @@ def check_free(out: Path, marker: str, noun: str, otherwise: str) -> None:
         otherwise: what messages say of anything else there.
 
     Raises:
-        RunError: if something is there already.
+        RunError: if something is there already, or nothing can be moved there.
     """
-    if (out / marker).exists():
+    try:
+        str(out.absolute()).encode()
+    except UnicodeEncodeError:
+        raise RunError(f"{out} lies where a name is no UTF-8, as safetensors needs it; choose another --out") from None
+    if exists(out / marker):
         raise RunError(f"{out} already holds {noun}; choose another --out or delete it first")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    try:
+        taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
+        apart = out.is_symlink() or out.is_mount()  # what is written beside it cannot be moved there
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise RunError(f"{out} cannot be read: {said}; choose another --out") from None
+    if taken:
         raise RunError(f"{out} exists and {otherwise}; choose another --out")
+    if apart:
+        raise RunError(f"{out} is a link or the root of a disk; name a directory within it by --out")
+
+
+def check_writable(out: Path) -> None:
+    """Nothing, if a directory can be made where `out` will be; told before it takes hours to fill it.
+
+    Raises:
+        RunError: if it cannot be made.
+    """
+    made = [folder for folder in (out, *out.parents) if not exists(folder)]
+    try:
+        temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+        temporary.mkdir(parents=True)
+        temporary.rmdir()
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise RunError(f"nothing can be written to {out.parent}: {said}; choose another --out") from None
+    finally:
+        for folder in made:
+            with suppress(OSError, ValueError):
+                folder.rmdir()
 
 
 def write_whole(out: Path, noun: str, write: Callable[[Path], None]) -> None:

@@ -13,6 +13,7 @@ when the input turns out to be wrong.
 """
 
 import hashlib
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,10 +24,12 @@ from interference.run import Run, check_free
 from interference.spool import DiskSpool
 from interference.stored import remove_left
 from mixlora.errors import CheckpointError, MixLoraError
+from mixlora.files import exists, is_file
 from mixlora.locks import locked
 
 _IDENTITY = "identity"
 _GRAM = "gram.safetensors"
+_RUN = "run"
 _SPOOLS = "spools"
 _SETTLED = "settled"
 _OWN = {"lock", "identity.tmp"}  # what a process that was killed at once has left
@@ -54,7 +57,7 @@ def unfinished(
     if place.resolve().is_relative_to(out.resolve()):
         raise RunError(f"gradients would wait in {place}, where the run is to be; choose another --spool-dir")
     with ExitStack() as stack:
-        new = [each for each in dict.fromkeys([place, folder]) if not each.exists()]
+        new = [each for each in dict.fromkeys([place, folder]) if not exists(each)]
         if first:
             _make(folder, "--out")
             stack.enter_context(_locked(folder, out))
@@ -62,6 +65,11 @@ def unfinished(
             for each in dict.fromkeys([folder, place]) if first else ():
                 _make(each, "--out" if each == folder else "--spool-dir")
                 _mark(each, identity)
+            if first:
+                shutil.rmtree(
+                    folder / _RUN, ignore_errors=True
+                )  # of a process that was killed before it could be moved
+                remove_left(folder / _RUN)
             spool = DiskSpool(place)
             _refuse_full(place, need, folder if first else place, stored if first else 0)
             former = _former(folder, place) if first else []
@@ -96,9 +104,7 @@ def settle(run: Run, out: Path) -> None:
     Raises:
         RunError: if it cannot be written, or something has come to lie at its place.
     """
-    waiting = beside(out) / "run"
-    shutil.rmtree(waiting, ignore_errors=True)  # of a process that was killed before it could be moved
-    remove_left(waiting)
+    waiting = beside(out) / _RUN
     run.save(waiting, gram_file(out))
     check_free(out)
     _note(beside(out) / _SETTLED, "")
@@ -111,7 +117,7 @@ def settle(run: Run, out: Path) -> None:
 def clear(out: Path) -> None:
     """Remove what a process has left that was killed right after it moved the run to its place."""
     folder = beside(out)
-    if (folder / _SETTLED).is_file() and (out / "run.json").is_file():
+    if is_file(folder / _SETTLED) and is_file(out / "run.json"):
         waited = map(Path, (_noted(folder / _SPOOLS) or "").splitlines())
         _remove(*(path for path in waited if (path / _IDENTITY).is_file()), folder)
 
@@ -156,7 +162,7 @@ def _former(folder: Path, place: Path) -> list[Path]:
 def _noted(path: Path) -> str | None:
     """What a note says; None if there is none."""
     try:
-        return path.read_text(encoding="utf-8", errors="replace") if path.exists() else None
+        return path.read_text(encoding="utf-8", errors="surrogateescape") if path.exists() else None
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror or error}; delete {path.parent}") from None
 
@@ -164,7 +170,7 @@ def _noted(path: Path) -> str | None:
 def _note(path: Path, text: str) -> None:
     try:
         temporary = path.with_suffix(".tmp")
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
         temporary.rename(path)
     except OSError as error:
         raise RunError(f"{path.parent} cannot be written: {error.strerror or error}; choose another --out") from None
@@ -187,20 +193,25 @@ def _locked(folder: Path, out: Path) -> Iterator[None]:
 
 def _refuse_full(place: Path, need: int, folder: Path, stored: int) -> None:
     """Raise a RunError if the gradients do not fit where they wait, or the Gram matrices beside the run."""
-    apart = place.stat().st_dev != folder.stat().st_dev
-    held = [*place.glob("part-*.safetensors"), *([] if apart else [folder / _GRAM])]
-    free = shutil.disk_usage(place).free + sum(map(_size, held))
+    apart = _apart(place, folder)
+    gram = _size(folder / _GRAM)  # of a call before, which is written again
+    free = shutil.disk_usage(place).free + sum(map(_size, place.glob("part-*.safetensors"))) + (0 if apart else gram)
     if need + (0 if apart else stored) > free:
         also = "" if apart or not stored else f", and Gram matrices {amount(stored)},"
         raise RunError(
             f"gradients need {amount(need)}{also} in {place}, where {amount(free)} are free; name another "
             "--spool-dir, probe fewer samples, layers or modules, or sketch them (probe.sketch)"
         )
-    if apart and stored > (free := shutil.disk_usage(folder).free):
+    if apart and stored > (free := shutil.disk_usage(folder).free + gram):
         raise RunError(
             f"the Gram matrices need {amount(stored)} in {folder}, where {amount(free)} are free; choose another "
             "--out, probe fewer samples, or sum blocks (probe.granularity)"
         )
+
+
+def _apart(place: Path, folder: Path) -> bool:
+    """Whether they lie on different disks."""
+    return place.stat().st_dev != folder.stat().st_dev
 
 
 def _size(path: Path) -> int:
@@ -217,4 +228,4 @@ def _remove(*folders: Path) -> None:
 
 
 def _digest(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+    return hashlib.blake2b(os.fsencode(text), digest_size=4).hexdigest()

@@ -17,13 +17,14 @@ from interference import checkpoint, reference, sampled
 from interference.blocks import ROUTERS, Granularity, coarsen
 from interference.computation import on_device
 from interference.config import AnalysisConfig, build
-from interference.errors import RunError
+from interference.errors import MeasurementError, RunError, ScopeError
 from interference.gradients import IGNORED, BatchGradients, Probe, activate, as_found, example_losses
 from interference.probing import Batch, UnitMeans, of_collated
 from interference.run import Run
 from interference.sketch import sketched
 from interference.targets import Target, find_targets, probed_adapter
 from mixlora.progress import Progress, silent
+from mixlora.settings import without_trust
 
 SHARES = tuple(10 ** (k / 2) for k in range(-8, 1))
 """Sizes of the steps, as the share of the mean loss that the typical unit's loss is predicted to move by."""
@@ -101,6 +102,8 @@ def verify(
 
     Raises:
         RunError: if the batches hold other units than the run.
+        ScopeError: if a single unit is to be derived, whose steps no other's loss could tell.
+        MeasurementError: if no step moves any other unit's loss.
     """
     unit = str(run.meta["unit"])
     chosen = _chosen(run, units)
@@ -114,28 +117,39 @@ def verify(
         count += len(part.units)
     if count != len(run.probes):
         raise RunError(f"the batches hold {count} units, but the run {len(run.probes)}; pass the run's own batches")
-    targets = _targets(run, model, probed_adapter(model, adapter))
+    scope = run.meta.get("scope") or {}
+    targets = _targets(run, model, probed_adapter(model, adapter), scope.get("layers"), scope.get("modules"))
     return _verify(run, model, targets, {k: [rows[k]] for k in chosen}, progress)
 
 
-def verify_config(run: Run, units: int = 2, progress: Progress = silent) -> Verification:
+def verify_config(
+    run: Run, units: int = 2, progress: Progress = silent, trust_remote_code: bool = False
+) -> Verification:
     """Verify a run that `interference compute` made, from the checkpoint and files its configuration names.
+
+    Args:
+        run: the run.
+        units: units that are re-derived for each task, drawn with the run's seed.
+        progress: told what is being done.
+        trust_remote_code: run code that the base brings, whatever the run says.
 
     Raises:
         RunError: if the run holds no configuration, or model or data have changed since.
+        ScopeError, MeasurementError: as `verify`.
     """
     if run.meta.get("config") is None:
         raise RunError(
             "the run was computed from a notebook; verify it there: interference.verify(run, model, batches)"
         )
-    config: AnalysisConfig = build(run.meta["config"], "the run's configuration")
+    config: AnalysisConfig = build(without_trust(run.meta["config"]), "the run's configuration")
+    config.model.trust_remote_code = trust_remote_code
     encoded = sampled.encode(sampled.read(config), checkpoint.load_processor(config.model), config)
     if sampled.describe(encoded)["fingerprint"] != (run.meta.get("data") or {}).get("fingerprint"):
         raise RunError("the examples have changed since the run was computed; compute it again")
     model = checkpoint.load_model(config.model)
     if checkpoint.fingerprint(model) != (run.meta.get("fingerprints") or {}).get("model"):
         raise RunError("the checkpoint has changed since the run was computed; compute it again")
-    targets = _targets(run, model, probed_adapter(model, None))
+    targets = _targets(run, model, probed_adapter(model, None), config.probe.layers, config.probe.modules)
     batches = {k: sampled.unit_batches(encoded, k, config, model.device) for k in _chosen(run, units)}
     return _verify(run, model, targets, batches, progress)
 
@@ -177,14 +191,20 @@ def _chosen(run: Run, units: int) -> list[int]:
     """Places in the run of `units` units of every task, drawn with the run's seed."""
     rng = np.random.default_rng(run.seed)
     places = [np.flatnonzero(run.probes["task"] == task) for task in run.tasks]
-    return sorted(int(k) for found in places for k in rng.permutation(found)[:units])
+    chosen = sorted(int(k) for found in places for k in rng.permutation(found)[:units])
+    if len(chosen) < 2:
+        raise ScopeError("a run of one task is verified by two units or more: steps of one are read off another's loss")
+    return chosen
 
 
-def _targets(run: Run, model: nn.Module, adapter: str) -> list[Target]:
-    """The targets whose blocks the run holds."""
+def _targets(
+    run: Run, model: nn.Module, adapter: str, layers: Sequence[int] | None, modules: Sequence[str] | None
+) -> list[Target]:
+    """The targets in the run's scope whose blocks it holds."""
     kept, granularity = set(run.blocks["name"]), Granularity(run.meta["granularity"])
     routers = run.blocks["side"].isin(ROUTERS).any()
-    found = find_targets(model, adapter, components=sorted(set(run.blocks["component"])), routers=bool(routers))
+    components = sorted(set(run.blocks["component"]))
+    found = find_targets(model, adapter, layers, modules, components, bool(routers))
     return [target for target in found if coarsen(target.place, granularity).name in kept]
 
 
@@ -284,6 +304,8 @@ def _steps(
     slopes = gram / np.where(norms > 0, norms, np.inf)[:, None]  # rows step, columns are read
     apart = ~np.eye(len(gram), dtype=bool)
     typical = math.sqrt(float(np.mean(slopes[apart] ** 2)))
+    if typical == 0:
+        raise MeasurementError("no step of a unit that was drawn moves another's loss; draw more (--units)")
     weights = {tap.block.name: tap.weight for target in targets for tap in target.taps.values()}
     with as_found(model), torch.no_grad():
         activate(model, targets[0].adapter)

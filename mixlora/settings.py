@@ -35,7 +35,8 @@ def read(path: Path, schema: type[Section], record: str) -> dict[str, Any]:
     """The nested values of a YAML file, with the file it includes under them.
 
     Args:
-        path: the file, or a finished directory that holds the configuration it was made with.
+        path: the file, or a finished directory that holds the configuration it was made with; what that says of
+            `model.trust_remote_code` is left out.
         schema: names the keys in messages.
         record: the JSON file in such a directory whose "config" is taken.
 
@@ -43,6 +44,14 @@ def read(path: Path, schema: type[Section], record: str) -> dict[str, Any]:
         ConfigError: if it is missing, is no YAML or no such directory.
     """
     return _of_record(path, record) if is_folder(path) else _read(path, schema, ())
+
+
+def without_trust(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration that a directory holds, without its leave to run a model's code: whoever names it gives that."""
+    found = dict(config)
+    if isinstance(model := found.get("model"), Mapping):
+        found["model"] = {key: value for key, value in model.items() if key != "trust_remote_code"}
+    return found
 
 
 def overridden(data: Mapping[str, Any], settings: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -187,7 +196,7 @@ def _reason(error: yaml.YAMLError) -> str:
 def _of_record(path: Path, record: str) -> dict[str, Any]:
     try:
         config = read_json(path / record)["config"]
-        kept = None if config is None else {key: value for key, value in config.items() if key != "out"}
+        kept = None if config is None else {k: value for k, value in without_trust(config).items() if k != "out"}
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         kind = record.removesuffix(".json")
         raise ConfigError(f"{path} is a directory, but no {kind}; name a YAML file or a {kind}'s directory") from None

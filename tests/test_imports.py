@@ -38,7 +38,7 @@ LAYERS = {  # a module of `interference` may import those listed, and nothing el
     "sampled": "errors config probing mixlora",
     "measuring": "errors blocks gram packing probing run spool targets mixlora",
     "computation": "errors blocks config measuring pairing targets gradients run checkpoint probing sampled sketch "
-    "spool unfinished mixlora",
+    "spool stored unfinished mixlora",
     "verification": "errors blocks config targets gradients reference run checkpoint probing sampled sketch "
     "computation mixlora",
     "callback": "errors measure significance run probing computation",
@@ -68,13 +68,13 @@ REPORT = {  # a module of `interference.report` likewise, with those beside it
     "grouping": "significance phrases",
     "words": "significance remarks grouping measured phrases scopes",
     "changes": "errors significance uncertainty depth measured phrases scopes",
-    "depth": "significance measured scopes",
+    "depth": "significance run measured scopes",
     "drivers": "measure pairing significance run measured",
     "excerpts": "errors config run mixlora",
     "data": "errors run changes depth drivers excerpts grouping measured phrases scopes words mixlora",
-    "tables": "errors stored data scopes",
-    "page": "errors stored",
-    "writing": "errors figures run data page tables mixlora",
+    "tables": "data scopes",
+    "page": "",
+    "writing": "errors canvas figures run stored data depth page tables mixlora",
     "__init__": "",
 }
 PURE = (

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from checkpoints import ARGUMENTS
 from rich.console import Console
 
 from interference import compare, load, printing
+from interference.errors import amount
 from interference.planning import Plan
 
 COMMANDS = ["compute", "show", "compare", "verify", "plan", "factors", "report", "demo"]
@@ -197,6 +199,22 @@ def test_the_ends_of_a_matrix_are_its_lowest_and_highest_cells():
     assert named == [(i, j) for _, i, j in cells[:15] + cells[-15:]]
 
 
+def test_cells_without_a_value_are_no_ends_and_are_counted():
+    values = [float("nan") if k % 5 == 2 else float(k) for k in range(64)]
+    table = pd.DataFrame(
+        [(f"task {k // 8}", f"task {k % 8}", values[k], 0.0, 1.0, "unclear") for k in range(64)],
+        columns=["affected", "stepped", "value", "low", "high", "verdict"],
+    )
+    found = printing.extremes(table, "delta")
+    known = [k for k in range(64) if k % 9 and k % 5 != 2]
+    assert list(found.columns[2].cells) == [printing.number(k) for k in known[:15] + known[-15:]]
+    assert found.title == (
+        f"delta: the 15 lowest and 15 highest of 56 cells, of which {56 - len(known)} have no value; --json has all"
+    )
+    few = printing.extremes(table.assign(value=table["value"].where(table.index < 24)), "delta")
+    assert list(few.columns[2].cells) == [printing.number(k) for k in known if k < 24]  # none of them twice
+
+
 def test_times_and_memory_are_told_as_a_reader_says_them():
     told = [printing.duration(seconds) for seconds in (0.4, 119, 120, 7199, 7200, 90_000)]
     assert told == ["0 s", "119 s", "2 min", "120 min", "2.0 h", "25.0 h"]
@@ -262,6 +280,21 @@ def test_what_a_new_run_cannot_show_is_noted(interference, tiny, tmp_path):
     assert said.code == 0
     assert "note: task 'red' has 8 examples, fewer than samples=50" in said.err
     assert "note: a run of one task has no pair of tasks to compare" in said.err
+
+
+def test_a_run_is_made_again_whatever_has_become_of_the_first_ones_files(interference, tiny, run_dir, tmp_path):
+    shutil.copytree(run_dir, tmp_path / "old")
+    (tmp_path / "old" / "gram.safetensors").unlink()
+    said = interference("compute", tmp_path / "old", "--out", tmp_path / "new", "--quiet")
+    assert (said.code, said.err) == (0, "") and f"in {tmp_path / 'new'}; look at it" in said.out
+
+
+@pytest.mark.parametrize(
+    ("bytes_", "words"),
+    [(0, "0 B"), (999, "999 B"), (1000, "0.977 KiB"), (2**20 - 1, "1 MiB"), (2**40, "1 TiB"), (1.8 * 2**40, "1.8 TiB")],
+)
+def test_amounts_are_told_without_exponents(bytes_, words):
+    assert amount(bytes_) == words
 
 
 @pytest.mark.parametrize(

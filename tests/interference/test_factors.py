@@ -1,8 +1,10 @@
 """From a model to what examples select, on disk and back, and its figures."""
 
 import json
+import os
 import re
 import shutil
+from pathlib import Path
 from xml.etree import ElementTree
 
 import matplotlib as mpl
@@ -342,6 +344,24 @@ def test_factors_of_a_notebook_are_not_taken_for_those_of_a_configuration(folder
         other = spoilt(out, tmp_path / name, change)
         with pytest.raises(RunError, match="already holds factors; choose another --out or delete it first"):
             observation.kept_or_computed(settings, other)
+
+
+@pytest.mark.parametrize("kind", ["adapter", "task"])
+def test_factors_of_what_has_changed_since_are_refused(folder, found, tmp_path, kind):
+    settings, out = asked(folder), tmp_path / "factors"
+    shutil.copytree(found[1], out)
+    changed = {
+        "adapter": Path(settings.model.adapter) / "adapter_model.safetensors",
+        "task": Path(next(iter(settings.tasks.values())).file),
+    }[kind]
+    before = changed.stat()
+    os.utime(changed, (before.st_atime, (out / "factors.json").stat().st_mtime + 10))
+    try:
+        with pytest.raises(RunError) as told:
+            observation.kept_or_computed(settings, out)
+    finally:
+        os.utime(changed, (before.st_atime, before.st_mtime))
+    assert str(told.value) == f"{changed} has changed since {out} was computed; delete that, or choose another --out"
 
 
 def test_nothing_is_overwritten_and_nothing_is_left_behind(folder, found, tmp_path, monkeypatch):

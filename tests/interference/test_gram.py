@@ -42,6 +42,8 @@ def test_unpack_undoes_pack(units, seed):
     rows = np.random.default_rng(seed).normal(size=(units, 3)).astype(np.float32)
     matrix = rows @ rows.T
     matrix = (matrix + matrix.T) / 2
+    order = np.random.default_rng(seed).permutation(units)
+    assert (packing.unpack(packing.pack(matrix, order), units) == matrix[np.ix_(order, order)]).all()
     packed = packing.pack(matrix)
     assert packed.shape == (units * (units + 1) // 2,)
     assert (packing.unpack(packed, units) == matrix).all()

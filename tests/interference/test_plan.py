@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from checkpoints import write_task
+from checkpoints import write_llava, write_pictures, write_task
 
 from interference import planning
 from interference.computation import compute_config
@@ -101,6 +101,27 @@ def test_an_adapter_of_another_model_is_refused(refused, tiny, tmp_path):
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     said = refused("plan", *tiny.arguments(), "--adapter", tmp_path, "--no-time")
     assert said.startswith(f"the adapter at {tmp_path} does not fit the base {tiny.base}: Target modules {{'c_attn'}}")
+
+
+def test_gram_matrices_are_timed_by_a_full_part(tiny, tmp_path, monkeypatch):
+    pictured = write_llava(tmp_path)
+    text = write_task(tmp_path / "text.jsonl", 3)
+    write_pictures(tmp_path, [f"{k}.png" for k in range(8)])
+    seen = write_task(tmp_path / "seen.jsonl", 8, 1, lambda k, values: values | {"image": f"{k}.png"})
+    tasks = {name: {"file": str(file), "images": str(tmp_path)} for name, file in (("text", text), ("seen", seen))}
+    model = {"base": str(pictured / "base"), "adapter": str(pictured / "adapter")}
+    settings = build({"model": model, "tasks": tasks, "probe": {"batch_size": 8}}, "test")
+    rows, own = [], planning._gram_seconds
+    monkeypatch.setattr(
+        planning,
+        "_gram_seconds",
+        lambda measuring, spool, units, size, budget: (
+            rows.append((size, len(spool.read(0, measuring.blocks[0].name)))),
+            own(measuring, spool, units, size, budget),
+        )[1],
+    )
+    planning.plan(settings, timed=True)
+    assert rows == [(8, 8)]
 
 
 def test_every_part_that_is_timed_is_measured(tiny, monkeypatch):

@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from checkpoints import data, write_adapter
+from mixtures import mixture
 from test_compute_processes import SETTINGS, launched
 
 from interference import config
@@ -63,6 +65,22 @@ def test_a_fault_of_one_process_ends_all_in_one_sentence_and_loses_nothing(fault
     assert ended.returncode != 0 and words in said, ended.stderr
     assert not (tmp_path / "run").exists()
     assert len(compute_config(settings).probes) == 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", list(FAULTS)[:2])
+def test_a_mixture_ends_all_as_well(fault, tiny, tmp_path):
+    """The first process's error is not taken for the selections that the others gather."""
+    rank, code, words = FAULTS[fault]
+    adapter = write_adapter(tmp_path / "mixture", mixture())
+    values = data(tiny.base, adapter, tiny.tasks, tmp_path / "run", **SETTINGS)
+    (tmp_path / "c.yaml").write_text(json.dumps(values))
+    program = PROGRAM.format(rank=rank, fault=code.strip().replace("\n    ", "\n"), settings=tmp_path / "c.yaml")
+    (tmp_path / "program.py").write_text(program)
+    ended = launched(2, tmp_path / "program.py")
+    (said,) = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    assert ended.returncode != 0 and words in said, ended.stderr
+    assert "has no attribute" not in ended.stderr
 
 
 @pytest.mark.slow

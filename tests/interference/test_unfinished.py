@@ -1,22 +1,26 @@
 """Where an unfinished run's gradients wait: one process at a time, room looked for first, removed at the end."""
 
+import os
 import re
 import shutil
 import subprocess
 import sys
 import textwrap
 from collections import namedtuple
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from models import batch, llama, lora
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from interference import load
+from interference import compute, load
 from interference import unfinished as unfinished_runs
 from interference.computation import compute_config
 from interference.errors import MeasurementError, RunError
+from interference.stored import check_writable
 from interference.unfinished import unfinished
 
 
@@ -99,6 +103,79 @@ def test_a_full_disk_is_told_before_anything_is_measured(tiny, tmp_path, monkeyp
         "--spool-dir, probe fewer "
         "samples, layers or modules, or sketch them (probe.sketch)"
     )
+
+
+def test_a_gram_file_that_will_be_written_again_is_room(tmp_path, monkeypatch):
+    usage, here = namedtuple("usage", "total used free"), shutil.disk_usage
+    out, spools = tmp_path / "run", tmp_path / "spools"
+
+    def tight(path):
+        return usage(0, 0, 100) if "spools" not in str(path) else here(path)
+
+    with pytest.raises(RunError, match="killed"), unfinished(out, "a", spools, stored=1000):
+        (tmp_path / "run.partial" / "gram.safetensors").write_bytes(bytes(950))
+        (tmp_path / "run.partial" / "run").mkdir()
+        (tmp_path / "run.partial" / "run" / "gram.safetensors").write_bytes(bytes(950))
+        raise RunError("killed")
+    monkeypatch.setattr(shutil, "disk_usage", tight)
+    monkeypatch.setattr(unfinished_runs, "_apart", lambda place, folder: True)
+    with pytest.raises(RunError, match=r"the Gram matrices need 1\.04 KiB"), unfinished(out, "a", spools, stored=1060):
+        pass
+    with unfinished(out, "a", spools, stored=1000):
+        assert not (tmp_path / "run.partial" / "run").exists()
+
+
+def test_a_name_that_no_directory_beside_it_could_have_is_told(tiny, refused, tmp_path):
+    for length in (250, 300):
+        said = refused("compute", *tiny.arguments(tmp_path / ("n" * length)), "--samples", "4", "--quiet")
+        assert said.endswith("File name too long; choose another --out"), said
+
+
+def test_a_working_directory_whose_name_is_no_text_is_told(tiny, tmp_path, monkeypatch):
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/d\xe9j\xe0"))
+    odd.mkdir()
+    monkeypatch.chdir(odd)
+    with pytest.raises(RunError, match="lies where a name is no UTF-8, as safetensors needs it; choose another --out"):
+        compute_config(tiny.config("run", samples=4))
+    assert list(odd.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling", "mount"])
+def test_a_place_to_which_nothing_can_be_moved_is_refused_at_once(tiny, tmp_path, monkeypatch, kind):
+    out = tmp_path / "out"
+    if kind == "mount":
+        out.mkdir()
+        monkeypatch.setattr(Path, "is_mount", lambda self: self == out)
+    else:
+        out.symlink_to(tmp_path / "there")
+        if kind == "link":
+            (tmp_path / "there").mkdir()
+    for job in (
+        lambda: compute_config(tiny.config(out)),
+        lambda: compute(lora(llama()), {"red": [batch([4, 5], [1, 2])]}, out=out),
+    ):
+        with pytest.raises(RunError) as told:
+            job()
+        assert str(told.value) == f"{out} is a link or the root of a disk; name a directory within it by --out"
+
+
+def test_a_notebooks_run_is_refused_before_it_is_measured(tmp_path):
+    (tmp_path / "file").touch()
+    seen = []
+    for out in (tmp_path / "file" / "run", tmp_path / "file" / "more" / "run"):
+        with pytest.raises(RunError, match=r"^nothing can be written to .*: Not a directory; choose another --out$"):
+            compute(
+                lora(llama()),
+                {"red": [batch([4, 5], [1, 2])]},
+                out=out,
+                progress=lambda *said: seen.append(said),
+            )
+    assert seen == [] and [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_place_is_looked_at_and_left_as_it_was(tmp_path):
+    check_writable(tmp_path / "new" / "deep" / "run")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_spool_directory_that_cannot_be_made_is_told(tiny, tmp_path):

@@ -11,9 +11,9 @@ from models import batch, llama, lora
 from safetensors.numpy import load_file, save_file
 
 import interference as package
-from interference import config, load, verification
+from interference import config, load, packing, verification
 from interference.computation import compute_config
-from interference.errors import RunError
+from interference.errors import MeasurementError, RunError, ScopeError
 from interference.run import Run
 
 TASKS = {
@@ -203,6 +203,30 @@ def test_a_notebook_run_is_verified_in_its_notebook(refused, measured, tmp_path)
     assert refused("verify", tmp_path / "run", "--quiet") == (
         "the run was computed from a notebook; verify it there: interference.verify(run, model, batches)"
     )
+
+
+@pytest.mark.parametrize("granularity", ["group", "layer"])
+def test_a_run_of_some_modules_of_a_group_passes(tiny, tmp_path, model, granularity):
+    scope = {"layers": [0, 2], "modules": ["q_proj", "up_proj"], "granularity": granularity}
+    run = package.compute(model, TASKS, out=tmp_path / "notebook", **scope)
+    assert package.verify(run, model, TASKS).passed
+    assert package.verify(load(tmp_path / "notebook"), model, TASKS).passed
+    assert verification.verify_config(compute_config(tiny.config(tmp_path / "run", **scope))).passed
+
+
+def test_one_unit_alone_cannot_be_verified(model):
+    run = package.compute(model, {"red": TASKS["red"]})
+    with pytest.raises(ScopeError, match="a run of one task is verified by two units or more"):
+        package.verify(run, model, {"red": TASKS["red"]}, units=1)
+    assert package.verify(run, model, {"red": TASKS["red"]}, units=2).passed
+
+
+def test_units_that_move_no_other_are_told(model, measured, monkeypatch):
+    monkeypatch.setattr(verification, "_gram", lambda rows: np.diag(np.ones(len(next(iter(rows.values()))))))
+    size = len(measured.probes)
+    unrelated = tampered(measured, lambda packed: packing.pack(np.eye(size, dtype=np.float32)))
+    with pytest.raises(MeasurementError, match="no step of a unit that was drawn moves another's loss; draw more"):
+        package.verify(unrelated, model, TASKS)
 
 
 def test_gradients_are_measured_in_padded_batches_and_derived_one_by_one():
