@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -305,7 +306,7 @@ def _check_same_logits(model: LlavaForConditionalGeneration, text: Any, name: Pa
 def _write(out: Path, model: LlavaForConditionalGeneration, processor: LlavaProcessor) -> None:
     """Write beside `out`, then rename: the directory is whole or absent."""
     place = out.resolve()
-    temporary = place.with_name(f".{place.name}.partial")
+    temporary = place.with_name(f".{place.name}.{token_hex(4)}.partial")  # no other process's, alive or killed
     try:
         temporary.mkdir(parents=True)
         with _quiet():

@@ -26,7 +26,7 @@ from transformers.utils import logging
 from mixlora.errors import CheckpointError, MixLoraError
 from mixlora.files import exists, read_json
 from mixlora.model import register
-from mixlora.official import load_projector
+from mixlora.official import PROJECTOR_MODULE, load_projector
 from mixlora.sections import MINI, SPLIT, BaseSection
 
 register()
@@ -38,7 +38,7 @@ LOAD_ERRORS = (Exception,)
 
 
 def load_processor(section: BaseSection) -> Any:
-    """The tokenizer of a language model, or the processor of a vision-language model.
+    """The tokenizer of a language model, or the processor of a vision-language model, with the section's template.
 
     Raises:
         CheckpointError: if there is none.
@@ -46,11 +46,14 @@ def load_processor(section: BaseSection) -> Any:
     base = base_of(section)
     kind: Any = AutoProcessor if _sees(_own_config(section)) else AutoTokenizer
     try:
-        return kind.from_pretrained(base, trust_remote_code=section.trust_remote_code)
+        processor = kind.from_pretrained(base, trust_remote_code=section.trust_remote_code)
     except LOAD_ERRORS as error:
         raise CheckpointError(
             f"no tokenizer or processor can be loaded from {base}; copy the base's beside it ({first_words(error)})"
         ) from None
+    if section.chat_template:
+        processor.chat_template = section.chat_template
+    return processor
 
 
 def load_base(section: BaseSection, device: torch.device | None = None) -> Any:
@@ -62,10 +65,12 @@ def load_base(section: BaseSection, device: torch.device | None = None) -> Any:
     base, split = base_of(section), device is None and section.device == SPLIT
     device = device or device_of(section.device)
     options: dict[str, Any] = {"device_map": "auto"} if split else {}
-    if section.quantization is not None:
-        options = {"quantization_config": _quantization(section), "device_map": "auto" if split else {"": device}}
-    kind = _kind(_own_config(section))
+    own = _own_config(section)
+    kind = _kind(own)
     try:
+        if section.quantization is not None:
+            known = _quantization(section, own)
+            options = {"quantization_config": known, "device_map": "auto" if split else {"": device}}
         with without_bars():
             model = kind.from_pretrained(
                 base,
@@ -204,11 +209,32 @@ def _refuse_specials(folder: Path) -> None:
             raise CheckpointError(f"{path} is no regular file; an adapter's files are")
 
 
-def _quantization(section: BaseSection) -> BitsAndBytesConfig:
+def _quantization(section: BaseSection, own: PreTrainedConfig) -> BitsAndBytesConfig:
+    left = _left_whole(section, own)
     if section.quantization == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True)
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=left)
     compute = torch.float32 if section.dtype == "auto" else getattr(torch, section.dtype)
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=compute,
+        llm_int8_skip_modules=left,  # holds for 4 bits, too
+    )
+
+
+def _left_whole(section: BaseSection, own: PreTrainedConfig) -> list[str] | None:
+    """Paths of the modules that are not quantized; None for those that transformers leaves out by itself.
+
+    A projector is trained, and takes values of a file. Where modules are named, the output layer, which transformers
+    leaves out, has to be one of them.
+    """
+    if not _sees(own):
+        return None
+    with torch.device("meta"):
+        model = _kind(own).from_config(own, trust_remote_code=section.trust_remote_code)
+    head = model.get_output_embeddings()
+    named = model.named_modules()
+    return [name for name, module in named if module is head or name.rpartition(".")[2] == PROJECTOR_MODULE]
 
 
 def _misfit(section: BaseSection, adapter: str) -> str:

@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, cast
 
@@ -110,7 +111,7 @@ def evaluate(
     options = _given(
         {
             "model": _given({"base": base, "adapter": adapter}),
-            "tasks": dict(_task(text) for text in task or ()),
+            "tasks": _tasks(task or ()),
             "label": label,
             "out": None if out is None else str(out),
         }
@@ -294,6 +295,13 @@ def _interrupted() -> NoReturn:
 def _given(values: dict[str, Any]) -> dict[str, Any]:
     """Options that were given."""
     return {key: value for key, value in values.items() if value not in (None, {})}
+
+
+def _tasks(texts: Sequence[str]) -> dict[str, dict[str, str]]:
+    tasks = [_task(text) for text in texts]
+    if twice := [name for k, (name, _) in enumerate(tasks) if name in dict(tasks[:k])]:
+        raise ConfigError(f"--task names {twice[0]!r} twice; give every task a name of its own")
+    return dict(tasks)
 
 
 def _task(text: str) -> tuple[str, dict[str, str]]:

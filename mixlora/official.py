@@ -34,6 +34,8 @@ _PLAIN_LORA: dict[str, Any] = {
 }
 _LORA_ENDS = ("lora_A.weight", "lora_B.weight")
 _PROJECTOR = re.compile(r"(.*\.)?mm_projector\.(.+)")
+PROJECTOR_MODULE = "multi_modal_projector"
+"""What a Hugging Face LLaVA calls the module between its image encoder and its language model."""
 _LINEAR = {"weight": "linear_1.weight", "bias": "linear_1.bias"}
 _TWO_LAYERS = {f"{old}.{end}": f"linear_{new}.{end}" for old, new in ((0, 1), (2, 2)) for end in ("weight", "bias")}
 
@@ -115,8 +117,8 @@ def load_projector(model: nn.Module, path: Path | str) -> None:
         path: what `import_checkpoint` wrote: the directory, or `projector.safetensors` in it.
 
     Raises:
-        CheckpointError: if there is no such file, or the base has no such projector, another `projector_hidden_act` or
-            other shapes.
+        CheckpointError: if there is no such file, or the base has no such projector, another `projector_hidden_act`,
+            other shapes or quantized weights.
     """
     path = Path(path) / CONVERTED if Path(path).is_dir() else Path(path)
     projector = _read_projector(path)
@@ -131,6 +133,11 @@ def load_projector(model: nn.Module, path: Path | str) -> None:
     for name, tensor in projector.tensors.items():
         if name not in parameters:
             raise CheckpointError(f"the base has no {name} for {path}; put the projector in before it is adapted")
+        if not parameters[name].is_floating_point():
+            raise CheckpointError(
+                f"{name} is quantized in the base ({parameters[name].dtype}) and cannot take the values of {path}; "
+                f"load the base with its {PROJECTOR_MODULE} among llm_int8_skip_modules"
+            )
         if parameters[name].shape != tensor.shape:
             have, given = tuple(parameters[name].shape), tuple(tensor.shape)
             raise CheckpointError(
@@ -297,7 +304,7 @@ def _projector(state: State) -> _Projector:
     if places is _LINEAR:
         like = found["linear_1.weight"]
         found |= {"linear_2.weight": torch.eye(width, dtype=like.dtype), "linear_2.bias": like.new_zeros(width)}
-    tensors = {f"model.multi_modal_projector.{name}": _copy(tensor) for name, tensor in found.items()}
+    tensors = {f"model.{PROJECTOR_MODULE}.{name}": _copy(tensor) for name, tensor in found.items()}
     return _Projector("linear" if places is _LINEAR else "gelu", tensors)
 
 

@@ -13,7 +13,6 @@ from struct import error as StructError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -22,6 +21,7 @@ from mixlora.errors import CheckpointError
 
 LARGEST_NAMESPACE = 2**20  # bytes
 LARGEST_UNMAPPED = 2**30  # bytes; a file of torch before 1.6 has to be read whole
+LARGEST_WHOLE = 10_000  # bits; Python writes no number of over 4300 digits down, and a message could not name it
 
 _GLOBALS = {  # protocols 0 and 1 wrap an argparse.Namespace in the latter, by their names in Python 2 and 3
     "types.SimpleNamespace": "namespace",
@@ -117,6 +117,8 @@ class _Machine:
 
     def step(self, name: str, argument: Any) -> None:
         if name in _LITERALS:
+            if isinstance(argument, int) and argument.bit_length() > LARGEST_WHOLE:
+                raise self.refusal(f"a whole number of {argument.bit_length()} bits")
             self.stack.append(argument)
         elif name in _CONSTANTS:
             self.stack.append(_CONSTANTS[name]())
@@ -275,12 +277,17 @@ def map_tensors(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         found = torch.load(path, mmap=_can_be_mapped(path), weights_only=True, map_location="cpu")
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError:
         raise CheckpointError(f"{path} holds other things than tensors, or is damaged; nothing of it is read") from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0].rstrip(".")
-        raise CheckpointError(f"no tensors can be read from {path}: {reason}") from None
-    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
+    except Exception as error:  # torch passes on whatever a damaged file makes its unpickler stumble over
+        words = "" if isinstance(error, KeyError) else str(error).strip()  # a KeyError's are a bare key
+        said = getattr(error, "strerror", None) or words.partition("\n")[0].rstrip(".") or type(error).__name__
+        raise CheckpointError(f"no tensors can be read from {path}: {said}") from None
+    if not isinstance(found, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in found.items()
+    ):
         raise CheckpointError(f"{path} holds more than named tensors; a state_dict is needed")
     return dict(found)
 

@@ -3,7 +3,6 @@
 Files are mapped: a checkpoint of 14 GB is opened at no cost, and only the tensors that are used are read.
 """
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,6 +21,8 @@ NAMESPACE, INDEX, WHOLE = "cmoa_args.bin", "pytorch_model.bin.index.json", "pyto
 PROJECTOR, CONVERTED = "mm_projector.bin", "projector.safetensors"
 ADAPTER_CONFIG, ADAPTER = "adapter_config.json", "adapter_model.safetensors"
 BESIDE_LORA = "non_lora_trainables.bin"
+LARGEST_NUMBER = 10**9
+"""Of what a checkpoint says of itself."""
 
 _INSTANCE = ("input", "input_lora_a_param")  # cond_type: IFS alone, and with CFS
 _NEEDED = ("n_experts", "n_selected", "lora_alpha", "cond_type")
@@ -154,16 +155,16 @@ def released_settings(source: Path) -> Settings:
 
 
 def number(path: Path, found: Mapping[str, Any], name: str, low: float, high: float | None, *kinds: type) -> Any:
-    """A number that a file names, if it is of these types and within the bounds.
+    """A number that a file names, if it is of these types and within the bounds; a `high` of None is `LARGEST_NUMBER`.
 
     Raises:
         CheckpointError: if it is not.
     """
     value: Any = found.get(name)
-    if type(value) not in kinds or not math.isfinite(value) or value < low or (high is not None and value > high):
+    high = LARGEST_NUMBER if high is None else high
+    if type(value) not in kinds or not low <= value <= high:  # NaN is neither above nor below
         kind = "whole number" if kinds == (int,) else "number"
-        end = "" if high is None else f" to {high}"
-        raise CheckpointError(f"{name} is {shown(value)} in {path}, but must be a {kind} from {low}{end}")
+        raise CheckpointError(f"{name} is {shown(value)} in {path}, but must be a {kind} from {low} to {high}")
     return value
 
 

@@ -21,7 +21,8 @@ class BaseSection(Section):
         base: path or hub id of the base model; "mini" is the small LLaVA that ships with this package.
         projector: projector.safetensors of `mixlora import-official`, put into the base.
         dtype: of the base's weights; "auto" keeps the checkpoint's own.
-        quantization: hold the base's Linear weights in "4bit" (NF4) or "8bit"; needs bitsandbytes.
+        quantization: hold the base's Linear weights, but a projector's and the output layer's, in "4bit" (NF4) or
+            "8bit"; needs bitsandbytes.
         device: "auto" is a GPU where there is one, "split" spreads the layers over all of them.
         attention: attention implementation of transformers.
         chat_template: a Jinja template in place of the model's own.
@@ -110,6 +111,7 @@ def resolved(config: Section) -> dict[str, Any]:
 
 
 def _absolute(name: str) -> str:
-    """A path that is there, or begins with one before a {pattern}, made absolute; a hub id as it is."""
-    there = Path(name.partition("{")[0] or ".") if "{" in name else Path(name)
-    return str(Path(name).resolve()) if exists(there) else name
+    """A path that is there, or whose folder before a {pattern} is, made absolute; a hub id as it is."""
+    before, brace, _ = name.partition("{")
+    there = exists(Path(name)) or (brace and exists(Path(f"{before}_").parent))
+    return str(Path(name).resolve()) if there else name

@@ -13,7 +13,7 @@ from mixlora.evaluation.config import JUDGE, JudgeSection, MetaSection
 from mixlora.evaluation.folder import JUDGEMENTS, PREDICTIONS, verdicts
 from mixlora.evaluation.intervals import Sample, Share, differences
 from mixlora.evaluation.predictions import Prediction
-from mixlora.evaluation.scoring import Difference, difference
+from mixlora.evaluation.scoring import Difference, difference, matched
 from mixlora.files import file_name
 from mixlora.settings import build
 
@@ -126,6 +126,8 @@ def judged_difference(
 ) -> Difference:
     """The share that a judge calls correct of the second model's answers minus that of the first's.
 
+    Examples are matched by question_id; their order is free.
+
     Args:
         first: one model's answers.
         second: the other's.
@@ -135,12 +137,12 @@ def judged_difference(
         seed: of the resamples.
 
     Raises:
-        DataError: they are not answers to the same examples.
+        DataError: they are not answers to the same questions.
         CheckpointError: the judge did not judge them all.
     """
-    asked = [[(one.question_id, one.prompt, one.target, one.references) for one in side] for side in (first, second)]
-    if asked[0] != asked[1]:
-        raise DataError("the two sides answer different examples; evaluate both on the same data.")
+    first, second = matched(first, second)
+    if reworded := [one for one, own in zip(first, second, strict=True) if one.prompt != own.prompt]:
+        raise DataError(f"{reworded[0].place} has another prompt on the second side; evaluate both on the same data.")
     said = [verdicts(file, judge, side) for file, side in zip(files, (first, second), strict=True)]
     one, other = (np.array([verdict is True for verdict in side], dtype=float) for side in said)
     whole = np.ones_like(one)

@@ -1,5 +1,6 @@
 """EvaluateConfig: what `mixlora evaluate` is asked to do. No model is loaded here."""
 
+import glob
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,8 +10,8 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from mixlora import settings
 from mixlora.errors import ConfigError
 from mixlora.evaluation.scoring import Metric
-from mixlora.files import file_name, is_folder, read_json
-from mixlora.sections import SPLIT, BaseSection, TaskGroupSection
+from mixlora.files import exists, file_name, is_folder, read_json
+from mixlora.sections import MINI, SPLIT, BaseSection, TaskGroupSection
 from mixlora.settings import Number, Section
 
 RECORD = "results.json"
@@ -37,7 +38,7 @@ class EvaluateTask(TaskGroupSection):
     """A task to evaluate on.
 
     Attributes:
-        samples: examples drawn from it by the seed; all if None.
+        samples: examples drawn from it by the seed; if None all, and of a task of the mini suite 800.
         score: "exact", "contained", "classification", "vqa", "pope", "vsr", "entailment", "mme" or "judge"; None for
             "mme" where the task is MME's folder, and "exact" elsewhere.
         labels: the answers that classification chooses from; the targets if None.
@@ -185,10 +186,12 @@ def load(path: Path | None, settings_: Sequence[str] = (), options: Mapping[str,
     """
     data = _read(path) if path else {}
     whole = settings.overridden(data, settings_, options or {})
-    model = whole.get("model")
+    model, place = whole.get("model"), str(path) if path else "the options"
     if isinstance(model, dict) and model.get("base") is None and isinstance(model.get("adapter"), str):
-        model["base"] = _own_base(model["adapter"], list(whole.get("tasks") or ()))
-    return settings.build(EvaluateConfig, whole, str(path) if path else "the options")
+        # with some base, so that whatever else is wrong is told first
+        known = settings.build(EvaluateConfig, whole | {"model": model | {"base": MINI}}, place)
+        model["base"] = _own_base(model["adapter"], next(iter(known.tasks)))
+    return settings.build(EvaluateConfig, whole, place)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -199,7 +202,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _of_results(path: Path) -> dict[str, Any]:
     """The configuration that finished results were made with."""
     try:
-        config = read_json(path / RECORD)["meta"]["config"]
+        config = settings.without_trust(read_json(path / RECORD)["meta"]["config"])
         return {key: value for key, value in config.items() if key != "out"}
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         raise ConfigError(
@@ -207,14 +210,17 @@ def _of_results(path: Path) -> dict[str, Any]:
         ) from None
 
 
-def _own_base(adapter: str, tasks: Sequence[str]) -> str:
-    """The base that a local adapter names.
+def _own_base(adapter: str, task: str) -> str:
+    """The base that a local adapter names: the task's own, or the first of all where that is not there.
 
     Raises:
         ConfigError: it names none, or is not there.
     """
-    path = Path(adapter.replace(TASK, file_name(tasks[0])) if tasks else adapter) / "adapter_config.json"
+    path = Path(adapter.replace(TASK, file_name(task))) / "adapter_config.json"
+    pattern = Path("*".join(glob.escape(part) for part in adapter.split(TASK))) / path.name
     try:
+        if not exists(path):  # an entry can stand for several tasks, whose names only its file knows
+            path = Path(min(glob.glob(str(pattern)), default=path))  # noqa: PTH207 - Path.glob wants a relative one
         found = read_json(path)["base_model_name_or_path"]
     except (OSError, ValueError, LookupError, TypeError):
         found = None

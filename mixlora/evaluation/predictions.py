@@ -51,15 +51,13 @@ class Prediction:
         return record | ({"references": list(self.references)} if self.references else {})
 
 
-def read(path: Path | str, task: str | None = None, whole: bool = True) -> list[Prediction]:
+def read(path: Path | str, task: str | None = None) -> list[Prediction]:
     """The predictions of a file, in its order; keys of a record that are not known here are left out.
 
     Args:
         path: a file with one JSON object a line: `question_id`, `prompt`, `predict`, `target`, and where they are
             given `image_path`, `task` and `references`.
         task: of records that name none; the file's name without its ending if None.
-        whole: False leaves out a last line that no newline ends, as a writer leaves it that was killed. Who continues
-            such a file must cut it off after its last newline first.
 
     Raises:
         DataError: the file or one of its lines cannot be used.
@@ -69,8 +67,6 @@ def read(path: Path | str, task: str | None = None, whole: bool = True) -> list[
         data = read_bytes(path, LARGEST_DATA)
     except OSError as error:
         raise DataError(f"The predictions {path} cannot be read: {error.strerror or error}; check the path.") from None
-    if not whole:
-        data = data[: data.rfind(b"\n") + 1]
     found: dict[str, tuple[Prediction, str]] = {}
     for place, record in _records(data, path.name):
         prediction = _prediction(record, place, task or path.stem)

@@ -73,13 +73,7 @@ def differences_json(found: Comparison) -> str:
 
 
 def _json(data: Any) -> str:
-    return json.dumps(_finite(data), indent=2)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(own) for key, own in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return json.dumps(results.finite(data), indent=2)
 
 
 def _rows(

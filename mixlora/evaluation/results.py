@@ -59,7 +59,7 @@ class Results:
         """
         folder = Path(path)
         temporary = folder / f".{FILE}.new"
-        record = _finite({"format": FORMAT, **asdict(self)})
+        record = finite({"format": FORMAT, **asdict(self)})
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with temporary.open("w", encoding="utf-8") as file:
@@ -129,12 +129,12 @@ def _damaged(file: Path, why: str) -> DataError:
     return DataError(f"{file} is damaged: {why}; run the evaluation again.")
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """The value with None for NaN and infinities, which JSON does not have."""
     if isinstance(value, dict):
-        return {key: _finite(own) for key, own in value.items()}
+        return {key: finite(own) for key, own in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(own) for own in value]
+        return [finite(own) for own in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -141,7 +141,7 @@ def difference(
         DataError: as in `score`, or the two sides do not hold the same examples.
     """
     metric = _known(metric)
-    first, second = _matched(first, second)
+    first, second = matched(first, second)
     one, other = outcomes(first, metric, labels), outcomes(second, metric, labels)
     if not np.array_equal(one.unit, other.unit):
         raise DataError("The two sides pair questions to images in different ways; score the same files of MME.")
@@ -167,8 +167,12 @@ def _known(metric: Metric | str) -> Metric:
         raise ConfigError(f"The metric {metric!r:.200} is unknown; choose from {', '.join(Metric)}.") from None
 
 
-def _matched(first: Sequence[Prediction], second: Sequence[Prediction]) -> tuple[list[Prediction], list[Prediction]]:
-    """Both sides in the order of the first."""
+def matched(first: Sequence[Prediction], second: Sequence[Prediction]) -> tuple[list[Prediction], list[Prediction]]:
+    """Both sides in the order of the first, by question_id.
+
+    Raises:
+        DataError: they do not hold the same examples with the same right answers.
+    """
     sides = [{one.question_id: one for one in side} for side in (first, second)]
     for which, side, found in zip(("first", "second"), (first, second), sides, strict=True):
         if len(found) < len(side):

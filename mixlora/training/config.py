@@ -17,7 +17,7 @@ RECORD = "training.json"
 EPOCHS = 3
 """Passes over the data where neither epochs nor steps are given."""
 
-Rate = Annotated[Number, Field(gt=0)]
+Rate = Annotated[Number, Field(gt=0, allow_inf_nan=False)]
 Schedule = Literal[
     "cosine", "linear", "constant", "constant_with_warmup", "cosine_with_restarts", "polynomial", "inverse_sqrt"
 ]
@@ -46,7 +46,9 @@ class TrainTask(TaskGroupSection):
 
     Attributes:
         samples: examples drawn from it by the seed; all if None.
-        weight: how many examples an epoch takes from it, relative to the others; None for what it has.
+        weight: how many examples an epoch takes from this entry, relative to the other entries'; the tasks that it
+            stands for share them alike. Where one entry has a weight, an entry without one counts 1; where none has,
+            an epoch takes every example once.
         definition: the task in words, for MixLoRA's routing by task.
     """
 
@@ -128,7 +130,7 @@ class RecipeSection(Section):
         snapshots: steps after which the weights alone are also saved, to be measured; 0 is before training.
     """
 
-    epochs: float | None = Field(None, gt=0)
+    epochs: float | None = Field(None, gt=0, allow_inf_nan=False)
     steps: int | None = Field(None, ge=1)
     batch_size: int = Field(128, ge=1)
     micro_batch_size: int | None = Field(None, ge=1)

@@ -57,6 +57,7 @@ def gather(tasks: Mapping[str, TrainTask], collator: Collator, seed: int, decode
     problems: list[DataError] = []
     examples: list[Example] = []
     weights: dict[str, float] = {}
+    weighted = any(task.weight is not None for task in tasks.values())
     known: dict[str, str] = {}
     for name, task in tasks.items():
         found = examples_of(name, task, task.samples, seed, problems)
@@ -66,8 +67,8 @@ def gather(tasks: Mapping[str, TrainTask], collator: Collator, seed: int, decode
                 "own"
             )
         known |= dict.fromkeys(found, name)
-        if task.weight is not None:
-            weights |= {own: task.weight / len(found) for own in found}
+        if weighted:
+            weights |= {own: (task.weight or 1) / len(found) for own in found}
         examples += [example for own in found.values() for example in own]
     checked = check(examples, collator, problems, decode, progress=lambda done, total: progress("data", done, total))
     if problems:

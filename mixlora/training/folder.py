@@ -24,6 +24,8 @@ from mixlora.locks import LOCK, locked
 from mixlora.training.config import RECORD, Method
 
 FORMAT = 1
+OWN = {"checkpoints", "snapshots", "logs", RECORD, f".{RECORD}.new", LOCK}
+"""Names of what a training keeps in its directory beside what is trained, which no specialist's may have."""
 _FREE = {
     "out",
     "model.device",

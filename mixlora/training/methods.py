@@ -9,6 +9,7 @@ from torch import nn
 from mixlora.config import MixLoraConfig, Routing
 from mixlora.errors import ConfigError, MixLoraError
 from mixlora.model import MixLoraModel
+from mixlora.official import PROJECTOR_MODULE
 from mixlora.training.config import Method, TrainConfig
 
 
@@ -92,10 +93,9 @@ def projector_of(base: Any) -> str:
     Raises:
         ConfigError: if there is none.
     """
-    found = [name for name, _ in base.named_modules() if name.rpartition(".")[2] == "multi_modal_projector"]
-    if not found:
+    if all(name.rpartition(".")[2] != PROJECTOR_MODULE for name, _ in base.named_modules()):
         raise ConfigError("adapter.train_projector: this base has no projector; leave it out")
-    return "multi_modal_projector"
+    return PROJECTOR_MODULE
 
 
 def _full(base: Any) -> nn.Module:

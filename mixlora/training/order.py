@@ -24,7 +24,7 @@ class Corpus:
     Attributes:
         tasks: of each example.
         lengths: of each example, in tokens.
-        weights: {task: share}; a task without one counts 1, and where none has one each example comes once an epoch.
+        weights: {task: share of an epoch, relative to the others'}; empty where each example comes once an epoch.
     """
 
     tasks: Sequence[str]
@@ -93,7 +93,7 @@ class Epochs(Sampler[int]):
         of_tasks = [np.flatnonzero(tasks == task) for task in dict.fromkeys(self.corpus.tasks)]
         if not self.corpus.weights:
             return [(own, len(own)) for own in of_tasks]
-        weights = [self.corpus.weights.get(task, 1.0) for task in dict.fromkeys(self.corpus.tasks)]
+        weights = [self.corpus.weights[task] for task in dict.fromkeys(self.corpus.tasks)]
         return list(zip(of_tasks, apportioned(len(tasks), weights), strict=True))
 
     def _batches(self, rng: np.random.Generator, positions: np.ndarray) -> list[np.ndarray]:

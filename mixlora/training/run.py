@@ -1,6 +1,7 @@
 """A training from its configuration to the adapter or model on disk."""
 
 import contextlib
+import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
@@ -21,9 +22,9 @@ from mixlora.files import file_name
 from mixlora.processes import count, meet, rank, together
 from mixlora.progress import Progress, silent
 from mixlora.sections import resolved
-from mixlora.training.config import Method, RecipeSection, TrainConfig
+from mixlora.training.config import EPOCHS, Method, RecipeSection, TrainConfig
 from mixlora.training.corpus import Examples, gather
-from mixlora.training.folder import Folder, written
+from mixlora.training.folder import OWN, Folder, written
 from mixlora.training.methods import adapter_config, prepare
 from mixlora.training.order import Epochs
 from mixlora.training.trainer import Batches, Report, Snapshots, TaskTrainer, arguments
@@ -58,14 +59,16 @@ def train(config: TrainConfig, progress: Progress = silent, callbacks: Sequence[
         )
     if config.method != Method.FULL:
         adapter_config(config)  # its options are refused before hours of other work
+    out = Path(config.out)
+    config = TrainConfig.model_validate(resolved(config))  # an adapter keeps the path of its base
     device = checkpoint.device_of(config.model.device)
     is_main = meet(device.type)
     with contextlib.ExitStack() as stack:
         with together():
-            begun = Folder(Path(config.out), resolved(config), None)  # another's is refused before the data is read
+            begun = Folder(out, resolved(config), None)  # another's is refused before the data is read
             if is_main and not begun.finished:
                 stack.enter_context(begun.alone())
-        return _train(config, begun.path, device, is_main, progress, callbacks)
+        return _train(config, out, device, is_main, progress, callbacks)
 
 
 def _train(
@@ -80,7 +83,7 @@ def _train(
     with together():
         recipe = config.training
         processor = checkpoint.load_processor(config.model)
-        collator = Collator(processor, recipe.max_length, config.model.chat_template)
+        collator = Collator(processor, recipe.max_length)
         examples = gather(config.tasks, collator, recipe.seed, recipe.check_images and is_main, report)
         folder = Folder(out, resolved(config), fingerprint(examples.examples))
         specialists = config.method == Method.SPECIALIST
@@ -95,21 +98,29 @@ class Job:
     """One training, as far as it is known before a model is loaded.
 
     Raises:
-        ConfigError: a batch is larger than all there is.
+        ConfigError: a batch is larger than all there is, or a snapshot is beyond the last step.
     """
 
     def __init__(self, folder: Folder, examples: Examples, recipe: RecipeSection) -> None:
         self.folder = folder
         self.examples = examples
         self.epochs = Epochs(examples.corpus, recipe.order, recipe.batch_size, recipe.seed)
+        last = recipe.steps or math.ceil((recipe.epochs or EPOCHS) * (len(self.epochs) // recipe.batch_size))
+        if beyond := [step for step in recipe.snapshots if step > last]:
+            raise ConfigError(f"training.snapshots asks for step {beyond[0]}, but the last one is {last}; leave it out")
 
 
 def _specialists(config: TrainConfig, folder: Folder, examples: Examples) -> dict[str, Job]:
     """The training of each task, in a directory of its own."""
     jobs = {}
     for task in dict.fromkeys(examples.corpus.tasks):
-        own = examples.only(task)
-        place = Folder(folder.path / file_name(task), folder.config, fingerprint(own.examples), within=folder)
+        own, name = examples.only(task), file_name(task)
+        if name in OWN:
+            raise ConfigError(
+                f"task {task!r}: its specialist would be {folder.path / name}, where a training keeps files of its "
+                "own; give the task another name"
+            )
+        place = Folder(folder.path / name, folder.config, fingerprint(own.examples), within=folder)
         try:
             jobs[task] = Job(place, own, config.training)
         except ConfigError as error:

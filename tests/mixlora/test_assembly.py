@@ -270,6 +270,29 @@ def test_options_out_of_range_are_refused(pieces, tmp_path):
     refused(out, "image_token is '</s>'; it must be a token of its own", *pieces, image_token="</s>")
 
 
+def test_what_a_killed_one_left_is_not_in_the_way(pieces, tmp_path):
+    left = tmp_path / ".base.partial" / "half.safetensors"
+    left.parent.mkdir()
+    left.write_text("half")
+    load(assemble(*pieces[:2], tmp_path / "base", pieces[2]))
+    assert left.read_text() == "half"
+
+
+def test_of_two_at_once_the_first_to_end_is_whole_and_the_other_is_told(pieces, tmp_path, monkeypatch):
+    save = LlavaForConditionalGeneration.save_pretrained
+
+    def overtaken(model, folder, **options):
+        monkeypatch.setattr(LlavaForConditionalGeneration, "save_pretrained", save)
+        assemble(*pieces[:2], tmp_path / "base", pieces[2])
+        save(model, folder, **options)
+
+    monkeypatch.setattr(LlavaForConditionalGeneration, "save_pretrained", overtaken)
+    with pytest.raises(MixLoraError, match="base cannot be written: Directory not empty"):
+        assemble(*pieces[:2], tmp_path / "base", pieces[2])
+    load(tmp_path / "base")
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]
+
+
 def test_a_directory_that_holds_something_is_left_alone(pieces, tmp_path):
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "mine.txt").write_text("mine")

@@ -179,6 +179,8 @@ def test_other_paths_are_refused_with_what_is_understood(tmp_path, mixlora):
         ('{"peft_type": "IA3"}', "peft_type 'IA3'; only MIXLORA and LORA"),
         ("[]", "holds a list where a JSON object belongs"),
         ('{"peft_type": "LORA"}', "r is None in .*, but must be a whole number from 1"),
+        (f'{{"peft_type": "LORA", "r": {10**400}}}', "r is 100.* must be a whole number from 1 to 1000000000"),
+        (f'{{"peft_type": "LORA", "r": 2, "lora_alpha": {10**400}}}', "lora_alpha is 100.* from 0 to 1000000000"),
         ('{"peft_type": "LORA", "r": 2, "lora_alpha": 4}', "no tensors can be read from .*: No such file"),
     ):
         config.write_text(text)

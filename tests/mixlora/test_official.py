@@ -239,6 +239,7 @@ def test_another_models_config_is_refused(tmp_path):
         ({"mix_mm_projector": True}, ["mix_mm_projector is True"]),
         ({"mix_start_layer": 3}, ["mix_start_layer is 3"]),
         ({"ifs_weight": 0.5}, ["ifs_weight is 0.5"]),
+        ({"n_experts": 10**400}, ["n_experts is 1000", "a whole number from 1 to 1000000000"]),
         ({"n_experts": "16"}, ["n_experts is '16'", "a whole number from 1"]),
         ({"n_selected": 5}, ["n_selected is 5", "from 1 to 4"]),
         ({"n_selected": True}, ["n_selected is True"]),

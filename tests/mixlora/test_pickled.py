@@ -100,6 +100,7 @@ def nested(depth):
         (b"\x86.", "no pickle, or a damaged one"),
         (b"I" + b"9" * 5000 + b"\n.", "no pickle, or a damaged one"),
         (b"K\x01K\x02\x93.", "a global that is not named by strings"),
+        (pickle.dumps(SimpleNamespace(a=[10**5000])), "a whole number of 16610 bits"),
         (pickle.dumps(nested(40), 2).rstrip(b".") + b")R.", "a call of a value of type tuple with 0 arguments"),
     ],
 )
@@ -139,6 +140,61 @@ def test_malicious_tensors_do_nothing(tmp_path):
     with pytest.raises(CheckpointError, match="more than named tensors"):
         map_tensors(tmp_path / "mm_projector.bin")
     assert not trap.exists()
+
+
+TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n"
+STORAGE = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\0%bX\x03\0\0\0cpuK\x04tQ"
+DAMAGED = {
+    "empty": b"",
+    "no value": b".",
+    "no mark": b"t.",
+    "no arguments": TENSOR + b")R.",
+    "cut off in a number": b"J\x01\0",
+    "cut off in a text": b"X\x09\0\0\0abc",
+    "no such slot": b"h\x05.",
+    "no such storage": TENSOR + b"(" + STORAGE % b"7" + b"K\0(K\x04t(K\x01t\x89}tR.",
+    "more than its storage": TENSOR + b"(" + STORAGE % b"0" + b"K\0(K\x40t(K\x01t\x89}tR.",
+    "sizes that are none": TENSOR + b"(" + STORAGE % b"0" + b"K\0NN\x89}tR.",
+    "items of no dict": b"NK\x01K\x02s.",
+}
+
+
+def zipped(path, pickled):
+    """A file of torch.save with this pickle and a storage of four numbers."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in (("data.pkl", pickled), ("version", b"3\n"), ("data/0", bytes(16))):
+            archive.writestr(f"archive/{name}", content)
+    return path
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+@pytest.mark.parametrize("bare", [False, True])
+def test_damaged_tensors_are_told_in_one_sentence(tmp_path, name, bare):
+    path = tmp_path / "mm_projector.bin"
+    if bare:
+        path.write_bytes(DAMAGED[name])
+    else:
+        zipped(path, DAMAGED[name])
+    with pytest.raises(CheckpointError) as caught:
+        map_tensors(path)
+    said = str(caught.value)
+    _, _, told = said.partition(f"no tensors can be read from {path}: ")
+    assert len(told) > 5 or said.startswith(f"{path} holds other things than tensors, or is damaged;")
+    assert "\n" not in said
+
+
+def test_the_smallest_whole_file_is_read(tmp_path):
+    """As the damaged ones are made: it is not how they are wrapped that is wrong."""
+    tensor = TENSOR + b"(" + STORAGE % b"0" + b"K\0(K\x04t(K\x01t\x89}tR"
+    found = map_tensors(zipped(tmp_path / "x.bin", b"}X\x01\0\0\0x" + tensor + b"s."))
+    assert list(found) == ["x"] and torch.equal(found["x"], torch.zeros(4))
+    with pytest.raises(CheckpointError, match=r"x\.bin holds more than named tensors"):
+        map_tensors(zipped(tmp_path / "x.bin", b"}K\x01" + tensor + b"s."))
+
+
+def test_an_error_without_words_is_told_by_its_name(tmp_path, mixlora):
+    path = zipped(tmp_path / "mm_projector.bin", DAMAGED["empty"])
+    assert mixlora("info", path) == (2, "", f"error: no tensors can be read from {path}: EOFError\n")
 
 
 def test_an_old_torch_file_is_read_if_it_is_small(tmp_path, monkeypatch):

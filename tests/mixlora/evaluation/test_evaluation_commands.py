@@ -89,6 +89,10 @@ def test_what_evaluate_cannot_use(place, mixlora, tmp_path):
         ([place / "c.yaml"], "the configuration names no directory for predictions and scores; give out: or --out"),
         (["--base", "mini", "--task", "nofile", *out], "--task 'nofile' is not of the form NAME=FILE"),
         (["--task", f"a={place / 'follow.jsonl'}", *out], "the options: 'model' is missing"),
+        (
+            ["--base", "mini", "--task", "a=x", "--task", "b=x", "--task", "a=y", *out],
+            "--task names 'a' twice; give every task a name of its own",
+        ),
         ([place / "c.yaml", *out, "--set", "judge.modle=x"], "unknown key 'judge.modle'; did you mean 'model'?"),
         ([place / "c.yaml", *out, "--set", "tasks.yes.score=judge"], "task 'yes' has score: judge, but there is no"),
         ([place / "c.yaml", *out, "--set", "tasks.yes.score=f1"], "tasks.yes.score"),

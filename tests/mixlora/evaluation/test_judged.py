@@ -148,8 +148,29 @@ def test_other_judges_and_other_questions_are_not_compared(place, tmp_path):
         compare(place / "whole", out)
     other = follow_file(tmp_path / "follow.jsonl", [*FOLLOW[:5], ("six", "eight")])
     ran(tmp_path / "other", {"follow": {"file": str(other), "score": "judge"}}, judge=judge_of(place))
-    with pytest.raises(DataError, match=r"^Task follow: the two sides answer different examples; evaluate both on the"):
+    with pytest.raises(DataError, match=r"^Task follow: Example six .* target 'seven' on the first side and 'eight'"):
         compare(place / "whole", tmp_path / "other")
+    out = copied(place / "whole", tmp_path / "reworded")
+    rows = lines(out / "predictions" / "follow.jsonl")
+    rows[4]["prompt"] = "What comes after five?"
+    (out / "predictions" / "follow.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DataError, match=r"^Task follow: Example .* has another prompt on the second side; evaluate"):
+        compare(place / "whole", out)
+
+
+def test_judged_answers_are_matched_by_their_ids(place, tmp_path):
+    section = JudgeSection(**judge_of(place))
+    for name, verdicts in (("first", [True, True, False, False, None, True]), ("second", [True, False] * 3)):
+        ruled(copied(place / "whole", tmp_path / name), section, verdicts)
+    expected = compare(tmp_path / "first", tmp_path / "second")
+    assert expected.differences["follow"].differing == 4
+    file = tmp_path / "second" / "predictions" / "follow.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in reversed(lines(file))))
+    assert compare(tmp_path / "first", tmp_path / "second") == expected
+    rows = lines(file)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows[:5]))
+    with pytest.raises(DataError, match=r"^Task follow: 1 examples, .* have a prediction on the first side alone"):
+        compare(tmp_path / "first", tmp_path / "second")
 
 
 def test_memory_that_runs_out_while_judging_is_told_and_what_was_said_is_kept(place, tmp_path, monkeypatch):

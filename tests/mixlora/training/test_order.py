@@ -77,11 +77,6 @@ def test_weights_say_how_much_of_an_epoch_a_task_has():
     assert set(places.values()) == {7, 8} and len(places) == 10  # each comes again only when all have come
 
 
-def test_a_task_without_a_weight_counts_one():
-    known = corpus({"a": 30, "b": 30}, weights={"b": 2.0})
-    assert Counter(known.tasks[place] for place in Epochs(known, "shuffled", 6, 0)) == {"a": 20, "b": 40}
-
-
 @given(total=st.integers(0, 500), weights=st.lists(st.floats(0.01, 100), min_size=1, max_size=9))
 def test_apportioned_numbers_add_up_and_stray_by_less_than_one(total, weights):
     found = apportioned(total, weights)

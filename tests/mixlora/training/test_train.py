@@ -190,6 +190,27 @@ def test_a_4_bit_base_is_trained(tmp_path):
     assert kinds == {torch.uint8}
 
 
+@pytest.mark.parametrize("bits", ["4bit", "8bit"])
+def test_a_projector_is_trained_above_a_quantized_base_and_put_there_again(tmp_path, bits):
+    needed("bitsandbytes")
+    model = {"base": "mini", "device": "cpu", "quantization": bits}
+    options = {"adapter": {"dropout": 0, "train_projector": True}, "training": {"logging_steps": 1, "steps": 6}}
+    path = train(made(tmp_path / "out", model=model, **options))[0]
+    assert sum(losses(path)[3:]) < 0.95 * sum(losses(path)[:3])  # the second epoch, and the first
+    plain = train(made(tmp_path / "plain", **options))[0]  # it is put above quantized weights, too
+    base = {name: value for name, value in mini.load_base()[0].state_dict().items() if "projector" in name}
+    for adapter in (path, plain):
+        held = dict(checkpoint.load_adapted(made(tmp_path, model=model).model, str(adapter)).named_parameters())
+        saved = {name: value for name, value in weights(adapter).items() if "projector" in name}
+        assert len(saved) == len(base) == 4
+        for name, value in saved.items():
+            layer = name.rpartition("multi_modal_projector.")[2]
+            before = base[f"model.multi_modal_projector.{layer}"]
+            assert not torch.equal(value, before)
+            here = name.replace("multi_modal_projector.", "multi_modal_projector.modules_to_save.default.")
+            assert_close(held[here], value)
+
+
 def test_routing_by_task_is_trained_by_definitions(tmp_path):
     tasks = {
         "read_word": {"mini": "train", "samples": 12, "definition": "Read the word."},

@@ -7,7 +7,7 @@ from trainings import values
 
 from mixlora import settings
 from mixlora.errors import ConfigError
-from mixlora.sections import resolved
+from mixlora.sections import _absolute, resolved
 from mixlora.training import config
 from mixlora.training.folder import _flat as flat
 
@@ -63,6 +63,9 @@ def test_numbers_may_be_written_without_a_dot(tmp_path):
         ("training.lerning_rate=1", "unknown key 'training.lerning_rate'; did you mean 'learning_rate'?"),
         ("lora.rank=1", "unknown key 'lora.rank'; the keys here are r, alpha, rslora, dora"),
         ("tasks.read_word.wieght=1", "unknown key 'tasks.read_word.wieght'; did you mean 'weight'?"),
+        ("tasks.read_word.weight=.inf", "tasks.read_word.weight: Input should be a finite number (it is inf)"),
+        ("tasks.read_word.weight=.nan", "tasks.read_word.weight: Input should be "),
+        ("training.epochs=.inf", "training.epochs: Input should be a finite number (it is inf)"),
         ("tasks.t.samples=3", "tasks.t: give either file: PATH or mini: heldout"),
         ("adapter.dropout=1", "adapter.dropout: Input should be less than 1 (it is 1)"),
     ],
@@ -76,3 +79,25 @@ def test_what_cannot_be_used_is_told(tmp_path, setting, message):
 def test_full_fine_tuning_of_quantized_weights(tmp_path):
     with pytest.raises(ConfigError, match=r"method full cannot train quantized weights; leave model.quantization out"):
         config.load(None, (), settings.overridden(values(tmp_path, "full"), ["model.quantization=4bit"], {}))
+
+
+@pytest.mark.parametrize(
+    ("name", "is_path"),
+    [
+        ("runs", True),
+        ("runs/{task}", True),
+        ("runs/spec-{task}", True),
+        ("spec-{task}", True),
+        ("{task}", True),
+        ("a{b}.json", True),
+        ("owner/adapter", False),
+        ("owner/adapter-{task}", False),
+        ("other/{task}", False),
+        ("a{c", True),
+    ],
+)
+def test_what_is_there_or_whose_folder_is_becomes_absolute(tmp_path, monkeypatch, name, is_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "a{b}.json").write_text("[]")
+    assert _absolute(name) == (str(tmp_path / name) if is_path else name)

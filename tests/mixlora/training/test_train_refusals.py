@@ -62,6 +62,35 @@ def test_a_batch_that_no_specialist_has_is_refused_before_any_is_trained(tmp_pat
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("by", [False, True])
+@pytest.mark.parametrize("task", ["checkpoints", "snapshots", "logs", "training.json", ".training.json.new", ".lock"])
+def test_a_specialist_by_the_name_of_what_a_training_keeps(tmp_path, task, by):
+    records = [{"id": str(n), "prompt": f"p {n}", "response": "r", "name": task} for n in range(8)]
+    entry = jsonl(tmp_path / "t.jsonl", records)
+    tasks = {"many": entry | {"by": "name"}} if by else {task: entry}
+    assert refused(ConfigError, made(tmp_path / "out", "specialist", tasks=tasks)) == (
+        f"task {task!r}: its specialist would be {tmp_path / 'out' / task}, where a training keeps files of its own; "
+        "give the task another name"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("method", ["lora", "specialist"])
+def test_a_snapshot_beyond_the_last_step_is_refused_before_a_base_is_loaded(tmp_path, monkeypatch, method):
+    epochs = {"steps": None, "epochs": 1.5}
+    last = 5 if method == "lora" else 3  # 24 or 12 examples in batches of 8: 3 or 2 an epoch
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "load_base", lambda *_, **__: pytest.fail("a base was loaded"))
+        wanted = made(tmp_path / "out", method, training=epochs | {"snapshots": [0, last, last + 1]})
+        message = refused(ConfigError, wanted)
+    where = "" if method == "lora" else "task 'read_word': "
+    assert message == f"{where}training.snapshots asks for step {last + 1}, but the last one is {last}; leave it out"
+    assert not (tmp_path / "out").exists()
+    path = run.train(made(tmp_path / "out", method, training=epochs | {"snapshots": [last]}))[0]
+    assert json.loads((path / "training.json").read_text())["steps"] == last
+    assert [own.name for own in (path / "snapshots").iterdir()] == [f"step-{last}"]
+
+
 def test_batches_that_do_not_divide_among_processes(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(ConfigError) as error:

@@ -1,6 +1,7 @@
 """Trainings as people run them: other models, other data, the command line."""
 
 import json
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -14,8 +15,11 @@ from trainings import TASKS, made, values
 from transformers import AutoModelForCausalLM
 from transformers.integrations import integration_utils
 
+from mixlora import checkpoint
 from mixlora.data import mini
 from mixlora.data.collation import Collator
+from mixlora.data.examples import Example, Turn
+from mixlora.data.templates import LLAVA_V1
 from mixlora.errors import ConfigError
 from mixlora.training import config, run
 from mixlora.training.corpus import gather
@@ -116,6 +120,35 @@ def test_weights_say_how_often_tasks_are_seen(tmp_path):
     assert record(path)["examples_seen"] == {"read_word": 6, "name_ink": 18}
 
 
+def labelled(path, counts):
+    """An entry that stands for a task of each name, of so many examples."""
+    lines = [
+        {"id": f"{task}{n}", "prompt": f"Count to {n}.", "response": WORDS[n % 9], "kind": task}
+        for task, count in counts.items()
+        for n in range(count)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return {"file": str(path), "by": "kind"}
+
+
+@pytest.mark.parametrize(
+    ("weights_", "expected"),
+    [
+        ({}, {"one": 12, "a": 20, "b": 10, "c": 6}),  # every example once
+        ({"one": 2}, {"one": 32, "a": 6, "b": 5, "c": 5}),  # 2 : 1, of which each of three tasks has a third
+        ({"many": 3}, {"one": 12, "a": 12, "b": 12, "c": 12}),  # 1 : 3
+        ({"one": 1, "many": 1}, {"one": 24, "a": 8, "b": 8, "c": 8}),
+    ],
+)
+def test_a_weight_is_an_entrys_and_shared_by_the_tasks_that_it_stands_for(tmp_path, weights_, expected):
+    entries = {"one": text(tmp_path / "one.jsonl"), "many": labelled(tmp_path / "m.jsonl", {"a": 20, "b": 10, "c": 6})}
+    tasks = {name: entry | {"weight": weights_.get(name)} for name, entry in entries.items()}
+    collator = Collator(mini.load_base()[1].tokenizer)
+    corpus = gather(made(tmp_path, tasks=tasks).tasks, collator, 0, False, lambda *_: None).corpus
+    assert len(corpus.tasks) == 48
+    assert Counter(corpus.tasks[place] for place in Epochs(corpus, "shuffled", 8, 0)) == expected
+
+
 def test_what_is_taken_is_counted_over_epochs():
     known = Corpus(["a"] * 9 + ["b"] * 5, [1] * 14, {"a": 1.0, "b": 2.0})
     epochs, seen = Epochs(known, "shuffled", 4, 0), Counter()
@@ -153,6 +186,55 @@ def test_a_finished_directory_is_a_configuration(tmp_path):
     assert all(torch.equal(one[name], other[name]) for name in one)
     with pytest.raises(ConfigError, match="names no directory"):
         run.train(config.load(path))
+
+
+def interrupted_at(step):
+    def told(stage, done, _):
+        if stage == "training" and done == step:
+            raise KeyboardInterrupt
+
+    return told
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_base_by_a_relative_path_is_found_from_anywhere(tmp_path, monkeypatch, textual, moved):
+    monkeypatch.chdir(Path(textual["base"]).parent)
+    count = text(tmp_path / "count.jsonl")
+    wanted = made(
+        tmp_path / "out",
+        model=textual | {"base": Path(textual["base"]).name},
+        tasks={"count": {"file": os.path.relpath(count["file"])}},
+    )
+    with pytest.raises(KeyboardInterrupt):
+        run.train(wanted, interrupted_at(3))
+    if moved:
+        monkeypatch.chdir(tmp_path)
+        wanted = config.load(tmp_path / "out", (), {"out": "out"})
+    steps = []
+    assert run.train(wanted, lambda stage, done, _: steps.append(done) if stage == "training" else None)
+    assert steps == [3, 4]
+    known = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert known["base_model_name_or_path"] == textual["base"]
+    monkeypatch.chdir("/")
+    again = {**textual, "base": known["base_model_name_or_path"]}
+    assert checkpoint.load_adapted(made(tmp_path, model=again).model, str(tmp_path / "out")).active_adapter == "default"
+
+
+def prompt(base, chat_template=None):
+    """How a base's own processor, or a template, begins a conversation."""
+    collator = Collator(checkpoint.load_processor(made("o", model={"base": str(base)}).model), None, chat_template)
+    turns = (Turn("user", "Count."), Turn("assistant", "one"))
+    return collator.tokenizer.decode(collator.encode(Example("1", "t", turns, None, "t:1")).input_ids)
+
+
+@pytest.mark.parametrize("seeing", [False, True])
+def test_a_whole_model_is_saved_with_the_template_that_it_was_trained_with(tmp_path, textual, seeing):
+    base = {"base": "mini", "device": "cpu"} if seeing else textual
+    template = LLAVA_V1.replace("USER: ", "HUMAN: ")
+    wanted = {"model": base | {"chat_template": template}, "tasks": {"count": text(tmp_path / "count.jsonl")}}
+    path = run.train(made(tmp_path / "out", "full", **wanted, training={"steps": 1}))[0]
+    assert prompt(path) == prompt(base["base"], template) != prompt(base["base"])
+    assert "HUMAN: Count." in prompt(path)
 
 
 def test_a_specialists_directory_is_one_too(tmp_path):
