@@ -13,7 +13,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from interference.blocks import Side
+from interference.blocks import Side, Space
 from interference.canvas import Picture, room, save, short
 from interference.errors import ScopeError
 from interference.measure import METRICS
@@ -115,6 +115,7 @@ def panels(
     layers: Sequence[int] | None = None,
     modules: Sequence[str] | None = None,
     side: Side | str | None = None,
+    space: Space | str = Space.PARAMETERS,
     **options: Any,
 ) -> Picture:
     """Small multiples: one row a layer, one column a group of modules and side, as in the paper's Figure 2.
@@ -125,19 +126,21 @@ def panels(
         layers: rows; None for every probed layer.
         modules: columns: modules or groups of them; None for every group.
         side: of the columns; None for A and B.
+        space: "weight" for columns of W, which has no sides, if the run was computed with weight_space=True.
         options: options of `Run.table`.
 
     Raises:
         ScopeError: if a layer, module or side is not there, or none of these blocks lies in a layer.
     """
-    blocks = run.scope(layers, modules, side)
+    blocks = run.scope(layers, modules, side, space)
     blocks = blocks[blocks["layer"].notna()]
     rows = sorted({int(layer) for layer in blocks["layer"]})
     if not rows:
         raise ScopeError("no block of this scope lies in a layer; name modules of layers, or a run that probes layers")
     groups = modules or list(dict.fromkeys(blocks["group"]))
-    columns = [(group, one) for group in groups for one in ((Side.A, Side.B) if side is None else (Side(side),))]
-    tables, empty = _panel_tables(run, rows, columns, metric, **options)
+    sides = (Side.W,) if space == Space.WEIGHT else (Side.A, Side.B) if side is None else (Side(side),)
+    columns = [(group, one) for group in groups for one in sides]
+    tables, empty = _panel_tables(run, rows, columns, space, metric, **options)
     width, longest = max(1.8, 0.42 * len(run.tasks)), room(run.tasks)
     across = width + max(0.25, 0.67 * longest - 0.3)  # names below a panel reach under the one before it
     figure = Picture((across * len(columns) + longest + 1.4, (width + 0.35) * len(rows) + longest + 0.6), "compressed")
@@ -160,15 +163,20 @@ def panels(
 
 
 def _panel_tables(
-    run: Run, layers: Sequence[int], columns: Sequence[tuple[str, Side]], metric: str, **options: Any
+    run: Run,
+    layers: Sequence[int],
+    columns: Sequence[tuple[str, Side]],
+    space: Space | str,
+    metric: str,
+    **options: Any,
 ) -> tuple[dict[tuple[int, str, Side], pd.DataFrame], dict[tuple[int, str, Side], str]]:
     """The tables of the panels, by layer, modules and side, and why others have none."""
     tables, empty = {}, {}
     for layer in layers:
-        there = run.scope([layer])
+        there = run.scope([layer], space=space)
         for group, side in columns:
             named = (there[["module", "group", "component"]] == group).any(axis=1) & (there["side"] == side)
-            scope: dict[str, Any] = {"layers": [layer], "modules": [group], "side": side}
+            scope: dict[str, Any] = {"layers": [layer], "modules": [group], "side": side, "space": space}
             if not named.any():
                 empty[layer, group, side] = "not probed"
             elif not run.gram(**scope).any():

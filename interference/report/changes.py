@@ -115,7 +115,7 @@ def unequal_loss(first: Measured, second: Measured) -> str | None:
 
 def _one_training(first: Measured, second: Measured) -> bool:
     """Whether they are two moments of one training."""
-    steps = [step_of(run) is not None for run in (first, second)]
+    steps = [step_of(run.label, run.run) is not None for run in (first, second)]
     return all(steps) and series_of(first.label) == series_of(second.label)
 
 

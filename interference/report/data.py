@@ -105,7 +105,8 @@ def report(
     """The report of some runs.
 
     Args:
-        runs: {label: run}, in the order in which they are shown and compared.
+        runs: {label: run}, shown and compared in this order, except that checkpoints of one training, told by the
+            steps in their labels or meta, come in the order of these, within the places that they take together.
         detail: "small" and "full" measure fewer and more scopes and choices than is usual for the runs' size.
         replicates: resamples of every interval.
         examples: read the data again that the runs name, to show the examples behind the clearest cells.
@@ -119,7 +120,7 @@ def report(
     """
     if not runs:
         raise ScopeError("there is no run to report on; name at least one")
-    measured, left_out = _measured(runs, _detail(detail), replicates, progress)
+    measured, left_out = _measured(depth.in_step_order(runs), _detail(detail), replicates, progress)
     groupings = [group(run.tables[WHOLE][BASE]) for run in measured]
     details = [words.details(run, grouping) for run, grouping in zip(measured, groupings, strict=True)]
     compared, unlike = _compared(measured, replicates, progress)
@@ -133,7 +134,7 @@ def report(
     if cut:
         left_out.add("", f"Along the training, the {cut} pairs of tasks with the smallest values are not shown")
     data = ReportData(
-        title="Task interference: " + several(list(runs)),
+        title="Task interference: " + several([run.label for run in measured]),
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=_versions(measured),
         headline=[*_headline(measured, details), *(found.words for found in compared[:SAID]), *unlike[:SAID]],
@@ -261,9 +262,9 @@ def _headline(runs: Sequence[Measured], details: Sequence[Sequence[str]]) -> lis
 
 def _advice(runs: Sequence[Measured], groupings: Sequence[Grouping | None]) -> list[str]:
     said = words.advice_of_all(runs, groupings)
-    for a, b in changes.partners(runs)[: changes.MOST]:
-        if warning := changes.unequal_loss(runs[a], runs[b]):
-            said.append(f"{runs[a].label} and {runs[b].label}: {warning}.")
+    for first, second in ((runs[a], runs[b]) for a, b in changes.partners(runs)[: changes.MOST]):
+        if changes.same_examples(first, second) and (warning := changes.unequal_loss(first, second)):
+            said.append(f"{first.label} and {second.label}: {warning}.")
     return said
 
 

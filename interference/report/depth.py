@@ -1,13 +1,14 @@
 """Interference along the model's depth and along a training: rows for charts, taken from tables that are there."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from interference.report.measured import Measured, off_diagonal, rows
 from interference.report.scopes import BASE
+from interference.run import Run
 from interference.significance import Verdict
 
 ROWS = 12_000
@@ -42,7 +43,7 @@ def trajectory(runs: Sequence[Measured]) -> tuple[list[dict[str, Any]], int]:
     """
     series: dict[str, list[tuple[int, float]]] = {}
     for place, run in enumerate(runs):
-        if (step := step_of(run)) is not None:
+        if (step := step_of(run.label, run.run)) is not None:
             series.setdefault(series_of(run.label), []).append((place, step))
     points = [(name, *point) for name, places in series.items() if len(places) > 1 for point in places]
     if not points:
@@ -58,12 +59,23 @@ def trajectory(runs: Sequence[Measured]) -> tuple[list[dict[str, Any]], int]:
     return found, len(pairs) - len(kept)
 
 
-def step_of(run: Measured) -> float | None:
+def in_step_order(runs: Mapping[str, Run]) -> dict[str, Run]:
+    """The same runs, those of each series in the order of their steps, within the places that the series takes."""
+    steps = {label: step for label, run in runs.items() if (step := step_of(label, run)) is not None}
+    series: dict[str, list[str]] = {}
+    for label in sorted(steps, key=steps.__getitem__):
+        series.setdefault(series_of(label), []).append(label)
+    waiting = {name: iter(labels) for name, labels in series.items()}
+    labels = [next(waiting[series_of(label)]) if label in steps else label for label in runs]
+    return {label: runs[label] for label in labels}
+
+
+def step_of(label: str, run: Run) -> float | None:
     """The optimizer step at which a run was measured, if it is known."""
-    step = run.run.meta.get("step")
+    step = run.meta.get("step")
     if isinstance(step, int | float):
         return float(step)
-    found = _STEP.search(run.label)
+    found = _STEP.search(label)
     return float(found[1]) if found else None
 
 

@@ -172,9 +172,9 @@ function pairChooser() {
   return make("div", { className: "chooser" }, ...chips, form);
 }
 
-function linesOf(rows, runIndex, x, where) {
+function linesOf(rows, x, where) {
   const order = new Map(state.chosen.map((pair, k) => [lineKey(pair), k]));
-  return rows.filter((row) => order.has(lineKey(row)) && (row.run ?? runIndex) === runIndex)
+  return rows.filter((row) => order.has(lineKey(row)))
     .sort((a, b) => order.get(lineKey(a)) - order.get(lineKey(b)))
     .map((row) => ({ pair: pairWord(row.affected, row.stepped), x: x(row), value: row.value, low: row.low, high: row.high, where: where(row), text: `${number(row.value)} ${interval(row.low, row.high)}` }));
 }
@@ -191,9 +191,9 @@ async function showProfile() {
   const form = make("form", { className: "controls" });
   fillControls(form, home, ["modules", "side"], all, state.along, showProfile);
   const { modules, side } = state.along;
-  const charts = report.runs.map((run, k) => ({
+  const charts = report.runs.map((run) => ({
     title: run.label,
-    rows: linesOf(run.profile.filter((row) => row.modules === modules && row.side === side), k, (row) => row.layer, (row) => `layer ${row.layer}`),
+    rows: linesOf(run.profile.filter((row) => row.modules === modules && row.side === side), (row) => row.layer, (row) => `layer ${row.layer}`),
   })).filter(({ rows }) => rows.length);
   const domain = robustFrame(charts.flatMap(({ rows }) => rows));
   const places = charts.map(() => make("div", { className: "chart" }));
@@ -292,11 +292,21 @@ async function showRuns() {
 
 // What can I do ---------------------------------------------------------------------------------------------------
 
+// The runs outside any training, and of each training its last checkpoint.
+function lastRuns() {
+  const last = new Map();
+  for (const row of report.trajectory) {
+    if (row.step >= (last.get(row.series)?.step ?? row.step)) last.set(row.series, row);
+  }
+  const kept = [...last.values()].map((row) => row.run);
+  const along = new Set(report.trajectory.map((row) => row.run));
+  return report.runs.filter((run, k) => !along.has(k) || kept.includes(k));
+}
+
 async function showGrouping() {
   const size = report.tasks.length;
   const { limit } = limitOf(report.choices[0].metric);
-  const runs = report.trajectory.length ? report.runs.slice(-1) : report.runs; // of a training the last checkpoint
-  await Promise.all(runs.map(async (run) => {
+  await Promise.all(lastRuns().map(async (run) => {
     const cells = run.cells[everything.key]?.[report.choices[0].key];
     if (!run.grouping || !cells) return;
     const { order, merges, split, words } = run.grouping;
@@ -345,18 +355,24 @@ async function showDifferences() {
   }));
 }
 
+// One chart a training, on one scale.
 async function showTrajectory() {
   if (!report.trajectory.length) return;
   const home = place("trajectory");
   forget(home);
-  const stepped = report.trajectory.every((row) => row.step !== null);
-  const rows = report.trajectory.map(({ run, ...row }) => ({ ...row, label: report.runs[run].label }));
-  const shown = linesOf(rows, undefined, (row) => (stepped ? row.step : row.label), (row) => row.label);
-  const chart = make("div", { className: "chart" });
-  home.replaceChildren(make("p", { className: "hint", textContent: "Interference I of chosen pairs from checkpoint to checkpoint, with 95 % bands; what leaves the frame is cut. Dashed: 0, no effect." }), pairChooser(), chart);
-  const few = new Set(shown.map((row) => row.x)).size < FEW_STEPS; // uneven steps would crowd at the left
-  shown.sort((a, b) => (stepped ? a.x - b.x : 0));
-  if (shown.length) await draw(chart, lines(shown, { xTitle: stepped ? `training step${few ? " (not to scale)" : ""}` : "checkpoint", yTitle: "interference I", ordinal: few || !stepped, domain: robustFrame(shown) }));
+  const label = (row) => report.runs[row.run].label;
+  const series = [...new Set(report.trajectory.map((row) => row.series))];
+  const charts = series.map((name) => ({
+    title: series.length > 1 ? name : undefined,
+    rows: linesOf(report.trajectory.filter((row) => row.series === name), (row) => row.step, label).sort((a, b) => a.x - b.x),
+  })).filter(({ rows }) => rows.length);
+  const few = charts.every(({ rows }) => new Set(rows.map((row) => row.x)).size < FEW_STEPS); // uneven steps would crowd at the left
+  const domain = robustFrame(charts.flatMap(({ rows }) => rows));
+  const places = charts.map(() => make("div", { className: "chart" }));
+  home.replaceChildren(
+    make("p", { className: "hint", textContent: "Interference I of chosen pairs from checkpoint to checkpoint, with 95 % bands; what leaves the frame is cut. Dashed: 0, no effect." }),
+    pairChooser(), make("div", { className: "charts" }, ...places));
+  await Promise.all(charts.map(({ title, rows }, k) => draw(places[k], lines(rows, { title, xTitle: `training step${few ? " (not to scale)" : ""}`, yTitle: "interference I", domain, ordinal: few }))));
 }
 
 // How it was measured ---------------------------------------------------------------------------------------------

@@ -19,9 +19,6 @@ import vl_convert
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from interference.errors import RunError
-from interference.stored import replace_files
-
 FOLDER = Path(__file__).parent
 SCRIPTS = ("marks.js", "charts.js", "matrix.js", "page.js")  # one program, in this order
 # Controls other than tab and line feed, lone surrogates, and marks that turn the direction of the text behind them.
@@ -49,23 +46,6 @@ def render(data: Mapping[str, Any] | str) -> str:
         scripts=[Markup(script) for script in scripts],
         style=Markup(style),
     )
-
-
-def write(data: Mapping[str, Any] | str, path: Path | str) -> Path:
-    """The path of the page that was written; a reader finds the old page or the new one, never a part.
-
-    Raises:
-        RunError: if it cannot be written there.
-        ValueError: as in `render`.
-    """
-    path, page = Path(path), render(data)
-    try:
-        replace_files({path: page.encode("utf-8")})
-    except OSError as error:
-        raise RunError(
-            f"the report cannot be written to {path}: {error.strerror or error}; choose another --out"
-        ) from None
-    return path
 
 
 def _policy(style: str, scripts: list[str]) -> str:

@@ -1,32 +1,28 @@
 """The CSV files of a report: the same numbers as the page's, in full precision, for a spreadsheet or a script."""
 
+import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from interference.errors import RunError
 from interference.report.data import ReportData
 from interference.report.scopes import BASE, WHOLE
-from interference.stored import replace_files
 
 _READ = {name: getattr(BASE, name) for name in ("metric", "pairs", "reduce")}
 """How the numbers of the null, the profile and the trajectory are made."""
+FILE = re.compile(r"(matrix-\d+|cells|differences|signal|null|profile|groups|trajectory)\.csv")
+"""Names of the tables that a report may have."""
 
 
-def write(report: ReportData, folder: Path | str) -> list[Path]:
-    """Write the tables of a report; the paths.
+def render(report: ReportData) -> dict[str, bytes]:
+    """The tables of a report: the content of every file by its name.
 
-    They replace those of a report before: all, or none where one cannot be written. `matrix-K.csv` is the K-th run's
-    interference (ratio of means, all layers) as a matrix, rows affected and columns stepped; `cells.csv` every choice
-    of metric over all layers, one row a cell; `differences.csv`, `signal.csv`, `null.csv`, `profile.csv`, `groups.csv`
-    and `trajectory.csv` are what their names say, where there is any. No file is named after a run or task.
-
-    Raises:
-        RunError: if the folder cannot be written to.
+    `matrix-K.csv` is the K-th run's interference (ratio of means, all layers) as a matrix, rows affected and columns
+    stepped; `cells.csv` every choice of metric over all layers, one row a cell; `differences.csv`, `signal.csv`,
+    `null.csv`, `profile.csv`, `groups.csv` and `trajectory.csv` are what their names say, where there is any. No file
+    is named after a run or task.
     """
-    folder = Path(folder)
     frames = {f"matrix-{place + 1}": frame for place, frame in enumerate(_matrices(report))}
     rows = {
         "cells": _cells(report),
@@ -37,15 +33,8 @@ def write(report: ReportData, folder: Path | str) -> list[Path]:
         "trajectory": ({**row, "run": report.runs[row["run"]]["label"], **_READ} for row in report.trajectory),
     }
     frames |= {name: pd.DataFrame(list(found)) for name, found in rows.items()}
-    shown = {folder / f"{name}.csv": frame for name, frame in frames.items() if not frame.empty}
-    files = {path: _text(frame, path.name.startswith("matrix-")) for path, frame in shown.items()}
-    try:
-        replace_files(files)
-        for stale in {*folder.glob("matrix-*.csv"), *(folder / f"{name}.csv" for name in rows)} - set(files):
-            stale.unlink(missing_ok=True)  # of a report before, with more runs
-    except OSError as error:
-        raise RunError(f"tables cannot be written to {folder}: {error.strerror or error}; choose another") from None
-    return list(files)
+    shown = {f"{name}.csv": frame for name, frame in frames.items() if not frame.empty}
+    return {name: _text(frame, name.startswith("matrix-")) for name, frame in shown.items()}
 
 
 def _text(frame: pd.DataFrame, index: bool) -> bytes:

@@ -5,9 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from interference import figures
-from interference.errors import ConfigError
-from interference.report import data, page, tables
+from interference.canvas import Picture, rendered
+from interference.errors import ConfigError, RunError
+from interference.report import data, depth, page, tables
 from interference.run import Run, load
+from interference.stored import replace_files
 from mixlora.progress import Progress, silent
 
 REDUCE = "ratio-of-means"
@@ -17,6 +19,7 @@ SIDE_BY_SIDE = 60
 """Tasks of all matrices of the figure that shows the runs beside each other."""
 MATRIX_TASKS = 40
 """Tasks of the figure of one run's matrix: more are metres of paper."""
+KINDS = ("png", "svg")
 _FIGURE = re.compile(r"((matrix|layers)-\d+|series)\.(png|svg)")
 
 
@@ -28,10 +31,12 @@ def write(
     examples: bool = True,
     progress: Progress = silent,
 ) -> list[Path]:
-    """The paths of report.html and of the folders of figures (PNG, SVG) and tables (CSV).
+    """The paths of report.html and of the folders of figures (PNG, SVG), where there are any, and tables (CSV).
+
+    They replace those of a report before as a whole: where one cannot be written, all stay as they were.
 
     Args:
-        runs: directories, in the order in which they are shown and compared.
+        runs: directories, shown and compared in the order of `data.report`.
         labels: what they are called; their paths if None.
         out: the directory to write to.
         detail: as in `data.report`.
@@ -44,13 +49,15 @@ def write(
     """
     named = _named(runs, labels)
     sources = {label: str(path) for label, path in zip(named, runs, strict=True)}
+    named = depth.in_step_order(named)  # figures are numbered as the tables are
     made = data.report(named, detail, examples=examples, sources=sources, progress=progress)
     drawn = {name: _layers(run) for name, run in named.items()}
     made.left_out.extend(_not_drawn(named, drawn))
-    written = [page.write(made.to_json(), out / "report.html")]
-    tables.write(made, out / "tables")
-    _draw(named, drawn, out / "figures")
-    return [*written, out / "figures", out / "tables"]
+    pictures = {out / "figures" / name: content for name, content in _figures(named, drawn)}
+    sheets = {out / "tables" / name: content for name, content in tables.render(made).items()}
+    html = out / "report.html"
+    _replace({html: page.render(made.to_json()).encode("utf-8"), **pictures, **sheets}, out)
+    return [html, *([out / "figures"] if pictures else []), out / "tables"]
 
 
 def _named(runs: Sequence[Path], labels: Sequence[str] | None) -> dict[str, Run]:
@@ -95,15 +102,32 @@ def _not_drawn(runs: Mapping[str, Run], drawn: Mapping[str, Sequence[int]]) -> I
         yield f"figures/series is not drawn: {len(runs)} matrices of {len(next(iter(runs.values())).tasks)} tasks."
 
 
-def _draw(runs: Mapping[str, Run], drawn: Mapping[str, Sequence[int]], folder: Path) -> None:
-    paths: list[Path] = []
+def _figures(runs: Mapping[str, Run], drawn: Mapping[str, Sequence[int]]) -> Iterator[tuple[str, bytes]]:
+    """The figures' files: name and content."""
+    for stem, figure in _drawn(runs, drawn):
+        for kind in KINDS:
+            yield f"{stem}.{kind}", rendered(figure, kind)
+
+
+def _drawn(runs: Mapping[str, Run], drawn: Mapping[str, Sequence[int]]) -> Iterator[tuple[str, Picture]]:
     for place, (name, run) in enumerate(runs.items(), 1):
         if len(run.tasks) <= MATRIX_TASKS:
-            paths += figures.save(figures.heatmap(run, title=name, reduce=REDUCE), folder, f"matrix-{place}")
+            yield f"matrix-{place}", figures.heatmap(run, title=name, reduce=REDUCE)
         if drawn[name]:
-            paths += figures.save(figures.panels(run, layers=drawn[name], reduce=REDUCE), folder, f"layers-{place}")
+            yield f"layers-{place}", figures.panels(run, layers=drawn[name], reduce=REDUCE)
     if _side_by_side(runs) and _fits(runs):
-        paths += figures.save(figures.series(runs, reduce=REDUCE), folder, "series")
-    for path in set(folder.glob("*")) - set(paths):
-        if _FIGURE.fullmatch(path.name):
-            path.unlink(missing_ok=True)  # of a report before, with more runs
+        yield "series", figures.series(runs, reduce=REDUCE)
+
+
+def _replace(files: Mapping[Path, bytes], out: Path) -> None:
+    """Write a report's files over those of a report before, then remove what that one had more."""
+    try:
+        replace_files(files)
+        for folder, names in (("figures", _FIGURE), ("tables", tables.FILE)):
+            for path in set((out / folder).glob("*")) - set(files):
+                if names.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"the report cannot be written to {out}: {error.strerror or error}; choose another --out"
+        ) from None

@@ -63,7 +63,9 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Opened]]:
 
     def open_page(data: dict | Path, width: int = 1400) -> Opened:
         new = tmp_path / f"report{len(everything)}.html"
-        path = data if isinstance(data, Path) else report_page.write(data, new)
+        if not isinstance(data, Path):
+            new.write_text(report_page.render(data), encoding="utf-8")
+        path = data if isinstance(data, Path) else new
         result = Opened(browser.new_page(viewport={"width": width, "height": 900}), path)
         everything.append(result)
         result.page.on("console", lambda message: result.complaints.append(f"{message.type}: {message.text}"))

@@ -30,8 +30,10 @@ VALUES = [
 CHOICES = [*VALUES, ("delta", "leave-one-out", None), ("cosine", None, None), ("conflict_rate", None, None)]
 
 
-def report(runs: int = 1, tasks: list[str] | None = None, layers: int = 4, seed: int = 0, steps: bool = False) -> dict:
-    """A whole ReportData of so many runs; `steps` makes them checkpoints of one training."""
+def report(
+    runs: int = 1, tasks: list[str] | None = None, layers: int = 4, seed: int = 0, trainings: tuple[str, ...] = ()
+) -> dict:
+    """A whole ReportData of so many runs: checkpoints of trainings of these names in turn, if there are any."""
     tasks = TASKS if tasks is None else tasks
     random = np.random.default_rng(seed)
     scopes = _scopes(layers)
@@ -39,7 +41,8 @@ def report(runs: int = 1, tasks: list[str] | None = None, layers: int = 4, seed:
         {"key": "/".join(filter(None, parts)), "metric": parts[0], "pairs": parts[1], "reduce": parts[2]}
         for parts in CHOICES
     ]
-    labels = [f"step {200 * k}" for k in range(runs)] if steps else ["LoRA r=4", "MixLoRA E=16 r=4", "third"][:runs]
+    along = [(trainings[k % len(trainings)], 200.0 * (k // len(trainings))) for k in range(runs if trainings else 0)]
+    labels = [f"{name} step {step:.0f}" for name, step in along] or ["LoRA r=4", "MixLoRA E=16 r=4", "third"][:runs]
     made = [_run(random, label, tasks, scopes, choices, layers) for label in labels]
     pairs = [(a, b) for a, b in itertools.product(tasks, tasks) if a != b]
     return {
@@ -56,7 +59,8 @@ def report(runs: int = 1, tasks: list[str] | None = None, layers: int = 4, seed:
         "runs": made,
         "differences": [_difference(random, made, 0, 1, scopes, choices)] if runs == 2 else [],
         "trajectory": [
-            _point(random, a, b) | {"run": k, "step": 200.0 * k} for k in range(runs if steps else 0) for a, b in pairs
+            _point(random, a, b) | {"run": k, "series": name, "step": step}
+            for k, (name, step) in enumerate(along) for a, b in pairs
         ],
     }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The report's page as a file: its security policy, its data, and that it is whole or absent."""
+"""The report's page as a file: its security policy and its data."""
 
 import json
 import re
@@ -6,7 +6,6 @@ import re
 import made_up
 import pytest
 
-from interference.errors import RunError
 from interference.report import page as report_page
 
 
@@ -29,22 +28,3 @@ def test_a_number_that_is_not_finite_is_refused():
     data["runs"][0]["loss"]["ink"] = float("nan")
     with pytest.raises(ValueError, match="not JSON compliant"):
         report_page.render(data)
-
-
-def test_a_page_is_whole_or_absent(tmp_path):
-    path = report_page.write(made_up.report(), tmp_path / "new" / "report.html")
-    before = path.read_text(encoding="utf-8")
-    bad = made_up.report()
-    bad["runs"][0]["loss"]["ink"] = float("inf")
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        report_page.write(bad, path)
-    assert path.read_text(encoding="utf-8") == before
-    assert [file.name for file in path.parent.iterdir()] == ["report.html"]
-
-
-def test_a_place_that_cannot_be_written_is_named(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(
-        RunError, match=r"the report cannot be written to .*/file/report\.html: .*; choose another --out"
-    ):
-        report_page.write(made_up.report(), tmp_path / "file" / "report.html")

@@ -292,34 +292,6 @@ def test_every_question_has_its_chart_and_numbers(opened):
         assert page.get_by_text(words, exact=True).first.is_visible()
 
 
-def test_checkpoints_of_a_training_have_their_lines(opened):
-    data, steps = made_up.report(runs=3, steps=True), {0: 400.0, 1: 0.0, 2: 200.0}
-    for row in data["trajectory"]:
-        row["step"] = steps[row["run"]]  # runs are not given in the order of their steps
-    page = opened(data).page
-    assert page.locator("#trajectory svg").count() == 1
-    assert "training step" in page.locator("#trajectory svg").text_content()
-    assert page.locator("#trajectory svg .role-axis-label text").all_text_contents()[:3] == ["0", "200", "400"]
-    pairs = [words.split(" → ") for words in page.locator("#trajectory .chip bdi").all_text_contents()]
-    of = {(row["stepped"], row["affected"], row["step"]): row for row in data["trajectory"]}
-    wanted = [of[stepped, affected, step] for step in (0, 200, 400) for stepped, affected in pairs]
-    drawn = page.locator("#trajectory svg .mark-symbol.role-mark path").evaluate_all(
-        "points => points.map(point => [point.getAttribute('aria-label'), new DOMMatrix(point.style.transform"
-        " || point.getAttribute('transform').replace(/([\\d.-]+),([\\d.-]+)/, '$1px,$2px'))])"
-        ".map(([words, at]) => [words, at.e, at.f])"
-    )
-    assert len(drawn) == len(wanted) == 9
-    for (words, x, _), row in zip(drawn, wanted, strict=True):
-        ends = f"[{number(row['low'], coarse=False)}, {number(row['high'], coarse=False)}]"
-        assert f"pair: {row['stepped']} → {row['affected']}; at: {data['runs'][row['run']]['label']}" in words
-        assert words.endswith(f"value: {number(row['value'], coarse=False)} {ends}")
-        assert x == pytest.approx(drawn[3 * [0, 200, 400].index(row["step"])][1])
-    assert [x for _, x, _ in drawn] == sorted(x for _, x, _ in drawn)
-    heights = sorted(zip((row["value"] for row in wanted), (-y for *_, y in drawn), strict=True))
-    assert [height for _, height in heights] == sorted(height for _, height in heights)
-    assert page.locator("#help").count() == 0
-
-
 @pytest.mark.parametrize("width", [360, 1400])
 def test_hostile_names_are_text_and_nothing_runs(opened, width):
     data = made_up.report(runs=2, tasks=made_up.HOSTILE, layers=2)

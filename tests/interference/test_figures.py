@@ -14,8 +14,10 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from test_run import made
 
-from interference import canvas, figures
+from interference import blocks, canvas, figures
 from interference.measure import METRICS
+from interference.packing import pack
+from interference.run import Run
 
 QUICK = {"replicates": 50}
 EVIL = ("$\\alpha_1$ a_b <b> & 50%", "b$c \x1b[31m")
@@ -115,6 +117,29 @@ def test_panels_are_the_modules_and_side_asked_for_with_signs_and_a_key(shown):
     assert figure.get_supxlabel() == (
         "" if table["verdict"].isin(["self", "unclear", "no-signal"]).all() else figures.KEY
     )
+
+
+def test_panels_of_the_weight_space_have_one_column_a_group():
+    names = [f"language.{layer}.q_proj.{side}" for layer in (0, 3) for side in "ABW"]
+    run = made(planted=1.0)
+    frame = blocks.to_frame(
+        blocks.Block(blocks.Component.LANGUAGE, layer, "q_proj", "attention", side, 5)
+        for layer in (0, 3)
+        for side in (blocks.Side.A, blocks.Side.B, blocks.Side.W)
+    )
+    rows = np.random.default_rng(1).normal(size=(6, 5)) + 1
+    zero = {"language.0.q_proj.W"}  # though A and B there are not
+    assert list(frame["name"]) == names
+    products = {name: pack((rows @ rows.T * (name not in zero)).astype(np.float32)) for name in names}
+    run = Run(run.probes, frame, products, {"seed": 3, "config": None})
+    for side in (None, "A"):
+        figure = figures.panels(run, "delta", space="weight", side=side, **QUICK)
+        assert [axes.get_title() for axes in figure.axes[:-1]] == ["layer 0, attention, W", "layer 3, attention, W"]
+        assert texts(figure.axes[0]) == ["every gradient is zero"]
+        values = run.matrix("delta", layers=[3], modules=["attention"], space="weight")
+        np.testing.assert_allclose(np.asarray(mesh(figure.axes[1]).get_array()).ravel(), values.to_numpy().ravel())
+        kept = figure.data[["layer", "modules", "side"]].drop_duplicates()
+        assert kept.to_numpy().tolist() == [[3, "attention", "W"]] and len(figure.data) == 4
 
 
 @pytest.mark.parametrize(("verdicts", "key"), [(["unclear", "no-signal"], ""), (["conflict", "unclear"], figures.KEY)])

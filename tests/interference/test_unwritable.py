@@ -150,7 +150,7 @@ def test_the_command_line_says_where_gradients_wait_and_how_much_memory_they_tak
 
 
 def test_the_way_back_is_open():
-    """The helper itself: what it closes, it opens again."""
+    """What `read_only` closes, it opens again."""
     before = os.mkdir, os.open, io.open
     with read_only("/nowhere"):
         assert (os.mkdir, os.open, io.open) != before

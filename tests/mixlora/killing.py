@@ -16,7 +16,7 @@ PRELOAD = [
     *("mixlora.training.run", "mixlora.evaluation.run", "mixlora.evaluation.judging", "mixlora.data.mini"),
     *("interference.observation", "interference.computation"),
 ]
-"""What processes begin with, imported once: only the first list that a session gives counts."""
+"""What processes begin with, imported once: only the first list that a test run gives counts."""
 CHANGES = ("open", "os.chmod", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate", "shutil.rmtree")
 """What Python tells before it changes a file or folder."""
 

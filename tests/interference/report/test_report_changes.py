@@ -1,10 +1,12 @@
 """Which runs are compared, and what is said of their difference; charts along depth and training; the CSV files."""
 
+from io import BytesIO
+
 import pandas as pd
 import pytest
 from reported import APART, MIXLORA, TWO_GROUPS, axis, made
 
-from interference.errors import MeasurementError, RunError
+from interference.errors import MeasurementError
 from interference.report import changes, depth, tables
 from interference.report.data import report
 from interference.report.measured import measure
@@ -72,6 +74,12 @@ def test_moments_of_one_training_may_differ_in_loss():
     assert said.endswith(", while the mean loss goes from 2.00 to 1.00 nats per token.")
 
 
+def test_runs_of_other_tasks_are_not_warned_of_unequal_losses():
+    runs = {"x": made(TWO_GROUPS), "y": made(APART, loss=3.0), "z": made(TWO_GROUPS, loss=2.0)}
+    said = [line for line in report(runs, "small", replicates=B).advice if "mean losses differ" in line]
+    assert [line.split(":")[0] for line in said] == ["x and z"]
+
+
 def test_a_loss_of_zero_warns_of_nothing():
     assert changes.unequal_loss(measured(loss=0.0), measured(loss=1.0)) is None
 
@@ -124,7 +132,29 @@ def test_time_bounds_the_scopes_of_a_difference(monkeypatch):
 )
 def test_the_step_of_a_run(label, meta, step, series):
     run = measured(label, layers=(0,), meta=meta)
-    assert depth.step_of(run) == step and depth.series_of(label) == series
+    assert depth.step_of(label, run.run) == step and depth.series_of(label) == series
+
+
+def test_checkpoints_come_in_the_order_of_their_steps_within_their_places():
+    given = ["lora/step-0", "x", "lora/step-100", "mix/step-9", "lora/step-20", "run", "mix/step-1", "lone/step-5"]
+    runs = {label: made(APART, layers=(0,), meta={"step": 7} if label == "run" else {}) for label in given}
+    ordered = depth.in_step_order(runs)
+    assert list(ordered) == [
+        "lora/step-0", "x", "lora/step-20", "mix/step-1", "lora/step-100", "run", "mix/step-9", "lone/step-5",
+    ]  # fmt: skip
+    assert all(ordered[label] is run for label, run in runs.items())
+    same = {"a step 1 ": runs["x"], "a step 0": runs["run"], "a, step 1": runs["x"]}  # "run" is at step 7
+    assert list(depth.in_step_order(same)) == ["a step 1 ", "a, step 1", "a step 0"]
+
+
+def test_a_training_is_compared_forward_in_the_order_of_its_steps():
+    """In the order in which a shell lists them."""
+    runs = {f"step-{k}": made(TWO_GROUPS, layers=(0,), noise=0.3) for k in (0, 100, 150, 200, 50)}
+    found = report(runs, "small", replicates=B)
+    assert [run["label"] for run in found.runs] == [f"step-{k}" for k in (0, 50, 100, 150, 200)]
+    assert [(change["first"], change["second"]) for change in found.differences] == [(0, 1), (1, 2), (2, 3), (3, 4)]
+    assert found.headline[6].startswith("step-50 against step-0, on the same examples: ")
+    assert found.title == "Task interference: step-0, step-50, step-100, step-150 and step-200"
 
 
 def test_a_trajectory_is_the_cells_of_every_step():
@@ -164,14 +194,14 @@ def test_clear_pairs_come_first():
     assert depth.ranked(pairs) == [("c", "a"), ("a", "b"), ("b", "c")]
 
 
-def test_tables_hold_the_reports_numbers(tmp_path):
+def test_tables_hold_the_reports_numbers():
     runs = {"=x step 1": made(TWO_GROUPS), "=x step 2": made(TWO_GROUPS, seed=5)}
     found = report(runs, "small", replicates=B)
-    paths = tables.write(found, tmp_path / "deep" / "tables")
+    files = tables.render(found)
     names = ["matrix-1", "matrix-2", "cells", "differences", "signal", "null", "profile", "groups", "trajectory"]
-    assert paths == [tmp_path / "deep" / "tables" / f"{name}.csv" for name in names]
-    read = {path.stem: pd.read_csv(path) for path in paths}
-    matrix = pd.read_csv(paths[0], index_col="affected")
+    assert list(files) == [f"{name}.csv" for name in names] and all(map(tables.FILE.fullmatch, files))
+    read = {name.removesuffix(".csv"): pd.read_csv(BytesIO(content)) for name, content in files.items()}
+    matrix = read["matrix-1"].set_index("affected")
     pd.testing.assert_frame_equal(matrix, runs["=x step 1"].matrix(reduce="ratio-of-means"), check_names=False)
     cells = read["cells"]
     assert len(cells) == 2 * 18 * 16 and set(cells["run"]) == set(runs)
@@ -191,37 +221,3 @@ def test_tables_hold_the_reports_numbers(tmp_path):
     groups = read["groups"].iloc[:4].set_index("task")["group"]
     assert groups.to_dict() == {"a": 1, "b": 1, "c": 2, "d": 2}
     assert len(read["trajectory"]) == 24 and set(read["trajectory"]["run"]) == set(runs)
-
-
-def test_tables_of_a_report_before_do_not_stay(tmp_path):
-    two = report({"x": made(TWO_GROUPS), "y": made(TWO_GROUPS)}, "small", replicates=B)
-    one = report({"x": made(TWO_GROUPS, units=3)}, "small", replicates=B)
-    (tmp_path / "mine.csv").write_text("kept")
-    tables.write(two, tmp_path)
-    names = {path.name for path in tables.write(one, tmp_path)}
-    assert {path.name for path in tmp_path.iterdir()} == names | {"mine.csv"}
-    assert "differences.csv" not in names and "matrix-2.csv" not in names and "null.csv" not in names
-
-
-def test_tables_that_cannot_be_written_are_told(tmp_path):
-    (tmp_path / "file").write_text("")
-    found = report({"x": made(APART)}, "small", replicates=B)
-    with pytest.raises(RunError, match=r"tables cannot be written to .*file: File exists; choose another"):
-        tables.write(found, tmp_path / "file")
-
-
-def test_a_disk_that_fills_leaves_the_tables_of_before(tmp_path, monkeypatch):
-    whole = report({"x": made(APART)}, "small", replicates=B)
-    tables.write(whole, tmp_path)
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    times = iter(range(100))
-
-    def full(handle):
-        if next(times) == 2:
-            raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("interference.stored.os.fsync", full)
-    other = report({"x": made(APART, seed=1), "y": made(APART)}, "small", replicates=B)
-    with pytest.raises(RunError, match=r"tables cannot be written to .*: No space left on device; choose another"):
-        tables.write(other, tmp_path)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
