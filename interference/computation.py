@@ -26,7 +26,7 @@ from interference.sketch import relative_error
 from interference.spool import MemorySpool, Shard
 from interference.stored import check_writable
 from interference.targets import find_targets, probed_adapter, unprobed
-from interference.unfinished import clear, gram_file, settle, unfinished
+from interference.unfinished import clear, gram_file, refuse_busy, settle, unfinished
 from mixlora import processes
 from mixlora.checkpoint import SPLIT
 from mixlora.errors import MixLoraError
@@ -148,6 +148,7 @@ def compute_config(config: AnalysisConfig, progress: Progress = silent) -> Run |
     with _together(shard):
         if first and out.name:
             clear(out)
+            refuse_busy(out)
         check_free(out)
         encoded, model, measuring = _prepared(config, progress if first else silent, shard)
     provenance = _provenance(model, probed_adapter(model, None))

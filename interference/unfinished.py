@@ -32,7 +32,8 @@ _GRAM = "gram.safetensors"
 _RUN = "run"
 _SPOOLS = "spools"
 _SETTLED = "settled"
-_OWN = {"lock", "identity.tmp"}  # what a process that was killed at once has left
+_LOCK = "lock"
+_OWN = {_LOCK, "identity.tmp"}  # what a process that was killed at once has left
 
 
 @contextmanager
@@ -122,6 +123,13 @@ def clear(out: Path) -> None:
         _remove(*(path for path in waited if (path / _IDENTITY).is_file()), folder)
 
 
+def refuse_busy(out: Path) -> None:
+    """Raise a RunError if another process works on the run, before anything costly is done for it."""
+    if is_file(beside(out) / _LOCK):
+        with _locked(beside(out), out):
+            pass
+
+
 def _make(folder: Path, option: str) -> None:
     """Make the folder.
 
@@ -185,7 +193,7 @@ def _locked(folder: Path, out: Path) -> Iterator[None]:
     """
     with ExitStack() as stack:
         try:
-            stack.enter_context(locked(folder / "lock", f"computing {out}"))
+            stack.enter_context(locked(folder / _LOCK, f"computing {out}"))
         except CheckpointError as error:
             raise RunError(str(error)) from None
         yield

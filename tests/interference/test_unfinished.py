@@ -16,7 +16,7 @@ from models import batch, llama, lora
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from interference import compute, load
+from interference import compute, load, sampled
 from interference import unfinished as unfinished_runs
 from interference.computation import compute_config
 from interference.errors import MeasurementError, RunError
@@ -79,6 +79,25 @@ def test_a_second_process_is_refused_and_the_first_goes_on(tmp_path):
         assert said == f"another process is computing {out}; wait for it, or choose another --out"
         spool.write(0, {"b": torch.ones(1, 1)})
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "in"
+
+
+def test_a_second_process_is_told_before_it_loads_anything(tiny, tmp_path, monkeypatch):
+    settings = tiny.config(tmp_path / "run", samples=4)
+    monkeypatch.setattr(sampled, "read", lambda config: pytest.fail("the data were read"))
+    code = (
+        "import sys; from pathlib import Path; from mixlora.locks import locked\n"
+        f"with locked(Path({str(tmp_path / 'run.partial' / 'lock')!r}), 'it'):\n    print('held', flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as one:
+        assert one.stdout.readline() == "held\n"
+        with pytest.raises(RunError) as told:
+            compute_config(settings)
+        one.communicate("\n")
+    assert str(told.value) == f"another process is computing {tmp_path}/run; wait for it, or choose another --out"
+    monkeypatch.undo()
+    assert len(compute_config(settings).probes) == 8
 
 
 def test_what_a_process_killed_at_once_leaves_is_no_foreign_directory(tmp_path):
