@@ -122,6 +122,9 @@ def select(
         raise ScopeError(
             'this run holds no weight-space Gram; compute it with weight_space=True ("probe.weight_space")'
         )
+    for name, given in (("layers", layers), ("modules", modules)):
+        if isinstance(given, int | str):
+            raise ScopeError(f"{name} is {given!r}, but must be a list, as [{given!r}]")
     if layers is not None:
         check_layers(layers, frame["layer"].dropna().astype(int))
         frame = frame[frame["layer"].isin(list(layers)).fillna(False).astype(bool)]

@@ -176,7 +176,7 @@ def compare(
         typer.echo(printing.to_json(table))
     else:
         title = f"{metric.value}: {second} minus {first}, the same units resampled in both"
-        printing.comparison(table, title, pair, console.console())
+        printing.comparison(table, title, pair, console.console(), **scope, space=space)
 
 
 @app.command()

@@ -24,7 +24,7 @@ from interference.probing import Batch, Probed, Prober, of_collated
 from interference.run import Run, check_free, load
 from interference.sketch import relative_error
 from interference.spool import MemorySpool, Shard
-from interference.stored import check_writable
+from interference.stored import check_writable, expanded
 from interference.targets import find_targets, probed_adapter, unprobed
 from interference.unfinished import clear, gram_file, refuse_busy, settle, unfinished
 from mixlora import processes
@@ -103,12 +103,13 @@ def compute(
         raise ConfigError(f"sketch is {sketch}, but must be at least {LEAST_SUMS} (4096 is usual)")
     if not 0 <= (seed := int(seed)) < 2**32:
         raise ConfigError(f"seed is {seed}, but must be from 0 to {2**32 - 1}")
+    out = None if out is None else expanded(out)
     if out is not None:
-        check_free(Path(out))
-        check_writable(Path(out))
+        check_free(out)
+        check_writable(out)
     name = probed_adapter(model, adapter)
     targets = find_targets(model, name, layers, modules, components, routers)
-    folder = None if spool_dir is None else Path(spool_dir)
+    folder = None if spool_dir is None else expanded(spool_dir)
     with MemorySpool(memory_budget // 2, folder) as spool, Probe(model, targets) as probe:
         measuring = Measuring(targets, granularity, weight_space, memory_budget, progress, sketch)
         prober = Prober(probe, spool, token_mean, weight_space, progress, sketch=sketch, seed=seed)
@@ -140,7 +141,7 @@ def compute_config(config: AnalysisConfig, progress: Progress = silent) -> Run |
     """
     if config.out is None:
         raise ScopeError("the configuration names no directory for the run; give out: or --out")
-    out, probe = Path(config.out).absolute(), config.probe
+    out, probe = expanded(config.out).absolute(), config.probe
     shard = Shard(processes.rank(), processes.count())
     first = shard.rank == 0
     if shard.count > 1:
@@ -153,7 +154,7 @@ def compute_config(config: AnalysisConfig, progress: Progress = silent) -> Run |
         encoded, model, measuring = _prepared(config, progress if first else silent, shard)
     provenance = _provenance(model, probed_adapter(model, None))
     identity = f"{provenance['fingerprints']['model']} {config.model_dump_json(exclude=_ELSEWHERE)}"
-    spool_dir = None if probe.spool_dir is None else Path(probe.spool_dir)
+    spool_dir = None if probe.spool_dir is None else expanded(probe.spool_dir)
     units = sampled.count(encoded)
     need = measuring.spooled(units) * processes.here() // shard.count
     with ExitStack() as stack:
@@ -235,6 +236,9 @@ def on_device(model: nn.Module, batches: Mapping[str, Iterable[Batch]]) -> dict[
     """The batches with their tensors on the model's device, one at a time."""
     if not isinstance(batches, Mapping):
         raise ScopeError(f"batches is a {type(batches).__name__}, but must be a dict {{task: its batches}}")
+    for task, given in batches.items():
+        if isinstance(given, Mapping):
+            raise ScopeError(f"the batches of task {task!r} are a dict; give a list of them, as [batch]")
     device = next(model.parameters()).device
 
     def moved(batch: Batch) -> Batch:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from interference.errors import amount
-from interference.remarks import opposed, sketched
+from interference.remarks import opposed, other_blocks, sketched
 from interference.run import Run, meta_of
 from mixlora.errors import plain
 
@@ -69,11 +69,12 @@ def frame(data: pd.DataFrame, title: str) -> Table:
     return grid
 
 
-def comparison(table: pd.DataFrame, title: str, runs: Sequence[Run], console: Console) -> None:
-    """Print the cells of `compare` that are not a task with itself, and what is known of the runs' error."""
+def comparison(table: pd.DataFrame, title: str, runs: Sequence[Run], console: Console, **scope: Any) -> None:
+    """Print the cells of `compare` that are not a task with itself, and what a reader must know of the runs."""
     cells = table[table["affected"] != table["stepped"]].drop(columns=["p"])
     console.print(frame(cells, title))
-    for line in dict.fromkeys(sketched(run.meta) for run in runs):
+    apart = other_blocks(*(run.scope(**scope)["name"] for run in runs))
+    for line in dict.fromkeys([apart, *(sketched(run.meta) for run in runs)]):
         if line:
             console.print(Text(f"note: {line}"))
 

@@ -1,6 +1,6 @@
 """Remarks: sentences, without capital and full stop, that a reader of a matrix needs wherever it is shown."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import pandas as pd
@@ -27,6 +27,34 @@ def opposed(table: pd.DataFrame, reduce: str | None = None) -> str | None:
     cells = "1 cell" if count == 1 else f"{count} cells"
     why = _WHY[reduce or "mean-of-ratios"]
     return f"in {cells} I has the other sign than Delta, which the verdict is about: {why}"
+
+
+def other_units(first: Mapping[str, Any], second: Mapping[str, Any]) -> str | None:
+    """That the units of two runs are of other sizes, by their meta; None where they are not, or it is not told."""
+    sizes = [_unit(meta) for meta in (first, second)]
+    if sizes[0] == sizes[1]:
+        return None
+    return f"a unit is {sizes[0]} in one run and {sizes[1]} in the other; compute both with the same unit size"
+
+
+def _unit(meta: Mapping[str, Any]) -> str:
+    config = meta.get("config")
+    if not isinstance(config, Mapping):
+        return f"one {meta.get('unit') or 'example'}"
+    probe = config.get("probe")
+    size = probe.get("unit_size", 1) if isinstance(probe, Mapping) else 1
+    return "one example" if size == 1 else f"the mean of {size} examples"
+
+
+def other_blocks(first: Collection[str], second: Collection[str]) -> str | None:
+    """That two runs measured different blocks, by their names; None where they are the same."""
+    shared = len({*first} & {*second})
+    if shared == len(first) == len(second):
+        return None
+    return (
+        f"the runs measured different blocks ({len(first)} and {len(second)}, {shared} of them the same), so it is "
+        "not the same parameters that are compared; name layers and modules that both have, or compute them alike"
+    )
 
 
 def sketched(meta: Mapping[str, Any]) -> str | None:

@@ -23,6 +23,7 @@ from interference.errors import RunError, ScopeError
 from interference.measure import Aggregate, Measure, estimate
 from interference.packed import GramFile, Grams
 from interference.packing import sum_of, unpack, write_packed
+from interference.remarks import other_units
 
 SCHEMA = 1
 _FILES = ("run.json", "probes.parquet", "blocks.parquet", "gram.safetensors")
@@ -279,7 +280,7 @@ class Run:
         Raises:
             RunError: if `out` exists or cannot be written.
         """
-        out = Path(out)
+        out = stored.expanded(out)
         check_free(out)
         stored.write_whole(out, "the run", partial(self._write, grams))
 
@@ -321,7 +322,7 @@ def load(path: Path | str) -> Run:
     Raises:
         RunError: if the directory is no run, is damaged, or is of another version.
     """
-    folder = Path(path)
+    folder = stored.expanded(path)
     if not folder.is_dir():
         raise RunError(f"there is no run at {folder}")
     for name in _FILES:
@@ -397,7 +398,10 @@ def compare(a: Run, b: Run, metric: str = "interference", **options: Any) -> pd.
         ScopeError: if the runs do not hold the same units.
     """
     if any(list(a.probes[column]) != list(b.probes[column]) for column in ("task", "ids", "source")):
-        raise ScopeError("the runs do not hold the same examples in the same order; compute both with the same seed")
+        raise ScopeError(
+            other_units(a.meta, b.meta)
+            or "the runs do not hold the same examples in the same order; compute both with the same seed"
+        )
     scope = {key: options.pop(key, None) for key in ("layers", "modules", "side")}
     space, aggregate = options.pop("space", Space.PARAMETERS), options.pop("aggregate", Aggregate.SUM)
     first, second = (run._for(**scope, space=space, aggregate=aggregate) for run in (a, b))

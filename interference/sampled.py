@@ -61,6 +61,11 @@ def read(config: AnalysisConfig) -> dict[str, list[Example]]:
     for name, task in config.tasks.items():
         examples = examples_of(name, task, probe.samples, probe.seed)[name]
         if len(examples) < 2 * probe.unit_size:
+            if probe.samples < 2 * probe.unit_size:
+                raise ScopeError(
+                    f"samples={probe.samples} is too few for 2 units of {probe.unit_size}; set samples to "
+                    f"{2 * probe.unit_size} or more, or a smaller unit_size"
+                )
             raise ScopeError(
                 f"task {name!r} has {len(examples)} usable examples, but 2 units of {probe.unit_size} are needed; "
                 "give it more examples or a smaller unit_size"

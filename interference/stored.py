@@ -69,11 +69,19 @@ def check_free(out: Path, marker: str, noun: str, otherwise: str) -> None:
         apart = out.is_symlink() or out.is_mount()  # what is written beside it cannot be moved there
     except (OSError, ValueError) as error:
         said = getattr(error, "strerror", None) or error
-        raise RunError(f"{out} cannot be read: {said}; choose another --out") from None
+        raise RunError(f"{out} cannot be used: {said}; choose another --out") from None
     if taken:
         raise RunError(f"{out} exists and {otherwise}; choose another --out")
     if apart:
         raise RunError(f"{out} is a link or the root of a disk; name a directory within it by --out")
+
+
+def expanded(path: Path | str) -> Path:
+    """The path with a ~ that begins it replaced by the home directory, if there is one."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # of a user whom nobody knows
+        return Path(path)
 
 
 def check_writable(out: Path) -> None:
@@ -107,7 +115,7 @@ def write_whole(out: Path, noun: str, write: Callable[[Path], None]) -> None:
     Raises:
         WriteError: if it cannot be written; then nothing is left of it.
     """
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    temporary = out.absolute().with_name(f".{out.name}.{os.getpid()}.tmp")  # pandas would expand a ~ of its own
     try:
         temporary.mkdir(parents=True)
         write(temporary)
@@ -253,7 +261,7 @@ def read_frame(path: Path, texts: Collection[str] = (), numbers: Collection[str]
         RunError: it cannot be read, or lacks a column.
     """
     try:
-        frame = pd.read_parquet(path)
+        frame = pd.read_parquet(path.absolute())  # pandas would expand a ~ of its own
         frame.columns = frame.columns.map(str)
         columns = [name for name in (*texts, *numbers) if list(frame.columns).count(name) == 1]
         kept = [name for name in columns if (is_text if name in texts else is_number)(frame[name])]

@@ -148,7 +148,9 @@ def table(
     results: ResultsPaths,
     form: Annotated[str, typer.Option("--format", help="text, markdown, csv or latex.")] = "text",
     intervals: Annotated[bool, typer.Option("--intervals", help="Print 95% intervals, too.")] = False,
-    columns: Annotated[str | None, typer.Option(help='In their order: a,"b, c",Mean.', show_default="all")] = None,
+    columns: Annotated[
+        str | None, typer.Option(help='In their order: a,"b, c",Mean (of those shown).', show_default="all")
+    ] = None,
     pope: Annotated[bool, typer.Option("--merge-pope", help="One column for POPE's three splits.")] = False,
 ) -> None:
     """Print evaluations as the paper's tables: models by tasks, their mean, the best in bold.

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from interference.errors import MeasurementError
+from interference.remarks import other_blocks
 from interference.report.depth import series_of, step_of
 from interference.report.measured import Measured, counts, off_diagonal, resamples_of, rows
 from interference.report.phrases import cell, counted, number
@@ -155,4 +156,6 @@ def _words(first: Measured, second: Measured, table: pd.DataFrame) -> str:
     if along:
         found += f", while the mean loss goes from {number(first.loss)} to {number(second.loss)} nats per token"
     warning = unequal_loss(first, second)
+    if apart := other_blocks(first.run.blocks["name"], second.run.blocks["name"]):
+        warning = apart
     return f"{found}. But {warning}." if warning else f"{found}."

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from interference.errors import ConfigError, ScopeError
+from interference.remarks import other_units
 from interference.report import changes, depth, words
 from interference.report.changes import Compared
 from interference.report.drivers import drivers
@@ -177,6 +178,17 @@ def _measured(
     return [measure(label, run, plans[label], replicates, progress) for label, run in runs.items()], left_out
 
 
+def _unlike(first: Measured, second: Measured) -> str:
+    named = f"{first.label} and {second.label}"
+    if set(first.run.tasks) == set(second.run.tasks) and (sizes := other_units(first.run.meta, second.run.meta)):
+        return f"{named} have no paired difference: {sizes}."
+    what = "tasks" if set(first.run.tasks) != set(second.run.tasks) else "examples"
+    return (
+        f"{named} were measured on different {what}, so their difference has no paired interval: compute both with "
+        "the same tasks, samples and seed to compare them."
+    )
+
+
 def _compared(measured: Sequence[Measured], replicates: int, progress: Progress) -> tuple[list[Compared], list[str]]:
     """The differences of runs on the same examples, and sentences on those that are not."""
     pairs, found, unlike = changes.partners(measured), [], []
@@ -185,11 +197,7 @@ def _compared(measured: Sequence[Measured], replicates: int, progress: Progress)
         if changes.same_examples(first, second):
             found.append(changes.difference(measured, (a, b), replicates, min(len(pairs), changes.MOST)))
         else:
-            what = "tasks" if set(first.run.tasks) != set(second.run.tasks) else "examples"
-            unlike.append(
-                f"{first.label} and {second.label} were measured on different {what}, so their difference has no "
-                "paired interval: compute both with the same tasks, samples and seed to compare them."
-            )
+            unlike.append(_unlike(first, second))
         progress("differences", done + 1, min(len(pairs), changes.MOST))
     return found, unlike
 

@@ -289,9 +289,8 @@ def _against_silence(run: Measured) -> list[Suggestion]:
     noisy = [task for task in silent(run) if loss[task] >= LEARNED]
     found = []
     if learned:
-        why = (
-            f": no signal and a loss below {LEARNED} nats per token, so learned already; measure an earlier checkpoint"
-        )
+        known = f": no signal and a loss below {LEARNED} nats per token, so learned already, or known before"
+        why = f"{known}; an earlier checkpoint tells"
         found.append(Suggestion("", several(learned), why))
     if noisy:
         why = (

@@ -10,6 +10,7 @@ from interference.errors import ConfigError, RunError
 from interference.report import data, depth, page, tables
 from interference.run import Run, load
 from interference.stored import replace_files
+from mixlora.files import exists
 from mixlora.progress import Progress, silent
 
 REDUCE = "ratio-of-means"
@@ -47,6 +48,8 @@ def write(
         ConfigError: there are other than as many labels as runs, or one twice.
         RunError: a run cannot be read, or the report not written.
     """
+    if exists(out / "run.json"):
+        raise RunError(f"{out} is a run, which a report has no place in; choose another --out")
     named = _named(runs, labels)
     sources = {label: str(path) for label, path in zip(named, runs, strict=True)}
     named = depth.in_step_order(named)  # figures are numbered as the tables are

@@ -15,8 +15,10 @@ from checkpoints import ARGUMENTS
 from rich.console import Console
 
 from interference import compare, load, printing
+from interference.computation import compute_config
 from interference.errors import amount
 from interference.planning import Plan
+from interference.stored import expanded
 
 COMMANDS = ["compute", "show", "compare", "verify", "plan", "factors", "report", "demo"]
 SCRIPT = Path(sys.executable).parent / "interference"
@@ -287,6 +289,38 @@ def test_a_run_is_made_again_whatever_has_become_of_the_first_ones_files(interfe
     (tmp_path / "old" / "gram.safetensors").unlink()
     said = interference("compute", tmp_path / "old", "--out", tmp_path / "new", "--quiet")
     assert (said.code, said.err) == (0, "") and f"in {tmp_path / 'new'}; look at it" in said.out
+
+
+def test_runs_of_other_units_or_blocks_are_told_apart(interference, refused, tiny, run_dir, tmp_path):
+    """Both on the same examples; `run_dir` has units of one, and all modules of layers 0 and 2."""
+    compute_config(tiny.config(tmp_path / "twos", layers=[0, 2], unit_size=2))
+    compute_config(tiny.config(tmp_path / "few", layers=[0, 2], modules=["attention"]))
+    assert refused("compare", run_dir, tmp_path / "twos") == (
+        "a unit is one example in one run and the mean of 2 examples in the other; compute both with the same unit size"
+    )
+    said = " ".join(interference("compare", run_dir, tmp_path / "few").out.split())
+    assert "note: the runs measured different blocks (28 and 16, 16 of them the same), so it is not the same" in said
+    alike = interference("compare", run_dir, tmp_path / "few", "--modules", "attention")
+    assert alike.code == 0 and "note:" not in alike.out
+    out = tmp_path / "page"
+    assert interference("report", run_dir, tmp_path / "few", "--detail", "small", "--out", out, "--quiet").code == 0
+    assert "But the runs measured different blocks (28 and 16, 16" in (out / "report.html").read_text()
+    assert interference("report", run_dir, tmp_path / "twos", "--detail", "small", "--out", out, "--quiet").code == 0
+    page = (out / "report.html").read_text()
+    assert "have no paired difference: a unit is one example in one run and the mean of 2 examples in" in page
+
+
+def test_a_home_directory_is_the_users(tiny, tmp_path, monkeypatch):
+    """Whoever writes ~ gets it everywhere or nowhere; nothing is called damaged."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    found = compute_config(tiny.config("~/one", samples=4))
+    found.save("~/other")
+    assert sorted(path.name for path in (tmp_path / "home").iterdir()) == ["one", "other"]
+    assert len(load("~/one").probes) == len(load(tmp_path / "home" / "other").probes) == 8
+    assert expanded("~nobody at all/run") == Path("~nobody at all/run")
+    shutil.copytree(tmp_path / "home" / "one", tmp_path / "~" / "literal")
+    assert len(load(tmp_path / "~" / "literal").probes) == 8
 
 
 @pytest.mark.parametrize(

@@ -202,6 +202,14 @@ UNLABELLED = {"red": [{"input_ids": torch.ones(1, 3, dtype=torch.long)}]}
         (TASKS, {"components": ["eye"]}, ScopeError, "component 'eye' is none of language, vision, projector"),
         (TASKS, {"adapter": "nobody"}, CheckpointError, "adapter 'nobody' is not loaded; loaded are: default"),
         (TASKS, {"unit": "token"}, ScopeError, "unit 'token' is none of example, batch"),
+        (TASKS, {"layers": 2}, ScopeError, r"layers is 2, but must be a list, as \[2\]"),
+        (TASKS, {"modules": "mlp"}, ScopeError, r"modules is 'mlp', but must be a list, as \['mlp'\]"),
+        (
+            {"a": {"labels": 0}},
+            {},
+            ScopeError,
+            r"the batches of task 'a' are a dict; give a list of them, as \[batch\]",
+        ),
         (TASKS, {"granularity": "block"}, ConfigError, "granularity is 'block', but must be one of 'module', 'g"),
     ],
 )

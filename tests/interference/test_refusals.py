@@ -148,6 +148,12 @@ def test_data_that_cannot_be_used(compute, tmp_path, texts, words):
     assert compute(tasks=lines(tmp_path, *texts)).startswith(words)
 
 
+def test_samples_that_make_no_two_units_are_told_as_such(compute):
+    assert compute("--samples", "6", "--set", "probe.unit_size=4") == (
+        "samples=6 is too few for 2 units of 4; set samples to 8 or more, or a smaller unit_size"
+    )
+
+
 def test_a_missing_file_and_a_picture_for_a_language_model(compute, tmp_path):
     assert compute(tasks={"red": tmp_path / "none.jsonl"}) == (
         "Task red: TMP/none.jsonl does not exist; check the path in `file`."

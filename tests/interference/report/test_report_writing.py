@@ -28,6 +28,14 @@ def contents(out):
     return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
+def test_a_run_is_no_place_for_a_report(saved):
+    run = saved("x")
+    before = contents(run)
+    with pytest.raises(RunError, match="x is a run, which a report has no place in; choose another --out"):
+        writing.write([run], None, run, "small")
+    assert contents(run) == before
+
+
 @pytest.mark.parametrize("after", [0, 1, 5, 16])
 def test_a_disk_that_fills_leaves_page_figures_and_tables_of_before(saved, tmp_path, monkeypatch, after):
     out, runs = tmp_path / "report", [saved("x"), saved("y", seed=1)]
