@@ -49,7 +49,7 @@ def test_it_ends_with_the_same_run(tmp_path, kind):
     assert told(found) == told(expected) and found == expected
     left = {path.name for path in made.iterdir()}
     assert left - {"spools"} == {"run"} and not list(made.glob("spools/*"))
-    assert len(kept[-1]) > 2 and len({len(parts) for parts in kept}) > 2
+    assert len(kept[-1]) > 2 and len({len(parts) for parts in kept}) > 1  # killed before and after some were measured
     for earlier, later in pairwise(kept):
         assert earlier.items() <= later.items()  # what was measured is not measured again
 
