@@ -109,6 +109,10 @@ def compute(
         check_writable(out)
     name = probed_adapter(model, adapter)
     targets = find_targets(model, name, layers, modules, components, routers)
+    scope = {
+        "layers": None if layers is None else [int(layer) for layer in layers],
+        "modules": None if modules is None else list(modules),
+    }
     folder = None if spool_dir is None else expanded(spool_dir)
     with MemorySpool(memory_budget // 2, folder) as spool, Probe(model, targets) as probe:
         measuring = Measuring(targets, granularity, weight_space, memory_budget, progress, sketch)
@@ -117,7 +121,6 @@ def compute(
         _check_counts(found, batches)
         measuring.take(found, np.arange(len(found.units)))
         kind = {"unit": unit, "token_mean": token_mean, "granularity": str(granularity), **_sketching(sketch)}
-        scope = {"layers": layers and [int(k) for k in layers], "modules": modules and list(modules)}
         meta = {"seed": seed, "config": None, "scope": scope, **kind, **_provenance(model, name)}
         run = measuring.run(dict(measuring.packed(spool)), spool, meta)
     if out is not None:

@@ -214,6 +214,13 @@ def test_a_run_of_some_modules_of_a_group_passes(tiny, tmp_path, model, granular
     assert verification.verify_config(compute_config(tiny.config(tmp_path / "run", **scope))).passed
 
 
+def test_layers_and_modules_may_be_arrays(model, tmp_path):
+    scope = {"layers": np.array([0, 2]), "modules": np.array(["q_proj"])}
+    run = package.compute(model, TASKS, out=tmp_path / "run", **scope)
+    assert run.meta["scope"] == {"layers": [0, 2], "modules": ["q_proj"]}
+    assert package.verify(load(tmp_path / "run"), model, TASKS).passed
+
+
 def test_one_unit_alone_cannot_be_verified(model):
     run = package.compute(model, {"red": TASKS["red"]})
     with pytest.raises(ScopeError, match="a run of one task is verified by two units or more"):
