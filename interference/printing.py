@@ -11,8 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from interference.errors import amount
+from interference.reading import meta_of
 from interference.remarks import opposed, other_blocks, sketched
-from interference.run import Run, meta_of
+from interference.run import Run
 from mixlora.errors import plain
 
 if TYPE_CHECKING:

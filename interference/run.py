@@ -18,14 +18,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from interference import metrics, stored, uncertainty
-from interference.blocks import Granularity, Side, Space, select
+from interference.blocks import Side, Space, select
 from interference.errors import RunError, ScopeError
 from interference.measure import Aggregate, Measure, estimate
 from interference.packed import GramFile, Grams
 from interference.packing import sum_of, unpack, write_packed
+from interference.reading import SCHEMA, check_whole, read_meta
 from interference.remarks import other_units
 
-SCHEMA = 1
 _FILES = ("run.json", "probes.parquet", "blocks.parquet", "gram.safetensors")
 _SELECTIONS = "selections.safetensors"  # of MixLoRA runs alone
 
@@ -328,7 +328,7 @@ def load(path: Path | str) -> Run:
     for name in _FILES:
         if not (folder / name).is_file():
             raise RunError(f"{folder} is no run: it has no {name}")
-    meta = _read_meta(folder / "run.json")
+    meta = read_meta(folder / "run.json")
     stored.check_sums(folder, meta.pop("checksums", None) or {}, (*_FILES[1:], _SELECTIONS))
     probes = stored.read_frame(folder / "probes.parquet", ("task", "ids", "source"), ("loss", "tokens"))
     texts = ("name", "component", "module", "group", "side")
@@ -338,44 +338,8 @@ def load(path: Path | str) -> Run:
     except (OSError, SafetensorError) as error:
         raise RunError(f"{folder / 'gram.safetensors'} is damaged and must be computed again: {error}") from None
     selections = stored.read_tensors(folder / _SELECTIONS) if (folder / _SELECTIONS).is_file() else {}
-    _check_whole(folder, probes, blocks, grams)
+    check_whole(folder, probes, blocks, grams)
     return Run(probes, blocks.astype({"layer": "Int64"}), grams, meta, selections)
-
-
-def meta_of(folder: Path) -> dict[str, Any]:
-    """What a run's run.json tells, whatever has become of its other files; nothing where it cannot be read."""
-    try:
-        return _read_meta(folder / "run.json")
-    except RunError:
-        return {}
-
-
-def _read_meta(path: Path) -> dict[str, Any]:
-    """What `path` tells of a run; one that a configuration made also tells what `verify` reads again."""
-    meta = stored.read_meta(path, SCHEMA, "run")
-    if meta.get("config") is not None:
-        for key in ("unit", "token_mean", "granularity"):
-            if meta.get(key) is None:
-                raise RunError(f"{path} is damaged: it lacks {key!r}; compute the run again")
-    if (kind := meta.get("granularity")) not in (None, *Granularity):
-        raise RunError(f"{path} is damaged: its 'granularity' is {kind!r:.60}; compute the run again")
-    return meta
-
-
-def _check_whole(folder: Path, probes: pd.DataFrame, blocks: pd.DataFrame, grams: GramFile) -> None:
-    """Raise a RunError that names the file in which something is missing."""
-    for frame, name, column in ((probes, "probes", "task"), (blocks, "blocks", "name")):
-        if not len(frame) or frame[column].isna().any():
-            raise RunError(f"{folder / f'{name}.parquet'} is damaged: a {column} is missing")
-    layers = blocks["layer"].dropna()
-    if blocks["name"].duplicated().any() or (layers != layers.round()).any() or (layers.abs() > 2**31).any():
-        raise RunError(f"{folder / 'blocks.parquet'} is damaged: it holds a block twice, or a layer that cannot be")
-    size = len(probes) * (len(probes) + 1) // 2
-    for name in blocks["name"]:
-        if name not in grams:
-            raise RunError(f"{folder / 'gram.safetensors'} is damaged: it lacks block {name}")
-        if grams.kind(name) != "F32" or grams.shape(name) != [size]:
-            raise RunError(f"{folder / 'gram.safetensors'} is damaged: block {name} is not of {len(probes)} units")
 
 
 def check_free(out: Path) -> None:

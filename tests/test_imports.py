@@ -29,7 +29,8 @@ LAYERS = {  # a module of `interference` may import those listed, and nothing el
     "gram": "errors packing spool mixlora",
     "unfinished": "errors run spool stored mixlora",
     "stored": "errors mixlora",
-    "run": "errors blocks measure metrics packed packing remarks stored uncertainty",
+    "reading": "errors blocks packed stored",
+    "run": "errors blocks measure metrics packed packing reading remarks stored uncertainty",
     "selections": "errors significance",
     "neighbours": "errors selections",
     "factors": "errors neighbours run selections stored",
@@ -54,7 +55,7 @@ LAYERS = {  # a module of `interference` may import those listed, and nothing el
     "paper": "errors affinity blocks canvas factor_figures factors figures neighbours remarks run "
     "score_figures selections mixlora",
     "gallery": "errors canvas factors paper run",
-    "printing": "errors remarks run mixlora",  # plans and verifications are given to it
+    "printing": "errors reading remarks run mixlora",  # plans and verifications are given to it
     "demonstration": "errors config computation run figures printing writing mixlora",
     "options": "errors config",
     "cli": "errors config computation run verification planning printing demonstration factor_figures factors figures "
