@@ -15,7 +15,7 @@ from torch import nn
 
 from interference import checkpoint, sampled
 from interference.blocks import Component, Granularity
-from interference.config import LEAST_SUMS, AnalysisConfig
+from interference.config import LEAST_SUMS, AnalysisConfig, whole_seed
 from interference.errors import ConfigError, InterferenceError, ScopeError
 from interference.gradients import Probe
 from interference.measuring import Measuring
@@ -101,8 +101,7 @@ def compute(
     granularity = choose(Granularity, granularity, "granularity")
     if sketch is not None and sketch < LEAST_SUMS:
         raise ConfigError(f"sketch is {sketch}, but must be at least {LEAST_SUMS} (4096 is usual)")
-    if not 0 <= (seed := int(seed)) < 2**32:
-        raise ConfigError(f"seed is {seed}, but must be from 0 to {2**32 - 1}")
+    seed = whole_seed(seed)
     out = None if out is None else expanded(out)
     if out is not None:
         check_free(out)
@@ -151,7 +150,7 @@ def compute_config(config: AnalysisConfig, progress: Progress = silent) -> Run |
         processes.meet(checkpoint.device(config.model).type, processes.PATIENCE)
     with _together(shard):
         if first and out.name:
-            clear(out)
+            clear(out, "run.json")
             refuse_busy(out)
         check_free(out)
         encoded, model, measuring = _prepared(config, progress if first else silent, shard)
@@ -185,7 +184,7 @@ def compute_config(config: AnalysisConfig, progress: Progress = silent) -> Run |
         with _together(shard):
             run = measuring.run(kept, spool, meta)
             if first:
-                settle(run, out)
+                settle(lambda place: run.save(place, gram_file(out)), out)
     return load(out) if first else None
 
 

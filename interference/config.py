@@ -16,6 +16,8 @@ from mixlora.settings import Section
 
 LEAST_SUMS = 16
 """Random sums of a sketch."""
+_SEEDS = 2**32
+"""Seeds that every generator takes lie below."""
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
@@ -53,7 +55,7 @@ class ProbeConfig(Section):
     layers: list[int] | None = None
     modules: list[str] | None = None
     components: list[Component] = Field(default_factory=lambda: [Component.LANGUAGE])
-    seed: int = Field(0, ge=0, lt=2**32)
+    seed: int = Field(0, ge=0, lt=_SEEDS)
     batch_size: int = Field(8, ge=1)
     max_length: int | None = Field(None, ge=1)
     granularity: Granularity = Granularity.MODULE
@@ -116,6 +118,17 @@ def build(data: Mapping[str, Any], place: str) -> AnalysisConfig:
         return yaml_settings.build(AnalysisConfig, data, place)
     except MixLoraError as error:
         raise ConfigError(str(error)) from None
+
+
+def whole_seed(seed: int) -> int:
+    """The seed as an int.
+
+    Raises:
+        ConfigError: if a generator does not take it.
+    """
+    if not 0 <= int(seed) < _SEEDS:
+        raise ConfigError(f"seed is {int(seed)}, but must be from 0 to {_SEEDS - 1}")
+    return int(seed)
 
 
 def parse_bytes(text: str) -> int:

@@ -1,9 +1,11 @@
 """Observation: a model and examples to what each example selects, by forwards over the prompts."""
 
 import inspect
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,20 +18,21 @@ from torch import Tensor, nn
 
 from interference import checkpoint, sampled
 from interference.blocks import Component, to_frame
-from interference.config import AnalysisConfig
+from interference.config import AnalysisConfig, whole_seed
 from interference.errors import MeasurementError, RunError, ScopeError
 from interference.factors import Factors, check_free, load
 from interference.gradients import activate, as_found
+from interference.probing import digested
 from interference.selections import Selections, check_tasks
-from interference.stored import remove_left
+from interference.spool import DiskSpool
+from interference.stored import expanded
 from interference.targets import Target, find_targets, probed_adapter
+from interference.unfinished import clear, refuse_busy, settle, unfinished
 from mixlora import MixLoraLayer, routed
 from mixlora.context import pool
 from mixlora.data.collation import Collator, Encoded
 from mixlora.data.examples import Example
-from mixlora.errors import CheckpointError
 from mixlora.files import exists, is_folder
-from mixlora.locks import locked
 from mixlora.progress import Progress, silent
 from mixlora.sections import resolved
 
@@ -69,6 +72,7 @@ def compute(
 
     Raises:
         CheckpointError: if the model has no adapter that can be looked at.
+        ConfigError: if the seed is not one that can be.
         ScopeError: if a layer or module is not there, or there are fewer than two tasks.
         DataError: if a prompt cannot be rendered.
         MeasurementError: if a module does not tell examples apart, or a value is not finite.
@@ -76,74 +80,40 @@ def compute(
     check_tasks(list(tasks))
     name = probed_adapter(model, adapter)
     targets = find_targets(model, name, layers, modules, components)
-    mixtures = {isinstance(target.layer, MixLoraLayer) for target in targets}
-    if len(mixtures) > 1:
-        raise ScopeError(f"adapter {name!r} is a LoRA here and a MixLoRA there; name the modules of one of them")
-    owners = [task for task, examples in tasks.items() for _ in examples]
-    encoded = [collator.encode_prompt(example) for examples in tasks.values() for example in examples]
-    with as_found(model), torch.no_grad(), torch.random.fork_rng():
-        torch.manual_seed(seed)
-        activate(model, name)
-        model.eval()
-        values = _collect(model, targets, collator, encoded, owners, batch_size, progress)
-    mixture = mixtures == {True}
-    sources = {"id": [one.id for one in encoded], "source": [one.source for one in encoded]}
-    meta = {
-        "adapter": name,
-        "adapter_kind": "MIXLORA" if mixture else "LORA",
-        "seed": seed,
-        "config": None,
-        "conventions": CONVENTIONS,
-        "fingerprints": {"model": checkpoint.fingerprint(model)},
-        "versions": {package: version(package) for package in ("torch", "transformers", "peft")},
-        "computed": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }
-    found = Selections(owners, _blocks(targets, mixture), values, mixture)
-    return Factors(found, pd.DataFrame({"task": owners, **sources}), meta)
+    return Observer(model, targets, collator, batch_size, whole_seed(seed), progress).run(tasks)
 
 
 def compute_config(config: AnalysisConfig, out: Path | str, progress: Progress = silent) -> Factors:
     """What the examples of a configuration select, saved to `out`; they are those that a run of it measures.
+
+    Selections wait beside `out`, in `<out>.partial`; a call that finds them there, of the same model and examples,
+    continues where they end.
 
     Raises:
         InterferenceError: if the input is wrong; see `compute`.
         DataError: if a task's file or a record cannot be used.
         RunError: if something is at `out` already, another process computes it, or it cannot be written.
     """
-    out = Path(out).absolute()
+    out, probe = expanded(out).absolute(), config.probe
+    clear(out, "factors.json")
+    refuse_busy(out)
     check_free(out)
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(locked(out.with_name(f".{out.name}.lock"), f"computing {out}"))
-        except CheckpointError as error:
-            raise RunError(str(error)) from None
-        check_free(out)
-        remove_left(out)
-        found = _of_config(config, progress)
-        found.save(out)
-    return found
-
-
-def _of_config(config: AnalysisConfig, progress: Progress) -> Factors:
-    probe = config.probe
     check_tasks(list(config.tasks))
     collator = Collator(checkpoint.load_processor(config.model), probe.max_length, config.model.chat_template)
     tasks = sampled.read(config)
     for examples in tasks.values():
         for example in examples:
             collator.encode_prompt(example)  # what cannot be used is found before the model is loaded
-    found = compute(
-        checkpoint.load_model(config.model),
-        collator,
-        tasks,
-        probe.layers,
-        probe.modules,
-        components=probe.components,
-        batch_size=probe.batch_size,
-        seed=probe.seed,
-        progress=progress,
-    )
-    return Factors(found.selections, found.examples, {**found.meta, "config": {**resolved(config), "out": None}})
+    model = checkpoint.load_model(config.model)
+    targets = find_targets(model, probed_adapter(model, None), probe.layers, probe.modules, probe.components)
+    described = {**resolved(config), "out": None}
+    job = f"factors {checkpoint.fingerprint(model)} {json.dumps(described)}"
+    with unfinished(out, job) as spool:
+        observer = Observer(model, targets, collator, probe.batch_size, probe.seed, progress, spool, job)
+        found = observer.run(tasks)
+        found = replace(found, meta={**found.meta, "config": described})
+        settle(found.save, out)
+    return found
 
 
 def kept_or_computed(config: AnalysisConfig, out: Path | str, progress: Progress = silent) -> Factors:
@@ -153,9 +123,11 @@ def kept_or_computed(config: AnalysisConfig, out: Path | str, progress: Progress
         InterferenceError: as in `compute_config`.
         RunError: if it was left there before the adapter or a task's file was last changed.
     """
-    record = Path(out) / "factors.json"
+    out = expanded(out)
+    clear(out, "factors.json")
+    record = out / "factors.json"
     if exists(record):
-        found = load(Path(out))
+        found = load(out)
         if found.meta.get("config") == {**resolved(config), "out": None}:
             if changed := _changed_since(config, record.stat().st_mtime):
                 raise RunError(f"{changed} has changed since {out} was computed; delete that, or choose another --out")
@@ -203,28 +175,91 @@ def observe(model: nn.Module, targets: Sequence[Target], batch: Mapping[str, Any
     return found
 
 
-def _collect(
-    model: nn.Module,
-    targets: Sequence[Target],
-    collator: Collator,
-    encoded: Sequence[Encoded],
-    owners: Sequence[str],
-    batch_size: int,
-    progress: Progress,
-) -> dict[str, np.ndarray]:
-    """{block: [examples, r]} in the order of `encoded`; the longest go first: what does not fit fails at once."""
-    device = next(model.parameters()).device
-    order: list[int] = []
-    parts: dict[str, list[np.ndarray]] = {}
-    for rows in _batches(encoded, batch_size):
-        batch = collator.collate([encoded[k] for k in rows])
+@dataclass
+class Observer:
+    """Finds what examples select, batch by batch.
+
+    Attributes:
+        model: a model with a LoRA or MixLoRA adapter; it is handed back exactly as it came.
+        targets: of one adapter.
+        collator: of the model's processor.
+        batch_size: examples in one forward.
+        seed: of what routing="random" draws; a batch draws the same whether or not those before it were observed.
+        progress: told of every batch.
+        spool: where the selections of every batch wait; None to keep them in memory.
+        job: what selections must have been observed for to be taken from the spool, beside the batch.
+    """
+
+    model: PeftModel
+    targets: Sequence[Target]
+    collator: Collator
+    batch_size: int = 8
+    seed: int = 0
+    progress: Progress = silent
+    spool: DiskSpool | None = None
+    job: str = ""
+
+    def run(self, tasks: Mapping[str, Sequence[Example]]) -> Factors:
+        """What the examples of each task select.
+
+        Raises:
+            ScopeError: if some targets are LoRA and others MixLoRA.
+            DataError, MeasurementError, RunError: see `compute` and `compute_config`.
+        """
+        name = self.targets[0].adapter
+        mixtures = {isinstance(target.layer, MixLoraLayer) for target in self.targets}
+        if len(mixtures) > 1:
+            raise ScopeError(f"adapter {name!r} is a LoRA here and a MixLoRA there; name the modules of one of them")
+        mixture = mixtures == {True}
+        owners = [task for task, examples in tasks.items() for _ in examples]
+        encoded = [self.collator.encode_prompt(example) for examples in tasks.values() for example in examples]
+        with as_found(self.model), torch.no_grad(), torch.random.fork_rng():
+            activate(self.model, name)
+            self.model.eval()
+            values = self._collect(encoded, owners)
+        examples = {"task": owners, "id": [one.id for one in encoded], "source": [one.source for one in encoded]}
+        found = Selections(owners, _blocks(self.targets, mixture), values, mixture)
+        return Factors(found, pd.DataFrame(examples), self._meta(name, mixture))
+
+    def _collect(self, encoded: Sequence[Encoded], owners: Sequence[str]) -> dict[str, np.ndarray]:
+        """{block: [examples, r]} in the order of `encoded`; the longest go first: what does not fit fails at once."""
+        order: list[int] = []
+        parts: dict[str, list[np.ndarray]] = {}
+        for number, rows in enumerate(_batches(encoded, self.batch_size)):
+            batch = self.collator.collate([encoded[k] for k in rows])
+            for name, values in self._part(number, batch, [owners[k] for k in rows]).items():
+                parts.setdefault(name, []).append(values.numpy())
+            order += rows
+            self.progress("selections", len(order), len(encoded))
+        place = np.argsort(order)
+        return {name: np.concatenate(chunks)[place] for name, chunks in parts.items()}
+
+    def _part(self, number: int, batch: Mapping[str, Tensor], tasks: Sequence[str]) -> dict[str, Tensor]:
+        """What a batch selects: observed, or taken from the spool where an interrupted call left it."""
+        if self.spool is None:
+            return self._observed(number, batch, tasks)
+        digest = digested(self.job, [(batch, [])])
+        if (self.spool.metadata(number) or {}).get("batches") != digest:
+            self.spool.write(number, self._observed(number, batch, tasks), {"batches": digest})
+        return self.spool.rows(number)
+
+    def _observed(self, number: int, batch: Mapping[str, Tensor], tasks: Sequence[str]) -> dict[str, Tensor]:
+        device = next(self.model.parameters()).device
+        torch.manual_seed(int(np.random.SeedSequence((self.seed, number)).generate_state(1)[0]))
         moved = {key: value.to(device) for key, value in batch.items() if key != "labels"}
-        for name, values in observe(model, targets, {**moved, "tasks": [owners[k] for k in rows]}).items():
-            parts.setdefault(name, []).append(values.cpu().numpy())
-        order += rows
-        progress("selections", len(order), len(encoded))
-    place = np.argsort(order)
-    return {name: np.concatenate(chunks)[place] for name, chunks in parts.items()}
+        return {name: each.cpu() for name, each in observe(self.model, self.targets, {**moved, "tasks": tasks}).items()}
+
+    def _meta(self, adapter: str, mixture: bool) -> dict[str, Any]:
+        return {
+            "adapter": adapter,
+            "adapter_kind": "MIXLORA" if mixture else "LORA",
+            "seed": self.seed,
+            "config": None,
+            "conventions": CONVENTIONS,
+            "fingerprints": {"model": checkpoint.fingerprint(self.model)},
+            "versions": {package: version(package) for package in ("torch", "transformers", "peft")},
+            "computed": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        }
 
 
 def _batches(encoded: Sequence[Encoded], batch_size: int) -> Iterator[list[int]]:

@@ -125,7 +125,7 @@ class Prober:
             self.spool.write(number, rows)
             return losses, tokens
         batches = list(part.batches)
-        digest = _digest(self.job, batches)
+        digest = digested(self.job, batches)
         kept = self.spool.metadata(number)
         if kept and kept.get("batches") == digest:
             return json.loads(kept["losses"]), json.loads(kept["tokens"])
@@ -254,7 +254,8 @@ def of_collated(batches: Mapping[str, Iterable[Batch]], unit: str) -> Iterator[P
                 yield Part(units, [(batch, list(rows))])
 
 
-def _digest(job: str, batches: Sequence[tuple[Batch, Sequence[int]]]) -> str:
+def digested(job: str, batches: Iterable[tuple[Batch, Sequence[int]]]) -> str:
+    """A digest of a job and of batches with the owners of their rows: the same for the same measurement alone."""
     found = hashlib.sha256(job.encode())
     for batch, owners in batches:
         found.update(repr(list(owners)).encode())

@@ -1,8 +1,8 @@
-"""Spools: where gradients wait until their Gram matrices are known, in parts of some units, in memory or on disk."""
+"""Spools: where what is measured waits until all of it is, in parts, in memory or on disk."""
 
 import os
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
@@ -146,7 +146,7 @@ class DiskSpool:
             temporary.rename(path)
         except (OSError, SafetensorError) as error:
             temporary.unlink(missing_ok=True)
-            told = f"gradients cannot be written to {self.folder}: {error}"
+            told = f"what is measured cannot be written to {self.folder}: {error}"
             raise WriteError(f"{told}; make room there, and start again") from None
 
     def read(self, part: int, block: str) -> Tensor:
@@ -155,12 +155,17 @@ class DiskSpool:
         Raises:
             RunError: if the file is gone or damaged.
         """
-        path = self.path(part)
-        try:
-            with safe_open(path, framework="pt") as file:
-                return file.get_tensor(block)
-        except (OSError, SafetensorError) as error:
-            raise RunError(f"{path} is gone or damaged ({error}); the same command measures it again") from None
+        with self._opened(part) as file:
+            return file.get_tensor(block)
+
+    def rows(self, part: int) -> dict[str, Tensor]:
+        """Read all blocks of a part.
+
+        Raises:
+            RunError: if the file is gone or damaged.
+        """
+        with self._opened(part) as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
 
     def metadata(self, part: int) -> dict[str, str] | None:
         """What was noted beside a part; None if the part is not there, or not whole."""
@@ -169,6 +174,15 @@ class DiskSpool:
                 return dict(file.metadata() or {})
         except (OSError, SafetensorError):
             return None
+
+    @contextmanager
+    def _opened(self, part: int) -> Iterator[safe_open]:
+        path = self.path(part)
+        try:
+            with safe_open(path, framework="pt") as file:
+                yield file
+        except (OSError, SafetensorError) as error:
+            raise RunError(f"{path} is gone or damaged ({error}); the same command measures it again") from None
 
 
 def _sync(path: Path) -> None:

@@ -1,26 +1,25 @@
-"""Unfinished runs: the directory beside a run's place in which its gradients wait, one process's at a time.
+"""Unfinished work: the directory beside a run's or factors' place where their parts wait, one process's at a time.
 
     OUT.partial/identity   of which configuration and checkpoint it is
     OUT.partial/lock       held by the process that works on it
-    OUT.partial/part-N     gradients of some units; with a spool directory, they lie in a folder there
+    OUT.partial/part-N     gradients or selections of some examples; with a spool directory, they lie in a folder there
     OUT.partial/spools     the folders in which they have lain
-    OUT.partial/gram...    the Gram matrices, as they are made
-    OUT.partial/run        the run, until it is whole
-    OUT.partial/settled    that it is whole and about to be moved
+    OUT.partial/gram...    a run's Gram matrices, as they are made
+    OUT.partial/result     the run or factors, until they are whole
+    OUT.partial/settled    that they are whole and about to be moved
 
-It outlives an interruption, a kill and a full disk, and the same command continues; it goes when the run is saved, or
-when the input turns out to be wrong.
+It outlives an interruption, a kill and a full disk, and the same command continues; it goes when the result is saved,
+or when the input turns out to be wrong.
 """
 
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from interference.errors import InterferenceError, RunError, amount
-from interference.run import Run, check_free
 from interference.spool import DiskSpool
 from interference.stored import remove_left
 from mixlora.errors import CheckpointError, MixLoraError
@@ -29,7 +28,7 @@ from mixlora.locks import locked
 
 _IDENTITY = "identity"
 _GRAM = "gram.safetensors"
-_RUN = "run"
+_RESULT = "result"
 _SPOOLS = "spools"
 _SETTLED = "settled"
 _LOCK = "lock"
@@ -40,13 +39,13 @@ _OWN = {_LOCK, "identity.tmp"}  # what a process that was killed at once has lef
 def unfinished(
     out: Path, identity: str, spool_dir: Path | None = None, need: int = 0, stored: int = 0, first: bool = True
 ) -> Iterator[DiskSpool]:
-    """The spool of a run: continued if it is of the same job. In another `spool_dir` than before it begins anew.
+    """The spool of a job: continued if it is of the same one. In another `spool_dir` than before it begins anew.
 
     Args:
-        out: where the run will be.
+        out: where the run or factors will be.
         identity: of the job.
-        spool_dir: where gradients wait; None for beside `out`.
-        need: bytes that they will take there.
+        spool_dir: where the parts wait; None for beside `out`.
+        need: bytes that they will take there, if that is much.
         stored: bytes that the Gram matrices will take beside `out`.
         first: whether this process, of those that share the work, keeps the directory.
 
@@ -67,10 +66,9 @@ def unfinished(
                 _make(each, "--out" if each == folder else "--spool-dir")
                 _mark(each, identity)
             if first:
-                shutil.rmtree(
-                    folder / _RUN, ignore_errors=True
-                )  # of a process that was killed before it could be moved
-                remove_left(folder / _RUN)
+                result = folder / _RESULT
+                shutil.rmtree(result, ignore_errors=True)  # of a process that was killed before it could be moved
+                remove_left(result)
             spool = DiskSpool(place)
             _refuse_full(place, need, folder if first else place, stored if first else 0)
             former = _former(folder, place) if first else []
@@ -88,7 +86,7 @@ def unfinished(
 
 
 def beside(out: Path) -> Path:
-    """The directory of an unfinished run."""
+    """The directory of unfinished work."""
     return out.with_name(out.name + ".partial")
 
 
@@ -97,17 +95,18 @@ def gram_file(out: Path) -> Path:
     return beside(out) / _GRAM
 
 
-def settle(run: Run, out: Path) -> None:
-    """Save a run beside its place and move it there, so that whatever a kill leaves goes with the unfinished run.
+def settle(save: Callable[[Path], None], out: Path) -> None:
+    """Save a result beside its place and move it there, so that whatever a kill leaves goes with the unfinished work.
 
-    Its Gram matrices are those of `gram_file`, which is moved, too.
+    Args:
+        save: writes the result to the directory that it is given.
+        out: its place.
 
     Raises:
         RunError: if it cannot be written, or something has come to lie at its place.
     """
-    waiting = beside(out) / _RUN
-    run.save(waiting, gram_file(out))
-    check_free(out)
+    waiting = beside(out) / _RESULT
+    save(waiting)
     _note(beside(out) / _SETTLED, "")
     try:
         waiting.rename(out)
@@ -115,16 +114,16 @@ def settle(run: Run, out: Path) -> None:
         raise RunError(f"{waiting} cannot be moved to {out}: {error.strerror or error}; move it yourself") from None
 
 
-def clear(out: Path) -> None:
-    """Remove what a process has left that was killed right after it moved the run to its place."""
+def clear(out: Path, marker: str) -> None:
+    """Remove what a process has left that was killed right after it moved a result, known by a file, to its place."""
     folder = beside(out)
-    if is_file(folder / _SETTLED) and is_file(out / "run.json"):
+    if is_file(folder / _SETTLED) and is_file(out / marker):
         waited = map(Path, (_noted(folder / _SPOOLS) or "").splitlines())
         _remove(*(path for path in waited if (path / _IDENTITY).is_file()), folder)
 
 
 def refuse_busy(out: Path) -> None:
-    """Raise a RunError if another process works on the run, before anything costly is done for it."""
+    """Raise a RunError if another process works on the same, before anything costly is done for it."""
     if is_file(beside(out) / _LOCK):
         with _locked(beside(out), out):
             pass
@@ -134,7 +133,7 @@ def _make(folder: Path, option: str) -> None:
     """Make the folder.
 
     Raises:
-        RunError: if it cannot be made, or holds what is no unfinished run.
+        RunError: if it cannot be made, or holds something else.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -142,7 +141,7 @@ def _make(folder: Path, option: str) -> None:
     except OSError as error:
         raise RunError(f"{folder} cannot be written: {error.strerror or error}; choose another {option}") from None
     if _IDENTITY not in held and held - _OWN:
-        raise RunError(f"{folder}, where gradients would wait, is not of an unfinished run; choose another {option}")
+        raise RunError(f"{folder}, where gradients would wait, holds something else; choose another {option}")
 
 
 def _mark(folder: Path, identity: str) -> None:
@@ -153,14 +152,14 @@ def _mark(folder: Path, identity: str) -> None:
     """
     if (known := _noted(folder / _IDENTITY)) is not None and known != identity:
         raise RunError(
-            f"{folder} is of an unfinished run of another configuration or checkpoint; finish that one, delete the "
+            f"{folder} holds unfinished work on another configuration or checkpoint; finish that, delete the "
             "directory, or choose another --out"
         )
     _note(folder / _IDENTITY, identity)
 
 
 def _former(folder: Path, place: Path) -> list[Path]:
-    """Where gradients of this run waited before another `spool_dir` was named, so that they go, too, in the end."""
+    """Where gradients of this job waited before another `spool_dir` was named, so that they go, too, in the end."""
     lines = (_noted(folder / _SPOOLS) or "").splitlines()
     waited = [path for path in map(Path, lines) if path not in (folder, place)]
     _note(folder / _SPOOLS, "".join(f"{path}\n" for path in [*waited, place]))

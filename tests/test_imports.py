@@ -27,7 +27,7 @@ LAYERS = {  # a module of `interference` may import those listed, and nothing el
     "sketch": "",
     "spool": "errors",
     "gram": "errors packing spool mixlora",
-    "unfinished": "errors run spool stored mixlora",
+    "unfinished": "errors spool stored mixlora",
     "stored": "errors mixlora",
     "reading": "errors blocks packed stored",
     "run": "errors blocks measure metrics packed packing reading remarks stored uncertainty",
@@ -45,7 +45,8 @@ LAYERS = {  # a module of `interference` may import those listed, and nothing el
     "callback": "errors measure significance run probing computation",
     "planning": "blocks config measuring targets gradients gram packing checkpoint probing sampled spool stored "
     "mixlora",
-    "observation": "errors blocks config targets gradients checkpoint sampled factors selections stored mixlora",
+    "observation": "errors blocks config targets gradients checkpoint probing sampled spool factors selections stored "
+    "unfinished mixlora",
     "affinity": "errors selections",
     "remarks": "",
     "canvas": "errors stored mixlora",

@@ -169,7 +169,7 @@ def test_another_configuration_loses_nothing_of_an_unfinished_run(tiny, tmp_path
     partial = interrupt(tiny.config(tmp_path / "run"))
     before = {path.name: path.read_bytes() for path in partial.iterdir()}
     with pytest.raises(
-        RunError, match=r"run.partial is of an unfinished run of another configuration or checkpoint; fin"
+        RunError, match=r"run.partial holds unfinished work on another configuration or checkpoint; fin"
     ):
         compute_config(tiny.config(tmp_path / "run", **change))
     assert {path.name: path.read_bytes() for path in partial.iterdir()} == before
@@ -216,7 +216,7 @@ def test_a_killed_run_continues(tiny, tmp_path):
 def test_a_foreign_directory_beside_out_is_not_removed(tiny, tmp_path):
     (tmp_path / "run.partial").mkdir()
     (tmp_path / "run.partial" / "thesis.tex").write_text("years of work")
-    with pytest.raises(RunError, match=r"run.partial, where gradients would wait, is not of an unfinished run; choose"):
+    with pytest.raises(RunError, match=r"run.partial, where gradients would wait, holds something else; choose"):
         compute_config(tiny.config(tmp_path / "run"))
     assert (tmp_path / "run.partial" / "thesis.tex").read_text() == "years of work"
 

@@ -1,10 +1,6 @@
 """From a model to what examples select, on disk and back, and its figures."""
 
 import json
-import os
-import re
-import shutil
-from pathlib import Path
 from xml.etree import ElementTree
 
 import matplotlib as mpl
@@ -12,41 +8,33 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from checkpoints import data, tokenizer, write_adapter, write_base, write_llava, write_pictures, write_task
+from checkpoints import data, tokenizer, write_llava, write_pictures, write_task
 from matplotlib.image import AxesImage
 from mixtures import mixture
 from models import PROJECTIONS, llama, llava, lora
-from test_run import full
+from observed import TASKS, asked, words, written
 from test_selections import activated, chosen, random_mixture
 from test_trained import trained
 
-from interference import checkpoint, config, factor_figures, factors, figures, neighbours, observation, sampled, stored
+from interference import (
+    checkpoint,
+    config,
+    factor_figures,
+    factors,
+    figures,
+    neighbours,
+    observation,
+    sampled,
+)
 from interference.computation import compute_config
-from interference.errors import CheckpointError, MeasurementError, RunError, ScopeError
+from interference.errors import MeasurementError, ScopeError
 from interference.factors import Factors
 from mixlora.data.collation import Collator
-from mixlora.data.examples import Example, Turn
-from mixlora.locks import locked
-
-TASKS = {"red": 0, "blue": 1, "green": 2}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A base, a LoRA, a MixLoRA in all of whose modules, and three tasks."""
-    here = tmp_path_factory.mktemp("factors")
-    write_base(here / "base")
-    write_adapter(here / "lora")
-    write_adapter(here / "mixture", mixture(target_modules=["q_proj", "up_proj"]))
-    for name, seed in TASKS.items():
-        write_task(here / f"{name}.jsonl", seed=seed)
-    return here
-
-
-def asked(folder, adapter="mixture", tasks=TASKS, **probe):
-    files = {name: folder / f"{name}.jsonl" for name in tasks}
-    values = data(folder / "base", folder / adapter, files, **{"layers": [0, 2], **probe})
-    return config.build(values, "the test")
+    return written(tmp_path_factory.mktemp("factors"))
 
 
 @pytest.fixture(scope="module")
@@ -127,21 +115,6 @@ def test_dora_activations_are_those_of_its_a(tmp_path):
     np.testing.assert_allclose(given.values["language.0.q_proj.A"][0], expected, rtol=1e-4, atol=1e-5)
 
 
-def words():
-    """Tasks a and b of four examples, whose prompts are of 1 to 6 words."""
-    return {
-        task: [
-            example(task, k, " ".join(f"w{(7 * k + n + 20 * place) % 40}" for n in range(1 + (k + place) % 6)))
-            for k in range(4)
-        ]
-        for place, task in enumerate("ab")
-    }
-
-
-def example(task, k, text):
-    return Example(f"{task}{k}", task, (Turn("user", text), Turn("assistant", "w1")), None, f"{task} {k}")
-
-
 @pytest.mark.parametrize("routing", ["random", "task"])
 def test_other_routings_are_observed(routing):
     options = {"task_definitions": {"a": "w1 w2", "b": "w9 w8 w7"}} if routing == "task" else {}
@@ -204,191 +177,6 @@ def test_a_broken_checkpoint_is_told(folder):
             next(value for key, value in model.named_parameters() if name in key).fill_(float("nan"))
         with pytest.raises(MeasurementError, match=r"layers\.0\.self_attn\.q_proj gives values that are not finite"):
             observation.compute(model, Collator(tokenizer()), words())
-
-
-def test_what_was_saved_is_loaded(folder, found):
-    given, out = found
-    again = factors.load(out)
-    assert sorted(path.name for path in out.iterdir()) == [
-        "examples.parquet",
-        "factors.json",
-        "selections.safetensors",
-    ]
-    pd.testing.assert_frame_equal(again.examples, given.examples)
-    pd.testing.assert_frame_equal(again.selections.blocks, given.selections.blocks)
-    assert again.selections.tasks == given.selections.tasks and again.selections.mixture
-    assert again.selections.values.keys() == given.selections.values.keys()
-    for name, value in given.selections.values.items():
-        np.testing.assert_array_equal(again.selections.values[name], value)
-    assert repr(again) == "Factors(MIXLORA; 18 examples: red 6, blue 6, green 6; 8 blocks)"
-    meta = json.loads((out / "factors.json").read_text())
-    assert meta["schema"] == 1 and meta["adapter_kind"] == "MIXLORA" and meta["config"]["out"] is None
-    assert meta["fingerprints"] == {"model": checkpoint.fingerprint(checkpoint.load_model(asked(folder).model))}
-    assert config.build(meta["config"], "factors.json").probe.layers == [0, 2]
-
-
-def test_numbers_are_of_the_kind_that_the_adapter_writes(folder, found, tmp_path):
-    out = tmp_path / "lora"
-    given = observation.compute_config(asked(folder, "lora"), out)
-    again = factors.load(out).selections
-    assert {value.dtype for value in again.values.values()} == {np.dtype(np.float32)}
-    for name, value in given.selections.values.items():
-        np.testing.assert_array_equal(again.values[name], value)
-    as_mixture = spoilt(out, tmp_path / "mixture", lambda meta: meta.update(adapter_kind="MIXLORA"))
-    assert refused(as_mixture).endswith("is of float32, not of whole numbers")
-    as_lora = spoilt(found[1], tmp_path / "other", lambda meta: meta.update(adapter_kind="LORA"))
-    assert refused(as_lora).endswith("is of int32, not of real numbers")
-
-
-def test_two_processes_do_not_compute_the_same_factors(folder, tmp_path):
-    out = tmp_path / "out"
-    words = re.escape(f"another process is computing {out}; wait for it, or choose another --out")
-    with locked(tmp_path / ".out.lock", f"computing {out}"), pytest.raises(RunError, match=words):
-        observation.compute_config(asked(folder), out)
-    assert list(tmp_path.iterdir()) == []
-
-
-def spoilt(out, to, change):
-    """A copy of the factors, its factors.json changed."""
-    shutil.copytree(out, to)
-    meta = json.loads((to / "factors.json").read_text())
-    change(meta)
-    meta.pop("seal", None)
-    (to / "factors.json").write_text(json.dumps(meta))
-    return to
-
-
-def refused(path) -> str:
-    with pytest.raises(RunError) as told:
-        factors.load(path)
-    return str(told.value)
-
-
-def test_what_is_no_factors_is_refused_in_words(found, tmp_path):
-    out = found[1]
-    assert refused(tmp_path / "none") == f"there are no factors at {tmp_path / 'none'}"
-    (tmp_path / "empty").mkdir()
-    assert refused(tmp_path / "empty") == f"{tmp_path / 'empty'} holds no factors: it has no factors.json"
-    newer = spoilt(out, tmp_path / "newer", lambda meta: meta.update(schema=2))
-    assert refused(newer) == f"{newer} has schema 2, but this version reads schema 1; update task-interference"
-    for name, change in {
-        "kind": lambda meta: meta.update(adapter_kind="IA3"),
-        "blocks": lambda meta: meta.pop("blocks"),
-        "sums": lambda meta: meta["checksums"].update({"../other": "0"}),
-    }.items():
-        assert "factors.json is damaged" in refused(spoilt(out, tmp_path / name, change))
-    few = spoilt(out, tmp_path / "few", lambda meta: [block.update(factors=2) for block in meta["blocks"]])
-    assert "names a factor that is not among 2" in refused(few)
-    other = spoilt(out, tmp_path / "other", lambda meta: meta["blocks"][0].update(name="language.9.q_proj.A"))
-    assert "it lacks block language.9.q_proj.A" in refused(other)
-    cut = tmp_path / "cut"
-    shutil.copytree(out, cut)
-    whole = (cut / "selections.safetensors").read_bytes()
-    (cut / "selections.safetensors").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    assert "selections.safetensors is damaged: its checksum is another" in refused(cut)
-    (cut / "factors.json").write_text("[]")
-    assert "factors.json is damaged" in refused(cut)
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda meta: meta.update(seed=2**32), "its seed is 4294967296; compute the factors again"),
-        (lambda meta: meta.update(seed="3"), "its 'seed' is '3'; compute the factors again"),
-        (lambda meta: meta.update(schema=0), None),
-        (lambda meta: meta["blocks"][0].pop("factors"), "its blocks cannot be read ("),
-        (lambda meta: meta["blocks"][0].update(layer=0.5), "its blocks cannot be read ("),
-        (lambda meta: meta["blocks"][0].update(name=None), "a block in it has no name; compute the factors again"),
-        (lambda meta: meta["blocks"][0].update(module=3), "a block in it has no name; compute the factors again"),
-        (lambda meta: meta["blocks"].append(meta["blocks"][0]), "a block in it stands twice or has no factors; comp"),
-        (lambda meta: meta["blocks"][0].update(factors=0), "a block in it stands twice or has no factors; compute the"),
-    ],
-)
-def test_damage_to_the_record_is_told(found, tmp_path, change, words):
-    wrong = spoilt(found[1], tmp_path / "wrong", change)
-    if words is None:
-        assert refused(wrong) == f"{wrong} has schema 0, but this version reads schema 1; update task-interference"
-    else:
-        assert refused(wrong).startswith(f"{wrong / 'factors.json'} is damaged: {words}")
-
-
-def test_damage_to_the_examples_is_told(found, tmp_path):
-    def without_task(folder):
-        examples = pd.read_parquet(folder / "examples.parquet").assign(task=None)
-        examples.to_parquet(folder / "examples.parquet")
-
-    def fewer(folder):
-        pd.read_parquet(folder / "examples.parquet")[:-1].to_parquet(folder / "examples.parquet")
-
-    for name, change, words in (
-        ("task", without_task, "examples.parquet is damaged: a task is missing"),
-        ("fewer", fewer, "is not of 17 examples"),
-    ):
-        folder = tmp_path / name
-        shutil.copytree(found[1], folder)
-        change(folder)
-        assert "examples.parquet is damaged: its checksum is another" in refused(folder)
-        sums = {file: stored.checksum(folder / file) for file in ("examples.parquet", "selections.safetensors")}
-        assert words in refused(
-            spoilt(folder, tmp_path / f"{name}-told", lambda meta, now=sums: meta.update(checksums=now))
-        )
-
-
-def test_factors_of_a_notebook_are_not_taken_for_those_of_a_configuration(folder, found, tmp_path):
-    settings, out = asked(folder), found[1]
-    assert observation.kept_or_computed(settings, out).examples.equals(found[0].examples)
-    for name, change in {
-        "none": lambda meta: meta.update(config=None),
-        "gone": lambda meta: meta.pop("config"),
-    }.items():
-        other = spoilt(out, tmp_path / name, change)
-        with pytest.raises(RunError, match="already holds factors; choose another --out or delete it first"):
-            observation.kept_or_computed(settings, other)
-
-
-@pytest.mark.parametrize("kind", ["adapter", "task"])
-def test_factors_of_what_has_changed_since_are_refused(folder, found, tmp_path, kind):
-    settings, out = asked(folder), tmp_path / "factors"
-    shutil.copytree(found[1], out)
-    changed = {
-        "adapter": Path(settings.model.adapter) / "adapter_model.safetensors",
-        "task": Path(next(iter(settings.tasks.values())).file),
-    }[kind]
-    before = changed.stat()
-    os.utime(changed, (before.st_atime, (out / "factors.json").stat().st_mtime + 10))
-    try:
-        with pytest.raises(RunError) as told:
-            observation.kept_or_computed(settings, out)
-    finally:
-        os.utime(changed, (before.st_atime, before.st_mtime))
-    assert str(told.value) == f"{changed} has changed since {out} was computed; delete that, or choose another --out"
-
-
-def test_nothing_is_overwritten_and_nothing_is_left_behind(folder, found, tmp_path, monkeypatch):
-    given, out = found
-    with pytest.raises(RunError, match="already holds factors; choose another --out or delete it first"):
-        given.save(out)
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "mine.txt").write_text("mine")
-    with pytest.raises(RunError, match="exists and holds something else"):
-        observation.compute_config(asked(folder), tmp_path / "other")
-    (tmp_path / "free").mkdir()
-    monkeypatch.setattr(factors, "save_file", full)
-    with pytest.raises(RunError, match="No space left on device"):
-        given.save(tmp_path / "free")
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
-    assert list((tmp_path / "free").iterdir()) == []
-
-
-def test_wrong_questions_are_refused_before_the_model_is_loaded(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "load_model", None)
-    with pytest.raises(ScopeError, match="there is only task 'red'; give at least 2"):
-        observation.compute_config(asked(folder, tasks=["red"]), tmp_path / "out")
-    with pytest.raises(Exception, match="more than max_length 3; raise max_length or drop the record"):
-        observation.compute_config(asked(folder, max_length=3), tmp_path / "out")
-    with pytest.raises(CheckpointError, match="no LoRA or MixLoRA adapter"):
-        observation.compute(llama(), Collator(tokenizer()), words())
-    assert not (tmp_path / "out").exists()
 
 
 def test_tables_say_everything(folder, found, tmp_path):

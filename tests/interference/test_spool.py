@@ -46,7 +46,7 @@ def test_a_full_disk_is_told_and_what_was_written_stays(tmp_path):
         assert spool.read(0, "b").sum() == 100
     """
     said = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
-    assert said.stdout.startswith(f"gradients cannot be written to {tmp_path}: ")
+    assert said.stdout.startswith(f"what is measured cannot be written to {tmp_path}: ")
     assert said.stdout.strip().endswith("make room there, and start again")
     assert [path.name for path in tmp_path.iterdir()] == ["part-000000.safetensors"]
 

@@ -1,4 +1,4 @@
-"""Where an unfinished run's gradients wait: one process at a time, room looked for first, removed at the end."""
+"""Where the gradients of unfinished work wait: one process at a time, room looked for first, removed at the end."""
 
 import os
 import re
@@ -54,9 +54,7 @@ def test_spooled_gradients_of_another_job_are_refused_even_if_the_partial_direct
     with pytest.raises(KeyboardInterrupt), unfinished(out, "a", spools):
         raise KeyboardInterrupt
     shutil.rmtree(tmp_path / "run.partial")
-    refused = pytest.raises(
-        RunError, match=r"spools/run-\w+.partial is of an unfinished run of another configuration or"
-    )
+    refused = pytest.raises(RunError, match=r"spools/run-\w+.partial holds unfinished work on another configuration or")
     with refused, unfinished(out, "b", spools):
         pass
 
@@ -133,15 +131,15 @@ def test_a_gram_file_that_will_be_written_again_is_room(tmp_path, monkeypatch):
 
     with pytest.raises(RunError, match="killed"), unfinished(out, "a", spools, stored=1000):
         (tmp_path / "run.partial" / "gram.safetensors").write_bytes(bytes(950))
-        (tmp_path / "run.partial" / "run").mkdir()
-        (tmp_path / "run.partial" / "run" / "gram.safetensors").write_bytes(bytes(950))
+        (tmp_path / "run.partial" / "result").mkdir()
+        (tmp_path / "run.partial" / "result" / "gram.safetensors").write_bytes(bytes(950))
         raise RunError("killed")
     monkeypatch.setattr(shutil, "disk_usage", tight)
     monkeypatch.setattr(unfinished_runs, "_apart", lambda place, folder: True)
     with pytest.raises(RunError, match=r"the Gram matrices need 1\.04 KiB"), unfinished(out, "a", spools, stored=1060):
         pass
     with unfinished(out, "a", spools, stored=1000):
-        assert not (tmp_path / "run.partial" / "run").exists()
+        assert not (tmp_path / "run.partial" / "result").exists()
 
 
 def test_a_name_that_no_directory_beside_it_could_have_is_told(tiny, refused, tmp_path):
@@ -230,7 +228,7 @@ def test_a_directory_of_others_is_refused_and_left_alone(tmp_path):
         place = spool.folder
     place.mkdir()
     (place / "mine.txt").write_text("mine")
-    with pytest.raises(RunError, match="is not of an unfinished run"), unfinished(out, "a", spools):
+    with pytest.raises(RunError, match="holds something else"), unfinished(out, "a", spools):
         pass
     assert (place / "mine.txt").read_text() == "mine" and not (tmp_path / "run.partial").exists()
 
@@ -248,7 +246,7 @@ def test_gradients_do_not_wait_where_the_run_will_be(tmp_path):
 def test_an_identity_that_is_no_text_is_of_another_run(tmp_path):
     (tmp_path / "run.partial").mkdir()
     (tmp_path / "run.partial" / "identity").write_bytes(b"\xff\xfe")
-    with pytest.raises(RunError, match="of an unfinished run of another"), unfinished(tmp_path / "run", "a"):
+    with pytest.raises(RunError, match="holds unfinished work on another"), unfinished(tmp_path / "run", "a"):
         pass
 
 

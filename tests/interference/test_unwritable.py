@@ -60,7 +60,7 @@ def test_a_full_disk_is_no_mistake_in_the_input(interference, tiny, tmp_path):
     with full(3000):
         said = interference("compute", *tiny.arguments(tmp_path / "run"), *ARGUMENTS)
     assert (said.code, said.out) == (1, "")
-    assert said.err.startswith(f"error: gradients cannot be written to {tmp_path}/run.partial: ")
+    assert said.err.startswith(f"error: what is measured cannot be written to {tmp_path}/run.partial: ")
     assert said.err.endswith("make room there, and start again\n")
     again = interference("compute", *tiny.arguments(tmp_path / "run"), *ARGUMENTS)
     assert again.code == 0, again.err
@@ -86,7 +86,8 @@ def test_what_has_come_to_lie_in_the_runs_place_is_left_alone(tiny, tmp_path, wh
             (tmp_path / "run").mkdir()
             (tmp_path / "run" / "thesis.tex").write_text("years of work")
 
-    with pytest.raises(RunError, match=f"^{tmp_path}/run exists and is no run; choose another --out$"):
+    told = f"^{tmp_path}/run.partial/result cannot be moved to {tmp_path}/run: Directory not empty; move it yourself$"
+    with pytest.raises(RunError, match=told):
         compute_config(tiny.config(tmp_path / "run", **SETTINGS), put)
     assert (tmp_path / "run" / "thesis.tex").read_text() == "years of work"
     (tmp_path / "run").rename(tmp_path.parent / f"{tmp_path.name} thesis")
