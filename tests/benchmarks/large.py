@@ -4,6 +4,7 @@ On a GPU: all 32 layers in bfloat16, examples as long as LLaVA's with an image o
 float32 and short examples, so that a case takes seconds.
 """
 
+import copy
 import statistics
 import time
 from dataclasses import dataclass
@@ -97,8 +98,10 @@ def ways(model: PeftModel, data: dict[str, Tensor], deep: int) -> dict[str, Case
     """Ways to the per-example gradients of A and B; the loop, which the others are compared with, first."""
     every = find_targets(model, "default")
 
-    def ours(layers: list[int] | None) -> Gradients:
-        with Probe(model, find_targets(model, "default", layers)) as probe:
+    compiled = layers_compiled(model)
+
+    def ours(layers: list[int] | None, probed: PeftModel = model) -> Gradients:
+        with Probe(probed, find_targets(probed, "default", layers)) as probe:
             return probe.gradients(data).gradients
 
     def functional() -> Gradients:
@@ -112,8 +115,17 @@ def ways(model: PeftModel, data: dict[str, Tensor], deep: int) -> dict[str, Case
         LOOP: lambda: reference.of_targets(model, data, every),
         "torch.func vmap(grad)": functional,
         "ours, all layers": lambda: ours(None),
+        "ours, all layers, torch.compile": lambda: ours(None, compiled),
         f"ours, layer {deep}": lambda: ours([deep]),
     }
+
+
+def layers_compiled(model: PeftModel) -> PeftModel:
+    """A copy on the same parameters, each of whose transformer blocks torch.compile compiles."""
+    copied = copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
+    for layer in copied.get_base_model().model.layers:
+        layer.compile()
+    return copied
 
 
 def measure(case: Case, device: str) -> Spent:
