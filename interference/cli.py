@@ -17,7 +17,9 @@ from interference.options import (
     Aggregate,
     Base,
     ConfigPath,
+    DemoOut,
     FactorsOut,
+    FiguresOut,
     Json,
     Layers,
     MemoryBudget,
@@ -29,6 +31,7 @@ from interference.options import (
     Perplexity,
     Quiet,
     Reduce,
+    ReportOut,
     RunPath,
     Samples,
     Seed,
@@ -42,6 +45,7 @@ from interference.options import (
     given_options,
     names,
     numbers,
+    perplexity_for,
 )
 from mixlora.errors import MixLoraError, TrainingError, plain
 
@@ -270,9 +274,7 @@ def factors(
     resolved = configuration(config, settings, given)
     if out is None:
         raise ConfigError("there is no directory for the selections; give --out")
-    perplexity = neighbours.PERPLEXITY if perplexity is None else perplexity
-    if not 1 <= perplexity < (most := resolved.probe.samples * len(resolved.tasks)):
-        raise ConfigError(f"--perplexity {perplexity:g} must be at least 1 and below the number of examples, {most}")
+    perplexity = perplexity_for(perplexity, resolved.probe.samples * len(resolved.tasks))
     beside = load(run) if run else None
     with console.progress(console.console(stderr=True), quiet) as report:
         found = observation.kept_or_computed(resolved, out, report)
@@ -291,7 +293,7 @@ def factors(
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Directories of runs; several are compared.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="Directory of report.html, figures/ and tables/.")] = Path("reports/report"),
+    out: ReportOut = Path("reports/report"),
     label: Annotated[
         list[str] | None, typer.Option(help="What a run is called, in their order.", show_default="its path")
     ] = None,
@@ -316,7 +318,7 @@ def report(
 def figure(
     name: Annotated[str, typer.Argument(help="Name of the figure, or its number in the paper.", show_default=False)],
     inputs: Annotated[list[Path], typer.Argument(help="Directories that it is drawn from.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="Directory of the files.")] = Path("reports/figures"),
+    out: FiguresOut = Path("reports/figures"),
     label: Annotated[
         list[str] | None, typer.Option(help="What a directory is called, in their order.", show_default="by itself")
     ] = None,
@@ -357,9 +359,7 @@ def figure(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Directory of the demo's checkpoints, runs and pictures.")] = Path(
-        "reports/demo"
-    ),
+    out: DemoOut = Path("reports/demo"),
 ) -> None:
     """Train a LoRA and a MixLoRA on six small tasks, score and measure them, and show where their matrices differ."""
     from interference import demonstration

@@ -24,12 +24,13 @@ from interference.probing import Batch, Probed, Prober, of_collated
 from interference.run import Run, check_free, load
 from interference.sketch import relative_error
 from interference.spool import MemorySpool, Shard
-from interference.stored import check_writable, expanded
+from interference.stored import check_writable
 from interference.targets import find_targets, probed_adapter, unprobed
 from interference.unfinished import clear, gram_file, refuse_busy, settle, unfinished
 from mixlora import processes
 from mixlora.checkpoint import SPLIT
 from mixlora.errors import MixLoraError
+from mixlora.files import expanded
 from mixlora.progress import Progress, silent
 from mixlora.sections import resolved
 
@@ -143,7 +144,7 @@ def compute_config(config: AnalysisConfig, progress: Progress = silent) -> Run |
     """
     if config.out is None:
         raise ScopeError("the configuration names no directory for the run; give out: or --out")
-    out, probe = expanded(config.out).absolute(), config.probe
+    out, probe = Path(config.out).absolute(), config.probe
     shard = Shard(processes.rank(), processes.count())
     first = shard.rank == 0
     if shard.count > 1:
@@ -156,7 +157,7 @@ def compute_config(config: AnalysisConfig, progress: Progress = silent) -> Run |
         encoded, model, measuring = _prepared(config, progress if first else silent, shard)
     provenance = _provenance(model, probed_adapter(model, None))
     identity = f"{provenance['fingerprints']['model']} {config.model_dump_json(exclude=_ELSEWHERE)}"
-    spool_dir = None if probe.spool_dir is None else expanded(probe.spool_dir)
+    spool_dir = None if probe.spool_dir is None else Path(probe.spool_dir)
     units = sampled.count(encoded)
     need = measuring.spooled(units) * processes.here() // shard.count
     with ExitStack() as stack:

@@ -12,7 +12,7 @@ from interference.errors import ConfigError
 from mixlora import settings as yaml_settings
 from mixlora.errors import MixLoraError
 from mixlora.sections import BaseSection, TaskSection
-from mixlora.settings import Section
+from mixlora.settings import Place, Section
 
 LEAST_SUMS = 16
 """Random sums of a sketch."""
@@ -25,7 +25,7 @@ _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "m
 class ModelConfig(BaseSection):
     """Which checkpoint is measured: the base's keys, and `adapter`, path or hub id of a PEFT adapter for it."""
 
-    adapter: str
+    adapter: Place
 
 
 class ProbeConfig(Section):
@@ -62,7 +62,7 @@ class ProbeConfig(Section):
     weight_space: bool = False
     routers: bool = False
     memory_budget: int = Field(2**30, ge=1)
-    spool_dir: str | None = None
+    spool_dir: Place | None = None
     sketch: int | None = Field(None, ge=LEAST_SUMS)
 
     @field_validator("memory_budget", mode="before")
@@ -84,7 +84,7 @@ class AnalysisConfig(Section):
     model: ModelConfig
     tasks: dict[str, TaskSection] = Field(min_length=1)
     probe: ProbeConfig = Field(default_factory=lambda: ProbeConfig.model_validate({}))
-    out: str | None = None
+    out: Place | None = None
 
 
 def load(

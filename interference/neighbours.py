@@ -108,7 +108,8 @@ def purity(
     count = len(tasks)
     if not 1 <= k < count:
         raise ScopeError(
-            f"k is {k}, but each of {count} examples has {count - 1} others; choose a k from 1 to {count - 1}"
+            f"k is {k}, but each of {count} examples has {count - 1} others; take more examples, or a k from 1 to "
+            f"{count - 1}"
         )
     names, labels = np.unique(list(tasks), return_inverse=True)
     weights = _weights(distances, k)

@@ -25,14 +25,13 @@ from interference.gradients import activate, as_found
 from interference.probing import digested
 from interference.selections import Selections, check_tasks
 from interference.spool import DiskSpool
-from interference.stored import expanded
 from interference.targets import Target, find_targets, probed_adapter
 from interference.unfinished import clear, refuse_busy, settle, unfinished
 from mixlora import MixLoraLayer, routed
 from mixlora.context import pool
 from mixlora.data.collation import Collator, Encoded
 from mixlora.data.examples import Example
-from mixlora.files import exists, is_folder
+from mixlora.files import exists, expanded, is_folder
 from mixlora.progress import Progress, silent
 from mixlora.sections import resolved
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from interference.errors import ConfigError
+from mixlora.files import expanded
 
 
 class Metric(StrEnum):
@@ -21,6 +22,11 @@ class Metric(StrEnum):
     CURVATURE = "curvature"
 
 
+def at_home(path: Path | None) -> Path | None:
+    """The path, the home directory in place of a ~ that begins it: no shell replaces one after --out=."""
+    return None if path is None else expanded(path)
+
+
 RunPath = Annotated[Path, typer.Argument(help="Directory of a run.", show_default=False)]
 ConfigPath = Annotated[
     Path | None, typer.Argument(help="YAML file, or a run's directory to rerun it.", show_default=False)
@@ -28,7 +34,15 @@ ConfigPath = Annotated[
 Set = Annotated[list[str] | None, typer.Option("--set", help="Override a key: probe.samples=50.", show_default=False)]
 Out = Annotated[Path | None, typer.Option(help="Directory to write the run to.", show_default=False)]
 FactorsOut = Annotated[
-    Path | None, typer.Option("--out", help="Directory of selections and figures.", show_default=False)
+    Path | None,
+    typer.Option("--out", help="Directory of selections and figures.", show_default=False, callback=at_home),
+]
+ReportOut = Annotated[
+    Path, typer.Option("--out", help="Directory of report.html, figures/ and tables/.", callback=at_home)
+]
+FiguresOut = Annotated[Path, typer.Option("--out", help="Directory of the files.", callback=at_home)]
+DemoOut = Annotated[
+    Path, typer.Option("--out", help="Directory of the demo's checkpoints, runs and pictures.", callback=at_home)
 ]
 Base = Annotated[str | None, typer.Option(help="Base model: path or hub id; 'mini' is the built-in one.")]
 Adapter = Annotated[str | None, typer.Option(help="LoRA or MixLoRA adapter: path or hub id.")]
@@ -96,6 +110,22 @@ def given_options(
     }
     given = {k: _given(v) if isinstance(v, dict) else v for k, v in whole.items()}
     return {key: value for key, value in given.items() if value not in (None, {})}
+
+
+def perplexity_for(given: float | None, examples: int) -> float:
+    """The perplexity of a map of so many examples; the usual one if none is given."""
+    from interference.neighbours import NEIGHBOURS, PERPLEXITY
+
+    if examples <= NEIGHBOURS:
+        raise ConfigError(
+            f"{NEIGHBOURS} neighbours of every example are looked at, but there are {examples} examples; give more "
+            "--samples"
+        )
+    if not 1 <= (perplexity := PERPLEXITY if given is None else given) < examples:
+        raise ConfigError(
+            f"--perplexity {perplexity:g} must be at least 1 and below the number of examples, {examples}"
+        )
+    return perplexity
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:

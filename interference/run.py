@@ -25,6 +25,7 @@ from interference.packed import GramFile, Grams
 from interference.packing import sum_of, unpack, write_packed
 from interference.reading import SCHEMA, check_whole, read_meta
 from interference.remarks import other_units
+from mixlora.files import expanded
 
 _FILES = ("run.json", "probes.parquet", "blocks.parquet", "gram.safetensors")
 _SELECTIONS = "selections.safetensors"  # of MixLoRA runs alone
@@ -280,7 +281,7 @@ class Run:
         Raises:
             RunError: if `out` exists or cannot be written.
         """
-        out = stored.expanded(out)
+        out = expanded(out)
         check_free(out)
         stored.write_whole(out, "the run", partial(self._write, grams))
 
@@ -322,7 +323,7 @@ def load(path: Path | str) -> Run:
     Raises:
         RunError: if the directory is no run, is damaged, or is of another version.
     """
-    folder = stored.expanded(path)
+    folder = expanded(path)
     if not folder.is_dir():
         raise RunError(f"there is no run at {folder}")
     for name in _FILES:

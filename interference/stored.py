@@ -76,14 +76,6 @@ def check_free(out: Path, marker: str, noun: str, otherwise: str) -> None:
         raise RunError(f"{out} is a link or the root of a disk; name a directory within it by --out")
 
 
-def expanded(path: Path | str) -> Path:
-    """The path with a ~ that begins it replaced by the home directory, if there is one."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:  # of a user whom nobody knows
-        return Path(path)
-
-
 def check_writable(out: Path) -> None:
     """Nothing, if a directory can be made where `out` will be; told before it takes hours to fill it.
 

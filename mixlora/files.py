@@ -22,6 +22,14 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """What file systems say that have no room, or none for this user or for so large a file."""
 
 
+def expanded(path: Path | str) -> Path:
+    """The path with a ~ that begins it replaced by the home directory, if there is one."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # of a user whom nobody knows
+        return Path(path)
+
+
 def exists(path: Path) -> bool:
     """Whether anything is at a path, whatever name a stranger's file gives it."""
     try:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from mixlora.files import exists
-from mixlora.settings import Section
+from mixlora.settings import Place, Section
 
 MINI = "mini"
 """The base that ships with this package."""
@@ -29,8 +29,8 @@ class BaseSection(Section):
         trust_remote_code: run code that a hub repository brings.
     """
 
-    base: str
-    projector: str | None = None
+    base: Place
+    projector: Place | None = None
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
     quantization: Literal["4bit", "8bit"] | None = None
     device: str = "auto"
@@ -52,8 +52,8 @@ class TaskSection(Section):
         mini: "train" or "heldout": the task of this name of the mini suite.
     """
 
-    file: str | None = None
-    images: str | None = None
+    file: Place | None = None
+    images: Place | None = None
     outside: bool = False
     where: dict[str, Any] = Field(default_factory=dict)
     split: str | None = None
@@ -85,7 +85,7 @@ class TaskGroupSection(TaskSection):
     """
 
     by: str | None = None
-    mme: str | None = None
+    mme: Place | None = None
 
     def _sources(self) -> tuple[str | None, ...]:
         return (*super()._sources(), self.mme)

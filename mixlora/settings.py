@@ -4,12 +4,13 @@ Sections are pydantic models; which keys there are is said where a command lives
 """
 
 import difflib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from mixlora.errors import ConfigError
 from mixlora.files import DEEPEST, is_folder, read_json, read_text
@@ -20,6 +21,10 @@ MOST_VALUES = 100_000
 """Values in one, each counted as often as aliases repeat it."""
 MOST_INCLUDED = 16
 """Files of which each includes the next."""
+
+
+Place = Annotated[str, AfterValidator(os.path.expanduser)]
+"""A path, or a hub id; ~ at its beginning is the home directory."""
 
 
 class Section(BaseModel):

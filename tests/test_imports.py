@@ -30,7 +30,7 @@ LAYERS = {  # a module of `interference` may import those listed, and nothing el
     "unfinished": "errors spool stored mixlora",
     "stored": "errors mixlora",
     "reading": "errors blocks packed stored",
-    "run": "errors blocks measure metrics packed packing reading remarks stored uncertainty",
+    "run": "errors blocks measure metrics packed packing reading remarks stored uncertainty mixlora",
     "selections": "errors significance",
     "neighbours": "errors selections",
     "factors": "errors neighbours run selections stored",
@@ -58,7 +58,7 @@ LAYERS = {  # a module of `interference` may import those listed, and nothing el
     "gallery": "errors canvas factors paper run",
     "printing": "errors reading remarks run mixlora",  # plans and verifications are given to it
     "demonstration": "errors config computation run figures printing writing mixlora",
-    "options": "errors config",
+    "options": "errors config neighbours mixlora",
     "cli": "errors config computation run verification planning printing demonstration factor_figures factors figures "
     "gallery neighbours observation options writing mixlora",
     "__init__": "",  # names are loaded when they are used

@@ -12,7 +12,7 @@ from mixlora.errors import ConfigError
 from mixlora.evaluation.scoring import Metric
 from mixlora.files import exists, file_name, is_folder, read_json
 from mixlora.sections import MINI, SPLIT, BaseSection, TaskGroupSection
-from mixlora.settings import Number, Section
+from mixlora.settings import Number, Place, Section
 
 RECORD = "results.json"
 JUDGE = "judge"
@@ -31,7 +31,7 @@ class EvaluatedSection(BaseSection):
     Without `base` it is the one that the adapter names as its own.
     """
 
-    adapter: str | None = None
+    adapter: Place | None = None
 
 
 class EvaluateTask(TaskGroupSection):
@@ -116,7 +116,7 @@ class JudgeSection(Section):
         batch_size: answers judged together; verdicts do not depend on it.
     """
 
-    model: str
+    model: Place
     by: Literal["probability", "generation"] = "probability"
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
     device: str = "auto"
@@ -151,7 +151,7 @@ class EvaluateConfig(Section):
     label: str | None = None
     draws: Draws = 1000
     seed: Seed = 0
-    out: str | None = None
+    out: Place | None = None
 
     @model_validator(mode="after")
     def _judged(self) -> "EvaluateConfig":

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from mixlora import settings
 from mixlora.sections import BaseSection, TaskGroupSection
-from mixlora.settings import Number, Section
+from mixlora.settings import Number, Place, Section
 
 RECORD = "training.json"
 """What a training leaves beside its weights, and is known by."""
@@ -194,7 +194,7 @@ class TrainConfig(Section):
     lora: LoraSection = Field(default_factory=lambda: LoraSection.model_validate({}))
     mixlora: MixLoraSection = Field(default_factory=lambda: MixLoraSection.model_validate({}))
     training: RecipeSection = Field(default_factory=lambda: RecipeSection.model_validate({}))
-    out: str | None = None
+    out: Place | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> "TrainConfig":

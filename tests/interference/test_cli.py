@@ -18,7 +18,7 @@ from interference import compare, load, printing
 from interference.computation import compute_config
 from interference.errors import amount
 from interference.planning import Plan
-from interference.stored import expanded
+from mixlora.files import expanded
 
 COMMANDS = ["compute", "show", "compare", "verify", "plan", "factors", "report", "demo"]
 SCRIPT = Path(sys.executable).parent / "interference"
@@ -310,7 +310,7 @@ def test_runs_of_other_units_or_blocks_are_told_apart(interference, refused, tin
     assert "have no paired difference: a unit is one example in one run and the mean of 2 examples in" in page
 
 
-def test_a_home_directory_is_the_users(tiny, tmp_path, monkeypatch):
+def test_a_home_directory_is_the_users(interference, tiny, tmp_path, monkeypatch):
     """Whoever writes ~ gets it everywhere or nowhere; nothing is called damaged."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
@@ -319,6 +319,15 @@ def test_a_home_directory_is_the_users(tiny, tmp_path, monkeypatch):
     assert sorted(path.name for path in (tmp_path / "home").iterdir()) == ["one", "other"]
     assert len(load("~/one").probes) == len(load(tmp_path / "home" / "other").probes) == 8
     assert expanded("~nobody at all/run") == Path("~nobody at all/run")
+    for command in (
+        ["report", "~/one", "--detail", "small", "--quiet", "--out=~/page"],
+        ["figure", "blocks", "~/one", "--out=~/figures"],
+        ["factors", *tiny.arguments(), "--samples=6", "--perplexity=3", "--quiet", "--out=~/factors"],
+    ):
+        said = interference(*command)
+        assert said.code == 0 and str(tmp_path / "home") in said.out, said
+    made = ["factors", "figures", "one", "other", "page"]
+    assert sorted(path.name for path in (tmp_path / "home").iterdir()) == made and not (tmp_path / "~").exists()
     shutil.copytree(tmp_path / "home" / "one", tmp_path / "~" / "literal")
     assert len(load(tmp_path / "~" / "literal").probes) == 8
 

@@ -33,6 +33,8 @@ def test_what_is_refused(refused, tiny, tmp_path):
     assert "give --out" in refused("factors", *tiny.arguments(out)[:-2])
     words = refused("factors", *tiny.arguments(out), *ARGUMENTS, "--perplexity", "4000", out=out)
     assert words.startswith("--perplexity 4000 must be at least 1 and below the number of examples")
+    words = refused("factors", *tiny.arguments(out), "--samples", "5", out=out)
+    assert words == "10 neighbours of every example are looked at, but there are 10 examples; give more --samples"
     out.mkdir()
     (out / "mine.txt").write_text("x")
     assert "holds something else" in refused("factors", *tiny.arguments(out), *ARGUMENTS, "--perplexity", "3")

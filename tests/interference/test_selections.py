@@ -292,7 +292,7 @@ def test_what_cannot_be_told_is_refused_in_words():
     refused(ScopeError, "perplexity is 30, but must be above 0 and below the number of examples, 10; set a smaller",
             neighbours.embed, made)  # fmt: skip
     refused(ScopeError, "perplexity is 0,", neighbours.embed, made, perplexity=0)
-    refused(ScopeError, "k is 10, but each of 10 examples has 9 others; choose a k from 1 to 9",
+    refused(ScopeError, "k is 10, but each of 10 examples has 9 others; take more examples, or a k from 1 to 9",
             neighbours.embed, made, perplexity=5)  # fmt: skip
     alike = chosen("ab" * 8, [[0, 1]] * 16)
     refused(MeasurementError, "all examples selected the same", neighbours.embed, alike, perplexity=5)

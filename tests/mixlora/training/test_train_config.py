@@ -24,6 +24,18 @@ def test_methods_differ_only_in_what_the_configuration_says(file):
         assert lora.keys() == other.keys()
 
 
+def test_a_home_directory_is_the_users(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    given = values("~/run", model={"base": "~/base", "projector": "~/p"}, tasks={"a": {"file": "~/a", "images": "~/i"}})
+    found = settings.build(config.TrainConfig, given, "test")
+    task = found.tasks["a"]
+    assert [found.out, found.model.base, found.model.projector, task.file, task.images] == [
+        str(tmp_path / name) for name in ("run", "base", "p", "a", "i")
+    ]
+    with pytest.raises(ConfigError, match="null byte"):
+        settings.build(config.TrainConfig, {**given, "out": "~\0/a"}, "test")
+
+
 def test_the_papers_recipe_is_the_papers():
     found = config.load(CONFIGS / "paper_train.yaml")
     recipe = found.training
