@@ -152,7 +152,9 @@ def check_modules(modules: Sequence[str], frame: pd.DataFrame) -> pd.DataFrame:
     there = sorted(set(columns.to_numpy().ravel()))
     for module in modules:
         if module not in there:
-            raise ScopeError(f"module {module!r} is not among those here: {', '.join(there)}")
+            summed = (frame["module"] == frame["group"]).all()  # see `coarsen`
+            why = "; the run summed its modules (probe.granularity)" if summed else ""
+            raise ScopeError(f"module {module!r} is not among those here: {', '.join(there)}{why}")
     return columns
 
 

@@ -1,6 +1,7 @@
 """`interference.compute` in a notebook: K is G G^T of reference gradients, whatever the budget or granularity."""
 
 import inspect
+import re
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,10 @@ def test_coarse_blocks_are_sums(run, model, granularity):
     assert len(coarse.blocks) == {"group": 12, "layer": 6}[granularity]
     assert coarse.blocks["size"].sum() == run.blocks["size"].sum()
     np.testing.assert_allclose(coarse.gram(), run.gram(), rtol=1e-5, atol=1e-6)
+    names = {"group": "attention, language, mlp", "layer": "all, language"}[granularity]
+    told = f"module 'q_proj' is not among those here: {names}; the run summed its modules (probe.granularity)"
+    with pytest.raises(ScopeError, match=f"^{re.escape(told)}$"):
+        coarse.matrix(modules=["q_proj"])
     if granularity == "group":
         mlp = {"layers": [1], "modules": ["mlp"], "side": "B"}
         np.testing.assert_allclose(coarse.gram(**mlp), run.gram(**mlp), rtol=1e-5, atol=1e-7)
