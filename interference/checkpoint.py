@@ -26,14 +26,14 @@ def load_processor(config: ModelConfig) -> Any:
         return checkpoint.load_processor(config)
 
 
-def device(config: ModelConfig) -> torch.device:
-    """Where the model will be.
+def refuse_offloaded(model: nn.Module) -> None:
+    """Nothing, if all weights of a model are in memory.
 
     Raises:
-        CheckpointError: if that device cannot be used.
+        CheckpointError: if some are offloaded.
     """
     with _told():
-        return checkpoint.device_of(config.device)
+        checkpoint.refuse_offloaded(model)
 
 
 def load_model(config: ModelConfig) -> PeftModel:

@@ -28,7 +28,7 @@ from interference.stored import check_writable
 from interference.targets import find_targets, probed_adapter, unprobed
 from interference.unfinished import clear, gram_file, refuse_busy, settle, unfinished
 from mixlora import processes
-from mixlora.checkpoint import SPLIT
+from mixlora.checkpoint import SPLIT, kind_of
 from mixlora.errors import MixLoraError
 from mixlora.files import expanded
 from mixlora.progress import Progress, silent
@@ -91,7 +91,7 @@ def compute(
         The run, in memory.
 
     Raises:
-        CheckpointError: if the model has no adapter that can be probed.
+        CheckpointError: if the model has no adapter that can be probed, or not all of its weights are in memory.
         ConfigError: if the seed, granularity or sketch is not one that can be.
         ScopeError: if a layer or module is not there, or a task has fewer than two units.
         MeasurementError: if a loss or gradient is not finite, or every gradient is zero.
@@ -148,7 +148,7 @@ def compute_config(config: AnalysisConfig, progress: Progress = silent) -> Run |
     shard = Shard(processes.rank(), processes.count())
     first = shard.rank == 0
     if shard.count > 1:
-        processes.meet(checkpoint.device(config.model).type, processes.PATIENCE)
+        processes.meet(kind_of(config.model.device), processes.PATIENCE)
     with _together(shard):
         if first and out.name:
             clear(out, "run.json")
@@ -242,6 +242,7 @@ def on_device(model: nn.Module, batches: Mapping[str, Iterable[Batch]]) -> dict[
     for task, given in batches.items():
         if isinstance(given, Mapping):
             raise ScopeError(f"the batches of task {task!r} are a dict; give a list of them, as [batch]")
+    checkpoint.refuse_offloaded(model)
     device = next(model.parameters()).device
 
     def moved(batch: Batch) -> Batch:

@@ -115,10 +115,11 @@ def example_losses(model: nn.Module, batch: Mapping[str, Any], whole_logits: boo
     inputs = {key: value for key, value in batch.items() if key not in ("labels", "tasks")}
     kept = _kept(supervised, batch.get("attention_mask"))
     if not whole_logits and "logits_to_keep" in _forward_parameters(model):
-        inputs["logits_to_keep"] = kept
+        inputs["logits_to_keep"] = _last(supervised) if _spread(model) else kept
     with routed(model, tasks=batch.get("tasks"), labels=labels, alone=True):
         logits = model(**inputs, use_cache=False, return_dict=True).logits
-    logits = logits[supervised] if logits.dim() == 3 else logits[supervised[kept]]
+    chosen = supervised[:, -logits.shape[1] :] if logits.dim() == 3 else supervised[kept]
+    logits = logits[chosen.to(logits.device)]
     losses = F.cross_entropy(
         logits.to(torch.promote_types(logits.dtype, torch.float32)),
         targets[supervised].to(logits.device),
@@ -246,9 +247,22 @@ def _kept(supervised: Tensor, attention_mask: Tensor | None) -> Tensor:
     return supervised.flatten().index_fill(0, added, True).view_as(supervised)
 
 
+def _last(supervised: Tensor) -> int:
+    """How many of the last positions hold all supervised ones [batch, seq]."""
+    return supervised.shape[1] - int(supervised.any(dim=0).nonzero()[0])
+
+
+def _spread(model: nn.Module) -> bool:
+    """Whether layers are on several devices, of which the last is not that of the positions to keep."""
+    return len(set(getattr(_base(model), "hf_device_map", {}).values())) > 1
+
+
 def _forward_parameters(model: nn.Module) -> Mapping[str, inspect.Parameter]:
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    return inspect.signature(base.forward).parameters
+    return inspect.signature(_base(model).forward).parameters
+
+
+def _base(model: nn.Module) -> nn.Module:
+    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def activate(model: nn.Module, adapter: str) -> None:

@@ -183,7 +183,7 @@ def _verify(
 
 def _gram(rows: Mapping[str, Tensor]) -> NDArray[np.float64]:
     whole = torch.cat([row.flatten(1) for row in rows.values()], dim=1).double()
-    found: NDArray[np.float64] = (whole @ whole.T).cpu().numpy()
+    found: NDArray[np.float64] = (whole @ whole.T).numpy()
     return found
 
 
@@ -223,7 +223,7 @@ def _unit_gradients(
         for start in range(0, len(singles), TOGETHER):
             for chunk in _alike(singles[start : start + TOGETHER]):
                 mean.add(probe.gradients(_padded([single for _, single in chunk])), [k for k, _ in chunk])
-    return mean.rows()
+    return _gathered(mean)
 
 
 def _alike(singles: Sequence[tuple[int, Batch]]) -> list[list[tuple[int, Batch]]]:
@@ -269,7 +269,12 @@ def _derived(
             gradients = reference.of_targets(model, batch, targets)
             tokens = (batch["labels"][:, 1:] != -100).sum(dim=1)
             mean.add(BatchGradients(gradients, torch.zeros(len(tokens)), tokens), [k] * len(tokens))
-    return mean.rows()
+    return _gathered(mean)
+
+
+def _gathered(mean: UnitMeans) -> dict[str, Tensor]:
+    """The means on the CPU: layers may be on several GPUs."""
+    return {name: rows.cpu() for name, rows in mean.rows().items()}
 
 
 def _errors(run: Run, chosen: list[int], measured: dict[str, Tensor], derived: dict[str, Tensor]) -> pd.DataFrame:
@@ -280,13 +285,13 @@ def _errors(run: Run, chosen: list[int], measured: dict[str, Tensor], derived: d
     worst = relative.max(dim=1)
     frame = run.probes.iloc[chosen][["task", "source"]].reset_index(drop=True)
     error, norm = off.norm(dim=1), size.norm(dim=1)
-    frame["norm"] = norm.cpu().numpy()
-    frame["error"] = (error / norm.clamp(min=float(norm.median()))).cpu().numpy()
-    frame["own_error"] = (error / norm).cpu().numpy()
+    frame["norm"] = norm.numpy()
+    frame["error"] = (error / norm.clamp(min=float(norm.median()))).numpy()
+    frame["own_error"] = (error / norm).numpy()
     frame["worst_block"] = [
         names[int(k)] if value > 0 else "" for k, value in zip(worst.indices, worst.values, strict=True)
     ]
-    frame["worst_error"] = worst.values.cpu().numpy()
+    frame["worst_error"] = worst.values.numpy()
     return frame
 
 

@@ -83,9 +83,24 @@ def load_base(section: BaseSection, device: torch.device | None = None) -> Any:
         raise CheckpointError(f"the weights of {base} hold other things than tensors; {_NOT_EXECUTED}") from None
     except LOAD_ERRORS as error:
         raise CheckpointError(f"the base model {base} cannot be loaded: {first_words(error)}") from None
+    refuse_offloaded(model)
     if section.projector is not None:
         load_projector(model, Path(section.projector))
     return (model if options else model.to(device)).eval()
+
+
+def refuse_offloaded(model: nn.Module) -> None:
+    """Nothing, if all weights of a model are in memory.
+
+    Raises:
+        CheckpointError: accelerate keeps some elsewhere, as where the GPUs cannot hold them all.
+    """
+    away = [parameter.is_meta for parameter in model.parameters()]
+    if any(away):
+        raise CheckpointError(
+            f"{sum(away)} of the model's {len(away)} weights are offloaded to the CPU or a disk; load it smaller "
+            "(quantization: 4bit or 8bit, dtype: bfloat16), or onto more GPUs"
+        )
 
 
 def load_adapted(section: BaseSection, adapter: str) -> PeftModel:
@@ -176,12 +191,17 @@ def device_of(name: str) -> torch.device:
     Raises:
         CheckpointError: if it cannot be used.
     """
-    if name in ("auto", SPLIT):
-        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        return torch.empty(0, device=name).device
+        return torch.empty(0, device=kind_of(name) if name in ("auto", SPLIT) else name).device
     except (RuntimeError, AssertionError) as error:
         raise CheckpointError(f"device {name!r} cannot be used: {first_words(error)}") from None
+
+
+def kind_of(name: str) -> str:
+    """The kind of that device, "cpu" or "cuda", without touching one: of several processes none has its own GPU yet."""
+    if name in ("auto", SPLIT):
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name.partition(":")[0]
 
 
 def base_of(section: BaseSection) -> str:

@@ -31,6 +31,8 @@ Held = dict[tuple[str, str], Selection]  # by adapted module and adapter
 class Packing:
     """Several sequences in one row, told apart by positions that start again.
 
+    Of a model on several GPUs it is on the first, and the values are where their layer is.
+
     Attributes:
         index: [instances, longest], place of every token in the flattened batch; 0 where there is none.
         mask: [instances, longest], where there is one.
@@ -41,11 +43,11 @@ class Packing:
 
     def unpack(self, values: Tensor) -> Tensor:
         """[batch, seq, ...] to [instances, longest, ...]."""
-        return values.flatten(0, 1)[self.index]
+        return values.flatten(0, 1)[self.index.to(values.device)]
 
     def pack(self, values: Tensor, batch: int) -> Tensor:
         """[instances, longest, ...] back to [batch, seq, ...]."""
-        return values[self.mask].unflatten(0, (batch, -1))
+        return values[self.mask.to(values.device)].unflatten(0, (batch, -1))
 
 
 @dataclass
@@ -85,6 +87,7 @@ def pool(x: Tensor, mask: Tensor | None) -> Tensor:
     """Mean of x [instances, seq, d] over the positions of a mask [instances, seq]: [instances, d]."""
     if mask is None:
         return x.mean(dim=1)
+    mask = mask.to(x.device)  # of a model on several GPUs, the mask is on the first
     count = mask.sum(dim=1, keepdim=True).clamp(min=1)
     dtype = torch.promote_types(x.dtype, torch.float32)
     weights = mask.to(dtype) / count  # before the sum, which float16 could not hold

@@ -61,8 +61,8 @@ def train(config: TrainConfig, progress: Progress = silent, callbacks: Sequence[
         adapter_config(config)  # its options are refused before hours of other work
     out = Path(config.out)
     config = TrainConfig.model_validate(resolved(config))  # an adapter keeps the path of its base
-    device = checkpoint.device_of(config.model.device)
-    is_main = meet(device.type)
+    is_main = meet(checkpoint.kind_of(config.model.device))
+    device = checkpoint.device_of(config.model.device)  # its own GPU, now that each process has one
     with contextlib.ExitStack() as stack:
         with together():
             begun = Folder(out, resolved(config), None)  # another's is refused before the data is read

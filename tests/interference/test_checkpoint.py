@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from accelerate import dispatch_model
+from accelerate import cpu_offload, dispatch_model
 from checkpoints import write_adapter
 from models import batch, llama, lora, perturb
 from transformers import AutoModelForCausalLM
@@ -104,3 +104,29 @@ def test_hooks_that_move_tensors_between_devices_change_no_gradient(settings):
     found, expected = interference.compute(spread, tasks), interference.compute(plain, tasks)
     torch.testing.assert_close(torch.tensor(found.gram()), torch.tensor(expected.gram()))
     assert [name for name, module in spread.named_modules() if hasattr(module, "_hf_hook")] == hooked != []
+
+
+OFFLOADED = (
+    r"^{} of the model's {} weights are offloaded to the CPU or a disk; load it smaller \(quantization: 4bit or 8bit, "
+    r"dtype: bfloat16\), or onto more GPUs$"
+)
+
+
+def test_a_base_that_the_gpus_cannot_hold_is_refused(settings, monkeypatch):
+    """Weights would stay on the CPU, and accelerate would bring each where its module runs."""
+    own = AutoModelForCausalLM.from_pretrained
+
+    def offloaded(*base, device_map, **how):
+        return cpu_offload(own(*base, **how), torch.device("cpu"))
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", offloaded)
+    with pytest.raises(CheckpointError, match=OFFLOADED.format(30, 30)):
+        checkpoint.load_model(settings.model_copy(update={"device": "split"}))
+
+
+def test_an_offloaded_model_of_a_notebook_is_refused(settings):
+    model = checkpoint.load_model(settings)
+    cpu_offload(model.get_base_model(), torch.device("cpu"))
+    weights = len(list(model.parameters()))
+    with pytest.raises(CheckpointError, match=OFFLOADED.format(weights, weights)):
+        interference.compute(model, {"a": [batch([9, 7], [3, 2])], "b": [batch([9, 7], [3, 2], 3)]})

@@ -15,7 +15,7 @@ from trainings import TASKS, made, values
 from transformers import AutoModelForCausalLM
 from transformers.integrations import integration_utils
 
-from mixlora import checkpoint
+from mixlora import checkpoint, settings
 from mixlora.data import mini
 from mixlora.data.collation import Collator
 from mixlora.data.examples import Example, Turn
@@ -314,3 +314,14 @@ def test_the_command_that_is_interrupted(mixlora, recipe, tmp_path, monkeypatch)
     assert (code, said, errors) == (130, "", "interrupted: the same command continues\n")
     assert mixlora("train", recipe, "-q", "--out", tmp_path / "out")[0] == 0
     assert record(tmp_path / "out")["steps"] == 4 and Path(tmp_path / "out" / "README.md").exists()
+
+
+def test_a_process_asks_for_its_gpu_once_it_has_met_the_others(tmp_path, monkeypatch):
+    """Before, every process would be given the first."""
+    asked = []
+    monkeypatch.setattr(run, "meet", lambda kind: asked.append(kind) or True)
+    monkeypatch.setattr(checkpoint, "device_of", lambda name: asked.append(name) or pytest.fail("far enough"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(pytest.fail.Exception, match="far enough"):
+        run.train(config.load(None, (), settings.overridden(values(tmp_path / "out"), ["model.device=auto"], {})))
+    assert asked == ["cuda", "auto"]
