@@ -50,7 +50,7 @@ class Plan:
         spool: bytes that gradients take on disk while computing.
         choices: one row a granularity and unit size: blocks and bytes of the run that is stored, and what is lost.
         memory: peak bytes of the process, if it was measured.
-        gpu_memory: peak bytes on the GPU, if it was measured there.
+        gpu_memory: peak bytes on the GPU, the fullest of several, if it was measured there.
         seconds: to load the model, for the gradients and for the Gram matrices, if they were measured.
     """
 
@@ -147,7 +147,8 @@ def _measured(
         largest = max(len(part.units) for part in parts)
         gram_seconds = _gram_seconds(measuring, spool, found.units, largest, probe.memory_budget // 2)
     seconds = {"load": loading, "gradients": gradients, "gram": gram_seconds}
-    on_gpu = torch.cuda.max_memory_allocated() if device.type == "cuda" else None
+    gpus = range(torch.cuda.device_count() if device.type == "cuda" else 0)
+    on_gpu = max(map(torch.cuda.max_memory_allocated, gpus), default=None)
     return replace(found, memory=peak_memory(), gpu_memory=on_gpu, seconds=seconds)
 
 

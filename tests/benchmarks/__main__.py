@@ -1,6 +1,6 @@
-"""python -m tests.benchmarks [right] [gradients] [memory] [metrics] [light] [plan] [large].
+"""python -m tests.benchmarks [right] [gradients] [memory] [metrics] [light] [plan] [large] [whole].
 
-If none is named, all of them; `large`, which takes minutes on a CPU, only where there is a GPU.
+If none is named, all of them but `whole`; `large`, which takes minutes on a CPU, only where there is a GPU.
 """
 
 import argparse
@@ -32,6 +32,7 @@ BENCHMARKS = {
     "light": light.run,
     "plan": plan.run,
     "large": large.run,
+    "whole": large.whole,
 }
 
 
@@ -50,7 +51,7 @@ def main() -> None:
 
 
 def _usual() -> list[str]:
-    return [name for name in BENCHMARKS if name != "large" or torch.cuda.is_available()]
+    return [name for name in BENCHMARKS if name != "whole" and (name != "large" or torch.cuda.is_available())]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Per-example gradients of a model shaped as LLaVA-7B's language model, with random weights and a float32 LoRA r = 4.
 
 On a GPU: all 32 layers in bfloat16, examples as long as LLaVA's with an image of 576 tokens. On a CPU: 2 layers in
-float32 and short examples, so that a case takes seconds.
+float32 and short examples, so that a case takes seconds. `whole`: all 32 layers on a CPU, two short examples, once.
 """
 
 import copy
@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import torch
 from peft import PeftModel
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from interference import reference
 from interference.gradients import Probe
@@ -43,6 +44,7 @@ class Size:
 
 
 SIZES = {"cuda": Size(32, torch.bfloat16, 8, 640, 5), "cpu": Size(2, torch.float32, 4, 256, 3)}
+WHOLE = Size(32, torch.bfloat16, 2, 128, 1)
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,24 @@ class Spent:
     memory: int = 0
 
 
-def run() -> None:
-    """Measure and print."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    size = SIZES[device]
+def whole() -> None:
+    """Measure and print all 32 layers on the CPU, for which 20 GiB of memory are needed."""
+    run(WHOLE, "cpu", ("compile", "vmap"))
+
+
+def run(size: Size | None = None, device: str = "", without: tuple[str, ...] = ()) -> None:
+    """Measure and print.
+
+    Args:
+        size: the work; None for the device's own.
+        device: "cuda" or "cpu"; "" for a GPU where there is one.
+        without: words in the names of cases that are left out.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    size = size or SIZES[device]
     model, data = built(size, device), batch(size, device)
     cases = {PLAIN: lambda: step(model, data)} | ways(model, data, size.deep)
+    cases = {name: case for name, case in cases.items() if not any(word in name for word in without)}
     errors, failed = _warmed(cases)
     spent: dict[str, list[Spent]] = {name: [] for name in cases if name not in failed}
     for _ in range(size.rounds):
@@ -79,10 +93,24 @@ def run() -> None:
 
 def built(size: Size, device: str) -> PeftModel:
     """The model on its device, with a LoRA on its seven projections whose B is not zero."""
-    torch.manual_seed(0)
-    with torch.device(device):
-        base = AutoModelForCausalLM.from_config(LlamaConfig(**SHAPE, num_hidden_layers=size.layers), dtype=size.dtype)
+    config = LlamaConfig(**SHAPE, num_hidden_layers=size.layers)
+    with torch.device("meta"):
+        base = AutoModelForCausalLM.from_config(config, dtype=size.dtype)
+    base.to_empty(device=device)
+    base.model.rotary_emb = LlamaRotaryEmbedding(config).to(device)
+    _fill(base, device)
     return lora(base)
+
+
+def _fill(base: nn.Module, device: str) -> None:
+    """Random weights, drawn once and repeated: so many new ones would take a CPU longer than what is measured."""
+    drawn = 0.02 * torch.randn(1_000_003, generator=torch.Generator().manual_seed(0)).to(device)
+    with torch.no_grad():
+        for parameter in base.parameters():
+            if parameter.dim() == 1:
+                parameter.fill_(1)
+            for piece in parameter.view(-1).split(len(drawn)) if parameter.dim() > 1 else ():
+                piece.copy_(drawn[: len(piece)])
 
 
 def batch(size: Size, device: str) -> dict[str, Tensor]:
