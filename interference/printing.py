@@ -180,6 +180,11 @@ def verification(found: "Verification", console: Console) -> None:
         f"{'passed' if found.passed else 'FAILED'}: gradients equal autograd to {number(found.error)} (relative, "
         f"{found.dtype}), the Gram to {number(found.gram_error)}; Delta matches real steps {last}."
     )
+    if found.passed and not found.linear_until:
+        console.print(
+            f"Steps were not judged: {found.dtype} rounds losses by more than small steps move them, which tells "
+            "nothing against Delta; measure in float32 to have it compared."
+        )
     if found.routers and not found.linear_until:
         console.print(
             "note: routers were measured; their straight-through gradient is an estimate, not the derivative of the "
@@ -198,7 +203,7 @@ def plan(found: "Plan", console: Console) -> None:
         console.print("memory and time were not measured: leave out --no-time")
         return
     gpu = "" if found.gpu_memory is None else f", on the GPU {amount(found.gpu_memory)}"
-    console.print(f"memory: {amount(found.memory)} at most{gpu}")
+    console.print(f"memory: {amount(found.memory)}{gpu}")
     parts = ", ".join(f"{name} {spent:.2g}" for name, spent in found.seconds.items())
     console.print(
         f"time: {duration(sum(found.seconds.values()))} (seconds: {parts}), from some examples of all lengths"

@@ -24,7 +24,7 @@ from transformers import (
 from transformers.utils import logging
 
 from mixlora.errors import CheckpointError, MixLoraError
-from mixlora.files import exists, read_json
+from mixlora.files import exists, is_folder, read_json
 from mixlora.model import register
 from mixlora.official import PROJECTOR_MODULE, load_projector
 from mixlora.sections import MINI, SPLIT, BaseSection
@@ -170,6 +170,10 @@ def adapter_config(adapter: str) -> PeftConfig:
         CheckpointError: if there is no adapter, or it would have code imported.
     """
     _refuse_specials(Path(adapter))
+    if is_folder(Path(adapter)) and not exists(Path(adapter) / ADAPTER_CONFIG):  # PEFT would ask the hub for it
+        raise CheckpointError(
+            f"there is no PEFT adapter at {adapter} (no {ADAPTER_CONFIG} can be read: the directory has none)"
+        )
     try:
         if exists(Path(adapter) / ADAPTER_CONFIG):
             read_json(Path(adapter) / ADAPTER_CONFIG)

@@ -226,7 +226,7 @@ def test_times_and_memory_are_told_as_a_reader_says_them():
     printing.plan(cost, screen)
     said = screen.file.getvalue()
     assert "disk: 1 MiB of gradients while computing, and 2 MiB of Gram matrices, which stay as the run" in said
-    assert "memory: 3 GiB at most, on the GPU 2.5 GiB" in said
+    assert "memory: 3 GiB, on the GPU 2.5 GiB" in said
     assert "time: 3 min (seconds: load 1, gradients 2e+02, gram 2), from some examples of all lengths" in said
 
 

@@ -1,5 +1,6 @@
 """Measuring MixLoRA: per-example gradients of factors and routers, recorded selections, comparison with LoRA."""
 
+import dataclasses
 import io
 
 import numpy as np
@@ -160,7 +161,9 @@ def test_verify_finds_gradients_and_first_steps_right():
     found = interference.verify(interference.compute(model, given), model, given)
     assert found.passed and found.error < 2e-5 and found.gram_error < 1e-4
     assert found.steps["slope"][0] == pytest.approx(1, abs=0.02)
-    assert "note:" not in printed(found)
+    assert "note:" not in printed(found) and "not judged" not in printed(found)
+    rounded = dataclasses.replace(found, dtype="bfloat16", linear_until=0.0)
+    assert "Steps were not judged: bfloat16 rounds losses by more than small steps move them" in printed(rounded)
 
 
 def printed(found):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from checkpoints import fresh_lora, write_adapter, write_base, write_task
 from models import llama, lora
-from peft import IA3Config, LoraConfig, get_peft_model
+from peft import IA3Config, LoraConfig, PeftConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from interference import load
@@ -85,6 +85,14 @@ def test_a_damaged_adapter(compute, tiny, tmp_path, name, message):
     shutil.copytree(tiny.adapter, tmp_path / "a")
     (tmp_path / "a" / name).write_bytes(b"{ broken")
     assert compute(adapter=tmp_path / "a").startswith(message)
+
+
+def test_a_directory_that_is_no_adapter(compute, tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    monkeypatch.setattr(PeftConfig, "from_pretrained", lambda *_, **__: pytest.fail("the hub was asked"))
+    assert compute(adapter=tmp_path / "a") == (
+        "there is no PEFT adapter at TMP/a (no adapter_config.json can be read: the directory has none)"
+    )
 
 
 def test_a_damaged_base(compute, tiny, tmp_path):
