@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from interference.errors import RunError
+from interference.errors import unwritable
 from interference.stored import replace_files
 from mixlora.errors import plain
 
@@ -75,7 +75,7 @@ def save(figure: Figure, folder: Path, name: str, kinds: Sequence[str] = ("png",
     try:
         replace_files(files)
     except OSError as error:
-        raise RunError(f"the figure cannot be written to {folder}: {error.strerror or error}") from None
+        raise unwritable(f"the figure cannot be written to {folder}: {error.strerror or error}", error) from None
     return list(files)
 
 

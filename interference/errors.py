@@ -1,5 +1,7 @@
 """What can go wrong in a measurement; every message names the value, the place and the remedy."""
 
+import errno
+
 
 class InterferenceError(Exception):
     """A mistake in the input, told in one sentence. The command line exits with 2 on it."""
@@ -26,6 +28,11 @@ class WriteError(RunError):
 
     It is no mistake in the input, and the command line exits with 1 on it.
     """
+
+
+def unwritable(message: str, error: OSError) -> RunError:
+    """The error of a place that cannot be written: the disk's fault where it is full, else that of who named it."""
+    return (WriteError if error.errno in (errno.ENOSPC, errno.EDQUOT) else RunError)(message)
 
 
 class MeasurementError(InterferenceError):

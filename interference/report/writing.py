@@ -6,7 +6,7 @@ from pathlib import Path
 
 from interference import figures
 from interference.canvas import Picture, rendered
-from interference.errors import ConfigError, RunError
+from interference.errors import ConfigError, RunError, unwritable
 from interference.report import data, depth, page, tables
 from interference.run import Run, load
 from interference.stored import replace_files
@@ -131,6 +131,5 @@ def _replace(files: Mapping[Path, bytes], out: Path) -> None:
                 if names.fullmatch(path.name):
                     path.unlink(missing_ok=True)
     except OSError as error:
-        raise RunError(
-            f"the report cannot be written to {out}: {error.strerror or error}; choose another --out"
-        ) from None
+        told = f"the report cannot be written to {out}: {error.strerror or error}; choose another --out"
+        raise unwritable(told, error) from None

@@ -23,7 +23,7 @@ from test_selections import activated, chosen, random_mixture
 import interference
 from interference import affinity, canvas, figures, neighbours, paper, run, score_figures, selections
 from interference.blocks import Side, to_frame
-from interference.errors import RunError, ScopeError
+from interference.errors import RunError, ScopeError, WriteError
 from interference.factors import Factors
 from interference.run import Run
 from mixlora.evaluation import comparison, results, tables
@@ -438,7 +438,7 @@ def test_a_disk_that_fills_leaves_the_files_of_before(every, tmp_path, monkeypat
     before = [path.read_bytes() for path in paths]
 
     monkeypatch.setattr("interference.stored.os.fsync", full)
-    with pytest.raises(RunError, match=r"the figure cannot be written to .*: No space left on device"):
+    with pytest.raises(WriteError, match=r"the figure cannot be written to .*: No space left on device"):
         canvas.save(every["methods"], tmp_path, "one", ("svg", "csv"))
     assert [path.read_bytes() for path in paths] == before and len(list(tmp_path.iterdir())) == 2
 

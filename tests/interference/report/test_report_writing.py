@@ -9,7 +9,7 @@ from reported import APART, TWO_GROUPS, made
 
 from interference import figures
 from interference.canvas import rendered
-from interference.errors import RunError
+from interference.errors import RunError, WriteError
 from interference.report import writing
 
 
@@ -50,7 +50,7 @@ def test_a_disk_that_fills_leaves_page_figures_and_tables_of_before(saved, tmp_p
 
     with monkeypatch.context() as patched:
         patched.setattr("interference.stored.os.fsync", full)
-        with pytest.raises(RunError, match=r"^the report cannot be written to .*/report: No space left on device; ch"):
+        with pytest.raises(WriteError, match=r"^the report cannot be written to .*/report: No space left on device; c"):
             writing.write(runs, ["x", "y"], out, "small")
     assert contents(out) == before
     writing.write(runs, ["x", "y"], out, "small")
