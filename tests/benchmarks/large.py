@@ -99,6 +99,7 @@ def built(size: Size, device: str) -> PeftModel:
     base.to_empty(device=device)
     base.model.rotary_emb = LlamaRotaryEmbedding(config).to(device)
     _fill(base, device)
+    torch.manual_seed(0)
     return lora(base)
 
 
