@@ -7,17 +7,23 @@
 Names are loaded when they are first used: importing this package imports neither torch nor pandas.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from mixlora.common.aliases import Aliases
 
 if TYPE_CHECKING:
     from interference import factors as factors
     from interference import figures as figures
-    from interference import metrics, observation, paper, reference, uncertainty
     from interference.callback import InterferenceCallback
-    from interference.computation import compute
+    from interference.factors import observer as observation
+    from interference.figures import paper
+    from interference.measurement.compute import compute
     from interference.run import Run, compare, load
-    from interference.verification import verify
+    from interference.statistics import metrics, uncertainty
+    from interference.verification import reference
+    from interference.verification.verify import verify
 
 __all__ = [
     "InterferenceCallback",
@@ -39,10 +45,20 @@ _HOMES = {
     "InterferenceCallback": "callback",
     "Run": "run",
     "compare": "run",
-    "compute": "computation",
+    "compute": "measurement.compute",
     "load": "run",
-    "verify": "verification",
+    "verify": "verification.verify",
 }
+_MODULES = {
+    "metrics": "statistics.metrics",
+    "observation": "factors.observer",
+    "paper": "figures.paper",
+    "reference": "verification.reference",
+    "uncertainty": "statistics.uncertainty",
+}
+"""Public modules that live in a wing: `interference.metrics` is `interference.statistics.metrics`."""
+
+sys.meta_path.append(Aliases(__name__, _MODULES))
 
 
 def __getattr__(name: str) -> Any:
@@ -50,7 +66,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name in _HOMES:
         return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    return import_module(f"{__name__}.{name}")
+    return import_module(f"{__name__}.{_MODULES.get(name, name)}")
 
 
 def __dir__() -> list[str]:

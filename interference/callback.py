@@ -17,12 +17,12 @@ from accelerate.utils import broadcast_object_list, model_has_dtensor
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
-from interference.computation import compute
 from interference.errors import CheckpointError, ConfigError, MeasurementError, RunError, ScopeError
-from interference.measure import Reduce
-from interference.probing import Batch
+from interference.measurement.compute import compute
+from interference.measurement.prober import Batch
 from interference.run import Run, load
-from interference.significance import Verdict
+from interference.statistics.estimand import Reduce
+from interference.statistics.significance import Verdict
 
 T = TypeVar("T")
 COUNTS = {

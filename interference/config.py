@@ -9,10 +9,10 @@ from pydantic import Field, field_validator
 
 from interference.blocks import Component, Granularity
 from interference.errors import ConfigError
-from mixlora import settings as yaml_settings
-from mixlora.errors import MixLoraError
-from mixlora.sections import BaseSection, TaskSection
-from mixlora.settings import Place, Section
+from mixlora.common import settings as yaml_settings
+from mixlora.common.errors import MixLoraError
+from mixlora.common.sections import BaseSection, TaskSection
+from mixlora.common.settings import Place, Section
 
 LEAST_SUMS = 16
 """Random sums of a sketch."""

@@ -3,15 +3,20 @@
 Using a name of this package registers the method "MIXLORA" with PEFT: `from mixlora import MixLoraConfig`.
 """
 
+import sys
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from mixlora.config import MixLoraConfig
-    from mixlora.layer import MixLoraLayer
-    from mixlora.model import MixLoraModel, routed
-    from mixlora.routing import Selection
+from mixlora.common.aliases import Aliases
 
-__all__ = ["MixLoraConfig", "MixLoraLayer", "MixLoraModel", "Selection", "routed"]
+if TYPE_CHECKING:
+    from mixlora.checkpoints import conversion as official
+    from mixlora.tuner.config import MixLoraConfig
+    from mixlora.tuner.layer import MixLoraLayer
+    from mixlora.tuner.model import MixLoraModel, routed
+    from mixlora.tuner.routing import Selection
+
+__all__ = ["MixLoraConfig", "MixLoraLayer", "MixLoraModel", "Selection", "official", "routed"]
 
 _HOMES = {
     "MixLoraConfig": "config",
@@ -20,16 +25,20 @@ _HOMES = {
     "Selection": "routing",
     "routed": "model",
 }
+_MODULES = {"official": "checkpoints.conversion"}
+"""Public modules that live in a wing: `mixlora.official` is `mixlora.checkpoints.conversion`."""
+
+sys.meta_path.append(Aliases(__name__, _MODULES))
 
 
 def __getattr__(name: str) -> Any:
     """Load what is asked for: neither torch nor PEFT is imported before."""
+    if name in _MODULES:
+        return import_module(f"{__name__}.{_MODULES[name]}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    importlib.import_module("mixlora.model")  # registers the method
-    return getattr(importlib.import_module(f"mixlora.{_HOMES[name]}"), name)
+    import_module("mixlora.tuner.model")  # registers the method
+    return getattr(import_module(f"mixlora.tuner.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, NoReturn, cast
 
 import typer
 
-from mixlora.errors import ConfigError, MixLoraError, TrainingError, plain
+from mixlora.common.errors import ConfigError, MixLoraError, TrainingError, plain
 
 app = typer.Typer(
     name="mixlora",
@@ -67,7 +67,7 @@ def train(
 
     Example: mixlora train analysis_configs/mini.yaml --method mixlora --out runs/mixlora
     """
-    from mixlora import console
+    from mixlora.common import terminal
     from mixlora.training import config as configs
 
     options = _given({"method": method, "model": _given({"base": base}), "out": None if out is None else str(out)})
@@ -77,7 +77,7 @@ def train(
     from mixlora.training.run import train as run_training
 
     try:
-        with console.progress(console.console(stderr=True), quiet) as report:
+        with terminal.progress(terminal.console(stderr=True), quiet) as report:
             paths = run_training(resolved, report)
     except KeyboardInterrupt:
         _interrupted()
@@ -105,7 +105,7 @@ def evaluate(
 
     Example: mixlora evaluate analysis_configs/mini_evaluation.yaml --adapter runs/mixlora --out results/mixlora
     """
-    from mixlora import console
+    from mixlora.common import terminal
     from mixlora.evaluation import config as configs
 
     options = _given(
@@ -122,7 +122,7 @@ def evaluate(
     from mixlora.evaluation.run import evaluate as run_evaluation
 
     try:
-        with console.progress(console.console(stderr=True), quiet) as report:
+        with terminal.progress(terminal.console(stderr=True), quiet) as report:
             results = run_evaluation(resolved, report)
     except KeyboardInterrupt:
         _interrupted()
@@ -189,7 +189,7 @@ def export(
     Example: mixlora export suite --task read_word --task name_ink
     """
     from mixlora.data import mini
-    from mixlora.data.writing import write
+    from mixlora.data.export import write
 
     names = task or [*mini.TASKS, *mini.UNSEEN]
     if split not in ("train", "heldout"):
@@ -215,7 +215,7 @@ def import_official(
 
     Example: mixlora import-official MixLoRA_E16_r4 adapters/e16-r4 --base my-llava
     """
-    from mixlora.official import CONVERTED, import_checkpoint
+    from mixlora.checkpoints.conversion import CONVERTED, import_checkpoint
 
     done = import_checkpoint(source, out, base=base)
     if done.modules:
@@ -241,7 +241,7 @@ def assemble(
 
     Example: mixlora assemble lmsys/vicuna-7b-v1.3 openai/clip-vit-large-patch14 bases/vicuna
     """
-    from mixlora.assembly import assemble as put_together
+    from mixlora.checkpoints.assembly import assemble as put_together
 
     made = put_together(language, vision, out, projector, feature_layer=feature_layer, dtype=dtype, seed=seed)
     typer.echo(f"base: {plain(made)}")
@@ -258,7 +258,7 @@ def info(
 
     Example: mixlora info adapters/e16-r4
     """
-    from mixlora.inspection import describe
+    from mixlora.checkpoints.inspection import describe
 
     found = describe(path)
     typer.echo(found.json() if as_json else str(found))

@@ -3,9 +3,10 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+
+from tests.support.paths import ROOT
 
 NAMES = [
     *("lora", "eager attention", "dora", "tied embeddings", "opt", "gpt2", "llava", "llava's image encoder"),
@@ -15,14 +16,13 @@ NAMES = [
     *("generation", "generation by beams", "generation by token", "generation of llava"),
     *("factors", "rank directions"),
 ]
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
 def found():
     """What is found in a process of its own, of which the simulated devices are a part for good."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.accelerated"], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "tests.support.accelerated"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)

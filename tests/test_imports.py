@@ -1,125 +1,89 @@
-"""The arrows between modules, read from the source, and what importing costs, measured in a fresh interpreter."""
+"""The house: which wing may import which, read from the source, and what importing costs, in a fresh interpreter."""
 
 import ast
+import importlib
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.support.paths import ROOT
+
 PACKAGES = ("interference", "mixlora")
-LAYERS = {  # a module of `interference` may import those listed, and nothing else of the two packages
-    "errors": "",
-    "blocks": "errors",
-    "pairing": "errors",
-    "measure": "errors pairing",
-    "metrics": "errors pairing measure",
-    "significance": "errors pairing",
-    "resampling": "errors pairing measure metrics significance",
-    "uncertainty": "errors pairing measure metrics resampling significance",
-    "config": "errors blocks mixlora",
-    "targets": "errors blocks mixlora",
-    "gradients": "errors blocks targets mixlora",
-    "reference": "errors blocks targets gradients mixlora",
-    "packing": "",
-    "packed": "packing",
-    "sketch": "",
-    "spool": "errors",
-    "gram": "errors packing spool mixlora",
-    "unfinished": "errors spool stored mixlora",
-    "stored": "errors mixlora",
-    "reading": "errors blocks packed stored",
-    "run": "errors blocks measure metrics packed packing reading remarks stored uncertainty mixlora",
-    "selections": "errors significance",
-    "neighbours": "errors selections",
-    "factors": "errors neighbours run selections stored",
-    "checkpoint": "errors config mixlora",
-    "probing": "errors blocks targets gradients gram sketch spool mixlora",
-    "sampled": "errors config probing mixlora",
-    "measuring": "errors blocks gram packing probing run spool targets mixlora",
-    "computation": "errors blocks config measuring pairing targets gradients run checkpoint probing sampled sketch "
-    "spool stored unfinished mixlora",
-    "verification": "errors blocks config targets gradients reference run checkpoint probing sampled sketch "
-    "computation mixlora",
-    "callback": "errors measure significance run probing computation",
-    "planning": "blocks config measuring targets gradients gram packing checkpoint probing sampled spool stored "
-    "mixlora",
-    "observation": "errors blocks config targets gradients checkpoint probing sampled spool factors selections stored "
-    "unfinished mixlora",
-    "affinity": "errors selections",
-    "remarks": "",
-    "canvas": "errors stored mixlora",
-    "figures": "errors blocks canvas measure run mixlora",
-    "factor_figures": "errors affinity blocks canvas factors neighbours selections mixlora",
-    "score_figures": "errors canvas mixlora",
-    "paper": "errors affinity blocks canvas factor_figures factors figures neighbours remarks run "
-    "score_figures selections mixlora",
-    "gallery": "errors canvas factors paper run",
-    "printing": "errors reading remarks run mixlora",  # plans and verifications are given to it
-    "demonstration": "errors config computation run figures printing writing mixlora",
-    "options": "errors config neighbours mixlora",
-    "cli": "errors config computation run verification planning printing demonstration factor_figures factors figures "
-    "gallery neighbours observation options writing mixlora",
-    "__init__": "",  # names are loaded when they are used
+WINGS = {  # a wing, or a module at the top of a package, may import those listed and nothing else of its package
+    "interference.errors": "",
+    "interference.blocks": "errors",
+    "interference.config": "errors blocks",
+    "interference.statistics": "errors",
+    "interference.run": "errors blocks statistics",
+    "interference.gradients": "errors blocks",
+    "interference.measurement": "errors blocks statistics run gradients config",
+    "interference.verification": "errors blocks run gradients config measurement",
+    "interference.factors": "errors blocks statistics run gradients config measurement",
+    "interference.callback": "errors statistics run measurement",
+    "interference.figures": "errors blocks statistics run factors",
+    "interference.report": "errors blocks statistics run config figures",
+    "interference.cli": "errors run config measurement verification factors figures report",
+    "mixlora.common": "",
+    "mixlora.tuner": "common",
+    "mixlora.data": "common",
+    "mixlora.checkpoints": "common tuner data",
+    "mixlora.training": "common tuner data checkpoints",
+    "mixlora.evaluation": "common tuner data checkpoints training",
+    "mixlora.pretraining": "data evaluation",
+    "mixlora.cli": "common data checkpoints training evaluation",
 }
-REPORT = {  # a module of `interference.report` likewise, with those beside it
-    "phrases": "",
-    "scopes": "errors blocks measure pairing run",
-    "measured": "errors resampling significance uncertainty run scopes mixlora",
-    "grouping": "significance phrases",
-    "words": "significance remarks grouping measured phrases scopes",
-    "changes": "errors remarks significance uncertainty depth measured phrases scopes",
-    "depth": "significance run measured scopes",
-    "drivers": "measure pairing significance run measured",
-    "excerpts": "errors config run mixlora",
-    "data": "errors remarks run changes depth drivers excerpts grouping measured phrases scopes words mixlora",
-    "tables": "data scopes",
-    "page": "",
-    "writing": "errors canvas figures run stored data depth page tables mixlora",
-    "__init__": "",
-}
+ENTRIES = {"interference": 15, "mixlora": 11}
+FLOORS = {"interference": 8, "mixlora": 6}
 PURE = (
-    "affinity",
-    "blocks",
-    "errors",
-    "packing",
-    "pairing",
-    "measure",
-    "metrics",
-    "neighbours",
-    "resampling",
-    "selections",
-    "significance",
-    "uncertainty",
+    "interference.blocks",
+    "interference.errors",
+    "interference.factors.affinity",
+    "interference.factors.neighbours",
+    "interference.factors.selections",
+    "interference.run.packing",
+    "interference.statistics",
+    "mixlora.evaluation.scoring",
 )
 OWNERS = {  # libraries, and the only files that may import them
     "matplotlib": [
-        "interference/canvas.py",
-        "interference/factor_figures.py",
-        "interference/figures.py",
-        "interference/score_figures.py",
+        "interference/figures/canvas.py",
+        "interference/figures/factors.py",
+        "interference/figures/matrices.py",
+        "interference/figures/scores.py",
         "mixlora/data/mini/draw.py",  # the suite draws words in its font
     ],
-    "seaborn": ["interference/figures.py"],
-    "typer": ["interference/cli.py", "interference/options.py", "mixlora/cli.py"],
-    "rich": ["interference/demonstration.py", "interference/printing.py", "mixlora/console.py"],
-    "yaml": ["mixlora/settings.py"],
+    "seaborn": ["interference/figures/matrices.py"],
+    "typer": ["interference/cli/commands.py", "interference/cli/options.py", "mixlora/cli.py"],
+    "rich": ["interference/cli/demo.py", "interference/cli/printing.py", "mixlora/common/terminal.py"],
+    "yaml": ["mixlora/common/settings.py"],
     "pydantic": [
         "interference/config.py",
+        "mixlora/common/sections.py",
+        "mixlora/common/settings.py",
         "mixlora/evaluation/config.py",
-        "mixlora/sections.py",
-        "mixlora/settings.py",
         "mixlora/training/config.py",
     ],
 }
 
 
-def files():
-    return sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+def named(path: Path) -> str:
+    """The dotted name of a file."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-def imported(path: Path) -> set[str]:
+MODULES = {named(path): path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))}
+
+
+def wing(module: str) -> str:
+    """The wing that a module belongs to: "interference.run" of "interference.run.grams"."""
+    return ".".join(module.split(".")[:2])
+
+
+@cache
+def imported(path: Path) -> frozenset[str]:
     """Dotted names of every module that a file imports, wherever in it, except for type checkers alone."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     skipped = {
@@ -137,50 +101,100 @@ def imported(path: Path) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: a relative import"
-            bare = node.module in (*PACKAGES, "interference.report") or node.module.endswith(".data")
-            found |= {f"{node.module}.{alias.name}" for alias in node.names} if bare else {node.module}
-    return found
+            whole = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else str(node.module) for name in whole}
+    return frozenset(found)
 
 
-def test_every_module_has_its_place_in_the_table():
-    for folder, table in (("interference", LAYERS), ("interference/report", REPORT)):
-        assert {path.stem for path in (ROOT / folder).glob("*.py")} == set(table)
+def loops(arrows: dict[str, set[str]]) -> set[str]:
+    """The names that lie on, or depend on, a cycle of arrows."""
+    left = dict(arrows)
+    while ready := [name for name, below in left.items() if not below & set(left)]:
+        for name in ready:
+            del left[name]
+    return set(left)
 
 
-def test_the_table_has_no_cycle():
-    done, layers = set(), LAYERS | REPORT
-    while len(done) < len(layers):
-        ready = {name for name, below in layers.items() if set(below.split()) - {"mixlora"} <= done} - done
-        assert ready, set(layers) - done
-        done |= ready
+def below(row: str) -> set[str]:
+    """The wings that a row of the table allows."""
+    return {f"{row.split('.', maxsplit=1)[0]}.{name}" for name in WINGS[row].split()}
 
 
-@pytest.mark.parametrize(
-    ("path", "allowed"),
-    [(f"interference/{name}.py", below) for name, below in LAYERS.items()]
-    + [(f"interference/report/{name}.py", below) for name, below in REPORT.items()],
-)
-def test_interference_imports_point_one_way(path, allowed):
-    own = {target for target in imported(ROOT / path) if target.split(".")[0] in PACKAGES}
-    rooms = {target.removeprefix("interference.").removeprefix("report.").split(".")[0] for target in own}
-    assert rooms <= set(allowed.split()), f"{path} imports {sorted(rooms - set(allowed.split()))}"
+def height(row: str) -> int:
+    """Wings on the longest way down from one, itself included."""
+    return 1 + max((height(other) for other in below(row)), default=0)
+
+
+def test_every_wing_has_its_row():
+    assert {wing(name) for name in MODULES} - set(PACKAGES) == set(WINGS)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_wings_are_few_and_stand_on_few_floors(package):
+    there = [path for path in (ROOT / package).iterdir() if path.name not in ("__pycache__", "py.typed")]
+    assert len(there) <= ENTRIES[package], sorted(path.name for path in there)
+    rows = [row for row in WINGS if row.startswith(package)]
+    assert loops({row: below(row) for row in rows}) == set()
+    assert max(map(height, rows)) <= FLOORS[package]
+
+
+@pytest.mark.parametrize("row", WINGS)
+def test_wings_import_one_way(row):
+    package = row.split(".")[0]
+    used = {
+        wing(target): path
+        for name, path in MODULES.items()
+        if wing(name) == row
+        for target in imported(path)
+        if target.startswith(f"{package}.")
+    }
+    unexpected = {target: str(path) for target, path in used.items() if target not in below(row) | {row}}
+    assert unexpected == {}
+    assert below(row) <= set(used), "the table allows more than there is"
+
+
+def test_no_module_imports_itself_in_a_circle():
+    arrows = {name: {target for target in imported(path) if target in MODULES} for name, path in MODULES.items()}
+    assert loops({name: targets - {name} for name, targets in arrows.items()}) == set()
 
 
 def test_mixlora_never_imports_interference():
-    bad = {path for path in (ROOT / "mixlora").rglob("*.py") for name in imported(path) if "interference" in name}
+    bad = {
+        name
+        for name, path in MODULES.items()
+        if name.startswith("mixlora") and any("interference" in target for target in imported(path))
+    }
     assert bad == set()
 
 
 @pytest.mark.parametrize("library", OWNERS)
 def test_a_library_is_imported_by_its_owners_alone(library):
-    users = [path for path in files() if any(name.split(".")[0] == library for name in imported(path))]
+    users = [path for path in MODULES.values() if any(name.split(".")[0] == library for name in imported(path))]
     assert sorted(str(path.relative_to(ROOT)) for path in users) == OWNERS[library]
 
 
-@pytest.mark.parametrize("name", PURE)
-def test_pure_modules_know_no_model(name):
-    known = {target.split(".")[0] for target in imported(ROOT / "interference" / f"{name}.py")}
-    assert known & {"torch", "transformers", "peft", "safetensors", "typer", "rich"} == set()
+@pytest.mark.parametrize("pure", PURE)
+def test_pure_modules_know_no_model(pure):
+    paths = [path for name, path in MODULES.items() if name == pure or name.startswith(f"{pure}.")]
+    known = {target.split(".")[0] for path in paths for target in imported(path)}
+    assert paths and known & {"torch", "transformers", "peft", "safetensors", "typer", "rich"} == set()
+
+
+@pytest.mark.parametrize("name", [name for name, path in MODULES.items() if path.name == "__init__.py"])
+def test_every_folder_says_what_lives_there(name):
+    assert len(ast.get_docstring(ast.parse(MODULES[name].read_text(encoding="utf-8"))) or "") > 60
+
+
+@pytest.mark.parametrize("name", ["metrics", "uncertainty", "reference", "paper", "observation", "figures", "factors"])
+def test_public_modules_are_found_under_their_public_names(name):
+    package = importlib.import_module("interference")
+    assert importlib.import_module(f"interference.{name}") is getattr(package, name)
+    assert getattr(package, name).__spec__.name == getattr(package, name).__name__
+
+
+def test_the_published_layout_is_found_under_its_public_name():
+    official = importlib.import_module("mixlora.official")
+    assert official is importlib.import_module("mixlora").official and official.load_projector
 
 
 def loaded_after(code: str, *names: str) -> list[str]:
@@ -216,16 +230,17 @@ def test_pure_numbers_need_neither_torch_nor_transformers():
 
 
 def test_a_run_is_read_and_printed_without_torch():
-    code = "from interference import compare, load, printing; load"
-    assert loaded_after(code, "torch", "transformers", "peft", "matplotlib", "typer") == []
+    code = "from interference import compare, load; from interference.cli import printing; load"
+    assert loaded_after(code, "torch", "transformers", "peft", "matplotlib") == []
 
 
 def test_factors_are_read_and_counted_without_torch():
-    assert loaded_after("from interference import factors", "torch", "transformers", "peft", "matplotlib") == []
+    code = "from interference import factors; factors.load"
+    assert loaded_after(code, "torch", "transformers", "peft", "matplotlib") == []
 
 
 def test_figures_are_drawn_without_torch():
-    assert loaded_after("from interference import gallery", "torch", "transformers", "peft", "typer") == []
+    assert loaded_after("from interference.figures import gallery", "torch", "transformers", "peft", "typer") == []
 
 
 def test_a_report_is_computed_without_torch():
@@ -238,17 +253,5 @@ def test_configurations_are_read_without_torch():
 
 
 def test_predictions_are_scored_and_put_into_tables_without_torch():
-    code = "from mixlora.evaluation import config, mme, results, scoring, tables"
+    code = "from mixlora.evaluation import config, results, tables; from mixlora.evaluation.scoring import metrics, mme"
     assert loaded_after(code, "torch", "transformers", "peft", "matplotlib", "scipy", "pandas") == []
-
-
-@pytest.mark.parametrize(
-    ("room", "above"),
-    [("data", ("training", "evaluation")), ("training", ("evaluation",))],
-)
-def test_rooms_of_mixlora_import_one_way(room, above):
-    files = [
-        path for path in (ROOT / "mixlora" / room).rglob("*.py") if path.name != "recipe.py"
-    ]  # a script of its own
-    bad = {path for path in files for name in imported(path) for other in above if f"mixlora.{other}" in name}
-    assert files and bad == set()

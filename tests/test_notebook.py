@@ -22,11 +22,12 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 
 import interference
-from interference import errors, figures
+from interference import errors
+from interference.figures import matrices
 from interference.run import Run
-from mixlora import errors as of_the_method
+from mixlora.common import errors as of_the_method
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 NOTEBOOK = ROOT / "reports" / "explore.ipynb"
 RUNS = ROOT / "reports" / "reference"
 PATHS = re.compile(r"(?<![\w.])(?:/[\w.+-]+){2,}|[A-Za-z]:\\|site-packages")
@@ -211,8 +212,8 @@ def public():
     """{name: function} of what a notebook calls."""
     found = {name: getattr(interference, name) for name in ("load", "compute", "verify", "compare")}
     found |= {f"Run.{name}": f for name, f in vars(Run).items() if inspect.isfunction(f) and name[0] != "_"}
-    drawn = inspect.getmembers(figures, inspect.isfunction)
-    return found | {f"figures.{name}": f for name, f in drawn if name[0] != "_" and f.__module__ == figures.__name__}
+    drawn = inspect.getmembers(matrices, inspect.isfunction)
+    return found | {f"figures.{name}": f for name, f in drawn if name[0] != "_" and f.__module__ == matrices.__name__}
 
 
 def sections(function):

@@ -1,1 +1,7 @@
-"""Runs to a page: `data` computes every number and sentence of a report, `page` renders them, `tables` writes CSVs."""
+"""The report: runs to a page that a person reads. First every number and sentence as data, then the page.
+
+`scopes` chooses what is looked at, `summary` measures one run in one scope, `findings/` and `conclusions` say what
+follows, `data` puts all together, `tables` writes CSVs, `html/` is what a browser reads, `directory` writes it all.
+
+Not here: statistics (`statistics`), figures for papers (`figures`).
+"""

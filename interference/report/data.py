@@ -11,17 +11,18 @@ from typing import Any
 import numpy as np
 
 from interference.errors import ConfigError, ScopeError
-from interference.remarks import other_units
-from interference.report import changes, depth, words
-from interference.report.changes import Compared
-from interference.report.drivers import drivers
-from interference.report.excerpts import Excerpts
-from interference.report.grouping import Grouping, group
-from interference.report.measured import Measured, cells, counts, measure
+from interference.report import conclusions
+from interference.report.findings import changes, depth
+from interference.report.findings.changes import Compared
+from interference.report.findings.drivers import drivers
+from interference.report.findings.excerpts import Excerpts
+from interference.report.findings.grouping import Grouping, group
 from interference.report.phrases import several
 from interference.report.scopes import BASE, WHOLE, Choice, Detail, Scope, plan
+from interference.report.summary import Measured, cells, counts, measure
 from interference.run import Run
-from mixlora.progress import Progress, silent
+from interference.run.remarks import other_units
+from mixlora.common.progress import Progress, silent
 
 CONVENTIONS = [
     "Rows are the affected task i, whose loss is read; columns the stepped task j, whose gradient is followed. Every "
@@ -123,7 +124,7 @@ def report(
         raise ScopeError("there is no run to report on; name at least one")
     measured, left_out = _measured(depth.in_step_order(runs), _detail(detail), replicates, progress)
     groupings = [group(run.tables[WHOLE][BASE]) for run in measured]
-    details = [words.details(run, grouping) for run, grouping in zip(measured, groupings, strict=True)]
+    details = [conclusions.details(run, grouping) for run, grouping in zip(measured, groupings, strict=True)]
     compared, unlike = _compared(measured, replicates, progress)
     tasks = list(dict.fromkeys(task for run in measured for task in run.run.tasks))
     excerpts = Excerpts() if examples else None
@@ -235,7 +236,7 @@ def _run(
         "profile": profile,
         "grouping": None if grouping is None else asdict(grouping),
         "drivers": _drivers(run, excerpts, left_out),
-        "notes": words.notes(run),
+        "notes": conclusions.notes(run),
     }
 
 
@@ -264,12 +265,12 @@ def _drivers(run: Measured, excerpts: Excerpts | None, left_out: "_Sentences") -
 def _headline(runs: Sequence[Measured], details: Sequence[Sequence[str]]) -> list[str]:
     """Of one run, the answer and its details; of several, one answer, then each run's: details are among its notes."""
     if len(runs) == 1:
-        return [words.answer(runs[0]), *details[0]]
-    return [words.overview(runs), *(f"{run.label}: {words.answer(run)}" for run in runs)]
+        return [conclusions.answer(runs[0]), *details[0]]
+    return [conclusions.overview(runs), *(f"{run.label}: {conclusions.answer(run)}" for run in runs)]
 
 
 def _advice(runs: Sequence[Measured], groupings: Sequence[Grouping | None]) -> list[str]:
-    said = words.advice_of_all(runs, groupings)
+    said = conclusions.advice_of_all(runs, groupings)
     for first, second in ((runs[a], runs[b]) for a, b in changes.partners(runs)[: changes.MOST]):
         if changes.same_examples(first, second) and (warning := changes.unequal_loss(first, second)):
             said.append(f"{first.label} and {second.label}: {warning}.")

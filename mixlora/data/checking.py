@@ -12,11 +12,11 @@ from typing import Any
 
 from PIL import Image
 
+from mixlora.common.errors import DataError, MixLoraError
 from mixlora.data.collation import Collator
 from mixlora.data.examples import Example
 from mixlora.data.images import identity, is_encoded, open_image
-from mixlora.data.problems import gathered
-from mixlora.errors import DataError, MixLoraError
+from mixlora.data.reading.problems import gathered
 
 _THREADS, _AHEAD = 8, 4
 """How many threads decode, if nothing is said, and how many examples each is ahead."""

@@ -10,10 +10,10 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from mixlora.common.errors import DataError, MixLoraError
 from mixlora.data.examples import Example
 from mixlora.data.images import image_size, open_image
 from mixlora.data.templates import PromptTemplate, Span
-from mixlora.errors import DataError, MixLoraError
 
 IGNORED = -100
 """The label of a token that is not supervised."""

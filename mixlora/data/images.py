@@ -8,8 +8,8 @@ from pathlib import Path
 
 from PIL import ExifTags, Image, ImageFile, ImageOps, PngImagePlugin
 
+from mixlora.common.errors import DataError
 from mixlora.data.examples import Example
-from mixlora.errors import DataError
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """What an image file may be: pixels only, nothing that a decoder would have to run."""

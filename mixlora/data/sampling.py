@@ -3,8 +3,8 @@
 import hashlib
 from collections.abc import Sequence
 
+from mixlora.common.errors import DataError
 from mixlora.data.examples import Example
-from mixlora.errors import DataError
 
 
 def sample(examples: Sequence[Example], count: int, seed: int, task: str) -> list[Example]:

@@ -1,10 +1,10 @@
 """Examples of a configuration's task, wherever it says they are: files, a benchmark's folder, or the mini suite."""
 
+from mixlora.common.errors import DataError
+from mixlora.common.sections import TaskSection
 from mixlora.data.examples import Example
-from mixlora.data.readers import TaskSpec, read_tasks
+from mixlora.data.reading.tasks import TaskSpec, read_tasks
 from mixlora.data.sampling import sample
-from mixlora.errors import DataError
-from mixlora.sections import TaskSection
 
 MINI = 800
 """Examples of a task of the mini suite where none are asked for."""

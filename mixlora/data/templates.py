@@ -11,8 +11,8 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from mixlora.common.errors import DataError, MixLoraError
 from mixlora.data.examples import Example, Turn
-from mixlora.errors import DataError, MixLoraError
 
 LLAVA_V1 = (
     "{% if messages[0]['role'] != 'system' %}"

@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from mixlora.errors import DataError, MixLoraError
+from mixlora.common.errors import DataError, MixLoraError
+from mixlora.common.files import file_name
+from mixlora.common.settings import build
 from mixlora.evaluation import predictions, results
 from mixlora.evaluation.config import JUDGE, JudgeSection, MetaSection
 from mixlora.evaluation.folder import JUDGEMENTS, PREDICTIONS, verdicts
-from mixlora.evaluation.intervals import Sample, Share, differences
 from mixlora.evaluation.predictions import Prediction
-from mixlora.evaluation.scoring import Difference, difference, matched
-from mixlora.files import file_name
-from mixlora.settings import build
+from mixlora.evaluation.scoring.intervals import Sample, Share, differences
+from mixlora.evaluation.scoring.metrics import Difference, difference, matched
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from mixlora import settings
-from mixlora.errors import ConfigError
-from mixlora.evaluation.scoring import Metric
-from mixlora.files import exists, file_name, is_folder, read_json
-from mixlora.sections import MINI, SPLIT, BaseSection, TaskGroupSection
-from mixlora.settings import Number, Place, Section
+from mixlora.common import settings
+from mixlora.common.errors import ConfigError
+from mixlora.common.files import exists, file_name, is_folder, read_json
+from mixlora.common.sections import MINI, SPLIT, BaseSection, TaskGroupSection
+from mixlora.common.settings import Number, Place, Section
+from mixlora.evaluation.scoring.metrics import Metric
 
 RECORD = "results.json"
 JUDGE = "judge"

@@ -15,12 +15,12 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from mixlora.errors import CheckpointError, TrainingError
+from mixlora.common.errors import CheckpointError, TrainingError
+from mixlora.common.files import LARGEST_DATA, again, exists, file_name, parsed, read_bytes, read_json, write_json
+from mixlora.common.locks import LOCK, locked
 from mixlora.evaluation import predictions
 from mixlora.evaluation.config import JudgeSection
 from mixlora.evaluation.predictions import Prediction
-from mixlora.files import LARGEST_DATA, again, exists, file_name, parsed, read_bytes, read_json, write_json
-from mixlora.locks import LOCK, locked
 
 IDENTITY = "evaluation.json"
 PREDICTIONS, JUDGEMENTS = "predictions", "judgements"

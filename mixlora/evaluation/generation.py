@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, TopPLogitsWarper
 
+from mixlora.common.errors import TrainingError
 from mixlora.data.collation import Collator, Encoded
 from mixlora.data.examples import Example
-from mixlora.errors import TrainingError
 from mixlora.evaluation.config import GenerationSection
 
 Answered = tuple[Example, str]

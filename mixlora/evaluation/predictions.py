@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mixlora.errors import DataError
-from mixlora.files import LARGEST_DATA, parsed, read_bytes
+from mixlora.common.errors import DataError
+from mixlora.common.files import LARGEST_DATA, parsed, read_bytes
 
 _REQUIRED = ("question_id", "prompt", "predict", "target")
 

@@ -7,11 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mixlora.errors import ConfigError, DataError, plain
+from mixlora.common.errors import ConfigError, DataError, plain
 from mixlora.evaluation import results, tables
 from mixlora.evaluation.comparison import Comparison
 from mixlora.evaluation.results import Results
-from mixlora.evaluation.scoring import Metric
+from mixlora.evaluation.scoring.metrics import Metric
 
 FORMS = ("text", "markdown", "csv", "latex")
 

@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mixlora.errors import DataError, TrainingError
-from mixlora.evaluation.intervals import Estimate
-from mixlora.evaluation.scoring import Score
-from mixlora.files import again, read_json
+from mixlora.common.errors import DataError, TrainingError
+from mixlora.common.files import again, read_json
+from mixlora.evaluation.scoring.intervals import Estimate
+from mixlora.evaluation.scoring.metrics import Score
 
 FILE = "results.json"
 FORMAT = 1

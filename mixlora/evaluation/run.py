@@ -9,28 +9,28 @@ from typing import Any
 
 from PIL import Image
 
-from mixlora import checkpoint
-from mixlora.config import MixLoraConfig, Routing
+from mixlora.checkpoints import loading
+from mixlora.common.errors import CheckpointError, ConfigError, DataError, plain
+from mixlora.common.files import exists, file_name, is_folder
+from mixlora.common.progress import Progress, silent
+from mixlora.common.sections import resolved
 from mixlora.data.checking import check, fingerprint, report
 from mixlora.data.collation import Collator
 from mixlora.data.examples import Example
 from mixlora.data.sources import examples_of
-from mixlora.errors import CheckpointError, ConfigError, DataError, plain
-from mixlora.evaluation import mme
 from mixlora.evaluation.config import JUDGE, TASK, EvaluateConfig, EvaluateTask
 from mixlora.evaluation.folder import HASH, Folder
 from mixlora.evaluation.generation import Generator, generate
-from mixlora.evaluation.intervals import Estimate
-from mixlora.evaluation.judge import Judgement, judged
-from mixlora.evaluation.judging import judge_all
+from mixlora.evaluation.judging.judge import Judgement, judged
+from mixlora.evaluation.judging.verdicts import judge_all
 from mixlora.evaluation.predictions import Prediction
 from mixlora.evaluation.results import Results
-from mixlora.evaluation.scoring import Metric, Score, score
+from mixlora.evaluation.scoring import mme
+from mixlora.evaluation.scoring.intervals import Estimate
+from mixlora.evaluation.scoring.metrics import Metric, Score, score
 from mixlora.evaluation.tables import MEAN
-from mixlora.files import exists, file_name, is_folder
-from mixlora.progress import Progress, silent
-from mixlora.sections import resolved
 from mixlora.training.config import RECORD as TRAINING
+from mixlora.tuner.config import MixLoraConfig, Routing
 
 Asked = dict[str, tuple[EvaluateTask, list[Example]]]
 """{task: how it is scored, its examples}."""
@@ -79,7 +79,7 @@ def _absolute(out: str) -> Path:
 
 
 def _evaluated(config: EvaluateConfig, folder: Folder, progress: Progress) -> Results:
-    collator = Collator(checkpoint.load_processor(config.model), chat_template=config.model.chat_template)
+    collator = Collator(loading.load_processor(config.model), chat_template=config.model.chat_template)
     asked = _read(config, collator, progress)
     _refuse_unscorable(config, asked)
     adapters = _adapters(config, asked)
@@ -152,7 +152,7 @@ def _identity(config: EvaluateConfig) -> dict[str, Any]:
     model = config.model
     return {
         "format": FORMAT,
-        "base": _content(checkpoint.base_of(model)),
+        "base": _content(loading.base_of(model)),
         "projector": model.projector and _content(model.projector),
         "model": model.model_dump(mode="json", exclude={"base", "adapter", "projector", "device"}),
         "generation": config.generation.identity,
@@ -211,7 +211,7 @@ def _refuse_missing(adapter: str) -> None:
             raise CheckpointError(f"{path} is of a training that has not ended; the command that began it continues it")
         if any(path.glob("*/adapter_config.json")):
             raise CheckpointError(f"{path} holds an adapter for each task; give '{path}/{TASK}' as adapter")
-    checkpoint.adapter_config(adapter)
+    loading.adapter_config(adapter)
 
 
 def _refuse_undefined(asked: Asked, adapters: Mapping[str, str | None]) -> None:
@@ -219,7 +219,7 @@ def _refuse_undefined(asked: Asked, adapters: Mapping[str, str | None]) -> None:
     for task, adapter in adapters.items():
         if adapter is None or asked[task][0].definition:
             continue
-        own: Any = checkpoint.adapter_config(adapter)
+        own: Any = loading.adapter_config(adapter)
         if _routes_by_task(own) and task not in (own.task_definitions or {}):
             raise ConfigError(
                 f"{adapter} routes by task and was not trained on {task!r}; give its definition in words: "
@@ -261,8 +261,8 @@ def _generator(
     config: EvaluateConfig, adapter: str | None, collator: Collator, tasks: Mapping[str, EvaluateTask]
 ) -> Generator:
     if adapter is None:
-        return Generator(checkpoint.load_base(config.model), collator, config.generation)
-    model: Any = checkpoint.load_adapted(config.model, adapter)
+        return Generator(loading.load_base(config.model), collator, config.generation)
+    model: Any = loading.load_adapted(config.model, adapter)
     named = _routes_by_task(model.peft_config["default"])
     if named and (new := {task: how.definition for task, how in tasks.items() if how.definition}):
         model.base_model.encode_tasks(collator.tokenizer, new)

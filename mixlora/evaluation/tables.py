@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mixlora.errors import DataError, plain
-from mixlora.evaluation.intervals import Estimate
+from mixlora.common.errors import DataError, plain
 from mixlora.evaluation.results import Results
-from mixlora.evaluation.scoring import Metric
+from mixlora.evaluation.scoring.intervals import Estimate
+from mixlora.evaluation.scoring.metrics import Metric
 
 MEAN = "Mean"
 POPE = "POPE"

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from mixlora import settings
-from mixlora.sections import BaseSection, TaskGroupSection
-from mixlora.settings import Number, Place, Section
+from mixlora.common import settings
+from mixlora.common.sections import BaseSection, TaskGroupSection
+from mixlora.common.settings import Number, Place, Section
 
 RECORD = "training.json"
 """What a training leaves beside its weights, and is known by."""

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 from torch.utils.data import Dataset
 
+from mixlora.common.errors import ConfigError, DataError
+from mixlora.common.progress import Progress
 from mixlora.data.checking import check, report
 from mixlora.data.collation import Collator
 from mixlora.data.examples import Example
 from mixlora.data.sources import examples_of
-from mixlora.errors import ConfigError, DataError
-from mixlora.progress import Progress
 from mixlora.training.config import TrainTask
 from mixlora.training.order import Corpus
 

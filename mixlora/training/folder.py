@@ -18,9 +18,9 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from mixlora.errors import CheckpointError, TrainingError
-from mixlora.files import again, exists, read_json, write_json
-from mixlora.locks import LOCK, locked
+from mixlora.common.errors import CheckpointError, TrainingError
+from mixlora.common.files import again, exists, read_json, write_json
+from mixlora.common.locks import LOCK, locked
 from mixlora.training.config import RECORD, Method
 
 FORMAT = 1

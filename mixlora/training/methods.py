@@ -6,11 +6,11 @@ from typing import Any
 from peft import LoraConfig, PeftConfig, get_peft_model, prepare_model_for_kbit_training
 from torch import nn
 
-from mixlora.config import MixLoraConfig, Routing
-from mixlora.errors import ConfigError, MixLoraError
-from mixlora.model import MixLoraModel
-from mixlora.official import PROJECTOR_MODULE
+from mixlora.checkpoints.conversion import PROJECTOR_MODULE
+from mixlora.common.errors import ConfigError, MixLoraError
 from mixlora.training.config import Method, TrainConfig
+from mixlora.tuner.config import MixLoraConfig, Routing
+from mixlora.tuner.model import MixLoraModel
 
 
 def adapter_config(

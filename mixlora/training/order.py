@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch.utils.data import Sampler
 
-from mixlora.errors import ConfigError
+from mixlora.common.errors import ConfigError
 from mixlora.training.config import Order
 
 MEGABATCH = 50

@@ -13,21 +13,21 @@ from peft import PeftModel
 from transformers import PrinterCallback, Trainer, TrainerCallback, set_seed
 from transformers.integrations import TensorBoardCallback
 
-from mixlora import checkpoint
-from mixlora.config import Routing
+from mixlora.checkpoints import loading
+from mixlora.common.errors import ConfigError, TrainingError
+from mixlora.common.files import file_name
+from mixlora.common.processes import count, meet, rank, together
+from mixlora.common.progress import Progress, silent
+from mixlora.common.sections import resolved
 from mixlora.data.checking import fingerprint
 from mixlora.data.collation import Collator
-from mixlora.errors import ConfigError, TrainingError
-from mixlora.files import file_name
-from mixlora.processes import count, meet, rank, together
-from mixlora.progress import Progress, silent
-from mixlora.sections import resolved
 from mixlora.training.config import EPOCHS, Method, RecipeSection, TrainConfig
 from mixlora.training.corpus import Examples, gather
 from mixlora.training.folder import OWN, Folder, written
 from mixlora.training.methods import adapter_config, prepare
 from mixlora.training.order import Epochs
 from mixlora.training.trainer import Batches, Report, Snapshots, TaskTrainer, arguments
+from mixlora.tuner.config import Routing
 
 MakeCallback = Callable[[Trainer], TrainerCallback]
 """Makes a callback for a Trainer, as `interference.InterferenceCallback` wants to be made."""
@@ -61,8 +61,8 @@ def train(config: TrainConfig, progress: Progress = silent, callbacks: Sequence[
         adapter_config(config)  # its options are refused before hours of other work
     out = Path(config.out)
     config = TrainConfig.model_validate(resolved(config))  # an adapter keeps the path of its base
-    is_main = meet(checkpoint.kind_of(config.model.device))
-    device = checkpoint.device_of(config.model.device)  # its own GPU, now that each process has one
+    is_main = meet(loading.kind_of(config.model.device))
+    device = loading.device_of(config.model.device)  # its own GPU, now that each process has one
     with contextlib.ExitStack() as stack:
         with together():
             begun = Folder(out, resolved(config), None)  # another's is refused before the data is read
@@ -82,7 +82,7 @@ def _train(
     report = progress if is_main else silent
     with together():
         recipe = config.training
-        processor = checkpoint.load_processor(config.model)
+        processor = loading.load_processor(config.model)
         collator = Collator(processor, recipe.max_length)
         examples = gather(config.tasks, collator, recipe.seed, recipe.check_images and is_main, report)
         folder = Folder(out, resolved(config), fingerprint(examples.examples))
@@ -160,7 +160,7 @@ def _trainer(
     """What trains, with a fresh model; its directory is claimed once nothing of the configuration can fail."""
     recipe, folder, mixed = config.training, job.folder, job.examples.mixed
     settings = arguments(recipe, folder, device.type, mixed)
-    base = checkpoint.load_base(config.model, device=_placed(config, device, settings.local_process_index))
+    base = loading.load_base(config.model, device=_placed(config, device, settings.local_process_index))
     set_seed(recipe.seed)
     model = prepare(base, collator.tokenizer, config)
     with together():

@@ -11,12 +11,12 @@ from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 
-from mixlora.checkpoint import without_bars
+from mixlora.checkpoints.loading import without_bars
+from mixlora.common.errors import ConfigError, TrainingError
+from mixlora.common.processes import count
+from mixlora.common.progress import Progress
 from mixlora.data.collation import Collator
 from mixlora.data.examples import Example
-from mixlora.errors import ConfigError, TrainingError
-from mixlora.processes import count
-from mixlora.progress import Progress
 from mixlora.training.config import EPOCHS, RecipeSection
 from mixlora.training.folder import Folder, written
 from mixlora.training.order import Epochs

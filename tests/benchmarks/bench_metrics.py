@@ -11,8 +11,8 @@ import time
 
 import numpy as np
 
-from interference.metrics import METRICS
-from interference.uncertainty import split_half_null, table
+from interference.statistics.metrics import METRICS
+from interference.statistics.uncertainty import split_half_null, table
 
 
 def synthetic_grams(blocks: int, units: int, tasks: int, rank: int = 64, seed: int = 0) -> tuple[np.ndarray, list[str]]:

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from interference import reference
-from interference.gradients import Probe
-from interference.targets import find_targets
+from interference.gradients.probe import Probe
+from interference.gradients.targets import find_targets
+from interference.verification import reference
 from tests.benchmarks.speed import Case, Gradients, error, step
 from tests.benchmarks.table import Row, show
-from tests.interference.models import lora
+from tests.support.models import lora
 
 SHAPE = {"hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32, "vocab_size": 32000}
 SUPERVISED = 16

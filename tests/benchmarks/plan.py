@@ -75,8 +75,8 @@ def _compute(config: Path, out: Path) -> dict[str, float]:
     import time
 
     from interference import config as configs
-    from interference.computation import compute_config
-    from interference.planning import peak_memory
+    from interference.measurement.compute import compute_config
+    from interference.measurement.plan import peak_memory
 
     held = 0
 

@@ -1,22 +1,22 @@
 """How far results are from reference values: the golden file's, and batch-1 autograd's."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from peft import PeftModel, get_peft_model
 from safetensors.numpy import load_file
 from torch import Tensor, nn
 
-from interference import metrics, reference
-from interference.gradients import Probe
-from interference.targets import find_targets
+from interference.gradients.probe import Probe
+from interference.gradients.targets import find_targets
+from interference.statistics import metrics
+from interference.verification import reference
 from mixlora import MixLoraConfig
 from tests.benchmarks.speed import error
 from tests.benchmarks.table import Row, show
-from tests.interference.models import PROJECTIONS, batch, gpt2, llama, llava, lora, opt
+from tests.support.models import PROJECTIONS, batch, gpt2, llama, llava, lora, opt
+from tests.support.paths import GOLDEN
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "interference_matrix.safetensors"
+MATRICES = GOLDEN / "interference_matrix.safetensors"
 CASES = {
     "llama": lambda: lora(llama()),
     "llama, eager attention": lambda: lora(llama("eager")),
@@ -31,7 +31,7 @@ CASES = {
 
 def run() -> None:
     """Measure and print."""
-    golden = load_file(GOLDEN)
+    golden = load_file(MATRICES)
     gradients = np.concatenate([golden[f"gradients.{task}"] for task in range(3)]).astype(np.float64)
     tasks = np.repeat(["0", "1", "2"], 20).tolist()
     found = metrics.interference(gradients @ gradients.T, tasks, pairs="uni-perceiver")

@@ -14,9 +14,9 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from interference import reference
-from interference.gradients import Probe, example_losses
-from interference.targets import find_targets
+from interference.gradients.probe import Probe, example_losses
+from interference.gradients.targets import find_targets
+from interference.verification import reference
 from tests.benchmarks import work
 from tests.benchmarks.table import Row, show
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from tests.interference import smollm2
-from tests.interference.models import PROJECTIONS
+from tests.support.models import PROJECTIONS
 
 SIZE, SEQ, SUPERVISED = 8, 128, 16
 

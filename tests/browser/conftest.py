@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from interference.report import page as report_page
+from interference.report.html import render as report_page
 
 FLAGS = ["--disable-dev-shm-usage", "--disable-gpu", "--disable-background-networking"]
 """Without the first a page crashes now and then where /dev/shm is small, as in containers."""

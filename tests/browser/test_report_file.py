@@ -3,10 +3,10 @@
 import json
 import re
 
-import made_up
 import pytest
 
-from interference.report import page as report_page
+from interference.report.html import render as report_page
+from tests.support import made_up
 
 
 def test_the_policy_allows_only_this_pages_own_scripts():

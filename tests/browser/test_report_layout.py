@@ -1,7 +1,8 @@
 """The report's page in a real browser: nothing leaves its cell, chart or page, at any width and on paper."""
 
-import made_up
 import pytest
+
+from tests.support import made_up
 
 
 def overflowing(page):

@@ -3,8 +3,9 @@
 import re
 from itertools import pairwise
 
-import made_up
 import pytest
+
+from tests.support import made_up
 
 SETTINGS = ("metric", "pairs", "reduce", "layers", "modules", "side")
 WORDS = {"self": "own step", "no-signal": "no signal"}

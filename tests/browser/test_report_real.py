@@ -3,19 +3,15 @@
 import itertools
 import json
 import re
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "interference" / "report"))
-
-from reported import APART, MIXLORA, TWO_GROUPS, axis, made
-from test_report_page import choose_cell, number, shown
-
 from interference import compare, load
 from interference.report.data import report
+from tests.browser.test_report_page import choose_cell, number, shown
+from tests.support.paths import REFERENCE
+from tests.support.reported import APART, MIXLORA, TWO_GROUPS, axis, made
 
 B = 60
 SETTINGS = [
@@ -161,7 +157,6 @@ def test_forty_tasks_name_each_row_and_column_whole(opened):
 
 
 METHODS = ("lora", "mixlora")
-REFERENCE = Path(__file__).parents[2] / "reports" / "reference"
 
 
 def test_the_page_of_measured_runs_shows_their_matrices_and_examples(opened):

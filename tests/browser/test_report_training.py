@@ -3,9 +3,10 @@
 import re
 from itertools import pairwise
 
-import made_up
 import pytest
-from test_report_page import number
+
+from tests.browser.test_report_page import number
+from tests.support import made_up
 
 
 def points(chart):

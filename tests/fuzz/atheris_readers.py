@@ -11,12 +11,12 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["mixlora", "yaml", "json"]):
+    from mixlora.common.errors import MixLoraError
+    from mixlora.common.sections import BaseSection, TaskGroupSection
+    from mixlora.common.settings import Section, build, overridden, read
     from mixlora.data.images import image_size, open_image
-    from mixlora.data.readers import read_tasks
-    from mixlora.data.records import Record, read_example
-    from mixlora.errors import MixLoraError
-    from mixlora.sections import BaseSection, TaskGroupSection
-    from mixlora.settings import Section, build, overridden, read
+    from mixlora.data.reading.records import Record, read_example
+    from mixlora.data.reading.tasks import read_tasks
 
 SPECS = ({}, {"by": "task"}, {"where": {"task": "red"}}, {"fields": {"prompt": "q"}}, {"outside": True})
 SUFFIXES = (".jsonl", ".json", ".parquet")

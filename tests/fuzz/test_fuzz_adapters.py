@@ -6,17 +6,17 @@ import pickle
 
 import pytest
 import torch
-from checkpoints import write_adapter, write_base
 from hypothesis import given
 from hypothesis import strategies as st
-from models import llama
-from mutations import attempt, changed, damaged, fuzz, put, values, written
 from peft import get_peft_model
 from safetensors.torch import load_file
 
-from interference import checkpoint
 from interference.config import ModelConfig
+from interference.measurement import checkpoint
 from mixlora import MixLoraConfig
+from tests.support.checkpoints import write_adapter, write_base
+from tests.support.models import llama
+from tests.support.mutations import attempt, changed, damaged, fuzz, put, values, written
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 

@@ -1,20 +1,20 @@
 """Configurations from strangers: every file and every setting is read, or refused in a sentence."""
 
 import shutil
-from pathlib import Path
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from mutations import NASTY, attempt, changed, damaged, fuzz, values, written
 
 from interference import config as analysis
+from mixlora.common.sections import resolved
 from mixlora.evaluation import config as evaluation
-from mixlora.sections import resolved
 from mixlora.training import config as training
+from tests.support.mutations import NASTY, attempt, changed, damaged, fuzz, values, written
+from tests.support.paths import CONFIGS
 
-SHIPPED = sorted((Path(__file__).parents[2] / "analysis_configs").glob("*.yaml"))
+SHIPPED = sorted(CONFIGS.glob("*.yaml"))
 LOADERS = (analysis.load, training.load, evaluation.load)
 
 

@@ -7,16 +7,16 @@ import pyarrow
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mutations import NASTY, attempt, changed, damaged, fuzz, put, scalars, written
 from PIL import Image
 from pyarrow import parquet
-from records import with_image
 
 from mixlora.data.checking import fingerprint
 from mixlora.data.images import image_size, open_image
-from mixlora.data.readers import read_task, read_tasks
+from mixlora.data.reading.tasks import read_task, read_tasks
 from mixlora.data.sampling import sample
-from tests.needed import needed
+from tests.support.mutations import NASTY, attempt, changed, damaged, fuzz, put, scalars, written
+from tests.support.needed import needed
+from tests.support.records import with_image
 
 RECORDS = (
     {"id": 1, "task": "red", "prompt": "What?", "response": "Red", "image": "a.png"},

@@ -7,14 +7,14 @@ import shutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mutations import attempt, changed, damaged, fuzz, values, written
 
 from mixlora.evaluation.comparison import compare
 from mixlora.evaluation.config import JudgeSection
 from mixlora.evaluation.folder import Folder, asked, verdicts
 from mixlora.evaluation.predictions import Prediction
 from mixlora.evaluation.results import Results
-from mixlora.evaluation.scoring import score
+from mixlora.evaluation.scoring.metrics import score
+from tests.support.mutations import attempt, changed, damaged, fuzz, values, written
 
 JUDGE = JudgeSection(model="judge")
 ANSWERS = {

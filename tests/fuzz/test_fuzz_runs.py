@@ -7,17 +7,18 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mutations import attempt, changed, damaged, fuzz, put, values, written
 
 import interference
-from interference import blocks, factors, stored
-from interference.factors import Factors
-from interference.packing import pack
+from interference import blocks
+from interference.factors import Factors, factors
+from interference.factors.selections import Selections
 from interference.run import Run
-from interference.selections import Selections
+from interference.run.packing import pack
+from interference.run.record import checksum
 from mixlora.evaluation import predictions, results
-from mixlora.evaluation.intervals import Estimate
 from mixlora.evaluation.results import Results
+from mixlora.evaluation.scoring.intervals import Estimate
+from tests.support.mutations import attempt, changed, damaged, fuzz, put, values, written
 
 TASKS = ["red"] * 3 + ["blue"] * 3
 META = {
@@ -96,7 +97,7 @@ def with_checksums(folder, record):
         meta = json.loads((folder / record).read_bytes())
         meta.pop("seal", None)
         for name in meta["checksums"]:
-            meta["checksums"][name] = stored.checksum(folder / name)
+            meta["checksums"][name] = checksum(folder / name)
         (folder / record).write_bytes(json.dumps(meta).encode())
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return

@@ -9,10 +9,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a name that is no path must fail
 
 import pytest
 import torch
-from checkpoints import data, write_adapter, write_base, write_llava, write_task
 
-from interference import cli, config, load
-from interference.computation import compute_config
+from interference import config, load
+from interference.cli import commands
+from interference.measurement.compute import compute_config
+from tests.support.checkpoints import data, write_adapter, write_base, write_llava, write_task
 
 torch.set_num_threads(1)
 
@@ -79,7 +80,7 @@ def interference(monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["interference", *map(str, arguments)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            commands.main()
             sys.exit(0)
         code = ended.value.code or 0
         said = capsys.readouterr()

@@ -6,11 +6,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from mixtures import mixture
-from models import VOCABULARY, batch, llama, llava, lora
 from torch.testing import assert_close
 from transformers import EarlyStoppingCallback, Trainer
-from watching import (
+
+import interference
+from interference import load
+from interference.callback import _logged
+from interference.errors import MeasurementError, RunError
+from interference.figures import matrices
+from tests.support.mixtures import mixture
+from tests.support.models import VOCABULARY, batch, llama, llava, lora
+from tests.support.needed import needed
+from tests.support.watching import (
     MODELS,
     PROBES,
     Everywhere,
@@ -23,12 +30,6 @@ from watching import (
     trained,
     weights,
 )
-
-import interference
-from interference import figures, load
-from interference.callback import _logged
-from interference.errors import MeasurementError, RunError
-from tests.needed import needed
 
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
@@ -266,7 +267,7 @@ def test_a_series_is_drawn(tmp_path):
     callback = callback_of(trained(tmp_path, lora(llama()), [{"out": str(tmp_path / "runs")}]))
     series = callback.series()
     assert list(series) == ["step 0", "step 2", "step 4"]
-    assert [axes.get_title() for axes in figures.series(series).axes[:3]] == list(series)
+    assert [axes.get_title() for axes in matrices.series(series).axes[:3]] == list(series)
     assert interference.compare(series["step 0"], series["step 4"])["difference"].abs().max() > 0
 
 

@@ -6,12 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.utils import DeepSpeedPlugin, DistributedType
-from models import batch, llama, lora
 from torch import distributed, multiprocessing
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from transformers import Trainer
-from watching import (
+
+import interference
+from interference import InterferenceCallback
+from interference.callback import _refuse_shards
+from interference.errors import CheckpointError, ConfigError, RunError, ScopeError
+from tests.support.models import batch, llama, lora
+from tests.support.watching import (
     MODELS,
     PROBES,
     arguments,
@@ -21,11 +26,6 @@ from watching import (
     trained,
     weights,
 )
-
-import interference
-from interference import InterferenceCallback
-from interference.callback import _refuse_shards
-from interference.errors import CheckpointError, ConfigError, RunError, ScopeError
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from mixlora.common.errors import DataError
 from mixlora.data.mini import draw
-from mixlora.errors import DataError
 
 Split = Literal["train", "heldout"]
 

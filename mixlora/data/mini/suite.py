@@ -4,10 +4,10 @@ from itertools import islice
 from random import Random
 from typing import get_args
 
+from mixlora.common.errors import DataError
 from mixlora.data.examples import Example, Turn
 from mixlora.data.mini.pictures import SOURCES, Picture, Split
 from mixlora.data.mini.tasks import TASKS, UNSEEN, Task
-from mixlora.errors import DataError
 
 
 def find(task: str) -> Task:

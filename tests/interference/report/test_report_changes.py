@@ -4,14 +4,15 @@ from io import BytesIO
 
 import pandas as pd
 import pytest
-from reported import APART, MIXLORA, TWO_GROUPS, axis, made
 
 from interference.errors import MeasurementError
-from interference.report import changes, depth, tables
+from interference.report import tables
 from interference.report.data import report
-from interference.report.measured import measure
+from interference.report.findings import changes, depth
 from interference.report.scopes import WHOLE, Choice, Detail, Scope, plan
-from mixlora.progress import silent
+from interference.report.summary import measure
+from mixlora.common.progress import silent
+from tests.support.reported import APART, MIXLORA, TWO_GROUPS, axis, made
 
 B = 100
 BASE = "interference/leave-one-out/ratio-of-means"

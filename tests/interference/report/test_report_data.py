@@ -5,12 +5,12 @@ import math
 
 import numpy as np
 import pytest
-from reported import APART, MIXLORA, TWO_GROUPS, axis, made
 
 from interference import compare
 from interference.errors import ConfigError, MeasurementError, ScopeError
 from interference.report import data, scopes
 from interference.report.data import report
+from tests.support.reported import APART, MIXLORA, TWO_GROUPS, axis, made
 
 B = 30
 BASE = "interference/leave-one-out/ratio-of-means"

@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from reported import TWO_GROUPS, made
 
-from interference import metrics
-from interference.report import excerpts
 from interference.report.data import report
-from interference.report.drivers import CELLS, Contributions, clearest
-from interference.report.excerpts import Excerpts, shortened, thumbnail
+from interference.report.findings import excerpts
+from interference.report.findings.drivers import CELLS, Contributions, clearest
+from interference.report.findings.excerpts import Excerpts, shortened, thumbnail
+from interference.statistics import metrics
 from mixlora.data.examples import Example, Turn
+from tests.support.reported import TWO_GROUPS, made
 
 
 @pytest.mark.parametrize(("i", "j"), [("a", "c"), ("d", "b")])

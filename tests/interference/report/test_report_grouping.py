@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
-from reported import APART, TWO_GROUPS, axis, made
 
-from interference.report.grouping import distances, group
+from interference.report.findings.grouping import distances, group
+from tests.support.reported import APART, TWO_GROUPS, axis, made
 
 
 def table(run):

@@ -1,11 +1,11 @@
 """What a report measures, within its budget of cells and time."""
 
 import pytest
-from reported import APART, TWO_GROUPS, axis, made
 
 from interference.report import scopes
 from interference.report.data import report
 from interference.report.scopes import BASE, CORE, WHOLE, Choice, Detail, Scope, choices_of, plan, tiers
+from tests.support.reported import APART, TWO_GROUPS, axis, made
 
 
 def matrices(planned):

@@ -4,15 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from reported import APART, MIXLORA, TWO_GROUPS, axis, made
 
-from interference.report import words
+from interference.report import conclusions
 from interference.report.data import report
-from interference.report.grouping import group
-from interference.report.measured import Measured, measure
+from interference.report.findings.grouping import group
 from interference.report.phrases import SHOWN, counted, interval, number, several
 from interference.report.scopes import BASE, WHOLE, Detail, plan
-from mixlora.progress import silent
+from interference.report.summary import Measured, measure
+from mixlora.common.progress import silent
+from tests.support.reported import APART, MIXLORA, TWO_GROUPS, axis, made
 
 
 def measured(run) -> Measured:
@@ -22,7 +22,11 @@ def measured(run) -> Measured:
 def said(found: Measured) -> tuple[str, str, str]:
     """The answer, the details and the advice."""
     grouping = group(found.tables[WHOLE][BASE])
-    return words.answer(found), " ".join(words.details(found, grouping)), " ".join(words.advice(found, grouping))
+    return (
+        conclusions.answer(found),
+        " ".join(conclusions.details(found, grouping)),
+        " ".join(conclusions.advice(found, grouping)),
+    )
 
 
 def with_null(found: Measured, **rows) -> Measured:
@@ -57,12 +61,13 @@ def test_conflict_is_told_with_its_worst_and_best_cell():
 def test_several_runs_have_one_answer():
     one, clash, calm = (measured(made(means, noise=0.3)) for means in ({"alone": axis(1)}, TWO_GROUPS, APART))
     assert (
-        words.overview([one, one]) == "Every run has a single task, so there is no pair of tasks that could interfere."
+        conclusions.overview([one, one])
+        == "Every run has a single task, so there is no pair of tasks that could interfere."
     )
-    assert words.overview([one, calm]) == (
+    assert conclusions.overview([one, calm]) == (
         "No interference shows: pairs of tasks that conflict beyond noise are 0 of 6 in r."
     )
-    assert words.overview([clash, calm]) == (
+    assert conclusions.overview([clash, calm]) == (
         "Tasks interfere: pairs of tasks that conflict beyond noise are 8 of 12 in r and 0 of 6 in r."
     )
 
@@ -71,7 +76,7 @@ def test_a_sketch_is_told():
     found = measured(made(APART, meta={"sketch": 64, "sketch_error": 0.1768}))
     assert (
         "Gradients are sketches of 64 sums a block: an inner product errs by up to 17.7% of the product of the norms "
-        "(standard error), which no interval holds." in words.notes(found)
+        "(standard error), which no interval holds." in conclusions.notes(found)
     )
 
 
@@ -154,7 +159,7 @@ def test_conflict_without_groups_names_the_task_that_hurts():
 def test_a_failed_null_is_told(row):
     found = with_null(measured(made(TWO_GROUPS)), b=row)
     _, details, advice = said(found)
-    assert words.failed_null(found) == ["b"] and words.rough_null(found) == []
+    assert conclusions.failed_null(found) == ["b"] and conclusions.rough_null(found) == []
     assert "The probe is too small to tell how strong interference is on b: " in details
     assert f"gives b {number(row[0])} {interval(*row[1:])}." in details and "check against noise" not in details
     assert "Probe more examples of b (now 12 units a task" in advice
@@ -163,7 +168,7 @@ def test_a_failed_null_is_told(row):
 def test_a_wide_null_asks_for_as_many_units_as_would_narrow_it():
     found = with_null(measured(made(TWO_GROUPS)), c=(1.0, 0.2, 2.2))
     _, details, advice = said(found)
-    assert words.rough_null(found) == ["c"] and words.failed_null(found) == []
+    assert conclusions.rough_null(found) == ["c"] and conclusions.failed_null(found) == []
     assert (
         "The check against noise holds, but is wide: half of each task's units against its other half gives 1 within "
         "its scatter, which is widest for c, [0.20, 2.20]: 2.00 from end to end, so sizes in such a row are rough, "
@@ -177,7 +182,7 @@ def test_a_wide_null_asks_for_as_many_units_as_would_narrow_it():
 def test_a_balanced_sum_forces_conflict():
     """Three gradients that cancel: the summed loss is stationary."""
     found = measured(made({"a": axis(1), "b": axis(2), "c": axis(-1, -2)}, noise=0.05))
-    assert found.signal["balance"].abs().max() < 0.25 and words.stationary(found) == ["a", "b", "c"]
+    assert found.signal["balance"].abs().max() < 0.25 and conclusions.stationary(found) == ["a", "b", "c"]
     _, details, advice = said(found)
     assert "The summed loss is nearly stationary for a, b and c:" in details and "conflict is forced there" in details
     assert (
@@ -198,7 +203,7 @@ def test_nothing_clear_and_a_failed_null_is_too_small_to_tell():
 def test_zero_blocks_and_other_notes():
     found = measured(made(TWO_GROUPS, zero="A", meta={"not_probed": ["the projector"]}))
     assert "4 of 8 blocks have zero gradients and add nothing" in said(found)[2]
-    notes = words.notes(found)
+    notes = conclusions.notes(found)
     assert "The adapter also trains the projector, which is not part of theta here." in notes
     assert any(note.startswith("Every gradient is zero in side A") for note in notes)
 
@@ -207,9 +212,10 @@ def test_unstable_ratios_are_noted():
     found = measured(made(TWO_GROUPS, noise=4.0, units=20))
     tasks = found.pairs.loc[found.pairs["nonpositive"] > 0.05, "affected"].unique()
     assert (
-        len(tasks) and f"More than 5% of the units of {several(list(tasks))} have an own Delta" in words.notes(found)[0]
+        len(tasks)
+        and f"More than 5% of the units of {several(list(tasks))} have an own Delta" in conclusions.notes(found)[0]
     )
-    assert words.notes(measured(made(TWO_GROUPS))) == []
+    assert conclusions.notes(measured(made(TWO_GROUPS))) == []
 
 
 def test_forty_tasks_are_told_shortly():
@@ -261,15 +267,15 @@ def test_pairs_without_an_interval_are_still_told():
     found = measured(made(APART, noise=0.3, seed=2))
     table = found.tables[WHOLE][BASE]
     table[["low", "high"]] = np.nan
-    assert words.answer(found) == "None of the 6 pairs of tasks conflicts or helps beyond noise."
+    assert conclusions.answer(found) == "None of the 6 pairs of tasks conflicts or helps beyond noise."
 
 
 def test_advice_for_several_runs_is_said_once_with_its_runs():
     few, none = measured(made(TWO_GROUPS)), measured(made(APART, noise=0.3, seed=4))
     runs = [replace(few, label="x"), replace(few, label="y"), replace(none, label="z")]
-    said = words.advice_of_all(runs, [group(run.tables[WHOLE][BASE]) for run in runs])
+    said = conclusions.advice_of_all(runs, [group(run.tables[WHOLE][BASE]) for run in runs])
     assert said[0] == "Split the tasks, an adapter for each group: a and b; c and d (x and y)."
     assert len(said) > 1 and all("(z)" in sentence for sentence in said[1:])
-    assert words.advice_of_all([few, few], [None, None]) == [
-        one.words for one in words.suggestions(few, None, alone=False)
+    assert conclusions.advice_of_all([few, few], [None, None]) == [
+        one.words for one in conclusions.suggestions(few, None, alone=False)
     ]

@@ -5,12 +5,12 @@ import re
 
 import pandas as pd
 import pytest
-from reported import APART, TWO_GROUPS, made
 
-from interference import figures
-from interference.canvas import rendered
 from interference.errors import RunError, WriteError
-from interference.report import writing
+from interference.figures import matrices
+from interference.figures.canvas import rendered
+from interference.report import directory
+from tests.support.reported import APART, TWO_GROUPS, made
 
 
 @pytest.fixture
@@ -32,14 +32,14 @@ def test_a_run_is_no_place_for_a_report(saved):
     run = saved("x")
     before = contents(run)
     with pytest.raises(RunError, match="x is a run, which a report has no place in; choose another --out"):
-        writing.write([run], None, run, "small")
+        directory.write([run], None, run, "small")
     assert contents(run) == before
 
 
 @pytest.mark.parametrize("after", [0, 1, 5, 16])
 def test_a_disk_that_fills_leaves_page_figures_and_tables_of_before(saved, tmp_path, monkeypatch, after):
     out, runs = tmp_path / "report", [saved("x"), saved("y", seed=1)]
-    writing.write(runs[:1], ["x"], out, "small")
+    directory.write(runs[:1], ["x"], out, "small")
     before = contents(out)
     assert {"report.html", "figures/matrix-1.svg", "tables/cells.csv"} < set(before)
     times = iter(range(100))
@@ -49,22 +49,22 @@ def test_a_disk_that_fills_leaves_page_figures_and_tables_of_before(saved, tmp_p
             raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("interference.stored.os.fsync", full)
+        patched.setattr("interference.run.record.os.fsync", full)
         with pytest.raises(WriteError, match=r"^the report cannot be written to .*/report: No space left on device; c"):
-            writing.write(runs, ["x", "y"], out, "small")
+            directory.write(runs, ["x", "y"], out, "small")
     assert contents(out) == before
-    writing.write(runs, ["x", "y"], out, "small")
+    directory.write(runs, ["x", "y"], out, "small")
     assert len(contents(out)) > 16 and contents(out)["report.html"] != before["report.html"]
 
 
 def test_what_a_report_before_had_more_goes_and_files_of_others_stay(saved, tmp_path):
     out, runs = tmp_path / "report", [saved("x", TWO_GROUPS, units=3), saved("y", TWO_GROUPS, units=3)]
-    writing.write(runs, None, out, "small")
+    directory.write(runs, None, out, "small")
     assert {"tables/matrix-2.csv", "tables/differences.csv", "figures/series.png"} < set(contents(out))
     for name in ("figures/mine.png", "tables/mine.csv", "tables/matrix-mine.csv", "mine.txt"):
         (out / name).write_text("mine")
     (out / "tables" / "null.csv").write_text("of a report with more units")
-    assert writing.write(runs[:1], None, out, "small") == [out / "report.html", out / "figures", out / "tables"]
+    assert directory.write(runs[:1], None, out, "small") == [out / "report.html", out / "figures", out / "tables"]
     assert set(contents(out)) == {
         "report.html", "mine.txt",
         *(f"figures/{name}" for name in ("matrix-1.png", "matrix-1.svg", "layers-1.png", "layers-1.svg", "mine.png")),
@@ -74,17 +74,17 @@ def test_what_a_report_before_had_more_goes_and_files_of_others_stay(saved, tmp_
 
 def test_figures_are_named_only_where_one_is_drawn(saved, tmp_path, monkeypatch):
     run, out = saved("x"), tmp_path / "report"
-    writing.write([run], ["x"], out, "small")
-    monkeypatch.setattr(writing, "PANEL_CELLS", 1)
-    monkeypatch.setattr(writing, "MATRIX_TASKS", 2)
-    assert writing.write([run], ["x"], out, "small") == [out / "report.html", out / "tables"]
+    directory.write([run], ["x"], out, "small")
+    monkeypatch.setattr(directory, "PANEL_CELLS", 1)
+    monkeypatch.setattr(directory, "MATRIX_TASKS", 2)
+    assert directory.write([run], ["x"], out, "small") == [out / "report.html", out / "tables"]
     assert list((out / "figures").iterdir()) == []
 
 
 def test_figures_and_tables_are_numbered_in_the_order_of_the_page(saved, tmp_path):
     given = {f"step-{k}": saved(f"step-{k}", seed=k) for k in (9, 10, 1)}
     out = tmp_path / "report"
-    writing.write(list(given.values()), list(given), out, "small")
+    directory.write(list(given.values()), list(given), out, "small")
     html = (out / "report.html").read_text(encoding="utf-8")
     shown = json.loads(re.search('<script type="application/json" id="data">(.*?)</script>', html)[1])["runs"]
     assert [(run["label"], run["source"]) for run in shown] == [
@@ -94,7 +94,7 @@ def test_figures_and_tables_are_numbered_in_the_order_of_the_page(saved, tmp_pat
         run = made(APART, layers=(0,), seed=k)
         table = pd.read_csv(out / "tables" / f"matrix-{place}.csv", index_col=0)
         assert table.to_numpy() == pytest.approx(run.matrix(reduce="ratio-of-means").to_numpy())
-        figure = figures.heatmap(run, title=f"step-{k}", reduce="ratio-of-means")
+        figure = matrices.heatmap(run, title=f"step-{k}", reduce="ratio-of-means")
         assert (out / "figures" / f"matrix-{place}.png").read_bytes() == rendered(figure, "png")
 
 
@@ -103,5 +103,5 @@ def test_a_place_that_cannot_be_written_is_told(saved, tmp_path):
     with pytest.raises(
         RunError, match=r"the report cannot be written to .*/file: (Not a directory|File exists); choose"
     ):
-        writing.write([saved("x")], None, tmp_path / "file", "small")
+        directory.write([saved("x")], None, tmp_path / "file", "small")
     assert (tmp_path / "file").read_text() == "mine"

@@ -6,15 +6,15 @@ import threading
 
 import pytest
 from PIL import Image
-from records import save_picture
-from small_processors import CHATML, byte_level, example, llava, picture, words
 
+from mixlora.common.errors import DataError, MixLoraError
 from mixlora.data import checking
 from mixlora.data.checking import check, report
 from mixlora.data.collation import Collator
 from mixlora.data.examples import Example
 from mixlora.data.images import open_image
-from mixlora.errors import DataError, MixLoraError
+from tests.support.records import save_picture
+from tests.support.small_processors import CHATML, byte_level, example, llava, picture, words
 
 
 def cut_off(path):

@@ -3,13 +3,13 @@
 import pytest
 import torch
 from PIL import Image
-from small_processors import CHATML, byte_level, example, learned, llava, picture, words
 from tokenizers import normalizers
 
+from mixlora.common.errors import DataError, MixLoraError
 from mixlora.data import mini
 from mixlora.data.collation import IGNORED, Collator
 from mixlora.data.images import open_image
-from mixlora.errors import DataError, MixLoraError
+from tests.support.small_processors import CHATML, byte_level, example, learned, llava, picture, words
 
 # --- batches ---
 

@@ -8,7 +8,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_processors import (
+from transformers import AutoTokenizer, LlavaNextProcessor
+from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+
+from mixlora.common.errors import DataError
+from mixlora.data.collation import IGNORED, Collator, supervised_tokens
+from mixlora.data.examples import Example, Turn
+from mixlora.data.templates import Span
+from tests.support.small_processors import (
     CHATML,
     LISTED_WITHOUT_EOS,
     LLAVA_SYSTEM,
@@ -24,13 +31,6 @@ from small_processors import (
     tokens,
     words,
 )
-from transformers import AutoTokenizer, LlavaNextProcessor
-from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
-
-from mixlora.data.collation import IGNORED, Collator, supervised_tokens
-from mixlora.data.examples import Example, Turn
-from mixlora.data.templates import Span
-from mixlora.errors import DataError
 
 
 def test_only_the_answer_and_its_end_are_supervised_word_for_word():

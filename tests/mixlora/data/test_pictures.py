@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from records import read, refusal, save_picture, with_image, write
 
+from mixlora.common.errors import DataError
 from mixlora.data.images import image_size, open_image
-from mixlora.data.readers import read_tasks
-from mixlora.errors import DataError
-from tests.needed import needed
+from mixlora.data.reading.tasks import read_tasks
+from tests.support.needed import needed
+from tests.support.paths import ROOT
+from tests.support.records import read, refusal, save_picture, with_image, write
 
 # --- pictures ---
 
@@ -150,12 +151,11 @@ def test_a_broken_picture_in_memory_is_told_apart_from_a_file(tmp_path):
 def test_reading_imports_neither_torch_nor_transformers(tmp_path):
     file = write(tmp_path, {"prompt": "What?", "response": "Red"})
     code = (
-        "import sys; from mixlora.data.readers import read_task; from mixlora.data.sampling import sample\n"
+        "import sys; from mixlora.data.reading.tasks import read_task; from mixlora.data.sampling import sample\n"
         f"sample(read_task({{'file': {str(file)!r}}}, 't'), 1, 0, 't')\n"
         "print([m for m in ('torch', 'transformers', 'datasets', 'pyarrow') if m in sys.modules])"
     )
-    root = Path(__file__).parents[3]
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "[]"
 
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mixlora.common.errors import DataError
 from mixlora.data.examples import Example, Turn
 from mixlora.data.sampling import sample
-from mixlora.errors import DataError
 
 
 def examples(ids) -> list[Example]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mixlora import checkpoint
+from mixlora.checkpoints import loading
 
 
 @pytest.fixture
@@ -12,4 +12,4 @@ def no_model(monkeypatch):
     def load(*_, **__):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(checkpoint, "load_base", load)
+    monkeypatch.setattr(loading, "load_base", load)

@@ -6,13 +6,13 @@ from dataclasses import asdict
 
 import pytest
 import torch
-from evaluations import FOLLOW, answer, copied, follow_file, mme_folder, ran
 
-from mixlora.errors import DataError
+from mixlora.common.errors import DataError
 from mixlora.evaluation import predictions, printing, results
 from mixlora.evaluation.comparison import compare
 from mixlora.evaluation.results import Results
-from mixlora.evaluation.scoring import difference
+from mixlora.evaluation.scoring.metrics import difference
+from tests.support.evaluations import FOLLOW, answer, copied, follow_file, mme_folder, ran
 
 torch.set_num_threads(1)
 

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from evaluations import FOLLOW, adapted, copied, files, follow_file, lines, made, ran, refusal, saved
 
+from mixlora.common.errors import CheckpointError, ConfigError, DataError
 from mixlora.data import mini
 from mixlora.data.mini.draw import INKS
-from mixlora.errors import CheckpointError, ConfigError, DataError
 from mixlora.evaluation import predictions, results
 from mixlora.evaluation.run import evaluate
-from mixlora.evaluation.scoring import score
+from mixlora.evaluation.scoring.metrics import score
+from tests.support.evaluations import FOLLOW, adapted, copied, files, follow_file, lines, made, ran, refusal, saved
+from tests.support.paths import ROOT
 
 torch.set_num_threads(1)
 
@@ -177,9 +178,8 @@ evaluate(config.load(None, (), json.loads(sys.argv[1])))
 def test_a_real_kill(place, tmp_path):
     out, tasks = tmp_path / "out", tasks_of(place)
     given = made(out, tasks, model=lora(place)).model_dump(mode="json")
-    root = Path(__file__).parents[3]
     ended = subprocess.run(
-        [sys.executable, "-c", KILLED, json.dumps(given)], check=False, cwd=root, capture_output=True, timeout=300
+        [sys.executable, "-c", KILLED, json.dumps(given)], check=False, cwd=ROOT, capture_output=True, timeout=300
     )
     assert ended.returncode == -9, ended.stderr.decode()
     assert sorted(path.name for path in (out / "predictions").iterdir()) == [

@@ -4,10 +4,10 @@ import json
 
 import pytest
 import torch
-from evaluations import answer, follow_file, lines, mme_folder, ran, refusal
 
-from mixlora.errors import ConfigError, DataError
+from mixlora.common.errors import ConfigError, DataError
 from mixlora.evaluation import results
+from tests.support.evaluations import answer, follow_file, lines, mme_folder, ran, refusal
 
 torch.set_num_threads(1)
 

@@ -8,12 +8,12 @@ import re
 import pytest
 import torch
 import yaml
-from evaluations import FOLLOW, answer, files, follow_file, lines, saved, values
 
-from mixlora import checkpoint
+from mixlora.checkpoints import loading
 from mixlora.evaluation import printing, results
 from mixlora.evaluation.comparison import compare
 from mixlora.evaluation.generation import Generator
+from tests.support.evaluations import FOLLOW, answer, files, follow_file, lines, saved, values
 
 torch.set_num_threads(1)
 EVIL = "a|b\x1b[31m<i>&%_\n$x"
@@ -142,7 +142,7 @@ def test_an_interrupted_evaluation_continues(place, mixlora, tmp_path, monkeypat
 
 
 def test_memory_that_runs_out_ends_with_1(place, mixlora, tmp_path, monkeypatch):
-    load = checkpoint.load_base
+    load = loading.load_base
 
     def small(section, device=None):
         model = load(section, device)
@@ -153,7 +153,7 @@ def test_memory_that_runs_out_ends_with_1(place, mixlora, tmp_path, monkeypatch)
         model.generate = generate
         return model
 
-    monkeypatch.setattr(checkpoint, "load_base", small)
+    monkeypatch.setattr(loading, "load_base", small)
     code, out, err = mixlora("evaluate", place / "c.yaml", "--out", tmp_path / "out", "-q")
     assert (code, out) == (1, "") and err.count("\n") == 1
     assert err.startswith("error: memory ran out with 4 prompts of ") and "lower generation.batch_size, and the" in err

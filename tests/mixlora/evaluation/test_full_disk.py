@@ -4,13 +4,13 @@ import json
 
 import pytest
 import torch
-from evaluations import copied, files, follow_file, lines, made, ran, refusal, values
-from test_judged import judge_of, saved_judge
 
-from mixlora.errors import CheckpointError, TrainingError
+from mixlora.common.errors import CheckpointError, TrainingError
 from mixlora.evaluation.folder import Folder
 from mixlora.evaluation.run import evaluate
-from tests import disks
+from tests.mixlora.evaluation.judging.test_judged import judge_of, saved_judge
+from tests.support import disks
+from tests.support.evaluations import copied, files, follow_file, lines, made, ran, refusal, values
 
 torch.set_num_threads(1)
 

@@ -2,16 +2,16 @@
 
 import pytest
 import torch
-from evaluations import adapted, follow
 from torch.testing import assert_close
 
 from mixlora import routed
+from mixlora.common.errors import RoutingError, TrainingError
 from mixlora.data import mini
 from mixlora.data.collation import Collator
-from mixlora.errors import RoutingError, TrainingError
 from mixlora.evaluation.config import GenerationSection
 from mixlora.evaluation.generation import Draw, Generator, generate
-from tests.mixlora.adapted import layers
+from tests.support.adapted import layers
+from tests.support.evaluations import adapted, follow
 
 torch.set_num_threads(1)
 NEW = 6

@@ -4,13 +4,13 @@ import json
 
 import pytest
 import torch
-from evaluations import files as bytes_of
-from evaluations import follow_file, saved, values
-from test_judged import judge_of, saved_judge
 
 from mixlora.evaluation import config
 from mixlora.evaluation.run import evaluate
-from tests.mixlora.killing import files, kill_until_done
+from tests.mixlora.evaluation.judging.test_judged import judge_of, saved_judge
+from tests.support.evaluations import files as bytes_of
+from tests.support.evaluations import follow_file, saved, values
+from tests.support.killing import files, kill_until_done
 
 
 def work(nested):

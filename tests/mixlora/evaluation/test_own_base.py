@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from evaluations import follow_file
 
-from mixlora.errors import ConfigError
+from mixlora.common.errors import ConfigError
 from mixlora.evaluation import config
+from tests.support.evaluations import follow_file
 
 FOUND = {"t": {"file": "x"}}
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mixlora.errors import DataError
+from mixlora.common.errors import DataError
 from mixlora.evaluation.predictions import Prediction, read
 
 RECORD = {"question_id": "a", "prompt": "What?", "predict": "red", "target": "Red"}

@@ -4,12 +4,12 @@ import json
 import math
 
 import pytest
-from answers import coded, predictions
 
-from mixlora.errors import DataError, TrainingError
-from mixlora.evaluation.mme import totals
+from mixlora.common.errors import DataError, TrainingError
 from mixlora.evaluation.results import Results, load
-from mixlora.evaluation.scoring import score
+from mixlora.evaluation.scoring.metrics import score
+from mixlora.evaluation.scoring.mme import totals
+from tests.support.answers import coded, predictions
 
 
 def made():

@@ -5,15 +5,15 @@ import os
 
 import pytest
 import torch
-from evaluations import copied, files, follow_file, made, ran, refusal
 
-from mixlora.errors import CheckpointError, ConfigError, DataError
+from mixlora.common.errors import CheckpointError, ConfigError, DataError
 from mixlora.evaluation import config
 from mixlora.evaluation.comparison import compare
 from mixlora.evaluation.config import JudgeSection
 from mixlora.evaluation.folder import Folder, asked, cut, verdicts, whole_lines
 from mixlora.evaluation.predictions import read
 from mixlora.evaluation.run import evaluate
+from tests.support.evaluations import copied, files, follow_file, made, ran, refusal
 
 torch.set_num_threads(1)
 

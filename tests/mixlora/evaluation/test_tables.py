@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixlora.errors import DataError
+from mixlora.common.errors import DataError
 from mixlora.evaluation.results import Results
 from mixlora.evaluation.tables import table
 

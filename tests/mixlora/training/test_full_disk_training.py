@@ -6,14 +6,14 @@ import shutil
 import pytest
 import torch
 from safetensors import SafetensorError
-from trainings import made
 from transformers import TrainerCallback
 
-from mixlora.errors import CheckpointError, TrainingError
+from mixlora.common.errors import CheckpointError, TrainingError
 from mixlora.training import run
 from mixlora.training.folder import Folder, read_record, written
-from tests import disks
-from tests.mixlora.killing import files
+from tests.support import disks
+from tests.support.killing import files
+from tests.support.trainings import made
 
 torch.set_num_threads(1)
 CONTINUES = "the same command continues from the last checkpoint"

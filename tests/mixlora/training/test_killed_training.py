@@ -4,10 +4,10 @@ import json
 
 import pytest
 import torch
-from trainings import values
 
 from mixlora.training import config, run
-from tests.mixlora.killing import files, kill_until_done
+from tests.support.killing import files, kill_until_done
+from tests.support.trainings import values
 
 RECIPE = {"steps": 12, "save_steps": 2, "logging_steps": 3, "snapshots": [0, 5]}
 

@@ -1,24 +1,23 @@
 """What every method learns of the six tasks of the mini suite: far more than chance, on examples it has not seen."""
 
-from pathlib import Path
-
 import pytest
 
-from interference import demonstration
-from mixlora import settings
+from interference.cli import demo
+from mixlora.common import settings
 from mixlora.data import mini
 from mixlora.evaluation.config import EvaluateConfig
 from mixlora.evaluation.run import evaluate
 from mixlora.training import config
 from mixlora.training.run import train
+from tests.support.paths import CONFIGS
 
-RECIPE = Path(__file__).parents[3] / "analysis_configs" / "mini.yaml"
+RECIPE = CONFIGS / "mini.yaml"
 STEPS = {"lora": 60, "mixlora": 60, "specialist": 15, "full": 60}
 
 
 def test_the_demo_trains_by_the_recipe_that_is_shipped():
     shipped = config.load(RECIPE)
-    assert settings.build(config.TrainConfig, {**demonstration.TRAINING, "method": "lora"}, "the demo") == shipped
+    assert settings.build(config.TrainConfig, {**demo.TRAINING, "method": "lora"}, "the demo") == shipped
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixlora.errors import ConfigError
+from mixlora.common.errors import ConfigError
 from mixlora.training.order import Corpus, Epochs, apportioned, draw
 
 

@@ -11,10 +11,10 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch import multiprocessing
-from trainings import TASKS, made
 from transformers import TrainerCallback
 
 from mixlora.training import folder, run, trainer
+from tests.support.trainings import TASKS, made
 
 torch.set_num_threads(1)  # the same in the process that is killed: sums are taken in the same order
 PROCESSES = multiprocessing.get_context("forkserver")

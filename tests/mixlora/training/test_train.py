@@ -7,18 +7,18 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch.testing import assert_close
-from trainings import RECIPE, made
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from mixlora import checkpoint
+from mixlora.checkpoints import loading
 from mixlora.data import mini
 from mixlora.data.collation import Collator
 from mixlora.training.corpus import gather
 from mixlora.training.methods import language_targets
 from mixlora.training.run import train
 from mixlora.training.trainer import Batches
-from tests.mixlora.adapted import llama
-from tests.needed import needed
+from tests.support.adapted import llama
+from tests.support.needed import needed
+from tests.support.trainings import RECIPE, made
 
 
 def weights(path):
@@ -70,7 +70,7 @@ def test_every_part_of_a_mixlora_has_learned(trained):
 @pytest.mark.parametrize("method", ["lora", "mixlora"])
 def test_what_was_trained_is_loaded_again(trained, method):
     section = made(trained, method).model
-    model = checkpoint.load_adapted(section, str(trained / method))
+    model = loading.load_adapted(section, str(trained / method))
     held = {name: value for name, value in model.state_dict().items() if "lora_" in name}
     for name, value in weights(trained / method).items():
         own = next(key for key in held if key.replace(".default", "") == name)
@@ -185,7 +185,7 @@ def test_a_4_bit_base_is_trained(tmp_path):
     model = {"base": "mini", "device": "cpu", "quantization": "4bit"}
     path = train(made(tmp_path / "out", "mixlora", model=model, training=training))[0]
     assert losses(path)[-1] < losses(path)[0]
-    again = checkpoint.load_adapted(made(tmp_path, model=model).model, str(path))
+    again = loading.load_adapted(made(tmp_path, model=model).model, str(path))
     kinds = {module.weight.dtype for name, module in again.named_modules() if name.endswith("q_proj.base_layer")}
     assert kinds == {torch.uint8}
 
@@ -200,7 +200,7 @@ def test_a_projector_is_trained_above_a_quantized_base_and_put_there_again(tmp_p
     plain = train(made(tmp_path / "plain", **options))[0]  # it is put above quantized weights, too
     base = {name: value for name, value in mini.load_base()[0].state_dict().items() if "projector" in name}
     for adapter in (path, plain):
-        held = dict(checkpoint.load_adapted(made(tmp_path, model=model).model, str(adapter)).named_parameters())
+        held = dict(loading.load_adapted(made(tmp_path, model=model).model, str(adapter)).named_parameters())
         saved = {name: value for name, value in weights(adapter).items() if "projector" in name}
         assert len(saved) == len(base) == 4
         for name, value in saved.items():

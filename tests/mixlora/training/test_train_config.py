@@ -1,17 +1,14 @@
 """Configurations of trainings: what is refused and how, what methods share, and the recipes that are shipped."""
 
-from pathlib import Path
-
 import pytest
-from trainings import values
 
-from mixlora import settings
-from mixlora.errors import ConfigError
-from mixlora.sections import _absolute, resolved
+from mixlora.common import settings
+from mixlora.common.errors import ConfigError
+from mixlora.common.sections import _absolute, resolved
 from mixlora.training import config
 from mixlora.training.folder import _flat as flat
-
-CONFIGS = Path(__file__).parents[3] / "analysis_configs"
+from tests.support.paths import CONFIGS
+from tests.support.trainings import values
 
 
 @pytest.mark.parametrize("file", ["mini.yaml", "paper_train.yaml", "llava15_train.yaml"])

@@ -8,15 +8,16 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch.testing import assert_close
-from trainings import TASKS, made, values
 from transformers import AutoTokenizer, LlavaForConditionalGeneration
 
-from mixlora import checkpoint, settings
+from mixlora.checkpoints import loading
+from mixlora.common import settings
+from mixlora.common.errors import CheckpointError, ConfigError, DataError, TrainingError
 from mixlora.data import mini
-from mixlora.errors import CheckpointError, ConfigError, DataError, TrainingError
 from mixlora.training import config, run
 from mixlora.training.trainer import arguments
-from tests.mixlora.adapted import llama
+from tests.support.adapted import llama
+from tests.support.trainings import TASKS, made, values
 
 
 def refused(kind, made_config):
@@ -50,7 +51,7 @@ def trained(tmp_path_factory):
     ],
 )
 def test_options_are_refused_before_a_base_is_loaded(tmp_path, monkeypatch, setting, message):
-    monkeypatch.setattr(checkpoint, "load_base", lambda *_, **__: pytest.fail("a base was loaded"))
+    monkeypatch.setattr(loading, "load_base", lambda *_, **__: pytest.fail("a base was loaded"))
     assert refused(ConfigError, with_setting(tmp_path / "out", setting, "mixlora")) == message
     assert not (tmp_path / "out").exists()
 
@@ -80,7 +81,7 @@ def test_a_snapshot_beyond_the_last_step_is_refused_before_a_base_is_loaded(tmp_
     epochs = {"steps": None, "epochs": 1.5}
     last = 5 if method == "lora" else 3  # 24 or 12 examples in batches of 8: 3 or 2 an epoch
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoint, "load_base", lambda *_, **__: pytest.fail("a base was loaded"))
+        patched.setattr(loading, "load_base", lambda *_, **__: pytest.fail("a base was loaded"))
         wanted = made(tmp_path / "out", method, training=epochs | {"snapshots": [0, last, last + 1]})
         message = refused(ConfigError, wanted)
     where = "" if method == "lora" else "task 'read_word': "
@@ -270,7 +271,7 @@ def test_changed_data(tmp_path):
 
 
 def test_all_that_is_wrong_with_data_is_listed_before_a_base_is_loaded(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "load_base", lambda *_, **__: pytest.fail("a base was loaded"))
+    monkeypatch.setattr(loading, "load_base", lambda *_, **__: pytest.fail("a base was loaded"))
     Image.new("RGB", (8, 8)).save(tmp_path / "whole.png")
     (tmp_path / "half.png").write_bytes((tmp_path / "whole.png").read_bytes()[:40])
     good = [{"id": f"g{n}", "prompt": "p", "response": "r", "image": "whole.png"} for n in range(5)]

@@ -11,20 +11,21 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch.testing import assert_close
-from trainings import TASKS, made, values
 from transformers import AutoModelForCausalLM
 from transformers.integrations import integration_utils
 
-from mixlora import checkpoint, settings
+from mixlora.checkpoints import loading
+from mixlora.common import settings
+from mixlora.common.errors import ConfigError
 from mixlora.data import mini
 from mixlora.data.collation import Collator
 from mixlora.data.examples import Example, Turn
 from mixlora.data.templates import LLAVA_V1
-from mixlora.errors import ConfigError
 from mixlora.training import config, run
 from mixlora.training.corpus import gather
 from mixlora.training.order import Corpus, Epochs
-from tests.mixlora.adapted import llama
+from tests.support.adapted import llama
+from tests.support.trainings import TASKS, made, values
 
 WORDS = ["red", "green", "blue", "one", "two", "three", "four", "five", "six", "seven"]
 
@@ -217,12 +218,12 @@ def test_a_base_by_a_relative_path_is_found_from_anywhere(tmp_path, monkeypatch,
     assert known["base_model_name_or_path"] == textual["base"]
     monkeypatch.chdir("/")
     again = {**textual, "base": known["base_model_name_or_path"]}
-    assert checkpoint.load_adapted(made(tmp_path, model=again).model, str(tmp_path / "out")).active_adapter == "default"
+    assert loading.load_adapted(made(tmp_path, model=again).model, str(tmp_path / "out")).active_adapter == "default"
 
 
 def prompt(base, chat_template=None):
     """How a base's own processor, or a template, begins a conversation."""
-    collator = Collator(checkpoint.load_processor(made("o", model={"base": str(base)}).model), None, chat_template)
+    collator = Collator(loading.load_processor(made("o", model={"base": str(base)}).model), None, chat_template)
     turns = (Turn("user", "Count."), Turn("assistant", "one"))
     return collator.tokenizer.decode(collator.encode(Example("1", "t", turns, None, "t:1")).input_ids)
 
@@ -320,7 +321,7 @@ def test_a_process_asks_for_its_gpu_once_it_has_met_the_others(tmp_path, monkeyp
     """Before, every process would be given the first."""
     asked = []
     monkeypatch.setattr(run, "meet", lambda kind: asked.append(kind) or True)
-    monkeypatch.setattr(checkpoint, "device_of", lambda name: asked.append(name) or pytest.fail("far enough"))
+    monkeypatch.setattr(loading, "device_of", lambda name: asked.append(name) or pytest.fail("far enough"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(pytest.fail.Exception, match="far enough"):
         run.train(config.load(None, (), settings.overridden(values(tmp_path / "out"), ["model.device=auto"], {})))

@@ -13,15 +13,15 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import distributed, multiprocessing
 from torch.testing import assert_close
-from trainings import made
 from transformers import TrainerCallback
 
+from mixlora.common.errors import MixLoraError
 from mixlora.data import mini
 from mixlora.data.collation import Collator
-from mixlora.errors import MixLoraError
 from mixlora.training import run
 from mixlora.training.corpus import gather
 from mixlora.training.order import Epochs
+from tests.support.trainings import made
 
 torch.set_num_threads(1)
 PROCESSES = multiprocessing.get_context("forkserver")

@@ -1,0 +1,10 @@
+"""The command `interference`: a thin shell over the library. Nothing heavy is imported before it is needed.
+
+`commands` declares the commands, `options` what they take, `printing` what they print; `demo` is the demonstration.
+
+Not here: anything that computes.
+"""
+
+from interference.cli.commands import main
+
+__all__ = ["main"]

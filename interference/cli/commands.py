@@ -1,0 +1,404 @@
+"""The command `interference`: a thin shell over the library. Exit codes: 0 done, 1 failed, 2 wrong input."""
+
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from interference.cli.options import (
+    PAIRS,
+    REDUCE,
+    Adapter,
+    Aggregate,
+    Base,
+    ConfigPath,
+    DemoOut,
+    FactorsOut,
+    FiguresOut,
+    Json,
+    Layers,
+    MemoryBudget,
+    Metric,
+    Modules,
+    Out,
+    Pair,
+    Pairs,
+    Perplexity,
+    Quiet,
+    Reduce,
+    ReportOut,
+    RunPath,
+    Samples,
+    Seed,
+    Set,
+    Side,
+    Space,
+    SpoolDir,
+    Task,
+    Unseen,
+    configuration,
+    given_options,
+    names,
+    numbers,
+    perplexity_for,
+)
+from interference.errors import ConfigError, InterferenceError, WriteError
+from mixlora.common.errors import MixLoraError, TrainingError, plain
+
+app = typer.Typer(
+    name="interference",
+    help="Which fine-tuning tasks hurt which, in which layers, and is it real?",
+    epilog="Example: interference compute --base BASE --adapter LORA --task a=a.json --task b=b.json --out reports/ab",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+_SHOWN = 20
+"""Rows of a long table that are printed."""
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(version("task-interference"))
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    pass  # --debug is read in main, which also has to know it where this is not reached
+
+
+@app.command()
+def compute(
+    config: ConfigPath = None,
+    base: Base = None,
+    adapter: Adapter = None,
+    task: Task = None,
+    layers: Layers = None,
+    modules: Modules = None,
+    samples: Samples = None,
+    seed: Seed = None,
+    memory_budget: MemoryBudget = None,
+    spool_dir: SpoolDir = None,
+    settings: Set = None,
+    out: Out = None,
+    quiet: Quiet = False,
+) -> None:
+    """Measure a checkpoint: per-example gradients of its LoRA factors become a run.
+
+    Example: interference compute analysis_configs/demo.yaml --set probe.samples=50 --out reports/small
+    """
+    from interference.cli import printing
+    from interference.measurement import compute
+    from mixlora.common import terminal
+
+    given = given_options(base, adapter, task, layers, modules, samples, seed, memory_budget, out, spool_dir)
+    resolved = configuration(config, settings, given)
+    try:
+        with terminal.progress(terminal.console(stderr=True), quiet) as report:
+            run = compute.compute_config(resolved, report)
+    except KeyboardInterrupt:
+        typer.echo(f"interrupted: nothing was written to {resolved.out}; the same command continues", err=True)
+        raise typer.Exit(130) from None
+    if run is None:
+        return  # the first of several processes tells it
+    for note in printing.notes(run, resolved, config):
+        typer.echo(f"note: {plain(note)}", err=True)
+    typer.echo(plain(f"{run!r} in {resolved.out}; look at it: interference show {resolved.out}"))
+
+
+@app.command()
+def show(
+    run: RunPath,
+    metric: Metric = Metric.INTERFERENCE,
+    layers: Layers = None,
+    modules: Modules = None,
+    side: Side = None,
+    space: Space = "parameters",
+    pairs: Pairs = "leave-one-out",
+    reduce: Reduce = "mean-of-ratios",
+    aggregate: Aggregate = "sum",
+    as_json: Json = False,
+) -> None:
+    """Print a run's matrix with intervals and verdicts, the null, and each task's signal.
+
+    Example: interference show reports/demo/lora/step-10 --layers 2,3 --modules mlp --side A --reduce ratio-of-means
+    """
+    from interference.cli import printing
+    from interference.run import load
+    from mixlora.common import terminal
+
+    scope = {"layers": numbers(layers), "modules": names(modules), "side": side}
+    options: dict[str, Any] = {**scope, "space": space, "pairs": pairs, "reduce": reduce, "aggregate": aggregate}
+    loaded = load(run)
+    if as_json:
+        typer.echo(printing.to_json(loaded.table(metric.value, **options)))
+    else:
+        printing.show(loaded, metric.value, terminal.console(), **options)
+
+
+@app.command()
+def compare(
+    first: RunPath,
+    second: RunPath,
+    metric: Metric = Metric.INTERFERENCE,
+    layers: Layers = None,
+    modules: Modules = None,
+    side: Side = None,
+    space: Space = "parameters",
+    pairs: Pairs = "leave-one-out",
+    reduce: Reduce = "mean-of-ratios",
+    aggregate: Aggregate = "sum",
+    as_json: Json = False,
+) -> None:
+    """Print how a metric differs between two runs on the same examples, with paired intervals.
+
+    Example: interference compare reports/demo/lora/step-10 reports/demo/mixlora/step-12 --metric delta
+    """
+    from interference.cli import printing
+    from interference.run import run as runs
+    from mixlora.common import terminal
+
+    scope = {"layers": numbers(layers), "modules": names(modules), "side": side}
+    options: dict[str, Any] = {**scope, "space": space, "pairs": pairs, "reduce": reduce, "aggregate": aggregate}
+    pair = runs.load(first), runs.load(second)
+    table = runs.compare(*pair, metric.value, **options)
+    if as_json:
+        typer.echo(printing.to_json(table))
+    else:
+        title = f"{metric.value}: {second} minus {first}, the same units resampled in both"
+        printing.comparison(table, title, pair, terminal.console(), **scope, space=space)
+
+
+@app.command()
+def verify(
+    run: RunPath,
+    units: Annotated[int, typer.Option(min=1, help="Units of each task to derive again.")] = 2,
+    trust: Annotated[bool, typer.Option("--trust-remote-code", help="Run code that the base model brings.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Check a run: gradients against batch-1 autograd, Delta against real steps. Exits 1 if they differ.
+
+    Example: interference verify reports/demo/lora/step-10
+    """
+    from interference.cli import printing
+    from interference.run import load
+    from interference.verification.verify import verify_config
+    from mixlora.common import terminal
+
+    with terminal.progress(terminal.console(stderr=True), quiet) as report:
+        found = verify_config(load(run), units, report, trust)
+    if as_json:
+        typer.echo(printing.to_json(found.summary()))
+    else:
+        printing.verification(found, terminal.console())
+    if not found.passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def plan(
+    config: ConfigPath = None,
+    base: Base = None,
+    adapter: Adapter = None,
+    task: Task = None,
+    layers: Layers = None,
+    modules: Modules = None,
+    samples: Samples = None,
+    seed: Seed = None,
+    memory_budget: MemoryBudget = None,
+    settings: Set = None,
+    time: Annotated[bool, typer.Option("--time/--no-time", help="Load the model; measure time and memory.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Say what `compute` will cost before it is paid: units, blocks, memory and disk, and coarser choices.
+
+    Example: interference plan analysis_configs/paper_figure2.yaml --set probe.unit_size=10
+    """
+    from interference.cli import printing
+    from interference.measurement import plan
+    from mixlora.common import terminal
+
+    given = given_options(base, adapter, task, layers, modules, samples, seed, memory_budget, None)
+    resolved = configuration(config, settings, given)
+    found = plan.plan(resolved, timed=time)
+    if as_json:
+        typer.echo(printing.plan_json(found))
+    else:
+        printing.plan(found, terminal.console())
+
+
+@app.command()
+def factors(
+    config: ConfigPath = None,
+    base: Base = None,
+    adapter: Adapter = None,
+    task: Task = None,
+    layers: Layers = None,
+    modules: Modules = None,
+    samples: Samples = None,
+    seed: Seed = None,
+    settings: Set = None,
+    run: Annotated[
+        Path | None, typer.Option(help="A run of the same tasks, to compare with.", show_default=False)
+    ] = None,
+    unseen: Unseen = None,
+    perplexity: Perplexity = None,
+    out: FactorsOut = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Say which factors (MixLoRA) or directions (LoRA) examples use, by task: purity, usage, overlap, and a t-SNE map.
+
+    Example: interference factors analysis_configs/demo.yaml --out reports/factors --run reports/demo/mixlora/step-12
+    """
+    from interference.cli import printing
+    from interference.factors import factors as library
+    from interference.factors import neighbours, observer
+    from interference.figures import factors, matrices
+    from interference.run import load
+    from mixlora.common import terminal
+
+    given = given_options(base, adapter, task, layers, modules, samples, seed, None, None)
+    resolved = configuration(config, settings, given)
+    if out is None:
+        raise ConfigError("there is no directory for the selections; give --out")
+    perplexity = perplexity_for(perplexity, resolved.probe.samples * len(resolved.tasks))
+    beside = load(run) if run else None
+    with terminal.progress(terminal.console(stderr=True), quiet) as report:
+        found = observer.kept_or_computed(resolved, out, report)
+    embedded = neighbours.embed(found.selections, perplexity, seed=resolved.probe.seed)
+    tables = library.tables(found, embedded, beside)
+    matrices.save(factors.embedding(found, embedded, unseen or ()), out / "figures", "embedding")
+    matrices.save(factors.usage(found), out / "figures", "usage")
+    if as_json:
+        typer.echo(printing.tables_json(tables))
+    else:
+        for name, table in tables.items():
+            terminal.console().print(printing.frame(table.head(_SHOWN), name))
+        typer.echo(plain(f"selections and figures: {out}"))
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Directories of runs; several are compared.", show_default=False)],
+    out: ReportOut = Path("reports/report"),
+    label: Annotated[
+        list[str] | None, typer.Option(help="What a run is called, in their order.", show_default="its path")
+    ] = None,
+    detail: Annotated[str | None, typer.Option(help="small or full: how many scopes.", show_default="by size")] = None,
+    examples: Annotated[bool, typer.Option(help="Show the examples that drive a cell.")] = True,
+    quiet: Quiet = False,
+) -> None:
+    """Write runs as a page to read: which tasks conflict, where, is it real, what to do; with figures and tables.
+
+    Example: interference report reports/demo/lora/step-10 reports/demo/mixlora/step-12 --out reports/demo/report
+    """
+    from interference.report import directory
+    from mixlora.common import terminal
+
+    with terminal.progress(terminal.console(stderr=True), quiet) as progress:
+        paths = directory.write(runs, label, out, detail, examples, progress)
+    for path in paths:
+        typer.echo(plain(path))
+
+
+@app.command()
+def figure(
+    name: Annotated[str, typer.Argument(help="Name of the figure, or its number in the paper.", show_default=False)],
+    inputs: Annotated[list[Path], typer.Argument(help="Directories that it is drawn from.", show_default=False)],
+    out: FiguresOut = Path("reports/figures"),
+    label: Annotated[
+        list[str] | None, typer.Option(help="What a directory is called, in their order.", show_default="by itself")
+    ] = None,
+    metric: Annotated[Metric | None, typer.Option(help="Of the matrices.", show_default="interference")] = None,
+    layers: Annotated[str | None, typer.Option(help="Layers from 0: 5,25 or 0-3.", show_default="by figure")] = None,
+    modules: Modules = None,
+    side: Side = None,
+    pairs: Annotated[str | None, typer.Option(help=PAIRS, show_default="leave-one-out")] = None,
+    reduce: Annotated[str | None, typer.Option(help=REDUCE, show_default="mean-of-ratios")] = None,
+    unseen: Unseen = None,
+    pair: Pair = None,
+    perplexity: Perplexity = None,
+) -> None:
+    """Draw a figure of the paper from your runs, evaluations or factors: NAME.pdf, .svg, .png, and its data, .csv.
+
+    blocks (2): a run. Interference in A and B of MLP and attention, a row for each of --layers (first and last).
+
+    conditional (4): evaluations, such as without and with conditional factor selection. Scores by task, --unseen apart.
+
+    selections (5): factors. Map of what examples of the --unseen tasks select (all if none is named).
+
+    pairs (6): factors. Map and overlap of each --pair SEEN=UNSEEN.
+
+    methods (7): runs of LoRA and of MixLoRA. Interference averaged over layers, and its difference.
+
+    Example: interference figure blocks reports/demo/lora/step-10 --layers 0,3 --out figures
+    """
+    from interference.figures import gallery
+
+    scope = {"metric": metric and metric.value, "layers": numbers(layers), "modules": names(modules), "side": side}
+    options = {"pairs": pairs, "reduce": reduce, "unseen": unseen, "pair": pair, "perplexity": perplexity}
+    paths, notes = gallery.write(name, inputs, out, {**scope, **options, "label": label})
+    for note in notes:
+        typer.echo(f"note: {plain(note)}", err=True)
+    for path in paths:
+        typer.echo(plain(path))
+
+
+@app.command()
+def demo(
+    out: DemoOut = Path("reports/demo"),
+) -> None:
+    """Train a LoRA and a MixLoRA on six small tasks, score and measure them, and show where their matrices differ."""
+    from interference.cli import demo
+    from mixlora.common import terminal
+
+    try:
+        demo.demo(out, terminal.console())
+    except KeyboardInterrupt:
+        typer.echo("interrupted: the same command continues with what is finished", err=True)
+        raise typer.Exit(130) from None
+
+
+def main() -> None:
+    """Entry point: errors become one sentence on stderr and an exit code."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # PEFT loads it; its kernels are not our subject
+    warnings.filterwarnings("ignore", category=FutureWarning)  # between PEFT and transformers
+    debug = "--debug" in sys.argv
+    try:
+        app()
+    except (InterferenceError, MixLoraError) as error:
+        if debug:
+            raise
+        if not getattr(error, "shared", False) or os.environ.get("RANK", "0") == "0":  # all raise it, and one tells it
+            _complain(error)
+        sys.exit(1 if isinstance(error, (WriteError, TrainingError)) else 2)
+    except Exception as error:
+        if debug:
+            raise
+        _complain(f"{type(error).__name__}: {error}; run again with --debug (before the command) for the traceback")
+        sys.exit(1)
+
+
+def _complain(error: object) -> None:
+    typer.echo(f"error: {plain(error)}", err=True)
+
+
+if __name__ == "__main__":
+    main()

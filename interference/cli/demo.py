@@ -1,0 +1,200 @@
+"""The demo: a LoRA and a MixLoRA on the six tasks of the mini suite, measured along their training, and compared.
+
+What is finished is kept in the output directory and reused by the next call.
+"""
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from interference.cli import printing
+from interference.config import build
+from interference.errors import CheckpointError, RunError
+from interference.figures import matrices
+from interference.measurement.compute import compute_config
+from interference.report import directory
+from interference.run import Run
+from interference.run import run as runs
+from mixlora.common import settings, terminal
+from mixlora.common.errors import MixLoraError
+from mixlora.common.sections import resolved
+from mixlora.data import mini
+from mixlora.evaluation import comparison, tables
+from mixlora.evaluation import printing as scores
+from mixlora.evaluation import run as evaluation
+from mixlora.evaluation.config import EvaluateConfig
+from mixlora.evaluation.results import Results
+from mixlora.training import run as training
+from mixlora.training.config import TrainConfig
+
+METHODS = {"lora": "LoRA", "mixlora": "MixLoRA"}
+STEPS = {"lora": (0, 10, 100), "mixlora": (0, 12, 100)}
+"""Where each is measured: the second is where both have about the same loss, so that like is compared with like."""
+SCORED = 200
+PROBED = 100
+STROOP = ("read_word", "name_ink")
+REDUCE = "ratio-of-means"
+SCORES = {"spatial": "vsr", "entailment": "entailment", "presence": "pope"}
+TRAINING: dict[str, Any] = {
+    "model": {"base": "mini"},
+    "tasks": {task: {"mini": "train", "samples": 800} for task in mini.TASKS},
+    "adapter": {"dropout": 0},
+    "lora": {"r": 8, "alpha": 16},
+    "mixlora": {"r": 8, "num_factors": 16, "alpha": 16},
+    "training": {
+        "steps": 100,
+        "batch_size": 48,
+        "learning_rate": 5e-3,
+        "warmup": 10,
+        "order": "shuffled",
+        "seed": 0,
+        "save_steps": 50,
+        "snapshots": [0, 10, 12, 100],
+    },
+}
+"""What both methods are trained by; analysis_configs/mini.yaml is the same."""
+
+
+def demo(out: Path, console: Console) -> None:
+    """Train both methods, score and measure them, print and draw what is found; everything is under `out`.
+
+    Args:
+        out: directory of checkpoints, results, runs and pictures.
+        console: where results go; progress goes to stderr.
+    """
+    try:
+        for method in METHODS:
+            _train(out, method)
+        results = [_score(out, method, label) for method, label in {"base": "base", **METHODS}.items()]
+    except MixLoraError as error:
+        raise CheckpointError(f"{error} (the demo keeps what is finished in {out})") from None
+    measured = {(method, step): _measure(out, method, step) for method, steps in STEPS.items() for step in steps}
+    _tell_scores(out, results, console)
+    early = {_title(method, STEPS[method][1]): measured[method, STEPS[method][1]] for method in METHODS}
+    for title, run in early.items():
+        console.print(f"\n=== {title} ===")
+        printing.show(run, "interference", console, reduce=REDUCE)
+    lora, mixlora = early.values()
+    change = runs.compare(lora, mixlora, "interference", reduce=REDUCE)
+    title = f"{list(early)[1]} minus {next(iter(early))}, at about the same loss; the same units resampled in both"
+    printing.comparison(change, title, [lora, mixlora], console)
+    for line in [*_along(measured), *_controls(measured)]:
+        console.print(line)
+    paths = _draw(measured, early, out / "figures")
+    page = _report(out)
+    console.print(f"\nto read, in a browser: {page}")
+    console.print(f"runs: {out}/METHOD/step-N; scores: {out}/results; pictures: {paths[0].parent}")
+    console.print(f"next: interference show {out / 'mixlora' / 'step-12'} --layers 2,3 --modules mlp")
+    console.print(f"      interference verify {out / 'lora' / 'step-10'}", markup=False)
+
+
+def _train(out: Path, method: str) -> None:
+    """The checkpoints of a method, trained if they are not there."""
+    values = {**TRAINING, "method": method, "out": str(_checkpoints(out, method))}
+    with terminal.progress(terminal.console(stderr=True)) as report:
+        training.train(settings.build(TrainConfig, values, "the demo"), _named(METHODS[method], report))
+
+
+def _score(out: Path, method: str, label: str) -> Results:
+    """The scores of a method on seen and unseen tasks, generated if they are not there."""
+    tasks = {
+        task: {"mini": "heldout", "samples": SCORED, "score": SCORES.get(task)} for task in [*mini.TASKS, *mini.UNSEEN]
+    }
+    adapter = None if method == "base" else str(_checkpoints(out, method))
+    values = {
+        "model": {"base": "mini", "adapter": adapter},
+        "tasks": tasks,
+        "generation": {"batch_size": 64, "max_new_tokens": 12},
+        "label": label,
+        "out": str(out / "results" / method),
+    }
+    with terminal.progress(terminal.console(stderr=True)) as report:
+        config = settings.build(EvaluateConfig, values, "the demo")
+        return evaluation.evaluate(config, _named(f"{label}, answers", report))
+
+
+def _measure(out: Path, method: str, step: int) -> Run:
+    """The run of a checkpoint, computed if it is not there."""
+    folder, checkpoint = out / method / f"step-{step}", _checkpoints(out, method) / "snapshots" / f"step-{step}"
+    config = build(
+        {
+            "model": {"base": "mini", "adapter": str(checkpoint)},
+            "tasks": {name: {"mini": "heldout"} for name in mini.TASKS},
+            "probe": {"samples": PROBED, "seed": 0, "batch_size": 32},
+            "out": str(folder),
+        },
+        "the demo",
+    )
+    if folder.exists():
+        found = runs.load(folder)
+        if found.meta.get("config") != resolved(config):
+            raise RunError(f"{folder} is not what the demo computes; delete {out}, or choose another --out")
+        if (folder / "run.json").stat().st_mtime >= (checkpoint / "adapter_model.safetensors").stat().st_mtime:
+            return found
+        shutil.rmtree(folder)  # of a training before
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with terminal.progress(terminal.console(stderr=True)) as report:
+        measured = compute_config(config, _named(_title(method, step), report))
+    return runs.load(folder) if measured is None else measured  # None: another process has it
+
+
+def _tell_scores(out: Path, results: list[Results], console: Console) -> None:
+    seen, unseen = list(mini.TASKS), list(mini.UNSEEN)
+    for title, group in (("trained on", seen), ("trained on by neither", unseen)):
+        console.print(f"\nPercent right on {SCORED} held-out examples a task, tasks {title}:")
+        console.print(tables.table(results, [*group, tables.MEAN]).text())
+    console.print("\nMixLoRA against LoRA on the same examples:")
+    console.print(scores.differences(comparison.compare(out / "results" / "lora", out / "results" / "mixlora")))
+
+
+def _along(measured: dict[tuple[str, int], Run]) -> Iterable[str]:
+    """How matched the two are, and what both matrices say, at each step."""
+    yield "\nAlong the training (loss: mean over the probed examples, nats per token):"
+    for (method, step), run in measured.items():
+        loss = printing.number(float(run.probes["loss"].mean()))
+        counts = printing.headline(run.table(reduce=REDUCE)).partition(".")[0]
+        yield f"  {_title(method, step)}: loss {loss}; {counts}"
+
+
+def _controls(measured: dict[tuple[str, int], Run]) -> Iterable[str]:
+    """What the positive control says at each checkpoint: the same pictures, two answers."""
+    yield "\nThe Stroop pair (the same pictures; one task reads the word, the other names its ink):"
+    for (method, step), run in measured.items():
+        table = run.table("interference", reduce=REDUCE)
+        for affected, stepped in (STROOP, STROOP[::-1]):
+            cell = table[(table["affected"] == affected) & (table["stepped"] == stepped)].iloc[0]
+            interval = f"[{printing.number(cell['low'])}, {printing.number(cell['high'])}]"
+            said = f"a step of {stepped} on {affected}: I = {printing.number(cell['value'])} {interval}"
+            yield f"  {_title(method, step)}: {said}: {cell['verdict']}"
+
+
+def _draw(measured: dict[tuple[str, int], Run], early: dict[str, Run], folder: Path) -> list[Path]:
+    paths = matrices.save(matrices.difference(early, reduce=REDUCE), folder, "difference")
+    for method, steps in STEPS.items():
+        along = {_title(method, step): measured[method, step] for step in steps}
+        paths += matrices.save(matrices.series(along, reduce=REDUCE), folder, f"{method}-series")
+        paths += matrices.save(matrices.panels(measured[method, steps[1]], reduce=REDUCE), folder, f"{method}-layers")
+    return paths
+
+
+def _report(out: Path) -> Path:
+    """The page of both methods' runs at about the same loss."""
+    folders = [out / method / f"step-{steps[1]}" for method, steps in STEPS.items()]
+    labels = [_title(method, steps[1]) for method, steps in STEPS.items()]
+    with terminal.progress(terminal.console(stderr=True)) as report:
+        return directory.write(folders, labels, out / "report", "small", progress=_named("report", report))[0]
+
+
+def _title(method: str, step: int) -> str:
+    return f"{METHODS[method]}, step {step}"
+
+
+def _checkpoints(out: Path, method: str) -> Path:
+    return out / "checkpoints" / method
+
+
+def _named(title: str, report: Any) -> Any:
+    return lambda stage, done, total: report(f"{title}: {stage}", done, total)

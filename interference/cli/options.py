@@ -1,0 +1,157 @@
+"""Options of the command line: their names and help, and how their text becomes keys of a configuration."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from interference.errors import ConfigError
+from mixlora.common.files import expanded
+
+
+class Metric(StrEnum):
+    """Metrics that `show` and `compare` print."""
+
+    INTERFERENCE = "interference"
+    DELTA = "delta"
+    COSINE = "cosine"
+    PAIR_COSINE = "pair_cosine"
+    CONFLICT_RATE = "conflict_rate"
+    MAGNITUDE_SIMILARITY = "magnitude_similarity"
+    CURVATURE = "curvature"
+
+
+def at_home(path: Path | None) -> Path | None:
+    """The path, the home directory in place of a ~ that begins it: no shell replaces one after --out=."""
+    return None if path is None else expanded(path)
+
+
+RunPath = Annotated[Path, typer.Argument(help="Directory of a run.", show_default=False)]
+ConfigPath = Annotated[
+    Path | None, typer.Argument(help="YAML file, or a run's directory to rerun it.", show_default=False)
+]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Override a key: probe.samples=50.", show_default=False)]
+Out = Annotated[Path | None, typer.Option(help="Directory to write the run to.", show_default=False)]
+FactorsOut = Annotated[
+    Path | None,
+    typer.Option("--out", help="Directory of selections and figures.", show_default=False, callback=at_home),
+]
+ReportOut = Annotated[
+    Path, typer.Option("--out", help="Directory of report.html, figures/ and tables/.", callback=at_home)
+]
+FiguresOut = Annotated[Path, typer.Option("--out", help="Directory of the files.", callback=at_home)]
+DemoOut = Annotated[
+    Path, typer.Option("--out", help="Directory of the demo's checkpoints, runs and pictures.", callback=at_home)
+]
+Base = Annotated[str | None, typer.Option(help="Base model: path or hub id; 'mini' is the built-in one.")]
+Adapter = Annotated[str | None, typer.Option(help="LoRA or MixLoRA adapter: path or hub id.")]
+Task = Annotated[list[str] | None, typer.Option(help="NAME=FILE, once for each task.", show_default=False)]
+Layers = Annotated[str | None, typer.Option(help="Layers from 0: 5,25 or 0-3.", show_default="all")]
+Modules = Annotated[str | None, typer.Option(help="attention, mlp or names: q_proj,v_proj.", show_default="all")]
+Samples = Annotated[int | None, typer.Option(help="Examples of each task.", show_default="100")]
+Seed = Annotated[int | None, typer.Option(help="Seed of sampling and bootstrap.", show_default="0")]
+SpoolDir = Annotated[str | None, typer.Option(help="Directory where gradients wait.", show_default="beside --out")]
+MemoryBudget = Annotated[str | None, typer.Option(help="Memory for gradients: 2GiB.", show_default="1GiB")]
+Side = Annotated[str | None, typer.Option(help="A, B, router-A, router-B or router-AB.", show_default="all")]
+Space = Annotated[str, typer.Option(help="parameters, or weight (independent of how BA is split).")]
+PAIRS = "leave-one-out, uni-perceiver, all or same-example."
+REDUCE = "mean-of-ratios, ratio-of-means or median-of-ratios."
+Pairs = Annotated[str, typer.Option(help=PAIRS)]
+Reduce = Annotated[str, typer.Option(help=REDUCE)]
+Aggregate = Annotated[str, typer.Option(help="sum (one theta) or mean (of the blocks' values).")]
+Perplexity = Annotated[float | None, typer.Option(help="Of the t-SNE.", show_default="30")]
+Unseen = Annotated[list[str] | None, typer.Option(help="A task not trained on; repeatable.", show_default=False)]
+Pair = Annotated[
+    list[str] | None, typer.Option(help="SEEN=UNSEEN, tasks thought alike; repeatable.", show_default=False)
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+
+
+def configuration(config: Path | None, settings: list[str] | None, options: dict[str, Any]) -> Any:
+    """The configuration that a file, settings and options ask for."""
+    from interference.config import load as read
+
+    if config is None and not options:
+        raise ConfigError("there is nothing to measure: name a YAML file, or give --base, --adapter and --task")
+    return read(config, settings or (), options)
+
+
+def given_options(
+    base: str | None,
+    adapter: str | None,
+    task: list[str] | None,
+    layers: str | None,
+    modules: str | None,
+    samples: int | None,
+    seed: int | None,
+    memory_budget: str | None,
+    out: Path | None,
+    spool_dir: str | None = None,
+) -> dict[str, Any]:
+    """Command-line options as the nested keys of a configuration; those not given are left out."""
+    probe = {
+        "layers": numbers(layers),
+        "modules": names(modules),
+        "samples": samples,
+        "seed": seed,
+        "memory_budget": memory_budget,
+        "spool_dir": spool_dir,
+    }
+    tasks = [_task(text) for text in task or ()]
+    if twice := [name for k, (name, _) in enumerate(tasks) if name in dict(tasks[:k])]:
+        raise ConfigError(f"--task names {twice[0]!r} twice; give every task a name of its own")
+    whole = {
+        "model": {"base": base, "adapter": adapter},
+        "tasks": dict(tasks),
+        "probe": probe,
+        "out": None if out is None else str(out),
+    }
+    given = {k: _given(v) if isinstance(v, dict) else v for k, v in whole.items()}
+    return {key: value for key, value in given.items() if value not in (None, {})}
+
+
+def perplexity_for(given: float | None, examples: int) -> float:
+    """The perplexity of a map of so many examples; the usual one if none is given."""
+    from interference.factors.neighbours import NEIGHBOURS, PERPLEXITY
+
+    if examples <= NEIGHBOURS:
+        raise ConfigError(
+            f"{NEIGHBOURS} neighbours of every example are looked at, but there are {examples} examples; give more "
+            "--samples"
+        )
+    if not 1 <= (perplexity := PERPLEXITY if given is None else given) < examples:
+        raise ConfigError(
+            f"--perplexity {perplexity:g} must be at least 1 and below the number of examples, {examples}"
+        )
+    return perplexity
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _task(text: str) -> tuple[str, dict[str, str]]:
+    name, equals, file = text.partition("=")
+    if not equals or not name or not file:
+        raise ConfigError(f"--task {text!r} is not of the form NAME=FILE")
+    return name, {"file": file}
+
+
+def names(text: str | None) -> list[str] | None:
+    """The names in "q_proj,v_proj"."""
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def numbers(text: str | None) -> list[int] | None:
+    """The numbers in "5,25" or "0-3,7"."""
+    if text is None:
+        return None
+    found: list[int] = []
+    for piece in text.split(","):
+        first, dash, last = piece.strip().partition("-")
+        if not first.isdecimal() or (dash and (not last.isdecimal() or int(last) < int(first))):
+            raise ConfigError(f"--layers {text!r} is not a list of layers; write 5,25 or 0-3")
+        found += range(int(first), int(last if dash else first) + 1)
+    return found

@@ -1,0 +1,246 @@
+"""What the command line prints: tables of a run for a terminal, progress, and errors without control sequences."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from interference.errors import amount
+from interference.run import Run
+from interference.run.remarks import opposed, other_blocks, sketched
+from interference.run.schema import meta_of
+from mixlora.common.errors import plain
+
+if TYPE_CHECKING:
+    from interference.config import AnalysisConfig
+    from interference.measurement.plan import Plan
+    from interference.verification.verify import Verification
+
+STYLES = {"conflict": "bold blue", "synergy": "bold red", "unclear": "dim", "no-signal": "dim italic", "self": "dim"}
+MARKS = {"conflict": "conflict", "synergy": "synergy", "unclear": "unclear", "no-signal": "no signal", "self": ""}
+
+_CELL = ("affected", "stepped", "value", "low", "high", "verdict")
+_ENDS = 15
+"""Cells at each end that are listed where the matrix does not fit."""
+_NAME, _COLUMN = 10, 7
+"""Characters that a matrix needs at least for the names of its rows and for each of its columns."""
+
+
+def number(value: float) -> str:
+    """Three significant digits."""
+    return "–" if pd.isna(value) else f"{value:.3g}"
+
+
+def matrix(table: pd.DataFrame, title: str) -> Table:
+    """The cells of `Run.table` as a matrix: value, interval and verdict in each cell."""
+    tasks = list(dict.fromkeys(table["affected"]))
+    grid = Table(title=plain(title), title_justify="left", show_lines=True, padding=(0, 1))
+    grid.add_column("affected \\ stepped", overflow="fold")
+    for task in tasks:
+        grid.add_column(plain(task), justify="center", overflow="fold")
+    for task in tasks:
+        row = table[table["affected"] == task]
+        grid.add_row(plain(task), *(_cell(cell) for cell in row.to_dict("records")))
+    return grid
+
+
+def extremes(table: pd.DataFrame, title: str) -> Table:
+    """The lowest and highest cells of `Run.table`, of so many tasks that their matrix would not fit."""
+    cells = table[table["affected"] != table["stepped"]]
+    known = cells.dropna(subset="value").sort_values("value")[list(_CELL)]
+    ends = pd.concat([known.head(_ENDS), known.iloc[_ENDS:].tail(_ENDS)])
+    none = f", of which {len(cells) - len(known)} have no value" if len(known) < len(cells) else ""
+    return frame(ends, f"{title}: the {_ENDS} lowest and {_ENDS} highest of {len(cells)} cells{none}; --json has all")
+
+
+def frame(data: pd.DataFrame, title: str) -> Table:
+    """Any small DataFrame."""
+    grid = Table(title=plain(title), title_justify="left")
+    data = data.reset_index() if data.index.name else data
+    for column in data.columns:
+        numeric = pd.api.types.is_numeric_dtype(data[column])
+        grid.add_column(plain(column), justify="right" if numeric else "left", overflow="fold")
+    for row in data.itertuples(index=False):
+        grid.add_row(*(number(v) if isinstance(v, float) else plain(v) for v in row))
+    return grid
+
+
+def comparison(table: pd.DataFrame, title: str, runs: Sequence[Run], console: Console, **scope: Any) -> None:
+    """Print the cells of `compare` that are not a task with itself, and what a reader must know of the runs."""
+    cells = table[table["affected"] != table["stepped"]].drop(columns=["p"])
+    console.print(frame(cells, title))
+    apart = other_blocks(*(run.scope(**scope)["name"] for run in runs))
+    for line in dict.fromkeys([apart, *(sketched(run.meta) for run in runs)]):
+        if line:
+            console.print(Text(f"note: {line}"))
+
+
+def show(run: Run, metric: str, console: Console, **options: Any) -> None:
+    """Print the matrix of a run, what noise alone does, each task's signal, and what a reader must know."""
+    table = run.table(metric, **options)
+    scope = {key: options[key] for key in ("layers", "modules", "side", "space") if options.get(key) is not None}
+    said = ", ".join(f"{key} {value}" for key, value in read_by(metric, options).items())
+    title = f"{metric} ({said})" if said else metric
+    fits = console.width >= _NAME + _COLUMN * len(run.tasks) or len(table) <= 2 * _ENDS
+    console.print(matrix(table, title) if fits else extremes(table, title))
+    console.print(headline(table))
+    if metric == "interference":
+        kept = ("layers", "modules", "side", "space", "aggregate", "pairs", "reduce")
+        if run.probes["task"].value_counts().min() >= 4:
+            null = run.null(**{key: value for key, value in options.items() if key in kept})
+            meaning = "mean cosine of its pairs" if options.get("pairs") == "same-example" else "should be 1"
+            how = f"{meaning} ({options.get('reduce') or 'mean-of-ratios'})"
+            console.print(frame(null, f"split-half null: I of one half of a task's units against the other; {how}"))
+    console.print(frame(run.signal(**scope), "signal of each task's mean gradient"))
+    for line in remarks(run, table, metric, options):
+        console.print(Text(f"note: {line}"))
+
+
+def read_by(metric: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given and that a metric reads."""
+    ignored = {"pairs", "reduce"} if metric not in ("interference", "delta") else set()
+    ignored |= {"reduce"} if metric == "delta" else set()
+    return {key: value for key, value in options.items() if value is not None and key not in ignored}
+
+
+def headline(table: pd.DataFrame) -> str:
+    """How many pairs of tasks conflict, help, or are noise."""
+    cells = table[table["affected"] != table["stepped"]]
+    counts = cells["verdict"].value_counts()
+    parts = [
+        f"{counts.get(verdict, 0)} {MARKS[verdict]}" for verdict in ("conflict", "synergy", "unclear", "no-signal")
+    ]
+    return f"{len(cells)} pairs of tasks: {', '.join(parts)}. Verdicts are about Delta_j L_i (95%, Benjamini-Hochberg)."
+
+
+def remarks(run: Run, table: pd.DataFrame, metric: str, options: dict[str, Any]) -> list[str]:
+    """What a reader of this matrix must know."""
+    found = []
+    zero = run.zero_blocks()
+    if zero:
+        found.append(
+            f"{len(zero)} of {len(run.blocks)} blocks have zero gradients ({zero[0]}, ...) and add nothing: "
+            "A's gradient is zero as long as B is at its initial zero"
+        )
+    unstable = table[(table["nonpositive"] > 0.05) & (table["affected"] != table["stepped"])]
+    if metric == "interference" and options.get("reduce") != "ratio-of-means" and len(unstable):
+        names = ", ".join(plain(task) for task in dict.fromkeys(unstable["affected"]))
+        found.append(
+            f"more than 5% of the units of {names} have an own Delta at or below 0, so means of ratios are unstable "
+            "there; --reduce ratio-of-means is not"
+        )
+    if metric == "interference" and (other := opposed(table, options.get("reduce"))):
+        found.append(other)
+    signal = run.signal(**{k: v for k, v in options.items() if k in ("layers", "modules", "side", "space")})
+    forced = [plain(task) for task in signal.index[signal["balance"].abs() < 0.25]]
+    if forced:
+        found.append(
+            f"the summed loss is nearly stationary for {', '.join(forced)}: their off-diagonal must average below 0 "
+            "there, whatever the tasks are; compare with an earlier checkpoint"
+        )
+    if sketch := sketched(run.meta):
+        found.append(sketch)
+    if run.meta.get("not_probed"):
+        found.append(f"the adapter also trains {'; '.join(run.meta['not_probed'])}, which is not part of theta")
+    return found
+
+
+def notes(run: Run, config: "AnalysisConfig", origin: Path | None) -> list[str]:
+    """What whoever computed a run must know: fewer examples than asked for, one task alone, a changed checkpoint."""
+    samples, size = config.probe.samples, config.probe.unit_size
+    counts = run.probes["task"].value_counts(sort=False) * size
+    few = {task: count for task, count in counts.items() if count <= samples - size}
+    whole = f" in whole units of {size}" if size > 1 else ""
+    found = [f"task {task!r} has {count} examples{whole}, fewer than samples={samples}" for task, count in few.items()]
+    if left := {samples - count for count in counts if samples - size < count < samples}:
+        found.append(f"units of {size} leave {max(left)} of samples={samples} examples of a task over")
+    if len(run.tasks) == 1:
+        found.append("a run of one task has no pair of tasks to compare")
+    if origin is not None and origin.is_dir() and fingerprint(meta_of(origin)) not in ("", fingerprint(run.meta)):
+        found.append(f"the checkpoint has changed since {origin} was computed: this run measures it as it is now")
+    return found
+
+
+def fingerprint(meta: Mapping[str, Any]) -> str:
+    """Of the model that a run measured; empty where its file does not tell."""
+    return str((meta.get("fingerprints") or {}).get("model", ""))
+
+
+def verification(found: "Verification", console: Console) -> None:
+    """Print what `verify` found."""
+    console.print(frame(found.gradients, "units derived again by batch-1 autograd: relative errors"))
+    console.print(frame(found.steps, "real steps against first-order Delta (step: lambda; predicted: nats per token)"))
+    last = f"up to a step of {number(found.linear_until)}" if found.linear_until else "at no step size tried"
+    console.print(
+        f"{'passed' if found.passed else 'FAILED'}: gradients equal autograd to {number(found.error)} (relative, "
+        f"{found.dtype}), the Gram to {number(found.gram_error)}; Delta matches real steps {last}."
+    )
+    if found.passed and not found.linear_until:
+        console.print(
+            f"Steps were not judged: {found.dtype} rounds losses by more than small steps move them, which tells "
+            "nothing against Delta; measure in float32 to have it compared."
+        )
+    if found.routers and not found.linear_until:
+        console.print(
+            "note: routers were measured; their straight-through gradient is an estimate, not the derivative of the "
+            "loss, and real steps may differ from it however small they are. Without probe.routers A and B are checked."
+        )
+
+
+def plan(found: "Plan", console: Console) -> None:
+    """Print what `plan` found."""
+    console.print(
+        frame(found.choices, f"{found.units} units of {found.blocks} blocks, {found.width:,} gradient entries each")
+    )
+    kept = f"{amount(found.stored)} of Gram matrices, which stay as the run"
+    console.print(f"disk: {amount(found.spool)} of gradients while computing, and {kept}")
+    if found.seconds is None or found.memory is None:
+        console.print("memory and time were not measured: leave out --no-time")
+        return
+    gpu = "" if found.gpu_memory is None else f", on the GPU {amount(found.gpu_memory)}"
+    console.print(f"memory: {amount(found.memory)}{gpu}")
+    parts = ", ".join(f"{name} {spent:.2g}" for name, spent in found.seconds.items())
+    console.print(
+        f"time: {duration(sum(found.seconds.values()))} (seconds: {parts}), from some examples of all lengths"
+    )
+
+
+def duration(seconds: float) -> str:
+    """A time for a reader."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def to_json(data: pd.DataFrame) -> str:
+    """Rows as JSON; numbers that do not exist are null."""
+    return json.dumps(_rows(data), indent=2)
+
+
+def plan_json(found: "Plan") -> str:
+    """A plan as JSON: what `plan` prints."""
+    names = ("units", "blocks", "width", "spool", "stored", "memory", "gpu_memory", "seconds")
+    return json.dumps({name: getattr(found, name) for name in names} | {"choices": _rows(found.choices)}, indent=2)
+
+
+def tables_json(tables: dict[str, pd.DataFrame]) -> str:
+    """Several tables as JSON, by name."""
+    named = {name: table.reset_index() if table.index.name else table for name, table in tables.items()}
+    return json.dumps({name: _rows(table) for name, table in named.items()}, indent=2)
+
+
+def _rows(data: pd.DataFrame) -> list[Any]:
+    return list(data.astype(object).where(data.notna(), None).to_dict("records"))
+
+
+def _cell(cell: dict[str, Any]) -> Text:
+    if cell["affected"] == cell["stepped"]:
+        return Text(number(cell["value"]), style=STYLES["self"], justify="center")
+    interval = f"[{number(cell['low'])}, {number(cell['high'])}]" if not pd.isna(cell["low"]) else "[no interval]"
+    verdict = str(cell["verdict"])
+    return Text(f"{number(cell['value'])}\n{interval}\n{MARKS[verdict]}", style=STYLES[verdict], justify="center")

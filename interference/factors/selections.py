@@ -1,0 +1,271 @@
+"""Selections: which factors (MixLoRA) or rank directions (LoRA) examples use, and what that says of their tasks.
+
+Numbers about factors: how evenly they are used, what a choice tells of the task, what two tasks share. Numbers about
+examples (distances, neighbours, the map) are in `neighbours`, the model that selects is in `factors`.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import permutations as orders
+from math import factorial
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from interference.errors import MeasurementError, ScopeError
+from interference.statistics.significance import benjamini_hochberg
+
+Array = NDArray[np.float64]
+
+PERMUTATIONS = 1000
+_TOGETHER = 50  # permutations whose tables are made at once
+_ROUNDING = 1e-9  # bits, and correlations: what is equal but for rounding counts as equal
+
+
+@dataclass(frozen=True)
+class Selections:
+    """What every example of a sample used of an adapter.
+
+    Attributes:
+        tasks: the task of every example.
+        blocks: one row a block: name, component, layer, module, group, side, factors (how many there are to use).
+        values: {block name: [examples, r]}: of a mixture the indices of the chosen factors, by rank; of a LoRA the mean
+            of A x over the prompt's tokens.
+        mixture: whether factors were chosen (MixLoRA), or every rank direction is used by its activation (LoRA).
+    """
+
+    tasks: list[str]
+    blocks: pd.DataFrame
+    values: Mapping[str, NDArray]
+    mixture: bool
+
+    @property
+    def names(self) -> list[str]:
+        """The tasks, by first appearance."""
+        return list(dict.fromkeys(self.tasks))
+
+    @property
+    def labels(self) -> NDArray[np.intp]:
+        """Every example's task as its place in `names`."""
+        place = {name: k for k, name in enumerate(self.names)}
+        return np.array([place[task] for task in self.tasks])
+
+    def parts(self) -> Iterator[tuple[str, NDArray]]:
+        """Every block's name and features [examples, factors], block by block; see `features`."""
+        for name, factors in zip(self.blocks["name"], self.blocks["factors"], strict=True):
+            yield name, multi_hot(self.values[name], factors) if self.mixture else standardised(self.values[name])
+
+
+def multi_hot(chosen: NDArray, factors: int) -> NDArray[np.float32]:
+    """[examples, factors]: 1 where an example's row of `chosen` [examples, r] names the factor, else 0."""
+    hot = np.zeros((len(chosen), factors), np.float32)
+    np.put_along_axis(hot, chosen.astype(np.intp), 1, axis=1)
+    return hot
+
+
+def standardised(values: NDArray) -> NDArray[np.float64]:
+    """Columns of mean 0 and variance 1 over the examples; a column that does not vary becomes 0."""
+    centred = values - values.mean(axis=0, dtype=np.float64)
+    spread = centred.std(axis=0)
+    still = spread <= 1e-6 * np.abs(values).max(axis=0, initial=0)
+    return np.where(still, 0.0, centred / np.where(still, 1.0, spread))
+
+
+def features(selections: Selections) -> NDArray:
+    """[examples, sum of the blocks' factors]: the multi-hots of a mixture, the standardised activations of a LoRA."""
+    return np.concatenate([part for _, part in selections.parts()], axis=1)
+
+
+def shares(selections: Selections) -> dict[str, Array]:
+    """{block: [factors]}, how use is distributed over the factors; sums to 1.
+
+    Of a mixture the share of all choices that fell on a factor; of a LoRA the share of the squared activation that lies
+    in a rank direction (which depends on how the product BA is split), all 0 where there is none.
+    """
+    found = {}
+    for name, factors in zip(selections.blocks["name"], selections.blocks["factors"], strict=True):
+        values = selections.values[name]
+        used = np.bincount(values.ravel(), minlength=factors) if selections.mixture else (values**2).sum(axis=0)
+        found[name] = used / max(used.sum(dtype=np.float64), np.finfo(np.float64).tiny)
+    return found
+
+
+def usage(selections: Selections) -> pd.DataFrame:
+    """How concentrated the use of each block's factors is, one row a block.
+
+    Columns after those of the block: factors, entropy (of `shares`, bits), evenness (entropy / log2 factors; 1 is even
+    use), effective (2 ** entropy: as many evenly used factors would have this entropy), largest (share of the most used
+    one), dead (factors that no example used).
+    """
+    rows = []
+    for share in shares(selections).values():
+        bits = float(-_xlogx(share).sum())
+        evenness = bits / np.log2(len(share)) if len(share) > 1 else 1.0
+        rows.append((len(share), bits, evenness, 2**bits, float(share.max()), int((share == 0).sum())))
+    numbers = pd.DataFrame(rows, columns=["factors", "entropy", "evenness", "effective", "largest", "dead"])
+    return pd.concat([_places(selections), numbers], axis=1)
+
+
+def usage_by_layer(selections: Selections) -> pd.DataFrame:
+    """`usage` by layer: blocks, factors and dead ones in all of them, mean evenness and mean largest share."""
+    grouped = usage(selections).groupby(["component", "layer"], sort=False, dropna=False)
+    summed = grouped.agg(blocks=("name", "size"), factors=("factors", "sum"), dead=("dead", "sum"))
+    means = grouped.agg(evenness=("evenness", "mean"), largest=("largest", "mean"))
+    return pd.concat([summed, means], axis=1).reset_index()
+
+
+def information(selections: Selections, permutations: int = PERMUTATIONS, seed: int = 0) -> pd.DataFrame:
+    """Mutual information of task and chosen factor, one row a block.
+
+    I(T; F) in bits of an example drawn at random, and one of its chosen factors drawn at random: 0 if tasks use factors
+    alike, H(T) if a factor gives the task away. A finite sample never shows 0, and the r choices of an example are not
+    independent, so the level of chance is that of the same selections under permuted task labels.
+
+    Columns after those of the block: bits; null and null_high (mean and 95% quantile under permutation); corrected
+    (bits - null, which falls short of H(T) where a factor does give the task away); p (one-sided) and q (p adjusted
+    over the blocks, Benjamini and Hochberg).
+
+    Raises:
+        ScopeError: if nothing is chosen (a LoRA), or there is only one task.
+    """
+    if not selections.mixture:
+        raise ScopeError("a LoRA uses all its rank directions and chooses none; information is for MixLoRA adapters")
+    check_tasks(selections.names)
+    hot, random = features(selections).astype(np.float32), np.random.default_rng(seed)
+    ends = np.cumsum(selections.blocks["factors"].to_numpy(int))
+    count, tasks = len(hot), len(selections.names)
+    one_hot = np.eye(tasks, dtype=np.float32)[selections.labels]
+    bits, null = _bits(one_hot[None], hot, ends)[0], np.empty((permutations, len(ends)))
+    for start in range(0, permutations, _TOGETHER):
+        rows = min(_TOGETHER, permutations - start)
+        shuffled = random.permuted(np.tile(np.arange(count), (rows, 1)), axis=1)
+        null[start : start + rows] = _bits(one_hot[shuffled], hot, ends)
+    p = (1 + (null >= bits - _ROUNDING).sum(axis=0)) / (1 + permutations)
+    mean = null.mean(axis=0)
+    numbers = {"bits": bits, "null": mean, "null_high": np.quantile(null, 0.95, axis=0), "corrected": bits - mean}
+    return _places(selections).assign(**numbers, p=p, q=benjamini_hochberg(p))
+
+
+def overlap(selections: Selections) -> pd.DataFrame:
+    """What an example of one task and another example of the other have in common [tasks, tasks], mean over blocks.
+
+    Of a mixture the expected share of the r chosen factors that both chose: 1 if they always choose the same, r / E if
+    they choose blindly. Of a LoRA the expected cosine of their standardised activations. NaN for a task with itself if
+    it has one example.
+    """
+    labels, names = selections.labels, selections.names
+    one_hot = np.eye(len(names))[labels]
+    counts = one_hot.sum(axis=0)
+    pairs = np.outer(counts, counts) - np.diag(counts)
+    total = np.zeros_like(pairs)
+    for _, part in selections.parts():
+        rows = unit_rows(part)  # of a multi-hot: the product of two is the share in common
+        summed = one_hot.T @ rows
+        itself = one_hot.T @ (rows**2).sum(axis=1)
+        total += summed @ summed.T - np.diag(itself)
+    with np.errstate(invalid="ignore"):
+        values = total / pairs / len(selections.blocks)
+    return pd.DataFrame(values, pd.Index(names, name="task"), pd.Index(names, name="other"))
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """How two matrices of the same tasks agree.
+
+    Attributes:
+        spearman: rank correlation over the pairs of different tasks.
+        p: share of task permutations of one matrix whose correlation is at least as far from 0.
+        tasks: that both matrices have.
+        exact: whether every permutation was tried.
+    """
+
+    spearman: float
+    p: float
+    tasks: int
+    exact: bool
+
+
+def correlate(
+    first: pd.DataFrame, second: pd.DataFrame, permutations: int = PERMUTATIONS, seed: int = 0
+) -> Correlation:
+    """Spearman correlation of two [tasks, tasks] matrices off their diagonals, with a permutation p-value.
+
+    Pairs that share a task are not independent, so tasks are permuted, rows and columns together (Mantel 1967): all
+    orders where there are not more of them than `permutations`.
+
+    Raises:
+        ScopeError: if fewer than 3 tasks are in both.
+        MeasurementError: if a value is not finite, or one matrix is the same everywhere off its diagonal.
+    """
+    names = [task for task in first.index if task in second.index]
+    count = len(names)
+    if count < 3:
+        raise ScopeError(f"{count} tasks are in both matrices, but a correlation over pairs of tasks needs 3")
+    a, b = (_ranks(matrix.loc[names, names].to_numpy(float), names) for matrix in (first, second))
+    off = ~np.eye(count, dtype=bool)
+    exact = factorial(count) <= permutations
+    random = np.random.default_rng(seed)
+    tried = orders(range(count)) if exact else (random.permutation(count) for _ in range(permutations))
+    scale = np.sqrt((a[off] ** 2).sum() * (b[off] ** 2).sum())
+    found = float((a[off] * b[off]).sum() / scale)
+    null = np.array([(a[np.ix_(order, order)][off] * b[off]).sum() / scale for order in map(list, tried)])
+    extreme = int((np.abs(null) >= abs(found) - _ROUNDING).sum())
+    p = extreme / len(null) if exact else (1 + extreme) / (1 + len(null))
+    return Correlation(found, p, count, exact)
+
+
+def check_tasks(names: Sequence[str]) -> None:
+    """Raise a ScopeError if there are not two tasks to tell apart."""
+    if len(set(names)) < 2:
+        raise ScopeError(f"there is only task {names[0]!r}; give at least 2 tasks to compare")
+
+
+def unit_rows(rows: NDArray) -> Array:
+    """Rows of length 1; a row of zeros stays."""
+    rows = rows.astype(np.float64)
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(length > 0, length, 1)
+
+
+def _places(selections: Selections) -> pd.DataFrame:
+    return selections.blocks[["name", "component", "layer", "module", "side"]].reset_index(drop=True)
+
+
+def _xlogx(shares: NDArray) -> Array:
+    values = np.asarray(shares, dtype=np.float64)
+    return values * np.log2(values, where=values > 0, out=np.zeros_like(values))
+
+
+def _bits(one_hot: NDArray, hot: NDArray, ends: NDArray) -> Array:
+    """Mutual information [labellings, blocks] of the labellings [labellings, examples, tasks] with the multi-hots."""
+    labellings, count, tasks = one_hot.shape
+    tables = one_hot.transpose(0, 2, 1).reshape(-1, count) @ hot  # counts, whole numbers below 2^24
+    tables = tables.reshape(labellings, tasks, -1).astype(np.float64)
+    starts = np.concatenate([[0], ends[:-1]])
+
+    def blockwise(values: Array) -> Array:
+        return np.add.reduceat(values, starts, axis=-1)
+
+    choices = blockwise(tables.sum(axis=1))  # [labellings, blocks], of all examples
+    joint = blockwise(_xlogx(tables).sum(axis=1)) / choices
+    factor = blockwise(_xlogx(tables.sum(axis=1))) / choices
+    task = _xlogx(blockwise(tables)).sum(axis=1) / choices
+    return joint - factor - task + np.log2(choices)
+
+
+def _ranks(matrix: Array, names: Sequence[str]) -> Array:
+    """Centred ranks of what is off the diagonal, which is 0."""
+    off = ~np.eye(len(matrix), dtype=bool)
+    if not np.isfinite(matrix[off]).all():
+        row, column = np.argwhere(~np.isfinite(matrix) & off)[0]
+        raise MeasurementError(
+            f"the value of {names[row]!r} and {names[column]!r} is {matrix[row, column]}; correlate without that task"
+        )
+    ranks = rankdata(matrix[off])
+    if ranks.std() == 0:
+        raise MeasurementError("a matrix has one value for all pairs of tasks, which correlates with nothing")
+    result = np.zeros_like(matrix)
+    result[off] = ranks - ranks.mean()
+    return result

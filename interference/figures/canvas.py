@@ -1,0 +1,96 @@
+"""Canvas: what all figures share: a figure that a notebook shows and that carries its data, its files, its signs."""
+
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from interference.errors import unwritable
+from interference.run.record import replace_files
+from mixlora.common.errors import plain
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito's, no yellow
+SHAPES = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")  # 10 shapes and 7 colours repeat together after 70
+LONGEST = 28  # characters of a name
+DOTS = 150  # of a PNG file, an inch
+PIXELS = 10**8  # of a PNG file; a larger figure has fewer dots an inch, as no viewer opens it else
+_SETTINGS: Any = {"pdf.fonttype": 42, "svg.fonttype": "path", "svg.hashsalt": "interference"}
+_METADATA = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}  # so that the same data give the same bytes
+
+
+class Picture(Figure):
+    """A matplotlib Figure that a notebook displays by itself, without pyplot.
+
+    Attributes:
+        data: what is drawn, one row a cell or point, so that others can redraw it.
+        notes: what a reader must know besides.
+    """
+
+    def __init__(self, size: tuple[float, float], layout: Literal["constrained", "compressed"] = "constrained") -> None:
+        super().__init__(figsize=size, layout=layout)
+        FigureCanvasAgg(self)
+        self.data = pd.DataFrame()
+        self.notes: list[str] = []
+
+    def grid(self, rows: int, columns: int) -> list[Axes]:
+        """Panels, row by row."""
+        return list(self.subplots(rows, columns, squeeze=False).ravel())
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows."""
+        return rendered(self, "png", self.dpi)
+
+
+def rendered(figure: Figure, kind: str, dots: float = DOTS) -> bytes:
+    """The bytes of a figure's file: the same for the same data.
+
+    Fonts are embedded as TrueType in "pdf", glyphs are paths in "svg", so that no viewer needs a font.
+    """
+    width, height = figure.get_size_inches()
+    dots = min(dots, (PIXELS / (width * height)) ** 0.5) if kind == "png" else dots
+    with mpl.rc_context(_SETTINGS):
+        figure.savefig(file := io.BytesIO(), format=kind, dpi=dots, metadata=_METADATA.get(kind))
+    return file.getvalue()
+
+
+def save(figure: Figure, folder: Path, name: str, kinds: Sequence[str] = ("png", "svg")) -> list[Path]:
+    """Write a figure under a name, replacing files of that name and no others, all or none; the paths.
+
+    Args:
+        figure: any figure; of a `Picture` the kind "csv" is its data.
+        folder: made if need be.
+        name: of the files.
+        kinds: endings of the files: "png", "svg", "pdf", "csv".
+
+    Raises:
+        RunError: if a file cannot be written.
+    """
+    files = {folder / f"{name}.{kind}": _content(figure, kind) for kind in kinds}
+    try:
+        replace_files(files)
+    except OSError as error:
+        raise unwritable(f"the figure cannot be written to {folder}: {error.strerror or error}", error) from None
+    return list(files)
+
+
+def _content(figure: Figure, kind: str) -> bytes:
+    if kind == "csv" and isinstance(figure, Picture):
+        return figure.data.to_csv(index=False, lineterminator="\n").encode(errors="replace")
+    return rendered(figure, kind)
+
+
+def room(names: Iterable[str]) -> float:
+    """The width that the longest name takes beside a panel, in inches; turned by 40 degrees about two thirds of it."""
+    return 0.06 * max((len(short(name)) for name in names), default=0)
+
+
+def short(name: str) -> str:
+    """A name, its middle left out where it would push the drawing off the figure."""
+    name = plain(name)
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 11]}…{name[-10:]}"

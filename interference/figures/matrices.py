@@ -1,0 +1,300 @@
+"""Figures: a Run to a matplotlib Figure. Nothing is computed here that the Run does not give."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import seaborn
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from interference.blocks import Side, Space
+from interference.errors import ScopeError
+from interference.figures.canvas import Picture, room, save, short
+from interference.run import Run, compare
+from interference.statistics.estimand import METRICS
+from mixlora.common.errors import plain
+
+__all__ = ["difference", "heatmap", "panels", "save", "series"]
+
+COLOURS = "RdBu_r"  # blue for negative, red for positive, as in the paper's heatmaps
+MARKS = {"conflict": "conflict", "synergy": "synergy", "unclear": "", "no-signal": "no signal", "self": ""}
+CHANGES = {"lower": "lower", "higher": "higher"}
+FRAMES = {"conflict": "-", "lower": "-", "synergy": (0, (3, 2)), "higher": (0, (3, 2))}
+KEY = "frame: beyond noise; solid conflict, dashed synergy"  # where verdicts are not written
+SIGNED = ("interference", "delta", "cosine", "pair_cosine")  # 0 means neither helps nor hurts
+LIMIT = 1.0  # the least half-width of the colour scale of I: 1 is what a task's own step brings
+
+
+def heatmap(run: Run, metric: str = "interference", title: str | None = None, **options: Any) -> Picture:
+    """The matrix of a metric, each cell with its 95% interval and its verdict.
+
+    Args:
+        run: a run.
+        metric: as in `Run.matrix`.
+        title: above the matrix; None for the metric's meaning.
+        options: scope and options of `Run.table`.
+    """
+    table = run.table(metric, **options)
+    size = 1.9 + 1.15 * len(run.tasks)
+    more = _more_room(run.tasks)
+    figure = Picture((size + 1.0 + more, size + more))
+    (axes,) = figure.grid(1, 1)
+    limit = _limit([table], metric)
+    _matrix(axes, table, run.tasks, metric, limit, detailed=True)
+    title = title if title is not None else f"{metric}: {METRICS[metric].meaning}"
+    axes.set_title(plain(title), fontsize=10, wrap=True, parse_math=False)
+    _colourbar(figure, [axes], metric, limit, [table])
+    figure.data = table
+    return figure
+
+
+def series(runs: Mapping[str, Run], metric: str = "interference", **options: Any) -> Picture:
+    """The matrices of several runs side by side, on one colour scale.
+
+    Args:
+        runs: {title: run}, all of the same tasks.
+        metric: as in `Run.matrix`.
+        options: scope and options of `Run.table`.
+    """
+    tables = [run.table(metric, **options) for run in runs.values()]
+    tasks = next(iter(runs.values())).tasks
+    size = 1.0 + 0.95 * len(tasks)
+    more = _more_room(tasks)
+    figure = Picture((size * len(runs) + 1.5 + more, size + 1.0 + more), "compressed")
+    axes = figure.grid(1, len(runs))
+    limit = _limit(tables, metric)
+    for place, (title, table) in enumerate(zip(runs, tables, strict=True)):
+        _matrix(axes[place], table, tasks, metric, limit, detailed=True, labelled=place == 0)
+        axes[place].set_title(plain(title), fontsize=10, parse_math=False)
+    _colourbar(figure, axes, metric, limit, tables)
+    figure.data = _stacked({(title,): table for title, table in zip(runs, tables, strict=True)}, ["run"])
+    return figure
+
+
+def difference(runs: Mapping[str, Run], metric: str = "interference", **options: Any) -> Picture:
+    """The matrices of two runs on the same examples, and how the second differs, with paired intervals and verdicts.
+
+    Args:
+        runs: {title: run}, two of them.
+        metric: as in `Run.matrix`.
+        options: scope and options of `Run.table`.
+
+    Raises:
+        ScopeError: there are not two runs, or they do not hold the same units.
+    """
+    if len(runs) != 2:
+        raise ScopeError(f"a difference is between two runs, but {len(runs)} were given")
+    first, second = runs.values()
+    tables = [run.table(metric, **options) for run in runs.values()]
+    change = compare(first, second, metric, **options).rename(columns={"difference": "value"})
+    change.loc[change["affected"] == change["stepped"], "verdict"] = "self"
+    names = [*runs, f"{list(runs)[1]} minus {next(iter(runs))}"]
+    size = 1.0 + 0.95 * len(first.tasks)
+    more = _more_room(first.tasks)
+    figure = Picture((size * 3 + 1.5 + more, size + 1.0 + more), "compressed")
+    axes = figure.grid(1, 3)
+    shown = dict(zip(names, [*tables, change], strict=True))
+    limit = _limit(list(shown.values()), metric)
+    for place, (title, table) in enumerate(shown.items()):
+        _matrix(axes[place], table, first.tasks, metric, limit, detailed=True, labelled=place == 0)
+        axes[place].set_title(plain(title), fontsize=10, parse_math=False)
+    _colourbar(figure, axes, metric, limit, list(shown.values()))
+    figure.data = _stacked({(title,): table for title, table in shown.items()}, ["run"])
+    return figure
+
+
+def panels(
+    run: Run,
+    metric: str = "interference",
+    layers: Sequence[int] | None = None,
+    modules: Sequence[str] | None = None,
+    side: Side | str | None = None,
+    space: Space | str = Space.PARAMETERS,
+    **options: Any,
+) -> Picture:
+    """Small multiples: one row a layer, one column a group of modules and side, as in the paper's Figure 2.
+
+    Args:
+        run: a run.
+        metric: as in `Run.matrix`.
+        layers: rows; None for every probed layer.
+        modules: columns: modules or groups of them; None for every group.
+        side: of the columns; None for A and B.
+        space: "weight" for columns of W, which has no sides, if the run was computed with weight_space=True.
+        options: options of `Run.table`.
+
+    Raises:
+        ScopeError: if a layer, module or side is not there, or none of these blocks lies in a layer.
+    """
+    blocks = run.scope(layers, modules, side, space)
+    blocks = blocks[blocks["layer"].notna()]
+    rows = sorted({int(layer) for layer in blocks["layer"]})
+    if not rows:
+        raise ScopeError("no block of this scope lies in a layer; name modules of layers, or a run that probes layers")
+    groups = modules or list(dict.fromkeys(blocks["group"]))
+    sides = (Side.W,) if space == Space.WEIGHT else (Side.A, Side.B) if side is None else (Side(side),)
+    columns = [(group, one) for group in groups for one in sides]
+    tables, empty = _panel_tables(run, rows, columns, space, metric, **options)
+    width, longest = max(1.8, 0.42 * len(run.tasks)), room(run.tasks)
+    across = width + max(0.25, 0.67 * longest - 0.3)  # names below a panel reach under the one before it
+    figure = Picture((across * len(columns) + longest + 1.4, (width + 0.35) * len(rows) + longest + 0.6), "compressed")
+    axes = figure.grid(len(rows), len(columns))
+    limit = _limit(list(tables.values()), metric)
+    for place, panel in enumerate(axes):
+        r, c = divmod(place, len(columns))
+        key = (rows[r], *columns[c])
+        panel.set_title(f"layer {key[0]}, {plain(key[1])}, {key[2]}", fontsize=8, parse_math=False)
+        if key in tables:
+            _matrix(panel, tables[key], run.tasks, metric, limit, labelled=c == 0, footed=r == len(rows) - 1)
+        else:
+            panel.text(0.5, 0.5, empty[key], ha="center", va="center", fontsize=8)
+            panel.set_axis_off()
+    _colourbar(figure, axes, metric, limit, list(tables.values()))
+    if any(table["verdict"].isin(list(FRAMES)).any() for table in tables.values()):
+        figure.supxlabel(KEY, fontsize=8)
+    figure.data = _stacked(tables, ["layer", "modules", "side"])
+    return figure
+
+
+def _panel_tables(
+    run: Run,
+    layers: Sequence[int],
+    columns: Sequence[tuple[str, Side]],
+    space: Space | str,
+    metric: str,
+    **options: Any,
+) -> tuple[dict[tuple[int, str, Side], pd.DataFrame], dict[tuple[int, str, Side], str]]:
+    """The tables of the panels, by layer, modules and side, and why others have none."""
+    tables, empty = {}, {}
+    for layer in layers:
+        there = run.scope([layer], space=space)
+        for group, side in columns:
+            named = (there[["module", "group", "component"]] == group).any(axis=1) & (there["side"] == side)
+            scope: dict[str, Any] = {"layers": [layer], "modules": [group], "side": side, "space": space}
+            if not named.any():
+                empty[layer, group, side] = "not probed"
+            elif not run.gram(**scope).any():
+                empty[layer, group, side] = "every gradient is zero"
+            else:
+                tables[layer, group, side] = run.table(metric, **scope, **options)
+    return tables, empty
+
+
+def _stacked(tables: Mapping[Any, pd.DataFrame], keys: Sequence[str]) -> pd.DataFrame:
+    """The tables below each other, with the parts of their keys as first columns."""
+    frames = [table.assign(**dict(zip(keys, key, strict=True))) for key, table in tables.items()]
+    whole = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(keys))
+    return whole[[*keys, *whole.columns.drop(list(keys))]]
+
+
+@contextmanager
+def _alone(axes: Axes) -> Iterator[None]:
+    """The other panels out of the way: seaborn draws the whole figure to see whether labels overlap."""
+    figure = cast(Figure, axes.get_figure(root=True))
+    engine, others = figure.get_layout_engine(), [other for other in figure.axes if other is not axes]
+    shown = [other for other in others if other.get_visible()]
+    figure.set_layout_engine("none")
+    for other in shown:
+        other.set_visible(False)
+    try:
+        yield
+    finally:
+        for other in shown:
+            other.set_visible(True)
+        figure.set_layout_engine(engine)
+
+
+def _more_room(tasks: Sequence[str]) -> float:
+    """For names longer than the figures' sizes allow for, in inches."""
+    return max(0.0, room(tasks) - 0.9)
+
+
+def _limit(tables: Sequence[pd.DataFrame], metric: str) -> float:
+    """Half the colour scale's width: a robust maximum, so that one cell of noise does not bleach the rest."""
+    values = np.concatenate([table["value"].to_numpy() for table in tables]) if tables else np.zeros(0)
+    values = np.abs(values[np.isfinite(values)])
+    if metric == "interference":
+        return max(LIMIT, float(np.quantile(values, 0.9))) if len(values) else LIMIT
+    return float(np.quantile(values, 0.95)) or 1.0 if len(values) else 1.0
+
+
+def _matrix(
+    axes: Axes,
+    table: pd.DataFrame,
+    tasks: Sequence[str],
+    metric: str,
+    limit: float,
+    detailed: bool = False,
+    labelled: bool = True,
+    footed: bool = True,
+) -> None:
+    count = len(tasks)
+    values = table["value"].to_numpy().reshape(count, count)
+    sign = "+" if metric in SIGNED and not detailed else ""
+    texts = [_text(row, detailed, sign) for row in table.itertuples()]
+    low = -limit if metric in SIGNED else 0.0
+    with _alone(axes):
+        seaborn.heatmap(
+            values,
+            ax=axes,
+            vmin=low,
+            vmax=limit,
+            cmap=COLOURS if low else "Reds",
+            annot=np.array(texts, dtype=object).reshape(count, count),
+            fmt="",
+            annot_kws={"fontsize": 7 if detailed else 6},
+            cbar=False,
+            square=True,
+            linewidths=0.5,
+            xticklabels=False,
+            yticklabels=False,
+        )
+    for row, column in np.argwhere(np.isnan(values)):  # which seaborn leaves empty
+        axes.text(column + 0.5, row + 0.5, "–", ha="center", va="center", fontsize=7)
+    names = [short(task) for task in tasks]  # as they are: "$" begins no formula
+    if footed:
+        axes.set_xticks(np.arange(count) + 0.5, names, parse_math=False)
+    if labelled:
+        axes.set_yticks(np.arange(count) + 0.5, names, parse_math=False)
+    axes.tick_params(labelsize=7, length=0)
+    axes.tick_params(axis="x", rotation=40)
+    axes.tick_params(axis="y", rotation=0)
+    for label in axes.get_xticklabels():
+        label.set_horizontalalignment("right")
+    if footed:
+        axes.set_xlabel("stepped task", fontsize=8)
+    if labelled:
+        axes.set_ylabel("affected task", fontsize=8)
+    _frame_verdicts(axes, table["verdict"].to_numpy().reshape(count, count))
+
+
+def _frame_verdicts(axes: Axes, verdicts: np.ndarray) -> None:
+    """A frame around what is beyond noise: solid for conflict or lower, dashed for synergy or higher."""
+    for (row, column), verdict in np.ndenumerate(verdicts):
+        if verdict in FRAMES:
+            style, corner = FRAMES[verdict], (column + 0.04, row + 0.04)
+            axes.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, edgecolor="black", linewidth=1.3, linestyle=style))
+
+
+def _text(row: Any, detailed: bool, sign: str) -> str:
+    value = "–" if not np.isfinite(row.value) else f"{row.value:{sign}.2f}"
+    if not detailed or row.verdict == "self":
+        return value
+    interval = f"[{row.low:.2f}, {row.high:.2f}]" if np.isfinite(row.low) else "[no interval]"
+    mark = (MARKS | CHANGES)[row.verdict]
+    return "\n".join([value, interval, mark] if mark else [value, interval])
+
+
+def _colourbar(figure: Figure, axes: Sequence[Axes], metric: str, limit: float, tables: Sequence[pd.DataFrame]) -> None:
+    low = -limit if metric in SIGNED else 0.0
+    beyond = any((table["value"].abs() > limit).any() for table in tables)
+    colours = ScalarMappable(Normalize(low, limit), COLOURS if low else "Reds")
+    bar = figure.colorbar(colours, ax=list(axes), shrink=0.7, extend="both" if beyond and low else "neither")
+    bar.ax.tick_params(labelsize=7)
+    bar.set_label(metric, fontsize=8)

@@ -1,0 +1,169 @@
+"""Paper: the figures of Shen et al. 2024 (arXiv 2402.15896), each drawn from runs, evaluations or selections of yours.
+
+    interference.paper.blocks(run, layers=[0, 3])
+
+What they show and how is in `figures`, `score_figures` and `factor_figures`; here is what the paper shows of it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from interference.blocks import Side
+from interference.errors import ScopeError
+from interference.factors import affinity, neighbours
+from interference.factors.factors import Factors
+from interference.factors.neighbours import NEIGHBOURS, PERPLEXITY, Embedding
+from interference.factors.selections import Selections, check_tasks
+from interference.figures import factors as maps
+from interference.figures import matrices, scores
+from interference.figures.canvas import Picture
+from interference.run import Run
+from interference.run.remarks import opposed
+from mixlora.evaluation import comparison, results
+
+
+def blocks(
+    run: Run,
+    layers: Sequence[int] | None = None,
+    metric: str = "interference",
+    modules: Sequence[str] | None = None,
+    side: Side | str | None = None,
+    **options: Any,
+) -> Picture:
+    """Figure 2: task interference in A and B of MLP and attention, one row a layer.
+
+    Args:
+        run: a run.
+        layers: rows; None for the first and the last that were probed.
+        metric: as in `Run.matrix`.
+        modules: columns: modules or groups of them; None for every group, MLP first.
+        side: of the columns; None for A and B.
+        options: options of `Run.table`.
+
+    Raises:
+        ScopeError: if a layer, module or side is not there, or the run probed no layer.
+    """
+    there = sorted({int(layer) for layer in run.blocks["layer"].dropna()})
+    if layers is None and there:
+        layers = list(dict.fromkeys((there[0], there[-1])))
+    if modules is None:
+        modules = sorted(dict.fromkeys(run.scope(layers)["group"]), key=lambda group: group != "mlp")
+    return _told(matrices.panels(run, metric, layers, modules, side, **options), metric, options)
+
+
+def conditional(
+    evaluations: Sequence[Path | str], labels: Sequence[str] | None = None, unseen: Sequence[str] = ()
+) -> Picture:
+    """Figure 4: scores of two or more models by task, such as without and with conditional factor selection.
+
+    Of two, the second panel is how much the second differs on the same examples.
+
+    Args:
+        evaluations: directories that `mixlora evaluate` wrote.
+        labels: what the models are called; None for what the evaluations call them.
+        unseen: tasks that the models were not trained on.
+
+    Raises:
+        ScopeError: if there are not two, labels are more or fewer, two are the same, or an unseen task is not there.
+        MixLoraError: if a directory holds no results, or the two cannot be compared.
+    """
+    if len(evaluations) < 2:
+        raise ScopeError(f"scores are compared, but {len(evaluations)} evaluation was given; give two or more")
+    found = [results.load(path) for path in evaluations]
+    if labels is not None and len(labels) != len(found):
+        raise ScopeError(f"{len(labels)} labels are given for {len(found)} evaluations; give one for each, or none")
+    if labels is not None:
+        found = [replace(one, label=label) for one, label in zip(found, labels, strict=True)]
+    names = [one.label for one in found]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ScopeError(f"two evaluations are called {twice!r}; give each a --label of its own")
+    if len(found) > 2:
+        return scores.scores(found, None, unseen)
+    change = comparison.compare(Path(evaluations[0]), Path(evaluations[1]))
+    return scores.scores(found, replace(change, first=names[0], second=names[1]), unseen)
+
+
+def selections(factors: Factors, unseen: Sequence[str] = (), perplexity: float = PERPLEXITY) -> Picture:
+    """Figure 5: the map of what examples of unseen tasks select, and how pure their neighbourhoods are.
+
+    Args:
+        factors: what the examples select.
+        unseen: the tasks to draw; all if there are none.
+        perplexity: of the t-SNE.
+
+    Raises:
+        ScopeError: if a task is not there, there are not two, or the perplexity is too large.
+        MeasurementError: if all examples selected the same.
+    """
+    names = factors.selections.names
+    for task in unseen:
+        if task not in names:
+            raise ScopeError(f"unseen task {task!r} is not among the tasks: {', '.join(names)}")
+    check_tasks(list(unseen) or names)
+    chosen = _only(factors, list(unseen) or names)
+    return maps.embedding(chosen, _embedded(chosen, perplexity))
+
+
+def pairs(factors: Factors, pairs: Sequence[tuple[str, str]], perplexity: float = PERPLEXITY) -> Picture:
+    """Figure 6: the map of seen tasks and the unseen ones thought like them, and how much each two of them share.
+
+    Args:
+        factors: what the examples select.
+        pairs: (seen, unseen); a task is in one pair at most, and those in none are left out.
+        perplexity: of the t-SNE.
+
+    Raises:
+        ScopeError: if there is no pair, a task is not there or is in two, or the perplexity is too large.
+        MeasurementError: if all examples selected the same.
+    """
+    affinity.check_pairs(pairs, factors.selections.names)
+    chosen = _only(factors, [task for pair in pairs for task in pair])
+    pairing = affinity.paired(chosen.selections, pairs, _seed(factors))
+    return maps.pairs(chosen, _embedded(chosen, perplexity), pairing)
+
+
+def methods(runs: Mapping[str, Run], metric: str = "interference", **options: Any) -> Picture:
+    """Figure 7: task interference averaged over layers, of two methods on the same examples, and how they differ.
+
+    Args:
+        runs: {title: run}, two of them, such as of LoRA and of MixLoRA.
+        metric: as in `Run.matrix`.
+        options: scope and options of `Run.table`.
+
+    Raises:
+        ScopeError: there are not two runs, or they do not hold the same units.
+    """
+    options = {"aggregate": "mean"} | options
+    return _told(matrices.difference(runs, metric, **options), metric, options)
+
+
+def _told(picture: Picture, metric: str, options: Mapping[str, Any]) -> Picture:
+    """The figure with how its numbers are made, and a note where a ratio's sign opposes the verdict on Delta."""
+    how = "" if metric != "interference" else f"; I: {options.get('reduce') or 'mean-of-ratios'}"
+    averaged = ", averaged over blocks" if options.get("aggregate") == "mean" else ""
+    picture.supxlabel(f"{matrices.KEY}{how}{averaged}", fontsize=8)
+    if metric == "interference" and (other := opposed(picture.data, options.get("reduce"))):
+        picture.notes.append(other)
+    return picture
+
+
+def _only(factors: Factors, tasks: Sequence[str]) -> Factors:
+    """What the examples of some tasks select."""
+    chosen = factors.selections
+    rows = np.flatnonzero(np.isin(chosen.tasks, tasks))
+    values = {name: value[rows] for name, value in chosen.values.items()}
+    kept = Selections([chosen.tasks[row] for row in rows], chosen.blocks, values, chosen.mixture)
+    return Factors(kept, factors.examples.iloc[rows].reset_index(drop=True), factors.meta)
+
+
+def _embedded(factors: Factors, perplexity: float) -> Embedding:
+    count = len(factors.selections.tasks)
+    return neighbours.embed(factors.selections, perplexity, min(NEIGHBOURS, count - 1), seed=_seed(factors))
+
+
+def _seed(factors: Factors) -> int:
+    return int(factors.meta.get("seed", 0))

@@ -1,0 +1,95 @@
+"""Checkpoints that can be probed: a base model with its LoRA or MixLoRA adapter. How they are loaded is `mixlora`'s."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel
+from torch import nn
+
+from interference.config import ModelConfig
+from interference.errors import CheckpointError
+from mixlora.checkpoints import loading
+from mixlora.common.errors import MixLoraError
+
+
+def load_processor(config: ModelConfig) -> Any:
+    """The tokenizer of a language model, or the processor of a vision-language model.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    with _told():
+        return loading.load_processor(config)
+
+
+def refuse_offloaded(model: nn.Module) -> None:
+    """Nothing, if all weights of a model are in memory.
+
+    Raises:
+        CheckpointError: if some are offloaded.
+    """
+    with _told():
+        loading.refuse_offloaded(model)
+
+
+def load_model(config: ModelConfig) -> PeftModel:
+    """The base model with its adapter, on its device, in evaluation mode.
+
+    Raises:
+        CheckpointError: if the base or the adapter is missing, is of another kind, or they do not fit each other.
+    """
+    adapter_config(config)
+    with _told():
+        return loading.load_adapted(config, config.adapter)
+
+
+def empty_adapted(config: ModelConfig) -> PeftModel:
+    """The base model with its adapter, both with untrained weights, on the device that is the default.
+
+    Raises:
+        CheckpointError: if the base or the adapter is missing, or they do not fit each other.
+    """
+    adapter_config(config)
+    with _told():
+        return loading.empty_adapted(config, config.adapter)
+
+
+def adapter_config(config: ModelConfig) -> PeftConfig:
+    """The adapter's own configuration.
+
+    Raises:
+        CheckpointError: if there is no adapter, or one of a kind that is not probed.
+    """
+    with _told():
+        found = loading.adapter_config(config.adapter)
+    if found.peft_type not in ("LORA", "MIXLORA"):
+        kind = getattr(found.peft_type, "value", found.peft_type)
+        raise CheckpointError(
+            f"the adapter at {config.adapter} is of kind {kind}; only LORA and MIXLORA adapters are probed"
+        )
+    return found
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A hash that changes when the model does: every name and shape, all adapter weights, a sample of the others."""
+    found = hashlib.sha256()
+    for name, parameter in chain(model.named_parameters(), model.named_buffers()):
+        values = parameter.detach().reshape(-1)
+        if "lora_" not in name and len(values) > 64:
+            values = values[:: max(len(values) // 64, 1)]
+        found.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode())
+        found.update(values.to("cpu", torch.float32).numpy().tobytes())
+    return found.hexdigest()[:32]
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Errors of loading as errors of this package."""
+    try:
+        yield
+    except MixLoraError as error:
+        raise CheckpointError(str(error)) from None

@@ -1,0 +1,215 @@
+"""plan: what a configuration will cost before it is paid: disk from shapes, memory and time from some examples."""
+
+import itertools
+import math
+import resource
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from interference.blocks import Granularity, coarsen
+from interference.config import AnalysisConfig
+from interference.gradients.probe import Probe
+from interference.gradients.targets import Target, find_targets, probed_adapter
+from interference.measurement import checkpoint, sample
+from interference.measurement.builder import Measuring
+from interference.measurement.gram import gram
+from interference.measurement.prober import Part, Prober
+from interference.measurement.spool import DiskSpool, temporary
+from interference.run.packing import pack, packed_bytes, write_packed
+from interference.run.record import checksum
+from mixlora.common.progress import silent
+
+_LOSES = {
+    Granularity.MODULE: "nothing",
+    Granularity.GROUP: "modules within attention and mlp",
+    Granularity.LAYER: "attention against mlp",
+}
+_TIMED_PARTS = 5
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cost of a configuration.
+
+    Attributes:
+        units: that will be measured.
+        blocks: that each has.
+        width: gradient entries of a unit.
+        spool: bytes that gradients take on disk while computing.
+        choices: one row a granularity and unit size: blocks and bytes of the run that is stored, and what is lost.
+        memory: peak bytes of the process, if it was measured.
+        gpu_memory: peak bytes on the GPU, the fullest of several, if it was measured there.
+        seconds: to load the model, for the gradients and for the Gram matrices, if they were measured.
+    """
+
+    units: int
+    blocks: int
+    width: int
+    spool: int
+    choices: pd.DataFrame
+    memory: int | None = None
+    gpu_memory: int | None = None
+    seconds: dict[str, float] | None = None
+
+    @property
+    def stored(self) -> int:
+        """Bytes of the run's Gram matrices."""
+        (chosen,) = self.choices[self.choices["this one"] == "yes"]["MiB"]
+        return round(float(chosen) * 2**20)
+
+
+def plan(config: AnalysisConfig, timed: bool = False) -> Plan:
+    """The cost of a configuration. Data and shapes are read; weights only if time and memory are to be measured.
+
+    Raises:
+        InterferenceError: as `compute_config`.
+    """
+    probe = config.probe
+    encoded = sample.encode(sample.read(config), checkpoint.load_processor(config.model), config)
+    start = time.perf_counter()
+    model = checkpoint.load_model(config.model) if timed else _shapes(config)
+    loading = time.perf_counter() - start
+    targets = find_targets(
+        model, probed_adapter(model, None), probe.layers, probe.modules, probe.components, probe.routers
+    )
+    measuring = Measuring(
+        targets, Granularity(probe.granularity), probe.weight_space, probe.memory_budget, silent, probe.sketch
+    )
+    units, blocks = sample.count(encoded), measuring.blocks
+    found = Plan(
+        units,
+        len(blocks),
+        sum(block.size for block in blocks),
+        measuring.spooled(units),
+        _choices(measuring, encoded, config),
+    )
+    return _measured(found, config, model, targets, measuring, encoded, loading) if timed else found
+
+
+def _shapes(config: AnalysisConfig) -> nn.Module:
+    """The model without its weights."""
+    with torch.device("meta"):
+        return checkpoint.empty_adapted(config.model)
+
+
+def _choices(measuring: Measuring, encoded: sample.Sample, config: AnalysisConfig) -> pd.DataFrame:
+    """A row for every granularity, with the units as they are and, where every task has enough, ten times as large."""
+    rows, counts = [], Counter(unit.task for unit in encoded.units)
+    factors = (1, 10) if min(counts.values()) >= 20 else (1,)
+    for granularity, factor in itertools.product(Granularity, factors):
+        stored = len({coarsen(block, granularity).name for block in measuring.blocks})
+        count = sum(units // factor for units in counts.values())
+        chosen = granularity == config.probe.granularity and factor == 1
+        rows.append(
+            {
+                "granularity": str(granularity),
+                "unit_size": config.probe.unit_size * factor,
+                "units": count,
+                "blocks": stored,
+                "MiB": packed_bytes(stored, count) / 2**20,
+                "loses": _LOSES[granularity] + (f"; single examples (units of {factor})" if factor > 1 else ""),
+                "this one": "yes" if chosen else "",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _measured(
+    found: Plan,
+    config: AnalysisConfig,
+    model: nn.Module,
+    targets: list[Target],
+    measuring: Measuring,
+    encoded: sample.Sample,
+    loading: float,
+) -> Plan:
+    """The plan with memory and time, from some parts over all lengths, the longest, which needs most, among them."""
+    probe, device = config.probe, next(model.parameters()).device
+    made, _ = sample.parts(encoded, config, device)
+    parts = list(made)
+    with ExitStack() as stack:
+        spool = DiskSpool(Path(stack.enter_context(temporary(Path(probe.spool_dir) if probe.spool_dir else None))))
+        opened = stack.enter_context(Probe(model, targets))
+        prober = Prober(opened, spool, probe.token_mean, probe.weight_space, sketch=probe.sketch, seed=probe.seed)
+        gradients = _probing_seconds(prober, spool, parts)
+        largest = max(len(part.units) for part in parts)
+        gram_seconds = _gram_seconds(measuring, spool, found.units, largest, probe.memory_budget // 2)
+    seconds = {"load": loading, "gradients": gradients, "gram": gram_seconds}
+    gpus = range(torch.cuda.device_count() if device.type == "cuda" else 0)
+    on_gpu = max(map(torch.cuda.max_memory_allocated, gpus), default=None)
+    return replace(found, memory=peak_memory(), gpu_memory=on_gpu, seconds=seconds)
+
+
+def _probing_seconds(prober: Prober, spool: DiskSpool, parts: Sequence[Part]) -> float:
+    """The time of all parts, which come by length, from some of them; one with the most units is left in the spool."""
+
+    def measure(place: int) -> float:
+        spool.path(0).unlink(missing_ok=True)  # a part that is there is not measured again
+        return _timed(partial(prober.run, [parts[place]]))
+
+    measure(len(parts) - 1)  # the first forward of a process takes longer than any other
+    sizes = [len(part.units) for part in parts]
+    some = {*(round(place) for place in np.linspace(0, len(parts) - 1, _TIMED_PARTS)), sizes.index(max(sizes))}
+    spent = {place: measure(place) for place in sorted(some, key=lambda place: (sizes[place], -place))}
+    return float(np.interp(range(len(parts)), sorted(some), [spent[place] for place in sorted(some)]).sum())
+
+
+def _gram_seconds(measuring: Measuring, spool: DiskSpool, units: int, rows: int, budget: int) -> float:
+    """The time of all Gram matrices, from a few blocks of different sizes, for which all the work is done."""
+    repeated = _Repeated(spool)
+    sizes = [rows] * math.ceil(units / rows)
+    _, sums = measuring.stored()
+    entries = dict(member for members in sums.values() for member in members)
+    ordered = sorted(entries, key=entries.__getitem__)
+    some = list(dict.fromkeys(ordered[place] for place in (0, len(ordered) // 2, -1)))
+    matrix = gram(repeated, sizes, some[0], entries[some[0]], budget)
+    times = [_timed(partial(gram, repeated, sizes, name, entries[name], budget)) for name in some]
+    known = [entries[name] for name in some]
+    multiplied = float(np.interp(list(entries.values()), known, times).sum())
+    return multiplied + len(sums) * _timed(partial(_keep, matrix, spool.folder / "gram"))
+
+
+def _keep(matrix: NDArray[np.float32], path: Path) -> None:
+    """What is done with a Gram matrix: it is packed, written and read twice, for the run and for its checksums."""
+    packed = pack(matrix)
+    for _ in range(2):
+        write_packed(path, ["one"], len(matrix), [("one", packed)])
+        checksum(path)
+
+
+class _Repeated:
+    """A spool whose every part is the one that was measured."""
+
+    def __init__(self, spool: DiskSpool) -> None:
+        self._spool = spool
+
+    def read(self, part: int, block: str) -> Tensor:
+        return self._spool.read(0, block)
+
+
+def _timed(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def peak_memory() -> int:
+    """The largest number of bytes that this process has held in memory."""
+    status = Path("/proc/self/status")  # what getrusage says may be of the process that started this one
+    lines = status.read_text().splitlines() if status.exists() else []
+    if line := next((line for line in lines if line.startswith("VmHWM")), None):
+        return int(line.split()[1]) * 1024
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used if sys.platform == "darwin" else used * 1024

@@ -1,0 +1,161 @@
+"""The examples that a configuration asks for: read, sampled, encoded, grouped into units and parts."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from interference.config import AnalysisConfig
+from interference.errors import ScopeError
+from interference.measurement.prober import Batch, Part, Unit
+from mixlora.data.collation import Collator, Encoded
+from mixlora.data.examples import Example
+from mixlora.data.images import content
+from mixlora.data.sources import examples_of
+
+
+@dataclass(frozen=True)
+class EncodedUnit:
+    """A unit's examples as tokens."""
+
+    task: str
+    examples: tuple[Encoded, ...]
+
+    @property
+    def unit(self) -> Unit:
+        """What the run says of it."""
+        ids = " + ".join(example.id for example in self.examples)
+        return Unit(self.task, ids, " + ".join(example.source for example in self.examples))
+
+    @property
+    def length(self) -> int:
+        """Tokens of its longest example."""
+        return max(len(example.input_ids) for example in self.examples)
+
+    @property
+    def has_image(self) -> bool:
+        """Whether its examples have images."""
+        return self.examples[0].has_image
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Everything that will be measured, in the run's order."""
+
+    collator: Collator
+    units: list[EncodedUnit]
+
+
+def read(config: AnalysisConfig) -> dict[str, list[Example]]:
+    """The sampled examples of every task.
+
+    Raises:
+        DataError: if a file or a record cannot be used.
+        ScopeError: if a task has fewer examples than two units need.
+    """
+    probe = config.probe
+    found = {}
+    for name, task in config.tasks.items():
+        examples = examples_of(name, task, probe.samples, probe.seed)[name]
+        if len(examples) < 2 * probe.unit_size:
+            if probe.samples < 2 * probe.unit_size:
+                raise ScopeError(
+                    f"samples={probe.samples} is too few for 2 units of {probe.unit_size}; set samples to "
+                    f"{2 * probe.unit_size} or more, or a smaller unit_size"
+                )
+            raise ScopeError(
+                f"task {name!r} has {len(examples)} usable examples, but 2 units of {probe.unit_size} are needed; "
+                "give it more examples or a smaller unit_size"
+            )
+        found[name] = examples
+    return found
+
+
+def encode(tasks: dict[str, list[Example]], processor: Any, config: AnalysisConfig) -> Sample:
+    """The examples as tokens, in units of `unit_size`; examples left over after whole units are dropped.
+
+    Raises:
+        DataError: if an answer is empty or truncated away, or a prompt cannot be rendered.
+        ScopeError: if a task has fewer than two units.
+    """
+    collator = Collator(processor, config.probe.max_length, config.model.chat_template)
+    size, units = config.probe.unit_size, []
+    for name, examples in tasks.items():
+        encoded = [collator.encode(example) for example in examples]
+        for kind in (True, False):  # a unit's examples all have an image, or none has
+            alike = [example for example in encoded if example.has_image is kind]
+            whole = len(alike) - len(alike) % size
+            units += [EncodedUnit(name, tuple(alike[k : k + size])) for k in range(0, whole, size)]
+        count = sum(unit.task == name for unit in units)
+        if count < 2:
+            raise ScopeError(
+                f"task {name!r} has {count} units of {size} examples that all have an image or all have none, but 2 "
+                "are needed; give it more examples or a smaller unit_size"
+            )
+    return Sample(collator, units)
+
+
+def count(encoded: Sample) -> int:
+    """The number of units."""
+    return len(encoded.units)
+
+
+def parts(encoded: Sample, config: AnalysisConfig, device: torch.device) -> tuple[Iterator[Part], np.ndarray]:
+    """Parts of units of similar length, and the place in the run of each unit in the order of the parts.
+
+    Sorting by length spares padding; the longest come first, so that what does not fit into memory fails at once.
+    """
+    units, size = encoded.units, config.probe.unit_size
+    order = sorted(range(len(units)), key=lambda k: (units[k].has_image, -units[k].length, k))
+    together = max(config.probe.batch_size // size, 1)
+    runs: list[list[int]] = []
+    for k in order:
+        if not runs or len(runs[-1]) == together or units[runs[-1][0]].has_image != units[k].has_image:
+            runs.append([])
+        runs[-1].append(k)
+    made = (_part(encoded, run, config.probe.batch_size, device) for run in runs)
+    return made, np.array([k for run in runs for k in run])
+
+
+def unit_batches(encoded: Sample, place: int, config: AnalysisConfig, device: torch.device) -> list[Batch]:
+    """The collated batches of one unit."""
+    part = _part(encoded, [place], config.probe.batch_size, device)
+    return [batch for batch, _ in part.batches]
+
+
+def describe(encoded: Sample) -> dict[str, Any]:
+    """What the run keeps of the data: a fingerprint, and how much was cut off."""
+    found = hashlib.sha256()
+    for unit in encoded.units:
+        for example in unit.examples:
+            found.update(repr((unit.task, example.id, example.input_ids, example.labels)).encode())
+            found.update(content(example.image))
+    cut = sum(example.truncated > 0 for unit in encoded.units for example in unit.examples)
+    return {"fingerprint": found.hexdigest()[:32], "truncated_answers": cut}
+
+
+def _part(encoded: Sample, run: Sequence[int], batch_size: int, device: torch.device) -> Part:
+    units = [encoded.units[k] for k in run]
+    return Part([unit.unit for unit in units], _Batches(encoded.collator, units, batch_size, device))
+
+
+@dataclass(frozen=True)
+class _Batches:
+    """The batches of some units, collated when they are iterated."""
+
+    collator: Collator
+    units: Sequence[EncodedUnit]
+    batch_size: int
+    device: torch.device
+
+    def __iter__(self) -> Iterator[tuple[Batch, list[int]]]:
+        rows = [(example, k) for k, unit in enumerate(self.units) for example in unit.examples]
+        for start in range(0, len(rows), self.batch_size):
+            chunk = rows[start : start + self.batch_size]
+            batch = self.collator.collate([example for example, _ in chunk])
+            moved: Batch = {key: value.to(self.device) for key, value in batch.items()}
+            owners = [owner for _, owner in chunk]
+            yield {**moved, "tasks": [self.units[owner].task for owner in owners]}, owners

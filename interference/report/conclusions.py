@@ -1,0 +1,328 @@
+"""What a measured run says, in sentences: do the tasks interfere, which and where, is it real, what can be done."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from interference.report.findings.grouping import Grouping
+from interference.report.phrases import cell, counted, interval, number, several
+from interference.report.scopes import BASE, WHOLE, Scope
+from interference.report.summary import Measured, rows
+from interference.run.remarks import sketched
+from interference.statistics.significance import Verdict
+
+STATIONARY = 0.25
+"""A balance nearer 0 than this calls the summed loss stationary for a task."""
+ROUGH = 1.0
+"""A split-half null wider than this makes the sizes of a row's cells rough; twice as wide, it fails."""
+LEARNED = 0.05
+"""A mean loss (nats per token) below which a task has little left to learn."""
+FAR = 10
+"""How many times the units there are may be said to suffice: what is farther off is a guess."""
+UNSTABLE = 0.05
+"""A share of units with an own Delta at or below 0, beyond which means of ratios are unstable."""
+
+
+def answer(run: Measured) -> str:
+    """Whether the tasks of a run interfere."""
+    if len(run.signal) == 1:
+        return f"{run.run.tasks[0]} is the only task here, so there is no pair of tasks that could interfere."
+    return _verdict(run)
+
+
+def overview(runs: Sequence[Measured]) -> str:
+    """The answer for several runs in one sentence: how many pairs of tasks conflict in each."""
+    counts = [(len(clear(run, Verdict.CONFLICT)), len(run.pairs), run.label) for run in runs if len(run.signal) > 1]
+    if not counts:
+        return "Every run has a single task, so there is no pair of tasks that could interfere."
+    found = several([f"{conflicts} of {pairs} in {label}" for conflicts, pairs, label in counts])
+    first = "Tasks interfere" if any(conflicts for conflicts, _, _ in counts) else "No interference shows"
+    return f"{first}: pairs of tasks that conflict beyond noise are {found}."
+
+
+def details(run: Measured, grouping: Grouping | None) -> list[str]:
+    """Where in the model, how sure, and which tasks stand together."""
+    if len(run.signal) == 1:
+        return []
+    found = [*_where(run), *_reality(run)]
+    forced = stationary(run)
+    if forced:
+        found.append(
+            f"The summed loss is nearly stationary for {several(forced)}: the other cells of such a row must "
+            "average below 0 whatever the tasks are, so conflict is forced there, and the matrix tells only how it is "
+            "shared out."
+        )
+    if grouping is not None and len(grouping.split) > 1:
+        found.append(grouping.words)
+    return found
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """What can be done: `what`, the part `of` it that is one run's, and `why`, without a full stop."""
+
+    what: str
+    of: str = ""
+    why: str = ""
+
+    @property
+    def words(self) -> str:
+        """The sentence about one run."""
+        return f"{self.what}{self.of}{self.why}."
+
+
+def advice(run: Measured, grouping: Grouping | None, alone: bool = True) -> list[str]:
+    """What can be done about one run, in sentences."""
+    return [found.words for found in suggestions(run, grouping, alone)]
+
+
+def advice_of_all(runs: Sequence[Measured], groupings: Sequence[Grouping | None]) -> list[str]:
+    """What can be done about several runs: each thing once, with what it is about in which run."""
+    found: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for run, grouping in zip(runs, groupings, strict=True):
+        for one in suggestions(run, grouping, alone=len(runs) == 1):
+            found.setdefault((one.what, one.why), {}).setdefault(one.of, []).append(run.label)
+    said = []
+    for (what, why), parts in found.items():
+        everywhere = len(parts) == 1 and len(next(iter(parts.values()))) == len(runs)
+        each = [of if everywhere else f"{of} ({several(labels)})".lstrip() for of, labels in parts.items()]
+        gap = "" if not what or what.endswith(" ") or everywhere else " "
+        said.append(f"{what}{gap}{'; '.join(each)}{why}.")
+    return said
+
+
+def suggestions(run: Measured, grouping: Grouping | None, alone: bool = True) -> list[Suggestion]:
+    """What can be done about one run, the most useful first; `alone`: the report has no other run."""
+    if len(run.signal) == 1:
+        return [Suggestion("Measure at least two tasks: interference is between tasks")]
+    found = [*_against_conflict(run, grouping, alone), *_against_silence(run), *_against_noise(run)]
+    if forced := stationary(run):
+        found.append(
+            Suggestion(
+                "Measure an earlier checkpoint, or several along the training: here conflict is forced for ",
+                several(forced),
+                " by the summed loss being nearly stationary",
+            )
+        )
+    if zero := run.run.zero_blocks():
+        found.append(
+            Suggestion(
+                "",
+                f"{len(zero)} of {counted(len(run.run.blocks), 'block')}",
+                " have zero gradients and add nothing (A's gradient is zero as long as B is at its initial zero): "
+                "measure after a few steps of training to see them",
+            )
+        )
+    return found
+
+
+def notes(run: Measured) -> list[str]:
+    """What a reader of one run's matrices must know."""
+    found = []
+    unstable = run.pairs.loc[run.pairs["nonpositive"] > UNSTABLE, "affected"]
+    if len(unstable):
+        found.append(
+            f"More than {UNSTABLE:.0%} of the units of {several(list(dict.fromkeys(unstable)))} have an own Delta at "
+            "or below 0: means of ratios are unstable there, the ratio of means is not."
+        )
+    if run.run.probes["task"].value_counts().min() < 4:
+        found.append("There is no split-half null: it needs at least 4 units of every task.")
+    if run.empty:
+        found.append(f"Every gradient is zero in {several([_place(scope) for scope in run.empty])}: nothing to show.")
+    if sketch := sketched(run.run.meta):
+        found.append(f"{sketch[0].upper()}{sketch[1:]}.")
+    if other := run.run.meta.get("not_probed"):
+        found.append(f"The adapter also trains {several(list(other))}, which is not part of theta here.")
+    return found
+
+
+def stationary(run: Measured) -> list[str]:
+    """Tasks for which the summed loss is nearly stationary; none where there is a single task."""
+    if len(run.signal) == 1:
+        return []
+    return list(run.signal.index[run.signal["balance"].abs() < STATIONARY])
+
+
+def silent(run: Measured) -> list[str]:
+    """Tasks without signal."""
+    return list(dict.fromkeys(run.pairs.loc[run.pairs["verdict"] == Verdict.NO_SIGNAL.value, "affected"]))
+
+
+def failed_null(run: Measured) -> list[str]:
+    """Tasks with signal whose split-half null misses 1, reaches 0 or is very wide: their rows tell nothing of sizes."""
+    null = run.null.drop(index=silent(run), errors="ignore")
+    narrow = null["high"] - null["low"] <= 2 * ROUGH
+    held = (null["low"] > 0) & (null["low"] <= 1) & (null["high"] >= 1) & narrow
+    return list(null.index[~held])
+
+
+def rough_null(run: Measured) -> list[str]:
+    """Tasks with signal whose split-half null holds 1 but is wide."""
+    null = run.null.drop(index=[*silent(run), *failed_null(run)], errors="ignore")
+    return list(null.index[null["high"] - null["low"] > ROUGH])
+
+
+def clear(run: Measured, verdict: Verdict) -> pd.DataFrame:
+    """The cells of a verdict, the most extreme first."""
+    cells = run.pairs[run.pairs["verdict"] == verdict.value]
+    return cells.sort_values("value", ascending=verdict is Verdict.CONFLICT, kind="stable")
+
+
+def _verdict(run: Measured) -> str:
+    conflicts, synergies = clear(run, Verdict.CONFLICT), clear(run, Verdict.SYNERGY)
+    count = counted(len(run.pairs), "pair")
+    if len(silent(run)) == len(run.signal):
+        return (
+            "This probe is too small to tell whether the tasks interfere: none of the "
+            f"{counted(len(run.signal), 'task')} has a gradient that rises above its own noise."
+        )
+    if conflicts.empty and synergies.empty:
+        if failed := failed_null(run):
+            return (
+                f"None of the {count} of tasks conflicts or helps beyond noise, but the probe is too small to tell: "
+                f"half of a task's units against its other half does not give 1 for {several(failed)}."
+            )
+        seen = _reach(run)
+        limit = "" if math.isnan(seen) else f"; an I nearer 0 than about {number(seen)} would not show here"
+        return f"None of the {count} of tasks conflicts or helps beyond noise{limit}."
+    if conflicts.empty:
+        best = cell(rows(synergies)[0])
+        return f"No conflict beyond noise in {count} of tasks; {len(synergies)} help beyond noise, most: {best}."
+    helped = "none helps" if synergies.empty else f"{len(synergies)} {'helps' if len(synergies) == 1 else 'help'}"
+    verb = "conflicts" if len(conflicts) == 1 else "conflict"
+    worst = cell(rows(conflicts)[0])
+    said = f"{len(conflicts)} of {count} of tasks {verb} beyond noise and {helped}; worst: {worst}"
+    return f"{said}; best: {cell(rows(synergies)[0])}." if len(synergies) else f"{said}."
+
+
+def _reach(run: Measured) -> float:
+    """The median half-width of the intervals of rows with signal: about the least I that would be seen, or NaN."""
+    judged = run.pairs[run.pairs["verdict"] != Verdict.NO_SIGNAL.value]
+    return float(((judged["high"] - judged["low"]) / 2).median())
+
+
+def _where(run: Measured) -> list[str]:
+    """Where in the model the conflicts are, for every way of cutting it that was measured."""
+    conflicts = {
+        scope: int((choices[BASE]["verdict"] == Verdict.CONFLICT.value).sum())
+        for scope, choices in run.tables.items()
+        if BASE in choices
+    }
+    families = [
+        [scope for scope in conflicts if scope == Scope(scope.layer) != WHOLE],
+        [Scope(modules=name) for name in dict.fromkeys(run.run.blocks["group"])],
+        [Scope(side=name) for name in dict.fromkeys(run.run.blocks["side"])],
+    ]
+    said = []
+    for family in families:
+        known = [scope for scope in family if scope in conflicts]
+        if len(known) > 1 and any(conflicts[scope] for scope in known):
+            most = sorted(known, key=lambda scope: -conflicts[scope])[:3]
+            first = "most: " if len(most) < len(known) else ""
+            said.append(first + ", ".join(f"{conflicts[scope]} in {_place(scope)}" for scope in most))
+    return [f"Pairs that conflict where only this part of the model is looked at: {'; '.join(said)}."] if said else []
+
+
+def _place(scope: Scope) -> str:
+    """A scope in words."""
+    layer = [] if scope.layer is None else [f"layer {scope.layer}"]
+    side = [] if scope.side is None else [f"side {scope.side}"]
+    return ", ".join([*layer, *([scope.modules] if scope.modules else []), *side]) or "all layers"
+
+
+def _reality(run: Measured) -> list[str]:
+    """What noise alone does here."""
+    found = []
+    if 0 < len(silent(run)) < len(run.signal):
+        found.append(f"{several(silent(run))} cannot be judged: no gradient there rises above its own noise.")
+    if run.null.empty:
+        return found
+    failed = failed_null(run)
+    judged = run.null.drop(index=silent(run), errors="ignore")
+    if failed:
+        told = several([
+            f"{row.Index} {number(row.mean)} {interval(row.low, row.high)}" for row in rows(judged.loc[failed])
+        ])  # fmt: skip
+        found.append(
+            f"The probe is too small to tell how strong interference is on {several(failed)}: half of a task's units "
+            f"against its other half should give 1, but gives {told}."
+        )
+    elif len(judged):
+        widest = max(rows(judged), key=lambda row: row.high - row.low)
+        width = widest.high - widest.low
+        rough = width > ROUGH
+        found.append(
+            f"The check against noise holds{', but is wide' if rough else ''}: half of each task's units against its "
+            f"other half gives 1 within its scatter, which is widest for {widest.Index}, "
+            f"{interval(widest.low, widest.high)}: {number(width)} from end to end"
+            + (", so sizes in such a row are rough, while verdicts keep their meaning." if rough else ".")
+        )
+    return found
+
+
+def _against_conflict(run: Measured, grouping: Grouping | None, alone: bool) -> list[Suggestion]:
+    conflicts = clear(run, Verdict.CONFLICT)
+    if conflicts.empty:
+        return []
+    if grouping is not None and len(grouping.split) > 1:
+        groups = "; ".join(several(names) for names in grouping.split)
+        return [Suggestion("Split the tasks, an adapter for each group: ", groups)]
+    hurting = conflicts["stepped"].value_counts()
+    others = counted(len(run.signal) - 1, "other task")
+    first = Suggestion(
+        "A step of ",
+        f"{hurting.index[0]} hurts {hurting.iloc[0]} of {others}",
+        ": lower its share of the training, or train it apart",
+    )
+    if alone and run.kind == "LoRA":
+        mixlora = "A MixLoRA of the same tasks gives each example factors of its own; measure it beside this run"
+        return [first, Suggestion(mixlora)]
+    return [first]
+
+
+def _against_silence(run: Measured) -> list[Suggestion]:
+    """Tasks that cannot be judged: learned already, or too noisy."""
+    loss = run.signal["loss"]
+    learned = [task for task in silent(run) if loss[task] < LEARNED]
+    noisy = [task for task in silent(run) if loss[task] >= LEARNED]
+    found = []
+    if learned:
+        known = f": no signal and a loss below {LEARNED} nats per token, so learned already, or known before"
+        why = f"{known}; an earlier checkpoint tells"
+        found.append(Suggestion("", several(learned), why))
+    if noisy:
+        why = (
+            f": no signal; probe more examples (now {_units(run, noisy)} a task), and look whether those of a task ask "
+        )
+        found.append(Suggestion("", several(noisy), f"{why}for one thing"))
+    return found
+
+
+def _against_noise(run: Measured) -> list[Suggestion]:
+    """More units, where sizes are rough or nothing is clear."""
+    found = []
+    wide = [*failed_null(run), *rough_null(run)]
+    if wide:
+        width = (run.null["high"] - run.null["low"])[wide]
+        wanted = (run.signal["units"][wide] * (width / ROUGH) ** 2).max()
+        enough = f"; about {_rounded(wanted)} would do" if wanted <= FAR * run.signal["units"].max() else ""
+        why = ": noise alone moves the cells of such a row by half of the task's own step or more"
+        found.append(
+            Suggestion("Probe more examples of ", f"{several(wide)} (now {_units(run, wide)} a task{enough})", why)
+        )
+    if not run.pairs["verdict"].isin([Verdict.CONFLICT.value, Verdict.SYNERGY.value]).any() and not wide:
+        found.append(Suggestion("Nothing is clear: four times as many examples a task would halve every interval"))
+    return found
+
+
+def _units(run: Measured, tasks: list[str]) -> str:
+    counts = run.signal["units"][tasks]
+    return f"{counts.min()} units" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()} units"
+
+
+def _rounded(count: float) -> int:
+    """Up to two significant digits."""
+    unit = 10 ** max(int(math.log10(max(count, 1))) - 1, 0)
+    return math.ceil(count / unit) * unit

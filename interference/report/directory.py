@@ -1,0 +1,137 @@
+"""The report's directory: the page, the figures and the tables of some runs."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from interference.errors import ConfigError, RunError, unwritable
+from interference.figures import matrices
+from interference.figures.canvas import Picture, rendered
+from interference.report import data, tables
+from interference.report.findings import depth
+from interference.report.html import render
+from interference.run import Run, load
+from interference.run.record import replace_files
+from mixlora.common.files import exists
+from mixlora.common.progress import Progress, silent
+
+REDUCE = "ratio-of-means"
+PANEL_CELLS = 4_000
+"""Cells of all panels of one figure: more take minutes to draw and cannot be read."""
+SIDE_BY_SIDE = 60
+"""Tasks of all matrices of the figure that shows the runs beside each other."""
+MATRIX_TASKS = 40
+"""Tasks of the figure of one run's matrix: more are metres of paper."""
+KINDS = ("png", "svg")
+_FIGURE = re.compile(r"((matrix|layers)-\d+|series)\.(png|svg)")
+
+
+def write(
+    runs: Sequence[Path],
+    labels: Sequence[str] | None,
+    out: Path,
+    detail: str | None = None,
+    examples: bool = True,
+    progress: Progress = silent,
+) -> list[Path]:
+    """The paths of report.html and of the folders of figures (PNG, SVG), where there are any, and tables (CSV).
+
+    They replace those of a report before as a whole: where one cannot be written, all stay as they were.
+
+    Args:
+        runs: directories, shown and compared in the order of `data.report`.
+        labels: what they are called; their paths if None.
+        out: the directory to write to.
+        detail: as in `data.report`.
+        examples: whether the examples that drive a cell are read again and shown.
+        progress: told of what is measured.
+
+    Raises:
+        ConfigError: there are other than as many labels as runs, or one twice.
+        RunError: a run cannot be read, or the report not written.
+    """
+    if exists(out / "run.json"):
+        raise RunError(f"{out} is a run, which a report has no place in; choose another --out")
+    named = _named(runs, labels)
+    sources = {label: str(path) for label, path in zip(named, runs, strict=True)}
+    named = depth.in_step_order(named)  # figures are numbered as the tables are
+    made = data.report(named, detail, examples=examples, sources=sources, progress=progress)
+    drawn = {name: _layers(run) for name, run in named.items()}
+    made.left_out.extend(_not_drawn(named, drawn))
+    pictures = {out / "figures" / name: content for name, content in _figures(named, drawn)}
+    sheets = {out / "tables" / name: content for name, content in tables.render(made).items()}
+    html = out / "report.html"
+    _replace({html: render.render(made.to_json()).encode("utf-8"), **pictures, **sheets}, out)
+    return [html, *([out / "figures"] if pictures else []), out / "tables"]
+
+
+def _named(runs: Sequence[Path], labels: Sequence[str] | None) -> dict[str, Run]:
+    names = [str(path) for path in runs] if labels is None else list(labels)
+    if len(names) != len(runs):
+        raise ConfigError(f"--label is given {len(names)} times for {len(runs)} runs; give one for each, or none")
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ConfigError(f"two runs are called {twice!r}; give each a --label of its own")
+    return {name: load(path) for name, path in zip(names, runs, strict=True)}
+
+
+def _layers(run: Run) -> list[int]:
+    """The layers that a figure shows one by one: all, or at even distances as many as its cells allow, or none."""
+    layers = sorted({int(layer) for layer in run.blocks["layer"].dropna()})
+    columns = 2 * run.blocks["group"].nunique()
+    room = PANEL_CELLS // (columns * len(run.tasks) ** 2)
+    if len(layers) <= room or room < 2:
+        return layers[:room]
+    return [layers[round(k * (len(layers) - 1) / (room - 1))] for k in range(room)]
+
+
+def _side_by_side(runs: Mapping[str, Run]) -> bool:
+    """Whether the runs are drawn beside each other: several, of the same tasks."""
+    return len({tuple(run.tasks) for run in runs.values()}) == 1 < len(runs)
+
+
+def _fits(runs: Mapping[str, Run]) -> bool:
+    return sum(len(run.tasks) for run in runs.values()) <= SIDE_BY_SIDE
+
+
+def _not_drawn(runs: Mapping[str, Run], drawn: Mapping[str, Sequence[int]]) -> Iterator[str]:
+    """Sentences on the figures that are left out or shortened; the page itself has their numbers."""
+    for place, (name, run) in enumerate(runs.items(), 1):
+        tasks, layers = len(run.tasks), run.blocks["layer"].dropna().nunique()
+        if tasks > MATRIX_TASKS:
+            yield f"figures/matrix-{place} of {name} is not drawn: {tasks} tasks are more than {MATRIX_TASKS}."
+        if layers and not drawn[name]:
+            yield f"figures/layers-{place} of {name} is not drawn: a panel of {tasks} tasks cannot be read."
+        elif len(drawn[name]) < layers:
+            yield f"figures/layers-{place} shows {len(drawn[name])} of {layers} layers of {name}."
+    if _side_by_side(runs) and not _fits(runs):
+        yield f"figures/series is not drawn: {len(runs)} matrices of {len(next(iter(runs.values())).tasks)} tasks."
+
+
+def _figures(runs: Mapping[str, Run], drawn: Mapping[str, Sequence[int]]) -> Iterator[tuple[str, bytes]]:
+    """The figures' files: name and content."""
+    for stem, figure in _drawn(runs, drawn):
+        for kind in KINDS:
+            yield f"{stem}.{kind}", rendered(figure, kind)
+
+
+def _drawn(runs: Mapping[str, Run], drawn: Mapping[str, Sequence[int]]) -> Iterator[tuple[str, Picture]]:
+    for place, (name, run) in enumerate(runs.items(), 1):
+        if len(run.tasks) <= MATRIX_TASKS:
+            yield f"matrix-{place}", matrices.heatmap(run, title=name, reduce=REDUCE)
+        if drawn[name]:
+            yield f"layers-{place}", matrices.panels(run, layers=drawn[name], reduce=REDUCE)
+    if _side_by_side(runs) and _fits(runs):
+        yield "series", matrices.series(runs, reduce=REDUCE)
+
+
+def _replace(files: Mapping[Path, bytes], out: Path) -> None:
+    """Write a report's files over those of a report before, then remove what that one had more."""
+    try:
+        replace_files(files)
+        for folder, names in (("figures", _FIGURE), ("tables", tables.FILE)):
+            for path in set((out / folder).glob("*")) - set(files):
+                if names.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
+    except OSError as error:
+        told = f"the report cannot be written to {out}: {error.strerror or error}; choose another --out"
+        raise unwritable(told, error) from None

@@ -1,0 +1,112 @@
+"""What a unit looks like: prompt, answer and a small picture, read again from where the run's configuration says."""
+
+import base64
+import io
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from interference.config import AnalysisConfig, build
+from interference.errors import InterferenceError
+from interference.run import Run
+from mixlora.common.errors import MixLoraError
+from mixlora.data.examples import Example
+from mixlora.data.images import open_image
+from mixlora.data.sources import examples_of
+
+TEXT = 300
+"""Characters that are kept of a prompt and of an answer."""
+EDGE = 96
+"""The longer edge of a small picture, in pixels."""
+BYTES = 12_000
+"""A larger PNG is drawn again in 32 colours."""
+NOTHING: dict[str, Any] = {"prompt": "", "answer": "", "thumbnail": None}
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """Examples of one unit."""
+
+    examples: tuple[Example, ...]
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Ids and sources as a run's probes name them."""
+        return " + ".join(e.id for e in self.examples), " + ".join(e.source for e in self.examples)
+
+
+class Excerpts:
+    """The examples behind the units of runs; every task's file is read once, when it is first asked for."""
+
+    def __init__(self) -> None:
+        self._read: dict[str, dict[tuple[str, str], _Unit]] = {}
+
+    def of(self, run: Run, row: int) -> dict[str, Any]:
+        """Prompt, answer and thumbnail (a PNG as data URI) of a unit; "" and None where they cannot be had.
+
+        They cannot where the run names no data, the data are gone, or no unit there has this unit's ids and sources.
+        """
+        task, ids, source = (str(run.probes[name].iloc[row]) for name in ("task", "ids", "source"))
+        unit = self._units(run, task).get((ids, source))
+        if unit is None:
+            return dict(NOTHING)
+        example, more = unit.examples[0], len(unit.examples) - 1
+        prompt = "\n".join(turn.text for turn in example.turns[:-1])
+        also = f" (the first of {more + 1} examples)" if more else ""
+        answer = shortened(example.turns[-1].text)
+        return {"prompt": shortened(prompt) + also, "answer": answer, "thumbnail": thumbnail(example)}
+
+    def _units(self, run: Run, task: str) -> dict[tuple[str, str], _Unit]:
+        try:
+            config = build(run.meta.get("config") or {}, "the run")
+        except InterferenceError:
+            return {}
+        if task not in config.tasks:
+            return {}
+        probe = config.probe
+        key = repr((task, config.tasks[task].model_dump(), probe.samples, probe.seed, probe.unit_size))
+        if key not in self._read:
+            self._read[key] = _units_of(config, task)
+        return self._read[key]
+
+
+def shortened(text: str, limit: int = TEXT) -> str:
+    """The text, its end left out where it is long."""
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def thumbnail(example: Example) -> str | None:
+    """The example's picture as a small PNG in a data URI; None where it has none that can be opened."""
+    if example.image is None:
+        return None
+    try:
+        picture = open_image(example)
+    except MixLoraError:
+        return None
+    picture.thumbnail((EDGE, EDGE))
+    data = _png(picture)
+    if len(data) > BYTES:
+        data = _png(picture.quantize(32))
+    return "data:image/png;base64," + base64.b64encode(data).decode("ascii")
+
+
+def _units_of(config: AnalysisConfig, task: str) -> dict[tuple[str, str], _Unit]:
+    """A task's units by their names, in groups of `unit_size` that all have a picture or all have none."""
+    probe = config.probe
+    try:
+        examples = examples_of(task, config.tasks[task], probe.samples, probe.seed)[task]
+    except (MixLoraError, KeyError):
+        return {}
+    units = []
+    for kind in (True, False):
+        alike = [example for example in examples if (example.image is not None) is kind]
+        starts = range(0, len(alike) - probe.unit_size + 1, probe.unit_size)
+        units += [_Unit(tuple(alike[start : start + probe.unit_size])) for start in starts]
+    return {unit.names: unit for unit in units}
+
+
+def _png(picture: Image.Image) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, "PNG", optimize=True)
+    return file.getvalue()

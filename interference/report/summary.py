@@ -1,0 +1,116 @@
+"""The matrices of one run, measured for a report: tidy tables by scope and choice, the null, and each task's signal."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from interference.errors import MeasurementError
+from interference.report.scopes import BASE, WHOLE, Choice, Plan, Scope
+from interference.run import Run
+from interference.statistics import uncertainty
+from interference.statistics.bootstrap import Resamples
+from interference.statistics.significance import Verdict
+from mixlora.common.progress import Progress
+
+COLUMNS = ("value", "low", "high", "q", "verdict", "nonpositive", "leverage")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A run with everything that a report says of it.
+
+    Attributes:
+        label: its name in the report.
+        run: the run.
+        tables: {scope: {choice: the table of `Run.table`}}.
+        signal: of `Run.signal`.
+        null: of `Run.null`; empty where a task has fewer than 4 units.
+        empty: scopes in which every gradient is zero.
+    """
+
+    label: str
+    run: Run
+    tables: dict[Scope, dict[Choice, pd.DataFrame]]
+    signal: pd.DataFrame
+    null: pd.DataFrame
+    empty: list[Scope] = field(default_factory=list)
+
+    @property
+    def kind(self) -> str:
+        """The method whose checkpoint was measured."""
+        return "MixLoRA" if self.run.selections else "LoRA"
+
+    @property
+    def pairs(self) -> pd.DataFrame:
+        """The cells of two different tasks over all layers, as the ratio of means."""
+        return off_diagonal(self.tables[WHOLE][BASE])
+
+    @property
+    def loss(self) -> float:
+        """Mean over the tasks of the mean loss of their units, nats per token."""
+        return float(self.signal["loss"].mean())
+
+
+def off_diagonal(table: pd.DataFrame) -> pd.DataFrame:
+    """The cells of two different tasks."""
+    return table[table["affected"] != table["stepped"]]
+
+
+def rows(table: pd.DataFrame) -> list[Any]:
+    """The rows of a table, their columns as attributes."""
+    return list(table.itertuples())
+
+
+def measure(label: str, run: Run, plan: Plan, replicates: int, progress: Progress) -> Measured:
+    """The tables of a plan, one Gram read for each scope.
+
+    Raises:
+        MeasurementError: if every gradient of the run is zero.
+    """
+    tables: dict[Scope, dict[Choice, pd.DataFrame]] = {}
+    empty, done, total = [], 0, sum(len(choices) for choices in plan.grid.values())
+    for scope, choices in plan.grid.items():
+        gram = run.gram(**scope.options)
+        if not gram.any():
+            empty.append(scope)
+        resamples = resamples_of(run, gram, replicates)
+        for choice in choices if gram.any() else []:
+            tables.setdefault(scope, {})[choice] = table_of(resamples, choice)
+            done += 1
+            progress(f"matrices of {label}", done, total)
+    if WHOLE in empty:
+        raise MeasurementError(f"every gradient of {label!r} is zero: there is nothing to report; compute it again")
+    return Measured(label, run, tables, run.signal(), null_of(run), empty)
+
+
+def resamples_of(run: Run, gram: Any, replicates: int) -> Resamples:
+    """The resamples of a scope whose Gram is known, as `Run.table` draws them."""
+    return Resamples(gram, list(run.probes["task"]), replicates=replicates, seed=run.seed)
+
+
+def table_of(resamples: Resamples, choice: Choice) -> pd.DataFrame:
+    """What `Run.table` gives of a scope."""
+    return pd.DataFrame(uncertainty.table_of(resamples, choice.measure).columns())
+
+
+def null_of(run: Run) -> pd.DataFrame:
+    """The split-half null of the ratio of means, or no row where a half would have a single unit."""
+    if run.probes["task"].value_counts().min() < 4:
+        return pd.DataFrame(columns=["mean", "low", "high"], index=pd.Index([], name="task"), dtype=float)
+    return run.null(reduce=BASE.reduce)
+
+
+def cells(table: pd.DataFrame, tasks: Sequence[str], columns: Sequence[str] = COLUMNS) -> dict[str, list[Any]]:
+    """Columns of a table as lists over all pairs of `tasks`, row by row; empty cells for tasks that it lacks."""
+    places = pd.MultiIndex.from_product([tasks, tasks], names=["affected", "stepped"])
+    found = table.set_index(["affected", "stepped"]).reindex(places)
+    found["verdict"] = found["verdict"].astype(object).where(found["verdict"].notna(), "")
+    return {name: found[name].tolist() for name in columns}
+
+
+def counts(table: pd.DataFrame) -> dict[str, int]:
+    """How many cells of two different tasks have each verdict."""
+    verdicts = off_diagonal(table)["verdict"].value_counts()
+    return {verdict.value: int(verdicts.get(verdict.value, 0)) for verdict in Verdict if verdict is not Verdict.SELF}

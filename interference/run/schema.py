@@ -1,0 +1,49 @@
+"""Reading: what a run's directory holds, looked through as a stranger's before it is taken for a run."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from interference.blocks import Granularity
+from interference.errors import RunError
+from interference.run import record
+from interference.run.grams import GramFile
+
+SCHEMA = 1
+
+
+def meta_of(folder: Path) -> dict[str, Any]:
+    """What a run's run.json tells, whatever has become of its other files; nothing where it cannot be read."""
+    try:
+        return read_meta(folder / "run.json")
+    except RunError:
+        return {}
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """What `path` tells of a run; one that a configuration made also tells what `verify` reads again."""
+    meta = record.read_meta(path, SCHEMA, "run")
+    if meta.get("config") is not None:
+        for key in ("unit", "token_mean", "granularity"):
+            if meta.get(key) is None:
+                raise RunError(f"{path} is damaged: it lacks {key!r}; compute the run again")
+    if (kind := meta.get("granularity")) not in (None, *Granularity):
+        raise RunError(f"{path} is damaged: its 'granularity' is {kind!r:.60}; compute the run again")
+    return meta
+
+
+def check_whole(folder: Path, probes: pd.DataFrame, blocks: pd.DataFrame, grams: GramFile) -> None:
+    """Raise a RunError that names the file in which something is missing."""
+    for frame, name, column in ((probes, "probes", "task"), (blocks, "blocks", "name")):
+        if not len(frame) or frame[column].isna().any():
+            raise RunError(f"{folder / f'{name}.parquet'} is damaged: a {column} is missing")
+    layers = blocks["layer"].dropna()
+    if blocks["name"].duplicated().any() or (layers != layers.round()).any() or (layers.abs() > 2**31).any():
+        raise RunError(f"{folder / 'blocks.parquet'} is damaged: it holds a block twice, or a layer that cannot be")
+    size = len(probes) * (len(probes) + 1) // 2
+    for name in blocks["name"]:
+        if name not in grams:
+            raise RunError(f"{folder / 'gram.safetensors'} is damaged: it lacks block {name}")
+        if grams.kind(name) != "F32" or grams.shape(name) != [size]:
+            raise RunError(f"{folder / 'gram.safetensors'} is damaged: block {name} is not of {len(probes)} units")

@@ -1,0 +1,112 @@
+"""The same gradients, slowly and obviously right: what `gradients` is held against by `verify` and by the tests.
+
+Two independent ways: batch-1 autograd through the model's own loss, and torch.func (vmap of grad).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn import functional as F
+
+from interference.blocks import Component
+from interference.gradients.probe import IGNORED, activate, as_found
+from interference.gradients.targets import Target, find_targets, probed_adapter
+from mixlora import routed
+
+
+def gradients(
+    model: nn.Module,
+    batch: Mapping[str, Any],
+    layers: Sequence[int] | None = None,
+    modules: Sequence[str] | None = None,
+    adapter: str | None = None,
+    components: Sequence[Component | str] = (Component.LANGUAGE,),
+    routers: bool = False,
+) -> dict[str, Tensor]:
+    """Each example's gradient by batch-1 autograd: alone, without its padding, through the model's own loss.
+
+    Args:
+        model: a model with a LoRA or MixLoRA adapter.
+        batch: what its forward takes, with `labels` [batch, seq].
+        layers: transformer block indices; None for all.
+        modules: module names or groups; None for all.
+        adapter: the probed adapter; None for the active one.
+        components: parts of the model.
+        routers: also the gradients of MixLoRA's routers.
+
+    Returns:
+        {block name: [batch, *factor shape]}.
+    """
+    name = probed_adapter(model, adapter)
+    targets = find_targets(model, name, layers, modules, components, routers)
+    return of_targets(model, batch, targets)
+
+
+def of_targets(model: nn.Module, batch: Mapping[str, Any], targets: Sequence[Target]) -> dict[str, Tensor]:
+    """`gradients` for targets that have been found already."""
+    with as_found(model), torch.enable_grad():
+        activate(model, targets[0].adapter)
+        weights = _prepare(model, targets)
+        rows = []
+        for row in range(len(batch["labels"])):
+            example = single(batch, row)
+            with routed(model, tasks=example.pop("tasks", None)):
+                loss = model(**example).loss
+            rows.append(torch.autograd.grad(loss, list(weights.values())))
+    return {name: torch.stack([row[k] for row in rows]) for k, name in enumerate(weights)}
+
+
+def gradients_functional(model: nn.Module, batch: Mapping[str, Any], targets: Sequence[Target]) -> dict[str, Tensor]:
+    """Each example's gradient by torch.func: vmap over the examples of grad of a functional call.
+
+    The batch must be of plain tensors with the examples along the first axis, and the model's attention one that vmap
+    can follow ("eager").
+    """
+    tensors = {key: value for key, value in batch.items() if isinstance(value, Tensor)}
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    with as_found(model), torch.enable_grad():
+        activate(model, targets[0].adapter)
+        weights = _prepare(model, targets)
+        free = {names[id(weight)]: weight for weight in weights.values()}
+
+        def loss(parameters: dict[str, Tensor], example: dict[str, Tensor]) -> Tensor:
+            inputs = {key: value.unsqueeze(0) for key, value in example.items() if key != "labels"}
+            with routed(model, tasks=batch.get("tasks"), labels=example["labels"].unsqueeze(0), alone=True):
+                logits = functional_call(model, parameters, (), {**inputs, "use_cache": False}).logits[0, :-1]
+            targets = example["labels"][1:]
+            return F.cross_entropy(logits.float(), targets, ignore_index=IGNORED)
+
+        found = vmap(grad(loss), in_dims=(None, 0))({k: w.detach() for k, w in free.items()}, tensors)
+    return dict(zip(weights, found.values(), strict=True))
+
+
+def single(batch: Mapping[str, Any], row: int) -> dict[str, Any]:
+    """Example `row` of a batch as a batch of its own, without padding."""
+    size, seq = batch["labels"].shape
+    mask = batch.get("attention_mask")
+    kept = torch.ones(seq, dtype=torch.bool) if mask is None else mask[row].bool()
+    example: dict[str, Any] = {}
+    for key, value in batch.items():
+        if isinstance(value, list) and len(value) == size:
+            example[key] = value[row : row + 1]
+        elif not isinstance(value, Tensor):
+            example[key] = value
+        elif value.shape[:2] == (size, seq):
+            example[key] = value[row : row + 1, kept]
+        else:
+            example[key] = value[row : row + 1]
+    return example
+
+
+def _prepare(model: nn.Module, targets: Sequence[Target]) -> dict[str, Tensor]:
+    """Freeze all but the targets' factors; {block name: weight}."""
+    model.eval()
+    model.requires_grad_(False)
+    weights = {}
+    for target in targets:
+        for tap in target.taps.values():
+            weights[tap.block.name] = tap.weight.requires_grad_(True)
+    return weights

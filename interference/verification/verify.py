@@ -1,0 +1,381 @@
+"""verify: is this run's first-order claim true? Some of its units are derived again, and steps are really taken."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from interference.blocks import ROUTERS, Granularity, coarsen
+from interference.config import AnalysisConfig, build
+from interference.errors import MeasurementError, RunError, ScopeError
+from interference.gradients.probe import IGNORED, BatchGradients, Probe, activate, as_found, example_losses
+from interference.gradients.sketch import sketched
+from interference.gradients.targets import Target, find_targets, probed_adapter
+from interference.measurement import checkpoint, sample
+from interference.measurement.compute import on_device
+from interference.measurement.prober import Batch, UnitMeans, of_collated
+from interference.run import Run
+from interference.verification import reference
+from mixlora.common.progress import Progress, silent
+from mixlora.common.settings import without_trust
+
+SHARES = tuple(10 ** (k / 2) for k in range(-8, 1))
+"""Sizes of the steps, as the share of the mean loss that the typical unit's loss is predicted to move by."""
+
+TOGETHER = 8
+"""Examples in a padded batch in which gradients are measured again."""
+
+TOLERANCES = {"float64": 1e-5, "float32": 1e-4, "float16": 0.05, "bfloat16": 0.2, "4-bit": 0.01, "8-bit": 0.2}
+"""Relative errors of a gradient that a base of this precision brings by itself: padding alone changes its rounding, and
+8-bit Linears round their inputs, too."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was found.
+
+    Attributes:
+        gradients: one row a re-derived unit: task, source, `norm` of its gradient, `error` against batch-1 autograd,
+            relative to that norm or to the median unit's where that is larger (where a loss is nearly 0, so is its
+            gradient, a difference of nearly equal numbers that keeps few digits), `own_error` relative to its own norm,
+            `worst_block` and `worst_error` (the block that differs most, relative to that block; none where the two
+            ways agree to the bit).
+        gram_error: largest |K - K'| / sqrt(K'[u,u] K'[v,v]) between the run's Gram and that of the derived gradients
+            (of their sketches, where the run's is of sketches).
+        steps: one row a step size: `step` (lambda), `predicted` (root mean square fall of the loss, nats per token),
+            `slope` of the real fall on the predicted one, `correlation`, `pairs` of units.
+        linear_until: the largest step up to which slope lies within 0.9 to 1.1 and correlation above 0.99; 0 if none.
+        dtype: of the base's weights: "float32", "bfloat16", "float16", "float64", "4-bit" or "8-bit".
+        routers: whether MixLoRA's routers were measured, whose straight-through gradient is not the loss's derivative.
+    """
+
+    gradients: pd.DataFrame
+    gram_error: float
+    steps: pd.DataFrame
+    linear_until: float
+    dtype: str
+    routers: bool = False
+
+    @property
+    def error(self) -> float:
+        """The largest relative error of a unit's gradient."""
+        return float(self.gradients["error"].max())
+
+    @property
+    def passed(self) -> bool:
+        """Whether gradients and Gram equal autograd's within the base's precision, and small steps do as predicted."""
+        tolerance = TOLERANCES[self.dtype]
+        right = self.error <= tolerance and self.gram_error <= 3 * tolerance  # an inner product has the error of two
+        return right and (self.linear_until > 0 or self.dtype != "float32")
+
+    def summary(self) -> pd.DataFrame:
+        """The steps, with the gradient errors beside them, one row a step size."""
+        return self.steps.assign(
+            gradient_error=self.error, gram_error=self.gram_error, linear_until=self.linear_until, passed=self.passed
+        )
+
+
+def verify(
+    run: Run,
+    model: nn.Module,
+    batches: Mapping[str, Iterable[Batch]],
+    adapter: str | None = None,
+    units: int = 2,
+    progress: Progress = silent,
+) -> Verification:
+    """Verify a run of `interference.compute` with the model and the batches it was computed from.
+
+    Args:
+        run: the run.
+        model: the same model; parameters are moved along gradients and put back to the bit.
+        batches: the same batches.
+        adapter: the probed adapter; None for the active one.
+        units: units that are re-derived for each task, drawn with the run's seed.
+        progress: told what is being done.
+
+    Raises:
+        RunError: if the batches hold other units than the run.
+        ScopeError: if a single unit is to be derived, whose steps no other's loss could tell.
+        MeasurementError: if no step moves any other unit's loss.
+    """
+    unit = str(run.meta["unit"])
+    chosen = _chosen(run, units)
+    rows: dict[int, Batch] = {}
+    count = 0
+    for part in of_collated(on_device(model, batches), unit):
+        for place in range(len(part.units)):
+            if count + place in chosen:
+                ((batch, owners),) = part.batches
+                rows[count + place] = batch if unit == "batch" else reference.single(batch, owners.index(place))
+        count += len(part.units)
+    if count != len(run.probes):
+        raise RunError(f"the batches hold {count} units, but the run {len(run.probes)}; pass the run's own batches")
+    scope = run.meta.get("scope") or {}
+    targets = _targets(run, model, probed_adapter(model, adapter), scope.get("layers"), scope.get("modules"))
+    return _verify(run, model, targets, {k: [rows[k]] for k in chosen}, progress)
+
+
+def verify_config(
+    run: Run, units: int = 2, progress: Progress = silent, trust_remote_code: bool = False
+) -> Verification:
+    """Verify a run that `interference compute` made, from the checkpoint and files its configuration names.
+
+    Args:
+        run: the run.
+        units: units that are re-derived for each task, drawn with the run's seed.
+        progress: told what is being done.
+        trust_remote_code: run code that the base brings, whatever the run says.
+
+    Raises:
+        RunError: if the run holds no configuration, or model or data have changed since.
+        ScopeError, MeasurementError: as `verify`.
+    """
+    if run.meta.get("config") is None:
+        raise RunError(
+            "the run was computed from a notebook; verify it there: interference.verify(run, model, batches)"
+        )
+    config: AnalysisConfig = build(without_trust(run.meta["config"]), "the run's configuration")
+    config.model.trust_remote_code = trust_remote_code
+    encoded = sample.encode(sample.read(config), checkpoint.load_processor(config.model), config)
+    if sample.describe(encoded)["fingerprint"] != (run.meta.get("data") or {}).get("fingerprint"):
+        raise RunError("the examples have changed since the run was computed; compute it again")
+    model = checkpoint.load_model(config.model)
+    if checkpoint.fingerprint(model) != (run.meta.get("fingerprints") or {}).get("model"):
+        raise RunError("the checkpoint has changed since the run was computed; compute it again")
+    targets = _targets(run, model, probed_adapter(model, None), config.probe.layers, config.probe.modules)
+    batches = {k: sample.unit_batches(encoded, k, config, model.device) for k in _chosen(run, units)}
+    return _verify(run, model, targets, batches, progress)
+
+
+def _verify(
+    run: Run,
+    model: nn.Module,
+    targets: Sequence[Target],
+    batches: Mapping[int, list[Batch]],
+    progress: Progress,
+) -> Verification:
+    chosen, token_mean = list(batches), bool(run.meta["token_mean"])
+    measured = _unit_gradients(model, targets, list(batches.values()), token_mean)
+    with as_found(model):
+        activate(model, targets[0].adapter)
+        derived = _derived(model, targets, list(batches.values()), token_mean)
+    progress("gradients", len(chosen), len(chosen))
+    size = run.meta.get("sketch")
+    gram, exact = run.gram()[np.ix_(chosen, chosen)].astype(np.float64), _gram(derived)
+    own = exact if size is None else _gram(sketched(derived, size, run.seed))
+    norms = np.sqrt(np.outer(np.diagonal(own), np.diagonal(own)))
+    apart = np.abs(gram - own) / np.where(norms > 0, norms, np.nan)
+    gram_error = np.nanmax(apart) if np.isfinite(run.gram()).all() else math.inf
+    predicted = gram if size is None else exact  # what sketches lose is known, and no fault of the gradients
+    steps = _steps(model, targets, list(batches.values()), derived, predicted, token_mean, progress)
+    routers = any(block.side in ROUTERS for target in targets for block in target.blocks)
+    return Verification(
+        _errors(run, chosen, measured, derived), float(gram_error), steps, _linear_until(steps), _dtype(model), routers
+    )
+
+
+def _gram(rows: Mapping[str, Tensor]) -> NDArray[np.float64]:
+    whole = torch.cat([row.flatten(1) for row in rows.values()], dim=1).double()
+    found: NDArray[np.float64] = (whole @ whole.T).numpy()
+    return found
+
+
+def _chosen(run: Run, units: int) -> list[int]:
+    """Places in the run of `units` units of every task, drawn with the run's seed."""
+    rng = np.random.default_rng(run.seed)
+    places = [np.flatnonzero(run.probes["task"] == task) for task in run.tasks]
+    chosen = sorted(int(k) for found in places for k in rng.permutation(found)[:units])
+    if len(chosen) < 2:
+        raise ScopeError("a run of one task is verified by two units or more: steps of one are read off another's loss")
+    return chosen
+
+
+def _targets(
+    run: Run, model: nn.Module, adapter: str, layers: Sequence[int] | None, modules: Sequence[str] | None
+) -> list[Target]:
+    """The targets in the run's scope whose blocks it holds."""
+    kept, granularity = set(run.blocks["name"]), Granularity(run.meta["granularity"])
+    routers = run.blocks["side"].isin(ROUTERS).any()
+    components = sorted(set(run.blocks["component"]))
+    found = find_targets(model, adapter, layers, modules, components, bool(routers))
+    return [target for target in found if coarsen(target.place, granularity).name in kept]
+
+
+def _unit_gradients(
+    model: nn.Module, targets: Sequence[Target], units: Sequence[list[Batch]], token_mean: bool
+) -> dict[str, Tensor]:
+    """The units' gradients as a run computes them, several examples in a padded batch: {block: [units, ...]}."""
+    mean = UnitMeans(len(units), token_mean)
+    singles = [
+        (k, reference.single(batch, row))
+        for k, batches in enumerate(units)
+        for batch in batches
+        for row in range(len(batch["labels"]))
+    ]
+    with Probe(model, targets) as probe:
+        for start in range(0, len(singles), TOGETHER):
+            for chunk in _alike(singles[start : start + TOGETHER]):
+                mean.add(probe.gradients(_padded([single for _, single in chunk])), [k for k, _ in chunk])
+    return _gathered(mean)
+
+
+def _alike(singles: Sequence[tuple[int, Batch]]) -> list[list[tuple[int, Batch]]]:
+    """Examples grouped by what they consist of: with an image or without, and of which size."""
+    groups: dict[tuple[Any, ...], list[tuple[int, Batch]]] = {}
+    for k, single in singles:
+        form = {
+            key: tuple(value.shape[1:])
+            for key, value in single.items()
+            if isinstance(value, Tensor) and value.shape[:2] != single["labels"].shape
+        }
+        groups.setdefault((*sorted(single), *sorted(form.items())), []).append((k, single))
+    return list(groups.values())
+
+
+def _padded(singles: Sequence[Batch]) -> Batch:
+    """Batches of one example as one, padded on the right."""
+    longest = max(single["labels"].shape[1] for single in singles)
+    found: dict[str, Any] = {}
+    for key, first in singles[0].items():
+        values = [single[key] for single in singles]
+        if isinstance(first, list):
+            found[key] = [item for value in values for item in value]
+        elif not isinstance(first, Tensor):
+            found[key] = first
+        elif first.shape[:2] == singles[0]["labels"].shape:
+            fill = IGNORED if key == "labels" else 0
+            found[key] = torch.cat([F.pad(value, (0, longest - value.shape[1]), value=fill) for value in values])
+        else:
+            found[key] = torch.cat(values)
+    lengths = torch.tensor([single["labels"].shape[1] for single in singles], device=found["labels"].device)
+    mask = torch.arange(longest, device=lengths.device) < lengths[:, None]
+    return {"attention_mask": mask.long(), **found}
+
+
+def _derived(
+    model: nn.Module, targets: Sequence[Target], units: Sequence[list[Batch]], token_mean: bool
+) -> dict[str, Tensor]:
+    """The units' gradients by batch-1 autograd."""
+    mean = UnitMeans(len(units), token_mean)
+    for k, batches in enumerate(units):
+        for batch in batches:
+            gradients = reference.of_targets(model, batch, targets)
+            tokens = (batch["labels"][:, 1:] != -100).sum(dim=1)
+            mean.add(BatchGradients(gradients, torch.zeros(len(tokens)), tokens), [k] * len(tokens))
+    return _gathered(mean)
+
+
+def _gathered(mean: UnitMeans) -> dict[str, Tensor]:
+    """The means on the CPU: layers may be on several GPUs."""
+    return {name: rows.cpu() for name, rows in mean.rows().items()}
+
+
+def _errors(run: Run, chosen: list[int], measured: dict[str, Tensor], derived: dict[str, Tensor]) -> pd.DataFrame:
+    names = list(derived)
+    off = torch.stack([(measured[name] - derived[name]).flatten(1).double().norm(dim=1) for name in names], dim=1)
+    size = torch.stack([derived[name].flatten(1).double().norm(dim=1) for name in names], dim=1)
+    relative = torch.where(size > 0, off / size, off)
+    worst = relative.max(dim=1)
+    frame = run.probes.iloc[chosen][["task", "source"]].reset_index(drop=True)
+    error, norm = off.norm(dim=1), size.norm(dim=1)
+    frame["norm"] = norm.numpy()
+    frame["error"] = (error / norm.clamp(min=float(norm.median()))).numpy()
+    frame["own_error"] = (error / norm).numpy()
+    frame["worst_block"] = [
+        names[int(k)] if value > 0 else "" for k, value in zip(worst.indices, worst.values, strict=True)
+    ]
+    frame["worst_error"] = worst.values.numpy()
+    return frame
+
+
+def _steps(
+    model: nn.Module,
+    targets: Sequence[Target],
+    units: Sequence[list[Batch]],
+    gradients: Mapping[str, Tensor],
+    gram: NDArray[np.float64],
+    token_mean: bool,
+    progress: Progress,
+) -> pd.DataFrame:
+    """Real steps of every unit against the first-order fall of every other unit's loss."""
+    norms = np.sqrt(np.maximum(np.diagonal(gram), 0))
+    slopes = gram / np.where(norms > 0, norms, np.inf)[:, None]  # rows step, columns are read
+    apart = ~np.eye(len(gram), dtype=bool)
+    typical = math.sqrt(float(np.mean(slopes[apart] ** 2)))
+    if typical == 0:
+        raise MeasurementError("no step of a unit that was drawn moves another's loss; draw more (--units)")
+    weights = {tap.block.name: tap.weight for target in targets for tap in target.taps.values()}
+    with as_found(model), torch.no_grad():
+        activate(model, targets[0].adapter)
+        model.eval()
+        before = _losses(model, units, token_mean)
+        rows = []
+        for done, share in enumerate(SHARES):
+            step = share * float(before.mean()) / typical
+            fallen = np.zeros_like(gram)
+            for k in np.flatnonzero(norms):
+                with _moved({weight: gradients[name][k] for name, weight in weights.items()}, -step / float(norms[k])):
+                    fallen[k] = before - _losses(model, units, token_mean)
+            rows.append({"step": step, **_agreement(step * slopes[apart], fallen[apart]), "pairs": int(apart.sum())})
+            progress("steps", done + 1, len(SHARES))
+    return pd.DataFrame(rows)
+
+
+def _agreement(predicted: NDArray[np.float64], real: NDArray[np.float64]) -> dict[str, float]:
+    return {
+        "predicted": float(np.sqrt(np.mean(predicted**2))),
+        "slope": float(predicted @ real / (predicted @ predicted)),
+        "correlation": float(np.corrcoef(predicted, real)[0, 1]),
+    }
+
+
+def _losses(model: nn.Module, units: Sequence[list[Batch]], token_mean: bool) -> NDArray[np.float64]:
+    """Each unit's loss, nats per token."""
+    found = []
+    for batches in units:
+        pairs = [example_losses(model, batch) for batch in batches]
+        losses = torch.cat([losses for losses, _ in pairs]).double().cpu()
+        tokens = torch.cat([tokens for _, tokens in pairs]).double().cpu()
+        weights = tokens if token_mean else torch.ones_like(tokens)
+        found.append(float((losses * weights).sum() / weights.sum()))
+    return np.array(found)
+
+
+@contextmanager
+def _moved(directions: Mapping[Tensor, Tensor], step: float) -> Iterator[None]:
+    """Parameters moved along directions; on leaving they are what they were, to the bit."""
+    kept = [(parameter, parameter.detach().clone()) for parameter in directions]
+    try:
+        for parameter, direction in directions.items():
+            parameter.add_(direction.to(parameter), alpha=step)
+        yield
+    finally:
+        for parameter, value in kept:
+            parameter.copy_(value)
+
+
+def _linear_until(steps: pd.DataFrame) -> float:
+    good = (steps["slope"].sub(1).abs() <= 0.1) & (steps["correlation"] >= 0.99)
+    inside = steps.loc[good.cummin(), "step"]
+    return float(inside.max()) if len(inside) else 0.0
+
+
+def _dtype(model: nn.Module) -> str:
+    """The dtype of most of the model's floating-point weights, or how many bits quantised ones have."""
+    for dtype, name in ((torch.int8, "8-bit"), (torch.uint8, "4-bit")):
+        if any(parameter.dtype == dtype for parameter in model.parameters()):
+            return name
+    counts: dict[str, int] = {}
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            name = str(parameter.dtype).removeprefix("torch.")
+            counts[name] = counts.get(name, 0) + parameter.numel()
+    return max(counts, key=lambda name: counts[name])

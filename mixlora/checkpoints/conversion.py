@@ -1,0 +1,360 @@
+"""Released checkpoints of MixLoRA and LLaVA v1, converted to files for a Hugging Face LLaVA.
+
+Weights of the base are never copied: files are mapped, and only the adapter's and the projector's tensors are read.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mixlora.checkpoints import formats
+from mixlora.checkpoints.formats import (
+    ADAPTER,
+    ADAPTER_CONFIG,
+    BESIDE_LORA,
+    CONVERTED,
+    NAMESPACE,
+    Kind,
+    Settings,
+    State,
+)
+from mixlora.checkpoints.pickled import map_tensors, read_json
+from mixlora.common.errors import CheckpointError
+
+_OLD, _NEW = "base_model.model.model.layers.", "base_model.model.model.language_model.layers."
+_CONDITIONAL = "cmoa_loarB_extra_selector.loraA_param2loraB_selector.weight"
+_PLAIN_LORA: dict[str, Any] = {
+    "bias": "none",
+    "modules_to_save": None,
+    "use_dora": False,
+    "rank_pattern": {},
+    "alpha_pattern": {},
+}
+_LORA_ENDS = ("lora_A.weight", "lora_B.weight")
+_PROJECTOR = re.compile(r"(.*\.)?mm_projector\.(.+)")
+PROJECTOR_MODULE = "multi_modal_projector"
+"""What a Hugging Face LLaVA calls the module between its image encoder and its language model."""
+_LINEAR = {"weight": "linear_1.weight", "bias": "linear_1.bias"}
+_TWO_LAYERS = {f"{old}.{end}": f"linear_{new}.{end}" for old, new in ((0, 1), (2, 2)) for end in ("weight", "bias")}
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What was converted.
+
+    Attributes:
+        kind: of the source.
+        out: the directory that was written.
+        modules: adapted Linears.
+        parameters: of the adapter; 0 where the source is a projector alone.
+        projector_hidden_act: what the base's configuration must say for the projector to mean the same; None where the
+            source has no projector.
+    """
+
+    kind: Kind
+    out: Path
+    modules: int
+    parameters: int
+    projector_hidden_act: str | None
+
+
+@dataclass(frozen=True)
+class _Adapter:
+    config: dict[str, Any]
+    modules: int
+    tensors: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class _Projector:
+    hidden_act: str
+    tensors: dict[str, Tensor]
+
+
+def import_checkpoint(source: Path | str, out: Path | str, *, base: str | None = None) -> Imported:
+    """Convert a released MixLoRA checkpoint, a LLaVA v1 LoRA or a LLaVA v1 projector.
+
+    Args:
+        source: the released directory, or `mm_projector.bin`.
+        out: a new directory: `adapter_config.json` and `adapter_model.safetensors` (for PeftModel.from_pretrained) and
+            `projector.safetensors` (for `load_projector`), as far as the source has them.
+        base: the Hugging Face LLaVA that the adapter belongs to, by path or hub id; kept in its configuration.
+
+    Raises:
+        CheckpointError: if the source is none of these, is incomplete or contradicts itself, asks for what the adapter
+            cannot express, or if `out` holds something already or cannot be written.
+    """
+    source, out = Path(source), Path(out)
+    _check_free(out)
+    kind = formats.recognise(source)
+    adapter: _Adapter | None = None
+    projector: _Projector | None = None
+    if kind is Kind.RELEASED:
+        state = formats.released_state(source)
+        adapter, projector = _mixlora(source, state, base), _projector(state)
+    elif kind in (Kind.LLAVA_LORA, Kind.LORA):
+        adapter = _lora(source, base)
+        if kind is Kind.LLAVA_LORA:
+            projector = _projector(State(source / BESIDE_LORA, map_tensors(source / BESIDE_LORA)))
+    elif kind is Kind.PROJECTOR:
+        projector = _projector(formats.projector_state(source))
+    else:
+        raise CheckpointError(f"{source} is a {kind} already; there is nothing to convert")
+    _write(out, adapter, projector)
+    parameters = sum(tensor.numel() for tensor in adapter.tensors.values()) if adapter else 0
+    return Imported(
+        kind, out, adapter.modules if adapter else 0, parameters, projector.hidden_act if projector else None
+    )
+
+
+def load_projector(model: nn.Module, path: Path | str) -> None:
+    """Put a converted projector into a Hugging Face LLaVA, adapted by PEFT or not.
+
+    Args:
+        model: a LlavaForConditionalGeneration, or a PeftModel of one.
+        path: what `import_checkpoint` wrote: the directory, or `projector.safetensors` in it.
+
+    Raises:
+        CheckpointError: if there is no such file, or the base has no such projector, another `projector_hidden_act`,
+            other shapes or quantized weights.
+    """
+    path = Path(path) / CONVERTED if Path(path).is_dir() else Path(path)
+    projector = _read_projector(path)
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    found = getattr(getattr(base, "config", None), "projector_hidden_act", None)
+    if found != projector.hidden_act:
+        raise CheckpointError(
+            f"the base has projector_hidden_act={found!r}, but {path} needs {projector.hidden_act!r}; "
+            f"load the base with projector_hidden_act={projector.hidden_act!r}"
+        )
+    parameters = dict(base.named_parameters())
+    for name, tensor in projector.tensors.items():
+        if name not in parameters:
+            raise CheckpointError(f"the base has no {name} for {path}; put the projector in before it is adapted")
+        if not parameters[name].is_floating_point():
+            raise CheckpointError(
+                f"{name} is quantized in the base ({parameters[name].dtype}) and cannot take the values of {path}; "
+                f"load the base with its {PROJECTOR_MODULE} among llm_int8_skip_modules"
+            )
+        if parameters[name].shape != tensor.shape:
+            have, given = tuple(parameters[name].shape), tuple(tensor.shape)
+            raise CheckpointError(
+                f"{name} has shape {have} in the base and {given} in {path}, which is of another base"
+            )
+    with torch.no_grad():
+        for name, tensor in projector.tensors.items():
+            parameters[name].copy_(tensor)
+
+
+def _read_projector(path: Path) -> _Projector:
+    tensors = map_tensors(path)
+    metadata: dict[str, str] = {}
+    if path.suffix == ".safetensors":
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    if "projector_hidden_act" not in metadata:
+        raise CheckpointError(f"{path} was not written by import-official; convert mm_projector.bin with it first")
+    return _Projector(metadata["projector_hidden_act"], tensors)
+
+
+def _mixlora(source: Path, state: State, base: str | None) -> _Adapter:
+    """A released MixLoRA as an adapter of the PEFT method MIXLORA."""
+    settings = formats.released_settings(source)
+    if not state.adapted:
+        raise CheckpointError(f"{source} holds no factors: no name like {_OLD}0.mlp.up_proj.lora_A.default.0")
+    conditional = any(_CONDITIONAL in names for names in state.adapted.values())
+    own = read_json(source / "config.json") if (source / "config.json").is_file() else {}
+    _check_width(state, formats.whole_number(own, "hidden_size"))
+    layers = max(max(layer for layer, _ in state.adapted) + 1, formats.whole_number(own, "num_hidden_layers"))
+    modules = [(layer, name) for layer in range(layers) for name in sorted({name for _, name in state.adapted})]
+    tensors = {}
+    for layer, name in modules:
+        for key, tensor in _module(state, f"{_OLD}{layer}.{name}.", settings, conditional).items():
+            tensors[f"{_NEW}{layer}.{name}.{key}"] = tensor
+    config = _config("MIXLORA", base, modules, layers) | {
+        "r": settings.r,
+        "num_factors": settings.factors,
+        "lora_alpha": settings.alpha,
+        "lora_dropout": settings.dropout,
+        "routing": "instance",
+        "conditional": conditional,
+        "router_gradient": "none",
+        "pooling": "all",
+        "decode_routing": "token",
+        "cfs_form": "official",
+        "factor_init": "kaiming",
+        "format_version": 1,
+    }
+    return _Adapter(config, len(modules), tensors)
+
+
+def _check_width(state: State, hidden: int) -> None:
+    """Refuse factors of another model than config.json's, where it names a hidden size."""
+    key = f"{_OLD}0.self_attn.q_proj.lora_A.default.0"
+    if hidden and key in state.tensors and (width := state.take(key, 1, None).shape[1]) != hidden:
+        raise CheckpointError(
+            f"{key} in {state.where} has shape (1, {width}), but config.json's hidden_size asks for (1, {hidden})"
+        )
+
+
+def _module(state: State, stem: str, settings: Settings, conditional: bool) -> dict[str, Tensor]:
+    """The tensors of one adapted Linear by their new names; factors [E, d_in] and [E, d_out], W_AB [r, d_in, E]."""
+    factors, r = settings.factors, settings.r
+    a, b = (_stacked(state, f"{stem}lora_{side}.default", factors) for side in "AB")
+    d_in = a.shape[1]
+    if f"{stem}weight" in state.tensors:
+        state.take(f"{stem}weight", b.shape[1], d_in)
+    own, extra = f"{stem}cmoa_selector", f"{stem}cmoa_loarB_extra_selector"
+    routers = {
+        "independent_A": state.take(f"{own}.loraA_selector.weight", factors, d_in),
+        "independent_B": state.take(f"{extra if conditional else own}.loraB_selector.weight", factors, d_in),
+    }
+    if conditional:
+        flat = state.take(f"{stem}{_CONDITIONAL}", factors, r * d_in)
+        routers["conditional"] = flat.reshape(factors, r, d_in).permute(1, 2, 0)
+    named = {f"mixlora_router.{name}.weight": _copy(weight) for name, weight in routers.items()}
+    return {"mixlora_A": a, "mixlora_B": b} | named
+
+
+def _stacked(state: State, stem: str, count: int) -> Tensor:
+    """Factors [count, d] of tensors (1, d) named stem.0, stem.1, ..."""
+    width = state.take(f"{stem}.0", 1, None).shape[1]
+    rows = [state.take(f"{stem}.{index}", 1, width) for index in range(count)]
+    if f"{stem}.{count}" in state.tensors:
+        raise CheckpointError(f"{state.where} holds {stem}.{count}, but {NAMESPACE} says n_experts = {count}")
+    return torch.cat(rows)
+
+
+def _lora(source: Path, base: str | None) -> _Adapter:
+    """LLaVA v1's LoRA under the module names of a Hugging Face LLaVA; the values stay."""
+    config = read_json(source / ADAPTER_CONFIG)
+    for name, only in _PLAIN_LORA.items():
+        if config.get(name) and config[name] != only:
+            raise CheckpointError(
+                f"{name} is {config[name]!r} in {source / ADAPTER_CONFIG}; only {only!r} is converted"
+            )
+    state = formats.adapter_state(source)
+    if not state.adapted:
+        raise CheckpointError(f"{state.where} holds no LoRA factors: no name like {_OLD}0.mlp.up_proj.lora_A.weight")
+    r = formats.number(source / ADAPTER_CONFIG, config, "r", 1, None, int)
+    alpha = formats.number(source / ADAPTER_CONFIG, config, "lora_alpha", 0, None, int, float)
+    known = {f"{_OLD}{layer}.{name}.{end}" for layer, name in state.adapted for end in _LORA_ENDS}
+    for key in sorted(state.tensors.keys() - known):
+        raise CheckpointError(f"{state.where} holds {key}, which is no LoRA factor of LLaVA v1's language model")
+    tensors = {}
+    for layer, name in sorted(state.adapted):
+        for end, shape in zip(_LORA_ENDS, ((r, None), (None, r)), strict=True):
+            tensors[f"{_NEW}{layer}.{name}.{end}"] = _copy(state.take(f"{_OLD}{layer}.{name}.{end}", *shape))
+    own = read_json(source / "config.json") if (source / "config.json").is_file() else {}
+    layers = max(max(layer for layer, _ in state.adapted) + 1, formats.whole_number(own, "num_hidden_layers"))
+    if config.get("layers_to_transform") is not None:
+        layers = 0
+    converted = _config("LORA", base, state.adapted, layers) | {
+        "r": r,
+        "lora_alpha": alpha,
+        "lora_dropout": config.get("lora_dropout", 0.0),
+        "use_rslora": bool(config.get("use_rslora")),
+        "bias": "none",
+    }
+    return _Adapter(converted, len(state.adapted), tensors)
+
+
+def _config(kind: str, base: str | None, modules: Iterable[tuple[int, str]], layers: int) -> dict[str, Any]:
+    return {
+        "peft_type": kind,
+        "task_type": None,
+        "base_model_name_or_path": base,
+        "inference_mode": True,
+        "target_modules": _targets(set(modules), layers),
+    }
+
+
+def _targets(modules: set[tuple[int, str]], layers: int) -> str:
+    """A pattern of the language model's adapted modules; the image encoder's have the same names and do not match.
+
+    Args:
+        modules: (layer, projection) of each.
+        layers: of the language model; 0 if it is not known that every layer is adapted.
+    """
+    names = sorted({name for _, name in modules})
+    if modules == {(layer, name) for layer in range(layers) for name in names}:
+        return rf".*language_model.*\.({'|'.join(sorted(name.partition('.')[2] for name in names))})"
+    each = "|".join(re.escape(f"{layer}.{name}") for layer, name in sorted(modules))
+    return rf".*language_model\.layers\.({each})"
+
+
+def _projector(state: State) -> _Projector:
+    """LLaVA v1's projector as the two Linears of a Hugging Face LLaVA, computing the same.
+
+    One Linear becomes the first, and the identity the second, with no activation between.
+    """
+    keys = {match[2]: key for key in state.tensors if (match := _PROJECTOR.fullmatch(key))}
+    places = _TWO_LAYERS if keys.keys() & _TWO_LAYERS.keys() else _LINEAR
+    if unknown := sorted(keys.keys() - places.keys()):
+        raise CheckpointError(
+            f"{keys[unknown[0]]} in {state.where} has no place; projectors of one or two Linears are converted"
+        )
+    old, key = next(iter(keys.items()), ("", "model.mm_projector."))
+    stem = key.removesuffix(old)
+    width = state.take(f"{stem}{next(iter(places))}", None, None).shape[0]
+    shapes = {"linear_1.weight": (width, None), "linear_2.weight": (width, width)}
+    found = {new: state.take(stem + old, *shapes.get(new, (width,))) for old, new in places.items()}
+    if places is _LINEAR:
+        like = found["linear_1.weight"]
+        found |= {"linear_2.weight": torch.eye(width, dtype=like.dtype), "linear_2.bias": like.new_zeros(width)}
+    tensors = {f"model.{PROJECTOR_MODULE}.{name}": _copy(tensor) for name, tensor in found.items()}
+    return _Projector("linear" if places is _LINEAR else "gelu", tensors)
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.clone(memory_format=torch.contiguous_format)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _check_free(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CheckpointError(f"{out} holds something already; name a new directory")
+
+
+def _write(out: Path, adapter: _Adapter | None, projector: _Projector | None) -> None:
+    """Write to a temporary directory beside `out`, synced, renamed: the conversion is whole or absent."""
+    place = out.resolve()
+    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        if adapter:
+            text = json.dumps(adapter.config, indent=2) + "\n"
+            (temporary / ADAPTER_CONFIG).write_text(text, encoding="utf-8")
+            save_file(adapter.tensors, temporary / ADAPTER, {"format": "pt"})
+        if projector:
+            metadata = {"format": "pt", "projector_hidden_act": projector.hidden_act}
+            save_file(projector.tensors, temporary / CONVERTED, metadata)
+        for path in temporary.glob("*.safetensors"):
+            path.chmod(0o666 & ~_umask())  # safetensors writes for its owner alone
+        for path in [*temporary.iterdir(), temporary]:
+            handle = os.open(path, os.O_RDONLY)
+            os.fsync(handle)
+            os.close(handle)
+        if place.exists():
+            place.rmdir()  # an empty directory, or this fails
+        temporary.rename(place)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{out} cannot be written: {getattr(error, 'strerror', None) or error}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

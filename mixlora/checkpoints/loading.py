@@ -1,0 +1,296 @@
+"""Checkpoints: base models, their processors and PEFT adapters, from disk or hub, whole or refused in words."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.utils import CONFIG_NAME as ADAPTER_CONFIG
+from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME, load_peft_weights
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedConfig,
+)
+from transformers.utils import logging
+
+from mixlora.checkpoints.conversion import PROJECTOR_MODULE, load_projector
+from mixlora.common.errors import CheckpointError, MixLoraError
+from mixlora.common.files import exists, is_folder, read_json
+from mixlora.common.sections import MINI, SPLIT, BaseSection
+from mixlora.tuner.model import register
+
+register()
+
+_NOT_EXECUTED = "nothing of it is executed; ask for them as safetensors, or fetch them again if they are damaged"
+
+LOAD_ERRORS = (Exception,)
+"""What loading a stranger's files may raise: transformers, peft, torch and tokenizers raise errors of every kind."""
+
+
+def load_processor(section: BaseSection) -> Any:
+    """The tokenizer of a language model, or the processor of a vision-language model, with the section's template.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    base = base_of(section)
+    kind: Any = AutoProcessor if _sees(_own_config(section)) else AutoTokenizer
+    try:
+        processor = kind.from_pretrained(base, trust_remote_code=section.trust_remote_code)
+    except LOAD_ERRORS as error:
+        raise CheckpointError(
+            f"no tokenizer or processor can be loaded from {base}; copy the base's beside it ({first_words(error)})"
+        ) from None
+    if section.chat_template:
+        processor.chat_template = section.chat_template
+    return processor
+
+
+def load_base(section: BaseSection, device: torch.device | None = None) -> Any:
+    """The base model, with the section's projector, on its device or another, in evaluation mode.
+
+    Raises:
+        CheckpointError: if it is missing, or cannot be loaded so.
+    """
+    base, split = base_of(section), device is None and section.device == SPLIT
+    device = device or device_of(section.device)
+    options: dict[str, Any] = {"device_map": "auto"} if split else {}
+    own = _own_config(section)
+    kind = _kind(own)
+    try:
+        if section.quantization is not None:
+            known = _quantization(section, own)
+            options = {"quantization_config": known, "device_map": "auto" if split else {"": device}}
+        with without_bars():
+            model = kind.from_pretrained(
+                base,
+                dtype=section.dtype,
+                attn_implementation=section.attention,
+                trust_remote_code=section.trust_remote_code,
+                **options,
+            )
+    except UnpicklingError:
+        raise CheckpointError(f"the weights of {base} hold other things than tensors; {_NOT_EXECUTED}") from None
+    except LOAD_ERRORS as error:
+        raise CheckpointError(f"the base model {base} cannot be loaded: {first_words(error)}") from None
+    refuse_offloaded(model)
+    if section.projector is not None:
+        load_projector(model, Path(section.projector))
+    return (model if options else model.to(device)).eval()
+
+
+def refuse_offloaded(model: nn.Module) -> None:
+    """Nothing, if all weights of a model are in memory.
+
+    Raises:
+        CheckpointError: accelerate keeps some elsewhere, as where the GPUs cannot hold them all.
+    """
+    away = [parameter.is_meta for parameter in model.parameters()]
+    if any(away):
+        raise CheckpointError(
+            f"{sum(away)} of the model's {len(away)} weights are offloaded to the CPU or a disk; load it smaller "
+            "(quantization: 4bit or 8bit, dtype: bfloat16), or onto more GPUs"
+        )
+
+
+def load_adapted(section: BaseSection, adapter: str) -> PeftModel:
+    """The base model with an adapter, in evaluation mode.
+
+    Raises:
+        CheckpointError: if the base or the adapter is missing, or they do not fit each other.
+    """
+    config = adapter_config(adapter)
+    return adapt(load_base(section), section, adapter, config)
+
+
+def adapt(model: nn.Module, section: BaseSection, adapter: str, config: PeftConfig) -> PeftModel:
+    """A loaded base with an adapter, whose every weight has found its place.
+
+    Args:
+        model: the base.
+        section: how it was loaded.
+        adapter: path or hub id.
+        config: the adapter's own, by `adapter_config`, which refuses one that may not be read.
+
+    Raises:
+        CheckpointError: if they do not fit each other.
+    """
+    misfit = _misfit(section, adapter)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # missing keys are an error below
+            saved = load_peft_weights(adapter, device="cpu")
+            adapted = PeftModel.from_pretrained(model, adapter, config=config)
+    except MixLoraError as error:
+        raise CheckpointError(f"{adapter} on {section.base}: {error}") from None
+    except UnpicklingError:
+        raise CheckpointError(f"the weights of {adapter} hold other things than tensors; {_NOT_EXECUTED}") from None
+    except LOAD_ERRORS as error:
+        raise CheckpointError(f"{misfit}: {first_words(error)}") from None
+    expected = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    optional = get_peft_model_state_dict(adapted, save_embedding_layers=True)  # saved where LoRA is on embeddings
+    for name in sorted(expected.keys() - saved.keys()):
+        raise CheckpointError(f"{misfit}: it holds no weights for {name}")
+    for name in sorted(saved.keys() - expected.keys() - optional.keys()):
+        raise CheckpointError(f"{misfit}: the base has no place for {name}")
+    return adapted.eval()
+
+
+def empty_adapted(section: BaseSection, adapter: str) -> PeftModel:
+    """The base model with an adapter, both with untrained weights, on the device that is the default.
+
+    Raises:
+        CheckpointError: if the base or the adapter is missing, or they do not fit each other.
+    """
+    own, config = _own_config(section), adapter_config(adapter)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what transformers will rename
+            return get_peft_model(_kind(own).from_config(own, trust_remote_code=section.trust_remote_code), config)
+    except MixLoraError as error:
+        raise CheckpointError(f"{adapter} on {section.base}: {error}") from None
+    except LOAD_ERRORS as error:
+        raise CheckpointError(f"{_misfit(section, adapter)}: {first_words(error)}") from None
+
+
+def adapter_config(adapter: str) -> PeftConfig:
+    """An adapter's own configuration.
+
+    Raises:
+        CheckpointError: if there is no adapter, or it would have code imported.
+    """
+    _refuse_specials(Path(adapter))
+    if is_folder(Path(adapter)) and not exists(Path(adapter) / ADAPTER_CONFIG):  # PEFT would ask the hub for it
+        raise CheckpointError(
+            f"there is no PEFT adapter at {adapter} (no {ADAPTER_CONFIG} can be read: the directory has none)"
+        )
+    try:
+        if exists(Path(adapter) / ADAPTER_CONFIG):
+            read_json(Path(adapter) / ADAPTER_CONFIG)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # keys of a newer PEFT, which it leaves out
+            found = PeftConfig.from_pretrained(adapter)
+    except LOAD_ERRORS as error:
+        raise CheckpointError(
+            f"there is no PEFT adapter at {adapter} (no {ADAPTER_CONFIG} can be read: {first_words(error)})"
+        ) from None
+    if getattr(found, "megatron_config", None):  # PEFT would import whatever module `megatron_core` names
+        raise CheckpointError(f"the adapter at {adapter} asks PEFT to import megatron_core; remove it")
+    return found
+
+
+def device_of(name: str) -> torch.device:
+    """The device of that name; "auto" is a GPU where there is one, and "split" begins there.
+
+    Raises:
+        CheckpointError: if it cannot be used.
+    """
+    try:
+        return torch.empty(0, device=kind_of(name) if name in ("auto", SPLIT) else name).device
+    except (RuntimeError, AssertionError) as error:
+        raise CheckpointError(f"device {name!r} cannot be used: {first_words(error)}") from None
+
+
+def kind_of(name: str) -> str:
+    """The kind of that device, "cpu" or "cuda", without touching one: of several processes none has its own GPU yet."""
+    if name in ("auto", SPLIT):
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name.partition(":")[0]
+
+
+def base_of(section: BaseSection) -> str:
+    """Path or hub id of the base."""
+    if section.base != MINI:
+        return section.base
+    from mixlora.data import mini
+
+    return str(mini.base_path())
+
+
+def first_words(error: BaseException) -> str:
+    """What an error says first that tells something: the first size mismatch, or its first line with what it lists."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    chosen = next((line for line in lines if line.startswith("size mismatch")), lines[0])
+    if chosen.endswith(":"):
+        chosen = " ".join(lines[lines.index(chosen) :])
+    return chosen.rstrip(".:") if len(chosen) <= 300 else f"{chosen[:300]}…"
+
+
+def _refuse_specials(folder: Path) -> None:
+    """A pipe or device in the place of an adapter's file would be waited for."""
+    for path in (folder / name for name in (ADAPTER_CONFIG, SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME)):
+        if exists(path) and not path.is_file():
+            raise CheckpointError(f"{path} is no regular file; an adapter's files are")
+
+
+def _quantization(section: BaseSection, own: PreTrainedConfig) -> BitsAndBytesConfig:
+    left = _left_whole(section, own)
+    if section.quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=left)
+    compute = torch.float32 if section.dtype == "auto" else getattr(torch, section.dtype)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=compute,
+        llm_int8_skip_modules=left,  # holds for 4 bits, too
+    )
+
+
+def _left_whole(section: BaseSection, own: PreTrainedConfig) -> list[str] | None:
+    """Paths of the modules that are not quantized; None for those that transformers leaves out by itself.
+
+    A projector is trained, and takes values of a file. Where modules are named, the output layer, which transformers
+    leaves out, has to be one of them.
+    """
+    if not _sees(own):
+        return None
+    with torch.device("meta"):
+        model = _kind(own).from_config(own, trust_remote_code=section.trust_remote_code)
+    head = model.get_output_embeddings()
+    named = model.named_modules()
+    return [name for name, module in named if module is head or name.rpartition(".")[2] == PROJECTOR_MODULE]
+
+
+def _misfit(section: BaseSection, adapter: str) -> str:
+    return f"the adapter at {adapter} does not fit the base {section.base}"
+
+
+def _own_config(section: BaseSection) -> PreTrainedConfig:
+    base = base_of(section)
+    logging.set_verbosity_error()
+    try:
+        return AutoConfig.from_pretrained(base, trust_remote_code=section.trust_remote_code)
+    except LOAD_ERRORS as error:
+        raise CheckpointError(
+            f"there is no base model {base} (neither a directory with config.json nor a hub id): {first_words(error)}"
+        ) from None
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Progress bars of transformers off: stderr is for our own progress and for errors."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _kind(config: PreTrainedConfig) -> Any:
+    return AutoModelForImageTextToText if _sees(config) else AutoModelForCausalLM
+
+
+def _sees(config: PreTrainedConfig) -> bool:
+    return getattr(config, "vision_config", None) is not None

@@ -1,0 +1,117 @@
+"""What every configuration says of a base model and of a task; what else it says is where its command lives."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from mixlora.common.files import exists
+from mixlora.common.settings import Place, Section
+
+MINI = "mini"
+"""The base that ships with this package."""
+SPLIT = "split"
+"""The device of a base whose layers are spread over all GPUs, and the CPU where they do not hold it."""
+
+
+class BaseSection(Section):
+    """Which base model, and how it is loaded.
+
+    Attributes:
+        base: path or hub id of the base model; "mini" is the small LLaVA that ships with this package.
+        projector: projector.safetensors of `mixlora import-official`, put into the base.
+        dtype: of the base's weights; "auto" keeps the checkpoint's own.
+        quantization: hold the base's Linear weights, but a projector's and the output layer's, in "4bit" (NF4) or
+            "8bit"; needs bitsandbytes.
+        device: "auto" is a GPU where there is one, "split" spreads the layers over all of them.
+        attention: attention implementation of transformers.
+        chat_template: a Jinja template in place of the model's own.
+        trust_remote_code: run code that a hub repository brings.
+    """
+
+    base: Place
+    projector: Place | None = None
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
+    quantization: Literal["4bit", "8bit"] | None = None
+    device: str = "auto"
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    chat_template: str | None = None
+    trust_remote_code: bool = False
+
+
+class TaskSection(Section):
+    """Where a task's examples come from: a file, or the mini suite.
+
+    Attributes:
+        file: JSONL, LLaVA JSON, parquet or a Hugging Face dataset directory.
+        images: the folder that image names are relative to; None for the file's own.
+        outside: also take images that lie outside that folder, by an absolute name, "..", or a link.
+        where: only records with these values.
+        split: of a dataset directory that has several.
+        fields: the file's own names of id, prompt, response and image.
+        mini: "train" or "heldout": the task of this name of the mini suite.
+    """
+
+    file: Place | None = None
+    images: Place | None = None
+    outside: bool = False
+    where: dict[str, Any] = Field(default_factory=dict)
+    split: str | None = None
+    fields: dict[str, str] = Field(default_factory=dict)
+    mini: Literal["train", "heldout"] | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "TaskSection":
+        if sum(source is not None for source in self._sources()) != 1:
+            raise ValueError("give either file: PATH or mini: heldout")
+        if self.mini is not None and (beside := [key for key in self._of_files() if getattr(self, key)]):
+            raise ValueError(f"{beside[0]} is for a file; leave it out with mini")
+        return self
+
+    def _sources(self) -> tuple[str | None, ...]:
+        return (self.file, self.mini)
+
+    def _of_files(self) -> tuple[str, ...]:
+        """The keys that say how a file is read."""
+        return ("images", "outside", "where", "split", "fields")
+
+
+class TaskGroupSection(TaskSection):
+    """A task, or several that are kept together.
+
+    Attributes:
+        by: one task for each value of this field of the file's records, named by the value.
+        mme: the folder of the benchmark MME, in place of a file: one task for each of its subtasks.
+    """
+
+    by: str | None = None
+    mme: Place | None = None
+
+    def _sources(self) -> tuple[str | None, ...]:
+        return (*super()._sources(), self.mme)
+
+    def _of_files(self) -> tuple[str, ...]:
+        return (*super()._of_files(), "by")
+
+
+def resolved(config: Section) -> dict[str, Any]:
+    """A configuration with every default and with absolute paths: it reruns the job from anywhere.
+
+    Args:
+        config: has the sections `model` and `tasks`.
+    """
+    data = config.model_dump(mode="json")
+    named = [(data["model"], key) for key in ("base", "adapter", "projector")]
+    named += [(task, key) for task in data["tasks"].values() for key in ("file", "images", "mme")]
+    named += [(data["judge"], "model")] if data.get("judge") else []
+    for values, key in named:
+        if isinstance(name := values.get(key), str) and (key, name) != ("base", MINI):
+            values[key] = _absolute(name)
+    return data
+
+
+def _absolute(name: str) -> str:
+    """A path that is there, or whose folder before a {pattern} is, made absolute; a hub id as it is."""
+    before, brace, _ = name.partition("{")
+    there = exists(Path(name)) or (brace and exists(Path(f"{before}_").parent))
+    return str(Path(name).resolve()) if there else name

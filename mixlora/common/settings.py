@@ -1,0 +1,273 @@
+"""Settings of a command: YAML files, what they include, `--set` and options, read into a section and refused in words.
+
+Sections are pydantic models; which keys there are is said where a command lives. No model of a network is loaded here.
+"""
+
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_args, get_origin
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
+
+from mixlora.common.errors import ConfigError
+from mixlora.common.files import DEEPEST, is_folder, read_json, read_text
+
+LARGEST = 2**20
+"""Bytes of a configuration file."""
+MOST_VALUES = 100_000
+"""Values in one, each counted as often as aliases repeat it."""
+MOST_INCLUDED = 16
+"""Files of which each includes the next."""
+
+
+Place = Annotated[str, AfterValidator(os.path.expanduser)]
+"""A path, or a hub id; ~ at its beginning is the home directory."""
+
+
+class Section(BaseModel):
+    """A group of keys; an unknown one is refused."""
+
+    model_config = ConfigDict(extra="forbid", use_enum_values=True)
+
+
+S = TypeVar("S", bound=Section)
+
+
+def read(path: Path, schema: type[Section], record: str) -> dict[str, Any]:
+    """The nested values of a YAML file, with the file it includes under them.
+
+    Args:
+        path: the file, or a finished directory that holds the configuration it was made with; what that says of
+            `model.trust_remote_code` is left out.
+        schema: names the keys in messages.
+        record: the JSON file in such a directory whose "config" is taken.
+
+    Raises:
+        ConfigError: if it is missing, is no YAML or no such directory.
+    """
+    return _of_record(path, record) if is_folder(path) else _read(path, schema, ())
+
+
+def without_trust(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration that a directory holds, without its leave to run a model's code: whoever names it gives that."""
+    found = dict(config)
+    if isinstance(model := found.get("model"), Mapping):
+        found["model"] = {key: value for key, value in model.items() if key != "trust_remote_code"}
+    return found
+
+
+def overridden(data: Mapping[str, Any], settings: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with `key.subkey=value` settings over them, and nested options over both.
+
+    Raises:
+        ConfigError: if a setting has another form, or its value is no YAML.
+    """
+    whole: dict[str, Any] = {}
+    for part in (data, *map(_setting, settings), options):
+        _merge(whole, part)
+    return whole
+
+
+def build(schema: type[S], data: Mapping[str, Any], place: str) -> S:
+    """The section that nested values describe; `place` is named in errors.
+
+    Raises:
+        ConfigError: if a key is unknown or missing, or a value cannot be used.
+    """
+    try:
+        return schema.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(f"{place}: {_sentence(error, schema)}") from None
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 takes 4e-5, which has no dot, for text."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_number)]
+"""A number that may be written 4e-5."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values only, within bounds; refuses a key that stands twice, of which YAML keeps the last in silence."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = 0
+        self._extents: dict[yaml.Node, tuple[int, int]] = {}  # values and levels of a node, aliases written out
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """The next node, refused where it is too large or too deep, or holds itself."""
+        mark = self.peek_event().start_mark
+        self._depth += 1
+        if self._depth > DEEPEST:
+            raise _refusal(f"it is nested deeper than {DEEPEST} levels", mark)
+        repeated = self.check_event(yaml.AliasEvent)
+        node: Any = super().compose_node(parent, index)
+        self._depth -= 1
+        if not repeated:
+            self._extents[node] = self._extent(node, mark)
+        elif node not in self._extents:
+            raise _refusal("an alias stands within what it repeats", mark)
+        return node
+
+    def _extent(self, node: Any, mark: Any) -> tuple[int, int]:
+        if isinstance(node, yaml.ScalarNode):
+            return 1, 1
+        inner = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+        values = 1 + sum(self._extents[part][0] for part in inner)
+        levels = 1 + max((self._extents[part][1] for part in inner), default=0)
+        if values > MOST_VALUES or levels > DEEPEST:
+            raise _refusal(f"with its aliases written out it has over {MOST_VALUES} values or {DEEPEST} levels", mark)
+        return values, levels
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        """The value of a node; PyYAML tells some that cannot be by Python's own errors."""
+        try:
+            value = super().construct_object(node, deep)
+            if isinstance(value, str):
+                value.encode("utf-8")
+            return value
+        except (ValueError, LookupError, AttributeError, TypeError, OverflowError):
+            problem = f"{str(node.value)!r:.60} cannot be read as {str(node.tag).rpartition(':')[2]}"
+            raise _refusal(problem, node.start_mark) from None
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        """The mapping of a node."""
+        seen = set()
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if key.tag != "tag:yaml.org,2002:merge" and isinstance(key.value, str):
+                if key.value in seen:
+                    raise _refusal(f"the key {key.value!r} stands there twice", key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _refusal(problem: str, mark: Any) -> yaml.MarkedYAMLError:
+    return yaml.constructor.ConstructorError(problem=problem, problem_mark=mark)
+
+
+def _read(path: Path, schema: type[Section], including: tuple[Path, ...]) -> dict[str, Any]:
+    try:
+        data = yaml.load(read_text(path, LARGEST), _Loader)
+    except FileNotFoundError:
+        raise ConfigError(f"there is no configuration file {path}") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path}{line}: not valid YAML ({_reason(error)})") from None
+    if not isinstance(data, dict):
+        held = "the file is empty" if data is None else f"it holds a {type(data).__name__}"
+        raise ConfigError(
+            f"{path}: a configuration is a mapping with the keys {', '.join(schema.model_fields)}, but {held}"
+        )
+    included = data.pop("include", None)
+    if included is None:
+        return data
+    whole = _read(_included(included, path, including), schema, (*including, path.resolve()))
+    _merge(whole, data)
+    return whole
+
+
+def _included(name: Any, path: Path, including: tuple[Path, ...]) -> Path:
+    """The file that one includes."""
+    if not isinstance(name, str):
+        raise ConfigError(f"{path}: include: {name!r:.60} is a {type(name).__name__}; give the name of one file")
+    if path.resolve() in including:
+        raise ConfigError(f"{path}: include: {name} leads back to a file that includes it")
+    if len(including) >= MOST_INCLUDED:
+        raise ConfigError(f"{path}: include: {name} is more than {MOST_INCLUDED} files deep; include fewer")
+    return path.parent / name
+
+
+def _reason(error: yaml.YAMLError) -> str:
+    """What PyYAML says is wrong."""
+    return str(getattr(error, "problem", None) or getattr(error, "reason", None) or error)
+
+
+def _of_record(path: Path, record: str) -> dict[str, Any]:
+    try:
+        config = read_json(path / record)["config"]
+        kept = None if config is None else {k: value for k, value in without_trust(config).items() if k != "out"}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        kind = record.removesuffix(".json")
+        raise ConfigError(f"{path} is a directory, but no {kind}; name a YAML file or a {kind}'s directory") from None
+    if kept is None:
+        raise ConfigError(f"{path} was computed from a notebook and holds no configuration to rerun")
+    return kept
+
+
+def _setting(text: str) -> dict[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {text!r:.200} is not of the form key.subkey=value")
+    try:
+        nested: Any = yaml.load(value, _Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {text!r:.200}: the value is not valid YAML ({_reason(error)})") from None
+    parts = key.strip().split(".")
+    if len(parts) > DEEPEST:
+        raise ConfigError(f"--set {text!r:.200}: the key has more than {DEEPEST} parts")
+    for part in reversed(parts):
+        nested = {part: nested}
+    return dict(nested)
+
+
+def _merge(into: dict[str, Any], over: Mapping[str, Any]) -> None:
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = _copy(value)
+
+
+def _copy(value: Any) -> Any:
+    return {key: _copy(inner) for key, inner in value.items()} if isinstance(value, Mapping) else value
+
+
+def _sentence(error: ValidationError, schema: type[Section]) -> str:
+    """The first problem as one sentence: where, what, remedy."""
+    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")  # a misspelt key is also missing
+    where = f"{'.'.join(str(part) for part in first['loc']):.300}"
+    if first["type"] == "extra_forbidden":
+        known = _keys_at(schema, first["loc"][:-1])
+        close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"the keys here are {', '.join(known)}"
+        return f"unknown key {where!r}; {hint}"
+    if first["type"] == "missing":
+        return f"{where!r} is missing"
+    if first["loc"][-1:] == ("[key]",):
+        return f"{first['loc'][0]}: the name {first['input']!r:.60} is no text; put quotes around it"
+    message = "it is empty; give at least one" if first["type"] == "too_short" else first["msg"]
+    message = message.removeprefix("Value error, ")
+    given = "" if isinstance(first["input"], Mapping) else f" (it is {first['input']!r:.200})"
+    return f"{where}: {message}{given}" if where else message
+
+
+def _keys_at(schema: type[BaseModel], location: Sequence[int | str]) -> list[str]:
+    """The keys known at a place in the configuration."""
+    section = schema
+    for part in location:
+        field = section.model_fields.get(str(part))
+        section = (_section_in(field.annotation) if field else None) or section
+    return list(section.model_fields)
+
+
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    """The section that a field holds: itself, optional, or in a mapping."""
+    if isinstance(annotation, type) and get_origin(annotation) is None and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for inner in get_args(annotation) if (found := _section_in(inner))), None)

@@ -1,0 +1,41 @@
+"""Examples to files: the JSON of LLaVA and Vision-Flan, with pictures beside it. `readers` reads it back."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from mixlora.common.errors import DataError
+from mixlora.data.examples import Example
+
+_SPEAKERS = {"system": "system", "user": "human", "assistant": "gpt"}
+
+
+def write(examples: Sequence[Example], out: Path) -> None:
+    """Write `suite.json` and `images/` to a new directory; a picture that several examples share is written once.
+
+    Raises:
+        DataError: if the directory holds something already, or cannot be written.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out} holds something already; name a new directory.")
+    try:
+        (out / "images").mkdir(parents=True, exist_ok=True)
+        records = [_record(example, out / "images") for example in examples]
+        (out / "suite.json").write_text(json.dumps(records, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{out} cannot be written: {error.strerror or error}.") from None
+
+
+def _record(example: Example, images: Path) -> dict[str, object]:
+    turns = [{"from": _SPEAKERS[turn.role], "value": turn.text} for turn in example.turns]
+    record: dict[str, object] = {"id": f"{example.task}/{example.id}", "task_name": example.task}
+    if isinstance(example.image, Image.Image):
+        path = images / (example.id.replace("/", "-") + ".png")
+        if not path.exists():
+            example.image.save(path)
+        record["image"] = f"images/{path.name}"
+    elif example.image is not None:
+        record["image"] = str(example.image)
+    return record | {"conversations": turns}

@@ -1,0 +1,257 @@
+"""A judge: a language model that is shown a question, its answer and a prediction, and says whether that is right.
+
+It takes the place of a metric where right answers can be worded in many ways, as in Appendix C of the paper (there
+Vicuna-1.5-13B). What a share of its verdicts is worth depends on the judge: compare models under one judge alone.
+"""
+
+import inspect
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from mixlora.checkpoints.loading import LOAD_ERRORS, first_words, without_bars
+from mixlora.common.errors import CheckpointError, ConfigError, DataError
+from mixlora.data.collation import Collator, Encoded
+from mixlora.data.examples import Example, Turn
+from mixlora.evaluation.predictions import Prediction
+from mixlora.evaluation.scoring.intervals import Sample, Share, estimates
+from mixlora.evaluation.scoring.metrics import Score
+
+PROMPT = (
+    "A model was asked a question about a picture. Decide whether its prediction is correct: it has to mean the same "
+    "as the reference answer, in whatever words.\n\n"
+    "Question: {question}\n\n"
+    "Reference answer: {target}\n\n"
+    "Prediction: {prediction}\n\n"
+    "Is the prediction correct? Answer with Yes or No."
+)
+"""What the judge is told. The wording is this project's own, not that of the paper's Appendix C."""
+
+LEAST_CONFIDENCE = 0.1
+"""P(Yes) + P(No) below which a judge was not answering the question; its verdict is then none."""
+ANSWER_TOKENS = 8
+"""How many tokens a judge generates: enough for a first word."""
+
+_FIELDS = ("question", "target", "prediction")
+_YES, _NO = "yes", "no"
+
+
+class By(StrEnum):
+    """How a verdict is taken from the judge.
+
+    probability: P(Yes) / (P(Yes) + P(No)) of the first token of its answer.
+    generation: the first word of its greedy answer, as in the paper.
+    """
+
+    PROBABILITY = "probability"
+    GENERATION = "generation"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the judge says of one prediction.
+
+    Attributes:
+        question_id: the prediction's.
+        verdict: whether it is correct; None where the judge says neither Yes nor No.
+        probability: of Yes against No; None where the answer was generated.
+        confidence: P(Yes) + P(No), the rest being other words; None where the answer was generated.
+        text: the answer; None where none was generated.
+    """
+
+    question_id: str
+    verdict: bool | None
+    probability: float | None = None
+    confidence: float | None = None
+    text: str | None = None
+
+
+class Judge:
+    """A causal language model that judges predictions.
+
+    It is told `prompt` in its own chat template, or where it has none in Vicuna v1's. Of several right answers (the
+    target and the references) it is shown all, and that any one will do. Control tokens of its own that stand in a
+    text are broken by a space: what a model under test wrote cannot end its turn.
+
+    Args:
+        model: the language model, on its device.
+        tokenizer: the model's, a fast one.
+        by: how a verdict is taken from it.
+        batch_size: predictions judged at once; verdicts do not depend on it.
+        max_length: the longest prompt in tokens; None for any.
+        prompt: what it is told, with {question}, {target} and {prediction} in it.
+
+    Raises:
+        ConfigError: an option is not allowed, or by=probability with a tokenizer that does not tell Yes from No by a
+            first token.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        by: By | str = By.PROBABILITY,
+        batch_size: int = 8,
+        max_length: int | None = None,
+        prompt: str = PROMPT,
+    ):
+        if by not in list(By):
+            raise ConfigError(f"by is {by!r}; it must be one of {', '.join(By)}")
+        if batch_size < 1:
+            raise ConfigError(f"batch_size is {batch_size}; it must be a whole number from 1")
+        if missing := [name for name in _FIELDS if f"{{{name}}}" not in prompt]:
+            raise ConfigError(f"the judge's prompt has no {{{missing[0]}}} in it; it needs all of {', '.join(_FIELDS)}")
+        self.model, self.tokenizer = model, tokenizer
+        self.by, self.batch_size, self.prompt = By(by), batch_size, prompt
+        self.collator = Collator(tokenizer, max_length)
+        special = sorted(filter(str.strip, self.collator.template.special_tokens), key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, special)) or r"(?!)")
+        self._yes, self._no = answer_tokens(tokenizer) if self.by is By.PROBABILITY else ([], [])
+
+    @classmethod
+    def load(
+        cls, path: str, dtype: str = "auto", device: str = "cpu", by: By | str = By.PROBABILITY, **options: Any
+    ) -> "Judge":
+        """A judge from a path or hub id; further options as in `Judge`.
+
+        Raises:
+            CheckpointError: there is no causal language model with a tokenizer, or the device cannot be used.
+        """
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+            with without_bars():
+                model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=False)
+            model = model.to(device)
+        except LOAD_ERRORS as error:
+            raise CheckpointError(f"the judge {path} cannot be loaded: {first_words(error)}") from None
+        return cls(model, tokenizer, by, **options)
+
+    def judge(self, predictions: Sequence[Prediction]) -> list[Judgement]:
+        """What the judge says of each prediction, in their order.
+
+        Raises:
+            DataError: a prediction has no right answer, or makes a prompt longer than `max_length`.
+        """
+        encoded = [self.collator.encode_prompt(self._example(one)) for one in predictions]
+        order = sorted(range(len(encoded)), key=lambda index: len(encoded[index].input_ids))
+        judge = self._by_probability if self.by is By.PROBABILITY else self._by_generation
+        found: dict[int, Judgement] = {}
+        with torch.inference_mode(), _evaluating(self.model):
+            for start in range(0, len(order), self.batch_size):
+                chosen = order[start : start + self.batch_size]
+                found |= zip(chosen, judge([encoded[index] for index in chosen]), strict=True)
+        return [found[index] for index in range(len(predictions))]
+
+    def text(self, prediction: Prediction) -> str:
+        """What the judge is told of a prediction, before its chat template."""
+        answers = list(dict.fromkeys(a for a in (prediction.target, *prediction.references) if a.strip()))
+        if not answers:
+            raise DataError(f"{prediction.place} has an empty target and no references; give the right answers.")
+        target = answers[0] if len(answers) == 1 else f"any one of: {'; '.join(answers)}"
+        told = self.prompt.format(question=prediction.prompt, target=target, prediction=prediction.predict)
+        return self._special.sub(lambda found: f"{found[0][0]} {found[0][1:]}" if len(found[0]) > 1 else " ", told)
+
+    def _example(self, prediction: Prediction) -> Example:
+        turns = (Turn("user", self.text(prediction)), Turn("assistant", "Yes"))
+        return Example(prediction.question_id, prediction.task, turns, None, prediction.place)
+
+    def _batch(self, encoded: Sequence[Encoded]) -> dict[str, Tensor]:
+        """Tokens and mask, padded on the left."""
+        batch = self.collator.collate(encoded, padding="left")
+        return {name: batch[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
+
+    def _by_probability(self, encoded: Sequence[Encoded]) -> Iterator[Judgement]:
+        batch = self._batch(encoded)
+        positions = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)  # as if no padding were there
+        extra = {"position_ids": positions, "logits_to_keep": 1}
+        known = inspect.signature(self.model.forward).parameters
+        logits = self.model(**batch, **{name: value for name, value in extra.items() if name in known}).logits[:, -1]
+        probabilities = logits.float().softmax(-1)
+        yes, no = (probabilities[:, tokens].sum(-1).tolist() for tokens in (self._yes, self._no))
+        for item, p, q in zip(encoded, yes, no, strict=True):
+            probability = p / (p + q) if p + q > 0 else None
+            verdict = p > q if p + q >= LEAST_CONFIDENCE else None
+            yield Judgement(item.id, verdict, probability=probability, confidence=p + q)
+
+    def _by_generation(self, encoded: Sequence[Encoded]) -> Iterator[Judgement]:
+        batch = self._batch(encoded)
+        pad = self.tokenizer.pad_token_id
+        eos = self.model.generation_config.eos_token_id
+        eos = self.tokenizer.eos_token_id if eos is None else eos
+        greedy = GenerationConfig(
+            max_new_tokens=ANSWER_TOKENS,
+            do_sample=False,
+            eos_token_id=eos,
+            pad_token_id=self.tokenizer.eos_token_id if pad is None else pad,
+        )
+        made = self.model.generate(**batch, generation_config=greedy)[:, batch["input_ids"].shape[1] :]
+        for item, text in zip(encoded, self.tokenizer.batch_decode(made, skip_special_tokens=True), strict=True):
+            yield Judgement(item.id, verdict_of(text), text=text)
+
+
+def verdict_of(text: str) -> bool | None:
+    """Whether the first word of an answer is Yes (True) or No (False); None for any other word and for none."""
+    word = re.match(r"[\W_]*([^\W_]*)", text)
+    return {_YES: True, _NO: False}.get(word[1].lower()) if word else None
+
+
+def answer_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """The tokens that begin an answer of Yes, and those that begin one of No.
+
+    They are all tokens that are the word, in any case and with spaces or signs around it; where the vocabulary has
+    none, the token that the word starts with.
+
+    Raises:
+        ConfigError: if Yes and No start with the same token, or with none that is known.
+    """
+    texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
+    found: dict[str, list[int]] = {_YES: [], _NO: []}
+    for token, text in enumerate(texts):
+        word = re.sub(r"[\W_]", "", text).lower()
+        if word in found:
+            found[word].append(token)
+    for word, tokens in found.items():
+        start = tokenizer(word.capitalize(), add_special_tokens=False)["input_ids"][:1]
+        tokens.extend(token for token in start if not tokens and token != tokenizer.unk_token_id)
+    if not found[_YES] or not found[_NO] or set(found[_YES]) & set(found[_NO]):
+        raise ConfigError("the judge's tokenizer does not tell Yes from No by a first token; use by='generation'")
+    return found[_YES], found[_NO]
+
+
+def judged(judgements: Sequence[Judgement], draws: int = 1000, seed: int = 0) -> Score:
+    """The share of predictions called correct, with its 95% interval; one without a verdict counts as wrong.
+
+    Args:
+        judgements: of one task.
+        draws: bootstrap resamples.
+        seed: of the resamples.
+
+    Raises:
+        DataError: there is no judgement.
+    """
+    if not judgements:
+        raise DataError("There are no judgements to sum up; give at least one.")
+    credit = np.array([one.verdict is True for one in judgements], dtype=np.float64)
+    sample = Sample(np.stack([np.ones_like(credit), credit], axis=1))
+    unparsed = sum(one.verdict is None for one in judgements)
+    values = estimates(sample, {"accuracy": Share(1, 0)}, draws, seed)
+    return Score("judge", len(judgements), unparsed, "accuracy", values)
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """The model without dropout, and afterwards as it was."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

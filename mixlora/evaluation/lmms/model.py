@@ -1,0 +1,68 @@
+"""lmms-eval: its own LLaVA of Hugging Face with a LoRA or MixLoRA adapter put in, as its model `mixlora_llava`.
+
+    python -m lmms_eval --model mixlora_llava --model_args pretrained=BASE,adapter=ADAPTER --tasks mme --batch_size 1
+
+Loading the base, writing prompts and generating are lmms-eval's. Its chat form needs a processor whose chat template
+takes messages of parts; `--force_simple` takes the other form, which writes "<image>" and the question itself. Tasks
+that generate were run with lmms-eval 0.7.3; those that ask for likelihoods fail in its own class under transformers 5.
+"""
+
+import os
+from typing import Any
+
+from mixlora.checkpoints.conversion import load_projector
+from mixlora.checkpoints.loading import adapt, adapter_config
+from mixlora.common.errors import CheckpointError, MixLoraError
+from mixlora.common.sections import BaseSection
+
+try:
+    from lmms_eval.models.chat.llava_hf import LlavaHf as ChatLlava
+    from lmms_eval.models.simple.llava_hf import LlavaHf as SimpleLlava
+except ImportError as error:
+    raise MixLoraError(
+        f"mixlora.evaluation.lmms.model needs lmms-eval and its video reader ({error}); pip install lmms-eval decord"
+    ) from error
+
+
+class _Adapted:
+    """A LLaVA of lmms-eval with an adapter.
+
+    Args:
+        adapter: path or hub id of a PEFT adapter, LoRA or MixLoRA.
+        projector: projector.safetensors of `mixlora import-official`, put into the base.
+        options: those of lmms-eval's `llava_hf`: pretrained, dtype, device, batch_size, ...
+
+    Raises:
+        CheckpointError: if the adapter is missing or does not fit, or the model is sharded over devices.
+    """
+
+    pretrained: str
+    model: Any
+    _model: Any
+
+    def __init__(self, adapter: str = "", projector: str | None = None, **options: Any) -> None:
+        if not adapter:
+            raise CheckpointError("no adapter is named; write --model_args pretrained=BASE,adapter=ADAPTER")
+        config = adapter_config(adapter)
+        if os.environ.get("WORLD_SIZE", "1") == "1" and not options.get("device_map"):
+            options["device_map"] = options.get("device", "cuda")  # theirs, "", is refused by transformers 5
+        super().__init__(**options)
+        if self._model is not self.model:
+            raise CheckpointError(
+                "the base is sharded (FSDP or DeepSpeed), and no adapter can be put in; use plain DDP"
+            )
+        if projector is not None:
+            load_projector(self._model, projector)
+        self._model = adapt(self._model, BaseSection(base=self.pretrained), adapter, config)
+
+
+class AdaptedLlava(_Adapted, SimpleLlava):
+    """The form that writes prompts from a task's text."""
+
+    is_simple = True
+
+
+class AdaptedLlavaChat(_Adapted, ChatLlava):
+    """The form that writes prompts from a task's messages."""
+
+    is_simple = False

@@ -1,0 +1,1 @@
+"""Answers to scores: `metrics` by name, on `parsing`, `vqa` and `mme`, with `intervals`. No model, no disk."""

@@ -1,0 +1,305 @@
+"""Scores of predictions: what counts as right under each metric, with intervals, and one model beside another."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixlora.common.errors import ConfigError, DataError
+from mixlora.evaluation.predictions import Prediction
+from mixlora.evaluation.scoring import vqa
+from mixlora.evaluation.scoring.intervals import Array, Dice, Estimate, Sample, Share, differences, estimates
+from mixlora.evaluation.scoring.parsing import ENTAILMENT, TRUE_FALSE, YES_NO, Finder, as_label, mentions, tidy
+
+
+class Metric(StrEnum):
+    """How predictions are judged.
+
+    exact: the prediction is the target or a reference, but for case, spaces, quotes around it and one final period.
+    contained: the target or a reference occurs in the prediction as whole words.
+    classification: the first label that the prediction mentions is the target's.
+    vqa: soft agreement with several people's answers, see `vqa.accuracy`; with the target where there are none.
+    pope: yes or no, with precision, recall and F1 of yes, and the share of answers that are yes.
+    vsr: true or false, or yes or no.
+    entailment: entailment, neutral or contradiction, or yes, maybe or no.
+    mme: yes or no, two questions an image; 100 * (share of questions right + share of images with both right).
+    """
+
+    EXACT = "exact"
+    CONTAINED = "contained"
+    CLASSIFICATION = "classification"
+    VQA = "vqa"
+    POPE = "pope"
+    VSR = "vsr"
+    ENTAILMENT = "entailment"
+    MME = "mme"
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well a task is done.
+
+    Attributes:
+        metric: how it was judged.
+        n: the number of examples.
+        unparsed: of how many predictions no answer of the expected kind was found; they count as wrong.
+        main: the name of the value to report.
+        values: statistics by name. Shares are between 0 and 1, the score of MME between 0 and 200; NaN where a
+            statistic is not defined, as precision is if no answer was yes.
+    """
+
+    metric: str
+    n: int
+    unparsed: int
+    main: str
+    values: dict[str, Estimate]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much better a second model does the same examples.
+
+    Attributes:
+        metric: how they were judged: a `Metric`, or by a judge.
+        n: the number of examples.
+        differing: on how many of them the two sides got different credit.
+        main: the name of the value to report.
+        values: second minus first, by name.
+    """
+
+    metric: str
+    n: int
+    differing: int
+    main: str
+    values: dict[str, Estimate]
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What a metric makes of predictions.
+
+    Attributes:
+        columns: [units, columns], what is summed over units; the first column is 1.
+        shares: the statistics of the columns' sums, the main one first.
+        credit: [examples], how right each prediction is.
+        unit: [examples], the row of `columns` that each belongs to.
+        unparsed: predictions without an answer of the expected kind.
+    """
+
+    columns: Array
+    shares: dict[str, Share]
+    credit: Array
+    unit: NDArray[np.int64]
+    unparsed: int
+
+
+def score(
+    predictions: Sequence[Prediction],
+    metric: Metric | str,
+    labels: Sequence[str] | None = None,
+    draws: int = 1000,
+    seed: int = 0,
+) -> Score:
+    """How right the predictions of one task are, with 95% intervals.
+
+    Intervals are over examples, of MME over images: Wilson's for what is right or wrong, and at least as wide as a
+    bootstrap's for VQA and MME.
+
+    Args:
+        predictions: of one task.
+        metric: how to judge them.
+        labels: of a classification; all targets that occur if None.
+        draws: resamples.
+        seed: of the resamples.
+
+    Raises:
+        DataError: there is no prediction, or a target that the metric cannot use.
+        ConfigError: an unknown metric, `draws` below 1, or labels for a metric that has none.
+    """
+    metric = _known(metric)
+    found = outcomes(predictions, metric, labels)
+    values = estimates(Sample(found.columns), found.shares, draws, seed)
+    return Score(metric, len(predictions), found.unparsed, next(iter(values)), values)
+
+
+def difference(
+    first: Sequence[Prediction],
+    second: Sequence[Prediction],
+    metric: Metric | str,
+    labels: Sequence[str] | None = None,
+    draws: int = 1000,
+    seed: int = 0,
+) -> Difference:
+    """The second model's score minus the first's on the same examples, which are resampled together.
+
+    Examples are matched by question_id; their order is free. Two models that agree throughout differ by 0, in an
+    interval that says what more examples could still show. Arguments as in `score`.
+
+    Raises:
+        DataError: as in `score`, or the two sides do not hold the same examples.
+    """
+    metric = _known(metric)
+    first, second = matched(first, second)
+    one, other = outcomes(first, metric, labels), outcomes(second, metric, labels)
+    if not np.array_equal(one.unit, other.unit):
+        raise DataError("The two sides pair questions to images in different ways; score the same files of MME.")
+    values = differences(Sample(np.hstack([one.columns, other.columns])), one.shares, draws, seed)
+    return Difference(metric, len(first), int((one.credit != other.credit).sum()), next(iter(values)), values)
+
+
+def outcomes(predictions: Sequence[Prediction], metric: Metric, labels: Sequence[str] | None = None) -> Outcomes:
+    """What the metric makes of each prediction; arguments and errors as in `score`."""
+    if not predictions:
+        raise DataError("There are no predictions to score; give at least one.")
+    if labels is not None and metric is not Metric.CLASSIFICATION:
+        raise ConfigError(f"labels are given, but the metric {metric} has none; leave them out, or use classification.")
+    if metric is Metric.CLASSIFICATION:
+        return _by_label(predictions, labels)
+    return _JUDGES[metric](predictions)
+
+
+def _known(metric: Metric | str) -> Metric:
+    try:
+        return Metric(metric)
+    except ValueError:
+        raise ConfigError(f"The metric {metric!r:.200} is unknown; choose from {', '.join(Metric)}.") from None
+
+
+def matched(first: Sequence[Prediction], second: Sequence[Prediction]) -> tuple[list[Prediction], list[Prediction]]:
+    """Both sides in the order of the first, by question_id.
+
+    Raises:
+        DataError: they do not hold the same examples with the same right answers.
+    """
+    sides = [{one.question_id: one for one in side} for side in (first, second)]
+    for which, side, found in zip(("first", "second"), (first, second), sides, strict=True):
+        if len(found) < len(side):
+            raise DataError(f"The {which} side has several predictions with one question_id; give one task at a time.")
+    for name, own, other in (("first", sides[0], sides[1]), ("second", sides[1], sides[0])):
+        if alone := [key for key in own if key not in other]:
+            raise DataError(
+                f"{len(alone)} examples, the first of them {alone[0]:.200}, have a prediction on the {name} side "
+                "alone; compare two models on the same examples."
+            )
+    for key, one in sides[0].items():
+        if (one.target, one.references) != (sides[1][key].target, sides[1][key].references):
+            raise DataError(
+                f"{one.place} has the target {one.target!r:.200} on the first side and "
+                f"{sides[1][key].target!r:.200}, or other references, on the second; compare predictions for the "
+                "same data."
+            )
+    return list(sides[0].values()), [sides[1][key] for key in sides[0]]
+
+
+def _accuracy(credit: Array, unparsed: int) -> Outcomes:
+    columns = np.stack([np.ones_like(credit), credit], axis=1)
+    return Outcomes(columns, {"accuracy": Share(1, 0)}, credit, np.arange(len(credit)), unparsed)
+
+
+def _answers(one: Prediction) -> tuple[str, ...]:
+    """All that counts as right: the references and the target, neither of them blank."""
+    answers = tuple(answer for answer in (one.target, *one.references) if tidy(answer))
+    if not answers:
+        raise DataError(f"{one.place} has an empty target and no references; give the right answers.")
+    return answers
+
+
+def _by_text(predictions: Sequence[Prediction], right: Callable[[Prediction], float]) -> Outcomes:
+    """Judged by text alone: any that is not blank is an answer."""
+    said = np.array([bool(tidy(one.predict)) for one in predictions])
+    return _accuracy(np.array([right(one) for one in predictions], dtype=np.float64) * said, int((~said).sum()))
+
+
+def _exact(one: Prediction) -> float:
+    return tidy(one.predict) in [tidy(answer) for answer in _answers(one)]
+
+
+def _contained(one: Prediction) -> float:
+    return any(mentions(one.predict, tidy(answer)) for answer in _answers(one))
+
+
+def _agreement(one: Prediction) -> float:
+    _answers(one)
+    return vqa.accuracy(one.predict, one.references or (one.target,))
+
+
+def _by_label(predictions: Sequence[Prediction], labels: Sequence[str] | None) -> Outcomes:
+    names = {as_label(label): label for label in (labels if labels is not None else [p.target for p in predictions])}
+    if "" in names:
+        raise DataError(f"The label {names['']!r:.200} has no word in it; give labels that a text can mention.")
+    if strange := [one for one in predictions if as_label(one.target) not in names]:
+        raise DataError(
+            f"{strange[0].place} has the target {strange[0].target!r:.200}, none of the {len(names)} labels; add it."
+        )
+    finder = Finder({label: label for label in names})
+    return _judged([as_label(one.target) for one in predictions], [finder.find(one.predict) for one in predictions])
+
+
+def _judged(truths: Sequence[str], said: Sequence[str | None]) -> Outcomes:
+    credit = np.array([own == truth for own, truth in zip(said, truths, strict=True)], dtype=np.float64)
+    return _accuracy(credit, said.count(None))
+
+
+def _found(predictions: Sequence[Prediction], finder: Finder, none: str) -> tuple[list[str], list[str | None]]:
+    """The targets' and the predictions' answers; a target must have one."""
+    truths = []
+    for one in predictions:
+        truth = finder.find(one.target)
+        if truth is None:
+            raise DataError(f"{one.place} has the target {one.target!r:.200}, which is {none}; use another metric.")
+        truths.append(truth)
+    return truths, [finder.find(one.predict) for one in predictions]
+
+
+def _by_finder(predictions: Sequence[Prediction], finder: Finder, none: str) -> Outcomes:
+    return _judged(*_found(predictions, finder, none))
+
+
+def _pope(predictions: Sequence[Prediction]) -> Outcomes:
+    truths, said = _found(predictions, YES_NO, "neither yes nor no")
+    truth, yes = np.array([own == "yes" for own in truths]), np.array([own == "yes" for own in said])
+    judged = _judged(truths, said)
+    columns = np.column_stack([judged.columns, yes, truth, yes & truth, yes | truth])
+    shares = {
+        "accuracy": Share(1, 0),
+        "precision": Share(4, 2),
+        "recall": Share(4, 3),
+        "f1": Dice(4, 5),
+        "yes_rate": Share(2, 0),
+    }
+    return replace(judged, columns=columns, shares=shares)
+
+
+def _mme(predictions: Sequence[Prediction]) -> Outcomes:
+    """Units are images; the columns are 1, the share of its questions right, both right, and the mean of the two."""
+    own = _by_finder(predictions, YES_NO, "neither yes nor no")
+    images: dict[str, list[int]] = {}
+    for index, one in enumerate(predictions):
+        if one.image_path is None:
+            raise DataError(f"{one.place} has no image_path, by which MME pairs an image's two questions; give it.")
+        images.setdefault(one.image_path, []).append(index)
+    for image, indices in images.items():
+        if len(indices) != 2:
+            raise DataError(f"The image {image} of MME has {len(indices)} predictions, but must have 2; score all.")
+    pairs = np.array(list(images.values()))
+    share, both = own.credit[pairs].mean(axis=1), own.credit[pairs].min(axis=1)
+    columns = np.stack([np.ones_like(share), share, both, (share + both) / 2], axis=1)
+    shares = {"score": Share(3, 0, scale=200), "accuracy": Share(1, 0), "accuracy_plus": Share(2, 0)}
+    unit = np.empty(len(predictions), dtype=np.int64)
+    unit[pairs] = np.arange(len(pairs))[:, None]
+    return replace(own, columns=columns, shares=shares, unit=unit)
+
+
+_JUDGES: dict[Metric, Callable[[Sequence[Prediction]], Outcomes]] = {
+    Metric.EXACT: lambda predictions: _by_text(predictions, _exact),
+    Metric.CONTAINED: lambda predictions: _by_text(predictions, _contained),
+    Metric.VQA: lambda predictions: _by_text(predictions, _agreement),
+    Metric.POPE: _pope,
+    Metric.VSR: lambda predictions: _by_finder(predictions, TRUE_FALSE, "neither true nor false"),
+    Metric.ENTAILMENT: lambda predictions: _by_finder(
+        predictions, ENTAILMENT, "neither entailment nor neutral nor contradiction"
+    ),
+    Metric.MME: _mme,
+}

@@ -1,0 +1,95 @@
+"""What goes wrong in one of several processes ends all of them, at once and in one sentence."""
+
+import json
+
+import pytest
+
+from interference import config
+from interference.measurement.compute import compute_config
+from tests.interference.measurement.test_compute_processes import SETTINGS, launched
+from tests.support.checkpoints import data, write_adapter
+from tests.support.mixtures import mixture
+
+FAULTS = {
+    "the disk is full as the first writes": (
+        0,
+        """
+        def write(path, names, units, packed):
+            next(packed), next(packed)
+            raise OSError(28, "No space left on device")
+        builder.write_packed = write
+        """,
+        "run.partial/gram.safetensors cannot be written: No space left on device; make room there",
+    ),
+    "a part of the second is gone": (
+        1,
+        """
+        def gone(self, part, block):
+            raise RunError(f"{self.path(part)} is gone")
+        spool.DiskSpool.read = gone
+        """,
+        "run.partial/part-000001.safetensors is gone",
+    ),
+    "no room where the second's gradients wait": (
+        1,
+        """
+        def full(*arguments):
+            raise RunError("gradients need more than there is")
+        resume._refuse_full = full
+        """,
+        "gradients need more than there is",
+    ),
+}
+PROGRAM = """
+import os, sys
+from interference import cli
+from interference.measurement import builder, resume, spool
+from interference.errors import RunError
+
+if os.environ["RANK"] == "{rank}":
+    {fault}
+sys.argv = ["interference", "compute", "{settings}"]
+cli.main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_of_one_process_ends_all_in_one_sentence_and_loses_nothing(fault, tiny, tmp_path):
+    rank, code, words = FAULTS[fault]
+    settings = tiny.config(tmp_path / "run", **SETTINGS)
+    (tmp_path / "c.yaml").write_text(json.dumps(settings.model_dump(mode="json")))
+    program = PROGRAM.format(rank=rank, fault=code.strip().replace("\n    ", "\n"), settings=tmp_path / "c.yaml")
+    (tmp_path / "program.py").write_text(program)
+    ended = launched(2, tmp_path / "program.py")
+    (said,) = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    assert ended.returncode != 0 and words in said, ended.stderr
+    assert not (tmp_path / "run").exists()
+    assert len(compute_config(settings).probes) == 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", list(FAULTS)[:2])
+def test_a_mixture_ends_all_as_well(fault, tiny, tmp_path):
+    """The first process's error is not taken for the selections that the others gather."""
+    rank, code, words = FAULTS[fault]
+    adapter = write_adapter(tmp_path / "mixture", mixture())
+    values = data(tiny.base, adapter, tiny.tasks, tmp_path / "run", **SETTINGS)
+    (tmp_path / "c.yaml").write_text(json.dumps(values))
+    program = PROGRAM.format(rank=rank, fault=code.strip().replace("\n    ", "\n"), settings=tmp_path / "c.yaml")
+    (tmp_path / "program.py").write_text(program)
+    ended = launched(2, tmp_path / "program.py")
+    (said,) = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    assert ended.returncode != 0 and words in said, ended.stderr
+    assert "has no attribute" not in ended.stderr
+
+
+@pytest.mark.slow
+def test_a_model_over_all_gpus_is_for_one_process(tiny, tmp_path):
+    values = tiny.data(tmp_path / "run")
+    values["model"]["device"] = "split"
+    settings = config.build(values, "test")
+    (tmp_path / "c.yaml").write_text(json.dumps(settings.model_dump(mode="json")))
+    ended = launched(2, "-m", "interference.cli", "compute", tmp_path / "c.yaml")
+    (said,) = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    assert said.endswith("each of 2 processes holds a model of its own; leave device out, or start one process")

@@ -1,0 +1,177 @@
+"""Numbers at their edges: narrow types, very short and very long answers, equal examples, few and many units."""
+
+import re
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+
+import interference
+from interference import config
+from interference.blocks import Block, Side, to_frame
+from interference.errors import MeasurementError
+from interference.measurement.compute import compute_config
+from interference.run import Run
+from interference.run.packing import pack
+from interference.statistics import metrics
+from interference.verification import reference, verify
+from tests.support.checkpoints import data, write_adapter, write_base, write_task
+from tests.support.models import VOCABULARY, batch, llama, lora
+from tests.support.needed import needed
+
+
+def loaded(dtype="float32", **changes) -> PeftModel:
+    """A LoRA in float32 on a base of another type."""
+    model = lora(llama(**changes))
+    for name, parameter in model.named_parameters():
+        if "lora_" not in name:
+            parameter.data = parameter.data.to(getattr(torch, dtype))
+    return model
+
+
+def tasks(count=4):
+    lengths, answers = [12, 7, 9, 11], [3, 1, 5, 4]
+    return {task: [batch(lengths, answers, 20 * k + n) for n in range(count // 4)] for k, task in enumerate("ab")}
+
+
+# --- narrow types ---
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 0.1), ("float16", 0.02)])
+def test_a_narrow_base_gives_the_matrix_within_its_precision(dtype, tolerance):
+    exact = interference.compute(loaded(), tasks())
+    found = interference.compute(loaded(dtype), tasks())
+    norms = np.sqrt(np.diag(exact.gram()))
+    assert found.gram().dtype == np.float32
+    assert np.abs(found.gram() - exact.gram()).max() > 0
+    assert (np.abs(found.gram() - exact.gram()) <= tolerance * np.outer(norms, norms)).all()
+
+
+def test_an_overflow_of_float16_is_told_with_its_task_and_remedy():
+    model = loaded("float16")
+    with torch.no_grad():
+        model.get_base_model().model.layers[1].mlp.down_proj.base_layer.weight.fill_(60000)
+    with pytest.raises(
+        MeasurementError, match=r"task 'a', example a batch 0 row 0: the loss is nan; .*(try dtype: float32)"
+    ):
+        interference.compute(model, tasks())
+
+
+def test_verify_prints_the_error_that_a_bfloat16_base_brings(interference, tmp_path):
+    base, adapter = write_base(tmp_path / "base"), write_adapter(tmp_path / "adapter")
+    files = {name: write_task(tmp_path / f"{name}.jsonl", 6, seed) for seed, name in enumerate(["red", "blue"])}
+    values = data(base, adapter, files, tmp_path / "run")
+    values["model"]["dtype"] = "bfloat16"
+    run = compute_config(config.build(values, "test"))
+    said = interference("verify", tmp_path / "run", "--quiet")
+    assert said.code == 0, said.out + said.err
+    printed = re.search(r"passed: gradients equal autograd to (\S+) \(relative,\s+bfloat16\)", said.out)
+    found = verify.verify_config(run)
+    assert float(printed[1]) == pytest.approx(found.error, rel=5e-3)  # three digits are printed
+    assert 1e-4 < found.error < verify.TOLERANCES["bfloat16"]  # more than float32 would bring
+
+
+# --- quantised bases ---
+
+
+@pytest.mark.parametrize(
+    ("bits", "tolerance"),
+    [  # 8-bit Linears round their inputs, too: what padding changes in the last digit may be a whole step of 127
+        ("4bit", 1e-4),
+        ("8bit", 0.1),
+    ],
+)
+def test_on_a_quantised_base_gradients_are_those_of_batch_1_autograd(tmp_path, bits, tolerance):
+    needed("bitsandbytes")
+    shape = {"hidden_size": 64, "intermediate_size": 128, "num_key_value_heads": 4}
+    base = write_base(tmp_path / "base", llama(**shape))
+    adapter = write_adapter(tmp_path / "adapter", lora(llama(**shape)))
+    files = {name: write_task(tmp_path / f"{name}.jsonl", 6, seed) for seed, name in enumerate(["red", "blue"])}
+    values = data(base, adapter, files, tmp_path / "run", layers=None)
+    values["model"]["quantization"] = bits
+    settings = config.build(values, "test")
+    found = compute_config(settings)
+    values["model"].pop("quantization")
+    values["out"] = str(tmp_path / "plain")
+    plain = compute_config(config.build(values, "test"))
+    norms = np.sqrt(np.diag(plain.gram()))
+    assert np.abs(found.gram() - plain.gram()).max() > 1e-3 * norms.max() ** 2  # so it is another base indeed
+    checked = verify.verify_config(found, units=2)
+    assert checked.passed and checked.error < tolerance and checked.gram_error < 3 * tolerance
+
+
+# --- lengths ---
+
+
+def long_and_short():
+    """One supervised token beside four thousand, in one batch."""
+    ids = torch.randint(3, VOCABULARY - 1, (2, 4040), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[1, 12:] = 0
+    labels = torch.full_like(ids, -100)
+    labels[0, 40:] = ids[0, 40:]
+    labels[1, 11] = ids[1, 11]
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+def test_one_supervised_token_and_four_thousand_are_measured_alike():
+    model, together = loaded(max_position_embeddings=4096), long_and_short()
+    run = interference.compute(model, {"a": [together], "b": tasks()["b"]}, layers=[1])
+    assert run.probes["tokens"].tolist()[:2] == [4000, 1]
+    for row in (0, 1):
+        alone = reference.gradients(model, reference.single(together, row), layers=[1])
+        norm = sum(float((gradient.double() ** 2).sum()) for gradient in alone.values())
+        assert run.gram()[row, row] == pytest.approx(norm, rel=1e-4)
+
+
+# --- equal examples, few and many units ---
+
+
+def run_of(rows, names):
+    """A run of one block whose gradients are these rows."""
+    import pandas as pd
+
+    places = [str(k) for k in range(len(names))]
+    probes = pd.DataFrame({"task": names, "loss": 1.0, "tokens": 1, "ids": places, "source": places})
+    blocks = to_frame([Block("language", 0, "q_proj", "attention", Side.A, rows.shape[1])])
+    gram = (rows @ rows.T).astype(np.float32)
+    return Run(probes, blocks, {name: pack(gram) for name in blocks["name"]}, {"seed": 0})
+
+
+def test_identical_examples_have_no_noise():
+    rows = np.repeat([[1.0, 0.0], [1.0, 1.0]], 4, axis=0)
+    run = run_of(rows, ["a"] * 4 + ["b"] * 4)
+    expected = [[1.0, np.sqrt(0.5)], [np.sqrt(0.5), 1.0]]
+    table = run.table("delta")
+    np.testing.assert_allclose(table["low"], table["value"], rtol=1e-5)
+    np.testing.assert_allclose(table["high"], table["value"], rtol=1e-5)
+    np.testing.assert_allclose(run.matrix("interference"), expected, rtol=1e-5)
+    assert (run.signal()["unit_noise"].abs() < 1e-6).all()
+
+
+@pytest.mark.parametrize("metric", ["interference", "delta", "cosine", "pair_cosine", "conflict_rate", "curvature"])
+def test_two_units_a_task_give_values_and_no_warning(metric):
+    rows = np.random.default_rng(0).normal(size=(6, 20)) + 1
+    run = run_of(rows, ["a", "a", "b", "b", "c", "c"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        table = run.table(metric)
+    assert np.isfinite(table["value"]).all()
+    assert table["verdict"].isin(["self", "conflict", "synergy", "unclear", "no-signal"]).all()
+
+
+@pytest.mark.slow
+def test_two_thousand_units_a_task_find_a_small_effect():
+    """Cosine -0.1 of the means beneath three times as much noise: plain at 2,000 units, with tight intervals."""
+    generator = np.random.default_rng(0)
+    means = np.zeros((2, 400))
+    means[0, 0], means[1, 0], means[1, 1] = 1, -0.1, np.sqrt(0.99)
+    rows = np.repeat(means, 2000, axis=0) + 3 * generator.normal(size=(4000, 400)) / np.sqrt(400)
+    run = run_of(rows, ["a"] * 2000 + ["b"] * 2000)
+    table = run.table("interference", reduce="ratio-of-means", replicates=200).set_index(["affected", "stepped"])
+    cell = table.loc["a", "b"]
+    assert cell["verdict"] == "conflict" and cell["low"] < -0.1 < cell["high"]
+    assert cell["high"] - cell["low"] < 0.1
+    assert metrics.signal(run.gram(), list(run.probes["task"])).reliability == pytest.approx(1, abs=0.01)

@@ -1,0 +1,333 @@
+"""Records of every shape, and what is said about those that cannot be used."""
+
+import io
+import json
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from mixlora.common.errors import DataError
+from mixlora.data.examples import Example, Turn
+from mixlora.data.images import image_size, open_image
+from mixlora.data.reading import tasks
+from mixlora.data.reading.records import Record
+from mixlora.data.reading.tasks import TaskSpec, read_task
+from tests.support.needed import needed
+from tests.support.records import QA, read, refusal, save_picture, write
+
+# --- shapes ---
+
+
+def test_chat_and_prompt_records_of_one_file(tmp_path):
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What?"}]
+    file = write(
+        tmp_path,
+        {"messages": [*messages, {"role": "assistant", "content": "Red"}], "id": "a"},
+        {"prompt": "What?", "response": "Red", "id": 5},
+        {"prompt": "What?", "response": "Red"},
+    )
+    assert read(file) == [
+        Example("a", "colors", (Turn("system", "Be brief."), *QA), None, "records.jsonl:1"),
+        Example("5", "colors", QA, None, "records.jsonl:2"),
+        Example("3", "colors", QA, None, "records.jsonl:3"),
+    ]
+
+
+def test_content_in_parts(tmp_path):
+    save_picture(tmp_path / "a.png")
+    parts = [{"type": "image"}, {"type": "text", "text": "What?"}]
+    answer = {"role": "assistant", "content": [{"type": "text", "text": "Red"}]}
+    file = write(
+        tmp_path,
+        {"messages": [{"role": "user", "content": parts}, answer], "image": "a.png"},
+        {"messages": [{"role": "user", "content": parts}, answer], "images": ["a.png"]},
+        {"messages": [{"role": "user", "content": [{"type": "image", "path": "a.png"}, parts[1]]}, answer]},
+    )
+    assert [(e.turns, e.image) for e in read(file)] == [(QA, tmp_path / "a.png")] * 3
+
+
+def test_llava_records_filtered_by_task_without_their_placeholder(tmp_path):
+    save_picture(tmp_path / "images" / "a.png")
+    turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "Red"}]
+    later = [{"from": "human", "value": "Sure?"}, {"from": "gpt", "value": "Yes"}]
+    record = {"id": "x1", "image": "a.png", "task_name": "color", "conversations": turns + later}
+    file = write(tmp_path, {**record, "task_name": "shape", "image": "gone.png"}, record, name="annotation.json")
+    assert read(file, images=tmp_path / "images", where={"task_name": "color"}) == [
+        Example(
+            "x1",
+            "colors",
+            (*QA, Turn("user", "Sure?"), Turn("assistant", "Yes")),
+            tmp_path / "images" / "a.png",
+            "annotation.json[1]",
+        )
+    ]
+
+
+def test_evaluation_records(tmp_path):
+    save_picture(tmp_path / "a.png")
+    file = write(tmp_path, {"unique_id": "u7", "prompt": "What?", "target": "Red", "image_path": "a.png"})
+    assert read(file) == [Example("u7", "colors", QA, tmp_path / "a.png", "records.jsonl:1")]
+
+
+def test_fields_of_other_names(tmp_path):
+    save_picture(tmp_path / "a.png")
+    file = write(tmp_path, {"question": "What?", "label": "Red", "picture": "a.png", "qid": 9})
+    names = {"prompt": "question", "response": "label", "image": "picture", "id": "qid"}
+    assert read(file, fields=names) == [Example("9", "colors", QA, tmp_path / "a.png", "records.jsonl:1")]
+    other = write(tmp_path, {"prompt": "What?", "response": "Red", "image_path": "a.png"}, name="other.jsonl")
+    assert read(other, fields={"image": "image_path"})[0].image == tmp_path / "a.png"
+    assert refusal(file, fields={"prompt": "query"}) == (
+        "records.jsonl:1: no field 'query', which `fields` names as the prompt; it has question, label, picture, qid."
+    )
+
+
+def test_where_compares_a_configurations_text_with_a_files_number(tmp_path):
+    file = write(tmp_path, {"prompt": "a", "response": "b", "level": 3}, {"prompt": "c", "response": "d", "level": 4})
+    assert [e.turns[0].text for e in read(file, where={"level": "4"})] == ["c"]
+    assert read_task(TaskSpec(file, where={"level": 4}), "t")[0].source == "records.jsonl:2"
+
+
+def test_bom_crlf_blank_lines_and_odd_separators_are_tolerated(tmp_path):
+    file = tmp_path / "records.jsonl"
+    line = '{"prompt": "one\u2028two\u0085three", "response": "Red"}'
+    file.write_bytes(f"\ufeff{line}\r\n\r\n   \n{line}\r\n".encode())
+    assert [(e.turns[0].text, e.source) for e in read(file)] == [
+        ("one\u2028two\u0085three", "records.jsonl:1"),
+        ("one\u2028two\u0085three", "records.jsonl:4"),
+    ]
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+
+
+@settings(max_examples=50, deadline=None)
+@given(pairs=st.lists(st.tuples(TEXT, TEXT.filter(str.strip)), min_size=1, max_size=4), escaped=st.booleans())
+def test_any_text_comes_back_as_it_was_written(tmp_path_factory, pairs, escaped):
+    file = tmp_path_factory.mktemp("r") / "records.jsonl"
+    lines = [json.dumps({"prompt": q, "response": a}, ensure_ascii=escaped) for q, a in pairs]
+    file.write_bytes("\n".join(lines).encode())
+    assert [tuple(turn.text for turn in e.turns) for e in read(file)] == pairs
+
+
+def test_ids_are_unique_and_do_not_depend_on_the_order(tmp_path):
+    records = [{"id": "a", "prompt": q, "response": "Red"} for q in ("one", "two")]
+    other = {"id": "b", "prompt": "one", "response": "Red"}
+    found = {e.turns[0].text: e.id for e in read(write(tmp_path, *records))}
+    assert {e.turns[0].text: e.id for e in read(write(tmp_path, *records[::-1]))} == found
+    assert [name.split("~")[0] for name in found.values()] == ["a", "a"] and len(set(found.values())) == 2
+    copies = [e.id for e in read(write(tmp_path, other, records[0], records[0]))]
+    assert copies == ["b", found["one"], found["one"] + "~2"]
+
+
+# --- datasets and parquet ---
+
+
+def test_dataset_directories(tmp_path):
+    datasets = needed("datasets")
+    shown = Image.new("RGB", (6, 4), (0, 0, 255))
+    columns = {"prompt": ["What?", "Which?"], "response": ["Red", "Blue"], "image": [None, shown], "level": [1, 2]}
+    features = datasets.Features(
+        {name: datasets.Value("string") for name in ("prompt", "response")}
+        | {"image": datasets.Image(), "level": datasets.Value("int64")}
+    )
+    dataset = datasets.Dataset.from_dict(columns, features=features)
+    dataset.save_to_disk(tmp_path / "flat")
+    datasets.DatasetDict({"train": dataset, "test": dataset.select([1])}).save_to_disk(tmp_path / "split")
+    plain, pictured = read(tmp_path / "flat")
+    assert plain == Example("0", "colors", QA, None, "flat[0]")
+    assert open_image(pictured).getpixel((0, 0)) == (0, 0, 255) and image_size(pictured) == (6, 4)
+    assert [e.source for e in read(tmp_path / "split", split="test", where={"level": 2})] == ["split/test[0]"]
+    assert refusal(tmp_path / "split").endswith("split has the splits train, test; choose one with `split`, not None.")
+    assert refusal(tmp_path / "split", split="dev").endswith(
+        "split has the splits train, test; choose one with `split`, not dev."
+    )
+    assert refusal(tmp_path / "flat", split="dev").endswith("flat has no splits; leave out `split: dev`.")
+
+
+def test_parquet_files(tmp_path):
+    from pyarrow import Table, parquet
+
+    encoded = io.BytesIO()
+    Image.new("RGB", (6, 4), (0, 255, 0)).save(encoded, "PNG")
+    rows = [{"prompt": "What?", "response": "Red", "image": {"bytes": encoded.getvalue(), "path": "x.png"}}]
+    parquet.write_table(Table.from_pylist(rows), tmp_path / "data")
+    (example,) = read(tmp_path / "data")
+    assert (example.turns, example.source) == (QA, "data[0]")
+    assert open_image(example).getpixel((5, 3)) == (0, 255, 0)
+    rows[0]["image"]["bytes"] = b"no picture"
+    parquet.write_table(Table.from_pylist(rows), tmp_path / "data")
+    assert refusal(tmp_path / "data").startswith("data[0]: an embedded image that cannot be opened (cannot identify")
+    (tmp_path / "data").write_bytes(b"PAR1 and nothing")
+    assert refusal(tmp_path / "data").startswith("data: a parquet file that cannot be read (")
+
+
+def test_a_folder_that_is_no_dataset(tmp_path):
+    needed("datasets")
+    assert refusal(tmp_path) == (
+        f"{tmp_path} is no directory that datasets' save_to_disk wrote; "
+        "give such a directory, or a .jsonl, .json or parquet file."
+    )
+
+
+def test_without_the_package_datasets_a_folder_is_told_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    assert refusal(tmp_path) == f"{tmp_path} is a directory; to read it, pip install 'task-interference[datasets]'."
+
+
+# --- refusals of files ---
+
+
+def test_files_and_folders_that_are_not_there(tmp_path):
+    gone = tmp_path / "gone.jsonl"
+    assert refusal(gone) == f"Task colors: {gone} does not exist; check the path in `file`."
+    file = write(tmp_path, {"prompt": "What?", "response": "Red"})
+    assert refusal(file, images=tmp_path / "no") == (
+        f"Task colors: the image folder {tmp_path / 'no'} does not exist; check the path in `images`."
+    )
+    assert refusal(file, split="train") == f"{file} has no splits; leave out `split: train`."
+
+
+@pytest.mark.parametrize("content", ["", "\n \n", "[]", "\ufeff"])
+def test_a_file_without_records(tmp_path, content):
+    file = tmp_path / "records.jsonl"
+    file.write_text(content, encoding="utf-8")
+    assert refusal(file) == f"Task colors: {file} holds no record; give a file with at least one."
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"prompt": "a", "response": "b"}\n{"prompt": a}\n', "r:2: no JSON at column 12 (Expecting value); write an"),
+        (b'[{"prompt": "a",\n "response" "b"}]', "r:2: no JSON at column 13 (Expecting ':' delimiter); write an"),
+        (b'{\n  "prompt": "a"\n}', "r:1: no JSON at column 2 (Expecting property name"),
+        (b'{"prompt": "a"}\n{"prompt": "\xff"}', "r:2: byte 0xff is not UTF-8; save the file as UTF-8."),
+        ('{"prompt": "a"}'.encode("utf-16"), "r:1: byte 0xff is not UTF-8; save the file as UTF-8."),
+        (b'{"a": ' * 100_000, "r:1: JSON that cannot be read (maximum recursion depth exceeded"),
+        (b'{"a": ' + b"1" * 5000 + b"}", "r:1: JSON that cannot be read (Exceeds the limit"),
+        (b'"text"', "r:1: a str where a record is expected; records are {messages"),
+        (b'[{"prompt": "a", "response": "b"}, 3]', "r[1]: a int where a record is expected; records are {messages"),
+    ],
+)
+def test_content_that_cannot_be_read(tmp_path, content, message):
+    (tmp_path / "r").write_bytes(content)
+    assert refusal(tmp_path / "r").startswith(message)
+
+
+def test_where_that_matches_nothing_tells_the_nearest_values(tmp_path):
+    names = [f"task-{k}" for k in range(30)] + ["scienceqa+question_answering"]
+    file = write(tmp_path, *[{"prompt": "a", "response": "b", "task_name": name, "n": len(name)} for name in names])
+    told = refusal(file, where={"task_name": "scienceqa"})
+    assert told.startswith(
+        f"No record of {file} has task_name = 'scienceqa'; its values are scienceqa+question_answering, "
+    )
+    assert told.endswith(" and 21 more.") and told.count("task-") == 9
+    assert refusal(file, where={"tsak": "x"}) == (
+        f"No record of {file} has the field 'tsak' of `where`; the first has prompt, response, task_name, n."
+    )
+    both = {"task_name": "task-1", "n": 7}
+    assert refusal(file, where=both) == f"No record of {file} has all of {both} at once; ask for fewer."
+
+
+def test_what_is_nested_too_deeply_is_a_problem_like_others(tmp_path):
+    deep: list = []
+    for _ in range(100_000):
+        deep = [deep]
+    usual, problems = {"prompt": "What?", "response": "Red", "tag": "x"}, []
+    rows = [Record(usual | more, f"r.jsonl:{at}", at) for at, more in enumerate(({"tag": deep}, {}, {"id": deep}), 1)]
+    spec = TaskSpec(tmp_path / "r.jsonl", where={"tag": "x"})
+    kept = tasks._matching(rows, spec, problems)
+    found = tasks._examples(kept, spec, tmp_path / "r.jsonl", "t", problems)
+    assert [example.source for example in found] == ["r.jsonl:2"]
+    assert [str(problem) for problem in problems] == [
+        "r.jsonl:1: tag is nested too deeply; simplify it.",
+        "r.jsonl:3: something in it is nested too deeply; simplify it.",
+    ]
+    with pytest.raises(DataError, match=r"^r\.jsonl:1: tag is nested too deeply"):
+        tasks._matching(rows, spec, None)
+    assert tasks._matching(rows[:1], spec, problems) == []
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (
+            {"fle": "x"},
+            "Task colors has the unknown key 'fle'; the keys are file, images, where, split, fields, by, mme, outside.",
+        ),
+        ({"images": "x"}, "Task colors names no file; give `file: path/to/records.jsonl`."),
+    ],
+)
+def test_entries_of_a_configuration_that_cannot_be_used(spec, message):
+    with pytest.raises(DataError) as error:
+        read_task(spec, "colors")
+    assert str(error.value) == message
+
+
+# --- refusals of records ---
+
+USER, ASSISTANT = {"role": "user", "content": "What?"}, {"role": "assistant", "content": "Red"}
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (
+            {"question": "What?", "answer": "Red"},
+            "a record of unknown shape, with the keys question, answer; understood are {messages: [{role, content}], "
+            "image?}, {prompt, response, image?}, {conversations: [{from, value}], image?} or {prompt, target, "
+            "image_path?}; other names of fields are told by `fields`.",
+        ),
+        ({}, "a record of unknown shape, with the keys none; understood are"),
+        ({"messages": "hello"}, "a record of unknown shape, with the keys messages;"),
+        ({"prompt": "What?", "response": " \n"}, "an answer is empty, so there is nothing to learn; fill it or drop"),
+        ({"messages": [USER, ASSISTANT, USER]}, "the conversation ends with a user turn; end it with the assistant's"),
+        ({"messages": [ASSISTANT]}, "the conversation does not begin with a user turn; add the question."),
+        (
+            {"messages": [ASSISTANT, USER, ASSISTANT]},
+            "the conversation does not begin with a user turn; add the question.",
+        ),
+        ({"messages": []}, "the conversation does not begin with a user turn; add the question."),
+        ({"messages": [USER, "Red"]}, "message 2 is no {role, content}; write it so."),
+        ({"conversations": [{"role": "user"}]}, "message 1 is no {from, value}; write it so."),
+        (
+            {"messages": [USER, {"role": "tool", "content": "x"}]},
+            "message 2 has the role 'tool'; roles are system, user, assistant, human, gpt.",
+        ),
+        ({"prompt": "What?", "response": float("nan")}, "the text of response is nan, a float; write it as a string."),
+        ({"prompt": None, "response": "Red"}, "the text of prompt is None, a NoneType; write it as a string."),
+        ({"prompt": "What?", "target": 7}, "the text of target is 7, a int; write it as a string."),
+        ({"messages": [{"role": "user", "content": 3}]}, "the text of message 1 is 3, a int; write it as a string."),
+        ({"prompt": "a\ud800", "response": "Red"}, "the text of prompt holds '\\ud800', half a character; remove it."),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "video"}]}, ASSISTANT]},
+            "message 1 has a part \"{'type': 'video'}\"; parts are",
+        ),
+        (
+            {"messages": [USER, {"role": "assistant", "content": [{"type": "image"}]}]},
+            "message 2 holds an image; its place is the first user message.",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image"}, {"type": "image"}]}, ASSISTANT]},
+            "the record has 2 images; an example has one at most.",
+        ),
+        (
+            {"prompt": "What?", "response": "Red", "images": ["a.png", "b.png", "c.png"]},
+            "the record has 3 images; an example has one at most.",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image"}]}, ASSISTANT]},
+            "a message holds an image, but the record names none; add `image`.",
+        ),
+        (
+            {"conversations": [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "Red"}]},
+            "the text has <image>, but the record names no image; add `image` or remove it.",
+        ),
+        ({"prompt": "What?", "response": "Red", "image": 3}, "the image is a int; give the name of a file."),
+    ],
+)
+def test_records_that_cannot_be_used(tmp_path, record, message):
+    file = write(tmp_path, {"prompt": "What?", "response": "Red"}, record)
+    assert refusal(file).startswith(f"records.jsonl:2: {message}")

@@ -1,0 +1,53 @@
+"""MME's totals by hand."""
+
+import numpy as np
+import pytest
+
+from mixlora.common.errors import DataError
+from mixlora.evaluation.scoring.metrics import score
+from mixlora.evaluation.scoring.mme import COGNITION, PERCEPTION, totals
+from tests.support.answers import coded
+
+
+def test_there_are_ten_and_four():
+    assert (len(PERCEPTION), len(COGNITION), len({*PERCEPTION, *COGNITION})) == (10, 4, 14)
+
+
+def test_sums_by_hand():
+    # both right, one right, none right: accuracy 3 of 6, both 1 of 3: 50 + 33.33; the other subtask: 75 + 50
+    three, two = coded("tntffm", image=True), coded("tntm", image=True)
+    assert score(three, "mme").values["score"].value == pytest.approx(250 / 3)
+    found = totals({"existence": three, "OCR": two, "code_reasoning": two})
+    assert list(found) == ["perception (2 of 10 subtasks)", "cognition (1 of 4 subtasks)"]
+    assert found["perception (2 of 10 subtasks)"].value == pytest.approx(250 / 3 + 125)
+    assert found["cognition (1 of 4 subtasks)"].value == pytest.approx(125)
+
+
+def test_all_subtasks_right():
+    right = coded("tn" * 20, image=True)
+    found = totals(dict.fromkeys((*PERCEPTION, *COGNITION), right))
+    assert found["perception"].value == found["perception"].high == 2000
+    assert found["cognition"].value == 800
+    short = 200 - score(right, "mme").values["score"].low  # of one subtask
+    assert found["perception"].low == pytest.approx(2000 - np.sqrt(10) * short)
+    assert found["cognition"].low == pytest.approx(800 - 2 * short)
+
+
+def test_subtasks_vary_independently():
+    """The interval of a sum of four equal subtasks is twice that of one."""
+    half = coded("tnff" * 100, image=True)  # every second image: 200 or 0
+    one = totals({"code_reasoning": half})["cognition (1 of 4 subtasks)"]
+    four = totals(dict.fromkeys(COGNITION, half))["cognition"]
+    assert four.value == pytest.approx(4 * one.value)
+    assert (four.high - four.low) / (one.high - one.low) == pytest.approx(2, rel=0.06)
+    assert one.high - one.low == pytest.approx(2 * 1.96 * 100 / np.sqrt(200), rel=0.06)
+
+
+def test_the_order_of_subtasks_does_not_matter():
+    parts = {"OCR": coded("tntm", image=True), "count": coded("tntnff", image=True)}
+    assert totals(parts) == totals(dict(reversed(parts.items())))
+
+
+def test_an_unknown_subtask():
+    with pytest.raises(DataError, match="MME has no subtask 'ocr'; its subtasks are existence, count"):
+        totals({"ocr": coded("tn", image=True)})
