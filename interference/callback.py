@@ -19,7 +19,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
 from interference.errors import CheckpointError, ConfigError, MeasurementError, RunError, ScopeError
 from interference.measurement.compute import compute
-from interference.measurement.prober import Batch
+from interference.measurement.units import Batch
 from interference.run import Run, load
 from interference.statistics.estimand import Reduce
 from interference.statistics.significance import Verdict

@@ -10,7 +10,6 @@ from pydantic import Field, field_validator
 from interference.blocks import Component, Granularity
 from interference.errors import ConfigError
 from mixlora.common import settings as yaml_settings
-from mixlora.common.errors import MixLoraError
 from mixlora.common.sections import BaseSection, TaskSection
 from mixlora.common.settings import Place, Section
 
@@ -100,11 +99,8 @@ def load(
     Raises:
         ConfigError: if the file is missing, is no YAML, or has a key or value that cannot be used.
     """
-    try:
-        data = yaml_settings.read(path, AnalysisConfig, "run.json") if path else {}
-        data = yaml_settings.overridden(data, settings, options or {})
-    except MixLoraError as error:
-        raise ConfigError(str(error)) from None
+    data = yaml_settings.read(path, AnalysisConfig, "run.json") if path else {}
+    data = yaml_settings.overridden(data, settings, options or {})
     return build(data, str(path) if path else "the options")
 
 
@@ -114,10 +110,7 @@ def build(data: Mapping[str, Any], place: str) -> AnalysisConfig:
     Raises:
         ConfigError: if a key or value cannot be used.
     """
-    try:
-        return yaml_settings.build(AnalysisConfig, data, place)
-    except MixLoraError as error:
-        raise ConfigError(str(error)) from None
+    return yaml_settings.build(AnalysisConfig, data, place)
 
 
 def whole_seed(seed: int) -> int:
@@ -132,8 +125,12 @@ def whole_seed(seed: int) -> int:
 
 
 def parse_bytes(text: str) -> int:
-    """The number of bytes in "2GiB", "500 MB" or "1000"; decimal and binary units."""
+    """The number of bytes in "2GiB", "500 MB" or "1000"; decimal and binary units.
+
+    Raises:
+        ValueError: if it is none.
+    """
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmg]?i?b?)\s*", text.lower())
     if not match or match[2] not in _UNITS:
-        raise ConfigError(f"{text!r} is no amount of memory; write a number of bytes or one like 2GiB")
+        raise ValueError("no amount of memory; write a number of bytes or one like 2GiB")
     return int(float(match[1]) * _UNITS[match[2]])

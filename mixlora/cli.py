@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, NoReturn, cast
 
 import typer
 
-from mixlora.common.errors import ConfigError, MixLoraError, TrainingError, plain
+from mixlora.common.errors import ConfigError, ToolError, plain
 
 app = typer.Typer(
     name="mixlora",
@@ -193,7 +193,7 @@ def export(
 
     names = task or [*mini.TASKS, *mini.UNSEEN]
     if split not in ("train", "heldout"):
-        raise MixLoraError(f"--split {split!r} is neither train nor heldout")
+        raise ConfigError(f"--split {split!r} is neither train nor heldout")
     which = cast(Literal["train", "heldout"], split)
     examples = [example for name in names for example in mini.examples(name, which, count, seed)]
     write(examples, out)
@@ -215,7 +215,8 @@ def import_official(
 
     Example: mixlora import-official MixLoRA_E16_r4 adapters/e16-r4 --base my-llava
     """
-    from mixlora.checkpoints.conversion import CONVERTED, import_checkpoint
+    from mixlora.checkpoints.conversion import import_checkpoint
+    from mixlora.checkpoints.formats import CONVERTED
 
     done = import_checkpoint(source, out, base=base)
     if done.modules:
@@ -271,12 +272,12 @@ def main() -> None:
     debug = "--debug" in sys.argv
     try:
         app()
-    except MixLoraError as error:
+    except ToolError as error:
         if debug:
             raise
-        if not getattr(error, "shared", False) or os.environ.get("RANK", "0") == "0":  # all raise it, and one tells it
+        if not error.shared or os.environ.get("RANK", "0") == "0":  # all raise it, and one tells it
             _complain(error)
-        sys.exit(1 if isinstance(error, TrainingError) else 2)
+        sys.exit(error.exit_code)
     except Exception as error:
         if debug:
             raise

@@ -46,8 +46,8 @@ from interference.cli.options import (
     numbers,
     perplexity_for,
 )
-from interference.errors import ConfigError, InterferenceError, WriteError
-from mixlora.common.errors import MixLoraError, TrainingError, plain
+from interference.errors import ConfigError, InterferenceError
+from mixlora.common.errors import plain
 
 app = typer.Typer(
     name="interference",
@@ -383,12 +383,12 @@ def main() -> None:
     debug = "--debug" in sys.argv
     try:
         app()
-    except (InterferenceError, MixLoraError) as error:
+    except InterferenceError as error:
         if debug:
             raise
-        if not getattr(error, "shared", False) or os.environ.get("RANK", "0") == "0":  # all raise it, and one tells it
+        if not error.shared or os.environ.get("RANK", "0") == "0":  # all raise it, and one tells it
             _complain(error)
-        sys.exit(1 if isinstance(error, (WriteError, TrainingError)) else 2)
+        sys.exit(error.exit_code)
     except Exception as error:
         if debug:
             raise

@@ -12,14 +12,13 @@ from rich.console import Console
 
 from interference.cli import printing
 from interference.config import build
-from interference.errors import CheckpointError, RunError
+from interference.errors import InterferenceError, RunError
 from interference.figures import matrices
 from interference.measurement.compute import compute_config
 from interference.report import directory
 from interference.run import Run
 from interference.run import run as runs
 from mixlora.common import settings, terminal
-from mixlora.common.errors import MixLoraError
 from mixlora.common.sections import resolved
 from mixlora.data import mini
 from mixlora.evaluation import comparison, tables
@@ -69,8 +68,8 @@ def demo(out: Path, console: Console) -> None:
         for method in METHODS:
             _train(out, method)
         results = [_score(out, method, label) for method, label in {"base": "base", **METHODS}.items()]
-    except MixLoraError as error:
-        raise CheckpointError(f"{error} (the demo keeps what is finished in {out})") from None
+    except InterferenceError as error:
+        raise type(error)(f"{error} (the demo keeps what is finished in {out})") from None
     measured = {(method, step): _measure(out, method, step) for method, steps in STEPS.items() for step in steps}
     _tell_scores(out, results, console)
     early = {_title(method, STEPS[method][1]): measured[method, STEPS[method][1]] for method in METHODS}

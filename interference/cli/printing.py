@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from interference.errors import amount
 from interference.run import Run
 from interference.run.remarks import opposed, other_blocks, sketched
 from interference.run.schema import meta_of
 from mixlora.common.errors import plain
+from mixlora.common.files import amount
 
 if TYPE_CHECKING:
     from interference.config import AnalysisConfig

@@ -20,6 +20,7 @@ from interference.factors import neighbours, selections
 from interference.factors.neighbours import Embedding
 from interference.factors.selections import Correlation, Selections
 from interference.run import Run, record
+from mixlora.common import directories
 
 SCHEMA = 1
 _JSON, _EXAMPLES, _VALUES = "factors.json", "examples.parquet", "selections.safetensors"
@@ -55,7 +56,8 @@ class Factors:
         """
         out = Path(out)
         check_free(out)
-        record.write_whole(out, "factors", self._write)
+        with record.saving(out, "factors") as folder:
+            self._write(folder)
 
     def _write(self, folder: Path) -> None:
         self.examples.to_parquet(folder / _EXAMPLES, index=False)
@@ -92,7 +94,7 @@ def load(path: Path | str) -> Factors:
 
 def check_free(out: Path) -> None:
     """Raise a RunError if something is at `out` already."""
-    record.check_free(out, _JSON, "factors", "holds something else")
+    directories.check_free(out, _JSON, "factors", "holds something else")
 
 
 def against(found: Factors, run: Run, **options: Any) -> Correlation:

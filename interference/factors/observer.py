@@ -21,13 +21,14 @@ from interference.config import AnalysisConfig, whole_seed
 from interference.errors import MeasurementError, RunError, ScopeError
 from interference.factors.factors import Factors, check_free, load
 from interference.factors.selections import Selections, check_tasks
-from interference.gradients.probe import activate, as_found
+from interference.gradients.state import activate, as_found
 from interference.gradients.targets import Target, find_targets, probed_adapter
 from interference.measurement import checkpoint, sample
 from interference.measurement.prober import digested
 from interference.measurement.resume import clear, refuse_busy, settle, unfinished
 from interference.measurement.spool import DiskSpool
 from mixlora import MixLoraLayer, routed
+from mixlora.checkpoints import loading
 from mixlora.common.files import exists, expanded, is_folder
 from mixlora.common.progress import Progress, silent
 from mixlora.common.sections import resolved
@@ -98,7 +99,7 @@ def compute_config(config: AnalysisConfig, out: Path | str, progress: Progress =
     refuse_busy(out)
     check_free(out)
     check_tasks(list(config.tasks))
-    collator = Collator(checkpoint.load_processor(config.model), probe.max_length, config.model.chat_template)
+    collator = Collator(loading.load_processor(config.model), probe.max_length, config.model.chat_template)
     tasks = sample.read(config)
     for examples in tasks.values():
         for example in examples:

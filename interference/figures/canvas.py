@@ -11,9 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from interference.errors import unwritable
-from interference.run.record import replace_files
-from mixlora.common.errors import plain
+from mixlora.common.errors import plain, unwritable
+from mixlora.common.writing import replace_files
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito's, no yellow
 SHAPES = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")  # 10 shapes and 7 colours repeat together after 70

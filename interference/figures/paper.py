@@ -69,7 +69,7 @@ def conditional(
 
     Raises:
         ScopeError: if there are not two, labels are more or fewer, two are the same, or an unseen task is not there.
-        MixLoraError: if a directory holds no results, or the two cannot be compared.
+        InterferenceError: if a directory holds no results, or the two cannot be compared.
     """
     if len(evaluations) < 2:
         raise ScopeError(f"scores are compared, but {len(evaluations)} evaluation was given; give two or more")

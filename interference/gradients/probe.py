@@ -7,27 +7,20 @@ logits are computed where tokens are supervised, and the graph is rooted at the 
 below it (and the image encoder) run without one.
 """
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from peft import PeftModel
-from peft.tuners.tuners_utils import BaseTunerLayer, set_adapter
-from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from interference.errors import MeasurementError
+from interference.gradients.layers import per_example
+from interference.gradients.losses import example_losses
+from interference.gradients.state import activate, as_found
 from interference.gradients.targets import Tap, Target
-from mixlora import MixLoraLayer, routed
-from mixlora.tuner.factors import Gather
-from mixlora.tuner.routing import Conditional
-
-IGNORED = -100  # the label of a token that is not supervised, as in transformers
-LOGIT_ROWS = 8  # logits are computed for a multiple of so many positions; see _kept
+from mixlora import MixLoraLayer
 
 
 @dataclass(frozen=True)
@@ -45,89 +38,6 @@ class BatchGradients:
     losses: Tensor
     tokens: Tensor
     selections: dict[str, Tensor] = field(default_factory=dict)
-
-
-def outer_gradient(inputs: Tensor, output_gradients: Tensor) -> Tensor:
-    """Per-example gradient of a Linear's weight.
-
-    The narrower of the two goes first: BLAS takes six times as long for a tall product times a thin one.
-
-    Args:
-        inputs: [batch, seq, d_in].
-        output_gradients: [batch, seq, d_out].
-
-    Returns:
-        [batch, d_out, d_in], float32 or better.
-    """
-    dtype = torch.promote_types(inputs.dtype, torch.float32)
-    inputs, output_gradients = inputs.to(dtype), output_gradients.to(dtype)
-    if inputs.shape[-1] < output_gradients.shape[-1]:
-        return torch.bmm(inputs.transpose(1, 2), output_gradients).transpose(1, 2)
-    return torch.bmm(output_gradients.transpose(1, 2), inputs)
-
-
-def per_example(module: nn.Module, inputs: tuple[Any, ...], output_gradients: Tensor) -> Tensor:
-    """Per-example gradient of what a module multiplies with, from its inputs and the gradient at its output.
-
-    Args:
-        module: a Linear (a LoRA factor, or an independent router), MixLoRA's Gather (the whole bank, in which factors
-            that an example did not select have gradient zero) or its Conditional router.
-        inputs: of its forward, the first with the examples along its first axis.
-        output_gradients: [batch, ...].
-
-    Returns:
-        [batch, *shape of the parameter], float32 or better.
-    """
-    dtype = torch.promote_types(output_gradients.dtype, torch.float32)
-    if isinstance(module, Gather):
-        bank, selection = inputs
-        rows = output_gradients.new_zeros((len(selection), *bank.shape), dtype=dtype)
-        return rows.scatter_(1, selection.unsqueeze(-1).expand_as(output_gradients), output_gradients.to(dtype))
-    if isinstance(module, Conditional):
-        return module.example_gradients(inputs[0].to(dtype), output_gradients.to(dtype))
-    return outer_gradient(inputs[0].flatten(1, -2), output_gradients.flatten(1, -2))
-
-
-def example_losses(model: nn.Module, batch: Mapping[str, Any], whole_logits: bool = False) -> tuple[Tensor, Tensor]:
-    """Each example's mean cross-entropy over its supervised tokens.
-
-    Args:
-        model: a causal language model, possibly with an image encoder.
-        batch: what its forward takes, with `labels` [batch, seq]; -100 marks unsupervised tokens. `tasks`, the task of
-            every example, is for MixLoRA's routers.
-        whole_logits: compute logits at every position even where the model could leave the unsupervised ones out.
-
-    Returns:
-        losses [batch] (nats per token, differentiable) and the number of supervised tokens [batch].
-
-    Raises:
-        MeasurementError: if an example has no supervised token.
-    """
-    labels = batch["labels"]
-    targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED)
-    supervised = targets != IGNORED
-    tokens = supervised.sum(dim=1)
-    if not bool(tokens.all()):
-        row = int((tokens == 0).nonzero()[0])
-        raise MeasurementError(
-            f"row {row} of the batch has no supervised token; every label is -100 or its first token"
-        )
-    inputs = {key: value for key, value in batch.items() if key not in ("labels", "tasks")}
-    kept = _kept(supervised, batch.get("attention_mask"))
-    if not whole_logits and "logits_to_keep" in _forward_parameters(model):
-        inputs["logits_to_keep"] = _last(supervised) if _spread(model) else kept
-    with routed(model, tasks=batch.get("tasks"), labels=labels, alone=True):
-        logits = model(**inputs, use_cache=False, return_dict=True).logits
-    chosen = supervised[:, -logits.shape[1] :] if logits.dim() == 3 else supervised[kept]
-    logits = logits[chosen.to(logits.device)]
-    losses = F.cross_entropy(
-        logits.to(torch.promote_types(logits.dtype, torch.float32)),
-        targets[supervised].to(logits.device),
-        reduction="none",
-    )
-    rows = supervised.nonzero()[:, 0].to(logits.device)
-    summed = losses.new_zeros(len(labels)).index_add(0, rows, losses)
-    return summed / tokens.to(logits.device), tokens
 
 
 class Probe:
@@ -233,61 +143,3 @@ def _by_example(values: Tensor, batch: int, seq: int) -> Tensor:
     if values.dim() == 2 and values.shape[0] == batch * seq:
         return values.unflatten(0, (batch, seq))
     return values.unsqueeze(1) if values.dim() == 2 and values.shape[0] == batch else values
-
-
-def _kept(supervised: Tensor, attention_mask: Tensor | None) -> Tensor:
-    """Supervised positions [batch, seq], and a few attended ones that make their number a multiple of LOGIT_ROWS.
-
-    BLAS leaves rows beyond a multiple of four to a kernel that adds up the vocabulary's products one by one. Its
-    rounding is ten times larger, and a model with large activations makes 1e-4 of the gradient of it. What is added has
-    no part in the loss.
-    """
-    spare = ~supervised if attention_mask is None else ~supervised & attention_mask.bool()
-    added = spare.flatten().nonzero()[: -int(supervised.sum()) % LOGIT_ROWS, 0]
-    return supervised.flatten().index_fill(0, added, True).view_as(supervised)
-
-
-def _last(supervised: Tensor) -> int:
-    """How many of the last positions hold all supervised ones [batch, seq]."""
-    return supervised.shape[1] - int(supervised.any(dim=0).nonzero()[0])
-
-
-def _spread(model: nn.Module) -> bool:
-    """Whether layers are on several devices, of which the last is not that of the positions to keep."""
-    return len(set(getattr(_base(model), "hf_device_map", {}).values())) > 1
-
-
-def _forward_parameters(model: nn.Module) -> Mapping[str, inspect.Parameter]:
-    return inspect.signature(_base(model).forward).parameters
-
-
-def _base(model: nn.Module) -> nn.Module:
-    return model.get_base_model() if isinstance(model, PeftModel) else model
-
-
-def activate(model: nn.Module, adapter: str) -> None:
-    """Make `adapter` the only active one; nothing is touched where it already is."""
-    if any(layer.active_adapters != [adapter] for layer in _adapted(model)):
-        set_adapter(model, adapter)
-
-
-@contextmanager
-def as_found(model: nn.Module) -> Iterator[None]:
-    """Hand the model back as it came: training modes, requires_grad and active adapters."""
-    modes = [(module, module.training) for module in model.modules()]
-    required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    active = [(layer, layer._active_adapter) for layer in _adapted(model)]
-    try:
-        yield
-    finally:
-        for layer, names in active:
-            layer._active_adapter = names
-        for module, training in modes:
-            module.training = training
-        for parameter, needed in required:
-            parameter.requires_grad_(needed)
-
-
-def _adapted(model: nn.Module) -> list[Any]:
-    """Modules that choose among adapters: tuner layers, and wrappers of modules that are saved whole."""
-    return [module for module in model.modules() if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper))]

@@ -13,11 +13,13 @@ import torch
 from numpy.typing import NDArray
 
 from interference.blocks import Block, Granularity, coarsen, to_frame
-from interference.errors import MeasurementError, RunError, ScopeError, WriteError
+from interference.errors import MeasurementError, ScopeError, WriteError
 from interference.gradients.targets import Target
+from interference.gradients.weight_space import weight_block
 from interference.measurement.gram import grams
-from interference.measurement.prober import OWNER, Probed, selected_rows, weight_block
+from interference.measurement.prober import OWNER, selected_rows
 from interference.measurement.spool import ALL, DiskSpool, Shard, Spool
+from interference.measurement.units import Probed
 from interference.run import Run
 from interference.run.packing import pack, packed_bytes, write_packed
 from interference.run.run import GramFile
@@ -151,7 +153,7 @@ class Measuring:
             return {}
         names = [OWNER, *(block.name for block in self.selecting)]
         own = [part for part in range(len(self.found.sizes)) if self.shard.owns(part)]
-        with processes.together(RunError) if self.shard.count > 1 else nullcontext():  # a part may be gone
+        with processes.together() if self.shard.count > 1 else nullcontext():  # a part may be gone
             held = {part: {name: spool.read(part, selected_rows(name)).numpy() for name in names} for part in own}
         everyones = processes.gathered(held) if self.shard.count > 1 else [held]  # one may measure while others train
         parts = {part: rows for each in everyones for part, rows in each.items()}

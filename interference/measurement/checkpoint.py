@@ -1,10 +1,7 @@
 """Checkpoints that can be probed: a base model with its LoRA or MixLoRA adapter. How they are loaded is `mixlora`'s."""
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import chain
-from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel
@@ -13,27 +10,6 @@ from torch import nn
 from interference.config import ModelConfig
 from interference.errors import CheckpointError
 from mixlora.checkpoints import loading
-from mixlora.common.errors import MixLoraError
-
-
-def load_processor(config: ModelConfig) -> Any:
-    """The tokenizer of a language model, or the processor of a vision-language model.
-
-    Raises:
-        CheckpointError: if there is none.
-    """
-    with _told():
-        return loading.load_processor(config)
-
-
-def refuse_offloaded(model: nn.Module) -> None:
-    """Nothing, if all weights of a model are in memory.
-
-    Raises:
-        CheckpointError: if some are offloaded.
-    """
-    with _told():
-        loading.refuse_offloaded(model)
 
 
 def load_model(config: ModelConfig) -> PeftModel:
@@ -43,8 +19,7 @@ def load_model(config: ModelConfig) -> PeftModel:
         CheckpointError: if the base or the adapter is missing, is of another kind, or they do not fit each other.
     """
     adapter_config(config)
-    with _told():
-        return loading.load_adapted(config, config.adapter)
+    return loading.load_adapted(config, config.adapter)
 
 
 def empty_adapted(config: ModelConfig) -> PeftModel:
@@ -54,8 +29,7 @@ def empty_adapted(config: ModelConfig) -> PeftModel:
         CheckpointError: if the base or the adapter is missing, or they do not fit each other.
     """
     adapter_config(config)
-    with _told():
-        return loading.empty_adapted(config, config.adapter)
+    return loading.empty_adapted(config, config.adapter)
 
 
 def adapter_config(config: ModelConfig) -> PeftConfig:
@@ -64,8 +38,7 @@ def adapter_config(config: ModelConfig) -> PeftConfig:
     Raises:
         CheckpointError: if there is no adapter, or one of a kind that is not probed.
     """
-    with _told():
-        found = loading.adapter_config(config.adapter)
+    found = loading.adapter_config(config.adapter)
     if found.peft_type not in ("LORA", "MIXLORA"):
         kind = getattr(found.peft_type, "value", found.peft_type)
         raise CheckpointError(
@@ -84,12 +57,3 @@ def fingerprint(model: nn.Module) -> str:
         found.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode())
         found.update(values.to("cpu", torch.float32).numpy().tobytes())
     return found.hexdigest()[:32]
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """Errors of loading as errors of this package."""
-    try:
-        yield
-    except MixLoraError as error:
-        raise CheckpointError(str(error)) from None

@@ -15,22 +15,23 @@ from torch import nn
 
 from interference.blocks import Component, Granularity
 from interference.config import LEAST_SUMS, AnalysisConfig, whole_seed
-from interference.errors import ConfigError, InterferenceError, ScopeError
+from interference.errors import ConfigError, ScopeError
 from interference.gradients.probe import Probe
 from interference.gradients.sketch import relative_error
 from interference.gradients.targets import find_targets, probed_adapter, unprobed
 from interference.measurement import checkpoint, sample
 from interference.measurement.builder import Measuring
-from interference.measurement.prober import Batch, Probed, Prober, of_collated
+from interference.measurement.prober import Prober
 from interference.measurement.resume import clear, gram_file, refuse_busy, settle, unfinished
 from interference.measurement.spool import MemorySpool, Shard
+from interference.measurement.units import Batch, Probed, of_collated
 from interference.run import Run, load
-from interference.run.record import check_writable
 from interference.run.run import check_free
-from interference.statistics.pairs import choose
+from interference.statistics.layout import choose
+from mixlora.checkpoints import loading
 from mixlora.checkpoints.loading import SPLIT, kind_of
 from mixlora.common import processes
-from mixlora.common.errors import MixLoraError
+from mixlora.common.directories import check_writable
 from mixlora.common.files import expanded
 from mixlora.common.progress import Progress, silent
 from mixlora.common.sections import resolved
@@ -198,7 +199,7 @@ def _prepared(config: AnalysisConfig, progress: Progress, shard: Shard) -> tuple
             f"device: {SPLIT} spreads one model over all GPUs, but each of {shard.count} processes holds a model "
             "of its own; leave device out, or start one process"
         )
-    encoded = sample.encode(sample.read(config), checkpoint.load_processor(config.model), config)
+    encoded = sample.encode(sample.read(config), loading.load_processor(config.model), config)
     model = checkpoint.load_model(config.model)
     name, granularity = probed_adapter(model, None), Granularity(probe.granularity)
     targets = find_targets(model, name, probe.layers, probe.modules, probe.components, probe.routers)
@@ -207,8 +208,8 @@ def _prepared(config: AnalysisConfig, progress: Progress, shard: Shard) -> tuple
 
 
 def _together(shard: Shard) -> AbstractContextManager[None]:
-    """What one process cannot use ends all."""
-    return processes.together((InterferenceError, MixLoraError)) if shard.count > 1 else nullcontext()
+    """Re-raise any process's error in all of them."""
+    return processes.together() if shard.count > 1 else nullcontext()
 
 
 def _sketching(sketch: int | None) -> dict[str, Any]:
@@ -243,7 +244,7 @@ def on_device(model: nn.Module, batches: Mapping[str, Iterable[Batch]]) -> dict[
     for task, given in batches.items():
         if isinstance(given, Mapping):
             raise ScopeError(f"the batches of task {task!r} are a dict; give a list of them, as [batch]")
-    checkpoint.refuse_offloaded(model)
+    loading.refuse_offloaded(model)
     device = next(model.parameters()).device
 
     def moved(batch: Batch) -> Batch:

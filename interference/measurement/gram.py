@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interference.errors import RunError
 from interference.measurement.spool import ALL, Shard, Spool
 from interference.run.packing import sum_of
 from mixlora.common.processes import together, total
@@ -74,42 +73,6 @@ def grams(
         yield name, sum_of(gram(spool, sizes, block, width, budget, shard) for block, width in members)
 
 
-def weight_rows(gradient_a: Tensor, gradient_b: Tensor, factor_a: Tensor, factor_b: Tensor, scaling: float) -> Tensor:
-    """Rows whose inner products are those of the steps that LoRA gradients take in the space of the weight.
-
-    With G the gradient at W = scaling * B A, the gradients are g_A = scaling * B^T G and g_B = scaling * G A^T. The
-    part of G that a change B dA + dB A can follow is its projection on the tangent space of the matrices of rank r,
-    P_B G + (1 - P_B) G P_A, with P_B and P_A projecting on the columns of B and the rows of A. It is the same however
-    BA is split (A -> cA, B -> B/c, or any invertible matrix between them), which plain B g_A + g_B A is not, and the
-    change of task i's loss under it is, to first order, the inner product with task i's own. At B = 0 only the second
-    term is left.
-
-    Args:
-        gradient_a: [units, rank, d_in].
-        gradient_b: [units, d_out, rank].
-        factor_a: [rank, d_in].
-        factor_b: [d_out, rank].
-        scaling: the factor before B A.
-
-    Returns:
-        [units, rank * d_in + d_out * rank].
-    """
-    root_a, root_b = _inverse_root(factor_a @ factor_a.T), _inverse_root(factor_b.T @ factor_b)
-    first = root_b @ gradient_a
-    columns = factor_b @ root_b
-    off = gradient_b - columns @ (columns.T @ gradient_b)
-    second = off @ root_a
-    return torch.cat([first.flatten(1), second.flatten(1)], dim=1) / scaling
-
-
-def _inverse_root(matrix: Tensor) -> Tensor:
-    """The square root of the pseudo-inverse of a symmetric positive semi-definite [rank, rank] matrix."""
-    values, vectors = torch.linalg.eigh(matrix.double())
-    kept = values > values.max().clamp(min=0) * len(values) * torch.finfo(torch.float32).eps
-    roots = torch.where(kept, values.clamp(min=torch.finfo(torch.float64).tiny).rsqrt(), 0.0)
-    return ((vectors * roots) @ vectors.T).to(matrix.dtype)
-
-
 def _tiles(sizes: Sequence[int], most: int) -> list[list[int]]:
     """Runs of neighbouring parts of at most `most` units together (or a single larger part)."""
     tiles: list[list[int]] = []
@@ -128,7 +91,7 @@ def _load(spool: Spool, parts: Sequence[int], sizes: Sequence[int], block: str, 
     if shard.count == 1:
         return torch.cat([spool.read(part, block).flatten(1) for part in parts])
     rows, first = torch.zeros(sum(sizes[part] for part in parts), width), 0
-    with together(RunError):  # one that left alone would keep the others waiting for its share
+    with together():  # one that left alone would keep the others waiting for its share
         for part in parts:
             if shard.owns(part):
                 rows[first : first + sizes[part]] = spool.read(part, block).flatten(1)

@@ -25,10 +25,12 @@ from interference.gradients.targets import Target, find_targets, probed_adapter
 from interference.measurement import checkpoint, sample
 from interference.measurement.builder import Measuring
 from interference.measurement.gram import gram
-from interference.measurement.prober import Part, Prober
+from interference.measurement.prober import Prober
 from interference.measurement.spool import DiskSpool, temporary
+from interference.measurement.units import Part
 from interference.run.packing import pack, packed_bytes, write_packed
 from interference.run.record import checksum
+from mixlora.checkpoints import loading
 from mixlora.common.progress import silent
 
 _LOSES = {
@@ -77,10 +79,10 @@ def plan(config: AnalysisConfig, timed: bool = False) -> Plan:
         InterferenceError: as `compute_config`.
     """
     probe = config.probe
-    encoded = sample.encode(sample.read(config), checkpoint.load_processor(config.model), config)
+    encoded = sample.encode(sample.read(config), loading.load_processor(config.model), config)
     start = time.perf_counter()
     model = checkpoint.load_model(config.model) if timed else _shapes(config)
-    loading = time.perf_counter() - start
+    loaded = time.perf_counter() - start
     targets = find_targets(
         model, probed_adapter(model, None), probe.layers, probe.modules, probe.components, probe.routers
     )
@@ -95,7 +97,7 @@ def plan(config: AnalysisConfig, timed: bool = False) -> Plan:
         measuring.spooled(units),
         _choices(measuring, encoded, config),
     )
-    return _measured(found, config, model, targets, measuring, encoded, loading) if timed else found
+    return _measured(found, config, model, targets, measuring, encoded, loaded) if timed else found
 
 
 def _shapes(config: AnalysisConfig) -> nn.Module:

@@ -19,12 +19,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from interference.errors import InterferenceError, RunError, amount
+from interference.errors import InterferenceError, RunError
 from interference.measurement.spool import DiskSpool
-from interference.run.record import remove_left
-from mixlora.common.errors import CheckpointError, MixLoraError
-from mixlora.common.files import exists, is_file
+from mixlora.common.files import amount, exists, is_file
 from mixlora.common.locks import locked
+from mixlora.common.writing import remove_left, whole_file
 
 _IDENTITY = "identity"
 _GRAM = "gram.safetensors"
@@ -32,7 +31,7 @@ _RESULT = "result"
 _SPOOLS = "spools"
 _SETTLED = "settled"
 _LOCK = "lock"
-_OWN = {_LOCK, "identity.tmp"}  # what a process that was killed at once has left
+_OWN = {_LOCK, f".{_IDENTITY}.new"}  # what a process that was killed at once has left
 
 
 @contextmanager
@@ -60,7 +59,7 @@ def unfinished(
         new = [each for each in dict.fromkeys([place, folder]) if not exists(each)]
         if first:
             _make(folder, "--out")
-            stack.enter_context(_locked(folder, out))
+            stack.enter_context(locked(folder / _LOCK, f"computing {out}"))
         try:
             for each in dict.fromkeys([folder, place]) if first else ():
                 _make(each, "--out" if each == folder else "--spool-dir")
@@ -79,7 +78,7 @@ def unfinished(
             yield spool
         except RunError:
             raise  # a full disk, or one that is gone: what is measured is not lost
-        except (InterferenceError, MixLoraError):
+        except InterferenceError:
             _remove(place, *former, folder)
             raise
         _remove(place, *former, folder)
@@ -125,7 +124,7 @@ def clear(out: Path, marker: str) -> None:
 def refuse_busy(out: Path) -> None:
     """Raise a RunError if another process works on the same, before anything costly is done for it."""
     if is_file(beside(out) / _LOCK):
-        with _locked(beside(out), out):
+        with locked(beside(out) / _LOCK, f"computing {out}"):
             pass
 
 
@@ -176,26 +175,10 @@ def _noted(path: Path) -> str | None:
 
 def _note(path: Path, text: str) -> None:
     try:
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
-        temporary.rename(path)
+        with whole_file(path) as new:
+            new.write_text(text, encoding="utf-8", errors="surrogateescape")
     except OSError as error:
         raise RunError(f"{path.parent} cannot be written: {error.strerror or error}; choose another --out") from None
-
-
-@contextmanager
-def _locked(folder: Path, out: Path) -> Iterator[None]:
-    """Hold the folder's lock.
-
-    Raises:
-        RunError: if another process holds it, or it cannot be written.
-    """
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(locked(folder / _LOCK, f"computing {out}"))
-        except CheckpointError as error:
-            raise RunError(str(error)) from None
-        yield
 
 
 def _refuse_full(place: Path, need: int, folder: Path, stored: int) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from interference.config import AnalysisConfig
 from interference.errors import ScopeError
-from interference.measurement.prober import Batch, Part, Unit
+from interference.measurement.units import Batch, Part, Unit
 from mixlora.data.collation import Collator, Encoded
 from mixlora.data.examples import Example
 from mixlora.data.images import content

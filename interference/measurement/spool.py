@@ -1,6 +1,5 @@
 """Spools: where what is measured waits until all of it is, in parts, in memory or on disk."""
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from interference.errors import RunError, WriteError
+from mixlora.common.writing import whole_file
 
 Rows = Mapping[str, Tensor]
 
@@ -137,15 +137,10 @@ class DiskSpool:
         Raises:
             WriteError: if they cannot be written; what was written before stays.
         """
-        path = self.path(part)
-        temporary = path.with_suffix(".tmp")
         try:
-            save_file({name: tensor.contiguous() for name, tensor in rows.items()}, temporary, metadata)
-            if metadata:
-                _sync(temporary)
-            temporary.rename(path)
+            with whole_file(self.path(part), durable=metadata is not None) as new:
+                save_file({name: tensor.contiguous() for name, tensor in rows.items()}, new, metadata)
         except (OSError, SafetensorError) as error:
-            temporary.unlink(missing_ok=True)
             told = f"what is measured cannot be written to {self.folder}: {error}"
             raise WriteError(f"{told}; make room there, and start again") from None
 
@@ -183,8 +178,3 @@ class DiskSpool:
                 yield file
         except (OSError, SafetensorError) as error:
             raise RunError(f"{path} is gone or damaged ({error}); the same command measures it again") from None
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

@@ -4,16 +4,17 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from interference.errors import ConfigError, RunError, unwritable
+from interference.errors import ConfigError, RunError
 from interference.figures import matrices
 from interference.figures.canvas import Picture, rendered
 from interference.report import data, tables
 from interference.report.findings import depth
 from interference.report.html import render
 from interference.run import Run, load
-from interference.run.record import replace_files
+from mixlora.common.errors import unwritable
 from mixlora.common.files import exists
 from mixlora.common.progress import Progress, silent
+from mixlora.common.writing import replace_files
 
 REDUCE = "ratio-of-means"
 PANEL_CELLS = 4_000

@@ -9,7 +9,7 @@ from interference.blocks import Side, Space
 from interference.errors import ScopeError
 from interference.run import Run
 from interference.statistics.estimand import METRICS, Measure, Reduce
-from interference.statistics.pairs import Pairs
+from interference.statistics.layout import Pairs
 
 CELLS = 60_000
 """Cells of all matrices of a report, about 70 bytes each on the page; four times as many with detail "full"."""

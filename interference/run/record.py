@@ -3,13 +3,10 @@
 They are read as those of a stranger.
 """
 
-import glob
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +18,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from interference.errors import RunError, WriteError
-from mixlora.common.files import exists, read_json
+from mixlora.common.files import read_json
+from mixlora.common.writing import whole_directory
 
 _SEAL = "seal"
 _KINDS: Mapping[str, type] = {
@@ -46,120 +44,25 @@ _SEEDS = 2**32
 _NUMBERS: Mapping[type, str] = {np.integer: "whole numbers", np.floating: "real numbers"}
 
 
-def check_free(out: Path, marker: str, noun: str, otherwise: str) -> None:
-    """Nothing, if `out` can be written.
+@contextmanager
+def saving(out: Path, noun: str) -> Iterator[Path]:
+    """The folder to write an artifact's files into; at the end of the block it is whole at `out`.
 
     Args:
-        out: where an artifact will be.
-        marker: the file by which one is known.
+        out: where it will be; free, see `directories.check_free`.
         noun: what messages call it.
-        otherwise: what messages say of anything else there.
 
     Raises:
-        RunError: if something is there already, or nothing can be moved there.
+        WriteError: it cannot be written; then nothing is left of it.
     """
     try:
-        str(out.absolute()).encode()
-    except UnicodeEncodeError:
-        raise RunError(f"{out} lies where a name is no UTF-8, as safetensors needs it; choose another --out") from None
-    if exists(out / marker):
-        raise RunError(f"{out} already holds {noun}; choose another --out or delete it first")
-    try:
-        taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
-        apart = out.is_symlink() or out.is_mount()  # what is written beside it cannot be moved there
-    except (OSError, ValueError) as error:
-        said = getattr(error, "strerror", None) or error
-        raise RunError(f"{out} cannot be used: {said}; choose another --out") from None
-    if taken:
-        raise RunError(f"{out} exists and {otherwise}; choose another --out")
-    if apart:
-        raise RunError(f"{out} is a link or the root of a disk; name a directory within it by --out")
-
-
-def check_writable(out: Path) -> None:
-    """Nothing, if a directory can be made where `out` will be; told before it takes hours to fill it.
-
-    Raises:
-        RunError: if it cannot be made.
-    """
-    made = [folder for folder in (out, *out.parents) if not exists(folder)]
-    try:
-        temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-        temporary.mkdir(parents=True)
-        temporary.rmdir()
-    except (OSError, ValueError) as error:
-        said = getattr(error, "strerror", None) or error
-        raise RunError(f"nothing can be written to {out.parent}: {said}; choose another --out") from None
-    finally:
-        for folder in made:
-            with suppress(OSError, ValueError):
-                folder.rmdir()
-
-
-def write_whole(out: Path, noun: str, write: Callable[[Path], None]) -> None:
-    """Write a directory under a temporary name, sync it and rename it.
-
-    Args:
-        out: where it will be; free, see `check_free`.
-        noun: what messages call it.
-        write: writes its files into the folder that it is given.
-
-    Raises:
-        WriteError: if it cannot be written; then nothing is left of it.
-    """
-    temporary = out.absolute().with_name(f".{out.name}.{os.getpid()}.tmp")  # pandas would expand a ~ of its own
-    try:
-        temporary.mkdir(parents=True)
-        write(temporary)
-        _sync(temporary)
-        if out.exists():
-            out.rmdir()  # an empty directory, as check_free saw
-        temporary.rename(out)
+        with whole_directory(out.absolute()) as folder:  # pandas would expand a ~ of its own
+            yield folder
     except (OSError, SafetensorError) as error:
         said = getattr(error, "strerror", None) or error
         raise WriteError(
             f"{noun} cannot be written to {out}: {said}; choose another --out, or make room there"
         ) from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def replace_files(files: Mapping[Path, bytes]) -> None:
-    """Write files over others of their names: all or, where one cannot be written, none; no reader finds a part.
-
-    Raises:
-        OSError: if one cannot be written.
-    """
-    new = {path: path.with_name(f".{path.name}.{os.getpid()}.new") for path in files}
-    try:
-        for path, content in files.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with new[path].open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        for path, written in new.items():
-            written.replace(path)
-    finally:
-        for left in new.values():
-            with suppress(OSError):
-                left.unlink()
-
-
-def remove_left(out: Path) -> None:
-    """Remove what killed processes left of `out`; whoever calls it is the only one who writes there."""
-    for left in out.parent.glob(f".{glob.escape(out.name)}.*.tmp"):
-        shutil.rmtree(left, ignore_errors=True)
-
-
-def _sync(folder: Path) -> None:
-    """Make its files durable, and readable for all who may read the folder: safetensors writes for its owner alone."""
-    for path in [*folder.iterdir(), folder]:
-        if path != folder:
-            path.chmod(folder.stat().st_mode & 0o666)
-        handle = os.open(path, os.O_RDONLY)
-        os.fsync(handle)
-        os.close(handle)
 
 
 def read_meta(path: Path, schema: int, noun: str) -> dict[str, Any]:

@@ -6,7 +6,6 @@ also has `selections.safetensors`. It is whole or absent.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from interference.run.remarks import other_units
 from interference.run.schema import SCHEMA, check_whole, read_meta
 from interference.statistics import metrics, uncertainty
 from interference.statistics.estimand import Aggregate, Measure, estimate
+from mixlora.common import directories
 from mixlora.common.files import expanded
 
 _FILES = ("run.json", "probes.parquet", "blocks.parquet", "gram.safetensors")
@@ -284,7 +284,8 @@ class Run:
         """
         out = expanded(out)
         check_free(out)
-        record.write_whole(out, "the run", partial(self._write, grams))
+        with record.saving(out, "the run") as folder:
+            self._write(grams, folder)
 
     def _write(self, grams: Path | None, folder: Path) -> None:
         self.probes.to_parquet(folder / "probes.parquet", index=False)
@@ -346,7 +347,7 @@ def load(path: Path | str) -> Run:
 
 def check_free(out: Path) -> None:
     """Raise a RunError if something is at `out` already."""
-    record.check_free(out, "run.json", "a run", "is no run")
+    directories.check_free(out, "run.json", "a run", "is no run")
 
 
 def compare(a: Run, b: Run, metric: str = "interference", **options: Any) -> pd.DataFrame:

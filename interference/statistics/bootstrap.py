@@ -30,8 +30,9 @@ from scipy import stats
 
 from interference.errors import ConfigError
 from interference.statistics.estimand import Aggregate, Average, Measure
+from interference.statistics.layout import Array, Grams, Layout, Pairs, copies_of, pool
 from interference.statistics.metrics import RatioHealth, health_of
-from interference.statistics.pairs import Array, Grams, Kernel, Layout, Pairs, copies_of, pair_means, pool
+from interference.statistics.pairs import Kernel, pair_means
 from interference.statistics.significance import pair_mean_variance
 
 

@@ -14,20 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interference.errors import ConfigError, MeasurementError
-from interference.statistics.pairs import (
-    Array,
-    Grams,
-    Kernel,
-    Layout,
-    Pairs,
-    blocks_of,
-    choose,
-    chunks,
-    copies_of,
-    pair_means,
-    pool,
-    unit_means,
-)
+from interference.statistics.layout import Array, Grams, Layout, Pairs, blocks_of, choose, copies_of, pool
+from interference.statistics.pairs import Kernel, chunks, pair_means, unit_means
 
 
 class Reduce(StrEnum):

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from interference.statistics.estimand import METRICS, Aggregate, Average, Measure, Norms, Reduce, estimate
-from interference.statistics.pairs import Array, Grams, Kernel, Layout, Pairs, pair_means, unit_means
+from interference.statistics.layout import Array, Grams, Layout, Pairs
+from interference.statistics.pairs import Kernel, pair_means, unit_means
 
 __all__ = [
     "METRICS",

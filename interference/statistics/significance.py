@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from interference.statistics.pairs import Array, Kernel, Layout, Pairs
+from interference.statistics.layout import Array, Layout, Pairs
+from interference.statistics.pairs import Kernel
 
 
 class Verdict(StrEnum):

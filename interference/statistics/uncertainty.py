@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from interference.errors import ScopeError
 from interference.statistics.bootstrap import Resamples, bootstrap_weights, check_level, resample_pair_means
 from interference.statistics.estimand import Aggregate, Measure, Norms, Reduce, estimate
-from interference.statistics.pairs import Array, Grams, Kernel, Layout, Pairs, blocks_of
+from interference.statistics.layout import Array, Grams, Layout, Pairs, blocks_of
+from interference.statistics.pairs import Kernel
 from interference.statistics.significance import benjamini_hochberg, changes, interval_p_value, p_value, verdicts
 
 __all__ = [

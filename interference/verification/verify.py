@@ -1,37 +1,30 @@
 """verify: is this run's first-order claim true? Some of its units are derived again, and steps are really taken."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from interference.blocks import ROUTERS, Granularity, coarsen
 from interference.config import AnalysisConfig, build
-from interference.errors import MeasurementError, RunError, ScopeError
-from interference.gradients.probe import IGNORED, BatchGradients, Probe, activate, as_found, example_losses
+from interference.errors import RunError, ScopeError
 from interference.gradients.sketch import sketched
+from interference.gradients.state import activate, as_found
 from interference.gradients.targets import Target, find_targets, probed_adapter
 from interference.measurement import checkpoint, sample
 from interference.measurement.compute import on_device
-from interference.measurement.prober import Batch, UnitMeans, of_collated
+from interference.measurement.units import Batch, of_collated
 from interference.run import Run
 from interference.verification import reference
+from interference.verification.derivation import derived_gradients, gram_of, unit_gradients
+from interference.verification.steps import linear_until, real_steps
+from mixlora.checkpoints import loading
 from mixlora.common.progress import Progress, silent
 from mixlora.common.settings import without_trust
-
-SHARES = tuple(10 ** (k / 2) for k in range(-8, 1))
-"""Sizes of the steps, as the share of the mean loss that the typical unit's loss is predicted to move by."""
-
-TOGETHER = 8
-"""Examples in a padded batch in which gradients are measured again."""
 
 TOLERANCES = {"float64": 1e-5, "float32": 1e-4, "float16": 0.05, "bfloat16": 0.2, "4-bit": 0.01, "8-bit": 0.2}
 """Relative errors of a gradient that a base of this precision brings by itself: padding alone changes its rounding, and
@@ -144,7 +137,7 @@ def verify_config(
         )
     config: AnalysisConfig = build(without_trust(run.meta["config"]), "the run's configuration")
     config.model.trust_remote_code = trust_remote_code
-    encoded = sample.encode(sample.read(config), checkpoint.load_processor(config.model), config)
+    encoded = sample.encode(sample.read(config), loading.load_processor(config.model), config)
     if sample.describe(encoded)["fingerprint"] != (run.meta.get("data") or {}).get("fingerprint"):
         raise RunError("the examples have changed since the run was computed; compute it again")
     model = checkpoint.load_model(config.model)
@@ -163,29 +156,23 @@ def _verify(
     progress: Progress,
 ) -> Verification:
     chosen, token_mean = list(batches), bool(run.meta["token_mean"])
-    measured = _unit_gradients(model, targets, list(batches.values()), token_mean)
+    measured = unit_gradients(model, targets, list(batches.values()), token_mean)
     with as_found(model):
         activate(model, targets[0].adapter)
-        derived = _derived(model, targets, list(batches.values()), token_mean)
+        derived = derived_gradients(model, targets, list(batches.values()), token_mean)
     progress("gradients", len(chosen), len(chosen))
     size = run.meta.get("sketch")
-    gram, exact = run.gram()[np.ix_(chosen, chosen)].astype(np.float64), _gram(derived)
-    own = exact if size is None else _gram(sketched(derived, size, run.seed))
+    gram, exact = run.gram()[np.ix_(chosen, chosen)].astype(np.float64), gram_of(derived)
+    own = exact if size is None else gram_of(sketched(derived, size, run.seed))
     norms = np.sqrt(np.outer(np.diagonal(own), np.diagonal(own)))
     apart = np.abs(gram - own) / np.where(norms > 0, norms, np.nan)
     gram_error = np.nanmax(apart) if np.isfinite(run.gram()).all() else math.inf
     predicted = gram if size is None else exact  # what sketches lose is known, and no fault of the gradients
-    steps = _steps(model, targets, list(batches.values()), derived, predicted, token_mean, progress)
+    steps = real_steps(model, targets, list(batches.values()), derived, predicted, token_mean, progress)
     routers = any(block.side in ROUTERS for target in targets for block in target.blocks)
     return Verification(
-        _errors(run, chosen, measured, derived), float(gram_error), steps, _linear_until(steps), _dtype(model), routers
+        _errors(run, chosen, measured, derived), float(gram_error), steps, linear_until(steps), _dtype(model), routers
     )
-
-
-def _gram(rows: Mapping[str, Tensor]) -> NDArray[np.float64]:
-    whole = torch.cat([row.flatten(1) for row in rows.values()], dim=1).double()
-    found: NDArray[np.float64] = (whole @ whole.T).numpy()
-    return found
 
 
 def _chosen(run: Run, units: int) -> list[int]:
@@ -209,75 +196,6 @@ def _targets(
     return [target for target in found if coarsen(target.place, granularity).name in kept]
 
 
-def _unit_gradients(
-    model: nn.Module, targets: Sequence[Target], units: Sequence[list[Batch]], token_mean: bool
-) -> dict[str, Tensor]:
-    """The units' gradients as a run computes them, several examples in a padded batch: {block: [units, ...]}."""
-    mean = UnitMeans(len(units), token_mean)
-    singles = [
-        (k, reference.single(batch, row))
-        for k, batches in enumerate(units)
-        for batch in batches
-        for row in range(len(batch["labels"]))
-    ]
-    with Probe(model, targets) as probe:
-        for start in range(0, len(singles), TOGETHER):
-            for chunk in _alike(singles[start : start + TOGETHER]):
-                mean.add(probe.gradients(_padded([single for _, single in chunk])), [k for k, _ in chunk])
-    return _gathered(mean)
-
-
-def _alike(singles: Sequence[tuple[int, Batch]]) -> list[list[tuple[int, Batch]]]:
-    """Examples grouped by what they consist of: with an image or without, and of which size."""
-    groups: dict[tuple[Any, ...], list[tuple[int, Batch]]] = {}
-    for k, single in singles:
-        form = {
-            key: tuple(value.shape[1:])
-            for key, value in single.items()
-            if isinstance(value, Tensor) and value.shape[:2] != single["labels"].shape
-        }
-        groups.setdefault((*sorted(single), *sorted(form.items())), []).append((k, single))
-    return list(groups.values())
-
-
-def _padded(singles: Sequence[Batch]) -> Batch:
-    """Batches of one example as one, padded on the right."""
-    longest = max(single["labels"].shape[1] for single in singles)
-    found: dict[str, Any] = {}
-    for key, first in singles[0].items():
-        values = [single[key] for single in singles]
-        if isinstance(first, list):
-            found[key] = [item for value in values for item in value]
-        elif not isinstance(first, Tensor):
-            found[key] = first
-        elif first.shape[:2] == singles[0]["labels"].shape:
-            fill = IGNORED if key == "labels" else 0
-            found[key] = torch.cat([F.pad(value, (0, longest - value.shape[1]), value=fill) for value in values])
-        else:
-            found[key] = torch.cat(values)
-    lengths = torch.tensor([single["labels"].shape[1] for single in singles], device=found["labels"].device)
-    mask = torch.arange(longest, device=lengths.device) < lengths[:, None]
-    return {"attention_mask": mask.long(), **found}
-
-
-def _derived(
-    model: nn.Module, targets: Sequence[Target], units: Sequence[list[Batch]], token_mean: bool
-) -> dict[str, Tensor]:
-    """The units' gradients by batch-1 autograd."""
-    mean = UnitMeans(len(units), token_mean)
-    for k, batches in enumerate(units):
-        for batch in batches:
-            gradients = reference.of_targets(model, batch, targets)
-            tokens = (batch["labels"][:, 1:] != -100).sum(dim=1)
-            mean.add(BatchGradients(gradients, torch.zeros(len(tokens)), tokens), [k] * len(tokens))
-    return _gathered(mean)
-
-
-def _gathered(mean: UnitMeans) -> dict[str, Tensor]:
-    """The means on the CPU: layers may be on several GPUs."""
-    return {name: rows.cpu() for name, rows in mean.rows().items()}
-
-
 def _errors(run: Run, chosen: list[int], measured: dict[str, Tensor], derived: dict[str, Tensor]) -> pd.DataFrame:
     names = list(derived)
     off = torch.stack([(measured[name] - derived[name]).flatten(1).double().norm(dim=1) for name in names], dim=1)
@@ -294,78 +212,6 @@ def _errors(run: Run, chosen: list[int], measured: dict[str, Tensor], derived: d
     ]
     frame["worst_error"] = worst.values.numpy()
     return frame
-
-
-def _steps(
-    model: nn.Module,
-    targets: Sequence[Target],
-    units: Sequence[list[Batch]],
-    gradients: Mapping[str, Tensor],
-    gram: NDArray[np.float64],
-    token_mean: bool,
-    progress: Progress,
-) -> pd.DataFrame:
-    """Real steps of every unit against the first-order fall of every other unit's loss."""
-    norms = np.sqrt(np.maximum(np.diagonal(gram), 0))
-    slopes = gram / np.where(norms > 0, norms, np.inf)[:, None]  # rows step, columns are read
-    apart = ~np.eye(len(gram), dtype=bool)
-    typical = math.sqrt(float(np.mean(slopes[apart] ** 2)))
-    if typical == 0:
-        raise MeasurementError("no step of a unit that was drawn moves another's loss; draw more (--units)")
-    weights = {tap.block.name: tap.weight for target in targets for tap in target.taps.values()}
-    with as_found(model), torch.no_grad():
-        activate(model, targets[0].adapter)
-        model.eval()
-        before = _losses(model, units, token_mean)
-        rows = []
-        for done, share in enumerate(SHARES):
-            step = share * float(before.mean()) / typical
-            fallen = np.zeros_like(gram)
-            for k in np.flatnonzero(norms):
-                with _moved({weight: gradients[name][k] for name, weight in weights.items()}, -step / float(norms[k])):
-                    fallen[k] = before - _losses(model, units, token_mean)
-            rows.append({"step": step, **_agreement(step * slopes[apart], fallen[apart]), "pairs": int(apart.sum())})
-            progress("steps", done + 1, len(SHARES))
-    return pd.DataFrame(rows)
-
-
-def _agreement(predicted: NDArray[np.float64], real: NDArray[np.float64]) -> dict[str, float]:
-    return {
-        "predicted": float(np.sqrt(np.mean(predicted**2))),
-        "slope": float(predicted @ real / (predicted @ predicted)),
-        "correlation": float(np.corrcoef(predicted, real)[0, 1]),
-    }
-
-
-def _losses(model: nn.Module, units: Sequence[list[Batch]], token_mean: bool) -> NDArray[np.float64]:
-    """Each unit's loss, nats per token."""
-    found = []
-    for batches in units:
-        pairs = [example_losses(model, batch) for batch in batches]
-        losses = torch.cat([losses for losses, _ in pairs]).double().cpu()
-        tokens = torch.cat([tokens for _, tokens in pairs]).double().cpu()
-        weights = tokens if token_mean else torch.ones_like(tokens)
-        found.append(float((losses * weights).sum() / weights.sum()))
-    return np.array(found)
-
-
-@contextmanager
-def _moved(directions: Mapping[Tensor, Tensor], step: float) -> Iterator[None]:
-    """Parameters moved along directions; on leaving they are what they were, to the bit."""
-    kept = [(parameter, parameter.detach().clone()) for parameter in directions]
-    try:
-        for parameter, direction in directions.items():
-            parameter.add_(direction.to(parameter), alpha=step)
-        yield
-    finally:
-        for parameter, value in kept:
-            parameter.copy_(value)
-
-
-def _linear_until(steps: pd.DataFrame) -> float:
-    good = (steps["slope"].sub(1).abs() <= 0.1) & (steps["correlation"] >= 0.99)
-    inside = steps.loc[good.cummin(), "step"]
-    return float(inside.max()) if len(inside) else 0.0
 
 
 def _dtype(model: nn.Module) -> str:

@@ -4,12 +4,10 @@ The paper's base exists in these three pieces alone. Reading the projector's rel
 """
 
 import json
-import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from secrets import token_hex
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -32,9 +30,11 @@ from transformers import (
 from transformers.utils import logging
 
 from mixlora.checkpoints import formats
-from mixlora.checkpoints.conversion import import_checkpoint, load_projector
+from mixlora.checkpoints.conversion import import_checkpoint
 from mixlora.checkpoints.loading import LOAD_ERRORS, first_words
+from mixlora.checkpoints.projector import load_projector
 from mixlora.common.errors import CheckpointError, ConfigError
+from mixlora.common.writing import whole_directory
 from mixlora.data.templates import LLAVA_V1
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -304,18 +304,10 @@ def _check_same_logits(model: LlavaForConditionalGeneration, text: Any, name: Pa
 
 
 def _write(out: Path, model: LlavaForConditionalGeneration, processor: LlavaProcessor) -> None:
-    """Write beside `out`, then rename: the directory is whole or absent."""
-    place = out.resolve()
-    temporary = place.with_name(f".{place.name}.{token_hex(4)}.partial")  # no other process's, alive or killed
     try:
-        temporary.mkdir(parents=True)
-        with _quiet():
-            model.save_pretrained(temporary)
-        processor.save_pretrained(temporary)
-        if place.exists():
-            place.rmdir()  # an empty directory, or this fails
-        temporary.rename(place)
+        with whole_directory(out.resolve()) as folder:
+            with _quiet():
+                model.save_pretrained(folder)
+            processor.save_pretrained(folder)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{out} cannot be written: {getattr(error, 'strerror', None) or error}") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -4,19 +4,16 @@ Weights of the base are never copied: files are mapped, and only the adapter's a
 """
 
 import json
-import os
 import re
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from mixlora.checkpoints import formats
 from mixlora.checkpoints.formats import (
@@ -30,7 +27,11 @@ from mixlora.checkpoints.formats import (
     State,
 )
 from mixlora.checkpoints.pickled import map_tensors, read_json
+from mixlora.checkpoints.projector import Projector, converted, copied, load_projector
 from mixlora.common.errors import CheckpointError
+from mixlora.common.writing import whole_directory
+
+__all__ = ["Imported", "import_checkpoint", "load_projector"]  # public as `mixlora.official`
 
 _OLD, _NEW = "base_model.model.model.layers.", "base_model.model.model.language_model.layers."
 _CONDITIONAL = "cmoa_loarB_extra_selector.loraA_param2loraB_selector.weight"
@@ -42,11 +43,6 @@ _PLAIN_LORA: dict[str, Any] = {
     "alpha_pattern": {},
 }
 _LORA_ENDS = ("lora_A.weight", "lora_B.weight")
-_PROJECTOR = re.compile(r"(.*\.)?mm_projector\.(.+)")
-PROJECTOR_MODULE = "multi_modal_projector"
-"""What a Hugging Face LLaVA calls the module between its image encoder and its language model."""
-_LINEAR = {"weight": "linear_1.weight", "bias": "linear_1.bias"}
-_TWO_LAYERS = {f"{old}.{end}": f"linear_{new}.{end}" for old, new in ((0, 1), (2, 2)) for end in ("weight", "bias")}
 
 
 @dataclass(frozen=True)
@@ -76,12 +72,6 @@ class _Adapter:
     tensors: dict[str, Tensor]
 
 
-@dataclass(frozen=True)
-class _Projector:
-    hidden_act: str
-    tensors: dict[str, Tensor]
-
-
 def import_checkpoint(source: Path | str, out: Path | str, *, base: str | None = None) -> Imported:
     """Convert a released MixLoRA checkpoint, a LLaVA v1 LoRA or a LLaVA v1 projector.
 
@@ -99,16 +89,16 @@ def import_checkpoint(source: Path | str, out: Path | str, *, base: str | None =
     _check_free(out)
     kind = formats.recognise(source)
     adapter: _Adapter | None = None
-    projector: _Projector | None = None
+    projector: Projector | None = None
     if kind is Kind.RELEASED:
         state = formats.released_state(source)
-        adapter, projector = _mixlora(source, state, base), _projector(state)
+        adapter, projector = _mixlora(source, state, base), converted(state)
     elif kind in (Kind.LLAVA_LORA, Kind.LORA):
         adapter = _lora(source, base)
         if kind is Kind.LLAVA_LORA:
-            projector = _projector(State(source / BESIDE_LORA, map_tensors(source / BESIDE_LORA)))
+            projector = converted(State(source / BESIDE_LORA, map_tensors(source / BESIDE_LORA)))
     elif kind is Kind.PROJECTOR:
-        projector = _projector(formats.projector_state(source))
+        projector = converted(formats.projector_state(source))
     else:
         raise CheckpointError(f"{source} is a {kind} already; there is nothing to convert")
     _write(out, adapter, projector)
@@ -116,56 +106,6 @@ def import_checkpoint(source: Path | str, out: Path | str, *, base: str | None =
     return Imported(
         kind, out, adapter.modules if adapter else 0, parameters, projector.hidden_act if projector else None
     )
-
-
-def load_projector(model: nn.Module, path: Path | str) -> None:
-    """Put a converted projector into a Hugging Face LLaVA, adapted by PEFT or not.
-
-    Args:
-        model: a LlavaForConditionalGeneration, or a PeftModel of one.
-        path: what `import_checkpoint` wrote: the directory, or `projector.safetensors` in it.
-
-    Raises:
-        CheckpointError: if there is no such file, or the base has no such projector, another `projector_hidden_act`,
-            other shapes or quantized weights.
-    """
-    path = Path(path) / CONVERTED if Path(path).is_dir() else Path(path)
-    projector = _read_projector(path)
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    found = getattr(getattr(base, "config", None), "projector_hidden_act", None)
-    if found != projector.hidden_act:
-        raise CheckpointError(
-            f"the base has projector_hidden_act={found!r}, but {path} needs {projector.hidden_act!r}; "
-            f"load the base with projector_hidden_act={projector.hidden_act!r}"
-        )
-    parameters = dict(base.named_parameters())
-    for name, tensor in projector.tensors.items():
-        if name not in parameters:
-            raise CheckpointError(f"the base has no {name} for {path}; put the projector in before it is adapted")
-        if not parameters[name].is_floating_point():
-            raise CheckpointError(
-                f"{name} is quantized in the base ({parameters[name].dtype}) and cannot take the values of {path}; "
-                f"load the base with its {PROJECTOR_MODULE} among llm_int8_skip_modules"
-            )
-        if parameters[name].shape != tensor.shape:
-            have, given = tuple(parameters[name].shape), tuple(tensor.shape)
-            raise CheckpointError(
-                f"{name} has shape {have} in the base and {given} in {path}, which is of another base"
-            )
-    with torch.no_grad():
-        for name, tensor in projector.tensors.items():
-            parameters[name].copy_(tensor)
-
-
-def _read_projector(path: Path) -> _Projector:
-    tensors = map_tensors(path)
-    metadata: dict[str, str] = {}
-    if path.suffix == ".safetensors":
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-    if "projector_hidden_act" not in metadata:
-        raise CheckpointError(f"{path} was not written by import-official; convert mm_projector.bin with it first")
-    return _Projector(metadata["projector_hidden_act"], tensors)
 
 
 def _mixlora(source: Path, state: State, base: str | None) -> _Adapter:
@@ -223,7 +163,7 @@ def _module(state: State, stem: str, settings: Settings, conditional: bool) -> d
     if conditional:
         flat = state.take(f"{stem}{_CONDITIONAL}", factors, r * d_in)
         routers["conditional"] = flat.reshape(factors, r, d_in).permute(1, 2, 0)
-    named = {f"mixlora_router.{name}.weight": _copy(weight) for name, weight in routers.items()}
+    named = {f"mixlora_router.{name}.weight": copied(weight) for name, weight in routers.items()}
     return {"mixlora_A": a, "mixlora_B": b} | named
 
 
@@ -255,7 +195,7 @@ def _lora(source: Path, base: str | None) -> _Adapter:
     tensors = {}
     for layer, name in sorted(state.adapted):
         for end, shape in zip(_LORA_ENDS, ((r, None), (None, r)), strict=True):
-            tensors[f"{_NEW}{layer}.{name}.{end}"] = _copy(state.take(f"{_OLD}{layer}.{name}.{end}", *shape))
+            tensors[f"{_NEW}{layer}.{name}.{end}"] = copied(state.take(f"{_OLD}{layer}.{name}.{end}", *shape))
     own = read_json(source / "config.json") if (source / "config.json").is_file() else {}
     layers = max(max(layer for layer, _ in state.adapted) + 1, formats.whole_number(own, "num_hidden_layers"))
     if config.get("layers_to_transform") is not None:
@@ -294,67 +234,20 @@ def _targets(modules: set[tuple[int, str]], layers: int) -> str:
     return rf".*language_model\.layers\.({each})"
 
 
-def _projector(state: State) -> _Projector:
-    """LLaVA v1's projector as the two Linears of a Hugging Face LLaVA, computing the same.
-
-    One Linear becomes the first, and the identity the second, with no activation between.
-    """
-    keys = {match[2]: key for key in state.tensors if (match := _PROJECTOR.fullmatch(key))}
-    places = _TWO_LAYERS if keys.keys() & _TWO_LAYERS.keys() else _LINEAR
-    if unknown := sorted(keys.keys() - places.keys()):
-        raise CheckpointError(
-            f"{keys[unknown[0]]} in {state.where} has no place; projectors of one or two Linears are converted"
-        )
-    old, key = next(iter(keys.items()), ("", "model.mm_projector."))
-    stem = key.removesuffix(old)
-    width = state.take(f"{stem}{next(iter(places))}", None, None).shape[0]
-    shapes = {"linear_1.weight": (width, None), "linear_2.weight": (width, width)}
-    found = {new: state.take(stem + old, *shapes.get(new, (width,))) for old, new in places.items()}
-    if places is _LINEAR:
-        like = found["linear_1.weight"]
-        found |= {"linear_2.weight": torch.eye(width, dtype=like.dtype), "linear_2.bias": like.new_zeros(width)}
-    tensors = {f"model.{PROJECTOR_MODULE}.{name}": _copy(tensor) for name, tensor in found.items()}
-    return _Projector("linear" if places is _LINEAR else "gelu", tensors)
-
-
-def _copy(tensor: Tensor) -> Tensor:
-    return tensor.clone(memory_format=torch.contiguous_format)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def _check_free(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointError(f"{out} holds something already; name a new directory")
 
 
-def _write(out: Path, adapter: _Adapter | None, projector: _Projector | None) -> None:
-    """Write to a temporary directory beside `out`, synced, renamed: the conversion is whole or absent."""
-    place = out.resolve()
-    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+def _write(out: Path, adapter: _Adapter | None, projector: Projector | None) -> None:
     try:
-        temporary.mkdir(parents=True)
-        if adapter:
-            text = json.dumps(adapter.config, indent=2) + "\n"
-            (temporary / ADAPTER_CONFIG).write_text(text, encoding="utf-8")
-            save_file(adapter.tensors, temporary / ADAPTER, {"format": "pt"})
-        if projector:
-            metadata = {"format": "pt", "projector_hidden_act": projector.hidden_act}
-            save_file(projector.tensors, temporary / CONVERTED, metadata)
-        for path in temporary.glob("*.safetensors"):
-            path.chmod(0o666 & ~_umask())  # safetensors writes for its owner alone
-        for path in [*temporary.iterdir(), temporary]:
-            handle = os.open(path, os.O_RDONLY)
-            os.fsync(handle)
-            os.close(handle)
-        if place.exists():
-            place.rmdir()  # an empty directory, or this fails
-        temporary.rename(place)
+        with whole_directory(out.resolve()) as folder:
+            if adapter:
+                text = json.dumps(adapter.config, indent=2) + "\n"
+                (folder / ADAPTER_CONFIG).write_text(text, encoding="utf-8")
+                save_file(adapter.tensors, folder / ADAPTER, {"format": "pt"})
+            if projector:
+                metadata = {"format": "pt", "projector_hidden_act": projector.hidden_act}
+                save_file(projector.tensors, folder / CONVERTED, metadata)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{out} cannot be written: {getattr(error, 'strerror', None) or error}") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -23,8 +23,8 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from mixlora.checkpoints.conversion import PROJECTOR_MODULE, load_projector
-from mixlora.common.errors import CheckpointError, MixLoraError
+from mixlora.checkpoints.projector import PROJECTOR_MODULE, load_projector
+from mixlora.common.errors import CheckpointError, ToolError
 from mixlora.common.files import exists, is_folder, read_json
 from mixlora.common.sections import MINI, SPLIT, BaseSection
 from mixlora.tuner.model import register
@@ -131,7 +131,7 @@ def adapt(model: nn.Module, section: BaseSection, adapter: str, config: PeftConf
             warnings.simplefilter("ignore")  # missing keys are an error below
             saved = load_peft_weights(adapter, device="cpu")
             adapted = PeftModel.from_pretrained(model, adapter, config=config)
-    except MixLoraError as error:
+    except ToolError as error:
         raise CheckpointError(f"{adapter} on {section.base}: {error}") from None
     except UnpicklingError:
         raise CheckpointError(f"the weights of {adapter} hold other things than tensors; {_NOT_EXECUTED}") from None
@@ -157,7 +157,7 @@ def empty_adapted(section: BaseSection, adapter: str) -> PeftModel:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what transformers will rename
             return get_peft_model(_kind(own).from_config(own, trust_remote_code=section.trust_remote_code), config)
-    except MixLoraError as error:
+    except ToolError as error:
         raise CheckpointError(f"{adapter} on {section.base}: {error}") from None
     except LOAD_ERRORS as error:
         raise CheckpointError(f"{_misfit(section, adapter)}: {first_words(error)}") from None

@@ -1,45 +1,76 @@
-"""What can be wrong with a user's input to `mixlora`; every message names the value, the place and the remedy."""
+"""What can be wrong with a user's input, or fail, in either command; every message says what, where and what to do."""
 
+import errno
 import unicodedata
 
 _STEERING = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
 
 def plain(text: object) -> str:
-    """The text without control characters and breaks of lines, so that a name from a file cannot steer the terminal."""
+    """The text without control characters and line breaks, so that a name from a file cannot steer the terminal."""
     return "".join(c if unicodedata.category(c) not in _STEERING else "\N{REPLACEMENT CHARACTER}" for c in str(text))
 
 
-class MixLoraError(Exception):
-    """A mistake in the input, told in one sentence. The command line exits with 2 on it."""
+class ToolError(Exception):
+    """The root: a mistake in the input, described in one sentence.
+
+    Attributes:
+        exit_code: what a command exits with: 2 for a mistake in the input, 1 where the work failed.
+        shared: whether every process of a job raises it, so that only the first one prints it.
+    """
+
+    exit_code = 2
+    shared = False
 
 
-class DataError(MixLoraError):
+MixLoraError = ToolError
+"""The public name of the root in `mixlora`; `interference.errors.InterferenceError` is the same class."""
+
+
+class ConfigError(ToolError, ValueError):
+    """A key, an option or its value that is not allowed."""
+
+
+class DataError(ToolError):
     """A data file, a record of it or an image of it cannot be used."""
 
 
-class ConfigError(MixLoraError, ValueError):
-    """An option of the method with a value that is not allowed."""
+class CheckpointError(ToolError):
+    """A checkpoint or an adapter cannot be read, converted, loaded, or written."""
 
 
-class AdapterError(MixLoraError, ValueError):
+class RunError(ToolError):
+    """A directory of results cannot be read or written."""
+
+
+class BusyError(RunError):
+    """Another process works on the same directory."""
+
+
+class WriteError(RunError):
+    """Results cannot be written: the disk is full or gone. No mistake in the input."""
+
+    exit_code = 1
+
+
+class TrainingError(ToolError):
+    """A training or evaluation failed: memory ran out, a file cannot be written, the loss is not finite."""
+
+    exit_code = 1
+
+
+class AdapterError(ToolError, ValueError):
     """A module that cannot be adapted, or an adapter that does not fit its base."""
 
 
-class MergeError(MixLoraError, ValueError):
+class MergeError(ToolError, ValueError):
     """Merging was asked for, which an input-dependent delta does not allow."""
 
 
-class RoutingError(MixLoraError, ValueError):
+class RoutingError(ToolError, ValueError):
     """A forward whose instances cannot be routed: an unknown task, a selection of another batch."""
 
 
-class CheckpointError(MixLoraError):
-    """A checkpoint, adapter or directory on disk cannot be read, converted, or put into a model."""
-
-
-class TrainingError(MixLoraError):
-    """A training or evaluation has failed: no memory is left, a file cannot be written, or the loss is no number.
-
-    It is no mistake in the input, and the command line exits with 1 on it.
-    """
+def unwritable(message: str, error: OSError) -> RunError:
+    """The error of a place that cannot be written: a `WriteError` where its disk is full, else the user's mistake."""
+    return (WriteError if error.errno in (errno.ENOSPC, errno.EDQUOT) else RunError)(message)

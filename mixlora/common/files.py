@@ -1,4 +1,4 @@
-"""Files: those of strangers read within bounds, our own written whole or not at all, tasks' names as names of files."""
+"""Files: strangers' are read within bounds, and tasks' names become names of files. Writing is `writing`'s."""
 
 import errno
 import hashlib
@@ -117,17 +117,6 @@ def _check(value: Any) -> None:
             waiting += [(item, depth + 1) for item in inner]
 
 
-def write_json(path: Path, data: Any) -> None:
-    """Write a JSON file so that a reader finds the old one or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.new")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(data, file, indent=1, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
 def again(number: int | None, continues: str) -> str:
     """What may be done about a file that could not be written.
 
@@ -150,3 +139,12 @@ def file_name(task: str) -> str:
         digest = hashlib.sha256(task.encode("utf-8")).hexdigest()[:32]
         return f"{name[: LONGEST_NAME - len(digest) - 2]}%~{digest}"
     return name.replace(".", "%2E") if not task.strip(".") else name
+
+
+def amount(count: float) -> str:
+    """A number of bytes for a reader."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1024
+    return f"{count:.3g} TiB"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mixlora.common.errors import CheckpointError
+from mixlora.common.errors import BusyError, RunError
 from mixlora.common.files import exists
 
 LOCK = ".lock"
@@ -30,7 +30,8 @@ def locked(path: Path, doing: str) -> Iterator[None]:
         doing: what its holder does, as "training runs/lora", for who finds it held.
 
     Raises:
-        CheckpointError: if another process holds it, or it cannot be written.
+        BusyError: if another process holds it.
+        RunError: if it cannot be written.
     """
     made = [folder for folder in path.parents if not exists(folder)]
     try:
@@ -39,9 +40,9 @@ def locked(path: Path, doing: str) -> Iterator[None]:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         _remove_empty(made)
         said = getattr(error, "strerror", None) or error
-        raise CheckpointError(f"{path.parent} cannot be written: {said}; choose another --out") from None
+        raise RunError(f"{path.parent} cannot be written: {said}; choose another --out") from None
     if handle is None:
-        raise CheckpointError(f"another process is {doing}; wait for it, or choose another --out")
+        raise BusyError(f"another process is {doing}; wait for it, or choose another --out")
     _HELD.add(handle)
     try:
         yield

@@ -16,7 +16,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from mixlora.common.errors import MixLoraError
+from mixlora.common.errors import ToolError
 
 PATIENCE = timedelta(days=7)
 """How long one may wait for another, where each measures its own share: what the slowest needs."""
@@ -49,25 +49,21 @@ def meet(device: str, patience: timedelta | None = None) -> bool:
 
 
 @contextmanager
-def together(kinds: type[Exception] | tuple[type[Exception], ...] = MixLoraError) -> Iterator[None]:
-    """After it, all processes have come through what is in it.
-
-    Args:
-        kinds: of errors that end all.
+def together() -> Iterator[None]:
+    """Wait until all processes have come through the block; re-raise any process's error in all of them.
 
     Raises:
-        MixLoraError: (or one of `kinds`) in all of them, where one has raised it. Its attribute `shared` is then true:
-            one process is enough to tell it.
+        ToolError: that of one process, with `shared` set.
     """
-    failed: Exception | None = None
+    failed: ToolError | None = None
     try:
         yield
-    except kinds as error:
+    except ToolError as error:
         failed = error
     found = gathered(failed)
     if (first := next((error for error in found if error is not None), None)) is not None:
         known = failed or first
-        known.__dict__["shared"] = True
+        known.shared = True
         raise known
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from mixlora.common.errors import DataError, MixLoraError
+from mixlora.common.errors import ConfigError, DataError
 from mixlora.data.collation import Collator
 from mixlora.data.examples import Example
 from mixlora.data.images import identity, is_encoded, open_image
@@ -59,10 +59,10 @@ def check(
         progress: told after each example how many are done, and how many there are.
 
     Raises:
-        MixLoraError: `threads` is below 1, or the chat template fits no example.
+        ConfigError: `threads` is below 1, or the chat template fits no example.
     """
     if threads is not None and threads < 1:
-        raise MixLoraError(f"threads is {threads}; give at least 1.")
+        raise ConfigError(f"threads is {threads}; give at least 1.")
     decoded = _decoded(examples, threads or min(_THREADS, os.cpu_count() or 1)) if decode else repeat(True)
     good, lengths, bad, truncated = [], [], [], 0
     for at, (example, is_fine) in enumerate(zip(examples, decoded, strict=False)):

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from mixlora.common.errors import DataError, MixLoraError
+from mixlora.common.errors import ConfigError, DataError
 from mixlora.data.examples import Example
 from mixlora.data.images import image_size, open_image
 from mixlora.data.templates import PromptTemplate, Span
@@ -74,31 +74,31 @@ class Collator:
         chat_template: a Jinja template in place of the processor's; where neither is, LLaVA v1's is used.
 
     Raises:
-        MixLoraError: the tokenizer has no offsets, or the template renders no conversation.
+        ConfigError: the tokenizer has no offsets, or the template renders no conversation.
     """
 
     def __init__(self, processor: Any, max_length: int | None = None, chat_template: str | None = None):
         if max_length is not None and max_length < 1:
-            raise MixLoraError(f"max_length is {max_length}; give a number of tokens above 0, or None to keep all.")
+            raise ConfigError(f"max_length is {max_length}; give a number of tokens above 0, or None to keep all.")
         self.processor = processor
         self.max_length = max_length
         is_tokenizer = isinstance(processor, PreTrainedTokenizerBase)
         self.tokenizer = processor if is_tokenizer else processor.tokenizer
         if not self.tokenizer.is_fast:
-            raise MixLoraError(
+            raise ConfigError(
                 f"{type(self.tokenizer).__name__} cannot tell which characters a token stands for; "
                 "load a tokenizer that has a tokenizer.json (use_fast=True)."
             )
         self._image_token: str | None = None if is_tokenizer else getattr(processor, "image_token", None)
         if self._image_token and len(self.tokenizer.encode(self._image_token, add_special_tokens=False)) != 1:
-            raise MixLoraError(
+            raise ConfigError(
                 f"The tokenizer splits the processor's image token {self._image_token!r}; "
                 "add it to the tokenizer as a special token."
             )
         template = chat_template or getattr(processor, "chat_template", None) or self.tokenizer.chat_template
         if isinstance(template, dict):
             if "default" not in template:
-                raise MixLoraError(f"The processor has the chat templates {', '.join(template)}; pass one of them.")
+                raise ConfigError(f"The processor has the chat templates {', '.join(template)}; pass one of them.")
             template = template["default"]
         self.template = PromptTemplate(self.tokenizer, template, self._image_token)
         self._prefix_ids = self._find_prefix_ids() if self.template.is_fallback or not is_tokenizer else []
@@ -220,7 +220,7 @@ class Collator:
                 text=[self._image_token], images=[Image.new("RGB", size)], return_text_replacement_offsets=True
             ).get("text_replacement_offsets")
             if not found or len(found[0]) != 1:
-                raise MixLoraError(
+                raise ConfigError(
                     f"{type(self.processor).__name__} does not say how it expands {self._image_token}; "
                     "use a processor of transformers' LLaVA kind."
                 )

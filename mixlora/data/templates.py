@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from mixlora.common.errors import DataError, MixLoraError
+from mixlora.common.errors import ConfigError, DataError
 from mixlora.data.examples import Example, Turn
 
 LLAVA_V1 = (
@@ -79,7 +79,7 @@ class PromptTemplate:
 
         Raises:
             DataError: a text holds a special token, or the template refuses or changes the conversation.
-            MixLoraError: the template's generation prompt is not how it renders the answer that follows.
+            ConfigError: the template's generation prompt is not how it renders the answer that follows.
         """
         self._refuse_special_tokens(example)
         with_image = example.image is not None
@@ -128,7 +128,7 @@ class PromptTemplate:
             shown = all(text.count(turn.text) == 1 for turn in _PROBE)
             if shown and (not with_image or text.count(str(self.image_token)) == 1):
                 return listed
-        raise MixLoraError(
+        raise ConfigError(
             "The chat template does not render a user turn and an assistant turn"
             + (f" with one {self.image_token} placeholder" if with_image else "")
             + f"{reason}; pass a chat_template that does."
@@ -137,7 +137,7 @@ class PromptTemplate:
     def _span(self, example: Example, full: str, turn: Turn, prompt: str, part: str) -> Span:
         """Where `turn` stands in `full`: behind `prompt`, up to where `full` leaves `part`, which ends with it."""
         if not (full.startswith(prompt) and part.startswith(prompt)):
-            raise MixLoraError(
+            raise ConfigError(
                 f"{example.source}: the chat template's generation prompt, which ends in {prompt[-30:]!r}, is not "
                 "how it renders the turn with its answer, so a model trained on it would never see its own prompt; "
                 "pass another chat_template."
@@ -169,7 +169,7 @@ class PromptTemplate:
 
     def _eos(self) -> str:
         if not self.tokenizer.eos_token:
-            raise MixLoraError(
+            raise ConfigError(
                 "Neither the chat template nor the tokenizer (eos_token is not set) says how an answer ends, "
                 "so no model could learn to stop; set tokenizer.eos_token."
             )

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from mixlora.common.errors import DataError, MixLoraError
+from mixlora.common.errors import DataError, ToolError
 from mixlora.common.files import file_name
 from mixlora.common.settings import build
 from mixlora.evaluation import predictions, results
 from mixlora.evaluation.config import JUDGE, JudgeSection, MetaSection
-from mixlora.evaluation.folder import JUDGEMENTS, PREDICTIONS, verdicts
+from mixlora.evaluation.folder import JUDGEMENTS, PREDICTIONS
+from mixlora.evaluation.judging.verdicts import verdicts
 from mixlora.evaluation.predictions import Prediction
 from mixlora.evaluation.scoring.intervals import Sample, Share, differences
 from mixlora.evaluation.scoring.metrics import Difference, difference, matched
@@ -42,7 +43,7 @@ class _Side:
         path: its directory.
 
     Raises:
-        MixLoraError: it holds no results, or what is kept beside them cannot be used.
+        ToolError: it holds no results, or what is kept beside them cannot be used.
     """
 
     def __init__(self, path: Path) -> None:
@@ -80,7 +81,7 @@ def compare(first: Path, second: Path) -> Comparison:
     Nothing in their directories is changed.
 
     Raises:
-        MixLoraError: one of them is none, they share no task, or differ in a task's examples or in their judges.
+        ToolError: one of them is none, they share no task, or differ in a task's examples or in their judges.
     """
     one, other = _Side(first), _Side(second)
     shared = [task for task in one.tasks if task in other.tasks and one.scored(task) == other.scored(task)]
@@ -112,7 +113,7 @@ def _difference(one: _Side, other: _Side, task: str) -> Difference:
             files = [side.judgements(task) for side in (one, other)]
             return judged_difference(first, second, files, one.judge, draws, seed)
         return difference(first, second, metric, labels, draws, seed)
-    except MixLoraError as error:
+    except ToolError as error:
         raise type(error)(f"Task {task:.200}: {error}") from None
 
 

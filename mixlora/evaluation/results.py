@@ -2,15 +2,14 @@
 
 import json
 import math
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mixlora.common.errors import DataError, TrainingError
 from mixlora.common.files import again, read_json
+from mixlora.common.writing import whole_file
 from mixlora.evaluation.scoring.intervals import Estimate
 from mixlora.evaluation.scoring.metrics import Score
 
@@ -58,24 +57,16 @@ class Results:
             TrainingError: it cannot be written.
         """
         folder = Path(path)
-        temporary = folder / f".{FILE}.new"
         record = finite({"format": FORMAT, **asdict(self)})
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with temporary.open("w", encoding="utf-8") as file:
-                file.write(json.dumps(record, indent=2, allow_nan=False) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(folder / FILE)
-            _sync(folder)
+            with whole_file(folder / FILE) as new:
+                new.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         except OSError as error:
             remedy = again(error.errno, "the same command continues")
             raise TrainingError(
                 f"the results cannot be written to {folder}: {error.strerror or error}; {remedy}"
             ) from None
-        finally:
-            with suppress(OSError):  # what went wrong was told above
-                temporary.unlink(missing_ok=True)
 
 
 def load(path: Path | str) -> Results:
@@ -136,12 +127,3 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(own) for own in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _sync(folder: Path) -> None:
-    """Make the new name durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

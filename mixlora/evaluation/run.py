@@ -22,7 +22,7 @@ from mixlora.evaluation.config import JUDGE, TASK, EvaluateConfig, EvaluateTask
 from mixlora.evaluation.folder import HASH, Folder
 from mixlora.evaluation.generation import Generator, generate
 from mixlora.evaluation.judging.judge import Judgement, judged
-from mixlora.evaluation.judging.verdicts import judge_all
+from mixlora.evaluation.judging.run import judge_all
 from mixlora.evaluation.predictions import Prediction
 from mixlora.evaluation.results import Results
 from mixlora.evaluation.scoring import mme

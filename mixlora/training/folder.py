@@ -19,12 +19,14 @@ from typing import Any
 from safetensors import SafetensorError
 
 from mixlora.common.errors import CheckpointError, TrainingError
-from mixlora.common.files import again, exists, read_json, write_json
+from mixlora.common.files import again, exists, read_json
 from mixlora.common.locks import LOCK, locked
+from mixlora.common.writing import growing, write_json
 from mixlora.training.config import RECORD, Method
 
 FORMAT = 1
-OWN = {"checkpoints", "snapshots", "logs", RECORD, f".{RECORD}.new", LOCK}
+_BEGUN = growing(Path(RECORD)).name
+OWN = {"checkpoints", "snapshots", "logs", RECORD, _BEGUN, LOCK}
 """Names of what a training keeps in its directory beside what is trained, which no specialist's may have."""
 _FREE = {
     "out",
@@ -214,7 +216,7 @@ def _is_whole(path: Path) -> bool:
 
 def _is_begun(path: Path) -> bool:
     """Whether it is what a training leaves that is killed in its first moment: a record begun, a lock."""
-    return path.name in (f".{RECORD}.new", LOCK)
+    return path.name in (_BEGUN, LOCK)
 
 
 def _step(path: Path) -> int:

@@ -6,8 +6,8 @@ from typing import Any
 from peft import LoraConfig, PeftConfig, get_peft_model, prepare_model_for_kbit_training
 from torch import nn
 
-from mixlora.checkpoints.conversion import PROJECTOR_MODULE
-from mixlora.common.errors import ConfigError, MixLoraError
+from mixlora.checkpoints.projector import PROJECTOR_MODULE
+from mixlora.common.errors import ConfigError, ToolError
 from mixlora.training.config import Method, TrainConfig
 from mixlora.tuner.config import MixLoraConfig, Routing
 from mixlora.tuner.model import MixLoraModel
@@ -50,7 +50,7 @@ def prepare(base: Any, tokenizer: Any, config: TrainConfig) -> Any:
     """The base with a new adapter, or with all but its image encoder to train.
 
     Raises:
-        MixLoraError: if the base has no such modules.
+        ToolError: if the base has no such modules.
     """
     if config.method == Method.FULL:
         return _full(base)
@@ -63,7 +63,7 @@ def prepare(base: Any, tokenizer: Any, config: TrainConfig) -> Any:
     )
     try:
         model = get_peft_model(base, adapter)
-    except MixLoraError:
+    except ToolError:
         raise
     except (ValueError, re.error) as error:
         raise ConfigError(

@@ -19,6 +19,7 @@ from mixlora.common.files import file_name
 from mixlora.common.processes import count, meet, rank, together
 from mixlora.common.progress import Progress, silent
 from mixlora.common.sections import resolved
+from mixlora.common.writing import growing, whole_directory
 from mixlora.data.checking import fingerprint
 from mixlora.data.collation import Collator
 from mixlora.training.config import EPOCHS, Method, RecipeSection, TrainConfig
@@ -205,13 +206,11 @@ def _snapshot(trainer: Trainer, path: Path, collator: Collator) -> None:
     """Weights along the way, whole or absent."""
     if path.exists():
         return
-    growing = path.with_name(f".{path.name}.new")
-    with written(path):
-        if trainer.is_world_process_zero():
-            shutil.rmtree(growing, ignore_errors=True)
-        _save(trainer, growing, collator)
-        if trainer.is_world_process_zero():
-            growing.replace(path)
+    first, new = trainer.is_world_process_zero(), growing(path)  # every process writes its share to the one name
+    if first:
+        shutil.rmtree(new, ignore_errors=True)
+    with written(path), whole_directory(path, new) if first else contextlib.nullcontext():
+        _save(trainer, new, collator)
 
 
 def _known(trainer: Any, job: Job) -> dict[str, Any]:

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from mixlora.common.errors import AdapterError, MergeError, RoutingError
 from mixlora.tuner.config import DecodeRouting, FactorInit, MixLoraConfig, Pooling, Routing
-from mixlora.tuner.context import Context, Tracker, pool
+from mixlora.tuner.context import Context, pool
 from mixlora.tuner.factors import Gather, add_projected
 from mixlora.tuner.routing import Router, Selection, drawn, has_router, learns, straight_through, top
+from mixlora.tuner.tracker import Tracker
 
 CANNOT_MERGE = (
     "MixLoRA cannot be merged into the base: every instance chooses its own factors, so there is no single delta "

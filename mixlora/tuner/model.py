@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from mixlora.common.errors import AdapterError, MergeError, RoutingError
 from mixlora.tuner.config import MixLoraConfig, Routing
-from mixlora.tuner.context import Tracker
 from mixlora.tuner.layer import CANNOT_MERGE, MixLoraLayer
 from mixlora.tuner.task_bank import TaskBank, encode
+from mixlora.tuner.tracker import Tracker
 
 NAME = "MIXLORA"
 

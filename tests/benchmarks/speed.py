@@ -14,7 +14,8 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from interference.gradients.probe import Probe, example_losses
+from interference.gradients.losses import example_losses
+from interference.gradients.probe import Probe
 from interference.gradients.targets import find_targets
 from interference.verification import reference
 from tests.benchmarks import work

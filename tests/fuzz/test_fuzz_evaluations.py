@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from mixlora.evaluation.comparison import compare
 from mixlora.evaluation.config import JudgeSection
-from mixlora.evaluation.folder import Folder, asked, verdicts
+from mixlora.evaluation.folder import Folder
+from mixlora.evaluation.judging.verdicts import asked, verdicts
 from mixlora.evaluation.predictions import Prediction
 from mixlora.evaluation.results import Results
 from mixlora.evaluation.scoring.metrics import score

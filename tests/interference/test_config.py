@@ -56,10 +56,9 @@ def test_amounts_of_memory(text, count):
 
 @pytest.mark.parametrize("text", ["", ".", "1.2.3", "GiB", "-5", "3 apples", "1e9"])
 def test_amounts_that_are_none(text):
-    with pytest.raises(
-        ConfigError, match=f"^{text!r} is no amount of memory; write a number of bytes or one like 2GiB$"
-    ):
-        config.parse_bytes(text)
+    words = f"memory_budget: no amount of memory; write a number of bytes or one like 2GiB (it is {text!r})"
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        config.load(None, [], {**MINIMAL, "probe": {"memory_budget": text}})
 
 
 @pytest.mark.parametrize(

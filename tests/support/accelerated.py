@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import interference
 from interference.factors.observer import observe
-from interference.gradients.probe import activate
+from interference.gradients.state import activate
 from interference.gradients.targets import find_targets
 from tests.interference import models
 from tests.support.accelerators import FAR, FARTHER, Accelerators, moved

@@ -13,7 +13,7 @@ from pathlib import Path
 
 KILLS = 8
 PRELOAD = [
-    *("mixlora.training.run", "mixlora.evaluation.run", "mixlora.evaluation.judging.verdicts", "mixlora.data.mini"),
+    *("mixlora.training.run", "mixlora.evaluation.run", "mixlora.evaluation.judging.run", "mixlora.data.mini"),
     *("interference.factors.observer", "interference.measurement.compute"),
 ]
 """What processes begin with, imported once: only the first list that a test run gives counts."""

@@ -8,7 +8,8 @@ import pandas as pd
 from interference.report.summary import Measured, rows
 from interference.run import Run
 from interference.statistics.estimand import Measure
-from interference.statistics.pairs import Array, Kernel, Layout, Pairs, unit_means
+from interference.statistics.layout import Array, Layout, Pairs
+from interference.statistics.pairs import Kernel, unit_means
 from interference.statistics.significance import Verdict
 
 CELLS = 6

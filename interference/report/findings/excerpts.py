@@ -10,7 +10,6 @@ from PIL import Image
 from interference.config import AnalysisConfig, build
 from interference.errors import InterferenceError
 from interference.run import Run
-from mixlora.common.errors import MixLoraError
 from mixlora.data.examples import Example
 from mixlora.data.images import open_image
 from mixlora.data.sources import examples_of
@@ -82,7 +81,7 @@ def thumbnail(example: Example) -> str | None:
         return None
     try:
         picture = open_image(example)
-    except MixLoraError:
+    except InterferenceError:
         return None
     picture.thumbnail((EDGE, EDGE))
     data = _png(picture)
@@ -96,7 +95,7 @@ def _units_of(config: AnalysisConfig, task: str) -> dict[tuple[str, str], _Unit]
     probe = config.probe
     try:
         examples = examples_of(task, config.tasks[task], probe.samples, probe.seed)[task]
-    except (MixLoraError, KeyError):
+    except (InterferenceError, KeyError):
         return {}
     units = []
     for kind in (True, False):

@@ -1,1 +1,1 @@
-"""A language model as the judge of answers: `judge` asks it, `verdicts` decides whom to ask and keeps what it said."""
+"""A language model as the judge of answers: `judge` asks it, `verdicts` reads what it said, `run` asks what is new."""

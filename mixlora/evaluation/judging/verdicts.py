@@ -1,82 +1,33 @@
-"""The judge's words on a task, kept as they come, and what they add up to. How it judges is in `judge`."""
+"""Verdicts as an evaluation's directory keeps them: what each was asked, and what the judge said."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+import hashlib
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-from mixlora.checkpoints import loading
-from mixlora.common.errors import CheckpointError, TrainingError, plain
-from mixlora.common.progress import Progress
+from mixlora.common.errors import CheckpointError
 from mixlora.evaluation.config import JudgeSection
-from mixlora.evaluation.folder import append_lines, asked, cut, whole_lines
-from mixlora.evaluation.judging.judge import Judge, Judgement
+from mixlora.evaluation.folder import HASH
+from mixlora.evaluation.lines import whole_lines
 from mixlora.evaluation.predictions import Prediction
 
-_TOGETHER = 8
-"""Batches whose judgements are written at once."""
+
+def asked(section: JudgeSection, one: Prediction) -> str:
+    """A hash of all that a judgement depends on."""
+    words = [*section.identity, one.question_id, one.prompt, one.predict, one.target, *one.references]
+    return hashlib.sha256(json.dumps(words).encode()).hexdigest()[:HASH]
 
 
-def judge_all(
-    section: JudgeSection, tasks: Mapping[str, Sequence[Prediction]], files: Mapping[str, Path], progress: Progress
-) -> dict[str, list[Judgement]]:
-    """What the judge says of every prediction; what it said of the same words before is kept, and counts.
-
-    Predictions are judged a few batches at a time, those together that always were: where one of them is new, the judge
-    sees them all again, so that its word does not depend on what was judged before. No other process may write `files`.
-
-    Args:
-        section: which judge.
-        tasks: {task: predictions}.
-        files: {task: where judgements are kept}.
-        progress: told of predictions.
+def verdicts(file: Path, section: JudgeSection, found: Sequence[Prediction]) -> list[bool | None]:
+    """What the judge said of each prediction, out of a file of judgements.
 
     Raises:
-        CheckpointError: the judge cannot be loaded, or what is kept cannot be read.
-        TrainingError: memory ran out, or what it says cannot be written.
+        CheckpointError: it did not judge all of them.
     """
-    known = {task: _known(files[task]) for task in tasks}
-    judge = None
-    found = {}
-    for task, predictions in tasks.items():
-        keys = {one.question_id: asked(section, one) for one in predictions}
-        size = _TOGETHER * section.batch_size
-        for start in range(0, len(predictions), size):
-            chunk = predictions[start : start + size]  # whole, so that an interruption does not change its batches
-            if any(keys[one.question_id] not in known[task] for one in chunk):
-                judge = judge or _load(section)
-                said = [one for one in _judged(judge, chunk) if keys[one.question_id] not in known[task]]
-                append_lines(files[task], [asdict(one) | {"asked": keys[one.question_id]} for one in said])
-                known[task] |= {keys[one.question_id]: one for one in said}
-            progress(f"judge: {plain(task)}", min(start + size, len(predictions)), len(predictions))
-        found[task] = [known[task][keys[one.question_id]] for one in predictions]
-    return found
-
-
-def _judged(judge: Judge, predictions: Sequence[Prediction]) -> list[Judgement]:
-    try:
-        return judge.judge(predictions)
-    except torch.OutOfMemoryError:
-        raise TrainingError(
-            f"memory ran out with {judge.batch_size} predictions to judge: lower judge.batch_size or choose a smaller "
-            "judge.dtype, and the same command continues"
-        ) from None
-
-
-def _known(file: Path) -> dict[str, Judgement]:
-    """{what was asked: the answer}."""
-    cut(file)
-    found = {}
-    for record in whole_lines(file):
-        try:
-            key = record.pop("asked")
-            found[key] = Judgement(**record)
-        except (KeyError, TypeError):
-            raise CheckpointError(f"{file} has a line that is no judgement; delete the file") from None
-    return found
-
-
-def _load(section: JudgeSection) -> Judge:
-    device = str(loading.device_of(section.device))
-    return Judge.load(section.model, section.dtype, device, section.by, batch_size=section.batch_size)
+    known = {str(record.get("asked")): record.get("verdict") for record in whole_lines(file)}
+    keys = [asked(section, one) for one in found]
+    if missing := sum(key not in known for key in keys):
+        raise CheckpointError(
+            f"{file} lacks {missing} of {len(keys)} judgements by {section.model:.200}; evaluate again"
+        )
+    return [known[key] for key in keys]

@@ -10,16 +10,16 @@ that generate were run with lmms-eval 0.7.3; those that ask for likelihoods fail
 import os
 from typing import Any
 
-from mixlora.checkpoints.conversion import load_projector
 from mixlora.checkpoints.loading import adapt, adapter_config
-from mixlora.common.errors import CheckpointError, MixLoraError
+from mixlora.checkpoints.projector import load_projector
+from mixlora.common.errors import CheckpointError, ConfigError
 from mixlora.common.sections import BaseSection
 
 try:
     from lmms_eval.models.chat.llava_hf import LlavaHf as ChatLlava
     from lmms_eval.models.simple.llava_hf import LlavaHf as SimpleLlava
 except ImportError as error:
-    raise MixLoraError(
+    raise ConfigError(
         f"mixlora.evaluation.lmms.model needs lmms-eval and its video reader ({error}); pip install lmms-eval decord"
     ) from error
 

@@ -15,10 +15,9 @@ from rich.console import Console
 
 from interference import compare, load
 from interference.cli import printing
-from interference.errors import amount
 from interference.measurement.compute import compute_config
 from interference.measurement.plan import Plan
-from mixlora.common.files import expanded
+from mixlora.common.files import amount, expanded
 from tests.support.checkpoints import ARGUMENTS
 
 COMMANDS = ["compute", "show", "compare", "verify", "plan", "factors", "report", "demo"]

@@ -95,7 +95,7 @@ def test_what_has_come_to_lie_in_the_runs_place_is_left_alone(tiny, tmp_path, wh
 
 
 def test_an_identity_that_cannot_be_written(tiny, tmp_path):
-    (tmp_path / "run.partial" / "identity.tmp").mkdir(parents=True)
+    (tmp_path / "run.partial" / ".identity.new").mkdir(parents=True)
     with pytest.raises(RunError) as told:
         compute_config(tiny.config(tmp_path / "run"))
     assert str(told.value) == f"{tmp_path}/run.partial cannot be written: Is a directory; choose another --out"

@@ -15,6 +15,7 @@ from interference.errors import CheckpointError, ConfigError, RunError, ScopeErr
 from interference.factors import factors, observer
 from interference.measurement import checkpoint, resume, sample
 from interference.run import record
+from mixlora.checkpoints import loading
 from mixlora.common.locks import locked
 from mixlora.data.collation import Collator
 from tests.interference.run.test_run import full
@@ -115,7 +116,7 @@ def test_what_waits_is_taken_for_the_same_checkpoint_and_examples_alone(folder, 
 @pytest.mark.parametrize("seed", [-1, 2**32])
 def test_a_seed_that_no_generator_takes_is_told(folder, seed):
     config = asked(folder)
-    model, processor = checkpoint.load_model(config.model), checkpoint.load_processor(config.model)
+    model, processor = checkpoint.load_model(config.model), loading.load_processor(config.model)
     with pytest.raises(ConfigError, match=rf"^seed is {seed}, but must be from 0 to 4294967295$"):
         observer.compute(model, Collator(processor), sample.read(config), seed=seed)
 

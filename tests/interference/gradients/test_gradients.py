@@ -7,7 +7,8 @@ from torch import nn
 
 from interference.blocks import Side
 from interference.errors import MeasurementError
-from interference.gradients.probe import Probe, outer_gradient
+from interference.gradients.layers import outer_gradient
+from interference.gradients.probe import Probe
 from interference.gradients.targets import find_targets, probed_adapter
 from interference.verification import reference
 from tests.support.models import batch, gpt2, llama, llava, lora, opt, perturb, qwen2

@@ -20,6 +20,7 @@ from interference.measurement import checkpoint
 from interference.measurement.compute import compute_config
 from interference.verification import reference
 from mixlora import MixLoraConfig, routed
+from mixlora.checkpoints import loading
 from tests.support.checkpoints import data, write_base, write_task
 from tests.support.mixtures import batches, mixture, perturb
 from tests.support.models import batch, gpt2, llama, llava, lora, opt, qwen2
@@ -212,7 +213,7 @@ def by_task(tmp_path_factory):
     """A base and a MixLoRA that routes by task, on disk, and the files of two tasks."""
     folder = tmp_path_factory.mktemp("by-task")
     base = write_base(folder / "base")
-    tokens = checkpoint.load_processor(config.build(data(base, base, {"red": base}), "test").model)
+    tokens = loading.load_processor(config.build(data(base, base, {"red": base}), "test").model)
     definitions = {"red": "w1 w2 w3", "blue": "w9 w8"}
     adapted = get_peft_model(
         llama(),

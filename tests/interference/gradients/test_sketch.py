@@ -9,7 +9,7 @@ from interference.errors import ConfigError
 from interference.gradients import sketch
 from interference.measurement.compute import compute, compute_config
 from interference.run import load
-from interference.statistics.pairs import Layout, copies_of
+from interference.statistics.layout import Layout, copies_of
 from interference.verification.verify import verify_config
 
 

@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import interference
 from interference import config
-from interference.gradients.probe import Probe, example_losses
+from interference.gradients.losses import example_losses
+from interference.gradients.probe import Probe
 from interference.gradients.targets import find_targets
 from interference.measurement import checkpoint
 from interference.measurement.compute import compute_config

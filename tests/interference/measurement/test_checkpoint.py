@@ -9,6 +9,7 @@ import interference
 from interference.config import ModelConfig
 from interference.errors import CheckpointError
 from interference.measurement import checkpoint
+from mixlora.checkpoints import loading
 from tests.support.checkpoints import write_adapter
 from tests.support.models import batch, llama, lora, perturb
 
@@ -23,7 +24,7 @@ def test_the_model_is_the_one_that_was_saved(settings):
     data = batch([9, 7], [3, 2])
     torch.testing.assert_close(found(**data).loss, expected(**data).loss)
     assert not found.training and found.dtype == torch.float32
-    assert checkpoint.load_processor(settings).convert_tokens_to_ids("<image>") == 63
+    assert loading.load_processor(settings).convert_tokens_to_ids("<image>") == 63
 
 
 def test_a_dtype_is_that_of_the_base(settings):

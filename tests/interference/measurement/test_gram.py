@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
+from interference.gradients.weight_space import weight_rows
 from interference.measurement import gram
 from interference.measurement.spool import DiskSpool, MemorySpool
 from interference.run import packing
@@ -69,7 +70,7 @@ def low_rank(seed=0, zero_b=False):
 
 
 def rows_of(a, b, weight_gradients, scaling=1.7):
-    return gram.weight_rows(scaling * b.T @ weight_gradients, scaling * weight_gradients @ a.T, a, b, scaling)
+    return weight_rows(scaling * b.T @ weight_gradients, scaling * weight_gradients @ a.T, a, b, scaling)
 
 
 def test_weight_space_is_the_gradients_projection_on_the_tangent_space():

@@ -21,7 +21,7 @@ from interference.measurement import resume as unfinished_runs
 from interference.measurement import sample
 from interference.measurement.compute import compute_config
 from interference.measurement.resume import unfinished
-from interference.run.record import check_writable
+from mixlora.common.directories import check_writable
 from tests.support.models import batch, llama, lora
 
 
@@ -102,7 +102,7 @@ def test_a_second_process_is_told_before_it_loads_anything(tiny, tmp_path, monke
 def test_what_a_process_killed_at_once_leaves_is_no_foreign_directory(tmp_path):
     (tmp_path / "run.partial").mkdir()
     (tmp_path / "run.partial" / "lock").touch()
-    (tmp_path / "run.partial" / "identity.tmp").write_text("ha")
+    (tmp_path / "run.partial" / ".identity.new").write_text("ha")
     with unfinished(tmp_path / "run", "a"):
         pass
     assert list(tmp_path.iterdir()) == []

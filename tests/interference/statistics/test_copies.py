@@ -9,7 +9,8 @@ from interference.measurement.compute import compute_config
 from interference.statistics import metrics
 from interference.statistics.bootstrap import bootstrap_weights
 from interference.statistics.estimand import Aggregate, Reduce
-from interference.statistics.pairs import Kernel, Layout, Pairs, copies_of, pair_means
+from interference.statistics.layout import Layout, Pairs, copies_of
+from interference.statistics.pairs import Kernel, pair_means
 from interference.statistics.significance import pair_mean_variance
 from interference.statistics.uncertainty import compare, table
 from tests.support.checkpoints import data

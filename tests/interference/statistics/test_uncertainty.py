@@ -11,8 +11,9 @@ from scipy import stats
 from interference.errors import ConfigError, ScopeError
 from interference.statistics import metrics
 from interference.statistics.estimand import Measure
+from interference.statistics.layout import Layout, Pairs
 from interference.statistics.metrics import METRICS
-from interference.statistics.pairs import Kernel, Layout, Pairs
+from interference.statistics.pairs import Kernel
 from interference.statistics.significance import (
     benjamini_hochberg,
     changes,

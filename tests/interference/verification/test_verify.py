@@ -13,7 +13,7 @@ from interference import config, load
 from interference.errors import MeasurementError, RunError, ScopeError
 from interference.measurement.compute import compute_config
 from interference.run import Run, packing
-from interference.verification import verify
+from interference.verification import derivation, steps, verify
 from tests.support.checkpoints import data, write_adapter, write_task
 from tests.support.models import batch, llama, lora
 
@@ -91,10 +91,10 @@ def test_one_wrong_cell_fails(model, measured):
 
 
 def test_wrong_gradients_fail(model, measured, monkeypatch):
-    own = verify._unit_gradients
+    own = derivation.unit_gradients
     monkeypatch.setattr(
         verify,
-        "_unit_gradients",
+        "unit_gradients",
         lambda *given: {name: 1.001 * rows for name, rows in own(*given).items()},
     )
     found = package.verify(measured, model, TASKS)
@@ -149,7 +149,7 @@ def test_the_command_passes(interference, run_dir):
     rows = json.loads(said.out)
     assert said.code == 0 and said.err == ""
     assert all(row["passed"] is True and row["gradient_error"] < 1e-5 and row["gram_error"] < 1e-5 for row in rows)
-    assert len(rows) == len(verify.SHARES) and abs(rows[0]["slope"] - 1) < 0.05
+    assert len(rows) == len(steps.SHARES) and abs(rows[0]["slope"] - 1) < 0.05
 
 
 def rewritten(run_dir, change):
@@ -230,7 +230,7 @@ def test_one_unit_alone_cannot_be_verified(model):
 
 
 def test_units_that_move_no_other_are_told(model, measured, monkeypatch):
-    monkeypatch.setattr(verify, "_gram", lambda rows: np.diag(np.ones(len(next(iter(rows.values()))))))
+    monkeypatch.setattr(verify, "gram_of", lambda rows: np.diag(np.ones(len(next(iter(rows.values()))))))
     size = len(measured.probes)
     unrelated = tampered(measured, lambda packed: packing.pack(np.eye(size, dtype=np.float32)))
     with pytest.raises(MeasurementError, match="no step of a unit that was drawn moves another's loss; draw more"):
@@ -248,5 +248,5 @@ def test_gradients_are_measured_in_padded_batches_and_derived_one_by_one():
 def test_pictures_of_other_sizes_do_not_meet_in_a_batch():
     ids = torch.zeros(1, 5, dtype=torch.long)
     small, large = ({"labels": ids, "pixel_values": torch.zeros(1, 3, size, size)} for size in (8, 16))
-    groups = verify._alike([(0, small), (1, large), (2, small), (3, {"labels": ids})])
+    groups = derivation._alike([(0, small), (1, large), (2, small), (3, {"labels": ids})])
     assert [[k for k, _ in group] for group in groups] == [[0, 2], [1], [3]]

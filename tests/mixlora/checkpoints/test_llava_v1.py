@@ -9,7 +9,8 @@ from peft import PeftModel
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from mixlora.checkpoints.conversion import import_checkpoint, load_projector
+from mixlora.checkpoints.conversion import import_checkpoint
+from mixlora.checkpoints.projector import load_projector
 from mixlora.common.errors import MixLoraError
 from tests.support.released import LAYERS, SHAPES, STEM, D, llava, lora_tensors, projector_tensors, refused, write_lora
 

@@ -10,7 +10,8 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from torch import nn
 
-from mixlora.checkpoints.conversion import import_checkpoint, load_projector
+from mixlora.checkpoints.conversion import import_checkpoint
+from mixlora.checkpoints.projector import load_projector
 from mixlora.common.errors import CheckpointError
 from tests.support.paths import GOLDEN
 from tests.support.released import (

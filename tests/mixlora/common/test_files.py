@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixlora.common.files import file_name, read_bytes, write_json
+from mixlora.common.files import file_name, read_bytes
+from mixlora.common.writing import write_json
 
 
 @given(st.text(min_size=1, max_size=60), st.text(min_size=1, max_size=60))

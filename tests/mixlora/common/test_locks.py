@@ -10,7 +10,7 @@ import textwrap
 
 import pytest
 
-from mixlora.common.errors import CheckpointError
+from mixlora.common.errors import BusyError, RunError
 from mixlora.common.locks import LOCK, locked
 from tests.support.paths import ROOT
 
@@ -20,12 +20,12 @@ def other(path, then="print('in')"):
     code = f"""
         import os, signal
         from pathlib import Path
-        from mixlora.common.errors import CheckpointError
+        from mixlora.common.errors import BusyError
         from mixlora.common.locks import locked
         try:
             with locked(Path({str(path)!r}), "training runs/x"):
                 {then}
-        except CheckpointError as error:
+        except BusyError as error:
             print(error)
     """
     return subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
@@ -37,7 +37,7 @@ def test_a_second_process_is_refused_and_takes_nothing_away(tmp_path):
         for _ in range(2):
             said = "another process is training runs/x; wait for it, or choose another --out\n"
             assert other(path).stdout == said
-        with pytest.raises(CheckpointError, match="another process is"), locked(path, "training runs/x"):
+        with pytest.raises(BusyError, match="another process is"), locked(path, "training runs/x"):
             pass
         assert path.exists()
     assert other(path).stdout == "in\n"
@@ -131,7 +131,7 @@ def test_a_lock_that_another_has_just_removed_is_not_held(tmp_path, monkeypatch)
 
     monkeypatch.setattr(fcntl, "flock", late)
     path.touch()
-    with pytest.raises(CheckpointError, match="another process is it; wait for it"), locked(path, "it"):
+    with pytest.raises(BusyError, match="another process is it; wait for it"), locked(path, "it"):
         pass
     assert path.exists()  # it is the third one's
 
@@ -153,7 +153,7 @@ def test_places_that_cannot_be_written(tmp_path):
         (tmp_path / ("n" * 300), "File name too long"),
         (tmp_path / "a\0b", "embedded null byte"),
     ):
-        with pytest.raises(CheckpointError) as told, locked(out / LOCK, "it"):
+        with pytest.raises(RunError) as told, locked(out / LOCK, "it"):
             pass
         assert str(told.value) == f"{out} cannot be written: {said}; choose another --out"
     assert list(tmp_path.iterdir()) == [tmp_path / "file"]
@@ -169,5 +169,5 @@ def test_a_file_system_without_locks_is_no_reason_to_refuse(tmp_path, monkeypatc
         with locked(tmp_path / LOCK, "it"):
             pass
     else:
-        with pytest.raises(CheckpointError, match="cannot be written: Input/output error"), locked(tmp_path / LOCK, ""):
+        with pytest.raises(RunError, match="cannot be written: Input/output error"), locked(tmp_path / LOCK, ""):
             pass

@@ -10,7 +10,9 @@ from mixlora.common.errors import CheckpointError, ConfigError, DataError
 from mixlora.evaluation import config
 from mixlora.evaluation.comparison import compare
 from mixlora.evaluation.config import JudgeSection
-from mixlora.evaluation.folder import Folder, asked, cut, verdicts, whole_lines
+from mixlora.evaluation.folder import Folder
+from mixlora.evaluation.judging.verdicts import asked, verdicts
+from mixlora.evaluation.lines import cut, whole_lines
 from mixlora.evaluation.predictions import read
 from mixlora.evaluation.run import evaluate
 from tests.support.evaluations import copied, files, follow_file, made, ran, refusal

@@ -7,7 +7,7 @@ from torch import nn
 from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 
 from mixlora.checkpoints import loading
-from mixlora.checkpoints.conversion import load_projector
+from mixlora.checkpoints.projector import load_projector
 from mixlora.common.errors import CheckpointError
 from mixlora.common.sections import BaseSection
 from mixlora.data import mini

@@ -11,9 +11,9 @@ from mixlora.common.errors import CheckpointError, DataError, TrainingError
 from mixlora.evaluation import predictions, results
 from mixlora.evaluation.comparison import compare
 from mixlora.evaluation.config import JudgeSection
-from mixlora.evaluation.folder import asked
-from mixlora.evaluation.judging import verdicts as judging
+from mixlora.evaluation.judging import run as judging
 from mixlora.evaluation.judging.judge import Judge
+from mixlora.evaluation.judging.verdicts import asked
 from mixlora.evaluation.scoring.intervals import Sample, Share, differences
 from tests.support.evaluations import FOLLOW, answer, copied, files, follow_file, lines, made, ran
 from tests.support.small_processors import CHATML, byte_level

@@ -1,0 +1,90 @@
+"""The loss of every example of a batch, with logits computed only where tokens are supervised."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from interference.errors import MeasurementError
+from mixlora import routed
+
+IGNORED = -100  # the label of a token that is not supervised, as in transformers
+
+
+LOGIT_ROWS = 8  # logits are computed for a multiple of so many positions; see _kept
+
+
+def example_losses(model: nn.Module, batch: Mapping[str, Any], whole_logits: bool = False) -> tuple[Tensor, Tensor]:
+    """Each example's mean cross-entropy over its supervised tokens.
+
+    Args:
+        model: a causal language model, possibly with an image encoder.
+        batch: what its forward takes, with `labels` [batch, seq]; -100 marks unsupervised tokens. `tasks`, the task of
+            every example, is for MixLoRA's routers.
+        whole_logits: compute logits at every position even where the model could leave the unsupervised ones out.
+
+    Returns:
+        losses [batch] (nats per token, differentiable) and the number of supervised tokens [batch].
+
+    Raises:
+        MeasurementError: if an example has no supervised token.
+    """
+    labels = batch["labels"]
+    targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED)
+    supervised = targets != IGNORED
+    tokens = supervised.sum(dim=1)
+    if not bool(tokens.all()):
+        row = int((tokens == 0).nonzero()[0])
+        raise MeasurementError(
+            f"row {row} of the batch has no supervised token; every label is -100 or its first token"
+        )
+    inputs = {key: value for key, value in batch.items() if key not in ("labels", "tasks")}
+    kept = _kept(supervised, batch.get("attention_mask"))
+    if not whole_logits and "logits_to_keep" in _forward_parameters(model):
+        inputs["logits_to_keep"] = _last(supervised) if _spread(model) else kept
+    with routed(model, tasks=batch.get("tasks"), labels=labels, alone=True):
+        logits = model(**inputs, use_cache=False, return_dict=True).logits
+    chosen = supervised[:, -logits.shape[1] :] if logits.dim() == 3 else supervised[kept]
+    logits = logits[chosen.to(logits.device)]
+    losses = F.cross_entropy(
+        logits.to(torch.promote_types(logits.dtype, torch.float32)),
+        targets[supervised].to(logits.device),
+        reduction="none",
+    )
+    rows = supervised.nonzero()[:, 0].to(logits.device)
+    summed = losses.new_zeros(len(labels)).index_add(0, rows, losses)
+    return summed / tokens.to(logits.device), tokens
+
+
+def _kept(supervised: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """Supervised positions [batch, seq], and a few attended ones that make their number a multiple of LOGIT_ROWS.
+
+    BLAS leaves rows beyond a multiple of four to a kernel that adds up the vocabulary's products one by one. Its
+    rounding is ten times larger, and a model with large activations makes 1e-4 of the gradient of it. What is added has
+    no part in the loss.
+    """
+    spare = ~supervised if attention_mask is None else ~supervised & attention_mask.bool()
+    added = spare.flatten().nonzero()[: -int(supervised.sum()) % LOGIT_ROWS, 0]
+    return supervised.flatten().index_fill(0, added, True).view_as(supervised)
+
+
+def _last(supervised: Tensor) -> int:
+    """How many of the last positions hold all supervised ones [batch, seq]."""
+    return supervised.shape[1] - int(supervised.any(dim=0).nonzero()[0])
+
+
+def _spread(model: nn.Module) -> bool:
+    """Whether layers are on several devices, of which the last is not that of the positions to keep."""
+    return len(set(getattr(_base(model), "hf_device_map", {}).values())) > 1
+
+
+def _forward_parameters(model: nn.Module) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(_base(model).forward).parameters
+
+
+def _base(model: nn.Module) -> nn.Module:
+    return model.get_base_model() if isinstance(model, PeftModel) else model

@@ -1,0 +1,94 @@
+"""Real steps along the gradients of units, and how far the first-order claim holds."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from interference.errors import MeasurementError
+from interference.gradients.losses import example_losses
+from interference.gradients.state import activate, as_found
+from interference.gradients.targets import Target
+from interference.measurement.units import Batch
+from mixlora.common.progress import Progress
+
+SHARES = tuple(10 ** (k / 2) for k in range(-8, 1))
+"""Sizes of the steps, as the share of the mean loss that the typical unit's loss is predicted to move by."""
+
+
+def real_steps(
+    model: nn.Module,
+    targets: Sequence[Target],
+    units: Sequence[list[Batch]],
+    gradients: Mapping[str, Tensor],
+    gram: NDArray[np.float64],
+    token_mean: bool,
+    progress: Progress,
+) -> pd.DataFrame:
+    """Real steps of every unit against the first-order fall of every other unit's loss."""
+    norms = np.sqrt(np.maximum(np.diagonal(gram), 0))
+    slopes = gram / np.where(norms > 0, norms, np.inf)[:, None]  # rows step, columns are read
+    apart = ~np.eye(len(gram), dtype=bool)
+    typical = math.sqrt(float(np.mean(slopes[apart] ** 2)))
+    if typical == 0:
+        raise MeasurementError("no step of a unit that was drawn moves another's loss; draw more (--units)")
+    weights = {tap.block.name: tap.weight for target in targets for tap in target.taps.values()}
+    with as_found(model), torch.no_grad():
+        activate(model, targets[0].adapter)
+        model.eval()
+        before = _losses(model, units, token_mean)
+        rows = []
+        for done, share in enumerate(SHARES):
+            step = share * float(before.mean()) / typical
+            fallen = np.zeros_like(gram)
+            for k in np.flatnonzero(norms):
+                with _moved({weight: gradients[name][k] for name, weight in weights.items()}, -step / float(norms[k])):
+                    fallen[k] = before - _losses(model, units, token_mean)
+            rows.append({"step": step, **_agreement(step * slopes[apart], fallen[apart]), "pairs": int(apart.sum())})
+            progress("steps", done + 1, len(SHARES))
+    return pd.DataFrame(rows)
+
+
+def _agreement(predicted: NDArray[np.float64], real: NDArray[np.float64]) -> dict[str, float]:
+    return {
+        "predicted": float(np.sqrt(np.mean(predicted**2))),
+        "slope": float(predicted @ real / (predicted @ predicted)),
+        "correlation": float(np.corrcoef(predicted, real)[0, 1]),
+    }
+
+
+def _losses(model: nn.Module, units: Sequence[list[Batch]], token_mean: bool) -> NDArray[np.float64]:
+    """Each unit's loss, nats per token."""
+    found = []
+    for batches in units:
+        pairs = [example_losses(model, batch) for batch in batches]
+        losses = torch.cat([losses for losses, _ in pairs]).double().cpu()
+        tokens = torch.cat([tokens for _, tokens in pairs]).double().cpu()
+        weights = tokens if token_mean else torch.ones_like(tokens)
+        found.append(float((losses * weights).sum() / weights.sum()))
+    return np.array(found)
+
+
+@contextmanager
+def _moved(directions: Mapping[Tensor, Tensor], step: float) -> Iterator[None]:
+    """Parameters moved along directions; on leaving they are what they were, to the bit."""
+    kept = [(parameter, parameter.detach().clone()) for parameter in directions]
+    try:
+        for parameter, direction in directions.items():
+            parameter.add_(direction.to(parameter), alpha=step)
+        yield
+    finally:
+        for parameter, value in kept:
+            parameter.copy_(value)
+
+
+def linear_until(steps: pd.DataFrame) -> float:
+    """The largest step up to which every step is as predicted (slope within 10 %, correlation 0.99); 0 if none is."""
+    good = (steps["slope"].sub(1).abs() <= 0.1) & (steps["correlation"] >= 0.99)
+    inside = steps.loc[good.cummin(), "step"]
+    return float(inside.max()) if len(inside) else 0.0

@@ -1,0 +1,58 @@
+"""Places for results, checked before hours of work: is one free, and can it be written? Writing is `writing`'s."""
+
+from contextlib import suppress
+from pathlib import Path
+
+from mixlora.common.errors import RunError
+from mixlora.common.files import exists
+from mixlora.common.writing import unique
+
+
+def check_free(out: Path, marker: str, noun: str, otherwise: str) -> None:
+    """Check that `out` is free.
+
+    Args:
+        out: where an artifact will be.
+        marker: the file by which one is known.
+        noun: what messages call it.
+        otherwise: what messages say of anything else there.
+
+    Raises:
+        RunError: if something is there already, or nothing can be moved there.
+    """
+    try:
+        str(out.absolute()).encode()
+    except UnicodeEncodeError:
+        raise RunError(f"{out} lies where a name is no UTF-8, as safetensors needs it; choose another --out") from None
+    if exists(out / marker):
+        raise RunError(f"{out} already holds {noun}; choose another --out or delete it first")
+    try:
+        taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
+        apart = out.is_symlink() or out.is_mount()  # what is written beside it cannot be moved there
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise RunError(f"{out} cannot be used: {said}; choose another --out") from None
+    if taken:
+        raise RunError(f"{out} exists and {otherwise}; choose another --out")
+    if apart:
+        raise RunError(f"{out} is a link or the root of a disk; name a directory within it by --out")
+
+
+def check_writable(out: Path) -> None:
+    """Check that a directory can be made at `out`.
+
+    Raises:
+        RunError: if it cannot be made.
+    """
+    made = [folder for folder in (out, *out.parents) if not exists(folder)]
+    try:
+        temporary = unique(out)
+        temporary.mkdir(parents=True)
+        temporary.rmdir()
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise RunError(f"nothing can be written to {out.parent}: {said}; choose another --out") from None
+    finally:
+        for folder in made:
+            with suppress(OSError, ValueError):
+                folder.rmdir()

@@ -1,0 +1,118 @@
+"""Files and directories that are whole or absent: written under a temporary name, synced, renamed.
+
+A reader finds the old content or the new, never a part; what a killed process leaves never has the final name.
+Failures to write stay the errors of whoever writes, OSError as a rule: each caller says what was lost and what to do.
+"""
+
+import glob
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+
+def growing(path: Path) -> Path:
+    """The temporary name of what one process at a time writes, the same after a kill: ".NAME.new"."""
+    return path.with_name(f".{path.name}.new")
+
+
+def unique(path: Path) -> Path:
+    """A temporary name that no other process uses, alive or killed: ".NAME.0f3a91c2.tmp"."""
+    return path.with_name(f".{path.name}.{token_hex(4)}.tmp")
+
+
+@contextmanager
+def whole_file(path: Path, durable: bool = True) -> Iterator[Path]:
+    """The temporary path to write a file to; at the end of the block it takes the place of `path`.
+
+    Args:
+        path: of the file; no other process may write it at the same time.
+        durable: sync it before it is renamed, so that it survives a power cut.
+    """
+    temporary = growing(path)
+    try:
+        yield temporary
+        if durable:
+            _sync(temporary)
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def whole_directory(out: Path, temporary: Path | None = None) -> Iterator[Path]:
+    """A temporary directory to write files into; at the end of the block it takes the place of `out`.
+
+    Args:
+        out: free, or an empty directory; folders above it are made.
+        temporary: its name until then, free; None for one of its own.
+    """
+    temporary = unique(out) if temporary is None else temporary
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        _sync_all(temporary)
+        if out.exists():
+            out.rmdir()  # an empty directory, or this fails
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write a JSON file.
+
+    Raises:
+        OSError: it cannot be written; the old file stays.
+    """
+    with whole_file(path) as new:
+        new.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def replace_files(files: Mapping[Path, bytes]) -> None:
+    """Write several files over others of their names: all or, where one cannot be written, none.
+
+    Raises:
+        OSError: one cannot be written.
+    """
+    new = {path: unique(path) for path in files}
+    try:
+        for path, content in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            new[path].write_bytes(content)
+            _sync(new[path])
+        for path, written in new.items():
+            written.replace(path)
+    finally:
+        for left in new.values():
+            with suppress(OSError):
+                left.unlink()
+
+
+def remove_left(out: Path) -> None:
+    """Remove what killed processes left of a directory `out`; the caller must be the only one who writes there."""
+    for left in out.parent.glob(f".{glob.escape(out.name)}.*.tmp"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Make a file, or a directory's names, durable."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sync_all(folder: Path) -> None:
+    """Make all files in a folder durable, and readable for all who may read it: safetensors writes for its owner."""
+    for path in [*folder.rglob("*"), folder]:
+        if path.is_file():
+            path.chmod(folder.stat().st_mode & 0o666)
+        _sync(path)

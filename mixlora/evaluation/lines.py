@@ -1,0 +1,79 @@
+"""Files of one JSON object a line, that grow while a job works and survive its kill."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mixlora.common.errors import CheckpointError, TrainingError
+from mixlora.common.files import LARGEST_DATA, again, exists, parsed, read_bytes
+from mixlora.common.writing import whole_file
+
+
+def append_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Add records, one a line, to a file.
+
+    Raises:
+        TrainingError: they cannot be written; what was there stays, and `cut` removes what they left.
+    """
+    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    with written(path), path.open("a", encoding="utf-8") as file:
+        file.write(lines)
+
+
+def whole_lines(path: Path) -> list[dict[str, Any]]:
+    """The records of a file that grows, without one that is being written; none where there is no file.
+
+    Raises:
+        CheckpointError: a line is no record, or the file cannot be read.
+    """
+    if not exists(path):
+        return []
+    try:
+        data = read_bytes(path, LARGEST_DATA)
+        found = [parsed(line.decode("utf-8")) for line in data[: data.rfind(b"\n") + 1].split(b"\n") if line]
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
+    except ValueError:
+        found = [None]
+    if not all(isinstance(record, dict) for record in found):
+        raise CheckpointError(f"{path} has a line that is no JSON object; delete the file")
+    return found
+
+
+def cut(path: Path) -> None:
+    """Remove from a file that this process alone writes a last line that no newline ends, as a killed one leaves it.
+
+    Raises:
+        CheckpointError: the file cannot be read or changed.
+    """
+    if not exists(path):
+        return
+    try:
+        whole = read_bytes(path, LARGEST_DATA)
+        if (kept := whole.rfind(b"\n") + 1) < len(whole):
+            os.truncate(path, kept)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read, or cut after its last line: {error.strerror or error}") from None
+
+
+@contextmanager
+def written(path: Path) -> Iterator[None]:
+    """Inside, a file or files of an evaluation's directory are changed.
+
+    Raises:
+        TrainingError: one cannot be.
+    """
+    try:
+        yield
+    except OSError as error:
+        remedy = again(error.errno, "the same command continues with those that are kept")
+        raise TrainingError(f"answers cannot be written to {path}: {error.strerror or error}; {remedy}") from None
+
+
+def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Write records, one a line; the file is whole or the old one."""
+    with whole_file(path) as new:
+        new.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")

@@ -1,0 +1,267 @@
+"""Following a model's forwards, so that each adapted layer knows the context it is called in."""
+
+import functools
+import inspect
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mixlora.common.errors import RoutingError
+from mixlora.tuner.context import Context, Held, _prompt, packing_of
+
+_CHECKPOINT = "_gradient_checkpointing_func"  # where transformers keeps it, on every block
+
+
+_HELD = "mixlora_held"  # the prompt's selections, kept on the cache that the generated tokens will bring
+
+
+@dataclass
+class _Generation:
+    """One call of generate.
+
+    Attributes:
+        length: tokens of the prompt; None where it is not known.
+        mask: [batch, length], the prompt's own tokens; None where it was not given.
+        held: the prompt's selections, once it has been run.
+    """
+
+    length: int | None = None
+    mask: Tensor | None = None
+    held: Held = field(default_factory=dict)
+
+
+class Tracker:
+    """Knows the context of the forward that a model's adapted layers are called in."""
+
+    def __init__(self) -> None:
+        self._running: Context | None = None
+        self._last: Context | None = None
+        self._given: dict[str, Any] = {}
+        self._generation: _Generation | None = None
+        self._parameters: list[str] = []
+        self._blocks: list[Any] = []
+        self._handles: list[Any] = []
+        self._told: set[str] = set()
+
+    @property
+    def context(self) -> Context | None:
+        """Of the forward that runs, or that a backward recomputes; None outside of both."""
+        if self._running is None and torch._C._current_graph_task_id() != -1:
+            return self._last
+        return self._running
+
+    def attach(self, model: nn.Module) -> None:
+        """Follow the forwards of a model."""
+        self._parameters = list(inspect.signature(model.forward).parameters)
+        self._blocks = [module for module in model.modules() if hasattr(module, "gradient_checkpointing")]
+        self._handles.append(model.register_forward_pre_hook(self._enter, with_kwargs=True))
+        self._handles.append(model.register_forward_hook(self._leave, always_call=True))
+        if hasattr(model, "generate"):
+            vars(model)["generate"] = _Generate(model, self, vars(model).get("generate"))
+
+    def detach(self, model: nn.Module) -> None:
+        """Stop following a model, and leave nothing on it."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        if isinstance(generate := vars(model).get("generate"), _Generate):
+            del vars(model)["generate"]
+            if generate.own is not None:
+                vars(model)["generate"] = generate.own
+        for block in self._blocks:
+            if isinstance(checkpoint := getattr(block, _CHECKPOINT, None), _Remembering):
+                setattr(block, _CHECKPOINT, checkpoint.checkpoint)
+
+    @contextmanager
+    def within(self, context: Context | None) -> Iterator[None]:
+        """Layers inside are part of the forward of this context."""
+        before, self._running = self._running, context
+        try:
+            yield
+        finally:
+            self._running = before
+
+    @contextmanager
+    def given(self, **known: Any) -> Iterator[None]:
+        """Forwards inside use these labels or tasks where they are not given any; see `model.routed`."""
+        before, self._given = self._given, self._given | {k: v for k, v in known.items() if v is not None}
+        try:
+            yield
+        finally:
+            self._given = before
+
+    @contextmanager
+    def generating(self, generation: _Generation) -> Iterator[None]:
+        """The first forward inside is that of a prompt, whose selections hold in those that follow."""
+        before, self._generation = self._generation, generation
+        try:
+            yield
+        finally:
+            self._generation = before
+
+    def tell(self, kind: str, message: str) -> None:
+        """Warn, once for every kind of message."""
+        if kind not in self._told:
+            self._told.add(kind)
+            warnings.warn(message, UserWarning, stacklevel=2)
+
+    def _enter(
+        self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        kwargs = dict(kwargs)
+        tasks = kwargs.pop("tasks", self.tasks)
+        inputs = dict(zip(self._parameters, args, strict=False)) | kwargs
+        tokens = inputs.get("input_ids")
+        tokens = inputs.get("inputs_embeds") if tokens is None else tokens
+        for block in self._blocks:
+            checkpoint = getattr(block, _CHECKPOINT, None)
+            if checkpoint is not None and not isinstance(checkpoint, _Remembering):
+                setattr(block, _CHECKPOINT, _Remembering(checkpoint, self))
+        self._running = self._last = None if tokens is None else self._read(tokens, inputs, tasks)
+        return args, kwargs
+
+    @property
+    def tasks(self) -> Any:
+        """That are given to forwards from outside, by `routed` or generate."""
+        return self._given.get("tasks")
+
+    def _labels(self, inputs: Mapping[str, Any], context: Context) -> Tensor | None:
+        if inputs.get("labels") is not None or context.decoding:
+            return inputs.get("labels")
+        labels = self._given.get("labels")
+        if labels is not None and tuple(labels.shape) != context.shape:
+            raise RoutingError(
+                f"routed was given labels of shape {tuple(labels.shape)}, but the forward has tokens of shape "
+                f"{context.shape}; give those of this batch"
+            )
+        return labels
+
+    def _read(self, tokens: Tensor, inputs: Mapping[str, Any], tasks: Any) -> Context:
+        batch, seq = tokens.shape[:2]
+        context = Context((batch, seq), alone=bool(self._given.get("alone")))
+        self._continue(context, inputs.get("past_key_values"))
+        attention = inputs.get("attention_mask")
+        if self._generation is not None and not context.decoding:
+            context.attended = self._of_prompt(self._generation, context, attention, tokens.device)
+        elif isinstance(attention, Tensor) and attention.dim() == 2:
+            context.attended = attention[:, -seq:].bool()
+        elif attention is not None and not context.decoding:
+            self._cannot_tell()
+        if self._generation is None and (attention is None or context.attended is not None):
+            context.packing = packing_of(inputs.get("position_ids"), tokens, context.attended)
+        if context.packing is not None:
+            context.attended = context.packing.mask
+        context.prompt = _prompt(context, self._labels(inputs, context))
+        instances = batch if context.packing is None else len(context.packing.mask)
+        context.tasks = _tasks(tasks, instances, self._generation is not None)
+        return context
+
+    def _of_prompt(
+        self, generation: _Generation, context: Context, attention: Any, device: torch.device
+    ) -> Tensor | None:
+        """Which tokens of the first forward of a generation are the prompt's; None for all."""
+        (batch, seq), length = context.shape, generation.length
+        if length is not None and seq < length:
+            raise RoutingError(
+                f"the prompt of {length} tokens is run in pieces of {seq}, but MixLoRA routes by the whole of it; "
+                "leave prefill_chunk_size out"
+            )
+        if not (isinstance(attention, Tensor) and attention.dim() == 2):
+            if generation.mask is None and attention is not None:
+                self._cannot_tell()
+            attention = generation.mask
+        if attention is None and (length is None or seq == length):
+            return None
+        if attention is None:
+            attention = torch.ones(context.shape, device=device)
+        attended = attention[:, :length].bool().repeat_interleave(batch // len(attention), dim=0)
+        return nn.functional.pad(attended, (0, seq - attended.shape[1]))  # guessed tokens follow the prompt
+
+    def _cannot_tell(self) -> None:
+        self.tell(
+            "mask",
+            "the attention mask is not [batch, seq], so MixLoRA pools over every position; "
+            "pass the two-dimensional mask for routing that leaves padding out",
+        )
+
+    def _continue(self, context: Context, cache: Any) -> None:
+        """Where the tokens go on from a prompt, take its selections; where they are one, leave its own for later."""
+        held = None if self._generation is None else self._generation.held
+        cached = cache is not None and hasattr(cache, "get_seq_length") and int(cache.get_seq_length()) > 0
+        context.decoding = cached or bool(held)
+        if context.decoding:
+            context.held = (getattr(cache, _HELD, None) if cached else None) or held or {}
+            return
+        if held is not None:
+            context.held = held
+        if cache is not None:
+            _keep(cache, context.held)
+
+    def _leave(self, _: nn.Module, __: Any, output: Any) -> None:
+        cache = getattr(output, "past_key_values", None)
+        if self._running is not None and cache is not None and not hasattr(cache, _HELD):
+            _keep(cache, self._running.held)
+        self._running = None
+
+
+class _Generate:
+    """A model's own `generate`, told the tasks, and known to be one generation from its prompt to its end."""
+
+    def __init__(self, model: nn.Module, tracker: Tracker, own: Callable[..., Any] | None) -> None:
+        self.model = model
+        self.tracker = tracker
+        self.own = own
+
+    def __call__(self, *args: Any, tasks: Any = None, **kwargs: Any) -> Any:
+        """Generate; `tasks` as in a forward."""
+        given = [*(kwargs.get(name) for name in ("inputs_embeds", "input_ids", "inputs")), *args[:1]]
+        prompt = next((value for value in given if isinstance(value, Tensor)), None)
+        mask = kwargs.get("attention_mask")
+        generation = _Generation(
+            None if prompt is None else prompt.shape[1],
+            mask if isinstance(mask, Tensor) and mask.dim() == 2 else None,
+        )
+        generate = self.own or functools.partial(type(self.model).generate, self.model)  # type: ignore[attr-defined]
+        with self.tracker.generating(generation), self.tracker.given(tasks=tasks):
+            return generate(*args, **kwargs)
+
+
+class _Remembering:
+    """A checkpointing function whose layers, when they run again, find the context they first ran in."""
+
+    def __init__(self, checkpoint: Callable[..., Any], tracker: Tracker) -> None:
+        self.checkpoint = checkpoint
+        self.tracker = tracker
+
+    def __call__(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Checkpoint `function`."""
+        context = self.tracker.context
+
+        def remembered(*args: Any, **kwargs: Any) -> Any:
+            with self.tracker.within(context):
+                return function(*args, **kwargs)
+
+        return self.checkpoint(remembered, *args, **kwargs)
+
+
+def _keep(cache: Any, held: Held) -> None:
+    if hasattr(cache, "__dict__"):
+        setattr(cache, _HELD, held)
+
+
+def _tasks(tasks: Any, instances: int, generating: bool) -> list[str] | None:
+    if tasks is None:
+        return None
+    names = [tasks] * instances if isinstance(tasks, str) else list(tasks)
+    if generating and names and instances % len(names) == 0:
+        names = [name for name in names for _ in range(instances // len(names))]  # beams of an instance
+    if len(names) != instances:
+        raise RoutingError(
+            f"tasks names {len(names)} tasks, but the batch has {instances} instances; name one for each"
+        )
+    return names
