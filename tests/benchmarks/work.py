@@ -7,7 +7,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from tests.interference import smollm2
+from tests.support import smollm2
 from tests.support.models import PROJECTIONS
 
 SIZE, SEQ, SUPERVISED = 8, 128, 16

@@ -294,7 +294,7 @@ EVALUATED = [{key: value[row] for key, value in batch([12] * 4, [4] * 4, seed=9)
 
 def test_trl_keeps_its_running_means(tmp_path):
     datasets, trl = needed("datasets"), needed("trl")
-    from tests.mixlora.test_training import tokenizer
+    from tests.mixlora.tuner.test_training import tokenizer
 
     rows = datasets.Dataset.from_list([{"prompt": "what is the colour of a red", "completion": " ball this thing"}] * 8)
 

@@ -22,7 +22,7 @@ import interference
 from interference.factors.observer import observe
 from interference.gradients.state import activate
 from interference.gradients.targets import find_targets
-from tests.interference import models
+from tests.support import models
 from tests.support.accelerators import FAR, FARTHER, Accelerators, moved
 from tests.support.adapted import adapt, gradients, loss_of, padded_left, selections
 

@@ -19,6 +19,7 @@ from interference.gradients.targets import find_targets
 from interference.measurement import checkpoint
 from interference.measurement.compute import compute_config
 from interference.verification import reference
+from interference.verification.verify import verify_config
 from mixlora import MixLoraConfig, routed
 from mixlora.checkpoints import loading
 from tests.support.checkpoints import data, write_base, write_task
@@ -245,7 +246,7 @@ def test_task_routing_is_measured_from_the_command_line_configuration(by_task, t
         model(input_ids=torch.tensor([[5, 6, 7]]), tasks=[task])
         layer = model.get_base_model().model.layers[1].self_attn.q_proj
         assert layer.selection.A.tolist() == chosen[names == task][:1].tolist()
-    assert interference.verification.verify_config(run).error < 2e-5
+    assert verify_config(run).error < 2e-5
 
 
 def test_a_task_that_the_adapter_does_not_know_is_named(by_task, tmp_path):
