@@ -191,7 +191,10 @@ def test_an_answer_cut_off(compute):
         (["--set", "probe.samples"], "--set 'probe.samples' is not of the form key.subkey=value"),
         (["--set", "=3"], "--set '=3' is not of the form key.subkey=value"),
         (["--set", "probe.layers=[1"], "--set 'probe.layers=[1': the value is not valid YAML"),
-        (["--memory-budget", "lots"], "the options: probe.memory_budget: no amount of memory; write a number of bytes or one like 2GiB"),
+        (
+            ["--memory-budget", "lots"],
+            "the options: probe.memory_budget: no amount of memory; write a number of bytes or one like 2GiB",
+        ),
         (["--task", "red"], "--task 'red' is not of the form NAME=FILE"),
         (["--task", "red=x"], "--task names 'red' twice; give every task a name of its own"),
         (["--set", "probe.layers=[]"], "the options: probe.layers: is an empty list; leave it out to take all"),
