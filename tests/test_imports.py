@@ -32,7 +32,7 @@ WINGS = {  # a wing, or a module at the top of a package, may import those liste
     "mixlora.checkpoints": "common tuner data",
     "mixlora.training": "common tuner data checkpoints",
     "mixlora.evaluation": "common tuner data checkpoints training",
-    "mixlora.pretraining": "data evaluation",
+    "mixlora.pretraining": "common data evaluation",
     "mixlora.cli": "common data checkpoints training evaluation",
 }
 ENTRIES = {"interference": 15, "mixlora": 11}

@@ -11,9 +11,7 @@ from torch.nn import functional as F
 
 from interference.errors import MeasurementError
 from mixlora import routed
-
-IGNORED = -100  # the label of a token that is not supervised, as in transformers
-
+from mixlora.common.labels import IGNORED
 
 LOGIT_ROWS = 8  # logits are computed for a multiple of so many positions; see _kept
 

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from interference.gradients.losses import IGNORED
 from interference.gradients.probe import BatchGradients, Probe
 from interference.gradients.targets import Target
 from interference.measurement.units import Batch, UnitMeans
 from interference.verification import reference
+from mixlora.common.labels import IGNORED
 
 TOGETHER = 8
 """Examples in a padded batch in which gradients are measured again."""
@@ -85,7 +85,7 @@ def derived_gradients(
     for k, batches in enumerate(units):
         for batch in batches:
             gradients = reference.of_targets(model, batch, targets)
-            tokens = (batch["labels"][:, 1:] != -100).sum(dim=1)
+            tokens = (batch["labels"][:, 1:] != IGNORED).sum(dim=1)
             mean.add(BatchGradients(gradients, torch.zeros(len(tokens)), tokens), [k] * len(tokens))
     return _gathered(mean)
 

@@ -12,10 +12,10 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
 from interference.blocks import Component
-from interference.gradients.losses import IGNORED
 from interference.gradients.state import activate, as_found
 from interference.gradients.targets import Target, find_targets, probed_adapter
 from mixlora import routed
+from mixlora.common.labels import IGNORED
 
 
 def gradients(

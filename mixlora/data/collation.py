@@ -11,12 +11,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from mixlora.common.errors import ConfigError, DataError
+from mixlora.common.labels import IGNORED
 from mixlora.data.examples import Example
 from mixlora.data.images import image_size, open_image
 from mixlora.data.templates import PromptTemplate, Span
-
-IGNORED = -100
-"""The label of a token that is not supervised."""
 
 
 @dataclass(frozen=True)

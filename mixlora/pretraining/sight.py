@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mixlora.common.labels import IGNORED
 from mixlora.data.mini.draw import FONTS, INKS, PLAIN_INKS, SHAPES
 from mixlora.data.mini.pictures import DIGITS, EASY_VQA_COLOURS, LETTERS, SIGNS, WORDS
 
@@ -30,20 +31,17 @@ FACTS: dict[str, tuple[str, ...]] = {
 }
 """What the tower is asked, and the values each fact can take."""
 
-UNTOLD = -100
-"""The label of a fact that a picture does not have; cross-entropy passes over it."""
-
 
 def labels(facts: Sequence[Mapping[str, str]]) -> Tensor:
-    """The facts of pictures as numbers [pictures, len(FACTS)], UNTOLD where a picture does not have one."""
+    """The facts of pictures as numbers [pictures, len(FACTS)], IGNORED where a picture does not have one."""
     return torch.tensor([[_label(name, values, known) for name, values in FACTS.items()] for known in facts])
 
 
 def _label(name: str, values: tuple[str, ...], known: Mapping[str, str]) -> int:
     text = known.get("word", known.get("letter"))
     if name.startswith("letter_"):
-        return UNTOLD if text is None else values.index(text.ljust(LONGEST_WORD)[int(name[-1])])
-    return values.index(known[name]) if name in known else UNTOLD
+        return IGNORED if text is None else values.index(text.ljust(LONGEST_WORD)[int(name[-1])])
+    return values.index(known[name]) if name in known else IGNORED
 
 
 class Heads(nn.Module):
@@ -66,7 +64,7 @@ class Heads(nn.Module):
         """Mean over the batch of the sum of all told facts' cross-entropies (nats a picture)."""
         logits = self(patches)
         losses = [
-            F.cross_entropy(one, told[:, i], ignore_index=UNTOLD, reduction="sum") for i, one in enumerate(logits)
+            F.cross_entropy(one, told[:, i], ignore_index=IGNORED, reduction="sum") for i, one in enumerate(logits)
         ]
         return torch.stack(losses).sum() / len(told)
 
@@ -75,7 +73,7 @@ class Heads(nn.Module):
         """Share of right answers, fact by fact, over the pictures that have the fact."""
         right = {}
         for number, (name, logits) in enumerate(zip(FACTS, self(patches), strict=True)):
-            mask = told[:, number] != UNTOLD
+            mask = told[:, number] != IGNORED
             if mask.any():
                 right[name] = (logits.argmax(1) == told[:, number])[mask].float().mean().item()
         return right

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mixlora.data.collation import IGNORED
+from mixlora.common.labels import IGNORED
 from mixlora.pretraining.architecture import SPECIAL
 from mixlora.pretraining.diet import Exchange
 

@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from mixlora.common.labels import IGNORED
 from mixlora.tuner.config import Pooling
 from mixlora.tuner.routing import Selection
-
-IGNORED = -100  # the label of a token that is not supervised, as in transformers
 
 Held = dict[tuple[str, str], Selection]  # by adapted module and adapter
 

@@ -7,7 +7,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import LlavaProcessor, PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from mixlora.data.collation import IGNORED, Collator, Encoded
+from mixlora.common.labels import IGNORED
+from mixlora.data.collation import Collator, Encoded
 from mixlora.data.examples import Example, Turn
 
 SENTENCES = [

@@ -23,7 +23,8 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from mixlora.checkpoints.assembly import assemble, chat_template
 from mixlora.checkpoints.conversion import import_checkpoint
 from mixlora.common.errors import MixLoraError
-from mixlora.data.collation import IGNORED, Collator
+from mixlora.common.labels import IGNORED
+from mixlora.data.collation import Collator
 from mixlora.data.examples import Example, Turn
 from mixlora.data.templates import LLAVA_V1, PromptTemplate
 from tests.support.small_processors import byte_level, picture

@@ -6,8 +6,9 @@ from PIL import Image
 from tokenizers import normalizers
 
 from mixlora.common.errors import DataError, MixLoraError
+from mixlora.common.labels import IGNORED
 from mixlora.data import mini
-from mixlora.data.collation import IGNORED, Collator
+from mixlora.data.collation import Collator
 from mixlora.data.images import open_image
 from tests.support.small_processors import CHATML, byte_level, example, learned, llava, picture, words
 

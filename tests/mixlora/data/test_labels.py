@@ -12,7 +12,8 @@ from transformers import AutoTokenizer, LlavaNextProcessor
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
 from mixlora.common.errors import DataError
-from mixlora.data.collation import IGNORED, Collator, supervised_tokens
+from mixlora.common.labels import IGNORED
+from mixlora.data.collation import Collator, supervised_tokens
 from mixlora.data.examples import Example, Turn
 from mixlora.data.templates import Span
 from tests.support.small_processors import (
