@@ -1,6 +1,5 @@
 """Observation: a model and examples to what each example selects, by forwards over the prompts."""
 
-import inspect
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from interference.config import AnalysisConfig, whole_seed
 from interference.errors import MeasurementError, RunError, ScopeError
 from interference.factors.factors import Factors, check_free, load
 from interference.factors.selections import Selections, check_tasks
+from interference.gradients.losses import can_skip_logits
 from interference.gradients.state import activate, as_found
 from interference.gradients.targets import Target, find_targets, probed_adapter
 from interference.measurement import checkpoint, sample
@@ -157,7 +157,7 @@ def observe(model: nn.Module, targets: Sequence[Target], batch: Mapping[str, Any
     """
     mask = batch["attention_mask"].bool()
     inputs = {key: value for key, value in batch.items() if key != "tasks"}
-    if _can_skip_logits(model) and all(target.place.layer is not None for target in targets):
+    if can_skip_logits(model) and all(target.place.layer is not None for target in targets):
         inputs["logits_to_keep"] = 1
     found: dict[str, Tensor] = {}
     with ExitStack() as hooks:
@@ -275,11 +275,6 @@ def _blocks(targets: Sequence[Target], mixture: bool) -> pd.DataFrame:
     blocks = [block for target in targets for block in target.blocks[: 2 if mixture else 1]]
     weights = [tap.weight for target in targets for tap in list(target.taps.values())[: 2 if mixture else 1]]
     return to_frame(blocks).drop(columns="size").assign(factors=[len(weight) for weight in weights])
-
-
-def _can_skip_logits(model: nn.Module) -> bool:
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    return "logits_to_keep" in inspect.signature(base.forward).parameters
 
 
 @contextmanager

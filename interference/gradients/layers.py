@@ -1,4 +1,7 @@
-"""Per-example gradients of each kind of layer, as pure functions of its inputs and the gradient at its output."""
+"""Per-example gradients of each kind of layer, as pure functions of its inputs and the gradient at its output.
+
+Not here: the hooks that read inputs and output gradients off a model (`probe`).
+"""
 
 from typing import Any
 
@@ -29,12 +32,12 @@ def outer_gradient(inputs: Tensor, output_gradients: Tensor) -> Tensor:
 
 
 def per_example(module: nn.Module, inputs: tuple[Any, ...], output_gradients: Tensor) -> Tensor:
-    """Per-example gradient of what a module multiplies with, from its inputs and the gradient at its output.
+    """Per-example gradient of a module's parameter, from the module's inputs and the gradient at its output.
 
     Args:
         module: a Linear (a LoRA factor, or an independent router), MixLoRA's Gather (the whole bank, in which factors
             that an example did not select have gradient zero) or its Conditional router.
-        inputs: of its forward, the first with the examples along its first axis.
+        inputs: the inputs of its forward; the first has the examples along its first axis.
         output_gradients: [batch, ...].
 
     Returns:
@@ -48,3 +51,19 @@ def per_example(module: nn.Module, inputs: tuple[Any, ...], output_gradients: Te
     if isinstance(module, Conditional):
         return module.example_gradients(inputs[0].to(dtype), output_gradients.to(dtype))
     return outer_gradient(inputs[0].flatten(1, -2), output_gradients.flatten(1, -2))
+
+
+def by_example(values: Tensor, batch: int, seq: int) -> Tensor:
+    """Inputs or output gradients of a Linear, the examples along the first axis.
+
+    Args:
+        values: [batch * seq, d], [batch, d], or of another shape, which stays as it is.
+        batch: examples in the batch.
+        seq: positions of an example.
+
+    Returns:
+        [batch, positions, d], if the examples can be told apart.
+    """
+    if values.dim() == 2 and values.shape[0] == batch * seq:
+        return values.unflatten(0, (batch, seq))
+    return values.unsqueeze(1) if values.dim() == 2 and values.shape[0] == batch else values

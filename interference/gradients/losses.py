@@ -1,19 +1,20 @@
-"""The loss of every example of a batch, with logits computed only where tokens are supervised."""
+"""The loss of every example of a batch. Logits are computed only where tokens are supervised."""
 
 import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from interference.errors import MeasurementError
 from mixlora import routed
 from mixlora.common.labels import IGNORED
+from mixlora.tuner.model import base_of
 
-LOGIT_ROWS = 8  # logits are computed for a multiple of so many positions; see _kept
+LOGIT_ROWS = 8
+"""Logits are computed for a multiple of this number of positions; `_kept` says why."""
 
 
 def example_losses(model: nn.Module, batch: Mapping[str, Any], whole_logits: bool = False) -> tuple[Tensor, Tensor]:
@@ -23,7 +24,7 @@ def example_losses(model: nn.Module, batch: Mapping[str, Any], whole_logits: boo
         model: a causal language model, possibly with an image encoder.
         batch: what its forward takes, with `labels` [batch, seq]; -100 marks unsupervised tokens. `tasks`, the task of
             every example, is for MixLoRA's routers.
-        whole_logits: compute logits at every position even where the model could leave the unsupervised ones out.
+        whole_logits: compute logits at every position, even if the model can skip the unsupervised ones.
 
     Returns:
         losses [batch] (nats per token, differentiable) and the number of supervised tokens [batch].
@@ -42,7 +43,7 @@ def example_losses(model: nn.Module, batch: Mapping[str, Any], whole_logits: boo
         )
     inputs = {key: value for key, value in batch.items() if key not in ("labels", "tasks")}
     kept = _kept(supervised, batch.get("attention_mask"))
-    if not whole_logits and "logits_to_keep" in _forward_parameters(model):
+    if not whole_logits and can_skip_logits(model):
         inputs["logits_to_keep"] = _last(supervised) if _spread(model) else kept
     with routed(model, tasks=batch.get("tasks"), labels=labels, alone=True):
         logits = model(**inputs, use_cache=False, return_dict=True).logits
@@ -58,12 +59,17 @@ def example_losses(model: nn.Module, batch: Mapping[str, Any], whole_logits: boo
     return summed / tokens.to(logits.device), tokens
 
 
+def can_skip_logits(model: nn.Module) -> bool:
+    """Whether the model's forward can skip the logits of some positions."""
+    return "logits_to_keep" in inspect.signature(base_of(model).forward).parameters
+
+
 def _kept(supervised: Tensor, attention_mask: Tensor | None) -> Tensor:
     """Supervised positions [batch, seq], and a few attended ones that make their number a multiple of LOGIT_ROWS.
 
-    BLAS leaves rows beyond a multiple of four to a kernel that adds up the vocabulary's products one by one. Its
-    rounding is ten times larger, and a model with large activations makes 1e-4 of the gradient of it. What is added has
-    no part in the loss.
+    BLAS hands rows beyond a multiple of four to a kernel that adds up the vocabulary's products one by one. Its
+    rounding error is ten times larger: 1e-4 of the gradient of a model with large activations. The positions that are
+    added take no part in the loss.
     """
     spare = ~supervised if attention_mask is None else ~supervised & attention_mask.bool()
     added = spare.flatten().nonzero()[: -int(supervised.sum()) % LOGIT_ROWS, 0]
@@ -71,18 +77,10 @@ def _kept(supervised: Tensor, attention_mask: Tensor | None) -> Tensor:
 
 
 def _last(supervised: Tensor) -> int:
-    """How many of the last positions hold all supervised ones [batch, seq]."""
+    """The number of last positions that hold all supervised ones [batch, seq]."""
     return supervised.shape[1] - int(supervised.any(dim=0).nonzero()[0])
 
 
 def _spread(model: nn.Module) -> bool:
-    """Whether layers are on several devices, of which the last is not that of the positions to keep."""
-    return len(set(getattr(_base(model), "hf_device_map", {}).values())) > 1
-
-
-def _forward_parameters(model: nn.Module) -> Mapping[str, inspect.Parameter]:
-    return inspect.signature(_base(model).forward).parameters
-
-
-def _base(model: nn.Module) -> nn.Module:
-    return model.get_base_model() if isinstance(model, PeftModel) else model
+    """Whether layers are on several devices: the positions to keep are not on the last one."""
+    return len(set(getattr(base_of(model), "hf_device_map", {}).values())) > 1

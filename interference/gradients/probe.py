@@ -1,10 +1,10 @@
 """Per-example gradients of adapter factors: one forward and one backward give those of a whole batch.
 
 With x [batch, seq, d_in] the input of a factor and d [batch, seq, d_out] the gradient at its output, the gradient of
-example n is sum_t d[n, t] x[n, t]^T; MixLoRA gathers every example's own factors, whose gradients need only be put in
-their rows. What a forward would spend on everything else is left out: weights are frozen,
-logits are computed where tokens are supervised, and the graph is rooted at the first probed factor, so that the layers
-below it (and the image encoder) run without one.
+example n is sum_t d[n, t] x[n, t]^T. MixLoRA gathers every example's own factors; their gradients only need to be put
+in the right rows. Work that these gradients do not need is skipped: weights are frozen, logits are computed where
+tokens are supervised, and the graph starts at the first probed factor, so that the layers below it (and the image
+encoder) run without one.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from interference.errors import MeasurementError
-from interference.gradients.layers import per_example
+from interference.gradients.layers import by_example, per_example
 from interference.gradients.losses import example_losses
 from interference.gradients.state import activate, as_found
 from interference.gradients.targets import Tap, Target
@@ -43,8 +43,8 @@ class BatchGradients:
 class Probe:
     """Computes per-example gradients of a model's targets; use as a context manager.
 
-    While it is open the model is in evaluation mode, frozen, and only the probed adapter is active; when it closes,
-    hooks, `requires_grad`, modes and active adapters are as they were. Parameters are never modified.
+    While it is open, the model is in evaluation mode and frozen, and only the probed adapter is active. Closing it
+    removes the hooks and restores `requires_grad`, modes and active adapters. Parameters are never modified.
 
     Args:
         model: the model that holds the targets.
@@ -123,11 +123,11 @@ class Probe:
             handle.remove()
 
     def _add(self, name: str, module: nn.Module, inputs: tuple[Any, ...], output_gradients: Tensor) -> None:
-        """A module that runs several times in a forward collects the sum over its calls."""
+        """Add the gradient of one call of a module; a module may run several times in a forward."""
         batch, seq = self._batch_shape
         if isinstance(module, nn.Linear):
-            inputs = (_by_example(inputs[0], batch, seq),)
-            output_gradients = _by_example(output_gradients, batch, seq)
+            inputs = (by_example(inputs[0], batch, seq),)
+            output_gradients = by_example(output_gradients, batch, seq)
         if output_gradients.shape[0] != batch or output_gradients.dim() < 2:
             seen = inputs[0] if isinstance(module, nn.Linear) else output_gradients
             raise MeasurementError(
@@ -136,10 +136,3 @@ class Probe:
             )
         gradient = per_example(module, inputs, output_gradients)
         self._gradients[name] = self._gradients[name] + gradient if name in self._gradients else gradient
-
-
-def _by_example(values: Tensor, batch: int, seq: int) -> Tensor:
-    """Values of a Linear with the examples along the first axis: [batch, positions, d], if they can be told apart."""
-    if values.dim() == 2 and values.shape[0] == batch * seq:
-        return values.unflatten(0, (batch, seq))
-    return values.unsqueeze(1) if values.dim() == 2 and values.shape[0] == batch else values

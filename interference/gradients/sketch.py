@@ -1,11 +1,11 @@
-"""Sketches: gradients of a block as a few random sums, whose inner products are those of the gradients on average.
+"""Sketches: gradients of a block as a few random sums. On average, their inner products are those of the gradients.
 
 A count sketch (Charikar, Chen and Farach-Colton 2002; Weinberger et al. 2009) adds every entry, with a random sign, to
-one of k sums. The same signs and places serve every unit of a block, so that <S g, S h> has mean <g, h> and a variance
-of at most (|g|^2 |h|^2 + <g, h>^2) / k. The signs of different blocks are independent, so that errors of a scope's
-blocks do not add up: over blocks b their variance is at most the sum of each block's, which is again at most
-2 |g|^2 |h|^2 / k. The same holds of squared norms, and the Gram of sketches is one of vectors: equal gradients stay
-equal, and no inner product exceeds its norms.
+one of k sums. All units of a block share the signs and places, so that <S g, S h> has mean <g, h> and a variance of at
+most (|g|^2 |h|^2 + <g, h>^2) / k. The signs of different blocks are independent, so that the errors of a scope's blocks
+do not add up: their variance is at most the sum of the blocks' variances, which is again at most 2 |g|^2 |h|^2 / k. The
+same holds for squared norms. The Gram of sketches is one of vectors: equal gradients stay equal, and no inner product
+exceeds its norms.
 """
 
 import hashlib

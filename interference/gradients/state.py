@@ -1,4 +1,4 @@
-"""The state of a model that measuring changes for a while, and how it is handed back as it came."""
+"""The state of a model that a measurement changes, and how it is restored."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,14 +10,14 @@ from torch import nn
 
 
 def activate(model: nn.Module, adapter: str) -> None:
-    """Make `adapter` the only active one; nothing is touched where it already is."""
+    """Make `adapter` the only active one, unless it already is."""
     if any(layer.active_adapters != [adapter] for layer in _adapted(model)):
         set_adapter(model, adapter)
 
 
 @contextmanager
 def as_found(model: nn.Module) -> Iterator[None]:
-    """Hand the model back as it came: training modes, requires_grad and active adapters."""
+    """Restore training modes, requires_grad and active adapters on leaving."""
     modes = [(module, module.training) for module in model.modules()]
     required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     active = [(layer, layer._active_adapter) for layer in _adapted(model)]

@@ -1,6 +1,6 @@
 """Targets: which modules of a model carry the adapter, and where in the model they sit.
 
-The model is asked (its decoder, its image encoder, its classes); parameter names are not guessed at.
+Places come from the model itself (its decoder, its image encoder, its classes), not from guesses at parameter names.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,17 +18,18 @@ from interference.blocks import Block, Component, Side
 from interference.errors import CheckpointError, ScopeError
 from mixlora import MixLoraLayer
 from mixlora.tuner.config import RouterGradient
+from mixlora.tuner.model import base_of
 from mixlora.tuner.routing import Router
 
 
 @dataclass(frozen=True)
 class Tap:
-    """Where the gradient of a block can be read off, example by example.
+    """Where the gradient of a block can be read, example by example.
 
     Attributes:
         block: the block.
-        weight: the parameter that it is.
-        module: the module whose inputs and output gradients give it; see `gradients.per_example`.
+        weight: its parameter.
+        module: the module whose inputs and output gradients give the gradient; see `layers.per_example`.
     """
 
     block: Block
@@ -59,7 +60,7 @@ class Target:
 
     @property
     def place(self) -> Block:
-        """The block of A, which tells where in the model the module lies."""
+        """The block of A, for the module's place in the model."""
         return self.taps[Side.A].block
 
 
@@ -121,7 +122,7 @@ def find_targets(
 
 
 def unprobed(model: nn.Module, adapter: str) -> list[str]:
-    """What the adapter trains beyond the A and B of Linear layers, in words; it is not part of theta."""
+    """What the adapter trains beyond A and B of Linear layers, in words; it is not part of theta."""
     notes = set()
     for module in model.modules():
         if isinstance(module, LoraLayer):
@@ -164,7 +165,7 @@ def _all_targets(model: nn.Module, adapter: str, routers: bool) -> Iterator[Targ
 
 
 def _weights(path: str, layer: nn.Module, adapter: str, routers: bool) -> dict[Side, tuple[Tensor, nn.Module]]:
-    """The parameters of a layer that are probed, each with the module that its gradient is read off."""
+    """The parameters of a layer that are probed, each with the module that its gradient is read from."""
     if isinstance(layer, MixLoraLayer) and adapter in layer.mixlora_A:
         _check_switched_on(path, layer)
         found: dict[Side, tuple[Tensor, nn.Module]] = {
@@ -221,16 +222,15 @@ class _Map:
     def __init__(self, model: nn.Module) -> None:
         self.names = {id(module): path for path, module in model.named_modules()}
         self.modules = dict(model.named_modules())
-        base = model.get_base_model() if isinstance(model, PeftModel) else model
         self.stacks = [
             (component, self.names[id(root)], self._stack(root))
-            for component, root in self._roots(base)
+            for component, root in self._roots(base_of(model))
             if id(root) in self.names
         ]
 
     @staticmethod
     def _roots(base: Any) -> Iterator[tuple[Component, nn.Module]]:
-        """The image encoder first: where the decoder is the whole model, the encoder still is the vision part."""
+        """The image encoder comes first: it is the vision part even if the decoder is the whole model."""
         if hasattr(base, "get_encoder"):
             encoder = base.get_encoder(modality="image")
             decoder = base.get_decoder()
@@ -269,7 +269,7 @@ class _Map:
         return path
 
     def _group(self, path: str, stack: str) -> str:
-        """Attention if a class between the layer and the module is an attention; transformers names them so."""
+        """Attention if a class between the layer and the module is named so, as in transformers; otherwise MLP."""
         while path != stack:
             path = path.rpartition(".")[0]
             if "Attention" in type(self.modules[path]).__name__:

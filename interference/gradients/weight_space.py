@@ -1,5 +1,7 @@
 """The weight-space view: gradients of A and B as rows of the weight that their product changes."""
 
+from collections.abc import Iterable, Mapping
+
 import torch
 from torch import Tensor
 
@@ -12,10 +14,10 @@ def weight_rows(gradient_a: Tensor, gradient_b: Tensor, factor_a: Tensor, factor
 
     With G the gradient at W = scaling * B A, the gradients are g_A = scaling * B^T G and g_B = scaling * G A^T. The
     part of G that a change B dA + dB A can follow is its projection on the tangent space of the matrices of rank r,
-    P_B G + (1 - P_B) G P_A, with P_B and P_A projecting on the columns of B and the rows of A. It is the same however
-    BA is split (A -> cA, B -> B/c, or any invertible matrix between them), which plain B g_A + g_B A is not, and the
-    change of task i's loss under it is, to first order, the inner product with task i's own. At B = 0 only the second
-    term is left.
+    P_B G + (1 - P_B) G P_A, with P_B and P_A projecting on the columns of B and the rows of A. It does not depend on
+    how BA is split (A -> cA, B -> B/c, or any invertible matrix between them); plain B g_A + g_B A does. To first
+    order, a step along it changes task i's loss by its inner product with task i's own projection. At B = 0 only the
+    second term is left.
 
     Args:
         gradient_a: [units, rank, d_in].
@@ -41,6 +43,17 @@ def _inverse_root(matrix: Tensor) -> Tensor:
     kept = values > values.max().clamp(min=0) * len(values) * torch.finfo(torch.float32).eps
     roots = torch.where(kept, values.clamp(min=torch.finfo(torch.float64).tiny).rsqrt(), 0.0)
     return ((vectors * roots) @ vectors.T).to(matrix.dtype)
+
+
+def weight_space_rows(targets: Iterable[Target], rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rows of the weight-space view, from the targets' gradients {block name: [units, *factor shape]}."""
+    found = {}
+    for target in targets:
+        gradient_a, gradient_b = (rows[block.name] for block in target.blocks)
+        a, b = (tap.weight.detach().to(gradient_a.dtype) for tap in target.taps.values())
+        scaling = target.layer.scaling[target.adapter]
+        found[weight_block(target).name] = weight_rows(gradient_a, gradient_b, a, b, scaling)
+    return found
 
 
 def weight_block(target: Target) -> Block:

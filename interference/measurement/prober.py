@@ -14,7 +14,7 @@ from torch import Tensor
 from interference.errors import MeasurementError
 from interference.gradients.probe import BatchGradients, Probe
 from interference.gradients.sketch import sketched
-from interference.gradients.weight_space import weight_block, weight_rows
+from interference.gradients.weight_space import weight_space_rows
 from interference.measurement.spool import ALL, DiskSpool, MemorySpool, Shard
 from interference.measurement.units import Batch, Part, Probed, Unit, UnitMeans
 from mixlora.common.progress import Progress, silent
@@ -89,7 +89,7 @@ class Prober:
             chosen.add(gradients.selections, owners)
         rows = mean.rows()
         if self.weight_space:
-            rows |= self._weight_rows(rows)
+            rows |= weight_space_rows(self.probe.targets, rows)
         if self.sketch is not None:
             rows = sketched(rows, self.sketch, self.seed)
         rows |= chosen.rows()
@@ -112,15 +112,6 @@ class Prober:
                     f"task {owners[row].task!r}, example {owners[row].source}, block {name}: the gradient is not "
                     "finite; the checkpoint is broken or its dtype too narrow (try dtype: float32)"
                 )
-        return found
-
-    def _weight_rows(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        found = {}
-        for target in self.probe.targets:
-            gradient_a, gradient_b = (rows[block.name] for block in target.blocks)
-            a, b = (tap.weight.detach().to(gradient_a.dtype) for tap in target.taps.values())
-            scaling = target.layer.scaling[target.adapter]
-            found[weight_block(target).name] = weight_rows(gradient_a, gradient_b, a, b, scaling)
         return found
 
 

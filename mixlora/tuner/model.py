@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
+from peft import PeftModel
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.tuners_utils import BaseTuner
 from peft.utils import (
@@ -183,6 +184,11 @@ def routed(
     tracker = next((module.tracker for module in model.modules() if isinstance(module, MixLoraLayer)), None)
     with tracker.given(tasks=tasks, labels=labels, alone=alone) if tracker else _as_is():
         yield
+
+
+def base_of(model: nn.Module) -> nn.Module:
+    """The model that PEFT has adapted; a model that PEFT does not wrap is its own base."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def register() -> None:
