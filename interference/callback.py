@@ -19,7 +19,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
 from interference.errors import CheckpointError, ConfigError, MeasurementError, RunError, ScopeError
 from interference.measurement.compute import compute
-from interference.measurement.units import Batch
+from interference.measurement.units import Batch, check_by_task
 from interference.run import Run, load
 from interference.statistics.estimand import Reduce
 from interference.statistics.significance import Verdict
@@ -314,8 +314,7 @@ def _without_autocast(model: nn.Module) -> Iterator[None]:
 
 
 def _check_batches(batches: Mapping[str, Iterable[Batch]]) -> None:
-    if not isinstance(batches, Mapping):
-        raise ScopeError(f"batches is a {type(batches).__name__}, but must be a dict {{task: its batches}}")
+    check_by_task(batches)
     for task, given in batches.items():
         if isinstance(given, Iterator):  # asked so, as iter() of a DataLoader draws a random number
             raise ScopeError(

@@ -1,4 +1,4 @@
-"""AnalysisConfig: what `interference compute` is asked to do, from YAML, options or both. No model is loaded here."""
+"""AnalysisConfig: what `interference compute` is to do, from YAML, options or both. No model is loaded here."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -14,15 +14,17 @@ from mixlora.common.sections import BaseSection, TaskSection
 from mixlora.common.settings import Place, Section
 
 LEAST_SUMS = 16
-"""Random sums of a sketch."""
+"""The smallest number of random sums in a sketch."""
+MEMORY_BUDGET = 2**30
+"""Bytes that gradients may take in memory."""
 _SEEDS = 2**32
-"""Seeds that every generator takes lie below."""
+"""Every random generator accepts seeds below this."""
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
 class ModelConfig(BaseSection):
-    """Which checkpoint is measured: the base's keys, and `adapter`, path or hub id of a PEFT adapter for it."""
+    """The checkpoint that is measured: the base's keys, and `adapter`, the path or hub id of a PEFT adapter for it."""
 
     adapter: Place
 
@@ -44,8 +46,8 @@ class ProbeConfig(Section):
         weight_space: also store the Gram of the weight-space view.
         routers: also measure MixLoRA's routers, as blocks of their own.
         memory_budget: memory for gradients, in bytes or as "2GiB".
-        spool_dir: a directory where gradients wait; None for beside the run.
-        sketch: keep so many random sums of every block's gradient in place of the gradient; None for the gradient.
+        spool_dir: directory where gradients wait; None for `<out>.partial`.
+        sketch: keep this number of random sums instead of every block's gradient; None to keep the gradient.
     """
 
     samples: int = Field(100, ge=2)
@@ -60,7 +62,7 @@ class ProbeConfig(Section):
     granularity: Granularity = Granularity.MODULE
     weight_space: bool = False
     routers: bool = False
-    memory_budget: int = Field(2**30, ge=1)
+    memory_budget: int = Field(MEMORY_BUDGET, ge=1)
     spool_dir: Place | None = None
     sketch: int | None = Field(None, ge=LEAST_SUMS)
 
@@ -97,7 +99,7 @@ def load(
         options: nested values that win over everything else.
 
     Raises:
-        ConfigError: if the file is missing, is no YAML, or has a key or value that cannot be used.
+        ConfigError: if the file is missing or not YAML, or has a key or value that cannot be used.
     """
     data = yaml_settings.read(path, AnalysisConfig, "run.json") if path else {}
     data = yaml_settings.overridden(data, settings, options or {})
@@ -105,7 +107,7 @@ def load(
 
 
 def build(data: Mapping[str, Any], place: str) -> AnalysisConfig:
-    """The configuration that nested values describe; `place` is named in errors.
+    """The configuration that nested values describe; errors name `place`.
 
     Raises:
         ConfigError: if a key or value cannot be used.
@@ -117,7 +119,7 @@ def whole_seed(seed: int) -> int:
     """The seed as an int.
 
     Raises:
-        ConfigError: if a generator does not take it.
+        ConfigError: if a generator does not accept it.
     """
     if not 0 <= int(seed) < _SEEDS:
         raise ConfigError(f"seed is {int(seed)}, but must be from 0 to {_SEEDS - 1}")
@@ -128,7 +130,7 @@ def parse_bytes(text: str) -> int:
     """The number of bytes in "2GiB", "500 MB" or "1000"; decimal and binary units.
 
     Raises:
-        ValueError: if it is none.
+        ValueError: if it is not an amount of memory.
     """
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmg]?i?b?)\s*", text.lower())
     if not match or match[2] not in _UNITS:

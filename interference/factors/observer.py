@@ -1,11 +1,9 @@
 """Observation: a model and examples to what each example selects, by forwards over the prompts."""
 
 import json
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +20,12 @@ from interference.factors.factors import Factors, check_free, load
 from interference.factors.selections import Selections, check_tasks
 from interference.gradients.losses import can_skip_logits
 from interference.gradients.state import activate, as_found
-from interference.gradients.targets import Target, find_targets, probed_adapter
+from interference.gradients.targets import Target
 from interference.measurement import checkpoint, sample
-from interference.measurement.prober import digested
 from interference.measurement.resume import clear, refuse_busy, settle, unfinished
+from interference.measurement.spec import Spec
 from interference.measurement.spool import DiskSpool
+from interference.measurement.units import digested
 from mixlora import MixLoraLayer, routed
 from mixlora.checkpoints import loading
 from mixlora.common.files import exists, expanded, is_folder
@@ -78,8 +77,7 @@ def compute(
         MeasurementError: if a module does not tell examples apart, or a value is not finite.
     """
     check_tasks(list(tasks))
-    name = probed_adapter(model, adapter)
-    targets = find_targets(model, name, layers, modules, components)
+    targets = Spec(layers, modules, adapter, components).targets(model)
     return Observer(model, targets, collator, batch_size, whole_seed(seed), progress).run(tasks)
 
 
@@ -105,7 +103,7 @@ def compute_config(config: AnalysisConfig, out: Path | str, progress: Progress =
         for example in examples:
             collator.encode_prompt(example)  # what cannot be used is found before the model is loaded
     model = checkpoint.load_model(config.model)
-    targets = find_targets(model, probed_adapter(model, None), probe.layers, probe.modules, probe.components)
+    targets = replace(Spec.of(probe), routers=False).targets(model)  # routers select and are not selected
     described = {**resolved(config), "out": None}
     job = f"factors {checkpoint.fingerprint(model)} {json.dumps(described)}"
     with unfinished(out, job) as spool:
@@ -256,9 +254,7 @@ class Observer:
             "seed": self.seed,
             "config": None,
             "conventions": CONVENTIONS,
-            "fingerprints": {"model": checkpoint.fingerprint(self.model)},
-            "versions": {package: version(package) for package in ("torch", "transformers", "peft")},
-            "computed": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            **checkpoint.provenance(self.model),
         }
 
 

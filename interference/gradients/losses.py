@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from interference.errors import MeasurementError
 from mixlora import routed
 from mixlora.common.labels import IGNORED
-from mixlora.tuner.model import base_of
+from mixlora.tuner.model import base_model_of
 
 LOGIT_ROWS = 8
 """Logits are computed for a multiple of this number of positions; `_kept` says why."""
@@ -61,7 +61,7 @@ def example_losses(model: nn.Module, batch: Mapping[str, Any], whole_logits: boo
 
 def can_skip_logits(model: nn.Module) -> bool:
     """Whether the model's forward can skip the logits of some positions."""
-    return "logits_to_keep" in inspect.signature(base_of(model).forward).parameters
+    return "logits_to_keep" in inspect.signature(base_model_of(model).forward).parameters
 
 
 def _kept(supervised: Tensor, attention_mask: Tensor | None) -> Tensor:
@@ -83,4 +83,4 @@ def _last(supervised: Tensor) -> int:
 
 def _spread(model: nn.Module) -> bool:
     """Whether layers are on several devices: the positions to keep are not on the last one."""
-    return len(set(getattr(base_of(model), "hf_device_map", {}).values())) > 1
+    return len(set(getattr(base_model_of(model), "hf_device_map", {}).values())) > 1

@@ -18,7 +18,7 @@ from interference.blocks import Block, Component, Side
 from interference.errors import CheckpointError, ScopeError
 from mixlora import MixLoraLayer
 from mixlora.tuner.config import RouterGradient
-from mixlora.tuner.model import base_of
+from mixlora.tuner.model import base_model_of
 from mixlora.tuner.routing import Router
 
 
@@ -224,7 +224,7 @@ class _Map:
         self.modules = dict(model.named_modules())
         self.stacks = [
             (component, self.names[id(root)], self._stack(root))
-            for component, root in self._roots(base_of(model))
+            for component, root in self._roots(base_model_of(model))
             if id(root) in self.names
         ]
 

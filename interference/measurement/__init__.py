@@ -1,8 +1,9 @@
 """From a configuration, or a model and batches, to a run.
 
-`checkpoint` loads the model, `sample` draws and encodes the examples, `units` groups them, `prober` takes their
-gradients, which wait in a `spool`; `gram` multiplies them, `builder` makes the run, `compute` runs the whole, `resume`
-continues a killed one, `plan` tells the cost before.
+`spec` says what is measured. `checkpoint` loads the model, `sample` draws and encodes the examples, `units` groups them
+into parts. `prober` measures their gradients, which wait in a `spool`; `gram` multiplies them, and `builder` makes the
+run. `shard` divides the work among processes. `compute` runs the pipeline, `resume` continues a killed one, `plan`
+predicts the cost.
 
 Not here: gradients of one batch (`gradients`), checks of a finished run (`verification`).
 """

@@ -1,7 +1,13 @@
-"""Checkpoints that can be probed: a base model with its LoRA or MixLoRA adapter. How they are loaded is `mixlora`'s."""
+"""Checkpoints that can be probed: a base model with its LoRA or MixLoRA adapter, and what identifies them.
+
+Not here: how a base and an adapter are loaded (`mixlora.checkpoints`).
+"""
 
 import hashlib
+import time
+from importlib.metadata import version
 from itertools import chain
+from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel
@@ -16,14 +22,14 @@ def load_model(config: ModelConfig) -> PeftModel:
     """The base model with its adapter, on its device, in evaluation mode.
 
     Raises:
-        CheckpointError: if the base or the adapter is missing, is of another kind, or they do not fit each other.
+        CheckpointError: if the base or the adapter is missing or of another kind, or they do not fit each other.
     """
     adapter_config(config)
     return loading.load_adapted(config, config.adapter)
 
 
 def empty_adapted(config: ModelConfig) -> PeftModel:
-    """The base model with its adapter, both with untrained weights, on the device that is the default.
+    """The base model with its adapter, both with untrained weights, on the default device.
 
     Raises:
         CheckpointError: if the base or the adapter is missing, or they do not fit each other.
@@ -36,7 +42,7 @@ def adapter_config(config: ModelConfig) -> PeftConfig:
     """The adapter's own configuration.
 
     Raises:
-        CheckpointError: if there is no adapter, or one of a kind that is not probed.
+        CheckpointError: if there is no adapter, or its kind cannot be probed.
     """
     found = loading.adapter_config(config.adapter)
     if found.peft_type not in ("LORA", "MIXLORA"):
@@ -45,6 +51,15 @@ def adapter_config(config: ModelConfig) -> PeftConfig:
             f"the adapter at {config.adapter} is of kind {kind}; only LORA and MIXLORA adapters are probed"
         )
     return found
+
+
+def provenance(model: nn.Module) -> dict[str, Any]:
+    """What is recorded of the model, the libraries and the time of a measurement."""
+    return {
+        "fingerprints": {"model": fingerprint(model)},
+        "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
+        "computed": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -1,7 +1,4 @@
-"""From per-unit gradients to Gram matrices, in bounded memory: tiles of the spooled gradients are multiplied.
-
-K_b[u, v] = <g_u^b, g_v^b>. Gradients are needed only until K is known.
-"""
+"""Gram matrices of spooled gradients, K_b[u, v] = <g_u^b, g_v^b>. Tiles are multiplied, so that memory is bounded."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -10,9 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interference.measurement.spool import ALL, Shard, Spool
+from interference.measurement.shard import ALL, Shard
+from interference.measurement.spool import Spool
 from interference.run.packing import sum_of
-from mixlora.common.processes import together, total
 
 
 def gram(
@@ -20,14 +17,14 @@ def gram(
 ) -> NDArray[np.float32]:
     """The Gram matrix of one block over all units, in the order of the parts.
 
-    Processes that share the work each hold the rows of their own parts, and multiply their share of every tile.
+    Each of the processes that share the work holds the rows of its own parts, and multiplies its share of every tile.
 
     Args:
         spool: where the gradients are.
         sizes: units in each part.
         block: the block's name.
         width: entries of the block's rows.
-        budget: bytes that the gradients in memory at one time may take; at least two parts are held.
+        budget: bytes of gradients that may be in memory at a time; two parts are held even if they need more.
         shard: which parts are in this process's spool.
 
     Returns:
@@ -46,9 +43,7 @@ def gram(
             columns = rows if a == b else _load(spool, tiles[b], sizes, block, width, shard)
             product = (rows[mine] @ columns.T).float()
             found[offsets[a] + mine.start : offsets[a] + mine.stop, offsets[b] : offsets[b + 1]] = product
-    if shard.count > 1:
-        total(found)
-    whole = found.numpy()
+    whole = shard.total(found).numpy()
     _mirror(whole)
     return whole
 
@@ -87,16 +82,16 @@ def _tiles(sizes: Sequence[int], most: int) -> list[list[int]]:
 
 
 def _load(spool: Spool, parts: Sequence[int], sizes: Sequence[int], block: str, width: int, shard: Shard) -> Tensor:
-    """The rows [units, width] of some parts, in every process; each brings those of its own parts."""
+    """The rows [units, width] of some parts, in every process; each process reads its own parts."""
     if shard.count == 1:
         return torch.cat([spool.read(part, block).flatten(1) for part in parts])
     rows, first = torch.zeros(sum(sizes[part] for part in parts), width), 0
-    with together():  # one that left alone would keep the others waiting for its share
+    with shard.together():  # or the others would wait for the share of a process that failed
         for part in parts:
             if shard.owns(part):
                 rows[first : first + sizes[part]] = spool.read(part, block).flatten(1)
             first += sizes[part]
-    return total(rows)
+    return shard.total(rows)
 
 
 def _mirror(matrix: NDArray[np.float32]) -> None:

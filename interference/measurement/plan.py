@@ -1,4 +1,4 @@
-"""plan: what a configuration will cost before it is paid: disk from shapes, memory and time from some examples."""
+"""plan: what a configuration will cost. Disk space follows from shapes, memory and time from some examples."""
 
 import itertools
 import math
@@ -21,17 +21,16 @@ from torch import Tensor, nn
 from interference.blocks import Granularity, coarsen
 from interference.config import AnalysisConfig
 from interference.gradients.probe import Probe
-from interference.gradients.targets import Target, find_targets, probed_adapter
 from interference.measurement import checkpoint, sample
-from interference.measurement.builder import Measuring
+from interference.measurement.builder import RunBuilder
 from interference.measurement.gram import gram
 from interference.measurement.prober import Prober
+from interference.measurement.spec import Spec
 from interference.measurement.spool import DiskSpool, temporary
 from interference.measurement.units import Part
 from interference.run.packing import pack, packed_bytes, write_packed
 from interference.run.record import checksum
 from mixlora.checkpoints import loading
-from mixlora.common.progress import silent
 
 _LOSES = {
     Granularity.MODULE: "nothing",
@@ -46,13 +45,13 @@ class Plan:
     """The cost of a configuration.
 
     Attributes:
-        units: that will be measured.
-        blocks: that each has.
+        units: number of units that will be measured.
+        blocks: blocks of each unit.
         width: gradient entries of a unit.
         spool: bytes that gradients take on disk while computing.
-        choices: one row a granularity and unit size: blocks and bytes of the run that is stored, and what is lost.
+        choices: one row a granularity and unit size: blocks and size of the stored run, and what is lost.
         memory: peak bytes of the process, if it was measured.
-        gpu_memory: peak bytes on the GPU, the fullest of several, if it was measured there.
+        gpu_memory: peak bytes on the GPU (of several: the fullest), if it was measured there.
         seconds: to load the model, for the gradients and for the Gram matrices, if they were measured.
     """
 
@@ -73,31 +72,26 @@ class Plan:
 
 
 def plan(config: AnalysisConfig, timed: bool = False) -> Plan:
-    """The cost of a configuration. Data and shapes are read; weights only if time and memory are to be measured.
+    """The cost of a configuration. Data and shapes are read; weights are read only to measure time and memory.
 
     Raises:
         InterferenceError: as `compute_config`.
     """
-    probe = config.probe
     encoded = sample.encode(sample.read(config), loading.load_processor(config.model), config)
     start = time.perf_counter()
     model = checkpoint.load_model(config.model) if timed else _shapes(config)
     loaded = time.perf_counter() - start
-    targets = find_targets(
-        model, probed_adapter(model, None), probe.layers, probe.modules, probe.components, probe.routers
-    )
-    measuring = Measuring(
-        targets, Granularity(probe.granularity), probe.weight_space, probe.memory_budget, silent, probe.sketch
-    )
-    units, blocks = sample.count(encoded), measuring.blocks
+    spec = Spec.of(config.probe)
+    builder = RunBuilder(spec, spec.targets(model))
+    units, blocks = sample.count(encoded), builder.blocks
     found = Plan(
         units,
         len(blocks),
         sum(block.size for block in blocks),
-        measuring.spooled(units),
-        _choices(measuring, encoded, config),
+        builder.spool_bytes(units),
+        _choices(builder, encoded, config),
     )
-    return _measured(found, config, model, targets, measuring, encoded, loaded) if timed else found
+    return _measured(found, config, model, builder, encoded, loaded) if timed else found
 
 
 def _shapes(config: AnalysisConfig) -> nn.Module:
@@ -106,12 +100,12 @@ def _shapes(config: AnalysisConfig) -> nn.Module:
         return checkpoint.empty_adapted(config.model)
 
 
-def _choices(measuring: Measuring, encoded: sample.Sample, config: AnalysisConfig) -> pd.DataFrame:
+def _choices(builder: RunBuilder, encoded: sample.Sample, config: AnalysisConfig) -> pd.DataFrame:
     """A row for every granularity, with the units as they are and, where every task has enough, ten times as large."""
     rows, counts = [], Counter(unit.task for unit in encoded.units)
     factors = (1, 10) if min(counts.values()) >= 20 else (1,)
     for granularity, factor in itertools.product(Granularity, factors):
-        stored = len({coarsen(block, granularity).name for block in measuring.blocks})
+        stored = len({coarsen(block, granularity).name for block in builder.blocks})
         count = sum(units // factor for units in counts.values())
         chosen = granularity == config.probe.granularity and factor == 1
         rows.append(
@@ -132,22 +126,19 @@ def _measured(
     found: Plan,
     config: AnalysisConfig,
     model: nn.Module,
-    targets: list[Target],
-    measuring: Measuring,
+    builder: RunBuilder,
     encoded: sample.Sample,
     loading: float,
 ) -> Plan:
-    """The plan with memory and time, from some parts over all lengths, the longest, which needs most, among them."""
-    probe, device = config.probe, next(model.parameters()).device
-    made, _ = sample.parts(encoded, config, device)
-    parts = list(made)
+    """The plan with memory and time, from parts of all lengths, including the longest, which needs most memory."""
+    spool_dir, device = config.probe.spool_dir, next(model.parameters()).device
+    parts = list(sample.workload(encoded, config, device).parts)
     with ExitStack() as stack:
-        spool = DiskSpool(Path(stack.enter_context(temporary(Path(probe.spool_dir) if probe.spool_dir else None))))
-        opened = stack.enter_context(Probe(model, targets))
-        prober = Prober(opened, spool, probe.token_mean, probe.weight_space, sketch=probe.sketch, seed=probe.seed)
-        gradients = _probing_seconds(prober, spool, parts)
+        spool = DiskSpool(Path(stack.enter_context(temporary(Path(spool_dir) if spool_dir else None))))
+        probe = stack.enter_context(Probe(model, builder.targets))
+        gradients = _probing_seconds(Prober(probe, spool, builder.spec), spool, parts)
         largest = max(len(part.units) for part in parts)
-        gram_seconds = _gram_seconds(measuring, spool, found.units, largest, probe.memory_budget // 2)
+        gram_seconds = _gram_seconds(builder, spool, found.units, largest)
     seconds = {"load": loading, "gradients": gradients, "gram": gram_seconds}
     gpus = range(torch.cuda.device_count() if device.type == "cuda" else 0)
     on_gpu = max(map(torch.cuda.max_memory_allocated, gpus), default=None)
@@ -155,10 +146,10 @@ def _measured(
 
 
 def _probing_seconds(prober: Prober, spool: DiskSpool, parts: Sequence[Part]) -> float:
-    """The time of all parts, which come by length, from some of them; one with the most units is left in the spool."""
+    """The time of all parts, sorted by length, from some of them; a part with the most units stays in the spool."""
 
     def measure(place: int) -> float:
-        spool.path(0).unlink(missing_ok=True)  # a part that is there is not measured again
+        spool.path(0).unlink(missing_ok=True)  # or the part would not be measured again
         return _timed(partial(prober.run, [parts[place]]))
 
     measure(len(parts) - 1)  # the first forward of a process takes longer than any other
@@ -168,11 +159,11 @@ def _probing_seconds(prober: Prober, spool: DiskSpool, parts: Sequence[Part]) ->
     return float(np.interp(range(len(parts)), sorted(some), [spent[place] for place in sorted(some)]).sum())
 
 
-def _gram_seconds(measuring: Measuring, spool: DiskSpool, units: int, rows: int, budget: int) -> float:
-    """The time of all Gram matrices, from a few blocks of different sizes, for which all the work is done."""
-    repeated = _Repeated(spool)
+def _gram_seconds(builder: RunBuilder, spool: DiskSpool, units: int, rows: int) -> float:
+    """The time of all Gram matrices, from a few blocks of different sizes."""
+    repeated, budget = _Repeated(spool), builder.spec.half_budget
     sizes = [rows] * math.ceil(units / rows)
-    _, sums = measuring.stored()
+    _, sums = builder.stored()
     entries = dict(member for members in sums.values() for member in members)
     ordered = sorted(entries, key=entries.__getitem__)
     some = list(dict.fromkeys(ordered[place] for place in (0, len(ordered) // 2, -1)))
@@ -184,7 +175,7 @@ def _gram_seconds(measuring: Measuring, spool: DiskSpool, units: int, rows: int,
 
 
 def _keep(matrix: NDArray[np.float32], path: Path) -> None:
-    """What is done with a Gram matrix: it is packed, written and read twice, for the run and for its checksums."""
+    """Pack a Gram matrix, then write and read it twice, as for a run and its checksums."""
     packed = pack(matrix)
     for _ in range(2):
         write_packed(path, ["one"], len(matrix), [("one", packed)])
@@ -192,7 +183,7 @@ def _keep(matrix: NDArray[np.float32], path: Path) -> None:
 
 
 class _Repeated:
-    """A spool whose every part is the one that was measured."""
+    """A spool that has the measured part at every number."""
 
     def __init__(self, spool: DiskSpool) -> None:
         self._spool = spool
@@ -209,7 +200,7 @@ def _timed(work: Callable[[], object]) -> float:
 
 def peak_memory() -> int:
     """The largest number of bytes that this process has held in memory."""
-    status = Path("/proc/self/status")  # what getrusage says may be of the process that started this one
+    status = Path("/proc/self/status")  # getrusage may report the process that started this one
     lines = status.read_text().splitlines() if status.exists() else []
     if line := next((line for line in lines if line.startswith("VmHWM")), None):
         return int(line.split()[1]) * 1024

@@ -1,9 +1,8 @@
-"""Probing: batches go through a model, per-unit gradients come out and wait in a spool.
+"""Probing: batches go through a model; the gradients of their units wait in a spool.
 
-A part is what is measured and stored together: some whole units, and the batches that their examples are in.
+A part is measured and stored together: some whole units, and the batches that hold their examples.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,11 +14,14 @@ from interference.errors import MeasurementError
 from interference.gradients.probe import BatchGradients, Probe
 from interference.gradients.sketch import sketched
 from interference.gradients.weight_space import weight_space_rows
-from interference.measurement.spool import ALL, DiskSpool, MemorySpool, Shard
-from interference.measurement.units import Batch, Part, Probed, Unit, UnitMeans
+from interference.measurement.shard import ALL, Shard
+from interference.measurement.spec import Spec
+from interference.measurement.spool import DiskSpool, MemorySpool
+from interference.measurement.units import Batch, Part, Probed, Unit, UnitMeans, digested
 from mixlora.common.progress import Progress, silent
 
-OWNER = "unit"  # of every example whose selections are kept
+OWNER = "unit"
+"""The name under which the unit of every example is kept, beside the example's selections."""
 
 
 @dataclass
@@ -29,31 +31,25 @@ class Prober:
     Attributes:
         probe: an open Probe.
         spool: where gradients go.
-        token_mean: weigh a unit's examples by their supervised tokens.
-        weight_space: also spool the rows of the weight-space view.
-        progress: told of every part.
+        spec: what is measured.
+        progress: called after every part.
         total: number of units, if known.
-        sketch: random sums that are kept of every block's row; None for the row.
-        seed: of the sketches.
         shard: which parts are this process's.
-        job: what parts must have been measured for to be taken from the spool, beside the batches.
+        job: identity of the measurement; only parts of the same job are taken from the spool.
     """
 
     probe: Probe
     spool: MemorySpool | DiskSpool
-    token_mean: bool = False
-    weight_space: bool = False
+    spec: Spec
     progress: Progress = silent
     total: int = 0
-    sketch: int | None = None
-    seed: int = 0
     shard: Shard = ALL
     job: str = ""
 
     def run(self, parts: Iterable[Part]) -> Probed:
         """Measure every part, or take it from the spool where an interrupted run left it.
 
-        Of parts that are another process's, losses and tokens are 0.
+        The losses and tokens of other processes' parts are 0.
         """
         found = Probed()
         for number, part in enumerate(parts):
@@ -65,6 +61,7 @@ class Prober:
         return found
 
     def _part(self, number: int, part: Part) -> tuple[list[float], list[int]]:
+        """The losses and tokens of a part, whose gradients are in the spool afterwards."""
         if not isinstance(self.spool, DiskSpool):
             rows, losses, tokens = self._measure(part, part.batches)
             self.spool.write(number, rows)
@@ -82,20 +79,25 @@ class Prober:
     def _measure(
         self, part: Part, batches: Iterable[tuple[Batch, Sequence[int]]]
     ) -> tuple[dict[str, Tensor], list[float], list[int]]:
-        mean, chosen = UnitMeans(len(part.units), self.token_mean), _Selections()
+        mean, chosen = UnitMeans(len(part.units), self.spec.token_mean), _Selections()
         for batch, owners in batches:
             gradients = self._gradients(batch, [part.units[owner] for owner in owners])
             mean.add(gradients, owners)
             chosen.add(gradients.selections, owners)
         rows = mean.rows()
-        if self.weight_space:
+        if self.spec.weight_space:
             rows |= weight_space_rows(self.probe.targets, rows)
-        if self.sketch is not None:
-            rows = sketched(rows, self.sketch, self.seed)
+        if self.spec.sketch is not None:
+            rows = sketched(rows, self.spec.sketch, self.spec.seed)
         rows |= chosen.rows()
         return {name: tensor.cpu() for name, tensor in rows.items()}, mean.losses(), mean.tokens.long().tolist()
 
     def _gradients(self, batch: Batch, owners: Sequence[Unit]) -> BatchGradients:
+        """The gradients of a batch whose row n belongs to unit `owners[n]`.
+
+        Raises:
+            MeasurementError: if a loss or gradient is not finite.
+        """
         found = self.probe.gradients(batch)
         finite = torch.isfinite(found.losses)
         if not bool(finite.all()):
@@ -116,7 +118,7 @@ class Prober:
 
 
 class _Selections:
-    """The factors that every example used, where the adapter is a mixture."""
+    """The factors that every example used, if the adapter is a mixture."""
 
     def __init__(self) -> None:
         self._found: dict[str, list[Tensor]] = {}
@@ -128,22 +130,10 @@ class _Selections:
                 self._found.setdefault(selected_rows(name), []).append(selected.cpu().int())
 
     def rows(self) -> dict[str, Tensor]:
-        """What waits in the spool beside the gradients: [examples of the part, r]."""
+        """Rows for the spool: {name: [examples of the part, r]}."""
         return {name: torch.cat(parts) for name, parts in self._found.items()}
 
 
 def selected_rows(name: str) -> str:
-    """Where in a spool the selections of a block wait."""
+    """The name in a spool of a block's selections."""
     return f"{name} selected"
-
-
-def digested(job: str, batches: Iterable[tuple[Batch, Sequence[int]]]) -> str:
-    """A digest of a job and of batches with the owners of their rows: the same for the same measurement alone."""
-    found = hashlib.sha256(job.encode())
-    for batch, owners in batches:
-        found.update(repr(list(owners)).encode())
-        for key, value in sorted(batch.items()):
-            found.update(key.encode())
-            if isinstance(value, Tensor):
-                found.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()

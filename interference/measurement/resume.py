@@ -1,15 +1,15 @@
-"""Unfinished work: the directory beside a run's or factors' place where their parts wait, one process's at a time.
+"""Unfinished work: the directory next to a run or factors in which their parts wait; one process at a time works on it.
 
-    OUT.partial/identity   of which configuration and checkpoint it is
+    OUT.partial/identity   the configuration and checkpoint
     OUT.partial/lock       held by the process that works on it
-    OUT.partial/part-N     gradients or selections of some examples; with a spool directory, they lie in a folder there
-    OUT.partial/spools     the folders in which they have lain
+    OUT.partial/part-N     gradients or selections of some examples; if a spool directory is given, in a folder there
+    OUT.partial/spools     all folders that have held parts
     OUT.partial/gram...    a run's Gram matrices, as they are made
     OUT.partial/result     the run or factors, until they are whole
-    OUT.partial/settled    that they are whole and about to be moved
+    OUT.partial/settled    marks a whole result that is about to be moved
 
-It outlives an interruption, a kill and a full disk, and the same command continues; it goes when the result is saved,
-or when the input turns out to be wrong.
+It survives an interruption, a kill and a full disk; the same command then continues. It is deleted when the result is
+saved, or when the input turns out to be wrong.
 """
 
 import hashlib
@@ -31,25 +31,28 @@ _RESULT = "result"
 _SPOOLS = "spools"
 _SETTLED = "settled"
 _LOCK = "lock"
-_OWN = {_LOCK, f".{_IDENTITY}.new"}  # what a process that was killed at once has left
+_OWN = {_LOCK, f".{_IDENTITY}.new"}
+"""Files of a process that was killed before it wrote its identity."""
 
 
 @contextmanager
 def unfinished(
     out: Path, identity: str, spool_dir: Path | None = None, need: int = 0, stored: int = 0, first: bool = True
 ) -> Iterator[DiskSpool]:
-    """The spool of a job: continued if it is of the same one. In another `spool_dir` than before it begins anew.
+    """The spool of a job, which continues what an interrupted call of the same job left.
+
+    Changing `spool_dir` restarts the job.
 
     Args:
         out: where the run or factors will be.
         identity: of the job.
-        spool_dir: where the parts wait; None for beside `out`.
-        need: bytes that they will take there, if that is much.
-        stored: bytes that the Gram matrices will take beside `out`.
-        first: whether this process, of those that share the work, keeps the directory.
+        spool_dir: where the parts wait; None for the directory of unfinished work.
+        need: bytes that the parts will take; 0 if they are few.
+        stored: bytes that the Gram matrices will take in the directory of unfinished work.
+        first: whether this process manages the directory for all that share the work.
 
     Raises:
-        RunError: if another process works on it, it is of another job, it cannot be written, or there is no room.
+        RunError: if another process works on it, it holds another job, it cannot be written, or the disk is too full.
     """
     folder = beside(out)
     place = folder if spool_dir is None else spool_dir.absolute() / f"{out.name}-{_digest(str(out))}.partial"
@@ -66,18 +69,18 @@ def unfinished(
                 _mark(each, identity)
             if first:
                 result = folder / _RESULT
-                shutil.rmtree(result, ignore_errors=True)  # of a process that was killed before it could be moved
+                shutil.rmtree(result, ignore_errors=True)  # its process was killed before it could move it
                 remove_left(result)
             spool = DiskSpool(place)
             _refuse_full(place, need, folder if first else place, stored if first else 0)
             former = _former(folder, place) if first else []
         except RunError:
-            _remove(*new)  # nothing is measured yet, and the next try may be of another configuration
+            _remove(*new)  # nothing is measured yet, and the next call may have another configuration
             raise
         try:
             yield spool
         except RunError:
-            raise  # a full disk, or one that is gone: what is measured is not lost
+            raise  # the disk is full or gone: keep what is measured
         except InterferenceError:
             _remove(place, *former, folder)
             raise
@@ -95,14 +98,14 @@ def gram_file(out: Path) -> Path:
 
 
 def settle(save: Callable[[Path], None], out: Path) -> None:
-    """Save a result beside its place and move it there, so that whatever a kill leaves goes with the unfinished work.
+    """Save a result among the unfinished work and move it to its place, so that a kill leaves no other files.
 
     Args:
-        save: writes the result to the directory that it is given.
-        out: its place.
+        save: writes the result to a directory.
+        out: the result's place.
 
     Raises:
-        RunError: if it cannot be written, or something has come to lie at its place.
+        RunError: if the result cannot be written, or its place is taken by now.
     """
     waiting = beside(out) / _RESULT
     save(waiting)
@@ -114,7 +117,12 @@ def settle(save: Callable[[Path], None], out: Path) -> None:
 
 
 def clear(out: Path, marker: str) -> None:
-    """Remove what a process has left that was killed right after it moved a result, known by a file, to its place."""
+    """Remove what is left of a process that was killed right after it moved its result.
+
+    Args:
+        out: the result's place.
+        marker: a file that every such result has.
+    """
     folder = beside(out)
     if is_file(folder / _SETTLED) and is_file(out / marker):
         waited = map(Path, (_noted(folder / _SPOOLS) or "").splitlines())
@@ -122,17 +130,17 @@ def clear(out: Path, marker: str) -> None:
 
 
 def refuse_busy(out: Path) -> None:
-    """Raise a RunError if another process works on the same, before anything costly is done for it."""
+    """Raise a RunError if another process works on the same result, before costly work starts."""
     if is_file(beside(out) / _LOCK):
         with locked(beside(out) / _LOCK, f"computing {out}"):
             pass
 
 
 def _make(folder: Path, option: str) -> None:
-    """Make the folder.
+    """Create the folder.
 
     Raises:
-        RunError: if it cannot be made, or holds something else.
+        RunError: if it cannot be created, or holds something else.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -144,10 +152,10 @@ def _make(folder: Path, option: str) -> None:
 
 
 def _mark(folder: Path, identity: str) -> None:
-    """Write whose the folder is.
+    """Write the identity of the folder's job.
 
     Raises:
-        RunError: if it is another job's, or cannot be written.
+        RunError: if the folder holds another job, or cannot be written.
     """
     if (known := _noted(folder / _IDENTITY)) is not None and known != identity:
         raise RunError(
@@ -158,7 +166,7 @@ def _mark(folder: Path, identity: str) -> None:
 
 
 def _former(folder: Path, place: Path) -> list[Path]:
-    """Where gradients of this job waited before another `spool_dir` was named, so that they go, too, in the end."""
+    """Folders of earlier spool directories of this job; they are deleted at the end, too."""
     lines = (_noted(folder / _SPOOLS) or "").splitlines()
     waited = [path for path in map(Path, lines) if path not in (folder, place)]
     _note(folder / _SPOOLS, "".join(f"{path}\n" for path in [*waited, place]))
@@ -166,7 +174,7 @@ def _former(folder: Path, place: Path) -> list[Path]:
 
 
 def _noted(path: Path) -> str | None:
-    """What a note says; None if there is none."""
+    """The text of a note; None if there is none."""
     try:
         return path.read_text(encoding="utf-8", errors="surrogateescape") if path.exists() else None
     except OSError as error:
@@ -184,7 +192,7 @@ def _note(path: Path, text: str) -> None:
 def _refuse_full(place: Path, need: int, folder: Path, stored: int) -> None:
     """Raise a RunError if the gradients do not fit where they wait, or the Gram matrices beside the run."""
     apart = _apart(place, folder)
-    gram = _size(folder / _GRAM)  # of a call before, which is written again
+    gram = _size(folder / _GRAM)  # an earlier call's, which will be overwritten
     free = shutil.disk_usage(place).free + sum(map(_size, place.glob("part-*.safetensors"))) + (0 if apart else gram)
     if need + (0 if apart else stored) > free:
         also = "" if apart or not stored else f", and Gram matrices {amount(stored)},"
@@ -200,12 +208,12 @@ def _refuse_full(place: Path, need: int, folder: Path, stored: int) -> None:
 
 
 def _apart(place: Path, folder: Path) -> bool:
-    """Whether they lie on different disks."""
+    """Whether two folders lie on different disks."""
     return place.stat().st_dev != folder.stat().st_dev
 
 
 def _size(path: Path) -> int:
-    """Bytes of a file; 0 if it is not there: another process may have moved it."""
+    """Bytes of a file; 0 if it is missing, as another process may have moved it."""
     try:
         return path.stat().st_size
     except FileNotFoundError:

@@ -10,7 +10,7 @@ import torch
 
 from interference.config import AnalysisConfig
 from interference.errors import ScopeError
-from interference.measurement.units import Batch, Part, Unit
+from interference.measurement.units import Batch, Part, Unit, Workload
 from mixlora.data.collation import Collator, Encoded
 from mixlora.data.examples import Example
 from mixlora.data.images import content
@@ -26,7 +26,7 @@ class EncodedUnit:
 
     @property
     def unit(self) -> Unit:
-        """What the run says of it."""
+        """What the run records of it."""
         ids = " + ".join(example.id for example in self.examples)
         return Unit(self.task, ids, " + ".join(example.source for example in self.examples))
 
@@ -75,7 +75,7 @@ def read(config: AnalysisConfig) -> dict[str, list[Example]]:
 
 
 def encode(tasks: dict[str, list[Example]], processor: Any, config: AnalysisConfig) -> Sample:
-    """The examples as tokens, in units of `unit_size`; examples left over after whole units are dropped.
+    """The examples as tokens, in units of `unit_size`; examples that fill no whole unit are dropped.
 
     Raises:
         DataError: if an answer is empty or truncated away, or a prompt cannot be rendered.
@@ -103,10 +103,10 @@ def count(encoded: Sample) -> int:
     return len(encoded.units)
 
 
-def parts(encoded: Sample, config: AnalysisConfig, device: torch.device) -> tuple[Iterator[Part], np.ndarray]:
-    """Parts of units of similar length, and the place in the run of each unit in the order of the parts.
+def workload(encoded: Sample, config: AnalysisConfig, device: torch.device) -> Workload:
+    """Parts of units of similar length.
 
-    Sorting by length spares padding; the longest come first, so that what does not fit into memory fails at once.
+    Sorting by length saves padding. The longest come first: if memory is too small, the first part fails.
     """
     units, size = encoded.units, config.probe.unit_size
     order = sorted(range(len(units)), key=lambda k: (units[k].has_image, -units[k].length, k))
@@ -117,7 +117,7 @@ def parts(encoded: Sample, config: AnalysisConfig, device: torch.device) -> tupl
             runs.append([])
         runs[-1].append(k)
     made = (_part(encoded, run, config.probe.batch_size, device) for run in runs)
-    return made, np.array([k for run in runs for k in run])
+    return Workload(made, list(config.tasks), np.array([k for run in runs for k in run]), count(encoded))
 
 
 def unit_batches(encoded: Sample, place: int, config: AnalysisConfig, device: torch.device) -> list[Batch]:
@@ -127,7 +127,7 @@ def unit_batches(encoded: Sample, place: int, config: AnalysisConfig, device: to
 
 
 def describe(encoded: Sample) -> dict[str, Any]:
-    """What the run keeps of the data: a fingerprint, and how much was cut off."""
+    """What the run records of the data: a fingerprint, and the number of truncated answers."""
     found = hashlib.sha256()
     for unit in encoded.units:
         for example in unit.examples:

@@ -1,8 +1,10 @@
-"""Spools: where what is measured waits until all of it is, in parts, in memory or on disk."""
+"""Spools: where gradients wait, part by part, in memory or on disk, until all are measured.
+
+Not here: which directory outlives an interruption, and what it holds besides (`resume`).
+"""
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 from typing import Protocol
@@ -17,38 +19,19 @@ from mixlora.common.writing import whole_file
 Rows = Mapping[str, Tensor]
 
 
-@dataclass(frozen=True)
-class Shard:
-    """Which parts are this process's, where several share the work: every `count`-th, from `rank` on."""
-
-    rank: int = 0
-    count: int = 1
-
-    def owns(self, part: int) -> bool:
-        """Whether a part is this process's."""
-        return part % self.count == self.rank
-
-    def share(self, rows: int) -> slice:
-        """This process's share of so many rows: neighbours, each row in exactly one process's."""
-        return slice(rows * self.rank // self.count, rows * (self.rank + 1) // self.count)
-
-
-ALL = Shard()
-
-
 class Spool(Protocol):
-    """Where gradients wait, in parts of some units each, as it is read."""
+    """What is read of a place where gradients wait, in parts of some units each."""
 
     def read(self, part: int, block: str) -> Tensor:
         """The rows [units of the part, size] of one block."""
 
 
 class MemorySpool:
-    """Gradients kept in memory up to a limit, and in temporary files beyond it; use as a context manager.
+    """Gradients in memory up to a limit, and in temporary files beyond it; use as a context manager.
 
     Args:
         limit: bytes kept in memory.
-        folder: where the temporary files are made, itself made if it is not there; None for the system's place.
+        folder: directory of the temporary files, created if it is missing; None for the system's.
     """
 
     def __init__(self, limit: int, folder: Path | None = None) -> None:
@@ -59,12 +42,12 @@ class MemorySpool:
         self._disk: DiskSpool | None = None
 
     def __enter__(self) -> "MemorySpool":
-        """Itself.
+        """Open the spool.
 
         Raises:
-            RunError: if nothing can be written to the folder that was named.
+            RunError: if nothing can be written to the folder.
         """
-        if self._folder is not None:  # told now, not when the limit is reached
+        if self._folder is not None:  # raise now, not when the limit is reached
             self._disk = self._temporary()
         return self
 
@@ -72,7 +55,7 @@ class MemorySpool:
         self._stack.close()
 
     def write(self, part: int, rows: Rows) -> None:
-        """Keep the rows as they are, or write them to a file once the limit is reached.
+        """Keep the rows in memory, or write them to a file once the limit is reached.
 
         Raises:
             WriteError: if a file is needed and cannot be written.
@@ -96,10 +79,10 @@ class MemorySpool:
 
 
 def temporary(folder: Path | None) -> TemporaryDirectory[str]:
-    """A directory in the folder (None for the system's place) that goes with its context.
+    """A directory in the folder (None for the system's) that is deleted with its context.
 
     Raises:
-        RunError: if it cannot be made.
+        RunError: if it cannot be created.
     """
     try:
         if folder is not None:
@@ -112,13 +95,13 @@ def temporary(folder: Path | None) -> TemporaryDirectory[str]:
 
 
 class DiskSpool:
-    """Gradients kept as one safetensors file a part; a file is whole or absent."""
+    """Gradients in one safetensors file a part; a file is whole or absent."""
 
     def __init__(self, folder: Path) -> None:
-        """Make the folder, if it is not there.
+        """Create the folder, if it is missing.
 
         Raises:
-            RunError: if it cannot be made.
+            RunError: if it cannot be created.
         """
         self.folder = folder
         try:
@@ -132,10 +115,15 @@ class DiskSpool:
         return self.folder / f"part-{part:06d}.safetensors"
 
     def write(self, part: int, rows: Rows, metadata: dict[str, str] | None = None) -> None:
-        """Write the rows under a temporary name, make them durable where a later process may need them, then rename.
+        """Write the rows under a temporary name, sync them if a later process may need them, then rename.
+
+        Args:
+            part: number of the part.
+            rows: {name: rows}.
+            metadata: what a later process checks before it takes the part; None if there is no later process.
 
         Raises:
-            WriteError: if they cannot be written; what was written before stays.
+            WriteError: if they cannot be written; earlier parts stay.
         """
         try:
             with whole_file(self.path(part), durable=metadata is not None) as new:
@@ -163,7 +151,7 @@ class DiskSpool:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
 
     def metadata(self, part: int) -> dict[str, str] | None:
-        """What was noted beside a part; None if the part is not there, or not whole."""
+        """The metadata that was written with a part; None if the part is missing or damaged."""
         try:
             with safe_open(self.path(part), framework="pt") as file:
                 return dict(file.metadata() or {})

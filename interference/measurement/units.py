@@ -1,14 +1,18 @@
-"""Units: what one gradient belongs to, how batches are made of them, and their mean gradients."""
+"""Units: what one gradient belongs to, the batches they are measured in, and their mean gradients."""
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from interference.errors import ScopeError
 from interference.gradients.probe import BatchGradients
+from mixlora.checkpoints.loading import refuse_offloaded
 
 Batch = Mapping[str, Any]
 
@@ -35,6 +39,23 @@ class Part:
     batches: Iterable[tuple[Batch, Sequence[int]]]
 
 
+@dataclass(frozen=True)
+class Workload:
+    """All parts of a run.
+
+    Attributes:
+        parts: in the order in which they are measured.
+        tasks: the tasks of the run; each needs two units.
+        places: the place in the run of each unit, in the order of the parts; None if the two orders are the same.
+        count: number of units; 0 if it is unknown.
+    """
+
+    parts: Iterable[Part]
+    tasks: Iterable[str]
+    places: NDArray[np.intp] | None = None
+    count: int = 0
+
+
 @dataclass
 class Probed:
     """What probing found, part by part.
@@ -52,7 +73,7 @@ class Probed:
     sizes: list[int] = field(default_factory=list)
 
     def add(self, part: Part, losses: Sequence[float], tokens: Sequence[int]) -> None:
-        """Note a part that is in the spool."""
+        """Add a part that is in the spool."""
         self.units += part.units
         self.losses += losses
         self.tokens += tokens
@@ -92,21 +113,65 @@ class UnitMeans:
         return (self._losses / self.weights).tolist()
 
 
+def of_collated(model: nn.Module, batches: Mapping[str, Iterable[Batch]], unit: str) -> Iterator[Part]:
+    """Parts of batches that the caller collated, one part a batch.
+
+    Args:
+        model: its device is where the batches' tensors go, one batch at a time.
+        batches: {task: collated batches}.
+        unit: "example" if every row is a unit, "batch" if the batch is one.
+
+    Raises:
+        ScopeError: if the batches are not given by task, or one has no labels.
+        CheckpointError: if not all of the model's weights are in memory.
+    """
+    check_by_task(batches)
+    for task, given in batches.items():
+        if isinstance(given, Mapping):
+            raise ScopeError(f"the batches of task {task!r} are a dict; give a list of them, as [batch]")
+    refuse_offloaded(model)
+    device = next(model.parameters()).device
+    return (
+        _collated(task, number, _moved(batch, device), unit)
+        for task, given in batches.items()
+        for number, batch in enumerate(given)
+    )
+
+
+def check_by_task(batches: object) -> None:
+    """Raise a ScopeError if batches are not a dict by task."""
+    if not isinstance(batches, Mapping):
+        raise ScopeError(f"batches is a {type(batches).__name__}, but must be a dict {{task: its batches}}")
+
+
+def digested(job: str, batches: Iterable[tuple[Batch, Sequence[int]]]) -> str:
+    """A digest of a job and of batches with the owners of their rows; only the same measurement has the same one."""
+    found = hashlib.sha256(job.encode())
+    for batch, owners in batches:
+        found.update(repr(list(owners)).encode())
+        for key, value in sorted(batch.items()):
+            found.update(key.encode())
+            if isinstance(value, Tensor):
+                found.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
 def _rowwise(weights: Tensor, rows: Tensor) -> Tensor:
     """Weights [units] as a factor of rows [units, ...]."""
     return weights.to(rows).view(-1, *[1] * (rows.dim() - 1))
 
 
-def of_collated(batches: Mapping[str, Iterable[Batch]], unit: str) -> Iterator[Part]:
-    """Parts of batches that the caller collated, one a batch: its rows are units, or it is a unit as a whole."""
-    for task, iterable in batches.items():
-        for number, given in enumerate(iterable):
-            if "labels" not in given:
-                raise ScopeError(f"task {task!r}, batch {number} has no labels; collate it with labels [batch, seq]")
-            rows = range(len(given["labels"]))
-            batch = {"tasks": [task] * len(rows), **given}
-            if unit == "batch":
-                yield Part([Unit(task, f"batch {number}", f"{task} batch {number}")], [(batch, [0] * len(rows))])
-            else:
-                units = [Unit(task, f"{number}.{row}", f"{task} batch {number} row {row}") for row in rows]
-                yield Part(units, [(batch, list(rows))])
+def _moved(batch: Batch, device: torch.device) -> Batch:
+    return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+
+
+def _collated(task: str, number: int, given: Batch, unit: str) -> Part:
+    """Batch `number` of a task as a part."""
+    if "labels" not in given:
+        raise ScopeError(f"task {task!r}, batch {number} has no labels; collate it with labels [batch, seq]")
+    rows = range(len(given["labels"]))
+    batch = {"tasks": [task] * len(rows), **given}
+    if unit == "batch":
+        return Part([Unit(task, f"batch {number}", f"{task} batch {number}")], [(batch, [0] * len(rows))])
+    units = [Unit(task, f"{number}.{row}", f"{task} batch {number} row {row}") for row in rows]
+    return Part(units, [(batch, list(rows))])

@@ -14,9 +14,9 @@ from interference.config import AnalysisConfig, build
 from interference.errors import RunError, ScopeError
 from interference.gradients.sketch import sketched
 from interference.gradients.state import activate, as_found
-from interference.gradients.targets import Target, find_targets, probed_adapter
+from interference.gradients.targets import Target
 from interference.measurement import checkpoint, sample
-from interference.measurement.compute import on_device
+from interference.measurement.spec import Spec
 from interference.measurement.units import Batch, of_collated
 from interference.run import Run
 from interference.verification import reference
@@ -103,7 +103,7 @@ def verify(
     chosen = _chosen(run, units)
     rows: dict[int, Batch] = {}
     count = 0
-    for part in of_collated(on_device(model, batches), unit):
+    for part in of_collated(model, batches, unit):
         for place in range(len(part.units)):
             if count + place in chosen:
                 ((batch, owners),) = part.batches
@@ -112,7 +112,7 @@ def verify(
     if count != len(run.probes):
         raise RunError(f"the batches hold {count} units, but the run {len(run.probes)}; pass the run's own batches")
     scope = run.meta.get("scope") or {}
-    targets = _targets(run, model, probed_adapter(model, adapter), scope.get("layers"), scope.get("modules"))
+    targets = _targets(run, model, scope.get("layers"), scope.get("modules"), adapter)
     return _verify(run, model, targets, {k: [rows[k]] for k in chosen}, progress)
 
 
@@ -143,7 +143,7 @@ def verify_config(
     model = checkpoint.load_model(config.model)
     if checkpoint.fingerprint(model) != (run.meta.get("fingerprints") or {}).get("model"):
         raise RunError("the checkpoint has changed since the run was computed; compute it again")
-    targets = _targets(run, model, probed_adapter(model, None), config.probe.layers, config.probe.modules)
+    targets = _targets(run, model, config.probe.layers, config.probe.modules)
     batches = {k: sample.unit_batches(encoded, k, config, model.device) for k in _chosen(run, units)}
     return _verify(run, model, targets, batches, progress)
 
@@ -186,14 +186,17 @@ def _chosen(run: Run, units: int) -> list[int]:
 
 
 def _targets(
-    run: Run, model: nn.Module, adapter: str, layers: Sequence[int] | None, modules: Sequence[str] | None
+    run: Run,
+    model: nn.Module,
+    layers: Sequence[int] | None,
+    modules: Sequence[str] | None,
+    adapter: str | None = None,
 ) -> list[Target]:
     """The targets in the run's scope whose blocks it holds."""
     kept, granularity = set(run.blocks["name"]), Granularity(run.meta["granularity"])
-    routers = run.blocks["side"].isin(ROUTERS).any()
-    components = sorted(set(run.blocks["component"]))
-    found = find_targets(model, adapter, layers, modules, components, bool(routers))
-    return [target for target in found if coarsen(target.place, granularity).name in kept]
+    routers = bool(run.blocks["side"].isin(ROUTERS).any())
+    spec = Spec(layers, modules, adapter, sorted(set(run.blocks["component"])), routers)
+    return [target for target in spec.targets(model) if coarsen(target.place, granularity).name in kept]
 
 
 def _errors(run: Run, chosen: list[int], measured: dict[str, Tensor], derived: dict[str, Tensor]) -> pd.DataFrame:

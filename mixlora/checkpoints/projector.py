@@ -14,7 +14,7 @@ from mixlora.checkpoints.formats import (
 )
 from mixlora.checkpoints.pickled import map_tensors
 from mixlora.common.errors import CheckpointError
-from mixlora.tuner.model import base_of
+from mixlora.tuner.model import base_model_of
 
 _PROJECTOR = re.compile(r"(.*\.)?mm_projector\.(.+)")
 
@@ -55,7 +55,7 @@ def load_projector(model: nn.Module, path: Path | str) -> None:
     """
     path = Path(path) / CONVERTED if Path(path).is_dir() else Path(path)
     projector = _read_projector(path)
-    base = base_of(model)
+    base = base_model_of(model)
     found = getattr(getattr(base, "config", None), "projector_hidden_act", None)
     if found != projector.hidden_act:
         raise CheckpointError(

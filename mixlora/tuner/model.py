@@ -186,7 +186,7 @@ def routed(
         yield
 
 
-def base_of(model: nn.Module) -> nn.Module:
+def base_model_of(model: nn.Module) -> nn.Module:
     """The model that PEFT has adapted; a model that PEFT does not wrap is its own base."""
     return model.get_base_model() if isinstance(model, PeftModel) else model
 

@@ -115,9 +115,9 @@ def test_gram_matrices_are_timed_by_a_full_part(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(
         plan,
         "_gram_seconds",
-        lambda measuring, spool, units, size, budget: (
-            rows.append((size, len(spool.read(0, measuring.blocks[0].name)))),
-            own(measuring, spool, units, size, budget),
+        lambda builder, spool, units, size: (
+            rows.append((size, len(spool.read(0, builder.blocks[0].name)))),
+            own(builder, spool, units, size),
         )[1],
     )
     plan.plan(settings, timed=True)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from interference.errors import RunError
-from interference.measurement.spool import DiskSpool, MemorySpool, Shard
+from interference.measurement.spool import DiskSpool, MemorySpool
 
 
 def test_disk_spool_remembers_metadata_and_leaves_no_temporary_file(tmp_path):
@@ -82,13 +82,3 @@ def test_a_place_is_made_and_one_that_cannot_be_is_told_before_anything_is_measu
         MemorySpool(1, tmp_path / "file"),
     ):
         pass
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 5])
-@pytest.mark.parametrize("rows", [0, 1, 4, 7, 100])
-def test_shards_divide_all(count, rows):
-    shards = [Shard(rank, count) for rank in range(count)]
-    assert [sum(shard.owns(part) for shard in shards) for part in range(10)] == [1] * 10
-    shares = [list(range(rows))[shard.share(rows)] for shard in shards]
-    assert [row for share in shares for row in share] == list(range(rows))
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
