@@ -1,4 +1,4 @@
-"""InterferenceCallback: a Trainer's training measured every so many steps, which leaves a series of runs."""
+"""InterferenceCallback: measures a Trainer's training every n steps, and keeps a series of runs."""
 
 import inspect
 import math
@@ -34,7 +34,7 @@ COUNTS = {
 
 
 class InterferenceCallback(TrainerCallback):
-    """Measures the interference of tasks on a fixed probe set while a Trainer trains; TRL's SFTTrainer is one.
+    """Measures the interference of tasks on a fixed probe set while a Trainer (also TRL's SFTTrainer) trains.
 
         trainer = transformers.Trainer(model, args, train_dataset=dataset)  # the model has a LoRA or MixLoRA adapter
         probes = {"ocr": [batch, batch], "vqa": [batch, batch]}  # collated, with labels, as for interference.compute
@@ -43,50 +43,51 @@ class InterferenceCallback(TrainerCallback):
         trainer.train()
         interference.figures.series(callback.series())  # the matrices of step 0, 50, 100 ... side by side
 
-    Every measurement is a run in `out/step-<N>`, and an entry of the Trainer's log:
+    Every measurement saves a run to `out/step-<N>` and adds an entry to the Trainer's log:
 
         interference/<affected>/<stepped>  I, as the ratio of means, over all probed blocks
         interference/conflicts             cells with that verdict; likewise synergies, unclear, no_signal
         loss/<task>                        nats per token
         signal/<task>                      signal to noise of the task's mean gradient, in power (`metrics.Signal.snr`)
 
-    What is not finite is left out of the log, and so is every I of a task whose verdict is no-signal: a ratio to its
-    own Delta means nothing. The run holds them all.
+    The log omits values that are not finite, and every I of a task whose verdict is no-signal: a ratio to its own Delta
+    has no meaning. The run holds them all.
 
-    The training is not disturbed: its weights, random numbers, gradients and own log entries are those of a training
-    without the callback. Measured is the model in evaluation mode and in the precision of its own weights: where the
-    Trainer puts autocast around the model (`bf16=True`, `fp16=True`), a measurement runs outside it. Under autocast a
-    gradient would be right to some percent, and MixLoRA would route examples near a tie to other factors than without.
-    Random numbers that a measurement draws (`routing="random"`, a shuffling DataLoader) start from `seed` each time, so
-    that all measurements draw the same.
+    The callback does not change the training: weights, random numbers, gradients and the Trainer's own log entries are
+    those of a training without it. It measures the model in evaluation mode and in the precision of its own weights: if
+    the Trainer puts autocast around the model (`bf16=True`, `fp16=True`), a measurement runs outside it. Under autocast
+    a gradient would have an error of some percent, and MixLoRA would route examples near a tie to other factors. Random
+    numbers that a measurement draws (`routing="random"`, a shuffling DataLoader) start from `seed` each time, so that
+    all measurements draw the same.
 
-    Of several processes the main one measures and the others wait, for at most `ddp_timeout`. This needs the whole
-    model on every process, as under DistributedDataParallel; sharded parameters are refused.
+    Of several processes the main one measures, and the others wait for at most `ddp_timeout`. This needs the whole
+    model on every process, as under DistributedDataParallel; sharded parameters raise an error.
 
-    A resumed training continues the series: runs up to the checkpoint's step are kept, later ones are replaced.
+    A resumed training continues the series: runs up to the checkpoint's step stay, later ones are replaced.
 
-    A training raises before its first step what `interference.compute` raises of a model and probe set that do not fit,
-    and RunError if `out` already holds a series. What fails later, a loss that is not finite or a full disk, ends it.
+    If the model and the probe set do not fit, the training raises the error of `interference.compute` before its first
+    step. It raises a RunError if `out` already holds a series. Later errors (a loss that is not finite, a full disk)
+    end the training.
 
     Args:
-        trainer: the Trainer that it is added to.
-        batches: {task: collated batches}, as for `interference.compute`; each a list or another iterable that gives the
-            same batches again.
+        trainer: the Trainer that the callback is added to.
+        batches: {task: collated batches}, as for `interference.compute`; each a list or another iterable that yields
+            the same batches every time.
         every: optimizer steps from one measurement to the next.
         out: directory of the runs; None keeps them in memory.
         layers: transformer blocks, from 0; None for all.
         modules: module names ("q_proj") or "attention", "mlp"; None for all.
         first: measure before the first step.
         last: measure after the last step.
-        verdicts: count the verdicts, which takes a bootstrap of every matrix; if False, every finite I is logged,
+        verdicts: count the verdicts, which takes a bootstrap of every matrix. If False, every finite I is logged,
             whether or not its task has signal.
-        seed: of the bootstraps, and of what a measurement draws.
+        seed: of the bootstraps, and of the random numbers of a measurement.
         options: further options of `interference.compute`: adapter, components, unit, token_mean, granularity ...
 
     Raises:
         ConfigError: if `every` is below 1.
-        ScopeError: if `batches` cannot be read again and again.
-        TypeError: if an option is none of `interference.compute`.
+        ScopeError: if `batches` can be read only once.
+        TypeError: if `interference.compute` has no such option.
     """
 
     def __init__(
@@ -120,9 +121,9 @@ class InterferenceCallback(TrainerCallback):
 
     @property
     def runs(self) -> dict[int, Run]:
-        """The runs by step, in order; those in `out` are opened when this is asked for.
+        """The runs by step, in order; those in `out` are opened on each access.
 
-        Without `out` they are on the main process alone.
+        Without `out`, only the main process has them.
         """
         return self._series.runs()
 
@@ -131,14 +132,14 @@ class InterferenceCallback(TrainerCallback):
         return {f"step {step}": run for step, run in self.runs.items()}
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Refuse what cannot be measured; measure, if training starts anew."""
+        """Check that the training can be measured; measure, if it starts at step 0."""
         _refuse_shards(self.trainer)
         self._together(lambda: self._begin(state.global_step))
         if self.first and state.global_step == 0:
             self._measure(state, control)
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Measure, if it is time."""
+        """Measure every `every` steps."""
         if state.global_step % self.every == 0:
             self._measure(state, control)
         self._end(state, control)
@@ -152,7 +153,7 @@ class InterferenceCallback(TrainerCallback):
         self._end(state, control)
 
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Measure what was trained last, unless the weights are those of an earlier, better checkpoint by now."""
+        """Measure the last step, unless the Trainer has loaded the weights of an earlier, better checkpoint."""
         if self.last and not (args.load_best_model_at_end and state.best_model_checkpoint is not None):
             self._measure(state, control)
         self._unfinished = False
@@ -165,18 +166,18 @@ class InterferenceCallback(TrainerCallback):
         again = self._unfinished and self.trainer.args.auto_find_batch_size  # with smaller batches
         self._series.begin(step, again)
         self._unfinished = True
-        if step or not self.first:  # a wrong probe set must not wait for the first measurement
+        if step or not self.first:  # report a wrong probe set now, not at the first measurement
             self._compute({task: list(islice(given, 2)) for task, given in self.batches.items()})
         self._series.forget_after(step)
 
     def _measure(self, state: TrainerState, control: TrainerControl) -> None:
-        """Measure and log the step, unless that was done."""
+        """Measure and log the step, unless the series has it."""
         logs = self._together(lambda: self._logs_of(state.global_step))
         if logs:
             wanted = control.should_log
-            # the Trainer's own log(), as overriding ones (TRL's) would empty their running means into this entry
+            # Trainer.log itself: an override (TRL's) would empty its running means into this entry
             Trainer.log(self.trainer, logs)
-            control.should_log = wanted  # any entry clears it; the Trainer's own is still due
+            control.should_log = wanted  # every entry clears it, but the Trainer's own entry is still due
 
     def _logs_of(self, step: int) -> dict[str, float]:
         if step in self._series:
@@ -192,7 +193,7 @@ class InterferenceCallback(TrainerCallback):
             return compute(model, batches, **self._options)
 
     def _together(self, job: Callable[[], T]) -> T:
-        """What a job gives on the main process; the others wait for it, and fail where it fails."""
+        """What a job returns on the main process; the others wait for it, and fail if it fails."""
         said: list[Any] = [None, None]
         try:
             if self.trainer.accelerator.is_main_process:
@@ -218,7 +219,7 @@ class _Series:
         return step in (self._kept if self._out is None else self._saved())
 
     def begin(self, step: int, again: bool) -> None:
-        """Make room for a series that goes on after a step, or is new at 0; `again` replaces one that broke off."""
+        """Prepare a series that continues after a step, or starts at 0; `again` replaces one that was interrupted."""
         if step == 0:
             self._kept.clear()
         if self._out is None:
@@ -232,7 +233,7 @@ class _Series:
             )
         try:
             self._out.mkdir(parents=True, exist_ok=True)
-            for left in self._out.glob(".step-*.tmp"):  # of a training that was killed
+            for left in self._out.glob(".step-*.tmp"):  # a killed training left them
                 shutil.rmtree(left)
         except OSError as error:
             raise RunError(f"runs cannot be written to {self._out}: {error.strerror or error}") from None
@@ -252,7 +253,7 @@ class _Series:
             run.save(self._out / f"step-{step}")
 
     def runs(self) -> dict[int, Run]:
-        """All, in order; Gram matrices on disk stay there until they are asked for."""
+        """All runs, in order; Gram matrices on disk are read when they are needed."""
         if self._out is None:
             return dict(self._kept)
         return {step: load(folder) for step, folder in self._saved().items()}
@@ -265,7 +266,7 @@ class _Series:
 
 
 def _logged(run: Run, verdicts: bool) -> dict[str, float]:
-    """What a run tells the Trainer's log; see InterferenceCallback."""
+    """The entry of a run in the Trainer's log; see InterferenceCallback."""
     signal = run.signal()
     found = {f"loss/{task}": value for task, value in signal["loss"].items()}
     found |= {f"signal/{task}": value for task, value in signal["snr"].items()}
@@ -284,7 +285,7 @@ def _logged(run: Run, verdicts: bool) -> dict[str, float]:
 
 @contextmanager
 def _own_randomness(model: nn.Module, seed: int) -> Iterator[None]:
-    """Inside, random numbers start from a seed; afterwards they go on as if none had been drawn."""
+    """Inside, random numbers start from a seed; afterwards the generators are as before."""
     python, numpy = random.getstate(), np.random.get_state()
     with ExitStack() as stack:
         stack.callback(random.setstate, python)
@@ -316,7 +317,7 @@ def _without_autocast(model: nn.Module) -> Iterator[None]:
 def _check_batches(batches: Mapping[str, Iterable[Batch]]) -> None:
     check_by_task(batches)
     for task, given in batches.items():
-        if isinstance(given, Iterator):  # asked so, as iter() of a DataLoader draws a random number
+        if isinstance(given, Iterator):  # not iter(given): that of a DataLoader draws a random number
             raise ScopeError(
                 f"task {task!r}: a {type(given).__name__} gives its batches only once, but every measurement needs "
                 "them; give a list"

@@ -1,7 +1,7 @@
-"""What examples select among the factors of a MixLoRA, or where they activate a LoRA's.
+"""Which factors of a MixLoRA the examples select, or which rank directions of a LoRA they activate.
 
-`observer` records selections of a checkpoint, `selections` holds them, `neighbours` maps them (t-SNE, neighbourhoods),
-`affinity` compares tasks by them, `factors` keeps them on disk with their tables.
+`observer` records the selections of a checkpoint, `selections` holds them and counts, `neighbours` maps them (t-SNE,
+neighbourhoods), `affinity` compares tasks by them, `factors` saves them with their tables.
 
 Not here: pictures of them (`figures`).
 """

@@ -1,4 +1,7 @@
-"""Affinity: whether tasks that are thought alike select alike. Pairs of a seen and an unseen task; on arrays alone."""
+"""Affinity: whether tasks that are paired as similar select alike. A pair is a seen and an unseen task.
+
+On arrays alone: no model is needed.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,24 +14,24 @@ import pandas as pd
 from interference.errors import ScopeError
 from interference.factors.selections import PERMUTATIONS, Selections, overlap
 
-_ROUNDING = 1e-12  # means that differ by less are equal
+_ROUNDING = 1e-12
+"""Means that differ by less are equal."""
 
 
 @dataclass(frozen=True)
 class Pairing:
-    """How much the two tasks of every pair share, beside tasks that are not paired.
+    """How much the two tasks of a pair share, compared with tasks that are not paired.
 
     Attributes:
         pairs: (seen, unseen).
-        overlap: [seen, unseen] in the pairs' order, so that pairs are its diagonal; see `selections.overlap`.
-        mean: of the pairs' overlaps.
-        others: mean overlap of a seen and an unseen task that are no pair; NaN of one pair.
-        at_least: of the pairings tried, how many have as high a mean.
-        tried: ways to pair the same seen with the same unseen tasks: all, the one asked about among them, or as many
-            random ones.
+        overlap: [seen, unseen] in the pairs' order: the diagonal holds the pairs; see `selections.overlap`.
+        mean: mean of the pairs' overlaps.
+        others: mean overlap of a seen and an unseen task that are not a pair; NaN for a single pair.
+        at_least: number of tried pairings whose mean is at least as high.
+        tried: number of ways that were tried to pair the same seen with the same unseen tasks: all of them, the given
+            one included, or PERMUTATIONS random ones.
         exact: whether all were tried.
-        p: chance of as high a mean if who is paired with whom had nothing to do with selections; with n pairs no less
-            than 1 / n!.
+        p: probability of a mean as high if pairs had nothing to do with selections; at least 1 / n! with n pairs.
     """
 
     pairs: tuple[tuple[str, str], ...]
@@ -42,15 +45,15 @@ class Pairing:
 
 
 def paired(selections: Selections, pairs: Sequence[tuple[str, str]], seed: int = 0) -> Pairing:
-    """The overlap of the two tasks of each pair, and whether other pairings of the same tasks would have as much.
+    """The overlap of the two tasks of each pair, and how it compares with other pairings of the same tasks.
 
     Args:
         selections: of examples of all these tasks, and maybe others.
         pairs: (seen, unseen).
-        seed: of the random pairings that are tried where there are too many for all.
+        seed: of the random pairings that are tried if there are too many to try all.
 
     Raises:
-        ScopeError: if there is no pair, a task is not there, or is in two pairs.
+        ScopeError: if there is no pair, or a task is missing or in two pairs.
     """
     check_pairs(pairs, selections.names)
     seen, unseen = (list(tasks) for tasks in zip(*pairs, strict=True))
@@ -67,7 +70,7 @@ def paired(selections: Selections, pairs: Sequence[tuple[str, str]], seed: int =
 
 
 def check_pairs(pairs: Sequence[tuple[str, str]], names: Sequence[str]) -> None:
-    """Raise a ScopeError if there is no pair, a task is not among `names`, or is in two pairs or a pair with itself."""
+    """Raise a ScopeError if there is no pair, or a task is missing from `names`, in two pairs or paired with itself."""
     tasks = [task for pair in pairs for task in pair]
     if not tasks:
         raise ScopeError("there is no pair; give at least one seen and one unseen task")

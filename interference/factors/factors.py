@@ -1,8 +1,10 @@
-"""Factors: what the examples of several tasks select, as an artifact on disk, and what it says task by task.
+"""Factors: what the examples of several tasks select, as an artifact on disk, with tables by task.
 
-On disk it is a directory: `factors.json` (how it came about, and the blocks), `examples.parquet` (task, id, source; one
-row an example) and `selections.safetensors` (block name -> [examples, r]). It is whole or absent. The numbers are made
-in `selections` and `neighbours`, the pictures in `factor_figures`; neither a model nor torch is needed here.
+On disk it is a directory: `factors.json` (how it was computed, and the blocks), `examples.parquet` (task, id, source;
+one row an example) and `selections.safetensors` (block name -> [examples, r]). It is whole or absent. Neither a model
+nor torch is needed.
+
+Not here: the numbers (`selections`, `neighbours`) and the pictures (`figures`).
 """
 
 import json
@@ -31,7 +33,7 @@ _KINDS = {"MIXLORA": True, "LORA": False}
 
 @dataclass(frozen=True)
 class Factors:
-    """What every example of a sample selects, and how that was found.
+    """What every example of a sample selects, and how it was computed.
 
     Attributes:
         selections: by example and block.
@@ -49,7 +51,7 @@ class Factors:
         return f"Factors({kind}; {len(self.examples)} examples: {counts}; {blocks} blocks)"
 
     def save(self, out: Path | str) -> None:
-        """Write it to a directory that must not exist yet: to a temporary name, synced, renamed.
+        """Write it to a directory that does not exist yet: to a temporary name, synced, renamed.
 
         Raises:
             RunError: if `out` exists or cannot be written.
@@ -70,10 +72,10 @@ class Factors:
 
 
 def load(path: Path | str) -> Factors:
-    """What was saved to a directory; neither a model nor torch is needed.
+    """The factors that were saved to a directory; neither a model nor torch is needed.
 
     Raises:
-        RunError: if the directory holds no factors, is damaged, or is of another version.
+        RunError: if the directory holds no factors, is damaged, or has another version.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -93,26 +95,27 @@ def load(path: Path | str) -> Factors:
 
 
 def check_free(out: Path) -> None:
-    """Raise a RunError if something is at `out` already."""
+    """Raise a RunError if `out` exists already."""
     directories.check_free(out, _JSON, "factors", "holds something else")
 
 
 def against(found: Factors, run: Run, **options: Any) -> Correlation:
-    """How the overlap of tasks' selections goes with their interference I in a run, over pairs of different tasks.
+    """The correlation of the overlap of tasks' selections with their interference I in a run, over pairs of tasks.
 
     Args:
         found: what the tasks select.
-        run: of tasks of the same names; pairs of tasks that only one has are left out.
+        run: of tasks of the same names; tasks that only one of the two has are omitted.
         options: scope and options of `Run.matrix`.
     """
     return selections.correlate(selections.overlap(found.selections), run.matrix(**options))
 
 
 def tables(found: Factors, embedding: Embedding, run: Run | None = None) -> dict[str, pd.DataFrame]:
-    """Everything a reader should see beside the map, as tables by name: tasks, layers, overlap, and more.
+    """The tables that go with the map, by name.
 
     "purity": on the selections and on the map; "tasks": one row a task; "layers": use by layer; "information": the
-    blocks that say most about the task (MixLoRA); "overlap": tasks x tasks; "interference": its correlation with a run.
+    blocks with most information about the task (MixLoRA); "overlap": tasks x tasks; "interference": the correlation of
+    the overlap with a run.
     """
     chosen = found.selections
     by_task = embedding.purity.by_task.copy()
@@ -144,7 +147,7 @@ def _read_meta(folder: Path) -> dict[str, Any]:
 
 
 def _read_blocks(path: Path, rows: list[Any]) -> pd.DataFrame:
-    """The blocks that `path` lists, one row a block."""
+    """The blocks in the rows of `path`, one row a block."""
     try:
         blocks = pd.DataFrame(rows, columns=_BLOCK_COLUMNS).astype({"layer": "Int64", "factors": int})
     except Exception as error:  # pandas raises errors of every kind on broken input
@@ -158,7 +161,7 @@ def _read_blocks(path: Path, rows: list[Any]) -> pd.DataFrame:
 
 
 def _check_whole(folder: Path, examples: pd.DataFrame, found: Selections) -> None:
-    """Raise a RunError that names the file in which something is missing or cannot be."""
+    """Raise a RunError that names the file in which something is missing or impossible."""
     if not len(examples) or examples["task"].isna().any():
         raise RunError(f"{folder / _EXAMPLES} is damaged: a task is missing")
     for name, factors in zip(found.blocks["name"], found.blocks["factors"], strict=True):

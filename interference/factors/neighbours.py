@@ -1,4 +1,4 @@
-"""Neighbours: whether examples of one task lie together, by what they selected or on a map of it.
+"""Neighbours: whether examples of one task lie together, by their selections or on a map of these.
 
 Distances, purity of the nearest neighbours, silhouettes, and the t-SNE map; all on arrays.
 """
@@ -28,9 +28,9 @@ class Purity:
     Attributes:
         value: share of the nearest neighbours, mean over examples.
         chance: its expectation if task labels had nothing to do with distances.
-        low: of the interval that holds 95% of the values under permuted labels.
-        high: of it.
-        p: share of permutations at least as pure.
+        low: lower end of the interval that holds 95% of the values under permuted labels.
+        high: its upper end.
+        p: share of permutations that are at least as pure.
         k: neighbours looked at.
         by_task: one row a task: examples, purity, chance.
     """
@@ -46,13 +46,13 @@ class Purity:
 
 @dataclass(frozen=True)
 class Embedding:
-    """A map of the examples, and how pure neighbourhoods are on it and before it was drawn.
+    """A map of the examples, and how pure neighbourhoods are by the selections and on the map.
 
     Attributes:
         points: [examples, 2].
         perplexity: of the t-SNE.
         seed: of everything random.
-        purity: of neighbours by what was selected.
+        purity: of neighbours by their selections.
         map_purity: of neighbours on the map, which t-SNE may have pulled together.
     """
 
@@ -64,7 +64,7 @@ class Embedding:
 
 
 def distances(selections: Selections) -> Array:
-    """[examples, examples]: of a mixture Hamming distances (share of entries), of a LoRA cosine distances."""
+    """[examples, examples]: Hamming distances (share of entries) for a mixture, cosine distances for a LoRA."""
     rows = features(selections)
     if selections.mixture:
         common = (rows @ rows.T).astype(np.float64)
@@ -91,8 +91,8 @@ def purity(
 ) -> Purity:
     """The share of every example's k nearest others that are of its own task.
 
-    Where several are as near as the k-th, each counts in part, so that order does not matter. Chance is exact: of n
-    examples, n_t of them of task t, sum_t n_t (n_t - 1) / (n (n - 1)).
+    If several are as near as the k-th, each counts in part, so that order does not matter. Chance is exact: with n
+    examples, n_t of them of task t, it is sum_t n_t (n_t - 1) / (n (n - 1)).
 
     Args:
         distances: [examples, examples].
@@ -102,7 +102,7 @@ def purity(
         seed: of the permutations.
 
     Raises:
-        ScopeError: if there is one task, or there are not k others.
+        ScopeError: if there is only one task, or there are fewer than k others.
     """
     check_tasks(tasks)
     count = len(tasks)
@@ -149,7 +149,7 @@ def silhouette(distances: NDArray, tasks: Sequence[str]) -> pd.Series:
         Indexed by task, by first appearance.
 
     Raises:
-        ScopeError: if there is one task, or no task has two examples.
+        ScopeError: if there is only one task, or no task has two examples.
     """
     check_tasks(tasks)
     names = list(dict.fromkeys(tasks))
@@ -163,11 +163,11 @@ def tsne(rows: NDArray, perplexity: float = PERPLEXITY, seed: int = 0) -> Array:
     """A t-SNE map of rows [examples, features]: points [examples, 2] whose neighbours are those of the rows.
 
     It starts from the first two principal components; rows wider than 50 are first reduced to 50 of them. Distances
-    between groups, sizes and densities on such a map mean nothing (van der Maaten and Hinton 2008).
+    between groups, sizes and densities on such a map have no meaning (van der Maaten and Hinton 2008).
 
     Args:
         rows: such as `features`.
-        perplexity: about how many neighbours each point keeps.
+        perplexity: roughly the number of neighbours that each point keeps.
         seed: of everything random.
 
     Raises:
@@ -197,7 +197,7 @@ def embed(
     permutations: int = PERMUTATIONS,
     seed: int = 0,
 ) -> Embedding:
-    """The map of what examples select, and the purity of their k nearest neighbours there and before.
+    """The map of what examples select, and the purity of their k nearest neighbours on it and by the selections.
 
     Raises:
         ScopeError: if the perplexity or k is too large for the number of examples.
@@ -211,7 +211,7 @@ def embed(
 
 
 def _weights(distances: NDArray, k: int) -> Array:
-    """[examples, examples]: each row is spread evenly over the k nearest others, ties sharing what is left."""
+    """[examples, examples]: each row is spread evenly over the k nearest others; ties share the rest."""
     others = np.array(distances, dtype=np.float64)
     np.fill_diagonal(others, np.inf)
     kth = np.partition(others, k - 1, axis=1)[:, k - 1 : k]

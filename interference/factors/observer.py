@@ -1,4 +1,7 @@
-"""Observation: a model and examples to what each example selects, by forwards over the prompts."""
+"""Observer: what each example selects, from forwards of a model over the prompts.
+
+Not here: what the selections say of tasks (`selections`, `neighbours`, `affinity`).
+"""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -55,10 +58,10 @@ def compute(
     seed: int = 0,
     progress: Progress = silent,
 ) -> Factors:
-    """What the examples of each task select, by forwards over their prompts.
+    """What the examples of each task select, from forwards over their prompts.
 
     Args:
-        model: a model with a LoRA or MixLoRA adapter; it is handed back exactly as it came.
+        model: a model with a LoRA or MixLoRA adapter; its state is restored afterwards.
         collator: of its processor.
         tasks: {task: examples}.
         layers: transformer blocks, from 0; None for all.
@@ -67,14 +70,14 @@ def compute(
         components: parts of the model: "language", "vision", "projector".
         batch_size: examples in one forward.
         seed: of what routing="random" draws.
-        progress: told of every batch.
+        progress: called after every batch.
 
     Raises:
-        CheckpointError: if the model has no adapter that can be looked at.
-        ConfigError: if the seed is not one that can be.
-        ScopeError: if a layer or module is not there, or there are fewer than two tasks.
+        CheckpointError: if the model has no adapter that can be observed.
+        ConfigError: if the seed cannot be used.
+        ScopeError: if a layer or module does not exist, or there are fewer than two tasks.
         DataError: if a prompt cannot be rendered.
-        MeasurementError: if a module does not tell examples apart, or a value is not finite.
+        MeasurementError: if a module does not keep examples apart, or a value is not finite.
     """
     check_tasks(list(tasks))
     targets = Spec(layers, modules, adapter, components).targets(model)
@@ -82,15 +85,15 @@ def compute(
 
 
 def compute_config(config: AnalysisConfig, out: Path | str, progress: Progress = silent) -> Factors:
-    """What the examples of a configuration select, saved to `out`; they are those that a run of it measures.
+    """What the examples of a configuration select, saved to `out`. A run of it measures the same examples.
 
-    Selections wait beside `out`, in `<out>.partial`; a call that finds them there, of the same model and examples,
-    continues where they end.
+    Selections wait next to `out`, in `<out>.partial`. A call that finds selections of the same model and examples there
+    continues the work.
 
     Raises:
         InterferenceError: if the input is wrong; see `compute`.
         DataError: if a task's file or a record cannot be used.
-        RunError: if something is at `out` already, another process computes it, or it cannot be written.
+        RunError: if `out` exists already or cannot be written, or another process computes it.
     """
     out, probe = expanded(out).absolute(), config.probe
     clear(out, "factors.json")
@@ -101,7 +104,7 @@ def compute_config(config: AnalysisConfig, out: Path | str, progress: Progress =
     tasks = sample.read(config)
     for examples in tasks.values():
         for example in examples:
-            collator.encode_prompt(example)  # what cannot be used is found before the model is loaded
+            collator.encode_prompt(example)  # raises before the model is loaded
     model = checkpoint.load_model(config.model)
     targets = replace(Spec.of(probe), routers=False).targets(model)  # routers select and are not selected
     described = {**resolved(config), "out": None}
@@ -115,11 +118,11 @@ def compute_config(config: AnalysisConfig, out: Path | str, progress: Progress =
 
 
 def kept_or_computed(config: AnalysisConfig, out: Path | str, progress: Progress = silent) -> Factors:
-    """What `compute_config` left in `out` for the same configuration, or computes and leaves there now.
+    """What `compute_config` saved to `out` for the same configuration; it is computed now if it is missing.
 
     Raises:
         InterferenceError: as in `compute_config`.
-        RunError: if it was left there before the adapter or a task's file was last changed.
+        RunError: if the adapter or a task's file has changed since it was computed.
     """
     out = expanded(out)
     clear(out, "factors.json")
@@ -134,7 +137,7 @@ def kept_or_computed(config: AnalysisConfig, out: Path | str, progress: Progress
 
 
 def _changed_since(config: AnalysisConfig, moment: float) -> Path | None:
-    """A file of the adapter or of a task that was written later, if there is one."""
+    """A file of the adapter or of a task that was written after the moment, if there is one."""
     adapter = Path(config.model.adapter)
     named = [Path(task.file) for task in config.tasks.values() if task.file is not None]
     files = [*(adapter.glob("adapter_*") if is_folder(adapter) else ()), *filter(exists, named)]
@@ -147,11 +150,10 @@ def observe(model: nn.Module, targets: Sequence[Target], batch: Mapping[str, Any
     Args:
         model: in evaluation mode, the targets' adapter the active one.
         targets: all MixLoRA, or all LoRA.
-        batch: collated prompts, `attention_mask` among it; `tasks`, the task of every example, is for MixLoRA's
-            routers.
+        batch: collated prompts with `attention_mask`; `tasks`, the task of every example, is for MixLoRA's routers.
 
     Raises:
-        MeasurementError: if a module does not tell the examples of the batch apart, or a value is not finite.
+        MeasurementError: if a module does not keep the examples of the batch apart, or a value is not finite.
     """
     mask = batch["attention_mask"].bool()
     inputs = {key: value for key, value in batch.items() if key != "tasks"}
@@ -178,14 +180,14 @@ class Observer:
     """Finds what examples select, batch by batch.
 
     Attributes:
-        model: a model with a LoRA or MixLoRA adapter; it is handed back exactly as it came.
+        model: a model with a LoRA or MixLoRA adapter; its state is restored afterwards.
         targets: of one adapter.
         collator: of the model's processor.
         batch_size: examples in one forward.
-        seed: of what routing="random" draws; a batch draws the same whether or not those before it were observed.
-        progress: told of every batch.
+        seed: of what routing="random" draws. What a batch draws does not depend on the batches before it.
+        progress: called after every batch.
         spool: where the selections of every batch wait; None to keep them in memory.
-        job: what selections must have been observed for to be taken from the spool, beside the batch.
+        job: identity of the work; only selections of the same job are taken from the spool.
     """
 
     model: PeftModel
@@ -220,7 +222,7 @@ class Observer:
         return Factors(found, pd.DataFrame(examples), self._meta(name, mixture))
 
     def _collect(self, encoded: Sequence[Encoded], owners: Sequence[str]) -> dict[str, np.ndarray]:
-        """{block: [examples, r]} in the order of `encoded`; the longest go first: what does not fit fails at once."""
+        """{block: [examples, r]} in the order of `encoded`. If memory is too small, the first batch fails."""
         order: list[int] = []
         parts: dict[str, list[np.ndarray]] = {}
         for number, rows in enumerate(_batches(encoded, self.batch_size)):
@@ -259,7 +261,7 @@ class Observer:
 
 
 def _batches(encoded: Sequence[Encoded], batch_size: int) -> Iterator[list[int]]:
-    """Rows of one forward each, the longest first: all have an image, or none has."""
+    """The rows of each forward, the longest first. Either all rows of a forward have an image or none has."""
     longest = sorted(range(len(encoded)), key=lambda k: -len(encoded[k].input_ids))
     for kind in (False, True):
         alike = [k for k in longest if encoded[k].has_image is kind]
@@ -275,7 +277,7 @@ def _blocks(targets: Sequence[Target], mixture: bool) -> pd.DataFrame:
 
 @contextmanager
 def _watched(target: Target, mask: Tensor, found: dict[str, Tensor]) -> Iterator[None]:
-    """Inside, forwards put what the target selects into `found`; of a module that runs again, the last counts."""
+    """Inside, forwards put what the target selects into `found`. If a module runs again, its last call counts."""
 
     def chosen(layer: Any, _: Any, output: Tensor) -> None:
         _check_finite(target, output)

@@ -1,7 +1,8 @@
 """Selections: which factors (MixLoRA) or rank directions (LoRA) examples use, and what that says of their tasks.
 
-Numbers about factors: how evenly they are used, what a choice tells of the task, what two tasks share. Numbers about
-examples (distances, neighbours, the map) are in `neighbours`, the model that selects is in `factors`.
+Numbers about factors: how evenly they are used, how much a choice tells about the task, what two tasks share.
+
+Not here: numbers about examples, as distances and the map (`neighbours`), and the model that selects (`observer`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ Array = NDArray[np.float64]
 
 PERMUTATIONS = 1000
 _TOGETHER = 50  # permutations whose tables are made at once
-_ROUNDING = 1e-9  # bits, and correlations: what is equal but for rounding counts as equal
+_ROUNDING = 1e-9  # bits or correlations that differ by less are equal
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,10 @@ class Selections:
 
     Attributes:
         tasks: the task of every example.
-        blocks: one row a block: name, component, layer, module, group, side, factors (how many there are to use).
-        values: {block name: [examples, r]}: of a mixture the indices of the chosen factors, by rank; of a LoRA the mean
-            of A x over the prompt's tokens.
-        mixture: whether factors were chosen (MixLoRA), or every rank direction is used by its activation (LoRA).
+        blocks: one row a block: name, component, layer, module, group, side, factors (the number of them).
+        values: {block name: [examples, r]}: the indices of the chosen factors, by rank, for a mixture; the mean of A x
+            over the prompt's tokens for a LoRA.
+        mixture: whether factors were chosen (MixLoRA), or every rank direction is active to some degree (LoRA).
     """
 
     tasks: list[str]
@@ -43,7 +44,7 @@ class Selections:
 
     @property
     def names(self) -> list[str]:
-        """The tasks, by first appearance."""
+        """The tasks, in order of first appearance."""
         return list(dict.fromkeys(self.tasks))
 
     @property
@@ -74,15 +75,15 @@ def standardised(values: NDArray) -> NDArray[np.float64]:
 
 
 def features(selections: Selections) -> NDArray:
-    """[examples, sum of the blocks' factors]: the multi-hots of a mixture, the standardised activations of a LoRA."""
+    """[examples, sum of the blocks' factors]: multi-hots for a mixture, standardised activations for a LoRA."""
     return np.concatenate([part for _, part in selections.parts()], axis=1)
 
 
 def shares(selections: Selections) -> dict[str, Array]:
     """{block: [factors]}, how use is distributed over the factors; sums to 1.
 
-    Of a mixture the share of all choices that fell on a factor; of a LoRA the share of the squared activation that lies
-    in a rank direction (which depends on how the product BA is split), all 0 where there is none.
+    For a mixture, a factor's share of all choices. For a LoRA, a rank direction's share of the squared activation; it
+    depends on how the product BA is split. All are 0 if there is no activation.
     """
     found = {}
     for name, factors in zip(selections.blocks["name"], selections.blocks["factors"], strict=True):
@@ -96,8 +97,8 @@ def usage(selections: Selections) -> pd.DataFrame:
     """How concentrated the use of each block's factors is, one row a block.
 
     Columns after those of the block: factors, entropy (of `shares`, bits), evenness (entropy / log2 factors; 1 is even
-    use), effective (2 ** entropy: as many evenly used factors would have this entropy), largest (share of the most used
-    one), dead (factors that no example used).
+    use), effective (2 ** entropy: the number of evenly used factors with this entropy), largest (share of the most used
+    factor), dead (factors that no example used).
     """
     rows = []
     for share in shares(selections).values():
@@ -109,7 +110,7 @@ def usage(selections: Selections) -> pd.DataFrame:
 
 
 def usage_by_layer(selections: Selections) -> pd.DataFrame:
-    """`usage` by layer: blocks, factors and dead ones in all of them, mean evenness and mean largest share."""
+    """`usage` by layer: number of blocks, factors and dead factors, mean evenness and mean largest share."""
     grouped = usage(selections).groupby(["component", "layer"], sort=False, dropna=False)
     summed = grouped.agg(blocks=("name", "size"), factors=("factors", "sum"), dead=("dead", "sum"))
     means = grouped.agg(evenness=("evenness", "mean"), largest=("largest", "mean"))
@@ -119,16 +120,16 @@ def usage_by_layer(selections: Selections) -> pd.DataFrame:
 def information(selections: Selections, permutations: int = PERMUTATIONS, seed: int = 0) -> pd.DataFrame:
     """Mutual information of task and chosen factor, one row a block.
 
-    I(T; F) in bits of an example drawn at random, and one of its chosen factors drawn at random: 0 if tasks use factors
-    alike, H(T) if a factor gives the task away. A finite sample never shows 0, and the r choices of an example are not
-    independent, so the level of chance is that of the same selections under permuted task labels.
+    I(T; F), in bits, for a random example and one of its chosen factors at random: 0 if all tasks use factors alike,
+    H(T) if a factor identifies the task. A finite sample never shows 0, and the r choices of an example are not
+    independent. The level of chance is therefore that of the same selections under permuted task labels.
 
     Columns after those of the block: bits; null and null_high (mean and 95% quantile under permutation); corrected
-    (bits - null, which falls short of H(T) where a factor does give the task away); p (one-sided) and q (p adjusted
-    over the blocks, Benjamini and Hochberg).
+    (bits - null, which is below H(T) even if a factor identifies the task); p (one-sided) and q (p adjusted over the
+    blocks, Benjamini and Hochberg).
 
     Raises:
-        ScopeError: if nothing is chosen (a LoRA), or there is only one task.
+        ScopeError: if no factors are chosen (a LoRA), or there is only one task.
     """
     if not selections.mixture:
         raise ScopeError("a LoRA uses all its rank directions and chooses none; information is for MixLoRA adapters")
@@ -149,11 +150,11 @@ def information(selections: Selections, permutations: int = PERMUTATIONS, seed: 
 
 
 def overlap(selections: Selections) -> pd.DataFrame:
-    """What an example of one task and another example of the other have in common [tasks, tasks], mean over blocks.
+    """What two different examples, one of each task, have in common [tasks, tasks], mean over blocks.
 
-    Of a mixture the expected share of the r chosen factors that both chose: 1 if they always choose the same, r / E if
-    they choose blindly. Of a LoRA the expected cosine of their standardised activations. NaN for a task with itself if
-    it has one example.
+    For a mixture, the expected share of the r chosen factors that both chose: 1 if they always choose the same, r / E
+    if they choose at random. For a LoRA, the expected cosine of their standardised activations. NaN for a task with
+    itself if it has one example.
     """
     labels, names = selections.labels, selections.names
     one_hot = np.eye(len(names))[labels]
@@ -178,7 +179,7 @@ class Correlation:
         spearman: rank correlation over the pairs of different tasks.
         p: share of task permutations of one matrix whose correlation is at least as far from 0.
         tasks: that both matrices have.
-        exact: whether every permutation was tried.
+        exact: whether all permutations were tried.
     """
 
     spearman: float
@@ -192,12 +193,12 @@ def correlate(
 ) -> Correlation:
     """Spearman correlation of two [tasks, tasks] matrices off their diagonals, with a permutation p-value.
 
-    Pairs that share a task are not independent, so tasks are permuted, rows and columns together (Mantel 1967): all
-    orders where there are not more of them than `permutations`.
+    Pairs that share a task are not independent, so tasks are permuted, rows and columns together (Mantel 1967). All
+    orders are tried if there are at most `permutations` of them.
 
     Raises:
-        ScopeError: if fewer than 3 tasks are in both.
-        MeasurementError: if a value is not finite, or one matrix is the same everywhere off its diagonal.
+        ScopeError: if the matrices share fewer than 3 tasks.
+        MeasurementError: if a value is not finite, or one matrix is constant off its diagonal.
     """
     names = [task for task in first.index if task in second.index]
     count = len(names)
@@ -217,7 +218,7 @@ def correlate(
 
 
 def check_tasks(names: Sequence[str]) -> None:
-    """Raise a ScopeError if there are not two tasks to tell apart."""
+    """Raise a ScopeError if there are fewer than two tasks."""
     if len(set(names)) < 2:
         raise ScopeError(f"there is only task {names[0]!r}; give at least 2 tasks to compare")
 
@@ -256,7 +257,7 @@ def _bits(one_hot: NDArray, hot: NDArray, ends: NDArray) -> Array:
 
 
 def _ranks(matrix: Array, names: Sequence[str]) -> Array:
-    """Centred ranks of what is off the diagonal, which is 0."""
+    """Centred ranks of the values off the diagonal; the diagonal is 0."""
     off = ~np.eye(len(matrix), dtype=bool)
     if not np.isfinite(matrix[off]).all():
         row, column = np.argwhere(~np.isfinite(matrix) & off)[0]

@@ -118,8 +118,8 @@ class RunBuilder:
         except OSError as error:
             if self.shard.count > 1:
                 deque(packed, maxlen=0)  # the others wait for this process's share of the remaining matrices
-            told = f"{file} cannot be written: {error.strerror or error}"
-            raise WriteError(f"{told}; make room there, and the same command continues") from None
+            failed = f"{file} cannot be written: {error.strerror or error}"
+            raise WriteError(f"{failed}; make room there, and the same command continues") from None
         return GramFile(file)
 
     def run(self, grams: Mapping[str, NDArray[np.float32]], spool: Spool, meta: Mapping[str, Any]) -> Run:

@@ -21,7 +21,7 @@ from interference.measurement.units import Batch, Part, Probed, Unit, UnitMeans,
 from mixlora.common.progress import Progress, silent
 
 OWNER = "unit"
-"""The name under which the unit of every example is kept, beside the example's selections."""
+"""The name of the rows that hold the unit of every example whose selections are kept."""
 
 
 @dataclass

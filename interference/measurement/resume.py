@@ -54,7 +54,7 @@ def unfinished(
     Raises:
         RunError: if another process works on it, it holds another job, it cannot be written, or the disk is too full.
     """
-    folder = beside(out)
+    folder = partial_folder(out)
     place = folder if spool_dir is None else spool_dir.absolute() / f"{out.name}-{_digest(str(out))}.partial"
     if place.resolve().is_relative_to(out.resolve()):
         raise RunError(f"gradients would wait in {place}, where the run is to be; choose another --spool-dir")
@@ -87,14 +87,14 @@ def unfinished(
         _remove(place, *former, folder)
 
 
-def beside(out: Path) -> Path:
-    """The directory of unfinished work."""
+def partial_folder(out: Path) -> Path:
+    """The directory of the unfinished work on a result."""
     return out.with_name(out.name + ".partial")
 
 
 def gram_file(out: Path) -> Path:
     """Where the Gram matrices of an unfinished run are written."""
-    return beside(out) / _GRAM
+    return partial_folder(out) / _GRAM
 
 
 def settle(save: Callable[[Path], None], out: Path) -> None:
@@ -107,9 +107,9 @@ def settle(save: Callable[[Path], None], out: Path) -> None:
     Raises:
         RunError: if the result cannot be written, or its place is taken by now.
     """
-    waiting = beside(out) / _RESULT
+    waiting = partial_folder(out) / _RESULT
     save(waiting)
-    _note(beside(out) / _SETTLED, "")
+    _note(partial_folder(out) / _SETTLED, "")
     try:
         waiting.rename(out)
     except OSError as error:
@@ -123,7 +123,7 @@ def clear(out: Path, marker: str) -> None:
         out: the result's place.
         marker: a file that every such result has.
     """
-    folder = beside(out)
+    folder = partial_folder(out)
     if is_file(folder / _SETTLED) and is_file(out / marker):
         waited = map(Path, (_noted(folder / _SPOOLS) or "").splitlines())
         _remove(*(path for path in waited if (path / _IDENTITY).is_file()), folder)
@@ -131,8 +131,8 @@ def clear(out: Path, marker: str) -> None:
 
 def refuse_busy(out: Path) -> None:
     """Raise a RunError if another process works on the same result, before costly work starts."""
-    if is_file(beside(out) / _LOCK):
-        with locked(beside(out) / _LOCK, f"computing {out}"):
+    if is_file(partial_folder(out) / _LOCK):
+        with locked(partial_folder(out) / _LOCK, f"computing {out}"):
             pass
 
 
@@ -190,7 +190,7 @@ def _note(path: Path, text: str) -> None:
 
 
 def _refuse_full(place: Path, need: int, folder: Path, stored: int) -> None:
-    """Raise a RunError if the gradients do not fit where they wait, or the Gram matrices beside the run."""
+    """Raise a RunError if a disk is too small for the gradients in `place` or the Gram matrices in `folder`."""
     apart = _apart(place, folder)
     gram = _size(folder / _GRAM)  # an earlier call's, which will be overwritten
     free = shutil.disk_usage(place).free + sum(map(_size, place.glob("part-*.safetensors"))) + (0 if apart else gram)

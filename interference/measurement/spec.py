@@ -89,7 +89,7 @@ class Spec:
         return find_targets(model, adapter, self.layers, self.modules, self.components, self.routers)
 
     def meta(self) -> dict[str, Any]:
-        """What a run records of it, beside the seed and the scope."""
+        """What a run records of it, in addition to the seed and the scope."""
         found = {"unit": self.unit, "token_mean": self.token_mean, "granularity": str(self.granularity)}
         if self.sketch is None:
             return found

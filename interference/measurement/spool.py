@@ -107,8 +107,8 @@ class DiskSpool:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            told = f"{folder} cannot be made: {error.strerror or error}"
-            raise RunError(f"{told}; choose a --spool-dir that can be written wherever a process runs") from None
+            failed = f"{folder} cannot be made: {error.strerror or error}"
+            raise RunError(f"{failed}; choose a --spool-dir that can be written wherever a process runs") from None
 
     def path(self, part: int) -> Path:
         """The file of a part."""
@@ -129,8 +129,8 @@ class DiskSpool:
             with whole_file(self.path(part), durable=metadata is not None) as new:
                 save_file({name: tensor.contiguous() for name, tensor in rows.items()}, new, metadata)
         except (OSError, SafetensorError) as error:
-            told = f"what is measured cannot be written to {self.folder}: {error}"
-            raise WriteError(f"{told}; make room there, and start again") from None
+            failed = f"what is measured cannot be written to {self.folder}: {error}"
+            raise WriteError(f"{failed}; make room there, and start again") from None
 
     def read(self, part: int, block: str) -> Tensor:
         """Read one block of a part; the others stay on disk.

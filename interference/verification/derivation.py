@@ -16,7 +16,7 @@ from interference.verification import reference
 from mixlora.common.labels import IGNORED
 
 TOGETHER = 8
-"""Examples in a padded batch in which gradients are measured again."""
+"""Examples in a padded batch when gradients are measured again."""
 
 
 def gram_of(rows: Mapping[str, Tensor]) -> NDArray[np.float64]:
@@ -29,7 +29,7 @@ def gram_of(rows: Mapping[str, Tensor]) -> NDArray[np.float64]:
 def unit_gradients(
     model: nn.Module, targets: Sequence[Target], units: Sequence[list[Batch]], token_mean: bool
 ) -> dict[str, Tensor]:
-    """The units' gradients as a run computes them, several examples in a padded batch: {block: [units, ...]}."""
+    """The units' gradients as a run computes them, from padded batches: {block: [units, ...]}."""
     mean = UnitMeans(len(units), token_mean)
     singles = [
         (k, reference.single(batch, row))
@@ -44,8 +44,21 @@ def unit_gradients(
     return _gathered(mean)
 
 
+def derived_gradients(
+    model: nn.Module, targets: Sequence[Target], units: Sequence[list[Batch]], token_mean: bool
+) -> dict[str, Tensor]:
+    """The units' gradients by batch-1 autograd: {block: [units, ...]}."""
+    mean = UnitMeans(len(units), token_mean)
+    for k, batches in enumerate(units):
+        for batch in batches:
+            gradients = reference.of_targets(model, batch, targets)
+            tokens = (batch["labels"][:, 1:] != IGNORED).sum(dim=1)
+            mean.add(BatchGradients(gradients, torch.zeros(len(tokens)), tokens), [k] * len(tokens))
+    return _gathered(mean)
+
+
 def _alike(singles: Sequence[tuple[int, Batch]]) -> list[list[tuple[int, Batch]]]:
-    """Examples grouped by what they consist of: with an image or without, and of which size."""
+    """Examples grouped by the shapes of their tensors: with or without an image, and by its size."""
     groups: dict[tuple[Any, ...], list[tuple[int, Batch]]] = {}
     for k, single in singles:
         form = {
@@ -58,7 +71,7 @@ def _alike(singles: Sequence[tuple[int, Batch]]) -> list[list[tuple[int, Batch]]
 
 
 def _padded(singles: Sequence[Batch]) -> Batch:
-    """Batches of one example as one, padded on the right."""
+    """Batches of one example each as one batch, padded on the right."""
     longest = max(single["labels"].shape[1] for single in singles)
     found: dict[str, Any] = {}
     for key, first in singles[0].items():
@@ -77,19 +90,6 @@ def _padded(singles: Sequence[Batch]) -> Batch:
     return {"attention_mask": mask.long(), **found}
 
 
-def derived_gradients(
-    model: nn.Module, targets: Sequence[Target], units: Sequence[list[Batch]], token_mean: bool
-) -> dict[str, Tensor]:
-    """The units' gradients by batch-1 autograd."""
-    mean = UnitMeans(len(units), token_mean)
-    for k, batches in enumerate(units):
-        for batch in batches:
-            gradients = reference.of_targets(model, batch, targets)
-            tokens = (batch["labels"][:, 1:] != IGNORED).sum(dim=1)
-            mean.add(BatchGradients(gradients, torch.zeros(len(tokens)), tokens), [k] * len(tokens))
-    return _gathered(mean)
-
-
 def _gathered(mean: UnitMeans) -> dict[str, Tensor]:
-    """The means on the CPU: layers may be on several GPUs."""
+    """The means on the CPU, as layers may be on several GPUs."""
     return {name: rows.cpu() for name, rows in mean.rows().items()}

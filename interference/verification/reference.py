@@ -1,6 +1,6 @@
-"""The same gradients, slowly and obviously right: what `gradients` is held against by `verify` and by the tests.
+"""Per-example gradients that are slow and obviously right: `verify` and the tests compare `gradients` with them.
 
-Two independent ways: batch-1 autograd through the model's own loss, and torch.func (vmap of grad).
+There are two independent ways: batch-1 autograd through the model's own loss, and torch.func (vmap of grad).
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,7 +47,7 @@ def gradients(
 
 
 def of_targets(model: nn.Module, batch: Mapping[str, Any], targets: Sequence[Target]) -> dict[str, Tensor]:
-    """`gradients` for targets that have been found already."""
+    """`gradients` of known targets: {block name: [batch, *factor shape]}."""
     with as_found(model), torch.enable_grad():
         activate(model, targets[0].adapter)
         weights = _prepare(model, targets)
@@ -63,8 +63,8 @@ def of_targets(model: nn.Module, batch: Mapping[str, Any], targets: Sequence[Tar
 def gradients_functional(model: nn.Module, batch: Mapping[str, Any], targets: Sequence[Target]) -> dict[str, Tensor]:
     """Each example's gradient by torch.func: vmap over the examples of grad of a functional call.
 
-    The batch must be of plain tensors with the examples along the first axis, and the model's attention one that vmap
-    can follow ("eager").
+    The batch must consist of tensors with the examples along the first axis. The model's attention must be one that
+    vmap can follow ("eager").
     """
     tensors = {key: value for key, value in batch.items() if isinstance(value, Tensor)}
     names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -103,7 +103,7 @@ def single(batch: Mapping[str, Any], row: int) -> dict[str, Any]:
 
 
 def _prepare(model: nn.Module, targets: Sequence[Target]) -> dict[str, Tensor]:
-    """Freeze all but the targets' factors; {block name: weight}."""
+    """Freeze all but the targets' factors, and return these: {block name: weight}."""
     model.eval()
     model.requires_grad_(False)
     weights = {}

@@ -1,4 +1,4 @@
-"""Real steps along the gradients of units, and how far the first-order claim holds."""
+"""Real steps along the gradients of units, and up to which step the first-order claim holds."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ from interference.measurement.units import Batch
 from mixlora.common.progress import Progress
 
 SHARES = tuple(10 ** (k / 2) for k in range(-8, 1))
-"""Sizes of the steps, as the share of the mean loss that the typical unit's loss is predicted to move by."""
+"""Sizes of the steps: the predicted change of a typical unit's loss, as a share of the mean loss."""
 
 
 def real_steps(
@@ -30,9 +30,25 @@ def real_steps(
     token_mean: bool,
     progress: Progress,
 ) -> pd.DataFrame:
-    """Real steps of every unit against the first-order fall of every other unit's loss."""
+    """Compare how every unit's step lowers every other unit's loss with the first-order prediction.
+
+    Args:
+        model: its parameters are moved, and restored to the bit.
+        targets: the probed modules.
+        units: each unit's batches.
+        gradients: {block: [units, ...]}.
+        gram: [units, units], the inner products that predict the fall of the losses.
+        token_mean: weigh the examples of a unit by their supervised tokens.
+        progress: called after every step size.
+
+    Returns:
+        One row a step size; see `Verification.steps`.
+
+    Raises:
+        MeasurementError: if no unit's step moves another unit's loss.
+    """
     norms = np.sqrt(np.maximum(np.diagonal(gram), 0))
-    slopes = gram / np.where(norms > 0, norms, np.inf)[:, None]  # rows step, columns are read
+    slopes = gram / np.where(norms > 0, norms, np.inf)[:, None]  # [unit that steps, unit whose loss is read]
     apart = ~np.eye(len(gram), dtype=bool)
     typical = math.sqrt(float(np.mean(slopes[apart] ** 2)))
     if typical == 0:
@@ -52,6 +68,13 @@ def real_steps(
             rows.append({"step": step, **_agreement(step * slopes[apart], fallen[apart]), "pairs": int(apart.sum())})
             progress("steps", done + 1, len(SHARES))
     return pd.DataFrame(rows)
+
+
+def linear_until(steps: pd.DataFrame) -> float:
+    """The largest step up to which every step is as predicted (slope within 10 %, correlation 0.99); 0 if none."""
+    good = (steps["slope"].sub(1).abs() <= 0.1) & (steps["correlation"] >= 0.99)
+    inside = steps.loc[good.cummin(), "step"]
+    return float(inside.max()) if len(inside) else 0.0
 
 
 def _agreement(predicted: NDArray[np.float64], real: NDArray[np.float64]) -> dict[str, float]:
@@ -76,7 +99,7 @@ def _losses(model: nn.Module, units: Sequence[list[Batch]], token_mean: bool) ->
 
 @contextmanager
 def _moved(directions: Mapping[Tensor, Tensor], step: float) -> Iterator[None]:
-    """Parameters moved along directions; on leaving they are what they were, to the bit."""
+    """Move parameters along directions; restore them to the bit on leaving."""
     kept = [(parameter, parameter.detach().clone()) for parameter in directions]
     try:
         for parameter, direction in directions.items():
@@ -85,10 +108,3 @@ def _moved(directions: Mapping[Tensor, Tensor], step: float) -> Iterator[None]:
     finally:
         for parameter, value in kept:
             parameter.copy_(value)
-
-
-def linear_until(steps: pd.DataFrame) -> float:
-    """The largest step up to which every step is as predicted (slope within 10 %, correlation 0.99); 0 if none is."""
-    good = (steps["slope"].sub(1).abs() <= 0.1) & (steps["correlation"] >= 0.99)
-    inside = steps.loc[good.cummin(), "step"]
-    return float(inside.max()) if len(inside) else 0.0

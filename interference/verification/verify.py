@@ -1,4 +1,4 @@
-"""verify: is this run's first-order claim true? Some of its units are derived again, and steps are really taken."""
+"""verify: is a run's first-order claim true? Derives the gradients of some units again, and takes real steps."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,27 +27,27 @@ from mixlora.common.progress import Progress, silent
 from mixlora.common.settings import without_trust
 
 TOLERANCES = {"float64": 1e-5, "float32": 1e-4, "float16": 0.05, "bfloat16": 0.2, "4-bit": 0.01, "8-bit": 0.2}
-"""Relative errors of a gradient that a base of this precision brings by itself: padding alone changes its rounding, and
-8-bit Linears round their inputs, too."""
+"""Relative errors of a gradient that a base's precision alone causes: padding changes the rounding, and 8-bit Linears
+round their inputs, too."""
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found.
+    """The result of a verification.
 
     Attributes:
-        gradients: one row a re-derived unit: task, source, `norm` of its gradient, `error` against batch-1 autograd,
-            relative to that norm or to the median unit's where that is larger (where a loss is nearly 0, so is its
-            gradient, a difference of nearly equal numbers that keeps few digits), `own_error` relative to its own norm,
-            `worst_block` and `worst_error` (the block that differs most, relative to that block; none where the two
-            ways agree to the bit).
+        gradients: one row a re-derived unit. `task` and `source` name it; `norm` is that of its gradient. `error` is
+            the error against batch-1 autograd, relative to that norm or to the median unit's, whichever is larger: the
+            gradient of a loss near 0 is a difference of nearly equal numbers and has few right digits. `own_error` is
+            relative to its own norm. `worst_block` is the block that differs most, `worst_error` its error relative to
+            that block (no block if the two ways agree to the bit).
         gram_error: largest |K - K'| / sqrt(K'[u,u] K'[v,v]) between the run's Gram and that of the derived gradients
-            (of their sketches, where the run's is of sketches).
+            (of their sketches, if the run is of sketches).
         steps: one row a step size: `step` (lambda), `predicted` (root mean square fall of the loss, nats per token),
             `slope` of the real fall on the predicted one, `correlation`, `pairs` of units.
         linear_until: the largest step up to which slope lies within 0.9 to 1.1 and correlation above 0.99; 0 if none.
         dtype: of the base's weights: "float32", "bfloat16", "float16", "float64", "4-bit" or "8-bit".
-        routers: whether MixLoRA's routers were measured, whose straight-through gradient is not the loss's derivative.
+        routers: whether MixLoRA's routers were measured; their straight-through gradient is not the loss's derivative.
     """
 
     gradients: pd.DataFrame
@@ -64,13 +64,13 @@ class Verification:
 
     @property
     def passed(self) -> bool:
-        """Whether gradients and Gram equal autograd's within the base's precision, and small steps do as predicted."""
+        """Whether gradients and Gram equal autograd's within the base's precision, and small steps are as predicted."""
         tolerance = TOLERANCES[self.dtype]
         right = self.error <= tolerance and self.gram_error <= 3 * tolerance  # an inner product has the error of two
         return right and (self.linear_until > 0 or self.dtype != "float32")
 
     def summary(self) -> pd.DataFrame:
-        """The steps, with the gradient errors beside them, one row a step size."""
+        """The steps with the gradient errors, one row a step size."""
         return self.steps.assign(
             gradient_error=self.error, gram_error=self.gram_error, linear_until=self.linear_until, passed=self.passed
         )
@@ -88,16 +88,16 @@ def verify(
 
     Args:
         run: the run.
-        model: the same model; parameters are moved along gradients and put back to the bit.
+        model: the same model; parameters are moved along gradients and restored to the bit.
         batches: the same batches.
         adapter: the probed adapter; None for the active one.
         units: units that are re-derived for each task, drawn with the run's seed.
-        progress: told what is being done.
+        progress: called as the work goes on.
 
     Raises:
         RunError: if the batches hold other units than the run.
-        ScopeError: if a single unit is to be derived, whose steps no other's loss could tell.
-        MeasurementError: if no step moves any other unit's loss.
+        ScopeError: if only one unit would be derived: the steps of a unit are read off the losses of others.
+        MeasurementError: if no step moves another unit's loss.
     """
     unit = str(run.meta["unit"])
     chosen = _chosen(run, units)
@@ -124,11 +124,11 @@ def verify_config(
     Args:
         run: the run.
         units: units that are re-derived for each task, drawn with the run's seed.
-        progress: told what is being done.
-        trust_remote_code: run code that the base brings, whatever the run says.
+        progress: called as the work goes on.
+        trust_remote_code: run code that comes with the base, whatever the run says.
 
     Raises:
-        RunError: if the run holds no configuration, or model or data have changed since.
+        RunError: if the run holds no configuration, or model or data have changed since then.
         ScopeError, MeasurementError: as `verify`.
     """
     if run.meta.get("config") is None:
@@ -167,7 +167,7 @@ def _verify(
     norms = np.sqrt(np.outer(np.diagonal(own), np.diagonal(own)))
     apart = np.abs(gram - own) / np.where(norms > 0, norms, np.nan)
     gram_error = np.nanmax(apart) if np.isfinite(run.gram()).all() else math.inf
-    predicted = gram if size is None else exact  # what sketches lose is known, and no fault of the gradients
+    predicted = gram if size is None else exact  # the known error of sketches is not one of the gradients
     steps = real_steps(model, targets, list(batches.values()), derived, predicted, token_mean, progress)
     routers = any(block.side in ROUTERS for target in targets for block in target.blocks)
     return Verification(
