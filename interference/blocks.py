@@ -10,6 +10,7 @@ from enum import StrEnum
 import pandas as pd
 
 from interference.errors import ScopeError
+from mixlora.common.enums import NONE_OF, member
 
 
 class Side(StrEnum):
@@ -117,7 +118,7 @@ def select(
     Raises:
         ScopeError: if a layer, module or side is not there; the message lists what is.
     """
-    frame = blocks[(blocks["side"] == Side.W) == (_member(Space, space, "space") is Space.WEIGHT)]
+    frame = blocks[(blocks["side"] == Side.W) == (member(Space, space, "space", ScopeError, NONE_OF) is Space.WEIGHT)]
     if frame.empty:
         raise ScopeError(
             'this run holds no weight-space Gram; compute it with weight_space=True ("probe.weight_space")'
@@ -132,7 +133,7 @@ def select(
         known = check_modules(modules, frame)
         frame = frame[known.isin(list(modules)).any(axis=1)]
     if side is not None and space != Space.WEIGHT:
-        frame = frame[frame["side"] == _member(Side, side, "side")]
+        frame = frame[frame["side"] == member(Side, side, "side", ScopeError, NONE_OF)]
     if frame.empty:
         raise ScopeError(f"no block lies in layers={layers}, modules={modules}, side={side}; widen the scope")
     return frame
@@ -156,13 +157,6 @@ def check_modules(modules: Sequence[str], frame: pd.DataFrame) -> pd.DataFrame:
             why = "; the run summed its modules (probe.granularity)" if summed else ""
             raise ScopeError(f"module {module!r} is not among those here: {', '.join(there)}{why}")
     return columns
-
-
-def _member(kind: type[StrEnum], value: str, what: str) -> StrEnum:
-    try:
-        return kind(value)
-    except ValueError:
-        raise ScopeError(f"{what} {value!r} is none of {', '.join(kind)}") from None
 
 
 def _spans(numbers: Sequence[int]) -> str:

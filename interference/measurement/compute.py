@@ -27,11 +27,11 @@ from interference.measurement.spool import MemorySpool, Shard
 from interference.measurement.units import Batch, Probed, of_collated
 from interference.run import Run, load
 from interference.run.run import check_free
-from interference.statistics.layout import choose
 from mixlora.checkpoints import loading
 from mixlora.checkpoints.loading import SPLIT, kind_of
 from mixlora.common import processes
 from mixlora.common.directories import check_writable
+from mixlora.common.enums import member
 from mixlora.common.files import expanded
 from mixlora.common.progress import Progress, silent
 from mixlora.common.sections import resolved
@@ -101,7 +101,7 @@ def compute(
     """
     if unit not in ("example", "batch"):
         raise ScopeError(f"unit {unit!r} is none of example, batch")
-    granularity = choose(Granularity, granularity, "granularity")
+    granularity = member(Granularity, granularity, "granularity")
     if sketch is not None and sketch < LEAST_SUMS:
         raise ConfigError(f"sketch is {sketch}, but must be at least {LEAST_SUMS} (4096 is usual)")
     seed = whole_seed(seed)

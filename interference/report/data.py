@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from interference.errors import ConfigError, ScopeError
+from interference.errors import ScopeError
 from interference.report import conclusions
 from interference.report.findings import changes, depth
 from interference.report.findings.changes import Compared
@@ -22,6 +22,7 @@ from interference.report.scopes import BASE, WHOLE, Choice, Detail, Scope, plan
 from interference.report.summary import Measured, cells, counts, measure
 from interference.run import Run
 from interference.run.remarks import other_units
+from mixlora.common.enums import member
 from mixlora.common.progress import Progress, silent
 
 CONVENTIONS = [
@@ -122,7 +123,8 @@ def report(
     """
     if not runs:
         raise ScopeError("there is no run to report on; name at least one")
-    measured, left_out = _measured(depth.in_step_order(runs), _detail(detail), replicates, progress)
+    chosen = None if detail is None else member(Detail, detail, "detail")
+    measured, left_out = _measured(depth.in_step_order(runs), chosen, replicates, progress)
     groupings = [group(run.tables[WHOLE][BASE]) for run in measured]
     details = [conclusions.details(run, grouping) for run, grouping in zip(measured, groupings, strict=True)]
     compared, unlike = _compared(measured, replicates, progress)
@@ -154,16 +156,6 @@ def report(
         for run, said in zip(data.runs, details, strict=True):
             run["notes"] = [*said, *run["notes"]]
     return ReportData(**{name: _plain(value) for name, value in vars(data).items()})
-
-
-def _detail(detail: str | None) -> Detail | None:
-    if detail is None:
-        return None
-    try:
-        return Detail(detail)
-    except ValueError:
-        allowed = ", ".join(repr(option.value) for option in Detail)
-        raise ConfigError(f"detail is {detail!r}, but must be one of {allowed}") from None
 
 
 def _measured(

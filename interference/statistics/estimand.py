@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interference.errors import ConfigError, MeasurementError
-from interference.statistics.layout import Array, Grams, Layout, Pairs, blocks_of, choose, copies_of, pool
+from interference.statistics.layout import Array, Grams, Layout, Pairs, blocks_of, copies_of, pool
 from interference.statistics.pairs import Kernel, chunks, pair_means, unit_means
+from mixlora.common.enums import member
 
 
 class Reduce(StrEnum):
@@ -153,7 +154,7 @@ class Measure:
         if self.metric not in METRICS:
             raise ConfigError(f"metric is {self.metric!r}, but must be one of {', '.join(map(repr, METRICS))}")
         for name, options in (("pairs", Pairs), ("reduce", Reduce), ("aggregate", Aggregate), ("norms", Norms)):
-            object.__setattr__(self, name, choose(options, getattr(self, name), name))
+            object.__setattr__(self, name, member(options, getattr(self, name), name))
 
     @property
     def by_unit(self) -> bool:
