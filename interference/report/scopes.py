@@ -8,7 +8,7 @@ from typing import Any
 from interference.blocks import Side, Space
 from interference.errors import ScopeError
 from interference.run import Run
-from interference.statistics.estimand import METRICS, Measure, Reduce
+from interference.statistics.estimand import METRICS, Estimand, Reduce
 from interference.statistics.layout import Pairs
 
 CELLS = 60_000
@@ -82,10 +82,10 @@ class Choice:
         return {name: value for name, value in given.items() if value is not None}
 
     @property
-    def measure(self) -> Measure:
-        """The choice as a measure of one theta."""
+    def estimand(self) -> Estimand:
+        """The choice as an estimand of one theta."""
         options: dict[str, Any] = dict(self.options)
-        return Measure(self.metric, **options)
+        return Estimand(self.metric, **options)
 
 
 WHOLE = Scope()

@@ -92,7 +92,7 @@ def resamples_of(run: Run, gram: Any, replicates: int) -> Resamples:
 
 def table_of(resamples: Resamples, choice: Choice) -> pd.DataFrame:
     """What `Run.table` gives of a scope."""
-    return pd.DataFrame(uncertainty.table_of(resamples, choice.measure).columns())
+    return pd.DataFrame(uncertainty.table_of(resamples, choice.estimand).columns())
 
 
 def null_of(run: Run) -> pd.DataFrame:

@@ -24,7 +24,7 @@ from interference.run.packing import sum_of, unpack, write_packed
 from interference.run.remarks import other_units
 from interference.run.schema import SCHEMA, check_whole, read_meta
 from interference.statistics import metrics, uncertainty
-from interference.statistics.estimand import Aggregate, Measure, estimate
+from interference.statistics.estimand import Aggregate, Estimand, estimate
 from mixlora.common import directories
 from mixlora.common.files import expanded
 
@@ -163,9 +163,9 @@ class Run:
             ConfigError: if an option has a value that is not allowed.
             MeasurementError: if every gradient in the scope is zero.
         """
-        measure = Measure(metric, aggregate=aggregate, **options)
+        estimand = Estimand(metric, aggregate=aggregate, **options)
         grams = self._for(layers, modules, side, space, aggregate)
-        values = estimate(measure, grams, list(self.probes["task"]))[0]
+        values = estimate(estimand, grams, list(self.probes["task"]))[0]
         affected, stepped = (pd.Index(self.tasks, name=name) for name in ("affected", "stepped"))
         return pd.DataFrame(values, affected, stepped)
 

@@ -89,7 +89,7 @@ def change(
     found = {}
     for choice in choices:
         try:
-            table = pd.DataFrame(change_of(a, b, choice.measure).columns())
+            table = pd.DataFrame(change_of(a, b, choice.estimand).columns())
         except MeasurementError as error:
             raise MeasurementError(f"{first.label!r} and {second.label!r} cannot be compared: {error}") from None
         table = table.rename(columns={"difference": "value"})
