@@ -43,7 +43,6 @@ PURE = (
     "interference.factors.affinity",
     "interference.factors.neighbours",
     "interference.factors.selections",
-    "interference.run.packing",
     "interference.statistics",
     "mixlora.evaluation.scoring",
 )

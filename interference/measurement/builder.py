@@ -21,7 +21,7 @@ from interference.measurement.prober import OWNER, selected_rows
 from interference.measurement.spool import ALL, DiskSpool, Shard, Spool
 from interference.measurement.units import Probed
 from interference.run import Run
-from interference.run.packing import pack, packed_bytes, write_packed
+from interference.run.grams import pack, packed_bytes, write_packed
 from interference.run.run import GramFile
 from mixlora import MixLoraLayer
 from mixlora.common import processes

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interference.measurement.spool import ALL, Shard, Spool
-from interference.run.packing import sum_of
+from interference.run.grams import sum_of
 from mixlora.common.processes import together, total
 
 

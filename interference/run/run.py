@@ -19,8 +19,7 @@ from safetensors.numpy import save_file
 from interference.blocks import Side, Space, select
 from interference.errors import RunError, ScopeError
 from interference.run import record
-from interference.run.grams import GramFile, Grams
-from interference.run.packing import sum_of, unpack, write_packed
+from interference.run.grams import GramFile, Grams, sum_of, unpack, write_packed
 from interference.run.remarks import other_units
 from interference.run.schema import SCHEMA, check_whole, read_meta
 from interference.statistics import metrics, uncertainty

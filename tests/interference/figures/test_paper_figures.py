@@ -23,7 +23,7 @@ from interference.errors import RunError, ScopeError, WriteError
 from interference.factors import Factors, affinity, neighbours, selections
 from interference.figures import canvas, matrices, paper, scores
 from interference.run import Run, run
-from interference.run.packing import pack
+from interference.run.grams import pack
 from mixlora.common.files import file_name
 from mixlora.evaluation import comparison, results, tables
 from mixlora.evaluation.predictions import Prediction

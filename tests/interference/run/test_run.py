@@ -14,7 +14,7 @@ from interference import blocks, compare, load
 from interference.cli.printing import remarks
 from interference.errors import ConfigError, MeasurementError, RunError, ScopeError
 from interference.run import Run, record
-from interference.run.packing import pack
+from interference.run.grams import pack
 from interference.statistics import metrics
 
 TASKS = ["a", "a", "a", "b", "b", "b"]
