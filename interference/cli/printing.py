@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from interference.run import Run
+from interference.run import Run, Scope
 from interference.run.remarks import opposed, other_blocks, sketched
 from interference.run.schema import meta_of
 from mixlora.common.errors import plain
@@ -83,21 +83,20 @@ def comparison(table: pd.DataFrame, title: str, runs: Sequence[Run], console: Co
 def show(run: Run, metric: str, console: Console, **options: Any) -> None:
     """Print the matrix of a run, what noise alone does, each task's signal, and what a reader must know."""
     table = run.table(metric, **options)
-    scope = {key: options[key] for key in ("layers", "modules", "side", "space") if options.get(key) is not None}
+    scope, _ = Scope.split(options)
     said = ", ".join(f"{key} {value}" for key, value in read_by(metric, options).items())
     title = f"{metric} ({said})" if said else metric
     fits = console.width >= _NAME + _COLUMN * len(run.tasks) or len(table) <= 2 * _ENDS
     console.print(matrix(table, title) if fits else extremes(table, title))
     console.print(headline(table))
-    if metric == "interference":
-        kept = ("layers", "modules", "side", "space", "aggregate", "pairs", "reduce")
-        if run.probes["task"].value_counts().min() >= 4:
-            null = run.null(**{key: value for key, value in options.items() if key in kept})
-            meaning = "mean cosine of its pairs" if options.get("pairs") == "same-example" else "should be 1"
-            how = f"{meaning} ({options.get('reduce') or 'mean-of-ratios'})"
-            console.print(frame(null, f"split-half null: I of one half of a task's units against the other; {how}"))
-    console.print(frame(run.signal(**scope), "signal of each task's mean gradient"))
-    for line in remarks(run, table, metric, options):
+    if metric == "interference" and run.probes["task"].value_counts().min() >= 4:
+        null = run.null(**options)
+        meaning = "mean cosine of its pairs" if options.get("pairs") == "same-example" else "should be 1"
+        how = f"{meaning} ({options.get('reduce') or 'mean-of-ratios'})"
+        console.print(frame(null, f"split-half null: I of one half of a task's units against the other; {how}"))
+    signal = run.signal(**scope.options)
+    console.print(frame(signal, "signal of each task's mean gradient"))
+    for line in remarks(run, table, signal, metric, options.get("reduce")):
         console.print(Text(f"note: {line}"))
 
 
@@ -118,8 +117,18 @@ def headline(table: pd.DataFrame) -> str:
     return f"{len(cells)} pairs of tasks: {', '.join(parts)}. Verdicts are about Delta_j L_i (95%, Benjamini-Hochberg)."
 
 
-def remarks(run: Run, table: pd.DataFrame, metric: str, options: dict[str, Any]) -> list[str]:
-    """What a reader of this matrix must know."""
+def remarks(
+    run: Run, table: pd.DataFrame, signal: pd.DataFrame, metric: str = "interference", reduce: str | None = None
+) -> list[str]:
+    """What a reader of this matrix must know.
+
+    Args:
+        run: the run.
+        table: of `Run.table`.
+        signal: of `Run.signal`, in the same scope.
+        metric: of the table.
+        reduce: as in `Run.table`; None for the default.
+    """
     found = []
     zero = run.zero_blocks()
     if zero:
@@ -128,15 +137,14 @@ def remarks(run: Run, table: pd.DataFrame, metric: str, options: dict[str, Any])
             "A's gradient is zero as long as B is at its initial zero"
         )
     unstable = table[(table["nonpositive"] > 0.05) & (table["affected"] != table["stepped"])]
-    if metric == "interference" and options.get("reduce") != "ratio-of-means" and len(unstable):
+    if metric == "interference" and reduce != "ratio-of-means" and len(unstable):
         names = ", ".join(plain(task) for task in dict.fromkeys(unstable["affected"]))
         found.append(
             f"more than 5% of the units of {names} have an own Delta at or below 0, so means of ratios are unstable "
             "there; --reduce ratio-of-means is not"
         )
-    if metric == "interference" and (other := opposed(table, options.get("reduce"))):
+    if metric == "interference" and (other := opposed(table, reduce)):
         found.append(other)
-    signal = run.signal(**{k: v for k, v in options.items() if k in ("layers", "modules", "side", "space")})
     forced = [plain(task) for task in signal.index[signal["balance"].abs() < 0.25]]
     if forced:
         found.append(

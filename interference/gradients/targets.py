@@ -14,7 +14,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from interference import blocks
-from interference.blocks import Block, Component, Side
+from interference.blocks import Block, Component, Scope, Side
 from interference.errors import CheckpointError, ScopeError
 from mixlora import MixLoraLayer
 from mixlora.common.enums import NONE_OF, member
@@ -117,7 +117,7 @@ def find_targets(
     if not inside:
         raise ScopeError(f"adapter {adapter!r} adapts nothing in {', '.join(wanted)}; it adapts: {', '.join(there)}")
     frame = blocks.to_frame(target.place for target in inside)
-    chosen = set(blocks.select(frame, layers, modules)["name"])
+    chosen = set(blocks.select(frame, Scope(layers, modules))["name"])
     return [target for target in inside if target.place.name in chosen]
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from interference.report.summary import Measured, rows
+from interference.report.summary import RunSummary, rows
 from interference.run import Run
 from interference.statistics.estimand import Estimand
 from interference.statistics.layout import Array, Layout, Pairs
@@ -66,7 +66,7 @@ class Driver:
     units: list[tuple[str, int, float]]
 
 
-def drivers(run: Measured) -> list[Driver]:
+def drivers(run: RunSummary) -> list[Driver]:
     """The clearest cells of a run and the units with the largest shares of them."""
     cells = clearest(run.pairs)
     if cells.empty:
