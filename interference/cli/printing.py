@@ -11,7 +11,18 @@ from rich.table import Table
 from rich.text import Text
 
 from interference.run import Run, Scope
-from interference.run.remarks import opposed, other_blocks, sketched
+from interference.run.remarks import (
+    ZERO,
+    also_trained,
+    has_null,
+    nearly_stationary,
+    nonpositive,
+    opposed,
+    other_blocks,
+    sketched,
+    stationary,
+    unstable,
+)
 from interference.run.schema import meta_of
 from mixlora.common.errors import plain
 from mixlora.common.files import amount
@@ -89,7 +100,7 @@ def show(run: Run, metric: str, console: Console, **options: Any) -> None:
     fits = console.width >= _NAME + _COLUMN * len(run.tasks) or len(table) <= 2 * _ENDS
     console.print(matrix(table, title) if fits else extremes(table, title))
     console.print(headline(table))
-    if metric == "interference" and run.probes["task"].value_counts().min() >= 4:
+    if metric == "interference" and has_null(run.probes):
         null = run.null(**options)
         meaning = "mean cosine of its pairs" if options.get("pairs") == "same-example" else "should be 1"
         how = f"{meaning} ({options.get('reduce') or 'mean-of-ratios'})"
@@ -133,28 +144,22 @@ def remarks(
     zero = run.zero_blocks()
     if zero:
         found.append(
-            f"{len(zero)} of {len(run.blocks)} blocks have zero gradients ({zero[0]}, ...) and add nothing: "
-            "A's gradient is zero as long as B is at its initial zero"
+            f"{len(zero)} of {len(run.blocks)} blocks have zero gradients ({zero[0]}, ...) and add nothing: {ZERO}"
         )
-    unstable = table[(table["nonpositive"] > 0.05) & (table["affected"] != table["stepped"])]
-    if metric == "interference" and reduce != "ratio-of-means" and len(unstable):
-        names = ", ".join(plain(task) for task in dict.fromkeys(unstable["affected"]))
-        found.append(
-            f"more than 5% of the units of {names} have an own Delta at or below 0, so means of ratios are unstable "
-            "there; --reduce ratio-of-means is not"
-        )
+    if metric == "interference" and reduce != "ratio-of-means" and (tasks := unstable(table)):
+        why = nonpositive(_listed(tasks))
+        found.append(f"{why}, so means of ratios are unstable there; --reduce ratio-of-means is not")
     if metric == "interference" and (other := opposed(table, reduce)):
         found.append(other)
-    forced = [plain(task) for task in signal.index[signal["balance"].abs() < 0.25]]
-    if forced:
+    if forced := stationary(signal):
         found.append(
-            f"the summed loss is nearly stationary for {', '.join(forced)}: their off-diagonal must average below 0 "
-            "there, whatever the tasks are; compare with an earlier checkpoint"
+            f"{nearly_stationary(_listed(forced))}: their off-diagonal must average below 0 there, whatever the tasks "
+            "are; compare with an earlier checkpoint"
         )
     if sketch := sketched(run.meta):
         found.append(sketch)
-    if run.meta.get("not_probed"):
-        found.append(f"the adapter also trains {'; '.join(run.meta['not_probed'])}, which is not part of theta")
+    if others := run.meta.get("not_probed"):
+        found.append(also_trained("; ".join(others)))
     return found
 
 
@@ -240,6 +245,10 @@ def tables_json(tables: dict[str, pd.DataFrame]) -> str:
     """Several tables as JSON, by name."""
     named = {name: table.reset_index() if table.index.name else table for name, table in tables.items()}
     return json.dumps({name: _rows(table) for name, table in named.items()}, indent=2)
+
+
+def _listed(tasks: Sequence[str]) -> str:
+    return ", ".join(plain(task) for task in tasks)
 
 
 def _rows(data: pd.DataFrame) -> list[Any]:

@@ -8,22 +8,19 @@ import pandas as pd
 
 from interference.blocks import Scope
 from interference.report.findings.grouping import Grouping
-from interference.report.phrases import cell, counted, interval, number, several
+from interference.report.phrases import cell, counted, interval, number, sentence, several
 from interference.report.scopes import BASE, WHOLE, layer_of, part, words_of
 from interference.report.summary import RunSummary, rows
-from interference.run.remarks import sketched
+from interference.run import remarks
 from interference.statistics.significance import Verdict
+from interference.statistics.uncertainty import LEAST_UNITS
 
-STATIONARY = 0.25
-"""A balance nearer 0 than this calls the summed loss stationary for a task."""
 ROUGH = 1.0
 """A split-half null wider than this makes the sizes of a row's cells rough; twice as wide, it fails."""
 LEARNED = 0.05
 """A mean loss (nats per token) below which a task has little left to learn."""
 FAR = 10
 """How many times the units there are may be said to suffice: what is farther off is a guess."""
-UNSTABLE = 0.05
-"""A share of units with an own Delta at or below 0, beyond which means of ratios are unstable."""
 
 
 def answer(run: RunSummary) -> str:
@@ -51,9 +48,10 @@ def details(run: RunSummary, grouping: Grouping | None) -> list[str]:
     forced = stationary(run)
     if forced:
         found.append(
-            f"The summed loss is nearly stationary for {several(forced)}: the other cells of such a row must "
-            "average below 0 whatever the tasks are, so conflict is forced there, and the matrix tells only how it is "
-            "shared out."
+            sentence(
+                f"{remarks.nearly_stationary(several(forced))}: the other cells of such a row must average below 0 "
+                "whatever the tasks are, so conflict is forced there, and the matrix tells only how it is shared out"
+            )
         )
     if grouping is not None and len(grouping.split) > 1:
         found.append(grouping.words)
@@ -112,8 +110,8 @@ def suggestions(run: RunSummary, grouping: Grouping | None, alone: bool = True) 
             Suggestion(
                 "",
                 f"{len(zero)} of {counted(len(run.run.blocks), 'block')}",
-                " have zero gradients and add nothing (A's gradient is zero as long as B is at its initial zero): "
-                "measure after a few steps of training to see them",
+                f" have zero gradients and add nothing ({remarks.ZERO}): measure after a few steps of training to see "
+                "them",
             )
         )
     return found
@@ -122,28 +120,23 @@ def suggestions(run: RunSummary, grouping: Grouping | None, alone: bool = True) 
 def notes(run: RunSummary) -> list[str]:
     """What a reader of one run's matrices must know."""
     found = []
-    unstable = run.pairs.loc[run.pairs["nonpositive"] > UNSTABLE, "affected"]
-    if len(unstable):
-        found.append(
-            f"More than {UNSTABLE:.0%} of the units of {several(list(dict.fromkeys(unstable)))} have an own Delta at "
-            "or below 0: means of ratios are unstable there, the ratio of means is not."
-        )
-    if run.run.probes["task"].value_counts().min() < 4:
-        found.append("There is no split-half null: it needs at least 4 units of every task.")
+    if tasks := remarks.unstable(run.pairs):
+        why = remarks.nonpositive(several(tasks))
+        found.append(sentence(f"{why}: means of ratios are unstable there, the ratio of means is not"))
+    if not remarks.has_null(run.run.probes):
+        found.append(f"There is no split-half null: it needs at least {LEAST_UNITS} units of every task.")
     if run.empty:
         found.append(f"Every gradient is zero in {several([_place(scope) for scope in run.empty])}: nothing to show.")
-    if sketch := sketched(run.run.meta):
-        found.append(f"{sketch[0].upper()}{sketch[1:]}.")
+    if sketch := remarks.sketched(run.run.meta):
+        found.append(sentence(sketch))
     if other := run.run.meta.get("not_probed"):
-        found.append(f"The adapter also trains {several(list(other))}, which is not part of theta here.")
+        found.append(sentence(f"{remarks.also_trained(several(list(other)))} here"))
     return found
 
 
 def stationary(run: RunSummary) -> list[str]:
     """Tasks for which the summed loss is nearly stationary; none where there is a single task."""
-    if len(run.signal) == 1:
-        return []
-    return list(run.signal.index[run.signal["balance"].abs() < STATIONARY])
+    return [] if len(run.signal) == 1 else remarks.stationary(run.signal)
 
 
 def silent(run: RunSummary) -> list[str]:

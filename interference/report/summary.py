@@ -10,6 +10,7 @@ from interference.blocks import Scope
 from interference.errors import MeasurementError
 from interference.report.scopes import BASE, WHOLE, Choice, Contents
 from interference.run import Run
+from interference.run.remarks import has_null
 from interference.statistics import uncertainty
 from interference.statistics.bootstrap import Resamples
 from interference.statistics.significance import Verdict
@@ -98,7 +99,7 @@ def table_of(resamples: Resamples, choice: Choice) -> pd.DataFrame:
 
 def null_of(run: Run) -> pd.DataFrame:
     """The split-half null of the ratio of means, or no row where a half would have a single unit."""
-    if run.probes["task"].value_counts().min() < 4:
+    if not has_null(run.probes):
         return pd.DataFrame(columns=["mean", "low", "high"], index=pd.Index([], name="task"), dtype=float)
     return run.null(reduce=BASE.reduce)
 

@@ -33,6 +33,9 @@ __all__ = [
     "table_of",
 ]
 
+LEAST_UNITS = 4
+"""Units of a task that a split-half null needs: each half needs 2."""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -264,9 +267,9 @@ def split_half_null(
     """
     check_level(level)
     estimand, layout = Estimand("interference", pairs, reduce, aggregate), Layout.of(tasks)
-    if layout.counts.min() < 4:
+    if layout.counts.min() < LEAST_UNITS:
         least = layout.tasks[int(layout.counts.argmin())]
-        raise ScopeError(f"a split-half null needs 4 units a task, but {least!r} has {layout.counts.min()}")
+        raise ScopeError(f"a split-half null needs {LEAST_UNITS} units a task, but {least!r} has {layout.counts.min()}")
     rng, blocks = np.random.default_rng(seed), list(blocks_of(gram, layout))
     bounds = np.full((3, len(layout.tasks)), np.nan)
     for index, (task, count) in enumerate(zip(layout.slices, layout.counts, strict=True)):
