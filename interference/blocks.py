@@ -1,15 +1,17 @@
-"""Blocks: the smallest pieces of theta (layer x module x side), their names, and how a scope picks among them.
+"""Blocks: the smallest pieces of theta (layer x module x side), their names, and scopes, which pick among them.
 
 Pure bookkeeping: which modules of a model the blocks come from is in `targets`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from typing import Any, Self
 
 import pandas as pd
 
 from interference.errors import ScopeError
+from mixlora.common.enums import NONE_OF, member
 
 
 class Side(StrEnum):
@@ -79,6 +81,44 @@ class Block:
         return ".".join([self.component, *layer, self.module, self.side])
 
 
+@dataclass(frozen=True)
+class Scope:
+    """Blocks that are treated as one theta. It can be the key of a dictionary.
+
+    Attributes:
+        layers: transformer block indices, from 0; None for all.
+        modules: module names, groups ("attention", "mlp") or components ("projector"); None for all.
+        side: "A", "B" or a router's; None for all that were probed.
+        space: "parameters" for blocks A and B, "weight" for the blocks of the weight-space view, which have no side.
+
+    Raises:
+        ScopeError: if layers or modules is no list.
+    """
+
+    layers: Sequence[int] | None = None
+    modules: Sequence[str] | None = None
+    side: Side | str | None = None
+    space: Space | str = Space.PARAMETERS
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "modules"):
+            given = getattr(self, name)
+            if isinstance(given, int | str):
+                raise ScopeError(f"{name} is {given!r}, but must be a list, as [{given!r}]")
+            object.__setattr__(self, name, None if given is None else tuple(given))
+
+    @classmethod
+    def split(cls, options: Mapping[str, Any]) -> tuple[Self, dict[str, Any]]:
+        """The scope that keyword arguments name, and the other arguments."""
+        named = {name: value for name, value in options.items() if name in cls.__dataclass_fields__}
+        return cls(**named), {name: value for name, value in options.items() if name not in named}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The scope as keyword arguments: what the methods of `Run` take, and `split` takes back."""
+        return dict(vars(self))
+
+
 def coarsen(block: Block, granularity: Granularity) -> Block:
     """The block that `block` is summed into at this granularity; its size is still that of the one block."""
     if granularity is Granularity.MODULE:
@@ -98,43 +138,34 @@ def to_frame(blocks: Iterable[Block]) -> pd.DataFrame:
     return frame.astype({"layer": "Int64", "component": str, "side": str})
 
 
-def select(
-    blocks: pd.DataFrame,
-    layers: Sequence[int] | None = None,
-    modules: Sequence[str] | None = None,
-    side: Side | str | None = None,
-    space: Space | str = Space.PARAMETERS,
-) -> pd.DataFrame:
+def select(blocks: pd.DataFrame, scope: Scope) -> pd.DataFrame:
     """The rows of a scope.
 
     Args:
         blocks: frame of `to_frame`.
-        layers: transformer block indices, from 0; None for all.
-        modules: module names, groups ("attention", "mlp") or components ("projector"); None for all.
-        side: "A", "B" or a router's; None for all that were probed.
-        space: "parameters" for blocks A and B, "weight" for the blocks of the weight-space view.
+        scope: which of them.
 
     Raises:
         ScopeError: if a layer, module or side is not there; the message lists what is.
     """
-    frame = blocks[(blocks["side"] == Side.W) == (_member(Space, space, "space") is Space.WEIGHT)]
+    layers, modules, side = scope.layers, scope.modules, scope.side
+    space = member(Space, scope.space, "space", ScopeError, NONE_OF)
+    frame = blocks[(blocks["side"] == Side.W) == (space is Space.WEIGHT)]
     if frame.empty:
         raise ScopeError(
             'this run holds no weight-space Gram; compute it with weight_space=True ("probe.weight_space")'
         )
-    for name, given in (("layers", layers), ("modules", modules)):
-        if isinstance(given, int | str):
-            raise ScopeError(f"{name} is {given!r}, but must be a list, as [{given!r}]")
     if layers is not None:
         check_layers(layers, frame["layer"].dropna().astype(int))
-        frame = frame[frame["layer"].isin(list(layers)).fillna(False).astype(bool)]
+        frame = frame[frame["layer"].isin(layers).fillna(False).astype(bool)]
     if modules is not None:
         known = check_modules(modules, frame)
-        frame = frame[known.isin(list(modules)).any(axis=1)]
-    if side is not None and space != Space.WEIGHT:
-        frame = frame[frame["side"] == _member(Side, side, "side")]
+        frame = frame[known.isin(modules).any(axis=1)]
+    if side is not None and space is not Space.WEIGHT:
+        frame = frame[frame["side"] == member(Side, side, "side", ScopeError, NONE_OF)]
     if frame.empty:
-        raise ScopeError(f"no block lies in layers={layers}, modules={modules}, side={side}; widen the scope")
+        named = [None if given is None else list(given) for given in (layers, modules)]
+        raise ScopeError(f"no block lies in layers={named[0]}, modules={named[1]}, side={side}; widen the scope")
     return frame
 
 
@@ -156,13 +187,6 @@ def check_modules(modules: Sequence[str], frame: pd.DataFrame) -> pd.DataFrame:
             why = "; the run summed its modules (probe.granularity)" if summed else ""
             raise ScopeError(f"module {module!r} is not among those here: {', '.join(there)}{why}")
     return columns
-
-
-def _member(kind: type[StrEnum], value: str, what: str) -> StrEnum:
-    try:
-        return kind(value)
-    except ValueError:
-        raise ScopeError(f"{what} {value!r} is none of {', '.join(kind)}") from None
 
 
 def _spans(numbers: Sequence[int]) -> str:

@@ -19,7 +19,7 @@ WINGS = {  # a wing, or a module at the top of a package, may import those liste
     "interference.statistics": "errors",
     "interference.run": "errors blocks statistics",
     "interference.gradients": "errors blocks",
-    "interference.measurement": "errors blocks statistics run gradients config",
+    "interference.measurement": "errors blocks run gradients config",
     "interference.verification": "errors blocks run gradients config measurement",
     "interference.factors": "errors blocks statistics run gradients config measurement",
     "interference.callback": "errors statistics run measurement",
@@ -43,7 +43,6 @@ PURE = (
     "interference.factors.affinity",
     "interference.factors.neighbours",
     "interference.factors.selections",
-    "interference.run.packing",
     "interference.statistics",
     "mixlora.evaluation.scoring",
 )

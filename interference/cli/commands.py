@@ -5,7 +5,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -42,8 +42,7 @@ from interference.cli.options import (
     Unseen,
     configuration,
     given_options,
-    names,
-    numbers,
+    matrix_options,
     perplexity_for,
 )
 from interference.errors import ConfigError, InterferenceError
@@ -142,8 +141,7 @@ def show(
     from interference.run import load
     from mixlora.common import terminal
 
-    scope = {"layers": numbers(layers), "modules": names(modules), "side": side}
-    options: dict[str, Any] = {**scope, "space": space, "pairs": pairs, "reduce": reduce, "aggregate": aggregate}
+    options = matrix_options(layers, modules, side, space=space, pairs=pairs, reduce=reduce, aggregate=aggregate)
     loaded = load(run)
     if as_json:
         typer.echo(printing.to_json(loaded.table(metric.value, **options)))
@@ -170,18 +168,18 @@ def compare(
     Example: interference compare reports/demo/lora/step-10 reports/demo/mixlora/step-12 --metric delta
     """
     from interference.cli import printing
+    from interference.run import Scope
     from interference.run import run as runs
     from mixlora.common import terminal
 
-    scope = {"layers": numbers(layers), "modules": names(modules), "side": side}
-    options: dict[str, Any] = {**scope, "space": space, "pairs": pairs, "reduce": reduce, "aggregate": aggregate}
+    options = matrix_options(layers, modules, side, space=space, pairs=pairs, reduce=reduce, aggregate=aggregate)
     pair = runs.load(first), runs.load(second)
     table = runs.compare(*pair, metric.value, **options)
     if as_json:
         typer.echo(printing.to_json(table))
     else:
         title = f"{metric.value}: {second} minus {first}, the same units resampled in both"
-        printing.comparison(table, title, pair, terminal.console(), **scope, space=space)
+        printing.comparison(table, title, pair, terminal.console(), **Scope.split(options)[0].options)
 
 
 @app.command()
@@ -352,9 +350,9 @@ def figure(
     """
     from interference.figures import gallery
 
-    scope = {"metric": metric and metric.value, "layers": numbers(layers), "modules": names(modules), "side": side}
-    options = {"pairs": pairs, "reduce": reduce, "unseen": unseen, "pair": pair, "perplexity": perplexity}
-    paths, notes = gallery.write(name, inputs, out, {**scope, **options, "label": label})
+    of_matrix = {"metric": metric and metric.value, **matrix_options(layers, modules, side, pairs=pairs, reduce=reduce)}
+    others = {"unseen": unseen, "pair": pair, "perplexity": perplexity, "label": label}
+    paths, notes = gallery.write(name, inputs, out, {**of_matrix, **others})
     for note in notes:
         typer.echo(f"note: {plain(note)}", err=True)
     for path in paths:

@@ -112,6 +112,11 @@ def given_options(
     return {key: value for key, value in given.items() if value not in (None, {})}
 
 
+def matrix_options(layers: str | None, modules: str | None, side: str | None, **others: str | None) -> dict[str, Any]:
+    """Command-line options as the arguments of `Run.table`, in their order: those of the scope, then the others."""
+    return {"layers": numbers(layers), "modules": names(modules), "side": side, **others}
+
+
 def perplexity_for(given: float | None, examples: int) -> float:
     """The perplexity of a map of so many examples; the usual one if none is given."""
     from interference.factors.neighbours import NEIGHBOURS, PERPLEXITY

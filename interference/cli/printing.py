@@ -10,8 +10,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from interference.run import Run
-from interference.run.remarks import opposed, other_blocks, sketched
+from interference.run import Run, Scope
+from interference.run.remarks import (
+    ZERO,
+    also_trained,
+    has_null,
+    nearly_stationary,
+    nonpositive,
+    opposed,
+    other_blocks,
+    sketched,
+    stationary,
+    unstable,
+)
 from interference.run.schema import meta_of
 from mixlora.common.errors import plain
 from mixlora.common.files import amount
@@ -83,21 +94,20 @@ def comparison(table: pd.DataFrame, title: str, runs: Sequence[Run], console: Co
 def show(run: Run, metric: str, console: Console, **options: Any) -> None:
     """Print the matrix of a run, what noise alone does, each task's signal, and what a reader must know."""
     table = run.table(metric, **options)
-    scope = {key: options[key] for key in ("layers", "modules", "side", "space") if options.get(key) is not None}
+    scope, _ = Scope.split(options)
     said = ", ".join(f"{key} {value}" for key, value in read_by(metric, options).items())
     title = f"{metric} ({said})" if said else metric
     fits = console.width >= _NAME + _COLUMN * len(run.tasks) or len(table) <= 2 * _ENDS
     console.print(matrix(table, title) if fits else extremes(table, title))
     console.print(headline(table))
-    if metric == "interference":
-        kept = ("layers", "modules", "side", "space", "aggregate", "pairs", "reduce")
-        if run.probes["task"].value_counts().min() >= 4:
-            null = run.null(**{key: value for key, value in options.items() if key in kept})
-            meaning = "mean cosine of its pairs" if options.get("pairs") == "same-example" else "should be 1"
-            how = f"{meaning} ({options.get('reduce') or 'mean-of-ratios'})"
-            console.print(frame(null, f"split-half null: I of one half of a task's units against the other; {how}"))
-    console.print(frame(run.signal(**scope), "signal of each task's mean gradient"))
-    for line in remarks(run, table, metric, options):
+    if metric == "interference" and has_null(run.probes):
+        null = run.null(**options)
+        meaning = "mean cosine of its pairs" if options.get("pairs") == "same-example" else "should be 1"
+        how = f"{meaning} ({options.get('reduce') or 'mean-of-ratios'})"
+        console.print(frame(null, f"split-half null: I of one half of a task's units against the other; {how}"))
+    signal = run.signal(**scope.options)
+    console.print(frame(signal, "signal of each task's mean gradient"))
+    for line in remarks(run, table, signal, metric, options.get("reduce")):
         console.print(Text(f"note: {line}"))
 
 
@@ -118,35 +128,38 @@ def headline(table: pd.DataFrame) -> str:
     return f"{len(cells)} pairs of tasks: {', '.join(parts)}. Verdicts are about Delta_j L_i (95%, Benjamini-Hochberg)."
 
 
-def remarks(run: Run, table: pd.DataFrame, metric: str, options: dict[str, Any]) -> list[str]:
-    """What a reader of this matrix must know."""
+def remarks(
+    run: Run, table: pd.DataFrame, signal: pd.DataFrame, metric: str = "interference", reduce: str | None = None
+) -> list[str]:
+    """What a reader of this matrix must know.
+
+    Args:
+        run: the run.
+        table: of `Run.table`.
+        signal: of `Run.signal`, in the same scope.
+        metric: of the table.
+        reduce: as in `Run.table`; None for the default.
+    """
     found = []
     zero = run.zero_blocks()
     if zero:
         found.append(
-            f"{len(zero)} of {len(run.blocks)} blocks have zero gradients ({zero[0]}, ...) and add nothing: "
-            "A's gradient is zero as long as B is at its initial zero"
+            f"{len(zero)} of {len(run.blocks)} blocks have zero gradients ({zero[0]}, ...) and add nothing: {ZERO}"
         )
-    unstable = table[(table["nonpositive"] > 0.05) & (table["affected"] != table["stepped"])]
-    if metric == "interference" and options.get("reduce") != "ratio-of-means" and len(unstable):
-        names = ", ".join(plain(task) for task in dict.fromkeys(unstable["affected"]))
-        found.append(
-            f"more than 5% of the units of {names} have an own Delta at or below 0, so means of ratios are unstable "
-            "there; --reduce ratio-of-means is not"
-        )
-    if metric == "interference" and (other := opposed(table, options.get("reduce"))):
+    if metric == "interference" and reduce != "ratio-of-means" and (tasks := unstable(table)):
+        why = nonpositive(_listed(tasks))
+        found.append(f"{why}, so means of ratios are unstable there; --reduce ratio-of-means is not")
+    if metric == "interference" and (other := opposed(table, reduce)):
         found.append(other)
-    signal = run.signal(**{k: v for k, v in options.items() if k in ("layers", "modules", "side", "space")})
-    forced = [plain(task) for task in signal.index[signal["balance"].abs() < 0.25]]
-    if forced:
+    if forced := stationary(signal):
         found.append(
-            f"the summed loss is nearly stationary for {', '.join(forced)}: their off-diagonal must average below 0 "
-            "there, whatever the tasks are; compare with an earlier checkpoint"
+            f"{nearly_stationary(_listed(forced))}: their off-diagonal must average below 0 there, whatever the tasks "
+            "are; compare with an earlier checkpoint"
         )
     if sketch := sketched(run.meta):
         found.append(sketch)
-    if run.meta.get("not_probed"):
-        found.append(f"the adapter also trains {'; '.join(run.meta['not_probed'])}, which is not part of theta")
+    if others := run.meta.get("not_probed"):
+        found.append(also_trained("; ".join(others)))
     return found
 
 
@@ -232,6 +245,10 @@ def tables_json(tables: dict[str, pd.DataFrame]) -> str:
     """Several tables as JSON, by name."""
     named = {name: table.reset_index() if table.index.name else table for name, table in tables.items()}
     return json.dumps({name: _rows(table) for name, table in named.items()}, indent=2)
+
+
+def _listed(tasks: Sequence[str]) -> str:
+    return ", ".join(plain(task) for task in tasks)
 
 
 def _rows(data: pd.DataFrame) -> list[Any]:

@@ -13,7 +13,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from interference.blocks import Side, Space
+from interference.blocks import Scope, Side, Space
 from interference.errors import ScopeError
 from interference.figures.canvas import Picture, room, save, short
 from interference.run import Run, compare
@@ -176,13 +176,13 @@ def _panel_tables(
         there = run.scope([layer], space=space)
         for group, side in columns:
             named = (there[["module", "group", "component"]] == group).any(axis=1) & (there["side"] == side)
-            scope: dict[str, Any] = {"layers": [layer], "modules": [group], "side": side, "space": space}
+            scope = Scope([layer], [group], side, space)
             if not named.any():
                 empty[layer, group, side] = "not probed"
-            elif not run.gram(**scope).any():
+            elif not run.gram(**scope.options).any():
                 empty[layer, group, side] = "every gradient is zero"
             else:
-                tables[layer, group, side] = run.table(metric, **scope, **options)
+                tables[layer, group, side] = run.table(metric, **scope.options, **options)
     return tables, empty
 
 

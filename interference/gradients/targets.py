@@ -14,9 +14,10 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from interference import blocks
-from interference.blocks import Block, Component, Side
+from interference.blocks import Block, Component, Scope, Side
 from interference.errors import CheckpointError, ScopeError
 from mixlora import MixLoraLayer
+from mixlora.common.enums import NONE_OF, member
 from mixlora.tuner.config import RouterGradient
 from mixlora.tuner.model import base_model_of
 from mixlora.tuner.routing import Router
@@ -111,13 +112,13 @@ def find_targets(
     everything = list(_all_targets(model, adapter, routers))
     if not everything:
         raise CheckpointError(f"adapter {adapter!r} adapts no Linear module; only adapters of Linear layers are probed")
-    wanted = [_component(name) for name in components]
+    wanted = [member(Component, name, "component", ScopeError, NONE_OF) for name in components]
     there = sorted({target.place.component for target in everything})
     inside = [target for target in everything if target.place.component in wanted]
     if not inside:
         raise ScopeError(f"adapter {adapter!r} adapts nothing in {', '.join(wanted)}; it adapts: {', '.join(there)}")
     frame = blocks.to_frame(target.place for target in inside)
-    chosen = set(blocks.select(frame, layers, modules)["name"])
+    chosen = set(blocks.select(frame, Scope(layers, modules))["name"])
     return [target for target in inside if target.place.name in chosen]
 
 
@@ -207,13 +208,6 @@ def _check_probeable(path: str, layer: LoraLayer, adapter: str) -> None:
         raise CheckpointError(
             f"{path}: LoRA variant {type(variant).__name__} is not supported; supported are LoRA, rsLoRA and DoRA"
         )
-
-
-def _component(name: str) -> Component:
-    try:
-        return Component(name)
-    except ValueError:
-        raise ScopeError(f"component {name!r} is none of {', '.join(Component)}") from None
 
 
 class _Map:

@@ -22,8 +22,7 @@ from interference.measurement.spec import Spec
 from interference.measurement.spool import Spool
 from interference.measurement.units import Probed
 from interference.run import Run
-from interference.run.grams import GramFile
-from interference.run.packing import pack, packed_bytes, write_packed
+from interference.run.grams import GramFile, pack, packed_bytes, write_packed
 from mixlora import MixLoraLayer
 from mixlora.common.progress import Progress, silent
 

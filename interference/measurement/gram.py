@@ -9,7 +9,7 @@ from torch import Tensor
 
 from interference.measurement.shard import ALL, Shard
 from interference.measurement.spool import Spool
-from interference.run.packing import sum_of
+from interference.run.grams import sum_of
 
 
 def gram(

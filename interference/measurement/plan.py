@@ -28,7 +28,7 @@ from interference.measurement.prober import Prober
 from interference.measurement.spec import Spec
 from interference.measurement.spool import DiskSpool, temporary
 from interference.measurement.units import Part
-from interference.run.packing import pack, packed_bytes, write_packed
+from interference.run.grams import pack, packed_bytes, write_packed
 from interference.run.record import checksum
 from mixlora.checkpoints import loading
 

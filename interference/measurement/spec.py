@@ -14,7 +14,7 @@ from interference.config import LEAST_SUMS, MEMORY_BUDGET, ProbeConfig, whole_se
 from interference.errors import ConfigError, ScopeError
 from interference.gradients.sketch import relative_error
 from interference.gradients.targets import Target, find_targets, probed_adapter
-from interference.statistics.layout import choose
+from mixlora.common.enums import member
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Spec:
         """
         if unit not in ("example", "batch"):
             raise ScopeError(f"unit {unit!r} is none of example, batch")
-        granularity = choose(Granularity, granularity, "granularity")
+        granularity = member(Granularity, granularity, "granularity")
         if sketch is not None and sketch < LEAST_SUMS:
             raise ConfigError(f"sketch is {sketch}, but must be at least {LEAST_SUMS} (4096 is usual)")
         return cls(unit=unit, granularity=granularity, sketch=sketch, seed=whole_seed(seed), **others)

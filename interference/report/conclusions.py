@@ -6,33 +6,31 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from interference.blocks import Scope
 from interference.report.findings.grouping import Grouping
-from interference.report.phrases import cell, counted, interval, number, several
-from interference.report.scopes import BASE, WHOLE, Scope
-from interference.report.summary import Measured, rows
-from interference.run.remarks import sketched
+from interference.report.phrases import cell, counted, interval, number, sentence, several
+from interference.report.scopes import BASE, WHOLE, layer_of, part, words_of
+from interference.report.summary import RunSummary, rows
+from interference.run import remarks
 from interference.statistics.significance import Verdict
+from interference.statistics.uncertainty import LEAST_UNITS
 
-STATIONARY = 0.25
-"""A balance nearer 0 than this calls the summed loss stationary for a task."""
 ROUGH = 1.0
 """A split-half null wider than this makes the sizes of a row's cells rough; twice as wide, it fails."""
 LEARNED = 0.05
 """A mean loss (nats per token) below which a task has little left to learn."""
 FAR = 10
 """How many times the units there are may be said to suffice: what is farther off is a guess."""
-UNSTABLE = 0.05
-"""A share of units with an own Delta at or below 0, beyond which means of ratios are unstable."""
 
 
-def answer(run: Measured) -> str:
+def answer(run: RunSummary) -> str:
     """Whether the tasks of a run interfere."""
     if len(run.signal) == 1:
         return f"{run.run.tasks[0]} is the only task here, so there is no pair of tasks that could interfere."
     return _verdict(run)
 
 
-def overview(runs: Sequence[Measured]) -> str:
+def overview(runs: Sequence[RunSummary]) -> str:
     """The answer for several runs in one sentence: how many pairs of tasks conflict in each."""
     counts = [(len(clear(run, Verdict.CONFLICT)), len(run.pairs), run.label) for run in runs if len(run.signal) > 1]
     if not counts:
@@ -42,7 +40,7 @@ def overview(runs: Sequence[Measured]) -> str:
     return f"{first}: pairs of tasks that conflict beyond noise are {found}."
 
 
-def details(run: Measured, grouping: Grouping | None) -> list[str]:
+def details(run: RunSummary, grouping: Grouping | None) -> list[str]:
     """Where in the model, how sure, and which tasks stand together."""
     if len(run.signal) == 1:
         return []
@@ -50,9 +48,10 @@ def details(run: Measured, grouping: Grouping | None) -> list[str]:
     forced = stationary(run)
     if forced:
         found.append(
-            f"The summed loss is nearly stationary for {several(forced)}: the other cells of such a row must "
-            "average below 0 whatever the tasks are, so conflict is forced there, and the matrix tells only how it is "
-            "shared out."
+            sentence(
+                f"{remarks.nearly_stationary(several(forced))}: the other cells of such a row must average below 0 "
+                "whatever the tasks are, so conflict is forced there, and the matrix tells only how it is shared out"
+            )
         )
     if grouping is not None and len(grouping.split) > 1:
         found.append(grouping.words)
@@ -73,12 +72,12 @@ class Suggestion:
         return f"{self.what}{self.of}{self.why}."
 
 
-def advice(run: Measured, grouping: Grouping | None, alone: bool = True) -> list[str]:
+def advice(run: RunSummary, grouping: Grouping | None, alone: bool = True) -> list[str]:
     """What can be done about one run, in sentences."""
     return [found.words for found in suggestions(run, grouping, alone)]
 
 
-def advice_of_all(runs: Sequence[Measured], groupings: Sequence[Grouping | None]) -> list[str]:
+def advice_of_all(runs: Sequence[RunSummary], groupings: Sequence[Grouping | None]) -> list[str]:
     """What can be done about several runs: each thing once, with what it is about in which run."""
     found: dict[tuple[str, str], dict[str, list[str]]] = {}
     for run, grouping in zip(runs, groupings, strict=True):
@@ -93,7 +92,7 @@ def advice_of_all(runs: Sequence[Measured], groupings: Sequence[Grouping | None]
     return said
 
 
-def suggestions(run: Measured, grouping: Grouping | None, alone: bool = True) -> list[Suggestion]:
+def suggestions(run: RunSummary, grouping: Grouping | None, alone: bool = True) -> list[Suggestion]:
     """What can be done about one run, the most useful first; `alone`: the report has no other run."""
     if len(run.signal) == 1:
         return [Suggestion("Measure at least two tasks: interference is between tasks")]
@@ -111,46 +110,41 @@ def suggestions(run: Measured, grouping: Grouping | None, alone: bool = True) ->
             Suggestion(
                 "",
                 f"{len(zero)} of {counted(len(run.run.blocks), 'block')}",
-                " have zero gradients and add nothing (A's gradient is zero as long as B is at its initial zero): "
-                "measure after a few steps of training to see them",
+                f" have zero gradients and add nothing ({remarks.ZERO}): measure after a few steps of training to see "
+                "them",
             )
         )
     return found
 
 
-def notes(run: Measured) -> list[str]:
+def notes(run: RunSummary) -> list[str]:
     """What a reader of one run's matrices must know."""
     found = []
-    unstable = run.pairs.loc[run.pairs["nonpositive"] > UNSTABLE, "affected"]
-    if len(unstable):
-        found.append(
-            f"More than {UNSTABLE:.0%} of the units of {several(list(dict.fromkeys(unstable)))} have an own Delta at "
-            "or below 0: means of ratios are unstable there, the ratio of means is not."
-        )
-    if run.run.probes["task"].value_counts().min() < 4:
-        found.append("There is no split-half null: it needs at least 4 units of every task.")
+    if tasks := remarks.unstable(run.pairs):
+        why = remarks.nonpositive(several(tasks))
+        found.append(sentence(f"{why}: means of ratios are unstable there, the ratio of means is not"))
+    if not remarks.has_null(run.run.probes):
+        found.append(f"There is no split-half null: it needs at least {LEAST_UNITS} units of every task.")
     if run.empty:
         found.append(f"Every gradient is zero in {several([_place(scope) for scope in run.empty])}: nothing to show.")
-    if sketch := sketched(run.run.meta):
-        found.append(f"{sketch[0].upper()}{sketch[1:]}.")
+    if sketch := remarks.sketched(run.run.meta):
+        found.append(sentence(sketch))
     if other := run.run.meta.get("not_probed"):
-        found.append(f"The adapter also trains {several(list(other))}, which is not part of theta here.")
+        found.append(sentence(f"{remarks.also_trained(several(list(other)))} here"))
     return found
 
 
-def stationary(run: Measured) -> list[str]:
+def stationary(run: RunSummary) -> list[str]:
     """Tasks for which the summed loss is nearly stationary; none where there is a single task."""
-    if len(run.signal) == 1:
-        return []
-    return list(run.signal.index[run.signal["balance"].abs() < STATIONARY])
+    return [] if len(run.signal) == 1 else remarks.stationary(run.signal)
 
 
-def silent(run: Measured) -> list[str]:
+def silent(run: RunSummary) -> list[str]:
     """Tasks without signal."""
     return list(dict.fromkeys(run.pairs.loc[run.pairs["verdict"] == Verdict.NO_SIGNAL.value, "affected"]))
 
 
-def failed_null(run: Measured) -> list[str]:
+def failed_null(run: RunSummary) -> list[str]:
     """Tasks with signal whose split-half null misses 1, reaches 0 or is very wide: their rows tell nothing of sizes."""
     null = run.null.drop(index=silent(run), errors="ignore")
     narrow = null["high"] - null["low"] <= 2 * ROUGH
@@ -158,19 +152,19 @@ def failed_null(run: Measured) -> list[str]:
     return list(null.index[~held])
 
 
-def rough_null(run: Measured) -> list[str]:
+def rough_null(run: RunSummary) -> list[str]:
     """Tasks with signal whose split-half null holds 1 but is wide."""
     null = run.null.drop(index=[*silent(run), *failed_null(run)], errors="ignore")
     return list(null.index[null["high"] - null["low"] > ROUGH])
 
 
-def clear(run: Measured, verdict: Verdict) -> pd.DataFrame:
+def clear(run: RunSummary, verdict: Verdict) -> pd.DataFrame:
     """The cells of a verdict, the most extreme first."""
     cells = run.pairs[run.pairs["verdict"] == verdict.value]
     return cells.sort_values("value", ascending=verdict is Verdict.CONFLICT, kind="stable")
 
 
-def _verdict(run: Measured) -> str:
+def _verdict(run: RunSummary) -> str:
     conflicts, synergies = clear(run, Verdict.CONFLICT), clear(run, Verdict.SYNERGY)
     count = counted(len(run.pairs), "pair")
     if len(silent(run)) == len(run.signal):
@@ -197,13 +191,13 @@ def _verdict(run: Measured) -> str:
     return f"{said}; best: {cell(rows(synergies)[0])}." if len(synergies) else f"{said}."
 
 
-def _reach(run: Measured) -> float:
+def _reach(run: RunSummary) -> float:
     """The median half-width of the intervals of rows with signal: about the least I that would be seen, or NaN."""
     judged = run.pairs[run.pairs["verdict"] != Verdict.NO_SIGNAL.value]
     return float(((judged["high"] - judged["low"]) / 2).median())
 
 
-def _where(run: Measured) -> list[str]:
+def _where(run: RunSummary) -> list[str]:
     """Where in the model the conflicts are, for every way of cutting it that was measured."""
     conflicts = {
         scope: int((choices[BASE]["verdict"] == Verdict.CONFLICT.value).sum())
@@ -211,9 +205,9 @@ def _where(run: Measured) -> list[str]:
         if BASE in choices
     }
     families = [
-        [scope for scope in conflicts if scope == Scope(scope.layer) != WHOLE],
-        [Scope(modules=name) for name in dict.fromkeys(run.run.blocks["group"])],
-        [Scope(side=name) for name in dict.fromkeys(run.run.blocks["side"])],
+        [scope for scope in conflicts if scope == part(layer_of(scope)) != WHOLE],
+        [part(name=name) for name in dict.fromkeys(run.run.blocks["group"])],
+        [part(side=name) for name in dict.fromkeys(run.run.blocks["side"])],
     ]
     said = []
     for family in families:
@@ -227,12 +221,11 @@ def _where(run: Measured) -> list[str]:
 
 def _place(scope: Scope) -> str:
     """A scope in words."""
-    layer = [] if scope.layer is None else [f"layer {scope.layer}"]
-    side = [] if scope.side is None else [f"side {scope.side}"]
-    return ", ".join([*layer, *([scope.modules] if scope.modules else []), *side]) or "all layers"
+    layers, side = [f"layer {layer}" for layer in scope.layers or ()], words_of(scope)["side"]
+    return ", ".join([*layers, *(scope.modules or ()), *([] if side == "both" else [f"side {side}"])]) or "all layers"
 
 
-def _reality(run: Measured) -> list[str]:
+def _reality(run: RunSummary) -> list[str]:
     """What noise alone does here."""
     found = []
     if 0 < len(silent(run)) < len(run.signal):
@@ -262,7 +255,7 @@ def _reality(run: Measured) -> list[str]:
     return found
 
 
-def _against_conflict(run: Measured, grouping: Grouping | None, alone: bool) -> list[Suggestion]:
+def _against_conflict(run: RunSummary, grouping: Grouping | None, alone: bool) -> list[Suggestion]:
     conflicts = clear(run, Verdict.CONFLICT)
     if conflicts.empty:
         return []
@@ -282,7 +275,7 @@ def _against_conflict(run: Measured, grouping: Grouping | None, alone: bool) -> 
     return [first]
 
 
-def _against_silence(run: Measured) -> list[Suggestion]:
+def _against_silence(run: RunSummary) -> list[Suggestion]:
     """Tasks that cannot be judged: learned already, or too noisy."""
     loss = run.signal["loss"]
     learned = [task for task in silent(run) if loss[task] < LEARNED]
@@ -300,7 +293,7 @@ def _against_silence(run: Measured) -> list[Suggestion]:
     return found
 
 
-def _against_noise(run: Measured) -> list[Suggestion]:
+def _against_noise(run: RunSummary) -> list[Suggestion]:
     """More units, where sizes are rough or nothing is clear."""
     found = []
     wide = [*failed_null(run), *rough_null(run)]
@@ -317,7 +310,7 @@ def _against_noise(run: Measured) -> list[Suggestion]:
     return found
 
 
-def _units(run: Measured, tasks: list[str]) -> str:
+def _units(run: RunSummary, tasks: list[str]) -> str:
     counts = run.signal["units"][tasks]
     return f"{counts.min()} units" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()} units"
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from interference.errors import ConfigError, ScopeError
+from interference.blocks import Scope
+from interference.errors import ScopeError
 from interference.report import conclusions
 from interference.report.findings import changes, depth
 from interference.report.findings.changes import Compared
@@ -18,10 +19,11 @@ from interference.report.findings.drivers import drivers
 from interference.report.findings.excerpts import Excerpts
 from interference.report.findings.grouping import Grouping, group
 from interference.report.phrases import several
-from interference.report.scopes import BASE, WHOLE, Choice, Detail, Scope, plan
-from interference.report.summary import Measured, cells, counts, measure
+from interference.report.scopes import BASE, WHOLE, Choice, Detail, contents, key_of, words_of
+from interference.report.summary import RunSummary, cells, counts, summarise
 from interference.run import Run
 from interference.run.remarks import other_units
+from mixlora.common.enums import member
 from mixlora.common.progress import Progress, silent
 
 CONVENTIONS = [
@@ -122,30 +124,31 @@ def report(
     """
     if not runs:
         raise ScopeError("there is no run to report on; name at least one")
-    measured, left_out = _measured(depth.in_step_order(runs), _detail(detail), replicates, progress)
-    groupings = [group(run.tables[WHOLE][BASE]) for run in measured]
-    details = [conclusions.details(run, grouping) for run, grouping in zip(measured, groupings, strict=True)]
-    compared, unlike = _compared(measured, replicates, progress)
-    tasks = list(dict.fromkeys(task for run in measured for task in run.run.tasks))
+    chosen = None if detail is None else member(Detail, detail, "detail")
+    summaries, left_out = _summaries(depth.in_step_order(runs), chosen, replicates, progress)
+    groupings = [group(run.tables[WHOLE][BASE]) for run in summaries]
+    details = [conclusions.details(run, grouping) for run, grouping in zip(summaries, groupings, strict=True)]
+    compared, unlike = _compared(summaries, replicates, progress)
+    tasks = list(dict.fromkeys(task for run in summaries for task in run.run.tasks))
     excerpts = Excerpts() if examples else None
     shown = [
         _run(run, grouping, tasks, (sources or {}).get(run.label), excerpts, depth.ROWS // len(runs), left_out)
-        for run, grouping in zip(measured, groupings, strict=True)
+        for run, grouping in zip(summaries, groupings, strict=True)
     ]
-    trajectory, cut = depth.trajectory(measured)
+    trajectory, cut = depth.trajectory(summaries)
     if cut:
         left_out.add("", f"Along the training, the {cut} pairs of tasks with the smallest values are not shown")
     data = ReportData(
-        title="Task interference: " + several([run.label for run in measured]),
+        title="Task interference: " + several([run.label for run in summaries]),
         made=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions=_versions(measured),
-        headline=[*_headline(measured, details), *(found.words for found in compared[:SAID]), *unlike[:SAID]],
-        advice=_advice(measured, groupings),
+        versions=_versions(summaries),
+        headline=[*_headline(summaries, details), *(found.words for found in compared[:SAID]), *unlike[:SAID]],
+        advice=_advice(summaries, groupings),
         conventions=[*CONVENTIONS, f"Every interval is of {replicates} resamples."],
         left_out=left_out.all(),
         tasks=tasks,
-        scopes=[{"key": scope.key, **scope.words} for scope in _scopes(measured)],
-        choices=[{"key": choice.key, **vars(choice)} for choice in _choices(measured)],
+        scopes=[{"key": key_of(scope), **words_of(scope)} for scope in _scopes(summaries)],
+        choices=[{"key": choice.key, **vars(choice)} for choice in _choices(summaries)],
         runs=shown,
         differences=[_difference(found, tasks) for found in compared],
         trajectory=trajectory,
@@ -156,30 +159,20 @@ def report(
     return ReportData(**{name: _plain(value) for name, value in vars(data).items()})
 
 
-def _detail(detail: str | None) -> Detail | None:
-    if detail is None:
-        return None
-    try:
-        return Detail(detail)
-    except ValueError:
-        allowed = ", ".join(repr(option.value) for option in Detail)
-        raise ConfigError(f"detail is {detail!r}, but must be one of {allowed}") from None
-
-
-def _measured(
+def _summaries(
     runs: Mapping[str, Run], detail: Detail | None, replicates: int, progress: Progress
-) -> tuple[list[Measured], "_Sentences"]:
-    """The runs, measured as far as their plans go, and sentences on what these leave out."""
-    plans = {label: plan(run, detail, replicates, len(runs)) for label, run in runs.items()}
+) -> tuple[list[RunSummary], "_Sentences"]:
+    """The summaries of the runs, and sentences on what the page leaves out of them."""
+    pages = {label: contents(run, detail, replicates, len(runs)) for label, run in runs.items()}
     left_out = _Sentences(len(runs))
-    for label, planned in plans.items():
-        for sentence in planned.left_out:
+    for label, page in pages.items():
+        for sentence in page.left_out:
             more = "; detail full holds more" if "matrices" in sentence and detail is not Detail.FULL else ""
             left_out.add(label, f"Not measured: {sentence}{more}")
-    return [measure(label, run, plans[label], replicates, progress) for label, run in runs.items()], left_out
+    return [summarise(label, run, pages[label], replicates, progress) for label, run in runs.items()], left_out
 
 
-def _unlike(first: Measured, second: Measured) -> str:
+def _unlike(first: RunSummary, second: RunSummary) -> str:
     named = f"{first.label} and {second.label}"
     if set(first.run.tasks) == set(second.run.tasks) and (sizes := other_units(first.run.meta, second.run.meta)):
         return f"{named} have no paired difference: {sizes}."
@@ -190,13 +183,13 @@ def _unlike(first: Measured, second: Measured) -> str:
     )
 
 
-def _compared(measured: Sequence[Measured], replicates: int, progress: Progress) -> tuple[list[Compared], list[str]]:
+def _compared(summaries: Sequence[RunSummary], replicates: int, progress: Progress) -> tuple[list[Compared], list[str]]:
     """The differences of runs on the same examples, and sentences on those that are not."""
-    pairs, found, unlike = changes.partners(measured), [], []
+    pairs, found, unlike = changes.partners(summaries), [], []
     for done, (a, b) in enumerate(pairs[: changes.MOST]):
-        first, second = measured[a], measured[b]
+        first, second = summaries[a], summaries[b]
         if changes.same_examples(first, second):
-            found.append(changes.difference(measured, (a, b), replicates, min(len(pairs), changes.MOST)))
+            found.append(changes.difference(summaries, (a, b), replicates, min(len(pairs), changes.MOST)))
         else:
             unlike.append(_unlike(first, second))
         progress("differences", done + 1, min(len(pairs), changes.MOST))
@@ -204,7 +197,7 @@ def _compared(measured: Sequence[Measured], replicates: int, progress: Progress)
 
 
 def _run(
-    run: Measured,
+    run: RunSummary,
     grouping: Grouping | None,
     tasks: Sequence[str],
     source: str | None,
@@ -227,10 +220,10 @@ def _run(
         "units": run.signal["units"].to_dict(),
         "loss": run.signal["loss"].to_dict(),
         "cells": {
-            scope.key: {choice.key: cells(table, tasks) for choice, table in found.items()}
+            key_of(scope): {choice.key: cells(table, tasks) for choice, table in found.items()}
             for scope, found in run.tables.items()
         },
-        "counts": {scope.key: counts(table) for scope, table in base.items()},
+        "counts": {key_of(scope): counts(table) for scope, table in base.items()},
         "null": run.null.rename(columns={"mean": "value"}).reset_index().to_dict("records"),
         "signal": run.signal[names].reset_index().to_dict("records"),
         "profile": profile,
@@ -240,7 +233,7 @@ def _run(
     }
 
 
-def _drivers(run: Measured, excerpts: Excerpts | None, left_out: "_Sentences") -> list[dict[str, Any]]:
+def _drivers(run: RunSummary, excerpts: Excerpts | None, left_out: "_Sentences") -> list[dict[str, Any]]:
     """The clearest cells with the examples behind them."""
     found: list[dict[str, Any]] = []
     missing = total = 0
@@ -262,14 +255,14 @@ def _drivers(run: Measured, excerpts: Excerpts | None, left_out: "_Sentences") -
     return found
 
 
-def _headline(runs: Sequence[Measured], details: Sequence[Sequence[str]]) -> list[str]:
+def _headline(runs: Sequence[RunSummary], details: Sequence[Sequence[str]]) -> list[str]:
     """Of one run, the answer and its details; of several, one answer, then each run's: details are among its notes."""
     if len(runs) == 1:
         return [conclusions.answer(runs[0]), *details[0]]
     return [conclusions.overview(runs), *(f"{run.label}: {conclusions.answer(run)}" for run in runs)]
 
 
-def _advice(runs: Sequence[Measured], groupings: Sequence[Grouping | None]) -> list[str]:
+def _advice(runs: Sequence[RunSummary], groupings: Sequence[Grouping | None]) -> list[str]:
     said = conclusions.advice_of_all(runs, groupings)
     for first, second in ((runs[a], runs[b]) for a, b in changes.partners(runs)[: changes.MOST]):
         if changes.same_examples(first, second) and (warning := changes.unequal_loss(first, second)):
@@ -296,7 +289,7 @@ class _Sentences:
         ]
 
 
-def _versions(runs: Sequence[Measured]) -> dict[str, str]:
+def _versions(runs: Sequence[RunSummary]) -> dict[str, str]:
     """Of this package, and of what computed the runs: several where they differ."""
     found: dict[str, list[str]] = {}
     for run in runs:
@@ -307,18 +300,18 @@ def _versions(runs: Sequence[Measured]) -> dict[str, str]:
     }
 
 
-def _scopes(runs: Sequence[Measured]) -> list[Scope]:
+def _scopes(runs: Sequence[RunSummary]) -> list[Scope]:
     return list(dict.fromkeys(scope for run in runs for scope in run.tables))
 
 
-def _choices(runs: Sequence[Measured]) -> list[Choice]:
+def _choices(runs: Sequence[RunSummary]) -> list[Choice]:
     found = [choice for run in runs for choices in run.tables.values() for choice in choices]
     return list(dict.fromkeys([BASE, *found]))
 
 
 def _difference(found: Compared, tasks: Sequence[str]) -> dict[str, Any]:
     tables = {
-        scope.key: {choice.key: cells(table, tasks, changes.COLUMNS) for choice, table in choices.items()}
+        key_of(scope): {choice.key: cells(table, tasks, changes.COLUMNS) for choice, table in choices.items()}
         for scope, choices in found.tables.items()
     }
     return {"first": found.first, "second": found.second, "cells": tables, "words": found.words}

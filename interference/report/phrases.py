@@ -25,6 +25,11 @@ def cell(row: Any, name: str = "I") -> str:
     return f"a step of {row.stepped} on {row.affected}, {name} = {number(row.value)} {interval(row.low, row.high)}"
 
 
+def sentence(clause: str) -> str:
+    """A clause with its capital and full stop."""
+    return f"{clause[0].upper()}{clause[1:]}."
+
+
 def counted(count: int, noun: str) -> str:
     """The count with its noun in the right number."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

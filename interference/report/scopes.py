@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from interference.blocks import Side, Space
+from interference.blocks import Scope, Side, Space
 from interference.errors import ScopeError
 from interference.run import Run
-from interference.statistics.estimand import METRICS, Measure, Reduce
+from interference.statistics.estimand import METRICS, Estimand, Reduce
 from interference.statistics.layout import Pairs
 
 CELLS = 60_000
@@ -24,42 +24,6 @@ class Detail(StrEnum):
 
     SMALL = "small"
     FULL = "full"
-
-
-@dataclass(frozen=True)
-class Scope:
-    """Blocks that are treated as one theta; None for all.
-
-    Attributes:
-        layer: a transformer block.
-        modules: a module, a group or a component.
-        side: a factor, a router, or W for the weight-space view.
-    """
-
-    layer: int | None = None
-    modules: str | None = None
-    side: str | None = None
-
-    @property
-    def key(self) -> str:
-        """Its name in a report: "all/all/both", "5/attention/B"."""
-        return "/".join(self.words.values())
-
-    @property
-    def words(self) -> dict[str, str]:
-        """Layers, modules and side as a reader chooses them."""
-        layers = "all" if self.layer is None else str(self.layer)
-        return {"layers": layers, "modules": self.modules or "all", "side": self.side or "both"}
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The scope as `Run.table` takes it."""
-        options: dict[str, Any] = {} if self.layer is None else {"layers": [self.layer]}
-        if self.modules is not None:
-            options["modules"] = [self.modules]
-        if self.side == Side.W:
-            return options | {"space": Space.WEIGHT}
-        return options if self.side is None else options | {"side": self.side}
 
 
 @dataclass(frozen=True)
@@ -82,17 +46,44 @@ class Choice:
         return {name: value for name, value in given.items() if value is not None}
 
     @property
-    def measure(self) -> Measure:
-        """The choice as a measure of one theta."""
+    def estimand(self) -> Estimand:
+        """The choice as an estimand of one theta."""
         options: dict[str, Any] = dict(self.options)
-        return Measure(self.metric, **options)
+        return Estimand(self.metric, **options)
 
 
 WHOLE = Scope()
+"""All layers, modules and sides as one theta."""
 BASE = Choice("interference", Pairs.LEAVE_ONE_OUT.value, Reduce.RATIO_OF_MEANS.value)
 """What sentences, profiles and groups are about: the only reduction whose interval has the coverage it claims."""
 PAPER = Choice("interference", Pairs.LEAVE_ONE_OUT.value, Reduce.MEAN_OF_RATIOS.value)
 CORE = [BASE, PAPER, Choice("delta"), Choice("cosine")]
+
+
+def part(layer: int | None = None, name: str | None = None, side: str | None = None) -> Scope:
+    """The scope of one layer, of one module, group or component, and of one side; None for all.
+
+    The side W stands for the weight-space view.
+    """
+    space, side = (Space.WEIGHT, None) if side == Side.W else (Space.PARAMETERS, side)
+    return Scope(None if layer is None else [layer], None if name is None else [name], side, space)
+
+
+def words_of(scope: Scope) -> dict[str, str]:
+    """Layers, modules and side as a reader of the page chooses them: "all", "all", "both"; "5", "attention", "B"."""
+    layers, modules = ("all" if given is None else ",".join(map(str, given)) for given in (scope.layers, scope.modules))
+    side = Side.W.value if scope.space == Space.WEIGHT else scope.side or "both"
+    return {"layers": layers, "modules": modules, "side": str(side)}
+
+
+def key_of(scope: Scope) -> str:
+    """A scope's name in a report: "all/all/both", "5/attention/B"."""
+    return "/".join(words_of(scope).values())
+
+
+def layer_of(scope: Scope) -> int | None:
+    """The layer that a scope is about; None where it is about all."""
+    return None if scope.layers is None else scope.layers[0]
 
 
 @dataclass(frozen=True)
@@ -116,8 +107,8 @@ class Tier:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The matrices of one run: {scope: its choices}, and sentences about what did not fit."""
+class Contents:
+    """What a page shows of one run: its matrices, {scope: its choices}, and sentences about what did not fit."""
 
     grid: dict[Scope, list[Choice]]
     left_out: list[str]
@@ -136,14 +127,14 @@ def tiers(run: Run) -> list[Tier]:
     layers, sides = _layers(run), _sides(run)
     groups, modules = _groups(run), _modules(run)
     others = [choice for choice in choices_of(run) if choice not in CORE]
-    figure = [Scope(layer, name, side) for layer in layers for name in (None, *groups) for side in (None, *sides)]
+    within = [(name, side) for name in (None, *groups) for side in (None, *sides) if name or side]
     depth, parts, each, figure, crossed = _distinct(
         run,
-        [Scope(layer) for layer in layers],
-        [*(Scope(modules=name) for name in groups), *(Scope(side=side) for side in sides)],
-        [Scope(modules=name) for name in modules],
-        [scope for scope in figure if scope.modules or scope.side],
-        [Scope(modules=name, side=side) for name in [*groups, *modules] for side in sides],
+        [part(layer) for layer in layers],
+        [*(part(name=name) for name in groups), *(part(side=side) for side in sides)],
+        [part(name=name) for name in modules],
+        [part(layer, name, side) for layer in layers for name, side in within],
+        [part(None, name, side) for name in [*groups, *modules] for side in sides],
     )
     broad, narrow = [*parts, *depth, *each], [*figure, *crossed]
     found = [
@@ -162,12 +153,12 @@ def tiers(run: Run) -> list[Tier]:
     return [tier for tier in found if tier.size]
 
 
-def plan(run: Run, detail: Detail | None, replicates: int, runs: int = 1) -> Plan:
+def contents(run: Run, detail: Detail | None, replicates: int, runs: int = 1) -> Contents:
     """The tiers of a run that fit its share of the report's budget; the first always does, layers are thinned evenly.
 
     Args:
         run: a run.
-        detail: "small" plans few matrices, "full" is bounded by cells alone; None is in between.
+        detail: "small" holds few matrices, "full" is bounded by cells alone; None is in between.
         replicates: resamples of a matrix.
         runs: how many the report is about.
     """
@@ -188,7 +179,7 @@ def plan(run: Run, detail: Detail | None, replicates: int, runs: int = 1) -> Pla
         room -= len(scopes) * len(tier.choices)
         if missing := tier.size - len(scopes) * len(tier.choices):
             left_out.append(f"{tier.name}: {missing} of {tier.size} matrices ({missing * each:,} cells)")
-    return Plan(grid, left_out)
+    return Contents(grid, left_out)
 
 
 def seconds_of(run: Run, replicates: int) -> float:

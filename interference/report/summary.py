@@ -1,4 +1,4 @@
-"""The matrices of one run, measured for a report: tidy tables by scope and choice, the null, and each task's signal."""
+"""The summary of one run: tidy tables by scope and choice, the null, and each task's signal."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -6,9 +6,11 @@ from typing import Any
 
 import pandas as pd
 
+from interference.blocks import Scope
 from interference.errors import MeasurementError
-from interference.report.scopes import BASE, WHOLE, Choice, Plan, Scope
+from interference.report.scopes import BASE, WHOLE, Choice, Contents
 from interference.run import Run
+from interference.run.remarks import has_null
 from interference.statistics import uncertainty
 from interference.statistics.bootstrap import Resamples
 from interference.statistics.significance import Verdict
@@ -18,7 +20,7 @@ COLUMNS = ("value", "low", "high", "q", "verdict", "nonpositive", "leverage")
 
 
 @dataclass(frozen=True)
-class Measured:
+class RunSummary:
     """A run with everything that a report says of it.
 
     Attributes:
@@ -63,15 +65,15 @@ def rows(table: pd.DataFrame) -> list[Any]:
     return list(table.itertuples())
 
 
-def measure(label: str, run: Run, plan: Plan, replicates: int, progress: Progress) -> Measured:
-    """The tables of a plan, one Gram read for each scope.
+def summarise(label: str, run: Run, contents: Contents, replicates: int, progress: Progress) -> RunSummary:
+    """The tables that a page shows of a run, one Gram read for each scope.
 
     Raises:
         MeasurementError: if every gradient of the run is zero.
     """
     tables: dict[Scope, dict[Choice, pd.DataFrame]] = {}
-    empty, done, total = [], 0, sum(len(choices) for choices in plan.grid.values())
-    for scope, choices in plan.grid.items():
+    empty, done, total = [], 0, sum(len(choices) for choices in contents.grid.values())
+    for scope, choices in contents.grid.items():
         gram = run.gram(**scope.options)
         if not gram.any():
             empty.append(scope)
@@ -82,7 +84,7 @@ def measure(label: str, run: Run, plan: Plan, replicates: int, progress: Progres
             progress(f"matrices of {label}", done, total)
     if WHOLE in empty:
         raise MeasurementError(f"every gradient of {label!r} is zero: there is nothing to report; compute it again")
-    return Measured(label, run, tables, run.signal(), null_of(run), empty)
+    return RunSummary(label, run, tables, run.signal(), null_of(run), empty)
 
 
 def resamples_of(run: Run, gram: Any, replicates: int) -> Resamples:
@@ -92,12 +94,12 @@ def resamples_of(run: Run, gram: Any, replicates: int) -> Resamples:
 
 def table_of(resamples: Resamples, choice: Choice) -> pd.DataFrame:
     """What `Run.table` gives of a scope."""
-    return pd.DataFrame(uncertainty.table_of(resamples, choice.measure).columns())
+    return pd.DataFrame(uncertainty.table_of(resamples, choice.estimand).columns())
 
 
 def null_of(run: Run) -> pd.DataFrame:
     """The split-half null of the ratio of means, or no row where a half would have a single unit."""
-    if run.probes["task"].value_counts().min() < 4:
+    if not has_null(run.probes):
         return pd.DataFrame(columns=["mean", "low", "high"], index=pd.Index([], name="task"), dtype=float)
     return run.null(reduce=BASE.reduce)
 

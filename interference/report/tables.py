@@ -7,8 +7,9 @@ from typing import Any
 import pandas as pd
 
 from interference.report.data import ReportData
-from interference.report.scopes import BASE, WHOLE
+from interference.report.scopes import BASE, WHOLE, key_of
 
+_WHOLE = key_of(WHOLE)
 _READ = {name: getattr(BASE, name) for name in ("metric", "pairs", "reduce")}
 """How the numbers of the null, the profile and the trajectory are made."""
 FILE = re.compile(r"(matrix-\d+|cells|differences|signal|null|profile|groups|trajectory)\.csv")
@@ -44,20 +45,20 @@ def _text(frame: pd.DataFrame, index: bool) -> bytes:
 def _matrices(report: ReportData) -> Iterator[pd.DataFrame]:
     size = len(report.tasks)
     for run in report.runs:
-        values = run["cells"][WHOLE.key][BASE.key]["value"]
+        values = run["cells"][_WHOLE][BASE.key]["value"]
         rows = [values[start : start + size] for start in range(0, size * size, size)]
         yield pd.DataFrame(rows, pd.Index(report.tasks, name="affected"), report.tasks, dtype=float)
 
 
 def _cells(report: ReportData) -> Iterator[dict[str, Any]]:
     for run in report.runs:
-        yield from _tidy(report, {"run": run["label"]}, run["cells"][WHOLE.key])
+        yield from _tidy(report, {"run": run["label"]}, run["cells"][_WHOLE])
 
 
 def _differences(report: ReportData) -> Iterator[dict[str, Any]]:
     for found in report.differences:
         names = {name: report.runs[found[name]]["label"] for name in ("first", "second")}
-        yield from _tidy(report, names, found["cells"][WHOLE.key])
+        yield from _tidy(report, names, found["cells"][_WHOLE])
 
 
 def _tidy(report: ReportData, names: dict[str, str], choices: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

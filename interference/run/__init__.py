@@ -6,6 +6,7 @@ hold, `remarks` has the sentences that its readers need.
 Not here: how a run is measured (`measurement`) and how its numbers are computed (`statistics`).
 """
 
+from interference.blocks import Scope
 from interference.run.run import Run, compare, load
 
-__all__ = ["Run", "compare", "load"]
+__all__ = ["Run", "Scope", "compare", "load"]

@@ -1,16 +1,58 @@
-"""Remarks: sentences, without capital and full stop, that a reader of a matrix needs wherever it is shown."""
+"""Remarks: what a reader of a matrix needs wherever it is shown: thresholds, and clauses without capital and full stop.
+
+Names in a clause are listed by whoever shows it: a terminal lists them otherwise than a page.
+"""
 
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import pandas as pd
 
+from interference.statistics.uncertainty import LEAST_UNITS
+
+UNSTABLE = 0.05
+"""A share of units with an own Delta at or below 0, beyond which means of ratios are unstable."""
+STATIONARY = 0.25
+"""A balance nearer 0 than this calls the summed loss stationary for a task."""
+ZERO = "A's gradient is zero as long as B is at its initial zero"
+"""Why blocks have zero gradients."""
 _WHY = {
     "mean-of-ratios": "a mean of ratios is led by units whose own Delta is near 0; read --reduce ratio-of-means",
     "median-of-ratios": "a median of ratios weighs all units alike, however small their own Delta; read --reduce "
     "ratio-of-means",
     "ratio-of-means": "a mean of blocks' values is led by blocks with an own Delta near 0; the sum of blocks is not",
 }
+
+
+def unstable(table: pd.DataFrame) -> list[str]:
+    """The affected tasks of which so many units have an own Delta at or below 0 that means of ratios are unstable."""
+    cells = table[(table["nonpositive"] > UNSTABLE) & (table["affected"] != table["stepped"])]
+    return list(dict.fromkeys(cells["affected"]))
+
+
+def nonpositive(names: str) -> str:
+    """That the ratios of `unstable` tasks have denominators at or below 0."""
+    return f"more than {UNSTABLE:.0%} of the units of {names} have an own Delta at or below 0"
+
+
+def stationary(signal: pd.DataFrame) -> list[str]:
+    """The tasks of `Run.signal` for which the summed loss is nearly stationary, so that conflict is forced."""
+    return list(signal.index[signal["balance"].abs() < STATIONARY])
+
+
+def nearly_stationary(names: str) -> str:
+    """That the summed loss is, for tasks of `stationary`."""
+    return f"the summed loss is nearly stationary for {names}"
+
+
+def also_trained(names: str) -> str:
+    """That the adapter has other parameters than those of a run's blocks, its meta's "not_probed"."""
+    return f"the adapter also trains {names}, which is not part of theta"
+
+
+def has_null(probes: pd.DataFrame) -> bool:
+    """Whether every task of `Run.probes` has enough units for a split-half null."""
+    return bool(probes["task"].value_counts().min() >= LEAST_UNITS)
 
 
 def opposed(table: pd.DataFrame, reduce: str | None = None) -> str | None:

@@ -16,15 +16,14 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from interference.blocks import Side, Space, select
+from interference.blocks import Scope, Side, Space, select
 from interference.errors import RunError, ScopeError
 from interference.run import record
-from interference.run.grams import GramFile, Grams
-from interference.run.packing import sum_of, unpack, write_packed
+from interference.run.grams import GramFile, Grams, sum_of, unpack, write_packed
 from interference.run.remarks import other_units
 from interference.run.schema import SCHEMA, check_whole, read_meta
 from interference.statistics import metrics, uncertainty
-from interference.statistics.estimand import Aggregate, Measure, estimate
+from interference.statistics.estimand import Aggregate, Estimand, estimate
 from mixlora.common import directories
 from mixlora.common.files import expanded
 
@@ -101,7 +100,7 @@ class Run:
         Raises:
             ScopeError: if the scope is not there.
         """
-        return select(self.blocks, layers, modules, side, space)
+        return select(self.blocks, Scope(layers, modules, side, space))
 
     def grams(self, names: Sequence[str]) -> Grams:
         """The Gram matrices of these blocks, unpacked one at a time.
@@ -120,17 +119,9 @@ class Run:
     ) -> NDArray[np.float32]:
         """The Gram matrix [units, units] of a scope: the sum of its blocks'.
 
-        Args:
-            layers: transformer blocks, from 0; None for all that were probed.
-            modules: module names or "attention", "mlp"; None for all.
-            side: "A" or "B"; None for both.
-            space: "parameters", or "weight" if the run was computed with weight_space=True.
-
-        Raises:
-            ScopeError: if the scope is not there.
+        Arguments and errors are those of `scope`.
         """
-        names = list(self.scope(layers, modules, side, space)["name"])
-        return unpack(sum_of(self._grams[name] for name in names), len(self.probes))
+        return self._sum(Scope(layers, modules, side, space))
 
     def matrix(
         self,
@@ -163,9 +154,9 @@ class Run:
             ConfigError: if an option has a value that is not allowed.
             MeasurementError: if every gradient in the scope is zero.
         """
-        measure = Measure(metric, aggregate=aggregate, **options)
-        grams = self._for(layers, modules, side, space, aggregate)
-        values = estimate(measure, grams, list(self.probes["task"]))[0]
+        estimand = Estimand(metric, aggregate=aggregate, **options)
+        grams = self._theta(Scope(layers, modules, side, space), aggregate)
+        values = estimate(estimand, grams, list(self.probes["task"]))[0]
         affected, stepped = (pd.Index(self.tasks, name=name) for name in ("affected", "stepped"))
         return pd.DataFrame(values, affected, stepped)
 
@@ -182,26 +173,14 @@ class Run:
     ) -> pd.DataFrame:
         """The cells of `matrix` with what is known about their error, one row a cell.
 
-        Args:
-            metric: as in `matrix`.
-            layers: as in `matrix`.
-            modules: as in `matrix`.
-            side: as in `matrix`.
-            space: as in `matrix`.
-            aggregate: as in `matrix`.
-            options: those of `matrix`, and `replicates` (1000), `level` (0.95), `seed`.
+        Arguments and errors are those of `matrix`; `options` may also hold `replicates` (1000), `level` (0.95), `seed`.
 
         Returns:
             Columns affected, stepped, value, low and high (95% bootstrap interval), verdict (about Delta_j L_i), p, q
             (p adjusted over the cells), nonpositive (share of units whose own Delta is not above 0), leverage (share
             of the worst unit).
-
-        Raises:
-            ScopeError: as in `matrix`.
-            ConfigError: as in `matrix`.
-            MeasurementError: as in `matrix`.
         """
-        grams = self._for(layers, modules, side, space, aggregate)
+        grams = self._theta(Scope(layers, modules, side, space), aggregate)
         options = {"seed": self.seed} | options
         found = uncertainty.table(grams, list(self.probes["task"]), metric, aggregate=aggregate, **options)
         return pd.DataFrame(found.columns())
@@ -215,17 +194,12 @@ class Run:
     ) -> pd.DataFrame:
         """What each task's gradients say beside their noise, one row a task; the columns are those of `metrics.Signal`.
 
-        Args:
-            layers: transformer blocks, from 0; None for all that were probed.
-            modules: module names or "attention", "mlp"; None for all.
-            side: "A" or "B"; None for both.
-            space: "parameters", or "weight" if the run was computed with weight_space=True.
+        Arguments and errors are those of `scope`.
 
         Raises:
-            ScopeError: if the scope is not there.
             MeasurementError: if every gradient in the scope is zero.
         """
-        found = metrics.signal(self.gram(layers, modules, side, space), list(self.probes["task"]))
+        found = metrics.signal(self._sum(Scope(layers, modules, side, space)), list(self.probes["task"]))
         columns = {
             name: getattr(found, name) for name in ("squared_norm", "unit_noise", "snr", "reliability", "balance")
         }
@@ -247,13 +221,8 @@ class Run:
     ) -> pd.DataFrame:
         """The split-half null, one row a task: I of one half of its units against the other, which should be 1.
 
-        Args:
-            layers: as in `matrix`.
-            modules: as in `matrix`.
-            side: as in `matrix`.
-            space: as in `matrix`.
-            aggregate: as in `matrix`.
-            options: `pairs`, `reduce`, `splits`, `level`, `seed`; see `uncertainty.split_half_null`.
+        Arguments are those of `matrix`; `options` are `pairs`, `reduce`, `splits`, `level`, `seed` of
+        `uncertainty.split_half_null`.
 
         Returns:
             Columns mean, low, high over the splits.
@@ -262,7 +231,7 @@ class Run:
             ScopeError: if the scope is not there, or a task has fewer than 4 units.
             ConfigError: as in `matrix`.
         """
-        grams = self._for(layers, modules, side, space, aggregate)
+        grams = self._theta(Scope(layers, modules, side, space), aggregate)
         options = {"seed": self.seed} | options
         found = uncertainty.split_half_null(grams, list(self.probes["task"]), aggregate=aggregate, **options)
         columns = {name: getattr(found, name) for name in ("mean", "low", "high")}
@@ -302,18 +271,15 @@ class Run:
         meta = {"schema": SCHEMA, **self.meta, "checksums": checksums}
         record.write_meta(folder / "run.json", meta)
 
-    def _for(
-        self,
-        layers: Sequence[int] | None,
-        modules: Sequence[str] | None,
-        side: Side | str | None,
-        space: Space | str,
-        aggregate: Aggregate | str,
-    ) -> NDArray[np.float32] | Grams:
-        """What a metric needs of the scope: the sum of its blocks, or the blocks."""
+    def _sum(self, scope: Scope) -> NDArray[np.float32]:
+        """The Gram matrix of a scope."""
+        return unpack(sum_of(self._grams[name] for name in select(self.blocks, scope)["name"]), len(self.probes))
+
+    def _theta(self, scope: Scope, aggregate: Aggregate | str) -> NDArray[np.float32] | Grams:
+        """What a metric needs of a scope: the sum of its blocks, or the blocks."""
         if aggregate != Aggregate.MEAN:
-            return self.gram(layers, modules, side, space)
-        return self.grams(list(self.scope(layers, modules, side, space)["name"]))
+            return self._sum(scope)
+        return self.grams(list(select(self.blocks, scope)["name"]))
 
 
 def load(path: Path | str) -> Run:
@@ -369,9 +335,7 @@ def compare(a: Run, b: Run, metric: str = "interference", **options: Any) -> pd.
             other_units(a.meta, b.meta)
             or "the runs do not hold the same examples in the same order; compute both with the same seed"
         )
-    scope = {key: options.pop(key, None) for key in ("layers", "modules", "side")}
-    space, aggregate = options.pop("space", Space.PARAMETERS), options.pop("aggregate", Aggregate.SUM)
-    first, second = (run._for(**scope, space=space, aggregate=aggregate) for run in (a, b))
-    options = {"seed": a.seed} | options
-    found = uncertainty.compare(first, second, list(a.probes["task"]), metric, aggregate=aggregate, **options)
+    scope, options = Scope.split({"seed": a.seed} | options)
+    first, second = (run._theta(scope, options.get("aggregate", Aggregate.SUM)) for run in (a, b))
+    found = uncertainty.compare(first, second, list(a.probes["task"]), metric, **options)
     return pd.DataFrame(found.columns())

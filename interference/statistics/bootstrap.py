@@ -1,6 +1,6 @@
-"""Resamples of the units of a scope: bootstrap weights, and measures under them, corrected and shared.
+"""Resamples of the units of a scope: bootstrap weights, and estimands under them, corrected and shared.
 
-The bootstrap draws the units of every task anew, a thousand times at once, as weights under the sums of `pairing.py`.
+The bootstrap draws the units of every task anew, a thousand times at once, as weights under the sums of `pairs.py`.
 `uncertainty.py` makes intervals and verdicts of what comes out.
 
 Why it is corrected. A plain bootstrap of a mean over pairs of units counts the scatter of single pairs up to three
@@ -13,7 +13,7 @@ cosines are functions of those corrected pair means; intervals are the percentil
 What is left. Percentiles follow a skewed law only half-way: with 20 units whose gradient lengths scatter tenfold, a
 task's own Delta is covered in 91 to 93% of cells instead of 95%. In a row without signal the interval of a ratio of
 means covers nearly always; an interval of a mean of ratios has no coverage to promise, since that mean need not exist.
-Copies of one example in two tasks (`pairing.copies_of`) are drawn as if they were two units.
+Copies of one example in two tasks (`layout.copies_of`) are drawn as if they were two units.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from interference.errors import ConfigError
-from interference.statistics.estimand import Aggregate, Average, Measure
+from interference.statistics.estimand import Aggregate, Average, Estimand
 from interference.statistics.layout import Array, Grams, Layout, Pairs, copies_of, pool
 from interference.statistics.metrics import RatioHealth, health_of
 from interference.statistics.pairs import Kernel, pair_means
@@ -89,7 +89,7 @@ def resample_pair_means(kernel: Kernel, weights: Array, layout: Layout, pairs: P
 
 
 class Resamples:
-    """One scope with its resamples: any number of measures of it share the draws, and the pair means they rest on.
+    """One scope with its resamples: any number of estimands of it share the draws, and the pair means they rest on.
 
     Attributes:
         layout: the tasks.
@@ -112,7 +112,7 @@ class Resamples:
         Args:
             gram: [units, units] or [blocks, units, units].
             tasks: The task of every unit.
-            aggregate: As in `metrics.interference`; one for all measures.
+            aggregate: As in `metrics.interference`; one for all estimands.
             replicates: Resamples.
             level: Of the intervals.
             seed: Of the resamples.
@@ -138,36 +138,36 @@ class Resamples:
 
     @cached_property
     def copies(self) -> NDArray[np.intp]:
-        """[tasks, units]; see `pairing.copies_of`."""
+        """[tasks, units]; see `layout.copies_of`."""
         return copies_of(pool(self._gram, self.layout), self.layout)
 
     @cached_property
     def fall(self) -> PairMeans:
         """Delta, self pairs left out: what every verdict is about."""
-        return self.pair_means(Measure("delta", aggregate=self.aggregate))
+        return self.pair_means(Estimand("delta", aggregate=self.aggregate))
 
-    def kernel(self, measure: Measure) -> Kernel:
-        """The one kernel of a sum of blocks, or of a linear measure."""
-        key = ("kernel", *measure.kernel, measure.pair_rule is Pairs.LEAVE_ONE_OUT)
+    def kernel(self, estimand: Estimand) -> Kernel:
+        """The one kernel of a sum of blocks, or of a linear estimand."""
+        key = ("kernel", *estimand.kernel, estimand.pair_rule is Pairs.LEAVE_ONE_OUT)
         if key not in self._found:
-            (self._found[key],) = measure.kernels(self._gram, self.layout, self.copies)
+            (self._found[key],) = estimand.kernels(self._gram, self.layout, self.copies)
         kernel: Kernel = self._found[key]
         return kernel
 
-    def pair_means(self, measure: Measure) -> PairMeans:
-        """The corrected pair means of a measure of one kernel."""
-        key = ("means", *measure.kernel, measure.pair_rule)
+    def pair_means(self, estimand: Estimand) -> PairMeans:
+        """The corrected pair means of an estimand of one kernel."""
+        key = ("means", *estimand.kernel, estimand.pair_rule)
         if key not in self._found:
-            made = resample_pair_means(self.kernel(measure), self.weights, self.layout, measure.pair_rule, self.level)
+            made = resample_pair_means(self.kernel(estimand), self.weights, self.layout, estimand.pair_rule, self.level)
             self._found[key] = made
         means: PairMeans = self._found[key]
         return means
 
-    def value(self, measure: Measure) -> Array:
-        """A measure [i, j], without its resamples."""
+    def value(self, estimand: Estimand) -> Array:
+        """An estimand [i, j], without its resamples."""
         ones, found = np.ones((1, self.weights.shape[1])), Average()
-        for kernel in self._kernels(measure):
-            found.add(measure.of_kernel(kernel, ones, self.layout))
+        for kernel in self._kernels(estimand):
+            found.add(estimand.of_kernel(kernel, ones, self.layout))
         return found.mean()[0]
 
     def with_copies(self, copies: NDArray[np.intp]) -> Resamples:
@@ -179,49 +179,49 @@ class Resamples:
         other.copies, other._found = copies, {}
         return other
 
-    def of(self, measure: Measure) -> tuple[Array, Array]:
-        """A measure's value [i, j] and its corrected resamples [replicates, i, j].
+    def of(self, estimand: Estimand) -> tuple[Array, Array]:
+        """An estimand's value [i, j] and its corrected resamples [replicates, i, j].
 
         Ratios taken unit by unit are no function of pair means: their resamples are scaled, about their own median, as
         those of Delta are. They are not centred on the value, which one unit near a zero denominator may have thrown
         far.
         """
-        if measure.by_unit:
-            value, drawn = self._ratios(measure)
+        if estimand.by_unit:
+            value, drawn = self._ratios(estimand)
             middle = _medians(drawn)
-            scale = self.pair_means(replace(measure, metric="delta", step=1.0)).scale
+            scale = self.pair_means(replace(estimand, metric="delta", step=1.0)).scale
             return value, middle + scale * (drawn - middle)
-        if measure.aggregate is Aggregate.SUM or measure.linear:
-            means = self.pair_means(measure)
-            return measure.finish(means.value[None])[0], measure.finish(means.draws)
+        if estimand.aggregate is Aggregate.SUM or estimand.linear:
+            means = self.pair_means(estimand)
+            return estimand.finish(means.value[None])[0], estimand.finish(means.draws)
         values, draws = Average(), Average()
-        for kernel in self._kernels(measure):
-            means = resample_pair_means(kernel, self._single, self.layout, measure.pair_rule, self.level)
-            values.add(measure.finish(means.value[None]))
-            draws.add(measure.finish(means.draws))
+        for kernel in self._kernels(estimand):
+            means = resample_pair_means(kernel, self._single, self.layout, estimand.pair_rule, self.level)
+            values.add(estimand.finish(means.value[None]))
+            draws.add(estimand.finish(means.draws))
         return values.mean()[0], draws.mean()
 
-    def health(self, measure: Measure) -> RatioHealth:
-        """The health of the ratios of interference with a measure's pairs, whatever its metric."""
-        ratios = Measure("interference", pairs=measure.pairs, aggregate=measure.aggregate)
+    def health(self, estimand: Estimand) -> RatioHealth:
+        """The health of the ratios of interference with an estimand's pairs, whatever its metric."""
+        ratios = Estimand("interference", pairs=estimand.pairs, aggregate=estimand.aggregate)
         key = ("health", ratios.pair_rule)
         if key not in self._found:
             self._found[key] = health_of(self._kernels(ratios), self.layout, ratios.pair_rule)
         health: RatioHealth = self._found[key]
         return health
 
-    def _ratios(self, measure: Measure) -> tuple[Array, Array]:
-        """The value and the plain resamples of a measure by unit."""
+    def _ratios(self, estimand: Estimand) -> tuple[Array, Array]:
+        """The value and the plain resamples of an estimand by unit."""
         draws = Average()
-        weights = self.weights if measure.aggregate is Aggregate.SUM else self._single
-        for kernel in self._kernels(measure):
-            draws.add(measure.of_kernel(kernel.astype(weights.dtype.type), weights, self.layout))
-        return self.value(measure), draws.mean()
+        weights = self.weights if estimand.aggregate is Aggregate.SUM else self._single
+        for kernel in self._kernels(estimand):
+            draws.add(estimand.of_kernel(kernel.astype(weights.dtype.type), weights, self.layout))
+        return self.value(estimand), draws.mean()
 
-    def _kernels(self, measure: Measure) -> Iterable[Kernel]:
-        if measure.aggregate is Aggregate.SUM:
-            return [self.kernel(measure)]
-        return measure.kernels(self._gram, self.layout, self.copies)
+    def _kernels(self, estimand: Estimand) -> Iterable[Kernel]:
+        if estimand.aggregate is Aggregate.SUM:
+            return [self.kernel(estimand)]
+        return estimand.kernels(self._gram, self.layout, self.copies)
 
     @cached_property
     def _single(self) -> NDArray[np.float32]:

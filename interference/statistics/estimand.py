@@ -1,4 +1,4 @@
-"""A measure: a metric with everything that fixes its value, and its value under any resampling weights.
+"""An estimand: a metric with everything that fixes its value, and its value under any resampling weights.
 
 The registry of metrics lives here, and the one function, `estimate`, that both the numbers of `metrics.py` and the
 intervals of `uncertainty.py` come from.
@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interference.errors import ConfigError, MeasurementError
-from interference.statistics.layout import Array, Grams, Layout, Pairs, blocks_of, choose, copies_of, pool
+from interference.statistics.layout import Array, Grams, Layout, Pairs, blocks_of, copies_of, pool
 from interference.statistics.pairs import Kernel, chunks, pair_means, unit_means
+from mixlora.common.enums import member
 
 
 class Reduce(StrEnum):
@@ -127,7 +128,7 @@ METRICS: dict[str, Metric] = {
 
 
 @dataclass(frozen=True)
-class Measure:
+class Estimand:
     """A metric and everything that fixes its value.
 
     Attributes:
@@ -153,7 +154,7 @@ class Measure:
         if self.metric not in METRICS:
             raise ConfigError(f"metric is {self.metric!r}, but must be one of {', '.join(map(repr, METRICS))}")
         for name, options in (("pairs", Pairs), ("reduce", Reduce), ("aggregate", Aggregate), ("norms", Norms)):
-            object.__setattr__(self, name, choose(options, getattr(self, name), name))
+            object.__setattr__(self, name, member(options, getattr(self, name), name))
 
     @property
     def by_unit(self) -> bool:
@@ -174,7 +175,7 @@ class Measure:
 
     @property
     def kernel(self) -> tuple[Callable[[Array], Kernel], float]:
-        """What is averaged over pairs, and its factor: measures of equal `kernel` and `pair_rule` share pair means."""
+        """What is averaged over pairs, and its factor: estimands of equal `kernel` and `pair_rule` share pair means."""
         return METRICS[self.metric].kernel, self.step if self.metric == "delta" else 1.0
 
     def kernels(self, gram: Grams, layout: Layout, copies: NDArray[np.intp] | None = None) -> Iterator[Kernel]:
@@ -289,11 +290,11 @@ def _median(numerators: Array, denominators: Array, weights: Array) -> Array:
     return median
 
 
-def estimate(measure: Measure, gram: Grams, tasks: Sequence[str], weights: Array | None = None) -> Array:
-    """The measure under resampling weights: [replicates, i, j].
+def estimate(estimand: Estimand, gram: Grams, tasks: Sequence[str], weights: Array | None = None) -> Array:
+    """The estimand under resampling weights: [replicates, i, j].
 
     Args:
-        measure: The metric and its settings.
+        estimand: The metric and its settings.
         gram: [units, units], or a stack or sequence of them, one a block.
         tasks: The task of every unit.
         weights: [replicates, units], in the order of `tasks`; the data as measured where None.
@@ -303,8 +304,8 @@ def estimate(measure: Measure, gram: Grams, tasks: Sequence[str], weights: Array
     layout = Layout.of(tasks)
     drawn = np.ones((1, len(tasks))) if weights is None else layout.group(np.asarray(weights, dtype=np.float64), (1,))
     average = Average()
-    for kernel in measure.kernels(gram, layout):
-        average.add(measure.of_kernel(kernel, drawn, layout))
+    for kernel in estimand.kernels(gram, layout):
+        average.add(estimand.of_kernel(kernel, drawn, layout))
     return average.mean()
 
 

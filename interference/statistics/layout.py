@@ -6,21 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from interference.errors import ConfigError, MeasurementError, ScopeError
+from interference.errors import MeasurementError, ScopeError
 
 Array = NDArray[np.floating]
-
-
-Option = TypeVar("Option", bound=StrEnum)
-
-
 Grams = NDArray[np.floating] | Sequence[NDArray[np.floating]]
-
 
 COPY = 1e-3
 """|g_u - g_v|^2, relative to the mean of |g_u|^2 and |g_v|^2, below which two units of different tasks are one example.
@@ -37,19 +30,6 @@ class Pairs(StrEnum):
     UNI_PERCEIVER = "uni-perceiver"  # the unit of the same index is dropped for every pair of tasks
     ALL = "all"  # self pairs count
     SAME_EXAMPLE = "same-example"  # v's own step is the denominator: Delta_i L_i(v) = sqrt(K[v, v])
-
-
-def choose(options: type[Option], value: str, name: str) -> Option:
-    """The member of `options` that `value` names.
-
-    Raises:
-        ConfigError: If there is none; the message lists the members.
-    """
-    try:
-        return options(value)
-    except ValueError:
-        allowed = ", ".join(repr(option.value) for option in options)
-        raise ConfigError(f"{name} is {value!r}, but must be one of {allowed}") from None
 
 
 @dataclass(frozen=True)

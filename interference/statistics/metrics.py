@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from interference.statistics.estimand import METRICS, Aggregate, Average, Measure, Norms, Reduce, estimate
+from interference.statistics.estimand import METRICS, Aggregate, Average, Estimand, Norms, Reduce, estimate
 from interference.statistics.layout import Array, Grams, Layout, Pairs
 from interference.statistics.pairs import Kernel, pair_means, unit_means
 
@@ -74,7 +74,7 @@ def interference(
         >>> interference(g @ g.T, ["a", "a", "b", "b"]).round(3).tolist()
         [[1.0, -0.707], [-0.707, 1.0]]
     """
-    return estimate(Measure("interference", pairs=pairs, reduce=reduce, aggregate=aggregate), gram, tasks)[0]
+    return estimate(Estimand("interference", pairs=pairs, reduce=reduce, aggregate=aggregate), gram, tasks)[0]
 
 
 def delta(
@@ -90,7 +90,7 @@ def delta(
     the length of the step along a unit's normalised gradient. Positive helps. A unit of zero gradient takes a step of
     length zero.
     """
-    return estimate(Measure("delta", pairs=pairs, aggregate=aggregate, step=step), gram, tasks)[0]
+    return estimate(Estimand("delta", pairs=pairs, aggregate=aggregate, step=step), gram, tasks)[0]
 
 
 def cosine(
@@ -107,7 +107,7 @@ def cosine(
     norms as well: comparable between runs of different size, but no longer within [-1, 1], and NaN for a task whose
     squared norm is not above 0. Plain is the default because the other has the heavy tails of a ratio of noise.
     """
-    return estimate(Measure("cosine", norms=norms, aggregate=aggregate), gram, tasks)[0]
+    return estimate(Estimand("cosine", norms=norms, aggregate=aggregate), gram, tasks)[0]
 
 
 def pair_cosine(gram: Grams, tasks: Sequence[str], aggregate: Aggregate | str = Aggregate.SUM) -> Array:
@@ -115,12 +115,12 @@ def pair_cosine(gram: Grams, tasks: Sequence[str], aggregate: Aggregate | str = 
 
     The diagonal is how much a task's units agree among themselves. The cosine with a zero gradient counts as 0.
     """
-    return estimate(Measure("pair_cosine", aggregate=aggregate), gram, tasks)[0]
+    return estimate(Estimand("pair_cosine", aggregate=aggregate), gram, tasks)[0]
 
 
 def conflict_rate(gram: Grams, tasks: Sequence[str], aggregate: Aggregate | str = Aggregate.SUM) -> Array:
     """Share of unit pairs (u of j, v of i) with K[u, v] < 0, [tasks, tasks], self pairs left out; noise gives 0.5."""
-    return estimate(Measure("conflict_rate", aggregate=aggregate), gram, tasks)[0]
+    return estimate(Estimand("conflict_rate", aggregate=aggregate), gram, tasks)[0]
 
 
 def magnitude_similarity(
@@ -133,7 +133,7 @@ def magnitude_similarity(
 
     `norms` as in `cosine`: plain norms are lengthened by noise, so two weak tasks look alike.
     """
-    return estimate(Measure("magnitude_similarity", norms=norms, aggregate=aggregate), gram, tasks)[0]
+    return estimate(Estimand("magnitude_similarity", norms=norms, aggregate=aggregate), gram, tasks)[0]
 
 
 def curvature(
@@ -147,7 +147,7 @@ def curvature(
     `xi(a, b) = (1 - cos(a, b)^2) |a - b|^2 / |a + b|^2` (Yu et al. 2020). Large where the two gradients differ and
     cancel; NaN where |a + b| is 0. `norms` as in `cosine`.
     """
-    return estimate(Measure("curvature", norms=norms, aggregate=aggregate), gram, tasks)[0]
+    return estimate(Estimand("curvature", norms=norms, aggregate=aggregate), gram, tasks)[0]
 
 
 @dataclass(frozen=True)
@@ -170,8 +170,8 @@ def ratio_health(
     aggregate: Aggregate | str = Aggregate.SUM,
 ) -> RatioHealth:
     """Health of every cell's ratios; with `aggregate="mean"` the mean of the blocks' health."""
-    measure, layout = Measure("interference", pairs=pairs, aggregate=aggregate), Layout.of(tasks)
-    return health_of(measure.kernels(gram, layout), layout, measure.pair_rule)
+    estimand, layout = Estimand("interference", pairs=pairs, aggregate=aggregate), Layout.of(tasks)
+    return health_of(estimand.kernels(gram, layout), layout, estimand.pair_rule)
 
 
 def health_of(kernels: Iterable[Kernel], layout: Layout, pairs: Pairs) -> RatioHealth:
@@ -220,7 +220,7 @@ class Signal:
 def signal(gram: Grams, tasks: Sequence[str]) -> Signal:
     """The signal of every task, over the sum of the blocks."""
     layout = Layout.of(tasks)
-    (kernel,) = Measure("cosine").kernels(gram, layout)
+    (kernel,) = Estimand("cosine").kernels(gram, layout)
     ones = np.ones((1, len(tasks)))
     inner = pair_means(kernel, ones, layout, Pairs.LEAVE_ONE_OUT)[0]
     plain = np.diagonal(pair_means(kernel, ones, layout, Pairs.ALL)[0])

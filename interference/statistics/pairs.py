@@ -1,7 +1,7 @@
 """Weighted means of a Gram matrix over pairs of units: the one sum under every metric and every resample.
 
-Here live the order of tasks, the rule for which pairs count, and the sums themselves. What a sum is called (Delta, I,
-a cosine) is `metrics.py`'s; how sure of it one may be is `uncertainty.py`'s.
+The order of tasks and the rule for which pairs count are `layout.py`'s; what a sum is called (Delta, I, a cosine) is
+`metrics.py`'s; how sure of it one may be is `uncertainty.py`'s.
 
 Weights are the trick that makes estimate and resample one code path: a row of ones is the data as measured, a row of
 multinomial counts is a bootstrap resample, a row of zeros and ones is a subset.

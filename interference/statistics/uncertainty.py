@@ -1,6 +1,6 @@
 """How sure a metric is: bootstrap intervals, verdicts, the split-half null, and the comparison of two runs.
 
-The resamples come from `resampling.py`, whose head says how they are corrected and what their intervals are worth.
+The resamples come from `bootstrap.py`, whose head says how they are corrected and what their intervals are worth.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from interference.errors import ScopeError
 from interference.statistics.bootstrap import Resamples, bootstrap_weights, check_level, resample_pair_means
-from interference.statistics.estimand import Aggregate, Measure, Norms, Reduce, estimate
+from interference.statistics.estimand import Aggregate, Estimand, Norms, Reduce, estimate
 from interference.statistics.layout import Array, Grams, Layout, Pairs, blocks_of
 from interference.statistics.pairs import Kernel
 from interference.statistics.significance import benjamini_hochberg, changes, interval_p_value, p_value, verdicts
@@ -32,6 +32,9 @@ __all__ = [
     "table",
     "table_of",
 ]
+
+LEAST_UNITS = 4
+"""Units of a task that a split-half null needs: each half needs 2."""
 
 
 @dataclass(frozen=True)
@@ -96,12 +99,12 @@ def table(
         level: Of the intervals; verdicts hold the false discovery rate at 1 - level.
         seed: Of the resamples.
     """
-    measure = Measure(metric, pairs, reduce, aggregate, norms, step)
-    return table_of(Resamples(gram, tasks, aggregate, replicates=replicates, level=level, seed=seed), measure)
+    estimand = Estimand(metric, pairs, reduce, aggregate, norms, step)
+    return table_of(Resamples(gram, tasks, aggregate, replicates=replicates, level=level, seed=seed), estimand)
 
 
-def table_of(resamples: Resamples, measure: Measure) -> Table:
-    """What `table` gives, of one of several measures that share their resamples, and so most of the work."""
+def table_of(resamples: Resamples, estimand: Estimand) -> Table:
+    """What `table` gives, of one of several estimands that share their resamples, and so most of the work."""
     level, fall = resamples.level, resamples.fall
     low, high = interval(fall.draws, level)
     own_low = np.diagonal(low)
@@ -109,9 +112,9 @@ def table_of(resamples: Resamples, measure: Measure) -> Table:
     tested = np.where((own_low > 0)[:, None] & ~np.eye(len(own_low), dtype=bool), p, np.nan)
     q = benjamini_hochberg(tested)
     verdict = verdicts(low, high, own_low, q, level)
-    value, draws = resamples.of(measure)
+    value, draws = resamples.of(estimand)
     low, high = _around(value, interval(draws, level))
-    health = resamples.health(measure)
+    health = resamples.health(estimand)
     return Table(resamples.tasks, value, low, high, p, q, verdict, health.nonpositive, health.leverage)
 
 
@@ -182,28 +185,28 @@ def compare(
 
     The blocks need not be the same: two methods, or two moments of one training. Arguments as in `table`.
     """
-    measure = Measure(metric, pairs, reduce, aggregate, norms, step)
+    estimand = Estimand(metric, pairs, reduce, aggregate, norms, step)
     first, second = (
         Resamples(gram, tasks, aggregate, replicates=replicates, level=level, seed=seed) for gram in (gram_a, gram_b)
     )
-    return change_of(first, second, measure)
+    return change_of(first, second, estimand)
 
 
-def change_of(first: Resamples, second: Resamples, measure: Measure) -> Comparison:
-    """What `compare` gives, of one of several measures that share their resamples: the same units, drawn alike."""
+def change_of(first: Resamples, second: Resamples, estimand: Estimand) -> Comparison:
+    """What `compare` gives, of one of several estimands that share their resamples: the same units, drawn alike."""
     copies = np.where(first.copies >= 0, first.copies, second.copies)  # the same pairs count in both
     first, second = first.with_copies(copies), second.with_copies(copies)
-    a, b = first.value(measure), second.value(measure)
+    a, b = first.value(estimand), second.value(estimand)
     layout, level = first.layout, first.level
-    if measure.linear:
-        kernel = _difference(first.kernel(measure), second.kernel(measure))
-        change = resample_pair_means(kernel, first.weights, layout, measure.pair_rule, level)
+    if estimand.linear:
+        kernel = _difference(first.kernel(estimand), second.kernel(estimand))
+        change = resample_pair_means(kernel, first.weights, layout, estimand.pair_rule, level)
         low, high = interval(change.draws, level)
         p = p_value(change.value, change.variance, change.degrees)
     else:
-        low, high = _around(b - a, interval(second.of(measure)[1] - first.of(measure)[1], level))
+        low, high = _around(b - a, interval(second.of(estimand)[1] - first.of(estimand)[1], level))
         p = interval_p_value(b - a, low, high, level, np.minimum.outer(layout.counts, layout.counts) - 1)
-    if measure.metric == "interference":
+    if estimand.metric == "interference":
         signal = np.logical_and(*(np.diagonal(interval(one.fall.draws, level)[0]) > 0 for one in (first, second)))
         p = np.where(signal[:, None], p, np.nan)
     q = benjamini_hochberg(p)
@@ -222,7 +225,7 @@ def _around(value: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
 
 
 def _difference(a: Kernel, b: Kernel) -> Kernel:
-    """The kernel whose pair mean is the change of a linear measure."""
+    """The kernel whose pair mean is the change of a linear estimand."""
     return Kernel(b.values - a.values, None if a.own is None or b.own is None else b.own - a.own, a.copies)
 
 
@@ -263,10 +266,10 @@ def split_half_null(
         ScopeError: If a task has fewer than 4 units: each half needs 2.
     """
     check_level(level)
-    measure, layout = Measure("interference", pairs, reduce, aggregate), Layout.of(tasks)
-    if layout.counts.min() < 4:
+    estimand, layout = Estimand("interference", pairs, reduce, aggregate), Layout.of(tasks)
+    if layout.counts.min() < LEAST_UNITS:
         least = layout.tasks[int(layout.counts.argmin())]
-        raise ScopeError(f"a split-half null needs 4 units a task, but {least!r} has {layout.counts.min()}")
+        raise ScopeError(f"a split-half null needs {LEAST_UNITS} units a task, but {least!r} has {layout.counts.min()}")
     rng, blocks = np.random.default_rng(seed), list(blocks_of(gram, layout))
     bounds = np.full((3, len(layout.tasks)), np.nan)
     for index, (task, count) in enumerate(zip(layout.slices, layout.counts, strict=True)):
@@ -274,6 +277,6 @@ def split_half_null(
         twice = [np.tile(block[task, task], (2, 2)) for block in blocks]  # the same units as two tasks
         if any(block.any() for block in twice):
             weights = np.concatenate([halves, ~halves], axis=1).astype(np.float64)
-            null = estimate(measure, twice, ["half"] * count + ["other half"] * count, weights)[:, 0, 1]
+            null = estimate(estimand, twice, ["half"] * count + ["other half"] * count, weights)[:, 0, 1]
             bounds[:, index] = null.mean(), *interval(null, level)
     return SplitHalfNull(layout.tasks, *bounds)

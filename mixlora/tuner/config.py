@@ -8,6 +8,7 @@ from typing import Any, Self, cast
 from peft import PeftConfig
 from peft.utils import PeftType
 
+from mixlora.common.enums import member
 from mixlora.common.errors import ConfigError
 
 FORMAT = 1  # of a saved adapter; a higher number than this is refused
@@ -65,6 +66,7 @@ OPTIONS: dict[str, type[StrEnum]] = {
     "cfs_form": CfsForm,
     "factor_init": FactorInit,
 }
+_MUST_BE = "{name} is {value!r}, but must be one of: {members}"
 
 
 @dataclass
@@ -169,7 +171,7 @@ class MixLoraConfig(PeftConfig):
         if self.task_width is not None and not (isinstance(self.task_width, int) and self.task_width > 0):
             raise ConfigError(f"task_width is {self.task_width!r}, but must be a whole number from 1, or None")
         for name, kind in OPTIONS.items():
-            setattr(self, name, _choose(kind, getattr(self, name), name))
+            setattr(self, name, member(kind, getattr(self, name), name, message=_MUST_BE))
         if self.routing is Routing.TASK and not self.task_definitions:
             raise ConfigError("routing='task' needs task_definitions={task: definition}, and there are none")
         _check_definitions(self.task_definitions)
@@ -190,10 +192,3 @@ def _check_definitions(definitions: Any) -> None:
     for name, definition in definitions.items():
         if not (isinstance(name, str) and isinstance(definition, str) and definition.strip()):
             raise ConfigError(f"task_definitions: {name!r} is defined as {definition!r}, but both must be text")
-
-
-def _choose(kind: type[StrEnum], value: str, name: str) -> StrEnum:
-    try:
-        return kind(value)
-    except ValueError:
-        raise ConfigError(f"{name} is {value!r}, but must be one of: {', '.join(kind)}") from None

@@ -13,7 +13,7 @@ from interference import blocks
 from interference.factors import Factors, factors
 from interference.factors.selections import Selections
 from interference.run import Run
-from interference.run.packing import pack
+from interference.run.grams import pack
 from interference.run.record import checksum
 from mixlora.evaluation import predictions, results
 from mixlora.evaluation.results import Results

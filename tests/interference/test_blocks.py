@@ -3,7 +3,7 @@
 import pytest
 
 from interference import blocks
-from interference.blocks import Block, Component, Granularity, Side
+from interference.blocks import Block, Component, Granularity, Scope, Side
 from interference.errors import ScopeError
 
 L = Component.LANGUAGE
@@ -55,12 +55,12 @@ def test_an_empty_frame_has_the_columns():
     ],
 )
 def test_select(scope, names):
-    assert blocks.select(FRAME, **scope)["name"].tolist() == names
+    assert blocks.select(FRAME, Scope(**scope))["name"].tolist() == names
 
 
 def test_select_of_nothing_is_everything_but_the_weights():
-    assert len(blocks.select(FRAME)) == len(FRAME) - 1
-    assert blocks.select(FRAME, modules=["language"])["component"].unique().tolist() == ["language"]
+    assert len(blocks.select(FRAME, Scope())) == len(FRAME) - 1
+    assert blocks.select(FRAME, Scope(modules=["language"]))["component"].unique().tolist() == ["language"]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,24 @@ def test_select_of_nothing_is_everything_but_the_weights():
 )
 def test_what_is_not_there_is_told(scope, message):
     with pytest.raises(ScopeError, match=message):
-        blocks.select(FRAME, **scope)
+        blocks.select(FRAME, Scope(**scope))
+
+
+@pytest.mark.parametrize(("name", "given"), [("layers", 5), ("modules", "mlp")])
+def test_a_single_layer_or_module_is_no_scope(name, given):
+    with pytest.raises(ScopeError, match=rf"^{name} is {given!r}, but must be a list, as \[{given!r}\]$"):
+        Scope(**{name: given})
+
+
+def test_scopes_are_equal_by_what_they_name_and_can_be_keys():
+    assert Scope([5], ["mlp"], "A") == Scope((5,), ("mlp",), Side.A, "parameters") != Scope([5], ["mlp"])
+    assert {Scope(range(2)): 1}[Scope([0, 1])] == 1
+
+
+def test_a_scope_is_split_from_other_options_and_gives_its_own_back():
+    scope, others = Scope.split({"layers": [5], "reduce": "mean-of-ratios", "side": "A"})
+    assert (scope, others) == (Scope([5], side="A"), {"reduce": "mean-of-ratios"})
+    assert Scope.split(scope.options) == (scope, {}) and Scope.split({}) == (Scope(), {})
 
 
 def test_coarsen():

@@ -5,7 +5,7 @@ import pandas as pd
 
 from interference import blocks
 from interference.run import Run
-from interference.run.packing import pack
+from interference.run.grams import pack
 
 MODULES = {"q_proj": "attention", "up_proj": "mlp"}
 DIMENSION = 8

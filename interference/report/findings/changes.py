@@ -7,11 +7,12 @@ from itertools import combinations, groupby, pairwise
 import numpy as np
 import pandas as pd
 
+from interference.blocks import Scope
 from interference.errors import MeasurementError
 from interference.report.findings.depth import series_of, step_of
 from interference.report.phrases import cell, counted, number
-from interference.report.scopes import BASE, PAPER, WHOLE, Choice, Scope, seconds_of
-from interference.report.summary import Measured, counts, off_diagonal, resamples_of, rows
+from interference.report.scopes import BASE, PAPER, WHOLE, Choice, seconds_of
+from interference.report.summary import RunSummary, counts, off_diagonal, resamples_of, rows
 from interference.run.remarks import other_blocks
 from interference.statistics.significance import Change, Verdict
 from interference.statistics.uncertainty import change_of
@@ -44,7 +45,7 @@ class Compared:
     words: str
 
 
-def partners(runs: Sequence[Measured]) -> list[tuple[int, int]]:
+def partners(runs: Sequence[RunSummary]) -> list[tuple[int, int]]:
     """Which runs to compare: each with each where they are few.
 
     Else neighbours of one method in the given order, and each MixLoRA with the LoRA whose loss is nearest.
@@ -58,12 +59,12 @@ def partners(runs: Sequence[Measured]) -> list[tuple[int, int]]:
     return sorted(found, key=lambda pair: (runs[pair[0]].kind == runs[pair[1]].kind, pair))
 
 
-def same_examples(first: Measured, second: Measured) -> bool:
+def same_examples(first: RunSummary, second: RunSummary) -> bool:
     """Whether both runs hold the same units in the same order."""
     return all(list(first.run.probes[name]) == list(second.run.probes[name]) for name in ("task", "ids", "source"))
 
 
-def difference(runs: Sequence[Measured], pair: tuple[int, int], replicates: int, share: int) -> Compared:
+def difference(runs: Sequence[RunSummary], pair: tuple[int, int], replicates: int, share: int) -> Compared:
     """The change from one run to another, over all layers first, then wherever both were measured and time allows.
 
     Args:
@@ -81,7 +82,7 @@ def difference(runs: Sequence[Measured], pair: tuple[int, int], replicates: int,
 
 
 def change(
-    first: Measured, second: Measured, scope: Scope, choices: Sequence[Choice], replicates: int
+    first: RunSummary, second: RunSummary, scope: Scope, choices: Sequence[Choice], replicates: int
 ) -> dict[Choice, pd.DataFrame]:
     """The cells of `interference.compare` for every choice, with the difference as the value."""
     grams = [one.run.gram(**scope.options) for one in (first, second)]
@@ -89,7 +90,7 @@ def change(
     found = {}
     for choice in choices:
         try:
-            table = pd.DataFrame(change_of(a, b, choice.measure).columns())
+            table = pd.DataFrame(change_of(a, b, choice.estimand).columns())
         except MeasurementError as error:
             raise MeasurementError(f"{first.label!r} and {second.label!r} cannot be compared: {error}") from None
         table = table.rename(columns={"difference": "value"})
@@ -98,7 +99,7 @@ def change(
     return found
 
 
-def unequal_loss(first: Measured, second: Measured) -> str | None:
+def unequal_loss(first: RunSummary, second: RunSummary) -> str | None:
     """A warning where the mean losses differ too much for like to be compared with like.
 
     None for two moments of one training, whose losses are meant to differ.
@@ -114,13 +115,13 @@ def unequal_loss(first: Measured, second: Measured) -> str | None:
     )
 
 
-def _one_training(first: Measured, second: Measured) -> bool:
+def _one_training(first: RunSummary, second: RunSummary) -> bool:
     """Whether they are two moments of one training."""
     steps = [step_of(run.label, run.run) is not None for run in (first, second)]
     return all(steps) and series_of(first.label) == series_of(second.label)
 
 
-def _wanted(first: Measured, second: Measured) -> list[tuple[Scope, Choice]]:
+def _wanted(first: RunSummary, second: RunSummary) -> list[tuple[Scope, Choice]]:
     """The most telling first: all layers, then each further scope by the ratio of means, then other choices."""
     shared = [scope for scope in first.tables if scope in second.tables]
     choices = [BASE, PAPER, Choice("delta"), Choice("cosine")]
@@ -136,7 +137,7 @@ def _in_short(lower: pd.DataFrame, higher: pd.DataFrame) -> str:
     return "mixed: "
 
 
-def _words(first: Measured, second: Measured, table: pd.DataFrame) -> str:
+def _words(first: RunSummary, second: RunSummary, table: pd.DataFrame) -> str:
     cells = off_diagonal(table)
     lower, higher = (cells[cells["verdict"] == kind.value] for kind in (Change.LOWER, Change.HIGHER))
     along = _one_training(first, second)  # what changes there is no method's merit

@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from interference.report.scopes import BASE
-from interference.report.summary import Measured, off_diagonal, rows
+from interference.report.scopes import BASE, layer_of, words_of
+from interference.report.summary import RunSummary, off_diagonal, rows
 from interference.run import Run
 from interference.statistics.significance import Verdict
 
@@ -16,18 +16,18 @@ ROWS = 12_000
 _STEP = re.compile(r"(?:step|checkpoint)[\s_=:-]*(\d+)", re.IGNORECASE)
 
 
-def profile(run: Measured, room: int) -> tuple[list[dict[str, Any]], int]:
+def profile(run: RunSummary, room: int) -> tuple[list[dict[str, Any]], int]:
     """I as the ratio of means in every layer, and how many pairs of tasks were left out.
 
     Where the layers of all pairs are more rows than `room`, the pairs that are clear over all layers come first, then
     those with the largest values.
     """
-    scopes = [(scope, made[BASE]) for scope, made in run.tables.items() if scope.layer is not None and BASE in made]
+    scopes = [(scope, made[BASE]) for scope, made in run.tables.items() if layer_of(scope) is not None and BASE in made]
     pairs = ranked(run.pairs)
     kept = pairs[: room // len(scopes)] if scopes else []
     found = [
-        {"affected": row.affected, "stepped": row.stepped, "layer": scope.layer}
-        | {name: scope.words[name] for name in ("modules", "side")}
+        {"affected": row.affected, "stepped": row.stepped, "layer": layer_of(scope)}
+        | {name: words_of(scope)[name] for name in ("modules", "side")}
         | {name: getattr(row, name) for name in ("value", "low", "high")}
         for scope, table in scopes
         for row in _of(table, kept)
@@ -35,7 +35,7 @@ def profile(run: Measured, room: int) -> tuple[list[dict[str, Any]], int]:
     return found, len(pairs) - len(kept) if scopes else 0
 
 
-def trajectory(runs: Sequence[Measured]) -> tuple[list[dict[str, Any]], int]:
+def trajectory(runs: Sequence[RunSummary]) -> tuple[list[dict[str, Any]], int]:
     """I as the ratio of means at every step of a series of runs, and how many pairs of tasks were left out.
 
     A run's step is its meta's "step", which `interference.InterferenceCallback` writes, or the number behind "step" or

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from interference.report.summary import Measured, rows
+from interference.report.summary import RunSummary, rows
 from interference.run import Run
-from interference.statistics.estimand import Measure
+from interference.statistics.estimand import Estimand
 from interference.statistics.layout import Array, Layout, Pairs
 from interference.statistics.pairs import Kernel, unit_means
 from interference.statistics.significance import Verdict
@@ -29,7 +29,7 @@ class Contributions:
     def __init__(self, run: Run) -> None:
         tasks = list(run.probes["task"])
         self._layout = Layout.of(tasks)
-        (self._kernel,) = Measure("delta").kernels(run.gram(), self._layout)
+        (self._kernel,) = Estimand("delta").kernels(run.gram(), self._layout)
         self._falls = unit_means(self._kernel, np.ones((1, len(tasks))), self._layout, Pairs.LEAVE_ONE_OUT)[0]
 
     def affected(self, i: str, j: str) -> pd.Series:
@@ -66,7 +66,7 @@ class Driver:
     units: list[tuple[str, int, float]]
 
 
-def drivers(run: Measured) -> list[Driver]:
+def drivers(run: RunSummary) -> list[Driver]:
     """The clearest cells of a run and the units with the largest shares of them."""
     cells = clearest(run.pairs)
     if cells.empty:

@@ -16,7 +16,7 @@ from PIL import Image
 from interference import blocks
 from interference.figures import canvas, matrices
 from interference.run import Run
-from interference.run.packing import pack
+from interference.run.grams import pack
 from interference.statistics.estimand import METRICS
 from tests.interference.run.test_run import made
 

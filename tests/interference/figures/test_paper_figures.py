@@ -23,7 +23,7 @@ from interference.errors import RunError, ScopeError, WriteError
 from interference.factors import Factors, affinity, neighbours, selections
 from interference.figures import canvas, matrices, paper, scores
 from interference.run import Run, run
-from interference.run.packing import pack
+from interference.run.grams import pack
 from mixlora.common.files import file_name
 from mixlora.evaluation import comparison, results, tables
 from mixlora.evaluation.predictions import Prediction
@@ -438,7 +438,7 @@ def test_a_disk_that_fills_leaves_the_files_of_before(every, tmp_path, monkeypat
     paths = canvas.save(every["blocks"], tmp_path, "one", ("svg", "csv"))
     before = [path.read_bytes() for path in paths]
 
-    monkeypatch.setattr("interference.run.record.os.fsync", full)
+    monkeypatch.setattr("mixlora.common.writing.os.fsync", full)
     with pytest.raises(WriteError, match=r"the figure cannot be written to .*: No space left on device"):
         canvas.save(every["methods"], tmp_path, "one", ("svg", "csv"))
     assert [path.read_bytes() for path in paths] == before and len(list(tmp_path.iterdir())) == 2

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 from interference.gradients.weight_space import weight_rows
 from interference.measurement import gram
 from interference.measurement.spool import DiskSpool, MemorySpool
-from interference.run import packing
+from interference.run.grams import pack, unpack, write_packed
 
 
 def spool_of(kind, parts, tmp_path):
@@ -45,10 +45,10 @@ def test_unpack_undoes_pack(units, seed):
     matrix = rows @ rows.T
     matrix = (matrix + matrix.T) / 2
     order = np.random.default_rng(seed).permutation(units)
-    assert (packing.unpack(packing.pack(matrix, order), units) == matrix[np.ix_(order, order)]).all()
-    packed = packing.pack(matrix)
+    assert (unpack(pack(matrix, order), units) == matrix[np.ix_(order, order)]).all()
+    packed = pack(matrix)
     assert packed.shape == (units * (units + 1) // 2,)
-    assert (packing.unpack(packed, units) == matrix).all()
+    assert (unpack(packed, units) == matrix).all()
 
 
 @given(st.integers(1, 9), st.integers(1, 4), st.integers(0, 99))
@@ -56,7 +56,7 @@ def test_unpack_undoes_pack(units, seed):
 def test_matrices_written_one_by_one_are_read_by_safetensors(tmp_path, units, count, seed):
     values = np.random.default_rng(seed).normal(size=(count, units * (units + 1) // 2)).astype(np.float32)
     named = {f"layer {k}, Größe": value for k, value in enumerate(values)}
-    packing.write_packed(tmp_path / "gram.safetensors", list(named), units, named.items())
+    write_packed(tmp_path / "gram.safetensors", list(named), units, named.items())
     found = load_file(tmp_path / "gram.safetensors")
     assert found.keys() == named.keys() and all((found[name] == named[name]).all() for name in named)
 

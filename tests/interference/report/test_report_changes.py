@@ -9,8 +9,8 @@ from interference.errors import MeasurementError
 from interference.report import tables
 from interference.report.data import report
 from interference.report.findings import changes, depth
-from interference.report.scopes import WHOLE, Choice, Detail, Scope, plan
-from interference.report.summary import measure
+from interference.report.scopes import WHOLE, Choice, Detail, contents, part
+from interference.report.summary import summarise
 from mixlora.common.progress import silent
 from tests.support.reported import APART, MIXLORA, TWO_GROUPS, axis, made
 
@@ -20,7 +20,7 @@ BASE = "interference/leave-one-out/ratio-of-means"
 
 def measured(label="r", **options):
     run = made(options.pop("means", TWO_GROUPS), **options)
-    return measure(label, run, plan(run, Detail.SMALL, B), B, silent)
+    return summarise(label, run, contents(run, Detail.SMALL, B), B, silent)
 
 
 def words(first, second):
@@ -46,9 +46,9 @@ def test_no_change_is_told():
 def test_a_scope_without_gradients_is_not_compared():
     runs = [measured("x"), measured("y", zero="A")]
     with pytest.raises(MeasurementError, match="'x' and 'y' cannot be compared: every Gram is zero throughout"):
-        changes.change(*runs, Scope(side="A"), [Choice("delta")], B)
+        changes.change(*runs, part(side="A"), [Choice("delta")], B)
     shared = changes.difference(runs, (0, 1), B, 1).tables
-    assert WHOLE in shared and Scope(side="A") not in shared
+    assert WHOLE in shared and part(side="A") not in shared
 
 
 def test_one_task_has_no_pair_to_compare():

@@ -4,7 +4,21 @@ import pytest
 
 from interference.report import scopes
 from interference.report.data import report
-from interference.report.scopes import BASE, CORE, WHOLE, Choice, Detail, Scope, choices_of, plan, tiers
+from interference.report.scopes import (
+    BASE,
+    CORE,
+    WHOLE,
+    Choice,
+    Detail,
+    choices_of,
+    contents,
+    key_of,
+    layer_of,
+    part,
+    tiers,
+    words_of,
+)
+from interference.run import Scope
 from tests.support.reported import APART, TWO_GROUPS, axis, made
 
 
@@ -13,11 +27,12 @@ def matrices(planned):
 
 
 def test_keys_and_options_say_the_same():
-    scope = Scope(5, "attention", "B")
-    assert scope.key == "5/attention/B" and scope.words == {"layers": "5", "modules": "attention", "side": "B"}
-    assert scope.options == {"layers": [5], "modules": ["attention"], "side": "B"}
-    assert WHOLE.key == "all/all/both" and WHOLE.options == {}
-    assert Scope(side="W").options == {"space": "weight"}
+    scope = part(5, "attention", "B")
+    assert key_of(scope) == "5/attention/B"
+    assert words_of(scope) == {"layers": "5", "modules": "attention", "side": "B"}
+    assert scope == Scope([5], ["attention"], "B") and layer_of(scope) == 5
+    assert key_of(WHOLE) == "all/all/both" and WHOLE == part() == Scope() and layer_of(WHOLE) is None
+    assert part(side="W") == Scope(space="weight") and key_of(part(side="W")) == "all/all/W"
     assert BASE.options == {"pairs": "leave-one-out", "reduce": "ratio-of-means"} and Choice("cosine").options == {}
 
 
@@ -37,52 +52,52 @@ def test_a_scope_that_is_the_whole_is_not_measured_twice():
     found = {scope for tier in tiers(run) for scope in tier.scopes}
     assert found == {  # layer 2 is all there is, and each module is the whole of its group
         WHOLE,
-        *(Scope(modules=name) for name in ("attention", "mlp")),
-        *(Scope(side=side) for side in "AB"),
-        *(Scope(None, name, side) for name in ("attention", "mlp") for side in "AB"),
+        *(part(name=name) for name in ("attention", "mlp")),
+        *(part(side=side) for side in "AB"),
+        *(part(None, name, side) for name in ("attention", "mlp") for side in "AB"),
     }
 
 
 def test_what_fits_is_planned_whole():
     run = made(APART)
-    planned = plan(run, None, 10)
+    planned = contents(run, None, 10)
     assert matrices(planned) == 27 * 18 and planned.left_out == []
 
 
 def test_cells_bound_a_report(monkeypatch):
     run = made({f"t{k}": axis(1 + k % 8) for k in range(20)}, units=2)
     monkeypatch.setattr(scopes, "CELLS", 12_000)
-    planned = plan(run, None, 2)
+    planned = contents(run, None, 2)
     assert matrices(planned) * 400 <= 12_000
     told = sum(int(sentence.split(": ")[1].split()[0]) for sentence in planned.left_out)
     assert told + matrices(planned) == sum(tier.size for tier in tiers(run))
     assert planned.left_out[-1] == "every metric, pairs and reduction of parts: 364 of 364 matrices (145,600 cells)"
-    assert matrices(plan(run, Detail.FULL, 2)) > matrices(planned) > matrices(plan(run, None, 2, runs=3))
+    assert matrices(contents(run, Detail.FULL, 2)) > matrices(planned) > matrices(contents(run, None, 2, runs=3))
 
 
 def test_time_bounds_a_report(monkeypatch):
     run = made(APART, layers=range(8))
     monkeypatch.setattr(scopes, "seconds_of", lambda run, replicates: 1.0)
-    planned = plan(run, None, 1000)
+    planned = contents(run, None, 1000)
     assert scopes.FEW < matrices(planned) <= scopes.SECONDS and WHOLE in planned.grid
-    assert len(CORE) < matrices(plan(run, Detail.SMALL, 1000)) <= scopes.FEW
-    assert matrices(plan(run, Detail.FULL, 1000)) == sum(tier.size for tier in tiers(run))
-    alone = matrices(plan(run, None, 1000, runs=6))
+    assert len(CORE) < matrices(contents(run, Detail.SMALL, 1000)) <= scopes.FEW
+    assert matrices(contents(run, Detail.FULL, 1000)) == sum(tier.size for tier in tiers(run))
+    alone = matrices(contents(run, None, 1000, runs=6))
     assert len(CORE) <= alone <= scopes.SECONDS / 2
 
 
 def test_layers_that_do_not_all_fit_are_spread_evenly(monkeypatch):
     run = made(APART, layers=range(32))
     monkeypatch.setattr(scopes, "seconds_of", lambda run, replicates: scopes.SECONDS / 9)
-    planned = plan(run, None, 1000)
-    assert [scope.layer for scope in planned.grid if scope.layer is not None] == [0, 8, 16, 23, 31]
+    planned = contents(run, None, 1000)
+    assert [layer_of(scope) for scope in planned.grid if scope != WHOLE] == [0, 8, 16, 23, 31]
     assert planned.grid[WHOLE] == CORE
     assert planned.left_out[0] == "each layer: 27 of 32 matrices (243 cells)"
 
 
 def test_the_main_matrix_is_there_whatever_it_costs(monkeypatch):
     monkeypatch.setattr(scopes, "seconds_of", lambda run, replicates: 1e6)
-    planned = plan(made(APART), None, 1000)
+    planned = contents(made(APART), None, 1000)
     assert planned.grid == {WHOLE: CORE}
 
 

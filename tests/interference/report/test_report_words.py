@@ -9,17 +9,17 @@ from interference.report import conclusions
 from interference.report.data import report
 from interference.report.findings.grouping import group
 from interference.report.phrases import SHOWN, counted, interval, number, several
-from interference.report.scopes import BASE, WHOLE, Detail, plan
-from interference.report.summary import Measured, measure
+from interference.report.scopes import BASE, WHOLE, Detail, contents
+from interference.report.summary import RunSummary, summarise
 from mixlora.common.progress import silent
 from tests.support.reported import APART, MIXLORA, TWO_GROUPS, axis, made
 
 
-def measured(run) -> Measured:
-    return measure("r", run, plan(run, Detail.SMALL, 200), 200, silent)
+def measured(run) -> RunSummary:
+    return summarise("r", run, contents(run, Detail.SMALL, 200), 200, silent)
 
 
-def said(found: Measured) -> tuple[str, str, str]:
+def said(found: RunSummary) -> tuple[str, str, str]:
     """The answer, the details and the advice."""
     grouping = group(found.tables[WHOLE][BASE])
     return (
@@ -29,12 +29,12 @@ def said(found: Measured) -> tuple[str, str, str]:
     )
 
 
-def with_null(found: Measured, **rows) -> Measured:
+def with_null(found: RunSummary, **rows) -> RunSummary:
     """The same with another split-half null for some tasks."""
     null = found.null.copy()
     for task, row in rows.items():
         null.loc[task] = row
-    return Measured(found.label, found.run, found.tables, found.signal, null, found.empty)
+    return RunSummary(found.label, found.run, found.tables, found.signal, null, found.empty)
 
 
 def test_conflict_is_told_with_its_worst_and_best_cell():

@@ -49,7 +49,7 @@ def test_a_disk_that_fills_leaves_page_figures_and_tables_of_before(saved, tmp_p
             raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("interference.run.record.os.fsync", full)
+        patched.setattr("mixlora.common.writing.os.fsync", full)
         with pytest.raises(WriteError, match=r"^the report cannot be written to .*/report: No space left on device; c"):
             directory.write(runs, ["x", "y"], out, "small")
     assert contents(out) == before

@@ -14,7 +14,7 @@ from interference import blocks, compare, load
 from interference.cli.printing import remarks
 from interference.errors import ConfigError, MeasurementError, RunError, ScopeError
 from interference.run import Run, record
-from interference.run.packing import pack
+from interference.run.grams import pack
 from interference.statistics import metrics
 
 TASKS = ["a", "a", "a", "b", "b", "b"]
@@ -320,10 +320,10 @@ def test_a_sketch_is_told_with_and_without_its_error(tmp_path):
     edit(sketch=64)(tmp_path / "run")
     run = load(tmp_path / "run")
     words = "gradients are sketches of 64 sums a block: an inner product errs, which no interval holds"
-    assert words in remarks(run, run.table(replicates=20), "interference", {})
+    assert words in remarks(run, run.table(replicates=20), run.signal())
     run.meta["sketch_error"] = 0.1768
     words = words.replace("errs", "errs by up to 17.7% of the product of the norms (standard error)")
-    assert words in remarks(run, run.table(replicates=20), "interference", {})
+    assert words in remarks(run, run.table(replicates=20), run.signal())
 
 
 def test_zero_blocks_add_nothing_and_are_named():

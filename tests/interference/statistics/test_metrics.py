@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 from interference.errors import ConfigError, MeasurementError, ScopeError
 from interference.statistics import metrics
-from interference.statistics.estimand import Measure, estimate
+from interference.statistics.estimand import Estimand, estimate
 from interference.statistics.metrics import METRICS, Aggregate, Norms, Pairs, Reduce
 from tests.support.paths import GOLDEN
 
@@ -117,7 +117,7 @@ def test_resampling_weights_equal_resampled_data(pairs: Pairs, reduce: Reduce, a
     rng = np.random.default_rng(2)
     weights = np.concatenate([rng.multinomial(count, [1 / count] * count, size=6) for count in counts], axis=1)
     weights = np.concatenate([np.ones((1, len(names)), dtype=int), weights])
-    got = estimate(Measure("interference", pairs, reduce, aggregate), stack, names, weights)
+    got = estimate(Estimand("interference", pairs, reduce, aggregate), stack, names, weights)
     for row, expected in zip(weights, got, strict=True):
         drawn = np.repeat(np.arange(len(names)), row)
         literal, labels = stack[:, drawn][:, :, drawn], [names[u] for u in drawn]
@@ -213,10 +213,10 @@ def test_a_task_without_gradient_is_nan_in_its_row_alone() -> None:
 @pytest.mark.parametrize("metric", METRICS)
 def test_all_zero_blocks_do_not_count_in_the_mean(metric: str) -> None:
     gram = gram_of(synthetic(5)[0])
-    tasks, measure = synthetic(5)[1], Measure(metric, aggregate="mean")
+    tasks, estimand = synthetic(5)[1], Estimand(metric, aggregate="mean")
     stack = np.stack([np.zeros_like(gram), gram])
-    assert_allclose(estimate(measure, stack, tasks), estimate(measure, gram, tasks))
-    assert_allclose(estimate(measure, [gram, 0 * gram], tasks), estimate(Measure(metric), gram, tasks))
+    assert_allclose(estimate(estimand, stack, tasks), estimate(estimand, gram, tasks))
+    assert_allclose(estimate(estimand, [gram, 0 * gram], tasks), estimate(Estimand(metric), gram, tasks))
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -226,8 +226,8 @@ def test_permuting_units_permutes_the_matrix(metric: str, seed: int, data: st.Da
     gradients, tasks = synthetic(seed, (3, 4, 2))
     order = data.draw(st.permutations(range(len(tasks))))
     shuffled = [tasks[u] for u in order]
-    before = estimate(Measure(metric), gram_of(gradients), tasks)[0]
-    after = estimate(Measure(metric), gram_of(gradients[order]), shuffled)[0]
+    before = estimate(Estimand(metric), gram_of(gradients), tasks)[0]
+    after = estimate(Estimand(metric), gram_of(gradients[order]), shuffled)[0]
     place = [list(dict.fromkeys(tasks)).index(task) for task in dict.fromkeys(shuffled)]
     assert_allclose(after, before[np.ix_(place, place)], rtol=1e-7, atol=1e-9)
 
@@ -266,7 +266,7 @@ def test_one_distribution_under_two_names_gives_one() -> None:
 )
 def test_a_setting_that_is_not_there_names_those_that_are(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as error:
-        Measure(**settings)
+        Estimand(**settings)
     assert str(error.value).startswith(message)
 
 

@@ -14,7 +14,7 @@ from interference.blocks import Block, Side, to_frame
 from interference.errors import MeasurementError
 from interference.measurement.compute import compute_config
 from interference.run import Run
-from interference.run.packing import pack
+from interference.run.grams import pack
 from interference.statistics import metrics
 from interference.verification import reference, verify
 from tests.support.checkpoints import data, write_adapter, write_base, write_task

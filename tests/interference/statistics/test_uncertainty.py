@@ -10,7 +10,7 @@ from scipy import stats
 
 from interference.errors import ConfigError, ScopeError
 from interference.statistics import metrics
-from interference.statistics.estimand import Measure
+from interference.statistics.estimand import Estimand
 from interference.statistics.layout import Layout, Pairs
 from interference.statistics.metrics import METRICS
 from interference.statistics.pairs import Kernel
@@ -372,11 +372,11 @@ def test_tables_of_one_scope_share_resamples_and_nothing_else() -> None:
     for _ in range(2):  # in any order, and again
         for metric in METRICS:
             for reduce in ("mean-of-ratios", "ratio-of-means"):
-                measure = Measure(metric, reduce=reduce)
+                estimand = Estimand(metric, reduce=reduce)
                 options: dict[str, Any] = {"reduce": reduce, "replicates": 100, "seed": 5}
                 pairs = [
-                    (table_of(shared, measure), table(gram, tasks, metric, **options)),
-                    (change_of(shared, other, measure), compare(gram, gram + np.eye(60), tasks, metric, **options)),
+                    (table_of(shared, estimand), table(gram, tasks, metric, **options)),
+                    (change_of(shared, other, estimand), compare(gram, gram + np.eye(60), tasks, metric, **options)),
                 ]
                 for got, alone in pairs:
                     for name, values in got.columns().items():

@@ -12,7 +12,8 @@ import interference as package
 from interference import config, load
 from interference.errors import MeasurementError, RunError, ScopeError
 from interference.measurement.compute import compute_config
-from interference.run import Run, packing
+from interference.run import Run
+from interference.run.grams import pack
 from interference.verification import derivation, steps, verify
 from tests.support.checkpoints import data, write_adapter, write_task
 from tests.support.models import batch, llama, lora
@@ -232,7 +233,7 @@ def test_one_unit_alone_cannot_be_verified(model):
 def test_units_that_move_no_other_are_told(model, measured, monkeypatch):
     monkeypatch.setattr(verify, "gram_of", lambda rows: np.diag(np.ones(len(next(iter(rows.values()))))))
     size = len(measured.probes)
-    unrelated = tampered(measured, lambda packed: packing.pack(np.eye(size, dtype=np.float32)))
+    unrelated = tampered(measured, lambda packed: pack(np.eye(size, dtype=np.float32)))
     with pytest.raises(MeasurementError, match="no step of a unit that was drawn moves another's loss; draw more"):
         package.verify(unrelated, model, TASKS)
 
