@@ -12,6 +12,7 @@ from mixlora.data.examples import Example, Turn
 from mixlora.data.export import write
 from mixlora.data.images import open_image
 from mixlora.data.reading.tasks import read_task
+from tests.support.records import task_of
 
 
 def test_version_and_help(mixlora):
@@ -36,7 +37,7 @@ def test_what_is_exported_is_read_back(mixlora, tmp_path):
     assert (code, said, err) == (0, f"6 examples of 2 tasks in {out / 'suite.json'}\n", "")
     for name in names:
         own = mini.examples(name, "heldout", 3, 2)
-        read = read_task({"file": str(out / "suite.json"), "where": {"task_name": name}}, name)
+        read = read_task(task_of(file=out / "suite.json", where={"task_name": name}), name)
         assert [example.turns for example in read] == [example.turns for example in own]
         assert [example.id for example in read] == [f"{name}/{example.id}" for example in own]
         for ours, theirs in zip(own, read, strict=True):
