@@ -81,10 +81,10 @@ def train(
             paths = run_training(resolved, report)
     except KeyboardInterrupt:
         _interrupted()
-    from mixlora.training.folder import told
+    from mixlora.training.folder import record_summary
 
     for path in paths if os.environ.get("RANK", "0") == "0" else ():  # one of several processes tells it
-        typer.echo(plain(told(path)))
+        typer.echo(plain(record_summary(path)))
 
 
 @app.command()

@@ -33,7 +33,8 @@ from mixlora.checkpoints import formats
 from mixlora.checkpoints.conversion import import_checkpoint
 from mixlora.checkpoints.loading import LOAD_ERRORS, first_words
 from mixlora.checkpoints.projector import load_projector
-from mixlora.common.errors import CheckpointError, ConfigError
+from mixlora.common.directories import is_occupied
+from mixlora.common.errors import CheckpointError, ConfigError, reason
 from mixlora.common.writing import whole_directory
 from mixlora.data.templates import LLAVA_V1
 
@@ -84,7 +85,7 @@ def assemble(
         ConfigError: if `dtype`, `image_token` or `feature_layer` is impossible.
     """
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if is_occupied(out):
         raise CheckpointError(f"{out} holds something already; name a new directory")
     if dtype not in DTYPES:
         raise ConfigError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}")
@@ -310,4 +311,4 @@ def _write(out: Path, model: LlavaForConditionalGeneration, processor: LlavaProc
                 model.save_pretrained(folder)
             processor.save_pretrained(folder)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{out} cannot be written: {getattr(error, 'strerror', None) or error}") from None
+        raise CheckpointError(f"{out} cannot be written: {reason(error)}") from None

@@ -28,7 +28,8 @@ from mixlora.checkpoints.formats import (
 )
 from mixlora.checkpoints.pickled import map_tensors, read_json
 from mixlora.checkpoints.projector import Projector, converted, copied, load_projector
-from mixlora.common.errors import CheckpointError
+from mixlora.common.directories import is_occupied
+from mixlora.common.errors import CheckpointError, reason
 from mixlora.common.writing import whole_directory
 
 __all__ = ["Imported", "import_checkpoint", "load_projector"]  # public as `mixlora.official`
@@ -86,7 +87,8 @@ def import_checkpoint(source: Path | str, out: Path | str, *, base: str | None =
             cannot express, or if `out` holds something already or cannot be written.
     """
     source, out = Path(source), Path(out)
-    _check_free(out)
+    if is_occupied(out):
+        raise CheckpointError(f"{out} holds something already; name a new directory")
     kind = formats.recognise(source)
     adapter: _Adapter | None = None
     projector: Projector | None = None
@@ -234,11 +236,6 @@ def _targets(modules: set[tuple[int, str]], layers: int) -> str:
     return rf".*language_model\.layers\.({each})"
 
 
-def _check_free(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CheckpointError(f"{out} holds something already; name a new directory")
-
-
 def _write(out: Path, adapter: _Adapter | None, projector: Projector | None) -> None:
     try:
         with whole_directory(out.resolve()) as folder:
@@ -250,4 +247,4 @@ def _write(out: Path, adapter: _Adapter | None, projector: Projector | None) -> 
                 metadata = {"format": "pt", "projector_hidden_act": projector.hidden_act}
                 save_file(projector.tensors, folder / CONVERTED, metadata)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{out} cannot be written: {getattr(error, 'strerror', None) or error}") from None
+        raise CheckpointError(f"{out} cannot be written: {reason(error)}") from None

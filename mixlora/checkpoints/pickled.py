@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mixlora.common import files
-from mixlora.common.errors import CheckpointError
+from mixlora.common.errors import CheckpointError, reason
 
 LARGEST_NAMESPACE = 2**20  # bytes
 LARGEST_UNMAPPED = 2**30  # bytes; a file of torch before 1.6 has to be read whole
@@ -46,7 +46,7 @@ def read_namespace(path: Path) -> dict[str, Any]:
     try:
         stored = _stored(path)
     except (OSError, zipfile.BadZipFile, RuntimeError) as error:  # RuntimeError: an encrypted or unknown compression
-        raise CheckpointError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise CheckpointError(f"{path} cannot be read: {reason(error)}") from None
     return _Machine(path).run(stored)
 
 

@@ -3,9 +3,18 @@
 from contextlib import suppress
 from pathlib import Path
 
-from mixlora.common.errors import RunError
+from mixlora.common.errors import RunError, reason
 from mixlora.common.files import exists
 from mixlora.common.writing import unique
+
+
+def is_occupied(out: Path) -> bool:
+    """Whether anything but an empty directory is at a path.
+
+    Raises:
+        OSError: the path cannot be looked up.
+    """
+    return out.exists() and (not out.is_dir() or any(out.iterdir()))
 
 
 def check_free(out: Path, marker: str, noun: str, otherwise: str) -> None:
@@ -27,12 +36,11 @@ def check_free(out: Path, marker: str, noun: str, otherwise: str) -> None:
     if exists(out / marker):
         raise RunError(f"{out} already holds {noun}; choose another --out or delete it first")
     try:
-        taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
+        occupied = is_occupied(out)
         apart = out.is_symlink() or out.is_mount()  # what is written beside it cannot be moved there
     except (OSError, ValueError) as error:
-        said = getattr(error, "strerror", None) or error
-        raise RunError(f"{out} cannot be used: {said}; choose another --out") from None
-    if taken:
+        raise RunError(f"{out} cannot be used: {reason(error)}; choose another --out") from None
+    if occupied:
         raise RunError(f"{out} exists and {otherwise}; choose another --out")
     if apart:
         raise RunError(f"{out} is a link or the root of a disk; name a directory within it by --out")
@@ -50,8 +58,7 @@ def check_writable(out: Path) -> None:
         temporary.mkdir(parents=True)
         temporary.rmdir()
     except (OSError, ValueError) as error:
-        said = getattr(error, "strerror", None) or error
-        raise RunError(f"nothing can be written to {out.parent}: {said}; choose another --out") from None
+        raise RunError(f"nothing can be written to {out.parent}: {reason(error)}; choose another --out") from None
     finally:
         for folder in made:
             with suppress(OSError, ValueError):

@@ -71,6 +71,11 @@ class RoutingError(ToolError, ValueError):
     """A forward whose instances cannot be routed: an unknown task, a selection of another batch."""
 
 
+def reason(error: BaseException) -> str:
+    """What went wrong: the system's words, such as "Permission denied", or else the error's own."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 def unwritable(message: str, error: OSError) -> RunError:
     """The error of a place that cannot be written: a `WriteError` where its disk is full, else the user's mistake."""
     return (WriteError if error.errno in (errno.ENOSPC, errno.EDQUOT) else RunError)(message)

@@ -1,7 +1,7 @@
 """What every configuration says of a base model and of a task; what else it says is where its command lives."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -43,14 +43,20 @@ class TaskSection(Section):
     """Where a task's examples come from: a file, or the mini suite.
 
     Attributes:
-        file: JSONL, LLaVA JSON, parquet or a Hugging Face dataset directory.
-        images: the folder that image names are relative to; None for the file's own.
-        outside: also take images that lie outside that folder, by an absolute name, "..", or a link.
-        where: only records with these values.
-        split: of a dataset directory that has several.
-        fields: the file's own names of id, prompt, response and image.
-        mini: "train" or "heldout": the task of this name of the mini suite.
+        file: a .jsonl or .json file, a parquet file, or a directory that `save_to_disk` of `datasets` wrote.
+        images: the folder that image names are relative to; None for the file's own. No image may leave it, unless
+            `outside`.
+        outside: also take images outside that folder: named by an absolute path or with "..", or behind a link.
+        where: take only records with these values, {field: value}.
+        split: the split of a dataset directory that has several.
+        fields: the file's own names of `id`, `prompt`, `response`, `image` and `references`, as in {prompt: question}.
+        mini: "train" or "heldout": that split of the mini suite's task of this name.
     """
+
+    sources: ClassVar[tuple[str, ...]] = ("file", "mini")
+    """Keys that each name a source; exactly one of them is given."""
+    of_file: ClassVar[tuple[str, ...]] = ("images", "outside", "where", "split", "fields")
+    """Keys that say how a file is read."""
 
     file: Place | None = None
     images: Place | None = None
@@ -62,36 +68,31 @@ class TaskSection(Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> "TaskSection":
-        if sum(source is not None for source in self._sources()) != 1:
+        if sum(getattr(self, key) is not None for key in self.sources) != 1:
             raise ValueError("give either file: PATH or mini: heldout")
-        if self.mini is not None and (beside := [key for key in self._of_files() if getattr(self, key)]):
+        if self.mini is not None and (beside := self.given_of_file):
             raise ValueError(f"{beside[0]} is for a file; leave it out with mini")
         return self
 
-    def _sources(self) -> tuple[str | None, ...]:
-        return (self.file, self.mini)
-
-    def _of_files(self) -> tuple[str, ...]:
-        """The keys that say how a file is read."""
-        return ("images", "outside", "where", "split", "fields")
+    @property
+    def given_of_file(self) -> list[str]:
+        """The keys that say how a file is read and that were given."""
+        return [key for key in self.of_file if getattr(self, key)]
 
 
 class TaskGroupSection(TaskSection):
-    """A task, or several that are kept together.
+    """One task, or several from one source.
 
     Attributes:
-        by: one task for each value of this field of the file's records, named by the value.
-        mme: the folder of the benchmark MME, in place of a file: one task for each of its subtasks.
+        by: make one task of each value of this field of the file's records, named by the value.
+        mme: the folder of the benchmark MME, in place of a file: each of its subtasks is a task.
     """
+
+    sources: ClassVar[tuple[str, ...]] = (*TaskSection.sources, "mme")
+    of_file: ClassVar[tuple[str, ...]] = (*TaskSection.of_file, "by")
 
     by: str | None = None
     mme: Place | None = None
-
-    def _sources(self) -> tuple[str | None, ...]:
-        return (*super()._sources(), self.mme)
-
-    def _of_files(self) -> tuple[str, ...]:
-        return (*super()._of_files(), "by")
 
 
 def resolved(config: Section) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Sections are pydantic models; which keys there are is said where a command lives
 
 import difflib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
@@ -81,6 +81,15 @@ def build(schema: type[S], data: Mapping[str, Any], place: str) -> S:
         return schema.model_validate(data)
     except ValidationError as error:
         raise ConfigError(f"{place}: {_sentence(error, schema)}") from None
+
+
+def leaves(nested: Mapping[str, Any], under: str = "") -> Iterator[tuple[str, Any]]:
+    """Each value that is no mapping, with its dotted key, as ("generation.num_beams", 1)."""
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{under}{key}.")
+        else:
+            yield f"{under}{key}", value
 
 
 def _number(value: Any) -> Any:

@@ -96,8 +96,11 @@ def replace_files(files: Mapping[Path, bytes]) -> None:
 
 
 def remove_left(out: Path) -> None:
-    """Remove what killed processes left of a directory `out`; the caller must be the only one who writes there."""
-    for left in out.parent.glob(f".{glob.escape(out.name)}.*.tmp"):
+    """Remove what killed processes left of a directory `out`; the caller must be the only one who writes there.
+
+    What is being written of a directory with a longer name, as "out.2", stays.
+    """
+    for left in out.parent.glob(f".{glob.escape(out.name)}.{'[0-9a-f]' * 8}.tmp"):
         shutil.rmtree(left, ignore_errors=True)
 
 

@@ -1,12 +1,13 @@
 """Examples to files: the JSON of LLaVA and Vision-Flan, with pictures beside it. `readers` reads it back."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 
+from mixlora.common.directories import is_occupied
 from mixlora.common.errors import DataError
+from mixlora.common.writing import whole_directory, write_json
 from mixlora.data.examples import Example
 
 _SPEAKERS = {"system": "system", "user": "human", "assistant": "gpt"}
@@ -18,12 +19,12 @@ def write(examples: Sequence[Example], out: Path) -> None:
     Raises:
         DataError: if the directory holds something already, or cannot be written.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if is_occupied(out):
         raise DataError(f"{out} holds something already; name a new directory.")
     try:
-        (out / "images").mkdir(parents=True, exist_ok=True)
-        records = [_record(example, out / "images") for example in examples]
-        (out / "suite.json").write_text(json.dumps(records, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        with whole_directory(out.resolve()) as folder:
+            (folder / "images").mkdir()
+            write_json(folder / "suite.json", [_record(example, folder / "images") for example in examples])
     except OSError as error:
         raise DataError(f"{out} cannot be written: {error.strerror or error}.") from None
 

@@ -1,14 +1,13 @@
 """Examples of a configuration's task, wherever it says they are: files, a benchmark's folder, or the mini suite."""
 
 from mixlora.common.errors import DataError
-from mixlora.common.sections import TaskSection
+from mixlora.common.sections import TaskGroupSection, TaskSection
 from mixlora.data.examples import Example
-from mixlora.data.reading.tasks import TaskSpec, read_tasks
+from mixlora.data.reading.tasks import read_task, read_tasks
 from mixlora.data.sampling import sample
 
-MINI = 800
-"""Examples of a task of the mini suite where none are asked for."""
-_KEYS = {"file", "images", "outside", "where", "split", "fields", "by", "mme"}
+MINI_COUNT = 800
+"""Examples of a task of the mini suite if no number is given."""
 
 
 def examples_of(
@@ -21,7 +20,7 @@ def examples_of(
         task: where they are.
         count: examples drawn from each; all if None. Tasks of the mini suite that share pictures get the same ones.
         seed: of the draw.
-        problems: where records that cannot be used are told; None to raise at the first.
+        problems: collects the errors of unusable records; None to raise the first.
 
     Raises:
         DataError: as `read_tasks`.
@@ -29,8 +28,11 @@ def examples_of(
     if task.mini is not None:
         from mixlora.data import mini
 
-        return {name: mini.examples(name, task.mini, count or MINI, seed)}
-    found = read_tasks(TaskSpec.of(task.model_dump(include=_KEYS), name), name, problems)
+        return {name: mini.examples(name, task.mini, count or MINI_COUNT, seed)}
+    if isinstance(task, TaskGroupSection):
+        found = read_tasks(task, name, problems)
+    else:
+        found = {name: read_task(task, name, problems)}
     if count is None:
         return found
     return {own: sample(examples, count, seed, own) for own, examples in found.items()}

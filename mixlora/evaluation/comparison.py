@@ -11,7 +11,7 @@ from mixlora.common.errors import DataError, ToolError
 from mixlora.common.files import file_name
 from mixlora.common.settings import build
 from mixlora.evaluation import predictions, results
-from mixlora.evaluation.config import JUDGE, JudgeSection, MetaSection
+from mixlora.evaluation.config import JUDGE, RECORD, JudgeSection, MetaSection
 from mixlora.evaluation.folder import JUDGEMENTS, PREDICTIONS
 from mixlora.evaluation.judging.verdicts import verdicts
 from mixlora.evaluation.predictions import Prediction
@@ -48,7 +48,7 @@ class _Side:
 
     def __init__(self, path: Path) -> None:
         self.path, self.results = path, results.load(path)
-        self.meta = build(MetaSection, self.results.meta, f"{path / results.FILE}, meta")
+        self.meta = build(MetaSection, self.results.meta, f"{path / RECORD}, meta")
 
     @property
     def tasks(self) -> dict[str, dict[str, Any]]:
@@ -59,7 +59,7 @@ class _Side:
     def judge(self) -> JudgeSection:
         """Who judged."""
         if self.meta.config.judge is None:
-            raise DataError(f"{self.path / results.FILE} is damaged: it names no judge; run the evaluation again.")
+            raise DataError(f"{self.path / RECORD} is damaged: it names no judge; run the evaluation again.")
         return self.meta.config.judge
 
     def scored(self, task: str) -> tuple[str, list[str] | None]:

@@ -15,6 +15,7 @@ from mixlora.common.settings import Number, Place, Section
 from mixlora.evaluation.scoring.metrics import Metric
 
 RECORD = "results.json"
+"""The file of an evaluation's scores and configuration, by which its directory is known."""
 JUDGE = "judge"
 """The score that the judge gives."""
 TASK = "{task}"

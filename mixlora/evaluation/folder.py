@@ -8,7 +8,7 @@ out/.lock                        held by the process that works on it
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from mixlora.common.errors import CheckpointError
 from mixlora.common.files import exists, file_name, read_json
 from mixlora.common.locks import LOCK, locked
+from mixlora.common.settings import leaves
 from mixlora.common.writing import growing, write_json
 from mixlora.evaluation import predictions
 from mixlora.evaluation.lines import append_lines, cut, write_lines, written
@@ -47,7 +48,7 @@ class Folder:
         """Inside, no other process works on it.
 
         Raises:
-            CheckpointError: another does, or it cannot be written.
+            RunError: another does, or it cannot be written.
         """
         return locked(self.path / LOCK, f"evaluating {self.path}")
 
@@ -127,10 +128,12 @@ class Folder:
     def _refuse_other(self, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
         common = found["tasks"].keys() & wanted["tasks"].keys()
         there, here = (
-            dict(_leaves({**side, "tasks": {task: own for task, own in side["tasks"].items() if task in common}}))
+            dict(leaves({**side, "tasks": {task: own for task, own in side["tasks"].items() if task in common}}))
             for side in (found, wanted)
         )
-        other = [_told(key, there.get(key), here.get(key)) for key in here | there if there.get(key) != here.get(key)]
+        other = [
+            _difference(key, there.get(key), here.get(key)) for key in here | there if there.get(key) != here.get(key)
+        ]
         if other:
             more = [f"{len(other) - _NAMED} more"] * (len(other) > _NAMED)
             raise CheckpointError(
@@ -153,16 +156,7 @@ def _is_unfinished(path: Path) -> bool:
     return path.name in (growing(Path(IDENTITY)).name, LOCK)
 
 
-def _leaves(nested: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """("generation.num_beams", 1) and so on."""
-    for key, value in nested.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{path}{key}.")
-        else:
-            yield f"{path}{key}", value
-
-
-def _told(key: str, there: Any, here: Any) -> str:
+def _difference(key: str, there: Any, here: Any) -> str:
     """How two evaluations differ."""
     if isinstance(there, str) and isinstance(here, str) and len(there) == len(here) == HASH:
         return f"{key:.200} has changed"

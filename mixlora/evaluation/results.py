@@ -10,10 +10,10 @@ from typing import Any
 from mixlora.common.errors import DataError, TrainingError
 from mixlora.common.files import again, read_json
 from mixlora.common.writing import whole_file
+from mixlora.evaluation.config import RECORD
 from mixlora.evaluation.scoring.intervals import Estimate
 from mixlora.evaluation.scoring.metrics import Score
 
-FILE = "results.json"
 FORMAT = 1
 """What the file's layout is called; a later one gets a higher number."""
 
@@ -60,7 +60,7 @@ class Results:
         record = finite({"format": FORMAT, **asdict(self)})
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with whole_file(folder / FILE) as new:
+            with whole_file(folder / RECORD) as new:
                 new.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         except OSError as error:
             remedy = again(error.errno, "the same command continues")
@@ -75,11 +75,11 @@ def load(path: Path | str) -> Results:
     Raises:
         DataError: there is no `results.json`, it is damaged, or it is of a later format.
     """
-    file = Path(path) / FILE
+    file = Path(path) / RECORD
     try:
         record = read_json(file)
     except FileNotFoundError:
-        raise DataError(f"{path} holds no {FILE}; give a directory that an evaluation wrote.") from None
+        raise DataError(f"{path} holds no {RECORD}; give a directory that an evaluation wrote.") from None
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror or error}.") from None
     except ValueError as error:

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from mixlora.checkpoints import loading
-from mixlora.common.errors import CheckpointError, ConfigError, DataError, plain
+from mixlora.common.errors import CheckpointError, ConfigError, DataError, RunError, plain, reason
 from mixlora.common.files import exists, file_name, is_folder
 from mixlora.common.progress import Progress, silent
 from mixlora.common.sections import resolved
@@ -54,9 +54,9 @@ def evaluate(config: EvaluateConfig, progress: Progress = silent) -> Results:
 
     Raises:
         ConfigError: a value of the configuration cannot be used.
-        DataError: examples cannot be used; the first twenty problems in words.
-        CheckpointError: the model cannot be loaded, `out` holds something else or cannot be made, or another process
-            works on it.
+        DataError: some examples cannot be used; it describes the first twenty problems.
+        CheckpointError: the model cannot be loaded, or `out` holds something else.
+        RunError: `out` cannot be made, or another process works on it.
         TrainingError: memory ran out, or answers or scores cannot be written.
     """
     if config.out is None:
@@ -74,8 +74,7 @@ def _absolute(out: str) -> Path:
     try:
         return Path(out).resolve()
     except (OSError, ValueError, RuntimeError) as error:  # a NUL in the name, a loop of links
-        said = getattr(error, "strerror", None) or error
-        raise CheckpointError(f"{out} cannot be written: {said}; choose another --out") from None
+        raise RunError(f"{out} cannot be written: {reason(error)}; choose another --out") from None
 
 
 def _evaluated(config: EvaluateConfig, folder: Folder, progress: Progress) -> Results:

@@ -1,7 +1,8 @@
-"""The corpus: the examples of a configuration's tasks, all looked through before anything is trained."""
+"""The corpus of a training: the examples of a configuration's tasks, all checked before any model is loaded."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch.utils.data import Dataset
 
@@ -12,15 +13,21 @@ from mixlora.data.collation import Collator
 from mixlora.data.examples import Example
 from mixlora.data.sources import examples_of
 from mixlora.training.config import TrainTask
-from mixlora.training.order import Corpus
 
 
 @dataclass(frozen=True)
-class Examples(Dataset[Example]):
-    """Examples to train on, in the order of their tasks."""
+class Corpus(Dataset[Example]):
+    """Examples to train on, in the order of their tasks.
+
+    Attributes:
+        examples: the examples.
+        lengths: the tokens of each.
+        weights: {task: share of an epoch, relative to the others'}; empty if each example comes once an epoch.
+    """
 
     examples: Sequence[Example]
-    corpus: Corpus
+    lengths: Sequence[int]
+    weights: Mapping[str, float]
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -28,30 +35,34 @@ class Examples(Dataset[Example]):
     def __getitem__(self, position: int) -> Example:
         return self.examples[position]
 
+    @cached_property
+    def tasks(self) -> list[str]:
+        """The task of each example."""
+        return [example.task for example in self.examples]
+
     @property
     def mixed(self) -> bool:
-        """Whether some have a picture and some have none."""
+        """Whether some examples have a picture and others none."""
         return len({example.image is not None for example in self.examples}) > 1
 
-    def only(self, task: str) -> "Examples":
-        """Those of one task, each once an epoch."""
-        places = [k for k, own in enumerate(self.corpus.tasks) if own == task]
-        lengths = [self.corpus.lengths[k] for k in places]
-        return Examples([self.examples[k] for k in places], Corpus([task] * len(places), lengths, {}))
+    def only(self, task: str) -> "Corpus":
+        """The examples of one task, each once an epoch."""
+        places = [k for k, own in enumerate(self.tasks) if own == task]
+        return Corpus([self.examples[k] for k in places], [self.lengths[k] for k in places], {})
 
 
-def gather(tasks: Mapping[str, TrainTask], collator: Collator, seed: int, decode: bool, progress: Progress) -> Examples:
-    """The examples of all tasks, each checked: rendered, encoded, its picture decoded.
+def gather(tasks: Mapping[str, TrainTask], collator: Collator, seed: int, decode: bool, progress: Progress) -> Corpus:
+    """The corpus of all tasks, each example checked: rendered, encoded, its picture decoded.
 
     Args:
         tasks: by name.
         collator: of the model.
         seed: of tasks' samples.
-        decode: whether pictures are decoded; their headers are read in any case.
-        progress: told of every example.
+        decode: whether to decode pictures; their headers are read in any case.
+        progress: called after each example.
 
     Raises:
-        DataError: all that is wrong with them, the first twenty in words.
+        DataError: some examples cannot be used; it describes the first twenty problems.
         ConfigError: two entries give tasks of one name.
     """
     problems: list[DataError] = []
@@ -73,4 +84,4 @@ def gather(tasks: Mapping[str, TrainTask], collator: Collator, seed: int, decode
     checked = check(examples, collator, problems, decode, progress=lambda done, total: progress("data", done, total))
     if problems:
         raise report(problems)
-    return Examples(examples, Corpus([example.task for example in examples], checked.lengths, weights))
+    return Corpus(examples, checked.lengths, weights)

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from mixlora.common.errors import CheckpointError, TrainingError
 from mixlora.common.files import again, exists, read_json
 from mixlora.common.locks import LOCK, locked
+from mixlora.common.settings import leaves
 from mixlora.common.writing import growing, write_json
 from mixlora.training.config import RECORD, Method
 
@@ -90,7 +91,7 @@ class Folder:
         """Inside, no other process trains there.
 
         Raises:
-            CheckpointError: another does, or it cannot be written.
+            RunError: another does, or it cannot be written.
         """
         return locked(self.path / LOCK, f"training {self.path}")
 
@@ -225,21 +226,13 @@ def _step(path: Path) -> int:
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
     """The first key in which two configurations train something else, and its values."""
-    old, new = dict(_flat(before)), dict(_flat(now))
+    old, new = dict(leaves(before)), dict(leaves(now))
     unread = {"lora", "mixlora"} - {"lora" if now["method"] == Method.SPECIALIST else now["method"]}
     keys = [key for key in [*new, *old] if key not in _FREE and key.partition(".")[0] not in unread]
     return next(((key, old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)), None)
 
 
-def _flat(values: Mapping[str, Any], under: str = "") -> Any:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{under}{key}.")
-        else:
-            yield f"{under}{key}", value
-
-
-def told(path: Path) -> str:
+def record_summary(path: Path) -> str:
     """What a finished training's record says in one line."""
     record = read_record(path) or {}
     losses = [loss for _, loss in record.get("losses", ())]

@@ -4,32 +4,17 @@ An epoch is a whole number of batches: what is missing in the last one is filled
 every step has the same number of examples however many processes share it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from torch.utils.data import Sampler
 
 from mixlora.common.errors import ConfigError
 from mixlora.training.config import Order
+from mixlora.training.corpus import Corpus
 
 MEGABATCH = 50
 """Batches among which examples are sorted by length; the fewer, the more random is who comes together."""
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """What an order has to know of the examples.
-
-    Attributes:
-        tasks: of each example.
-        lengths: of each example, in tokens.
-        weights: {task: share of an epoch, relative to the others'}; empty where each example comes once an epoch.
-    """
-
-    tasks: Sequence[str]
-    lengths: Sequence[int]
-    weights: Mapping[str, float]
 
 
 class Epochs(Sampler[int]):

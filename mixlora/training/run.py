@@ -23,7 +23,7 @@ from mixlora.common.writing import growing, whole_directory
 from mixlora.data.checking import fingerprint
 from mixlora.data.collation import Collator
 from mixlora.training.config import EPOCHS, Method, RecipeSection, TrainConfig
-from mixlora.training.corpus import Examples, gather
+from mixlora.training.corpus import Corpus, gather
 from mixlora.training.folder import OWN, Folder, written
 from mixlora.training.methods import adapter_config, prepare
 from mixlora.training.order import Epochs
@@ -47,8 +47,9 @@ def train(config: TrainConfig, progress: Progress = silent, callbacks: Sequence[
 
     Raises:
         ConfigError: a value of the configuration cannot be used.
-        DataError: examples cannot be used; the first twenty problems in words.
-        CheckpointError: the base cannot be loaded, `out` holds something else, or another process trains there.
+        DataError: some examples cannot be used; it describes the first twenty problems.
+        CheckpointError: the base cannot be loaded, or `out` holds something else.
+        RunError: `out` cannot be made, or another process trains there.
         TrainingError: memory ran out, `out` cannot be written, or the loss is not a number any more.
     """
     if config.out is None:
@@ -85,10 +86,10 @@ def _train(
         recipe = config.training
         processor = loading.load_processor(config.model)
         collator = Collator(processor, recipe.max_length)
-        examples = gather(config.tasks, collator, recipe.seed, recipe.check_images and is_main, report)
-        folder = Folder(out, resolved(config), fingerprint(examples.examples))
+        corpus = gather(config.tasks, collator, recipe.seed, recipe.check_images and is_main, report)
+        folder = Folder(out, resolved(config), fingerprint(corpus.examples))
         specialists = config.method == Method.SPECIALIST
-        jobs = _specialists(config, folder, examples) if specialists else {"": Job(folder, examples, recipe)}
+        jobs = _specialists(config, folder, corpus) if specialists else {"": Job(folder, corpus, recipe)}
     done = [_train_one(config, job, collator, device, _of_task(report, task), callbacks) for task, job in jobs.items()]
     if specialists and is_main and not folder.finished:
         folder.close({"specialists": {task: job.folder.path.name for task, job in jobs.items()}})
@@ -102,20 +103,20 @@ class Job:
         ConfigError: a batch is larger than all there is, or a snapshot is beyond the last step.
     """
 
-    def __init__(self, folder: Folder, examples: Examples, recipe: RecipeSection) -> None:
+    def __init__(self, folder: Folder, corpus: Corpus, recipe: RecipeSection) -> None:
         self.folder = folder
-        self.examples = examples
-        self.epochs = Epochs(examples.corpus, recipe.order, recipe.batch_size, recipe.seed)
+        self.corpus = corpus
+        self.epochs = Epochs(corpus, recipe.order, recipe.batch_size, recipe.seed)
         last = recipe.steps or math.ceil((recipe.epochs or EPOCHS) * (len(self.epochs) // recipe.batch_size))
         if beyond := [step for step in recipe.snapshots if step > last]:
             raise ConfigError(f"training.snapshots asks for step {beyond[0]}, but the last one is {last}; leave it out")
 
 
-def _specialists(config: TrainConfig, folder: Folder, examples: Examples) -> dict[str, Job]:
+def _specialists(config: TrainConfig, folder: Folder, corpus: Corpus) -> dict[str, Job]:
     """The training of each task, in a directory of its own."""
     jobs = {}
-    for task in dict.fromkeys(examples.corpus.tasks):
-        own, name = examples.only(task), file_name(task)
+    for task in dict.fromkeys(corpus.tasks):
+        own, name = corpus.only(task), file_name(task)
         if name in OWN:
             raise ConfigError(
                 f"task {task!r}: its specialist would be {folder.path / name}, where a training keeps files of its "
@@ -145,7 +146,7 @@ def _train_one(
     for make in callbacks:
         trainer.add_callback(make(trainer))
     last = job.folder.last_checkpoint()
-    with _told(config, max(job.examples.corpus.lengths)):
+    with _explained_memory_error(config, max(job.corpus.lengths)):
         trainer.train(resume_from_checkpoint=str(last) if last else None)
     with written(job.folder.path):
         _save(trainer, job.folder.path, collator)
@@ -159,7 +160,7 @@ def _trainer(
     config: TrainConfig, job: Job, collator: Collator, device: torch.device, progress: Progress
 ) -> TaskTrainer:
     """What trains, with a fresh model; its directory is claimed once nothing of the configuration can fail."""
-    recipe, folder, mixed = config.training, job.folder, job.examples.mixed
+    recipe, folder, mixed = config.training, job.folder, job.corpus.mixed
     settings = arguments(recipe, folder, device.type, mixed)
     base = loading.load_base(config.model, device=_placed(config, device, settings.local_process_index))
     set_seed(recipe.seed)
@@ -172,7 +173,7 @@ def _trainer(
         trainer = TaskTrainer(
             model=model,
             args=settings,
-            train_dataset=job.examples,
+            train_dataset=job.corpus,
             data_collator=Batches(collator, mixed, named),
             epochs=job.epochs,
             callbacks=[Report(progress)],
@@ -217,7 +218,7 @@ def _known(trainer: Any, job: Job) -> dict[str, Any]:
     """What a training's record says of it."""
     losses = [[entry["step"], entry["loss"]] for entry in trainer.state.log_history if "loss" in entry]
     counted = [parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad]
-    tasks = job.examples.corpus.tasks
+    tasks = job.corpus.tasks
     return {
         "steps": trainer.state.global_step,
         "losses": losses,
@@ -229,8 +230,8 @@ def _known(trainer: Any, job: Job) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _told(config: TrainConfig, longest: int) -> Iterator[None]:
-    """Memory that runs out, in words."""
+def _explained_memory_error(config: TrainConfig, longest: int) -> Iterator[None]:
+    """Replace torch's error that memory ran out by one that says what to lower."""
     try:
         yield
     except (torch.OutOfMemoryError, RuntimeError) as error:

@@ -42,7 +42,9 @@ def main() -> None:
                 if kind == 0:
                     file = folder / f"x{SUFFIXES[choice % len(SUFFIXES)]}"
                     file.write_bytes(rest)
-                    read_tasks({"file": file, **SPECS[choice % len(SPECS)]}, "task")
+                    read_tasks(
+                        build(TaskGroupSection, {"file": str(file), **SPECS[choice % len(SPECS)]}, "task"), "task"
+                    )
                 elif kind == 1:
                     (folder / "x.yaml").write_bytes(rest)
                     build(Config, overridden(read(folder / "x.yaml", Config, "run.json"), [], {}), "x.yaml")

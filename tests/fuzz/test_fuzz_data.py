@@ -16,7 +16,7 @@ from mixlora.data.reading.tasks import read_task, read_tasks
 from mixlora.data.sampling import sample
 from tests.support.mutations import NASTY, attempt, changed, damaged, fuzz, put, scalars, written
 from tests.support.needed import needed
-from tests.support.records import with_image
+from tests.support.records import task_of, with_image
 
 RECORDS = (
     {"id": 1, "task": "red", "prompt": "What?", "response": "Red", "image": "a.png"},
@@ -60,7 +60,7 @@ def folder(tmp_path_factory):
 
 def use(file, spec):
     """Read a file, and do with its examples what every command does."""
-    for task, examples in read_tasks({"file": file, **spec}, "task").items():
+    for task, examples in read_tasks(task_of(file=file, **spec), "task").items():
         if examples:
             sample(examples, 2, 0, task)
             fingerprint(examples)
@@ -85,7 +85,7 @@ def test_changed_records(folder, records, spec, as_list):
     (folder / name).write_bytes(b"[" + b",".join(lines) + b"]" if as_list else b"\n".join(lines))
     attempt(lambda: use(folder / name, spec))
     problems: list = []
-    attempt(lambda: read_tasks({"file": folder / name, **spec}, "task", problems))
+    attempt(lambda: read_tasks(task_of(file=folder / name, **spec), "task", problems))
     assert all(str(problem) for problem in problems)
 
 
@@ -138,7 +138,7 @@ def test_names_of_pictures(folder, name, other):
     (folder / "x.jsonl").write_bytes(written({"prompt": "What?", "response": "Red", "image": name, "id": other}))
 
     def inside():
-        for example in read_task({"file": folder / "x.jsonl"}, "task"):
+        for example in read_task(task_of(file=folder / "x.jsonl"), "task"):
             assert example.image is None or example.image.resolve().is_relative_to(folder.resolve())
 
     attempt(inside)
@@ -151,7 +151,7 @@ def test_damaged_subtasks_of_mme(folder, text, image):
         folder / "mme" if (folder / "mme").mkdir(exist_ok=True) else folder / "mme" / "count",
         {"1.txt": text, "1.jpg": image},
     )
-    attempt(lambda: [open_image(e) for e in read_tasks({"mme": folder / "mme"}, "task").get("count", ())])
+    attempt(lambda: [open_image(e) for e in read_tasks(task_of(mme=folder / "mme"), "task").get("count", ())])
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 
 from mixlora.common.errors import DataError
+from mixlora.common.sections import TaskGroupSection
+from mixlora.common.settings import build
 from mixlora.data.examples import Example, Turn
 from mixlora.data.reading.tasks import read_task
 
@@ -26,13 +28,18 @@ def save_picture(path: Path, size=(6, 4), color=(255, 0, 0), **options) -> Path:
     return path
 
 
-def read(file: Path, **spec) -> list[Example]:
-    return read_task({"file": file, **spec}, "colors")
+def task_of(**keys) -> TaskGroupSection:
+    """The section of a configuration that says these keys."""
+    return build(TaskGroupSection, {k: str(v) if isinstance(v, Path) else v for k, v in keys.items()}, "task")
 
 
-def refusal(file: Path, **spec) -> str:
+def read(file: Path, **keys) -> list[Example]:
+    return read_task(task_of(file=file, **keys), "colors")
+
+
+def refusal(file: Path, **keys) -> str:
     with pytest.raises(DataError) as error:
-        read(file, **spec)
+        read(file, **keys)
     return str(error.value)
 
 

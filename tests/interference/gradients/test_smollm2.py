@@ -28,6 +28,7 @@ from mixlora.checkpoints.inspection import describe
 from mixlora.data.collation import Collator
 from mixlora.data.reading.tasks import read_task
 from tests.support import smollm2
+from tests.support.records import task_of
 
 pytestmark = [pytest.mark.pretrained, pytest.mark.slow]
 
@@ -112,7 +113,7 @@ def mixed(trained, tmp_path_factory):
 
 
 def train(base, files, adapter, out):
-    examples = {name: read_task({"file": file}, name) for name, file in files.items()}
+    examples = {name: read_task(task_of(file=file), name) for name, file in files.items()}
     collator = Collator(AutoTokenizer.from_pretrained(base))
     torch.manual_seed(0)
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), adapter)
@@ -176,7 +177,7 @@ def test_a_bfloat16_base_with_float32_adapters_is_near_autograd(trained):
     settings = trained.config(dtype="bfloat16")
     model = checkpoint.load_model(settings.model)
     assert {p.dtype for n, p in model.named_parameters() if "lora_" in n} == {torch.float32}
-    examples = read_task({"file": trained.files["flowers"]}, "flowers")[:2]
+    examples = read_task(task_of(file=trained.files["flowers"]), "flowers")[:2]
     batch = Collator(AutoTokenizer.from_pretrained(trained.base))(examples)
     targets = find_targets(model, "default", layers=[25])
     with Probe(model, targets) as probe:

@@ -3,15 +3,12 @@
 import json
 from importlib.metadata import version
 
-import pytest
-from PIL import Image, ImageChops
+from PIL import ImageChops
 
-from mixlora.common.errors import DataError
 from mixlora.data import mini
-from mixlora.data.examples import Example, Turn
-from mixlora.data.export import write
 from mixlora.data.images import open_image
 from mixlora.data.reading.tasks import read_task
+from tests.support.records import task_of
 
 
 def test_version_and_help(mixlora):
@@ -36,34 +33,11 @@ def test_what_is_exported_is_read_back(mixlora, tmp_path):
     assert (code, said, err) == (0, f"6 examples of 2 tasks in {out / 'suite.json'}\n", "")
     for name in names:
         own = mini.examples(name, "heldout", 3, 2)
-        read = read_task({"file": str(out / "suite.json"), "where": {"task_name": name}}, name)
+        read = read_task(task_of(file=out / "suite.json", where={"task_name": name}), name)
         assert [example.turns for example in read] == [example.turns for example in own]
         assert [example.id for example in read] == [f"{name}/{example.id}" for example in own]
         for ours, theirs in zip(own, read, strict=True):
             assert ImageChops.difference(open_image(ours), open_image(theirs)).getbbox() is None
-
-
-def test_a_shared_picture_is_written_once(tmp_path):
-    picture = Image.new("RGB", (4, 4), (9, 8, 7))
-    turns = (Turn("system", "S"), Turn("user", "Q"), Turn("assistant", "Ä"))
-    write([Example("a/1", task, turns, picture, "s") for task in ("x", "y")], tmp_path / "out")
-    records = json.loads((tmp_path / "out" / "suite.json").read_text(encoding="utf-8"))
-    assert [path.name for path in (tmp_path / "out" / "images").iterdir()] == ["a-1.png"]
-    assert records[1] == {
-        "id": "y/a/1",
-        "task_name": "y",
-        "image": "images/a-1.png",
-        "conversations": [
-            {"from": "system", "value": "S"},
-            {"from": "human", "value": "Q"},
-            {"from": "gpt", "value": "Ä"},
-        ],
-    }
-
-
-def test_examples_without_picture_have_none(tmp_path):
-    write([Example("1", "x", (Turn("user", "Q"), Turn("assistant", "A")), None, "s")], tmp_path / "out")
-    assert "image" not in json.loads((tmp_path / "out" / "suite.json").read_text())[0]
 
 
 def test_directories_that_cannot_be_used(mixlora, tmp_path):
@@ -73,8 +47,6 @@ def test_directories_that_cannot_be_used(mixlora, tmp_path):
         (tmp_path / "mine.txt" / "x", f"error: {tmp_path / 'mine.txt' / 'x'} cannot be written: Not a directory.\n"),
     ):
         assert mixlora("export", out, "--count", 1) == (2, "", message)
-    with pytest.raises(DataError, match="holds something already"):
-        write([], tmp_path / "mine.txt")
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 

@@ -1,6 +1,5 @@
-"""Names of tasks as names of files, files that are whole or absent, and what reading one takes."""
+"""Names of tasks as names of files, and the memory that reading a file takes."""
 
-import json
 import tracemalloc
 
 import pytest
@@ -8,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixlora.common.files import file_name, read_bytes
-from mixlora.common.writing import write_json
 
 
 @given(st.text(min_size=1, max_size=60), st.text(min_size=1, max_size=60))
@@ -24,13 +22,6 @@ def test_a_name_is_one_component_of_a_path_and_told_apart(one, other):
 )
 def test_ordinary_names_stay_as_they_are(task, name):
     assert file_name(task) == name
-
-
-def test_what_cannot_be_written_leaves_the_old_file(tmp_path):
-    write_json(tmp_path / "a.json", {"one": 1})
-    with pytest.raises(TypeError):
-        write_json(tmp_path / "a.json", {"two": object()})
-    assert json.loads((tmp_path / "a.json").read_text()) == {"one": 1}
 
 
 def test_a_small_file_takes_little_memory_whatever_the_limit(tmp_path):

@@ -17,7 +17,7 @@ from mixlora.data.images import image_size, open_image
 from mixlora.data.reading.tasks import read_tasks
 from tests.support.needed import needed
 from tests.support.paths import ROOT
-from tests.support.records import read, refusal, save_picture, with_image, write
+from tests.support.records import read, refusal, save_picture, task_of, with_image, write
 
 # --- pictures ---
 
@@ -151,8 +151,9 @@ def test_a_broken_picture_in_memory_is_told_apart_from_a_file(tmp_path):
 def test_reading_imports_neither_torch_nor_transformers(tmp_path):
     file = write(tmp_path, {"prompt": "What?", "response": "Red"})
     code = (
-        "import sys; from mixlora.data.reading.tasks import read_task; from mixlora.data.sampling import sample\n"
-        f"sample(read_task({{'file': {str(file)!r}}}, 't'), 1, 0, 't')\n"
+        "import sys; from mixlora.common.sections import TaskSection; from mixlora.data.sampling import sample\n"
+        "from mixlora.data.reading.tasks import read_task\n"
+        f"sample(read_task(TaskSection(file={str(file)!r}), 't'), 1, 0, 't')\n"
         "print([m for m in ('torch', 'transformers', 'datasets', 'pyarrow') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
@@ -177,7 +178,6 @@ def test_images_elsewhere_are_allowed_by_a_flag_alone(tmp_path):
         assert open_image(example).size == (6, 4)
     file = write(tmp_path, {"prompt": "What?", "response": "Red", "image": "../gone.png"})
     assert "is not in" in refusal(file, images=tmp_path / "images", outside=True)
-    assert "has outside: 'yes', a str; write true or false" in refusal(file, outside="yes")
 
 
 def test_pipes_and_devices_in_the_place_of_files_are_not_waited_for(tmp_path):
@@ -234,7 +234,7 @@ def test_half_a_character_cannot_be_written_again_and_is_refused(tmp_path, field
     told = refusal(write(tmp_path, record)) if field != "task" else ""
     if field == "task":
         with pytest.raises(DataError) as error:
-            read_tasks({"file": write(tmp_path, record), "by": "task"}, "t")
+            read_tasks(task_of(file=write(tmp_path, record), by="task"), "t")
         told = str(error.value)
     assert told == f"records.jsonl:1: the text of {field} holds '\\ud800', half a character; remove it."
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mixlora.common.errors import CheckpointError, ConfigError, DataError
+from mixlora.common.errors import CheckpointError, ConfigError, DataError, RunError
 from mixlora.data import mini
 from mixlora.data.mini.draw import INKS
 from mixlora.evaluation import predictions, results
@@ -261,7 +261,7 @@ def test_directories_of_something_else_are_refused(tmp_path, place, no_model):
     for out in (tmp_path / "mine", tmp_path / "file", place / "lora"):
         said = refusal(CheckpointError, out, {"follow": tasks_of(place)["follow"]})
         assert said == f"{out} holds something that is no evaluation; choose another --out"
-    said = refusal(CheckpointError, tmp_path / "file" / "x", {"follow": tasks_of(place)["follow"]})
+    said = refusal(RunError, tmp_path / "file" / "x", {"follow": tasks_of(place)["follow"]})
     assert said == f"{tmp_path / 'file' / 'x'} cannot be written: Not a directory; choose another --out"
     assert files(tmp_path) == {"mine/thesis.txt": b"mine", "file": b"mine"}
 

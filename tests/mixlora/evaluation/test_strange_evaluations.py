@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 
-from mixlora.common.errors import CheckpointError, ConfigError, DataError
+from mixlora.common.errors import CheckpointError, ConfigError, DataError, RunError
 from mixlora.evaluation import config
 from mixlora.evaluation.comparison import compare
 from mixlora.evaluation.config import JudgeSection
@@ -163,7 +163,7 @@ def test_predictions_that_cannot_be_walked_through_or_written_again(tmp_path, te
 @pytest.mark.parametrize(("name", "words"), [("n" * 300, "File name too long"), ("a\0b", "embedded null byte")])
 def test_names_that_no_file_can_have(place, tmp_path, name, words):
     out = tmp_path / name
-    said = refusal(CheckpointError, out, tasks_of(place))
+    said = refusal(RunError, out, tasks_of(place))
     assert said == f"{out} cannot be written: {words}; choose another --out"
     wanted = made(tmp_path / "out", tasks_of(place), model={"base": "mini", "device": "cpu", "adapter": str(out)})
     assert told(CheckpointError, evaluate, wanted).startswith(f"there is no PEFT adapter at {out} (")

@@ -8,12 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixlora.common.errors import ConfigError
-from mixlora.training.order import Corpus, Epochs, apportioned, draw
+from mixlora.data.examples import Example
+from mixlora.training.corpus import Corpus
+from mixlora.training.order import Epochs, apportioned, draw
 
 
 def corpus(counts, lengths=None, weights=None):
     tasks = [task for task, count in counts.items() for _ in range(count)]
-    return Corpus(tasks, lengths or list(range(1, len(tasks) + 1)), weights or {})
+    examples = [Example(str(k), task, (), None, "s") for k, task in enumerate(tasks)]
+    return Corpus(examples, lengths or list(range(1, len(tasks) + 1)), weights or {})
 
 
 @given(
@@ -87,6 +90,15 @@ def test_apportioned_numbers_add_up_and_stray_by_less_than_one(total, weights):
 def test_draws_go_through_all_before_anyone_comes_again():
     drawn = draw(np.random.default_rng(0), np.arange(5), 13)
     assert sorted(drawn[:5]) == sorted(drawn[5:10]) == list(range(5)) and len(set(drawn[10:])) == 3
+
+
+def test_what_is_taken_is_counted_over_epochs():
+    known = corpus({"a": 9, "b": 5}, weights={"a": 1.0, "b": 2.0})
+    epochs, seen = Epochs(known, "shuffled", 4, 0), Counter()
+    for epoch, batches in ((0, 4), (1, 2)):
+        epochs.set_epoch(epoch)
+        seen.update(known.tasks[place] for place in list(epochs)[: 4 * batches])
+    assert epochs.taken(6) == seen and sum(seen.values()) == 24
 
 
 def test_a_batch_larger_than_all_there_is():

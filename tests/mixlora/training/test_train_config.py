@@ -6,17 +6,16 @@ from mixlora.common import settings
 from mixlora.common.errors import ConfigError
 from mixlora.common.sections import _absolute, resolved
 from mixlora.training import config
-from mixlora.training.folder import _flat as flat
 from tests.support.paths import CONFIGS
 from tests.support.trainings import values
 
 
 @pytest.mark.parametrize("file", ["mini.yaml", "paper_train.yaml", "llava15_train.yaml"])
 def test_methods_differ_only_in_what_the_configuration_says(file):
-    lora = dict(flat(resolved(config.load(CONFIGS / file, ["method=lora"], {"out": "runs/a"}))))
+    lora = dict(settings.leaves(resolved(config.load(CONFIGS / file, ["method=lora"], {"out": "runs/a"}))))
     assert lora["method"] == "lora"
     for method in ("mixlora", "specialist", "full"):
-        other = dict(flat(resolved(config.load(CONFIGS / file, (), {"method": method, "out": "runs/a"}))))
+        other = dict(settings.leaves(resolved(config.load(CONFIGS / file, (), {"method": method, "out": "runs/a"}))))
         assert {key for key in lora if lora[key] != other[key]} == {"method"}
         assert lora.keys() == other.keys()
 

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, LlavaForConditionalGeneration
 
 from mixlora.checkpoints import loading
 from mixlora.common import settings
-from mixlora.common.errors import CheckpointError, ConfigError, DataError, TrainingError
+from mixlora.common.errors import CheckpointError, ConfigError, DataError, RunError, TrainingError
 from mixlora.data import mini
 from mixlora.training import config, run
 from mixlora.training.trainer import arguments
@@ -237,7 +237,7 @@ def test_a_record_that_is_a_pipe_is_not_waited_for(tmp_path):
 
 @pytest.mark.parametrize(("name", "words"), [("n" * 300, "File name too long"), ("a\0b", "embedded null byte")])
 def test_names_that_no_directory_can_have(tmp_path, name, words):
-    message = refused(CheckpointError, made(tmp_path / name))
+    message = refused(RunError, made(tmp_path / name))
     assert message == f"{tmp_path / name} cannot be written: {words}; choose another --out"
 
 

@@ -23,7 +23,7 @@ from mixlora.data.examples import Example, Turn
 from mixlora.data.templates import LLAVA_V1
 from mixlora.training import config, run
 from mixlora.training.corpus import gather
-from mixlora.training.order import Corpus, Epochs
+from mixlora.training.order import Epochs
 from tests.support.adapted import llama
 from tests.support.trainings import TASKS, made, values
 
@@ -145,25 +145,16 @@ def test_a_weight_is_an_entrys_and_shared_by_the_tasks_that_it_stands_for(tmp_pa
     entries = {"one": text(tmp_path / "one.jsonl"), "many": labelled(tmp_path / "m.jsonl", {"a": 20, "b": 10, "c": 6})}
     tasks = {name: entry | {"weight": weights_.get(name)} for name, entry in entries.items()}
     collator = Collator(mini.load_base()[1].tokenizer)
-    corpus = gather(made(tmp_path, tasks=tasks).tasks, collator, 0, False, lambda *_: None).corpus
+    corpus = gather(made(tmp_path, tasks=tasks).tasks, collator, 0, False, lambda *_: None)
     assert len(corpus.tasks) == 48
     assert Counter(corpus.tasks[place] for place in Epochs(corpus, "shuffled", 8, 0)) == expected
-
-
-def test_what_is_taken_is_counted_over_epochs():
-    known = Corpus(["a"] * 9 + ["b"] * 5, [1] * 14, {"a": 1.0, "b": 2.0})
-    epochs, seen = Epochs(known, "shuffled", 4, 0), Counter()
-    for epoch, batches in ((0, 4), (1, 2)):
-        epochs.set_epoch(epoch)
-        seen.update(known.tasks[place] for place in list(epochs)[: 4 * batches])
-    assert epochs.taken(6) == seen and sum(seen.values()) == 24
 
 
 def test_examples_are_cut_to_a_length(tmp_path, textual):
     tasks = {"count": text(tmp_path / "count.jsonl", count=9)}
     tokenizer = mini.load_base()[1].tokenizer
     examples = gather(made(tmp_path, tasks=tasks).tasks, Collator(tokenizer), 0, False, lambda *_: None)
-    longest = max(examples.corpus.lengths)
+    longest = max(examples.lengths)
     training = {"logging_steps": 1, "steps": 1, "batch_size": 9}
     whole, same, cut = (
         losses(run.train(made(tmp_path / f"{k}", model=textual, tasks=tasks, training=training | more))[0])

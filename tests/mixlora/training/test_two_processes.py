@@ -133,7 +133,7 @@ def test_the_processes_have_unlike_numbers_of_supervised_tokens(folder):
     collator = Collator(mini.load_base()[1])
     examples = gather(config.tasks, collator, 0, False, lambda *_: None)
     assert examples.mixed
-    order = list(Epochs(examples.corpus, "length", 8, 0))
+    order = list(Epochs(examples, "length", 8, 0))
     counts = torch.tensor([collator.encode(examples[place]).supervised for place in order]).reshape(-1, 2, 2, 2)
     ours, theirs = counts.sum(dim=(1, 3)).T  # [steps, micro batches, processes, examples]
     assert (ours != theirs).all()

@@ -10,7 +10,7 @@ from mixlora.common.errors import DataError
 from mixlora.data.examples import Example, Turn
 from mixlora.data.reading.mme import read_mme
 from mixlora.data.reading.tasks import read_tasks
-from tests.support.records import save_picture
+from tests.support.records import save_picture, task_of
 
 PAIR = "Is it red?\tYes\nIs it blue?\tNo\n"
 
@@ -69,7 +69,7 @@ def test_two_examples_share_each_picture_and_ids_are_unique(root):
 
 
 def test_a_configuration_names_the_folder(root):
-    assert read_tasks({"mme": str(root)}, "unused") == read_mme(root)
+    assert read_tasks(task_of(mme=str(root)), "unused") == read_mme(root)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_texts_that_cannot_be_used(root, content, message):
     put(root / "existence" / "000001.txt", content)
     assert refusal(root).startswith(message)
     problems: list[DataError] = []
-    found = read_tasks({"mme": root}, "unused", problems)
+    found = read_tasks(task_of(mme=root), "unused", problems)
     assert [str(problem).startswith(message) for problem in problems] == [True]
     assert [example.id for example in found["existence"]] == ["existence/000002.jpg/1", "existence/000002.jpg/2"]
 
@@ -143,7 +143,7 @@ def test_links_out_of_the_folder_are_followed_if_that_is_allowed(tmp_path, root,
     expected, link = read_mme(root), root / inside
     link.rename(tmp_path / "outside")
     link.symlink_to(tmp_path / "outside")
-    assert read_tasks({"mme": root, "outside": True}, "unused") == read_mme(root, outside=True) == expected
+    assert read_tasks(task_of(mme=root, outside=True), "unused") == read_mme(root, outside=True) == expected
     (root / "existence" / "000009.txt").symlink_to("000009.txt")
     save_picture(root / "existence" / "000009.jpg")
     with pytest.raises(DataError, match=r"000009\.txt is a link that leads back to itself; remove it\.$"):

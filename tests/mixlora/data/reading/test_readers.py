@@ -14,9 +14,8 @@ from mixlora.data.examples import Example, Turn
 from mixlora.data.images import image_size, open_image
 from mixlora.data.reading import tasks
 from mixlora.data.reading.records import Record
-from mixlora.data.reading.tasks import TaskSpec, read_task
 from tests.support.needed import needed
-from tests.support.records import QA, read, refusal, save_picture, write
+from tests.support.records import QA, read, refusal, save_picture, task_of, write
 
 # --- shapes ---
 
@@ -87,7 +86,7 @@ def test_fields_of_other_names(tmp_path):
 def test_where_compares_a_configurations_text_with_a_files_number(tmp_path):
     file = write(tmp_path, {"prompt": "a", "response": "b", "level": 3}, {"prompt": "c", "response": "d", "level": 4})
     assert [e.turns[0].text for e in read(file, where={"level": "4"})] == ["c"]
-    assert read_task(TaskSpec(file, where={"level": 4}), "t")[0].source == "records.jsonl:2"
+    assert read(file, where={"level": 4})[0].source == "records.jsonl:2"
 
 
 def test_bom_crlf_blank_lines_and_odd_separators_are_tolerated(tmp_path):
@@ -237,33 +236,17 @@ def test_what_is_nested_too_deeply_is_a_problem_like_others(tmp_path):
         deep = [deep]
     usual, problems = {"prompt": "What?", "response": "Red", "tag": "x"}, []
     rows = [Record(usual | more, f"r.jsonl:{at}", at) for at, more in enumerate(({"tag": deep}, {}, {"id": deep}), 1)]
-    spec = TaskSpec(tmp_path / "r.jsonl", where={"tag": "x"})
-    kept = tasks._matching(rows, spec, problems)
-    found = tasks._examples(kept, spec, tmp_path / "r.jsonl", "t", problems)
+    file, where = tmp_path / "r.jsonl", {"tag": "x"}
+    kept = tasks._matching(rows, where, file, problems)
+    found = tasks._examples(kept, task_of(file=file), file, "t", problems)
     assert [example.source for example in found] == ["r.jsonl:2"]
     assert [str(problem) for problem in problems] == [
         "r.jsonl:1: tag is nested too deeply; simplify it.",
         "r.jsonl:3: something in it is nested too deeply; simplify it.",
     ]
     with pytest.raises(DataError, match=r"^r\.jsonl:1: tag is nested too deeply"):
-        tasks._matching(rows, spec, None)
-    assert tasks._matching(rows[:1], spec, problems) == []
-
-
-@pytest.mark.parametrize(
-    ("spec", "message"),
-    [
-        (
-            {"fle": "x"},
-            "Task colors has the unknown key 'fle'; the keys are file, images, where, split, fields, by, mme, outside.",
-        ),
-        ({"images": "x"}, "Task colors names no file; give `file: path/to/records.jsonl`."),
-    ],
-)
-def test_entries_of_a_configuration_that_cannot_be_used(spec, message):
-    with pytest.raises(DataError) as error:
-        read_task(spec, "colors")
-    assert str(error.value) == message
+        tasks._matching(rows, where, file, None)
+    assert tasks._matching(rows[:1], where, file, problems) == []
 
 
 # --- refusals of records ---

@@ -6,9 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixlora.common.errors import DataError
-from mixlora.data.reading.tasks import TaskSpec, read_task, read_tasks
-from tests.support.records import QA, save_picture, write
+from mixlora.common.errors import ConfigError, DataError
+from mixlora.common.sections import TaskSection
+from mixlora.common.settings import build
+from mixlora.data.reading.tasks import read_task, read_tasks
+from mixlora.data.sources import examples_of
+from tests.support.records import QA, save_picture, task_of, write
 
 GOOD = {"prompt": "What?", "response": "Red"}
 
@@ -34,7 +37,7 @@ def test_bad_records_are_told_and_left_out(tmp_path):
     ]
     file.write_bytes("\n".join(lines).encode() + b'\n{"prompt": "\xff"}')
     problems: list[DataError] = []
-    found = read_task({"file": file}, "t", problems)
+    found = read_task(task_of(file=file), "t", problems)
     assert [(e.id, e.turns, e.source) for e in found] == [("1", QA, "r.jsonl:1"), ("last", QA, "r.jsonl:7")]
     assert told(problems) == [
         "r.jsonl:2: no JSON at column 12 (Expecting value); write an object a line.",
@@ -48,17 +51,17 @@ def test_bad_records_are_told_and_left_out(tmp_path):
     ]
     assert all(problem.__traceback__ is None for problem in problems)  # which would hold the records
     with pytest.raises(DataError, match=r"r.jsonl:2: no JSON"):
-        read_task({"file": file}, "t")
+        read_task(task_of(file=file), "t")
 
 
 def test_entries_of_a_list_are_told_but_a_broken_list_ends_it(tmp_path):
     problems: list[DataError] = []
     file = write(tmp_path, 3, GOOD, {"prompt": "What?"}, name="r.json")
-    assert [e.source for e in read_task({"file": file}, "t", problems)] == ["r.json[1]"]
+    assert [e.source for e in read_task(task_of(file=file), "t", problems)] == ["r.json[1]"]
     assert [text.split(":")[0] for text in told(problems)] == ["r.json[0]", "r.json[2]"]
     file.write_text('[{"prompt": "a"},')
     with pytest.raises(DataError, match=r"r.json:1: no JSON"):
-        read_task({"file": file}, "t", problems)
+        read_task(task_of(file=file), "t", problems)
     assert len(problems) == 2
 
 
@@ -67,21 +70,21 @@ def test_a_file_of_nothing_but_bad_records_has_no_example(tmp_path, where):
     file = tmp_path / "r.jsonl"
     file.write_text("a\nb\n")
     problems: list[DataError] = []
-    assert read_task({"file": file, "where": where}, "t", problems) == []
-    assert read_tasks({"file": file, "where": where, "by": "task"}, "t", problems) == {}
+    assert read_task(task_of(file=file, where=where), "t", problems) == []
+    assert read_tasks(task_of(file=file, where=where, by="task"), "t", problems) == {}
     assert len(problems) == 4
     file.write_text("")
     with pytest.raises(DataError, match="holds no record"):
-        read_task({"file": file}, "t", problems)
+        read_task(task_of(file=file), "t", problems)
 
 
 def test_files_that_are_not_there_are_raised_all_the_same(tmp_path):
     problems: list[DataError] = []
-    for spec in ({"file": tmp_path / "no"}, {"file": write(tmp_path, GOOD), "images": tmp_path / "no"}):
+    for keys in ({"file": tmp_path / "no"}, {"file": write(tmp_path, GOOD), "images": tmp_path / "no"}):
         with pytest.raises(DataError, match="does not exist"):
-            read_tasks(spec, "t", problems)
+            read_tasks(task_of(**keys), "t", problems)
     with pytest.raises(DataError, match="has the field 'x' of `where`"):
-        read_task({"file": write(tmp_path, GOOD), "where": {"x": 1}}, "t", problems)
+        read_task(task_of(file=write(tmp_path, GOOD), where={"x": 1}), "t", problems)
     assert problems == []
 
 
@@ -91,7 +94,7 @@ def test_every_record_is_an_example_or_a_problem(tmp_path_factory, good):
     records = [GOOD if fine else {"prompt": 3, "response": "Red"} for fine in good]
     file = write(tmp_path_factory.mktemp("r"), *records)
     problems: list[DataError] = []
-    found = [e.source for e in read_task({"file": file}, "t", problems)]
+    found = [e.source for e in read_task(task_of(file=file), "t", problems)]
     assert found == [f"records.jsonl:{at}" for at, fine in enumerate(good, 1) if fine]
     places = [text[: text.index(": ")] for text in told(problems)]
     assert places == [f"records.jsonl:{at}" for at, fine in enumerate(good, 1) if not fine]
@@ -103,22 +106,22 @@ def test_every_record_is_an_example_or_a_problem(tmp_path_factory, good):
 def test_one_file_holds_many_tasks(tmp_path):
     rows = [("b", "1"), ("a", "1"), ("b", "2"), (7, "1"), ("b", "1")]
     file = write(tmp_path, *[GOOD | {"task_name": task, "id": own} for task, own in rows], name="all.json")
-    found = read_tasks({"file": file, "by": "task_name"}, "unused")
+    found = read_tasks(task_of(file=file, by="task_name"), "unused")
     assert list(found) == ["b", "a", "7"]
     assert [e.source for e in found["b"]] == ["all.json[0]", "all.json[2]", "all.json[4]"]
     assert {e.task for e in found["b"]} == {"b"} and len({e.id for e in found["b"]}) == 3
     assert [e.id for e in found["a"]] == ["1"]  # ids are unique within a task
     for task in ("b", "a"):
-        assert found[task] == read_task({"file": file, "where": {"task_name": task}}, task)
-    assert read_tasks({"file": file}, "all") == {"all": read_task({"file": file}, "all")}
-    assert list(read_tasks({"file": file, "by": "task_name", "where": {"id": 2}}, "unused")) == ["b"]
+        assert found[task] == read_task(task_of(file=file, where={"task_name": task}), task)
+    assert read_tasks(task_of(file=file), "all") == {"all": read_task(task_of(file=file), "all")}
+    assert list(read_tasks(task_of(file=file, by="task_name", where={"id": 2}), "unused")) == ["b"]
 
 
 def test_records_that_name_no_task(tmp_path):
     names = [{"task_name": name} for name in ("a", None, ["a"], " ", True)]
     file = write(tmp_path, *[GOOD | name for name in names], GOOD, GOOD | {"task_name": "b", "prompt": 3})
     problems: list[DataError] = []
-    found = read_tasks({"file": file, "by": "task_name"}, "unused", problems)
+    found = read_tasks(task_of(file=file, by="task_name"), "unused", problems)
     assert {task: len(examples) for task, examples in found.items()} == {"a": 1, "b": 0}
     assert told(problems) == [
         "records.jsonl:2: task_name, which `by` names as the task, is None; write the name of a task.",
@@ -129,33 +132,55 @@ def test_records_that_name_no_task(tmp_path):
         "records.jsonl:7: the text of prompt is 3, a int; write it as a string.",
     ]
     with pytest.raises(DataError, match=r"records.jsonl:2: task_name"):
-        read_tasks({"file": file, "by": "task_name"}, "unused")
+        read_tasks(task_of(file=file, by="task_name"), "unused")
 
 
 @pytest.mark.parametrize(
-    ("spec", "message"),
+    ("keys", "message"),
     [
-        ({"file": "a", "mme": "b"}, "Task t has `mme: b` beside file; leave out the one or the other."),
-        ({"mme": "b", "by": "c", "where": {"d": 1}}, "Task t has `mme: b` beside by, where; leave out the one or the"),
-        ({"mme": None, "where": {}}, "Task t names no file; give `file: path/to/records.jsonl`."),
-        ({"file": ""}, "Task t names no file; give"),
-        ({"file": 3}, "Task t has file: 3, a int; write text."),
-        ({"file": "a", "by": ["b"]}, "Task t has by: ['b'], a list; write text."),
-        ({"file": "a", "where": "b"}, "Task t has where: 'b', a str; write a mapping."),
+        ({"mme": "b", "where": {"d": 1}, "by": "c"}, "Task t has `mme: b` beside where, by; leave out the one or the"),
+        ({"mme": "b", "images": "c"}, "Task t has `mme: b` beside images; leave out the one or the other."),
+        ({"file": ""}, "Task t names no file; give `file: path/to/records.jsonl`."),
+        ({"mme": ""}, "Task t names no file; give `file: path/to/records.jsonl`."),
         ({"mme": "gone"}, "gone is no folder; check the path in `mme`."),
     ],
 )
-def test_entries_that_name_no_source(spec, message):
+def test_entries_that_name_no_source(keys, message):
     with pytest.raises(DataError) as error:
-        read_tasks(spec, "t")
+        read_tasks(task_of(**keys), "t")
     assert str(error.value).startswith(message)
 
 
-def test_specs_made_in_code_are_held_to_the_same(tmp_path):
-    with pytest.raises(DataError, match=r"^A task names no file; give"):
-        TaskSpec(by="x")
-    with pytest.raises(DataError, match=r"^A task has `mme: m` beside file; leave out"):
-        TaskSpec(tmp_path, mme="m")
-    for several in (TaskSpec(tmp_path, by="x"), TaskSpec(mme=tmp_path)):
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"fle": "x"}, "task: unknown key 'fle'; did you mean 'file'?"),
+        (
+            {"zzz": "x"},
+            "task: unknown key 'zzz'; the keys here are file, images, outside, where, split, fields, mini, by, mme",
+        ),
+        ({"images": "x"}, "task: give either file: PATH or mini: heldout"),
+        ({"file": "a", "mme": "b"}, "task: give either file: PATH or mini: heldout"),
+        ({"mini": "heldout", "by": "x"}, "task: by is for a file; leave it out with mini"),
+        ({"file": 3}, "task: file: Input should be a valid string (it is 3)"),
+        ({"file": "a", "by": ["b"]}, "task: by: Input should be a valid string (it is ['b'])"),
+        ({"file": "a", "where": "b"}, "task: where: Input should be a valid dictionary (it is 'b')"),
+        ({"file": "a", "outside": "perhaps"}, "task: outside: Input should be a valid boolean, unable to interpret"),
+    ],
+)
+def test_entries_that_a_configuration_refuses(keys, message):
+    with pytest.raises(ConfigError) as error:
+        task_of(**keys)
+    assert str(error.value).startswith(message)
+
+
+def test_several_tasks_where_one_is_wanted(tmp_path):
+    for several in (task_of(file=tmp_path, by="x"), task_of(mme=tmp_path)):
         with pytest.raises(DataError, match=r"gives several tasks where one is wanted; give a `file`, with `where:"):
             read_task(several, "t")
+
+
+def test_a_task_without_by_and_mme_is_read_as_one(tmp_path):
+    file = write(tmp_path, GOOD)
+    section = build(TaskSection, {"file": str(file)}, "task")
+    assert examples_of("t", section, None, 0) == {"t": read_task(section, "t")}
