@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from mixlora.common.errors import CheckpointError, TrainingError
+from mixlora.common.errors import BusyError, CheckpointError, TrainingError
 from mixlora.evaluation.folder import Folder
 from mixlora.evaluation.run import evaluate
 from tests.support import disks
@@ -103,7 +103,7 @@ def test_a_second_evaluation_of_one_directory_is_refused(place, tmp_path):
     out = copied(place / "whole", tmp_path / "out")
     before = files(out)
     with Folder(out).alone():
-        said = refusal(CheckpointError, out, tasks_of(place), judge=judge_of(place), generation=HOW)
+        said = refusal(BusyError, out, tasks_of(place), judge=judge_of(place), generation=HOW)
     assert said == f"another process is evaluating {out}; wait for it, or choose another --out"
     assert files(out) == before
 

@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import TrainerCallback
 
-from mixlora.common.errors import CheckpointError, TrainingError
+from mixlora.common.errors import BusyError, TrainingError
 from mixlora.training import run
 from mixlora.training.folder import Folder, read_record, written
 from tests.support import disks
@@ -121,7 +121,7 @@ def test_room_is_asked_for_only_where_there_is_none(tmp_path, error, said):
 def test_a_second_training_in_one_directory_is_refused(tmp_path, method):
     out = tmp_path / "out"
     wanted = made(out, method)
-    with Folder(out, {}, None).alone(), pytest.raises(CheckpointError) as told:
+    with Folder(out, {}, None).alone(), pytest.raises(BusyError) as told:
         run.train(wanted)
     assert str(told.value) == f"another process is training {out}; wait for it, or choose another --out"
     assert not out.exists()
