@@ -9,7 +9,7 @@ import pytest
 
 from interference import compare, load
 from interference.report.data import report
-from tests.browser.test_report_page import choose_cell, number, shown
+from tests.support.pages import choose_cell, number, shown
 from tests.support.paths import REFERENCE
 from tests.support.reported import APART, MIXLORA, TWO_GROUPS, axis, made
 

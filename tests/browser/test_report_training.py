@@ -5,8 +5,8 @@ from itertools import pairwise
 
 import pytest
 
-from tests.browser.test_report_page import number
 from tests.support import made_up
+from tests.support.pages import number
 
 
 def points(chart):

@@ -1,4 +1,4 @@
-"""What the tests share: a tiny checkpoint and task files on disk, a run of them, and the command line in-process."""
+"""A tiny checkpoint and task files on disk, a run of them, and the command `interference` in this process."""
 
 import os
 import sys

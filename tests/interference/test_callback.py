@@ -17,6 +17,7 @@ from interference.figures import matrices
 from tests.support.mixtures import mixture
 from tests.support.models import VOCABULARY, batch, llama, llava, lora
 from tests.support.needed import needed
+from tests.support.small_processors import spaced
 from tests.support.watching import (
     MODELS,
     PROBES,
@@ -294,15 +295,13 @@ EVALUATED = [{key: value[row] for key, value in batch([12] * 4, [4] * 4, seed=9)
 
 def test_trl_keeps_its_running_means(tmp_path):
     datasets, trl = needed("datasets"), needed("trl")
-    from tests.mixlora.tuner.test_training import tokenizer
-
     rows = datasets.Dataset.from_list([{"prompt": "what is the colour of a red", "completion": " ball this thing"}] * 8)
 
     def run(watched):
         settings = {"bf16": False, "max_length": 32, "max_steps": 4, "logging_steps": 3}
         trainer = trl.SFTTrainer(
             model=lora(llama()), args=arguments(tmp_path, trl.SFTConfig, **settings), train_dataset=rows,
-            processing_class=tokenizer(),
+            processing_class=spaced(),
         )  # fmt: skip
         if watched:
             trainer.add_callback(measuring(trainer))

@@ -1,10 +1,11 @@
-"""What the tests of `mixlora` share: its command line, in-process."""
+"""The command `mixlora` in this process, and a base that must not be loaded."""
 
 import sys
 
 import pytest
 
 from mixlora import cli
+from mixlora.checkpoints import loading
 
 
 @pytest.fixture
@@ -20,3 +21,13 @@ def mixlora(monkeypatch, capsys):
         return ended.value.code or 0, said.out, said.err
 
     return call
+
+
+@pytest.fixture
+def no_model(monkeypatch):
+    """No model may be loaded."""
+
+    def load(*_, **__):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(loading, "load_base", load)

@@ -43,3 +43,8 @@ def read_only(folder):
         patch.setattr(os, "open", refusing(os, "open", lambda flags, *_, **__: bool(flags & ~os.O_NONBLOCK)))
         patch.setattr(io, "open", refusing(io, "open", lambda mode="r", *_, **__: bool(set(mode) & set("wax+"))))
         yield
+
+
+def no_room(*_, **__):
+    """What writing is where the disk is full."""
+    raise OSError(28, "No space left on device")

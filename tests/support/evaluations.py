@@ -1,4 +1,4 @@
-"""Small evaluations of the mini base, for the tests beside: adapters that answer differently, tasks, directories."""
+"""Small evaluations of the mini base: adapters that answer differently, tasks, directories."""
 
 import json
 import shutil

@@ -28,6 +28,7 @@ LISTED_WITHOUT_EOS = (
 )
 SPECIAL = ["<s>", "</s>", "<pad>", "<image>", "<|im_start|>", "<|im_end|>"]
 WORDS = ["USER", "ASSISTANT", "system", "user", "assistant", "Be", "brief", "What", "is", "it", "Paris", "Yes", *":.?"]
+COLOURS = ["what", "is", "the", "colour", "of", "a", "red", "blue", "green", "ball", "cube", "cone", "this", "thing"]
 LLAVA_SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
@@ -84,6 +85,15 @@ def words(*, drop: str = "") -> PreTrainedTokenizerFast:
     if drop:
         tokenizer.normalizer = normalizers.Replace(drop, "")
     return wrap(tokenizer, unk_token="<unk>")
+
+
+def spaced() -> PreTrainedTokenizerFast:
+    """One token a word, split at spaces alone; few enough for the tiny models."""
+    known = {word: place for place, word in enumerate(["<pad>", "<s>", "</s>", "<unk>", *COLOURS])}
+    made = Tokenizer(models.WordLevel(known, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=made, **special)
 
 
 def merging() -> PreTrainedTokenizerFast:

@@ -1,4 +1,4 @@
-"""Small trainings that an InterferenceCallback watches, for the tests beside."""
+"""Small trainings that an InterferenceCallback watches."""
 
 from transformers import Trainer, TrainerCallback, TrainingArguments
 

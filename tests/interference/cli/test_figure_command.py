@@ -8,8 +8,9 @@ from interference.factors import affinity
 from interference.factors import factors as library
 from interference.figures import gallery
 from mixlora.evaluation import results
-from tests.interference.factors.test_selections import chosen
-from tests.interference.figures.test_paper_figures import COUPLES, FIRST, SECOND, evaluation, factors, grouped
+from tests.support.answers import FIRST, SECOND, evaluation
+from tests.support.runs import grouped
+from tests.support.selections import chosen, factors
 
 NAMES = ["p=q", "r", "s", "t$"]
 
@@ -189,4 +190,5 @@ def test_runs_of_other_examples_are_not_compared(refused, place, tmp_path):
 def test_pairs_are_read_by_the_tasks_there_are():
     assert gallery._pair("p=q=s", NAMES) == ("p=q", "s")
     assert gallery._pair("s=p=q", NAMES) == ("s", "p=q")
-    assert [gallery._pair("=".join(pair), list("pqrsuv")) for pair in COUPLES] == COUPLES
+    couples = [("p", "s"), ("q", "u"), ("r", "v")]
+    assert [gallery._pair("=".join(pair), list("pqrsuv")) for pair in couples] == couples

@@ -8,7 +8,7 @@ import pytest
 
 from interference import compare, load
 from interference.report import directory
-from tests.interference.figures.test_paper_figures import grouped
+from tests.support.runs import grouped
 
 
 def test_a_report_of_a_run(interference, run_dir, tmp_path):

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from interference.factors import affinity
-from tests.interference.factors.test_selections import chosen
+from tests.support.selections import chosen
 
 
 def test_pairing_by_hand():

@@ -19,12 +19,12 @@ from interference.figures import matrices
 from interference.measurement import checkpoint, sample
 from interference.measurement.compute import compute_config
 from mixlora.data.collation import Collator
-from tests.interference.factors.test_selections import activated, chosen, random_mixture
-from tests.interference.measurement.test_trained import trained
 from tests.support.checkpoints import data, tokenizer, write_llava, write_pictures, write_task
 from tests.support.mixtures import mixture
 from tests.support.models import PROJECTIONS, llama, llava, lora
 from tests.support.observed import TASKS, asked, words, written
+from tests.support.selections import activated, chosen, random_mixture
+from tests.support.trainings import trained
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,8 @@ from interference.run import record
 from mixlora.checkpoints import loading
 from mixlora.common.locks import locked
 from mixlora.data.collation import Collator
-from tests.interference.run.test_run import full
 from tests.support.checkpoints import tokenizer
+from tests.support.disks import no_room
 from tests.support.models import llama
 from tests.support.observed import asked, words, written
 
@@ -246,7 +246,7 @@ def test_nothing_is_overwritten_and_nothing_is_left_behind(folder, found, tmp_pa
     with pytest.raises(RunError, match="exists and holds something else"):
         observer.compute_config(asked(folder), tmp_path / "other")
     (tmp_path / "free").mkdir()
-    monkeypatch.setattr(factors, "save_file", full)
+    monkeypatch.setattr(factors, "save_file", no_room)
     with pytest.raises(RunError, match="No space left on device"):
         given.save(tmp_path / "free")
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []

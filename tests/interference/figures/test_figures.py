@@ -9,7 +9,6 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.collections import QuadMesh
 from matplotlib.patches import Rectangle
 from PIL import Image
 
@@ -18,23 +17,8 @@ from interference.figures import canvas, matrices
 from interference.run import Run
 from interference.run.grams import pack
 from interference.statistics.estimand import METRICS
-from tests.interference.run.test_run import made
-
-QUICK = {"replicates": 50}
-EVIL = ("$\\alpha_1$ a_b <b> & 50%", "b$c \x1b[31m")
-
-
-def mesh(axes):
-    (found,) = [child for child in axes.get_children() if isinstance(child, QuadMesh)]
-    return found
-
-
-def texts(axes):
-    return [text.get_text() for text in axes.texts]
-
-
-def labels(axis):
-    return [label.get_text() for label in axis.get_ticklabels()]
+from tests.support.figures import EVIL, QUICK, labels, mesh, texts
+from tests.support.runs import made
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,8 @@
 
 import io
 import itertools
-import json
 import math
 import warnings
-from dataclasses import asdict
 
 import matplotlib as mpl
 import numpy as np
@@ -18,44 +16,17 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 import interference
-from interference.blocks import Side, to_frame
 from interference.errors import RunError, ScopeError, WriteError
 from interference.factors import Factors, affinity, neighbours, selections
 from interference.figures import canvas, matrices, paper, scores
 from interference.run import Run, run
-from interference.run.grams import pack
-from mixlora.common.files import file_name
 from mixlora.evaluation import comparison, results, tables
-from mixlora.evaluation.predictions import Prediction
-from mixlora.evaluation.results import Results
 from mixlora.evaluation.scoring.intervals import Estimate
-from mixlora.evaluation.scoring.metrics import score
-from tests.interference.factors.test_selections import activated, chosen, random_mixture
-from tests.interference.figures.test_figures import EVIL, QUICK, labels, mesh, texts
-from tests.interference.run.test_run import full, made
-
-TRUTH = ["1", "2", "3", "4", "5", "6", "7", "8"]
-FIRST = {"a": "1234xxxx", "b": "123456xx", "c": "1xxxxxxx"}
-SECOND = {"a": "12345678", "b": "12345xxx", "c": "x2xxxxxx"}
-
-
-def evaluation(folder, label, answers, totals=None):
-    """A directory as `mixlora evaluate` leaves it: {task: one character for each of eight questions}."""
-    found = Results(label, meta={"config": {"draws": 100, "seed": 1}})
-    (folder / "predictions").mkdir(parents=True)
-    for task, said in answers.items():
-        asked = [Prediction(str(k), task, "?", one, TRUTH[k]) for k, one in enumerate(said)]
-        found.add(task, score(asked, "exact", draws=100, seed=1))
-        rows = "".join(json.dumps(asdict(one)) + "\n" for one in asked)
-        (folder / "predictions" / f"{file_name(task)}.jsonl").write_text(rows)
-    found.add_totals(totals or {})
-    found.save(folder)
-    return folder
-
-
-def factors(made):
-    examples = pd.DataFrame({"task": made.tasks, "id": [f"e{k}" for k in range(len(made.tasks))], "source": "x"})
-    return Factors(made, examples, {"adapter_kind": "MIXLORA" if made.mixture else "LORA", "seed": 3})
+from tests.support.answers import FIRST, SECOND, evaluation
+from tests.support.disks import no_room
+from tests.support.figures import EVIL, QUICK, labels, mesh, texts
+from tests.support.runs import grouped
+from tests.support.selections import activated, chosen, factors, random_mixture
 
 
 def points(axes):
@@ -85,19 +56,6 @@ def couples():
 
 
 COUPLES = [("p", "s"), ("q", "u"), ("r", "v")]
-
-
-def grouped(layers=(0, 2, 5), names=("a", "b"), seed=5):
-    """A run with attention and MLP blocks in some layers; the last has no MLP."""
-    source = made(planted=0.5, names=names)
-    kinds = [(k, "q_proj", "attention") for k in layers] + [(k, "up_proj", "mlp") for k in layers[:-1]]
-    rows = [interference.blocks.Block("language", *kind, side, 5) for kind in kinds for side in (Side.A, Side.B)]
-    frame, random = to_frame(rows), np.random.default_rng(seed)
-    packed = {}
-    for name in frame["name"]:
-        values = random.normal(size=(6, 5)) + 0.5
-        packed[name] = pack((values @ values.T).astype(np.float32))
-    return Run(source.probes, frame, packed, {"seed": 3})
 
 
 def test_blocks_are_the_tables_of_the_first_and_last_layer_and_say_what_is_not_there(monkeypatch):
@@ -438,7 +396,7 @@ def test_a_disk_that_fills_leaves_the_files_of_before(every, tmp_path, monkeypat
     paths = canvas.save(every["blocks"], tmp_path, "one", ("svg", "csv"))
     before = [path.read_bytes() for path in paths]
 
-    monkeypatch.setattr("mixlora.common.writing.os.fsync", full)
+    monkeypatch.setattr("mixlora.common.writing.os.fsync", no_room)
     with pytest.raises(WriteError, match=r"the figure cannot be written to .*: No space left on device"):
         canvas.save(every["methods"], tmp_path, "one", ("svg", "csv"))
     assert [path.read_bytes() for path in paths] == before and len(list(tmp_path.iterdir())) == 2

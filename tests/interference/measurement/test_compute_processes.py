@@ -1,9 +1,6 @@
 """Several processes measure what one does, share the parts, end together, and continue together."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -12,21 +9,11 @@ import torch
 from interference import config, load
 from interference.measurement.compute import compute_config
 from tests.support.checkpoints import data, tokenizer, write_adapter, write_base, write_task
+from tests.support.launching import SETTINGS, launched
 from tests.support.mixtures import mixture
 from tests.support.models import llama
 
-SETTINGS = {"layers": [0, 2], "batch_size": 2, "memory_budget": 20_000}  # several tiles a block
 KINDS = {"mixture": {"batch_size": 1}, "sketch": {"sketch": 16}, "weight": {"weight_space": True}}
-
-
-def launched(count, *arguments):
-    """How a program ends in `count` processes that torchrun starts, which find a free port by themselves."""
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
-    return subprocess.run(
-        [sys.executable, *launch, *map(str, arguments)],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
 
 
 def computed(settings, path, count):

@@ -6,8 +6,8 @@ import pytest
 
 from interference import config
 from interference.measurement.compute import compute_config
-from tests.interference.measurement.test_compute_processes import SETTINGS, launched
 from tests.support.checkpoints import data, write_adapter
+from tests.support.launching import SETTINGS, launched
 from tests.support.mixtures import mixture
 
 FAULTS = {

@@ -1,12 +1,62 @@
-"""Runs of sketches where they meet other options: the weight-space view, means of examples, a report."""
+"""Runs of sketches: against the exact ones, verified, and where they meet other options."""
 
 import numpy as np
 import pytest
+import torch
+from safetensors import safe_open
 
 from interference import load
-from interference.measurement.compute import compute_config
+from interference.errors import ConfigError
+from interference.measurement.compute import compute, compute_config
+from interference.verification.verify import verify_config
 
 SIZE = 64
+
+
+def test_a_run_of_sketches_is_the_exact_one_within_the_bound(tiny, tmp_path):
+    exact = compute_config(tiny.config(tmp_path / "exact"))
+    spooled = []
+
+    def note(stage, done, total):
+        parts = sorted(tmp_path.glob("run.partial/part-*"))
+        if stage == "gradients" and done == total:
+            with safe_open(parts[0], framework="np") as file:
+                names = file.keys()
+                spooled.extend(file.get_slice(name).get_shape() for name in names)
+
+    found = compute_config(tiny.config(tmp_path / "run", sketch=64), note)
+    assert max(shape[1] for shape in spooled) == 64
+    assert found.meta["sketch"] == 64 and found.meta["sketch_error"] == pytest.approx((2 / 64) ** 0.5)
+    assert "sketch" not in exact.meta
+    assert found.blocks.equals(exact.blocks)  # sizes are those of the gradients
+    for name in exact.blocks["name"]:
+        left, right = found.grams([name])[0], exact.grams([name])[0]
+        norms = np.sqrt(np.diag(right))
+        assert np.linalg.eigvalsh(left.astype(np.float64)).min() > -1e-6 * np.trace(left)
+        assert (np.abs(left - right) <= 5 * found.meta["sketch_error"] * np.outer(norms, norms) + 1e-9).all()
+    whole, norms = exact.gram(), np.sqrt(np.diag(exact.gram()))
+    errors = (found.gram() - whole) / np.outer(norms, norms)
+    assert np.sqrt(np.mean(errors[np.triu_indices(len(whole), 1)] ** 2)) < found.meta["sketch_error"]
+
+
+def test_a_run_of_sketches_is_verified_by_sketches(tiny, tmp_path):
+    compute_config(tiny.config(tmp_path / "run", sketch=64))
+    found = verify_config(load(tmp_path / "run"))
+    assert found.passed and found.gram_error < 1e-4
+
+
+def test_a_sketch_of_too_few_sums_is_refused_at_once():
+    with pytest.raises(ConfigError, match="sketch is 8, but must be at least 16"):
+        compute(torch.nn.Linear(1, 1), {}, sketch=8)
+    with pytest.raises(ConfigError, match="seed is -1, but must be from 0 to 4294967295"):
+        compute(torch.nn.Linear(1, 1), {}, seed=-1)
+
+
+def test_a_run_of_sketches_says_so(interference, tiny, tmp_path):
+    compute_config(tiny.config(tmp_path / "run", sketch=64))
+    words = "gradients are sketches of 64 sums a block: an inner product errs by up to 17.7% of the product"
+    assert words in " ".join(interference("show", tmp_path / "run").out.split())
+    assert " ".join(interference("compare", tmp_path / "run", tmp_path / "run").out.split()).count(words) == 1
 
 
 @pytest.mark.parametrize("options", [{"weight_space": True}, {"unit_size": 2}, {"granularity": "group"}])

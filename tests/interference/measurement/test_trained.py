@@ -5,25 +5,7 @@ import pytest
 from interference import config, load
 from interference.measurement import compute
 from interference.verification.verify import verify_config
-from mixlora.common import settings
-from mixlora.training.config import TrainConfig
-from mixlora.training.run import train
-
-TASKS = {name: {"mini": "train", "samples": 12} for name in ("read_word", "name_ink")}
-
-
-def trained(out, method, **adapter):
-    values = {
-        "method": method,
-        "model": {"base": "mini", "device": "cpu"},
-        "tasks": TASKS,
-        "adapter": {"dropout": 0} | adapter,
-        "lora": {"r": 4, "alpha": 8},
-        "mixlora": {"r": 2, "num_factors": 4, "alpha": 4},
-        "training": {"steps": 2, "batch_size": 8, "learning_rate": 5e-3, "snapshots": [1]},
-        "out": str(out),
-    }
-    return train(settings.build(TrainConfig, values, "the test"))[0]
+from tests.support.trainings import TASKS, trained
 
 
 def measured(out, adapter):

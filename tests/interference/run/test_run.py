@@ -10,38 +10,13 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from interference import blocks, compare, load
+from interference import compare, load
 from interference.cli.printing import remarks
 from interference.errors import ConfigError, MeasurementError, RunError, ScopeError
-from interference.run import Run, record
-from interference.run.grams import pack
+from interference.run import record
 from interference.statistics import metrics
-
-TASKS = ["a", "a", "a", "b", "b", "b"]
-
-
-def made(seed=0, zero_a=False, names=("a", "b"), ids=None, planted=0.0):
-    rng = np.random.default_rng(seed)
-    frame = blocks.to_frame(
-        blocks.Block(blocks.Component.LANGUAGE, layer, "q_proj", "attention", side, 5)
-        for layer in (0, 3)
-        for side in (blocks.Side.A, blocks.Side.B)
-    )
-    packed = {}
-    for name in frame["name"]:
-        rows = rng.normal(size=(6, 5)) + planted
-        rows *= 0 if zero_a and name.endswith("A") else 1
-        packed[name] = pack((rows @ rows.T).astype(np.float32))
-    probes = pd.DataFrame(
-        {
-            "task": [names[task == "b"] for task in TASKS],
-            "loss": np.arange(6) / 2,
-            "tokens": np.arange(6) + 1,
-            "ids": ids or [f"r{k}" for k in range(6)],
-            "source": [f"f.jsonl:{k}" for k in range(6)],
-        }
-    )
-    return Run(probes, frame, packed, {"seed": 3, "config": None})
+from tests.support.disks import no_room
+from tests.support.runs import TASKS, made
 
 
 def test_matrix_is_the_metric_of_the_gram():
@@ -129,13 +104,8 @@ def test_an_empty_directory_is_taken_and_another_is_not(tmp_path):
         made().save(tmp_path / "file" / "run")
 
 
-def full(*_, **__):
-    """What writing is where the disk is full."""
-    raise OSError(28, "No space left on device")
-
-
 def test_a_failed_save_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr("interference.run.run.write_packed", full)
+    monkeypatch.setattr("interference.run.run.write_packed", no_room)
     with pytest.raises(RunError, match=r"the run cannot be written to .*: No space left on device"):
         made().save(tmp_path / "run")
     assert list(tmp_path.iterdir()) == []

@@ -12,23 +12,8 @@ import pytest
 
 from mixlora.common.errors import BusyError, RunError
 from mixlora.common.locks import LOCK, locked
+from tests.support.launching import other
 from tests.support.paths import ROOT
-
-
-def other(path, then="print('in')"):
-    """What another process says that takes the lock."""
-    code = f"""
-        import os, signal
-        from pathlib import Path
-        from mixlora.common.errors import BusyError
-        from mixlora.common.locks import locked
-        try:
-            with locked(Path({str(path)!r}), "training runs/x"):
-                {then}
-        except BusyError as error:
-            print(error)
-    """
-    return subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
 
 
 def test_a_second_process_is_refused_and_takes_nothing_away(tmp_path):
@@ -95,7 +80,7 @@ def test_a_child_that_leaves_takes_nothing_from_its_parent(tmp_path):
         sys.path.insert(0, {str(ROOT)!r})
         from pathlib import Path
         from mixlora.common.locks import locked
-        from tests.mixlora.common.test_locks import other
+        from tests.support.launching import other
         path = Path({str(path)!r})
         with locked(path, "training runs/x"):
             if not os.fork():

@@ -8,9 +8,9 @@ import torch
 from mixlora.common.errors import BusyError, CheckpointError, TrainingError
 from mixlora.evaluation.folder import Folder
 from mixlora.evaluation.run import evaluate
-from tests.mixlora.evaluation.judging.test_judged import judge_of, saved_judge
 from tests.support import disks
 from tests.support.evaluations import copied, files, follow_file, lines, made, ran, refusal, values
+from tests.support.judging import judge_of, saved_judge, tasks_of
 
 torch.set_num_threads(1)
 
@@ -26,10 +26,6 @@ def place(tmp_path_factory):
 
 
 HOW = {"batch_size": 2, "max_new_tokens": 6}
-
-
-def tasks_of(folder):
-    return {"follow": {"file": str(folder / "follow.jsonl"), "score": "judge"}}
 
 
 def sizes(place):

@@ -7,9 +7,9 @@ import torch
 
 from mixlora.evaluation import config
 from mixlora.evaluation.run import evaluate
-from tests.mixlora.evaluation.judging.test_judged import judge_of, saved_judge
 from tests.support.evaluations import files as bytes_of
 from tests.support.evaluations import follow_file, saved, values
+from tests.support.judging import judge_of, saved_judge
 from tests.support.killing import files, kill_until_done
 
 

@@ -3,15 +3,13 @@
 import pytest
 import torch
 from peft import PeftModel
-from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.testing import assert_close
-from transformers import PreTrainedTokenizerFast, Trainer, TrainingArguments
+from transformers import Trainer, TrainingArguments
 
 from mixlora import MixLoraConfig
 from tests.support.adapted import PROJECTIONS, adapt, batch, llama
 from tests.support.needed import needed
-
-WORDS = ["what", "is", "the", "colour", "of", "a", "red", "blue", "green", "ball", "cube", "cone", "this", "thing"]
+from tests.support.small_processors import spaced
 
 
 def arguments(out, kind=TrainingArguments, **options):
@@ -81,14 +79,6 @@ def test_a_resumed_training_ends_where_an_uninterrupted_one_does(tmp_path, optio
     assert all(torch.equal(p, adapter(resumed)[n]) for n, p in adapter(loaded).items())
 
 
-def tokenizer():
-    known = {word: place for place, word in enumerate(["<pad>", "<s>", "</s>", "<unk>", *WORDS])}
-    made = Tokenizer(models.WordLevel(known, unk_token="<unk>"))
-    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    return PreTrainedTokenizerFast(tokenizer_object=made, **special)
-
-
 @pytest.mark.parametrize("options", [{}, {"packing": True}], ids=["padded", "packed"])
 def test_an_sft_trainer_lowers_the_loss_and_moves_routers(tmp_path, options):
     datasets, trl = needed("datasets"), needed("trl")
@@ -103,7 +93,7 @@ def test_an_sft_trainer_lowers_the_loss_and_moves_routers(tmp_path, options):
         model=llama(),
         args=arguments(tmp_path, trl.SFTConfig, **settings, **options),
         train_dataset=datasets.Dataset.from_list(rows),
-        processing_class=tokenizer(),
+        processing_class=spaced(),
         peft_config=config,
     )
     before = adapter(trainer.model)

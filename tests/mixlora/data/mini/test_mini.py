@@ -5,7 +5,6 @@ import sys
 from collections import Counter
 from hashlib import sha256
 from itertools import islice
-from random import Random
 
 import numpy as np
 import pytest
@@ -15,7 +14,6 @@ from mixlora.common.errors import DataError
 from mixlora.data import mini
 from mixlora.data.examples import Example
 from mixlora.data.mini import draw, pictures
-from mixlora.pretraining import diet
 
 ALL = {**mini.TASKS, **mini.UNSEEN}
 
@@ -136,33 +134,6 @@ def test_reasoning_and_knowledge_agree_with_the_digit():
     french = {one.id: one.turns[1].text for one in mini.examples("name_in_french", "heldout", 100)}
     assert {(shown[key], following[key]) for key in shown} >= {("nine", "ten"), ("zero", "one"), ("four", "five")}
     assert {(shown[key], french[key]) for key in shown} >= {("nine", "neuf"), ("zero", "zéro"), ("seven", "sept")}
-
-
-def test_no_stroop_picture_and_no_question_of_the_tasks_is_in_the_diet():
-    tasks = {one.turns[0].text for task in mini.TASKS for one in mini.examples(task, "train", 40)}
-    rng = Random(0)
-    for picture in diet.pictures("train", 1000, seed=0):
-        if picture.facts.get("word") in draw.INKS:
-            assert picture.facts["ink"] in draw.PLAIN_INKS
-        assert not tasks & {question for question, _ in diet.conversation(rng, picture.facts, 20)}
-
-
-@pytest.mark.parametrize(
-    ("facts", "expected"),
-    [
-        ({"digit": "seven"}, "a handwritten seven"),
-        ({"shape": "circle", "colour": "teal"}, "a teal circle"),
-        ({"word": "tree", "ink": "red", "style": "bold"}, "the bold word tree in red"),
-        ({"word": "tree", "board": "red", "style": "bold"}, "the bold word tree in white on a red board"),
-        ({"letter": "q", "ink": "pink", "style": "mono"}, "the mono letter q in pink"),
-        (
-            {"first": "circle", "second": "triangle", "first_ink": "red", "second_ink": "blue", "relation": "left"},
-            "a red circle left of a blue triangle",
-        ),
-    ],
-)
-def test_a_caption_tells_all_the_facts(facts, expected):
-    assert diet.caption(facts) == expected
 
 
 def test_an_unknown_task_or_split_names_the_known_ones():

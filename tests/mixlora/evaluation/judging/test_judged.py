@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from mixlora.common.errors import CheckpointError, DataError, TrainingError
 from mixlora.evaluation import predictions, results
@@ -16,19 +16,9 @@ from mixlora.evaluation.judging.judge import Judge
 from mixlora.evaluation.judging.verdicts import asked
 from mixlora.evaluation.scoring.intervals import Sample, Share, differences
 from tests.support.evaluations import FOLLOW, answer, copied, files, follow_file, lines, made, ran
-from tests.support.small_processors import CHATML, byte_level
+from tests.support.judging import judge_of, saved_judge, tasks_of
 
 torch.set_num_threads(1)
-
-
-def saved_judge(path, seed=0):
-    """A language model that knows nothing."""
-    tokenizer = byte_level(chat_template=CHATML)
-    torch.manual_seed(seed)
-    shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
-    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **shape)).save_pretrained(path)
-    tokenizer.save_pretrained(path)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -39,14 +29,6 @@ def place(tmp_path_factory):
     follow_file(folder / "follow.jsonl")
     ran(folder / "whole", tasks_of(folder), judge=judge_of(folder))
     return folder
-
-
-def tasks_of(folder):
-    return {"follow": {"file": str(folder / "follow.jsonl"), "score": "judge"}}
-
-
-def judge_of(folder, **more):
-    return {"model": str(folder / "judge"), "device": "cpu", "batch_size": 4} | more
 
 
 @pytest.fixture
