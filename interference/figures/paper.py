@@ -2,7 +2,7 @@
 
     interference.paper.blocks(run, layers=[0, 3])
 
-What they show and how is in `figures`, `score_figures` and `factor_figures`; here is what the paper shows of it.
+What they show and how is in `matrices`, `scores` and `factors`; here is what the paper shows of it.
 """
 
 from collections.abc import Mapping, Sequence
