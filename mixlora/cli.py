@@ -1,26 +1,20 @@
 """The command `mixlora`: a thin shell over the library. Exit codes: 0 done, 1 failed, 2 wrong input."""
 
 import csv
-import logging
-import os
-import sys
-import warnings
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, cast
+from typing import Annotated, Literal, NoReturn, cast
 
 import typer
 
-from mixlora.common.errors import ConfigError, ToolError, plain
+from mixlora.common import command
+from mixlora.common.command import given
+from mixlora.common.errors import ConfigError, plain
 
 app = typer.Typer(
     name="mixlora",
     help="MixLoRA as a PEFT method: train it beside LoRA, specialists and full fine-tuning, evaluate and compare them.",
     epilog="Example: mixlora train analysis_configs/mini.yaml --method mixlora --out runs/mixlora",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    **command.SETTINGS,
 )
 
 
@@ -36,22 +30,14 @@ ResultsPath = Annotated[Path, typer.Argument(help="A directory that evaluate wro
 ResultsPaths = Annotated[list[Path], typer.Argument(help="Directories that evaluate wrote.", show_default=False)]
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        from importlib.metadata import version
-
-        typer.echo(version("task-interference"))
-        raise typer.Exit
-
-
 @app.callback()
 def _common(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=command.print_version)
     ] = False,
 ) -> None:
-    pass  # --debug is read in main, which also has to know it where this is not reached
+    pass  # --debug is read in `command.run`, which also has to know it where this is not reached
 
 
 @app.command()
@@ -70,7 +56,7 @@ def train(
     from mixlora.common import terminal
     from mixlora.training import config as configs
 
-    options = _given({"method": method, "model": _given({"base": base}), "out": None if out is None else str(out)})
+    options = given({"method": method, "model": given({"base": base}), "out": None if out is None else str(out)})
     if config is None:
         raise ConfigError("there is nothing to train: name a YAML file, as analysis_configs/mini.yaml")
     resolved = configs.load(config, settings or (), options)
@@ -83,7 +69,7 @@ def train(
         _interrupted()
     from mixlora.training.folder import record_summary
 
-    for path in paths if os.environ.get("RANK", "0") == "0" else ():  # one of several processes tells it
+    for path in paths if command.speaks() else ():  # one of several processes tells it
         typer.echo(plain(record_summary(path)))
 
 
@@ -108,10 +94,10 @@ def evaluate(
     from mixlora.common import terminal
     from mixlora.evaluation import config as configs
 
-    options = _given(
+    options = given(
         {
-            "model": _given({"base": base, "adapter": adapter}),
-            "tasks": _tasks(task or ()),
+            "model": given({"base": base, "adapter": adapter}),
+            "tasks": command.tasks(task or ()),
             "label": label,
             "out": None if out is None else str(out),
         }
@@ -267,51 +253,12 @@ def info(
 
 def main() -> None:
     """Entry point: errors become one sentence on stderr and an exit code."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # PEFT loads it; its kernels are not our subject
-    warnings.filterwarnings("ignore", category=FutureWarning)  # between PEFT and transformers
-    debug = "--debug" in sys.argv
-    try:
-        app()
-    except ToolError as error:
-        if debug:
-            raise
-        if not error.shared or os.environ.get("RANK", "0") == "0":  # all raise it, and one tells it
-            _complain(error)
-        sys.exit(error.exit_code)
-    except Exception as error:
-        if debug:
-            raise
-        _complain(f"{type(error).__name__}: {error}; run again with --debug (before the command) for the traceback")
-        sys.exit(1)
-
-
-def _complain(error: object) -> None:
-    lines = str(error).split("\n")  # a list of problems has a line for each
-    typer.echo("error: " + "\n".join(plain(line) for line in lines), err=True)
+    command.run(app, lines=True)
 
 
 def _interrupted() -> NoReturn:
     typer.echo("interrupted: the same command continues", err=True)
     raise typer.Exit(130)
-
-
-def _given(values: dict[str, Any]) -> dict[str, Any]:
-    """Options that were given."""
-    return {key: value for key, value in values.items() if value not in (None, {})}
-
-
-def _tasks(texts: Sequence[str]) -> dict[str, dict[str, str]]:
-    tasks = [_task(text) for text in texts]
-    if twice := [name for k, (name, _) in enumerate(tasks) if name in dict(tasks[:k])]:
-        raise ConfigError(f"--task names {twice[0]!r} twice; give every task a name of its own")
-    return dict(tasks)
-
-
-def _task(text: str) -> tuple[str, dict[str, str]]:
-    name, equals, file = text.partition("=")
-    if not equals or not name or not file:
-        raise ConfigError(f"--task {text!r} is not of the form NAME=FILE")
-    return name, {"file": file}
 
 
 if __name__ == "__main__":

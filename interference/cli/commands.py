@@ -1,9 +1,5 @@
 """The command `interference`: a thin shell over the library. Exit codes: 0 done, 1 failed, 2 wrong input."""
 
-import logging
-import os
-import sys
-import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -45,17 +41,15 @@ from interference.cli.options import (
     matrix_options,
     perplexity_for,
 )
-from interference.errors import ConfigError, InterferenceError
+from interference.errors import ConfigError
+from mixlora.common import command
 from mixlora.common.errors import plain
 
 app = typer.Typer(
     name="interference",
     help="Which fine-tuning tasks hurt which, in which layers, and is it real?",
     epilog="Example: interference compute --base BASE --adapter LORA --task a=a.json --task b=b.json --out reports/ab",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    **command.SETTINGS,
 )
 
 
@@ -63,22 +57,14 @@ _SHOWN = 20
 """Rows of a long table that are printed."""
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        from importlib.metadata import version
-
-        typer.echo(version("task-interference"))
-        raise typer.Exit
-
-
 @app.callback()
 def _common(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=command.print_version)
     ] = False,
 ) -> None:
-    pass  # --debug is read in main, which also has to know it where this is not reached
+    pass  # --debug is read in `command.run`, which also has to know it where this is not reached
 
 
 @app.command()
@@ -376,26 +362,7 @@ def demo(
 
 def main() -> None:
     """Entry point: errors become one sentence on stderr and an exit code."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # PEFT loads it; its kernels are not our subject
-    warnings.filterwarnings("ignore", category=FutureWarning)  # between PEFT and transformers
-    debug = "--debug" in sys.argv
-    try:
-        app()
-    except InterferenceError as error:
-        if debug:
-            raise
-        if not error.shared or os.environ.get("RANK", "0") == "0":  # all raise it, and one tells it
-            _complain(error)
-        sys.exit(error.exit_code)
-    except Exception as error:
-        if debug:
-            raise
-        _complain(f"{type(error).__name__}: {error}; run again with --debug (before the command) for the traceback")
-        sys.exit(1)
-
-
-def _complain(error: object) -> None:
-    typer.echo(f"error: {plain(error)}", err=True)
+    command.run(app)
 
 
 if __name__ == "__main__":

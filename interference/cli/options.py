@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from interference.errors import ConfigError
+from mixlora.common.command import given, tasks
 from mixlora.common.files import expanded
 
 
@@ -99,17 +100,14 @@ def given_options(
         "memory_budget": memory_budget,
         "spool_dir": spool_dir,
     }
-    tasks = [_task(text) for text in task or ()]
-    if twice := [name for k, (name, _) in enumerate(tasks) if name in dict(tasks[:k])]:
-        raise ConfigError(f"--task names {twice[0]!r} twice; give every task a name of its own")
-    whole = {
-        "model": {"base": base, "adapter": adapter},
-        "tasks": dict(tasks),
-        "probe": probe,
-        "out": None if out is None else str(out),
-    }
-    given = {k: _given(v) if isinstance(v, dict) else v for k, v in whole.items()}
-    return {key: value for key, value in given.items() if value not in (None, {})}
+    return given(
+        {
+            "model": given({"base": base, "adapter": adapter}),
+            "tasks": tasks(task or ()),
+            "probe": given(probe),
+            "out": None if out is None else str(out),
+        }
+    )
 
 
 def matrix_options(layers: str | None, modules: str | None, side: str | None, **others: str | None) -> dict[str, Any]:
@@ -118,7 +116,7 @@ def matrix_options(layers: str | None, modules: str | None, side: str | None, **
 
 
 def perplexity_for(given: float | None, examples: int) -> float:
-    """The perplexity of a map of so many examples; the usual one if none is given."""
+    """The perplexity of a map of this many examples; the usual one if none is given."""
     from interference.factors.neighbours import NEIGHBOURS, PERPLEXITY
 
     if examples <= NEIGHBOURS:
@@ -131,17 +129,6 @@ def perplexity_for(given: float | None, examples: int) -> float:
             f"--perplexity {perplexity:g} must be at least 1 and below the number of examples, {examples}"
         )
     return perplexity
-
-
-def _given(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if value is not None}
-
-
-def _task(text: str) -> tuple[str, dict[str, str]]:
-    name, equals, file = text.partition("=")
-    if not equals or not name or not file:
-        raise ConfigError(f"--task {text!r} is not of the form NAME=FILE")
-    return name, {"file": file}
 
 
 def names(text: str | None) -> list[str] | None:

@@ -1,0 +1,78 @@
+"""What both commands do alike: errors to sentences and exit codes, and options to keys of a configuration."""
+
+import sys
+
+import pytest
+
+from mixlora.common import command
+from mixlora.common.errors import ConfigError, DataError, TrainingError
+
+
+def raising(error):
+    def app():
+        raise error
+
+    return app
+
+
+def ended(app, capsys, **options):
+    """Exit code and stderr of a command."""
+    with pytest.raises(SystemExit) as caught:
+        command.run(app, **options)
+    return caught.value.code, capsys.readouterr().err
+
+
+@pytest.fixture(autouse=True)
+def plain_call(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["tool"])
+    monkeypatch.delenv("RANK", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (ConfigError("r is 0"), 2, "error: r is 0\n"),
+        (TrainingError("the loss is nan"), 1, "error: the loss is nan\n"),
+        (
+            KeyError("x"),
+            1,
+            "error: KeyError: 'x'; run again with --debug (before the command) for the traceback\n",
+        ),
+    ],
+)
+def test_an_error_is_a_sentence_and_an_exit_code(capsys, error, code, said):
+    assert ended(raising(error), capsys) == (code, said)
+
+
+@pytest.mark.parametrize(("lines", "said"), [(True, "two:\n  a?[31m\n  b"), (False, "two:?  a?[31m?  b")])
+def test_a_message_steers_no_terminal_and_may_have_lines(capsys, lines, said):
+    found = ended(raising(DataError("two:\n  a\x1b[31m\n  b")), capsys, lines=lines)[1]
+    assert found.replace("\N{REPLACEMENT CHARACTER}", "?") == f"error: {said}\n"
+
+
+@pytest.mark.parametrize(("shared", "rank", "tells"), [(True, "1", False), (True, "0", True), (False, "1", True)])
+def test_an_error_of_all_processes_is_told_by_the_first(capsys, monkeypatch, shared, rank, tells):
+    monkeypatch.setenv("RANK", rank)
+    error = ConfigError("r is 0")
+    error.shared = shared
+    assert ended(raising(error), capsys) == (2, "error: r is 0\n" if tells else "")
+
+
+@pytest.mark.parametrize("error", [ConfigError("r is 0"), KeyError("x")])
+def test_debug_raises(monkeypatch, error):
+    monkeypatch.setattr(sys, "argv", ["tool", "--debug", "show"])
+    with pytest.raises(type(error)):
+        command.run(raising(error))
+
+
+def test_options_that_were_given():
+    assert command.given({"a": None, "b": {}, "c": 0, "d": [], "e": ""}) == {"c": 0, "d": [], "e": ""}
+
+
+def test_tasks_by_name():
+    assert command.tasks(["a=x.json", "b=c=d"]) == {"a": {"file": "x.json"}, "b": {"file": "c=d"}}
+    for text in ("a", "=x", "a="):
+        with pytest.raises(ConfigError, match=f"^--task '{text}' is not of the form NAME=FILE$"):
+            command.tasks([text])
+    with pytest.raises(ConfigError, match=r"^--task names 'a' twice; give every task a name of its own$"):
+        command.tasks(["a=x", "a=y"])
