@@ -57,6 +57,7 @@ OWNERS = {  # libraries, and the only files that may import them
     "seaborn": ["interference/figures/matrices.py"],
     "typer": ["interference/cli/commands.py", "interference/cli/options.py", "mixlora/cli.py"],
     "rich": ["interference/cli/demo.py", "interference/cli/printing.py", "mixlora/common/terminal.py"],
+    "filelock": ["mixlora/common/locks.py"],
     "yaml": ["mixlora/common/settings.py"],
     "pydantic": [
         "interference/config.py",

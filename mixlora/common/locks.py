@@ -1,114 +1,85 @@
 """Locks: files by which one process at a time works on a directory."""
 
 import errno
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from mixlora.common.errors import BusyError, RunError
 from mixlora.common.files import exists
 
 LOCK = ".lock"
-"""What the lock is called of a job that works within its directory from the beginning."""
+"""The name of the lock file of a job that works within its directory from the beginning."""
 _UNKNOWN = {errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK}
-"""What file systems say that have no locks, as some of clusters: there nobody can be kept out."""
-_HELD: set[int] = set()
-"""Handles of the locks that this process has taken, and none that it was forked with."""
+"""Errors of file systems without locks, as on some clusters; jobs run without one there."""
 
 
 @contextmanager
 def locked(path: Path, doing: str) -> Iterator[None]:
-    """Hold a lock file, which the system lets go of when the process ends in whatever way.
+    """Hold a lock file, which the system releases when the process ends in whatever way.
 
-    Processes forked within do not hold it, and may live on. The file goes at the end, and so do folders that were made
-    for it alone; what a killed process leaves of them is taken over by the next.
+    Processes forked within do not hold it, and may live on. The file is removed at the end, and so are folders that
+    were created for it alone; the next process takes over what a killed one leaves of them.
 
     Args:
         path: of the file.
-        doing: what its holder does, as "training runs/lora", for who finds it held.
+        doing: what its holder does, as "training runs/lora", for the error of a process that finds it held.
 
     Raises:
         BusyError: if another process holds it.
         RunError: if it cannot be written.
     """
     made = [folder for folder in path.parents if not exists(folder)]
+    lock, holder = FileLock(path, mode=0o644, blocking=False, fallback_to_soft=False), os.getpid()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = _taken(path)
+        free = _taken(lock)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         _remove_empty(made)
         said = getattr(error, "strerror", None) or error
         raise RunError(f"{path.parent} cannot be written: {said}; choose another --out") from None
-    if handle is None:
+    if not free:
         raise BusyError(f"another process is {doing}; wait for it, or choose another --out")
-    _HELD.add(handle)
+    file = _number(path)
     try:
         yield
     finally:
-        if handle in _HELD:
-            _let_go(path, handle)
+        if os.getpid() == holder:
+            with suppress(OSError):  # a file that cannot be removed keeps nobody out
+                if _number(path) == file:  # the folder may have been removed, and another process may work there
+                    path.unlink()
+            lock.release()
             _remove_empty(made)
 
 
-def _let_go(path: Path, handle: int) -> None:
-    """Remove the file, if it is still there, and end the lock; a file that cannot be removed keeps nobody out."""
-    _HELD.discard(handle)
-    try:
-        with suppress(OSError):
-            if _is_at(path, handle):
-                path.unlink()
-    finally:
-        os.close(handle)
-
-
-def _forget() -> None:
-    """Close, in a process just forked, what it has of its parent's locks: the parent alone holds them."""
-    for handle in _HELD:
-        os.close(handle)
-    _HELD.clear()
-
-
-os.register_at_fork(after_in_child=_forget)
-
-
-def _taken(path: Path) -> int | None:
-    """A handle of the file, locked; None where another process has it, or has just ended and removed it.
+def _taken(lock: FileLock) -> bool:
+    """Take the lock, unless another process has it.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     try:
-        handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        free = _is_at(path, handle)
-    except BlockingIOError:
-        free = False
+        lock.acquire()
+    except (Timeout, FileNotFoundError):  # not found: the other process has just ended and removed the folder
+        return False
     except OSError as error:
-        free = error.errno in _UNKNOWN
-        if not free:
-            os.close(handle)
+        if error.errno not in _UNKNOWN:
             raise
-    if free:
-        return handle
-    os.close(handle)
+    return True
+
+
+def _number(path: Path) -> int | None:
+    """What tells a file from one that comes to its place later; None if there is none."""
+    with suppress(OSError):
+        return path.stat().st_ino
     return None
 
 
-def _is_at(path: Path, handle: int) -> bool:
-    """Whether the file is still at its path."""
-    try:
-        return os.fstat(handle).st_ino == path.stat().st_ino
-    except OSError:
-        return False
-
-
 def _remove_empty(folders: list[Path]) -> None:
-    """Remove folders, the innermost first; one that is gone or holds something stays as it is."""
+    """Remove folders, the innermost first, unless they are gone or hold something."""
     for folder in folders:
         with suppress(OSError, ValueError):
             folder.rmdir()

@@ -129,6 +129,28 @@ def test_a_folder_that_goes_with_its_lock_stays_gone(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_that_comes_to_the_place_of_a_lock_stays(tmp_path):
+    path = tmp_path / "run.partial" / "lock"
+    with locked(path, "it"):
+        path.unlink()
+        path.touch()  # by another process that found the place free
+    assert path.exists()
+
+
+def test_a_folder_that_its_holder_has_just_removed_is_busy(tmp_path, monkeypatch):
+    path, made = tmp_path / "run.partial" / "lock", type(tmp_path).mkdir
+
+    def gone(folder, *arguments, **options):
+        made(folder, *arguments, **options)
+        folder.rmdir()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(tmp_path), "mkdir", gone)
+        with pytest.raises(BusyError, match="another process is it; wait for it"), locked(path, "it"):
+            pass
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_places_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     for out, said in (
@@ -151,8 +173,9 @@ def test_a_file_system_without_locks_is_no_reason_to_refuse(tmp_path, monkeypatc
 
     monkeypatch.setattr(fcntl, "flock", failing)
     if known == errno.ENOSYS:
-        with locked(tmp_path / LOCK, "it"):
-            pass
+        with locked(tmp_path / "x" / LOCK, "it"):
+            assert (tmp_path / "x").is_dir()
+        assert list(tmp_path.iterdir()) == []
     else:
         with pytest.raises(RunError, match="cannot be written: Input/output error"), locked(tmp_path / LOCK, ""):
             pass
