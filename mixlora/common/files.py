@@ -18,8 +18,6 @@ DEEPEST = 64
 """Levels of lists and mappings in each other, in such a file and in a configuration."""
 LONGEST_NAME = 200
 """Characters of a name that `file_name` makes: with an ending it still is below what file systems take."""
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-"""What file systems say that have no room, or none for this user or for so large a file."""
 
 
 def expanded(path: Path | str) -> Path:
@@ -86,10 +84,10 @@ def read_json(path: Path, largest: int = LARGEST_JSON) -> Any:
         OSError: as `read_bytes`.
         ValueError: it is no JSON in UTF-8, is deeper than `DEEPEST`, or holds half a character.
     """
-    return parsed(read_text(path, largest))
+    return parse_json(read_text(path, largest))
 
 
-def parsed(text: str) -> Any:
+def parse_json(text: str) -> Any:
     """The value that JSON describes.
 
     Raises:
@@ -115,18 +113,6 @@ def _check(value: Any) -> None:
                 raise ValueError(f"it is nested deeper than {DEEPEST} levels")
             inner = [*found, *found.values()] if isinstance(found, Mapping) else found
             waiting += [(item, depth + 1) for item in inner]
-
-
-def again(number: int | None, continues: str) -> str:
-    """What may be done about a file that could not be written.
-
-    Args:
-        number: the system's number of the error, if it is known.
-        continues: what happens then, as "the same command continues".
-    """
-    if number in _FULL:
-        return f"make room there, and {continues}"
-    return f"make it writable, and {continues}, or choose another --out"
 
 
 def file_name(task: str) -> str:

@@ -4,6 +4,7 @@ A reader finds the old content or the new, never a part; what a killed process l
 Failures to write stay the errors of whoever writes, OSError as a rule: each caller says what was lost and what to do.
 """
 
+import errno
 import glob
 import json
 import os
@@ -13,6 +14,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""A disk without room, a user's quota used up, a file larger than allowed."""
 
 
 def growing(path: Path) -> Path:
@@ -102,6 +106,18 @@ def remove_left(out: Path) -> None:
     """
     for left in out.parent.glob(f".{glob.escape(out.name)}.{'[0-9a-f]' * 8}.tmp"):
         shutil.rmtree(left, ignore_errors=True)
+
+
+def write_remedy(number: int | None, continues: str) -> str:
+    """What the user can do about a file that could not be written.
+
+    Args:
+        number: the error's errno, if it is known.
+        continues: what happens then, as "the same command continues".
+    """
+    if number in _FULL:
+        return f"make room there, and {continues}"
+    return f"make it writable, and {continues}, or choose another --out"
 
 
 def _sync(path: Path) -> None:

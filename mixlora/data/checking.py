@@ -16,7 +16,7 @@ from mixlora.common.errors import ConfigError, DataError
 from mixlora.data.collation import Collator
 from mixlora.data.examples import Example
 from mixlora.data.images import identity, is_encoded, open_image
-from mixlora.data.reading.problems import gathered
+from mixlora.data.reading.problems import collecting
 
 _THREADS, _AHEAD = 8, 4
 """How many threads decode, if nothing is said, and how many examples each is ahead."""
@@ -67,7 +67,7 @@ def check(
     good, lengths, bad, truncated = [], [], [], 0
     for at, (example, is_fine) in enumerate(zip(examples, decoded, strict=False)):
         known = len(problems)
-        with gathered(problems):
+        with collecting(problems):
             encoded = collator.encode(example)
             if not is_fine:
                 open_image(example)
@@ -80,14 +80,14 @@ def check(
     return Checked(good, lengths, bad, truncated)
 
 
-def report(problems: Sequence[DataError]) -> DataError:
+def as_error(problems: Sequence[DataError]) -> DataError:
     """One error for at least one problem: how many records are affected, the remedy, and the first twenty in full.
 
     A record that several tasks read has the same problem in each, which counts once.
     """
-    told = list(dict.fromkeys(map(str, problems)))
-    affected = "1 record" if len(told) == 1 else f"{len(told)} records"
-    lines = told[:_LISTED] + [f"and {len(told) - _LISTED} more"] * (len(told) > _LISTED)
+    listed = list(dict.fromkeys(map(str, problems)))
+    affected = "1 record" if len(listed) == 1 else f"{len(listed)} records"
+    lines = listed[:_LISTED] + [f"and {len(listed) - _LISTED} more"] * (len(listed) > _LISTED)
     return DataError("\n  ".join([f"{affected} cannot be used; correct or remove what is listed:", *lines]))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from mixlora.common.errors import DataError
 from mixlora.common.files import LARGEST_DATA, exists, is_folder, read_bytes, read_json
-from mixlora.data.reading.problems import gathered
+from mixlora.data.reading.problems import collecting
 from mixlora.data.reading.records import Record
 
 _AT_ONCE = 1000
@@ -45,7 +45,7 @@ def _line_records(data: bytes, file: Path, problems: list[DataError] | None) -> 
     found = []
     # split("\n"), not splitlines: a JSON string may hold other line separators as they are
     for number, line in enumerate(data.split(b"\n"), 1):
-        with gathered(problems):
+        with collecting(problems):
             if (text := _text(line, file, number)).strip():
                 found.append(Record(_parse(text, file, number), f"{file.name}:{number}", number))
     return found
@@ -54,7 +54,7 @@ def _line_records(data: bytes, file: Path, problems: list[DataError] | None) -> 
 def _numbered(rows: Iterable[Any], name: str, problems: list[DataError] | None) -> list[Record]:
     found = []
     for index, values in enumerate(rows):
-        with gathered(problems):
+        with collecting(problems):
             found.append(Record(values, f"{name}[{index}]", index))
     return found
 

@@ -10,7 +10,7 @@ from mixlora.common.errors import DataError
 from mixlora.common.files import is_folder, read_bytes
 from mixlora.data.examples import Example, Turn
 from mixlora.data.images import IMAGE_FORMATS
-from mixlora.data.reading.problems import gathered
+from mixlora.data.reading.problems import collecting
 from mixlora.data.reading.records import half_character
 
 ANSWERS = ("Yes", "No")
@@ -82,7 +82,7 @@ def _examples(subtask: _Subtask, real: Path, problems: list[DataError] | None) -
     found: list[Example] = []
     for text in _listed(subtask.questions):
         if text.suffix == ".txt":
-            with gathered(problems):
+            with collecting(problems):
                 found += _pair(text, pictures.get(text.stem, []), subtask, real)
     return found
 

@@ -1,4 +1,4 @@
-"""What is wrong with data, gathered while reading goes on. What is told of it in the end is in `checking`."""
+"""What is wrong with data, collecting while reading goes on. What is told of it in the end is in `checking`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from mixlora.common.errors import DataError
 
 
 @contextmanager
-def gathered(problems: list[DataError] | None) -> Iterator[None]:
+def collecting(problems: list[DataError] | None) -> Iterator[None]:
     """What runs within it ends at a DataError, which is appended to `problems`; without that list it is raised."""
     try:
         yield

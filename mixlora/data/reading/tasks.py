@@ -18,7 +18,7 @@ from mixlora.common.sections import TaskGroupSection, TaskSection
 from mixlora.data.examples import Example
 from mixlora.data.reading.files import read_records
 from mixlora.data.reading.mme import read_mme
-from mixlora.data.reading.problems import gathered
+from mixlora.data.reading.problems import collecting
 from mixlora.data.reading.records import Record, checked_text, read_example
 
 _LISTED_VALUES, _COMPARED_VALUES = 10, 1000
@@ -67,7 +67,7 @@ def read_tasks(task: TaskGroupSection, name: str, problems: list[DataError] | No
     file = _existing_file(task, name)
     tasks: dict[str, list[Record]] = {}
     for record in _records(task, file, name, problems):
-        with gathered(problems):
+        with collecting(problems):
             tasks.setdefault(_task_of(record, task.by), []).append(record)
     return {own: _examples(records, task, file, own, problems) for own, records in tasks.items()}
 
@@ -100,7 +100,7 @@ def _examples(
     root = Path(task.images or (file if file.is_dir() else file.parent)).resolve()
     found = []
     for record in records:
-        with gathered(problems):
+        with collecting(problems):
             found.append(read_example(record, task.fields, root, name, task.outside))
     return _with_unique_ids(found)
 
@@ -121,7 +121,7 @@ def _matching(
     """The records with all values of `where`, which a configuration may write as another type ("3" for 3)."""
     kept, shown = [], []
     for record in records:
-        with gathered(problems):
+        with collecting(problems):
             own = {name: _shown(record, name) for name in where if name in record.values}
             shown.append(own)
             if all(own.get(name) == str(where[name]) for name in where):
