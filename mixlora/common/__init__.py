@@ -1,5 +1,7 @@
-"""What both commands, `mixlora` and `interference`, stand on. No torch at import, nothing of the method.
+"""What both commands, `mixlora` and `interference`, build on. Only `processes` imports torch.
 
-`errors`; `files`, `directories` and `locks` on disk; `settings` and `sections` of configurations; `terminal`,
-`progress`; `processes` that share work.
+`errors`; reading `files`, `writing` them, `directories` and `locks`; `settings` and `sections` of configurations;
+`terminal` and `progress`; `processes` that share work; `aliases` of public modules.
+
+Not here: anything of the method, of data or of models.
 """
