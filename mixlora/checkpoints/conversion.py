@@ -25,9 +25,10 @@ from mixlora.checkpoints.formats import (
     Kind,
     Settings,
     State,
+    read_json,
 )
-from mixlora.checkpoints.pickled import map_tensors, read_json
-from mixlora.checkpoints.projector import Projector, converted, copied, load_projector
+from mixlora.checkpoints.pickled import map_tensors
+from mixlora.checkpoints.projector import Projector, convert, load_projector, own_copy
 from mixlora.common.directories import is_occupied
 from mixlora.common.errors import CheckpointError, reason
 from mixlora.common.writing import whole_directory
@@ -94,13 +95,13 @@ def import_checkpoint(source: Path | str, out: Path | str, *, base: str | None =
     projector: Projector | None = None
     if kind is Kind.RELEASED:
         state = formats.released_state(source)
-        adapter, projector = _mixlora(source, state, base), converted(state)
+        adapter, projector = _mixlora(source, state, base), convert(state)
     elif kind in (Kind.LLAVA_LORA, Kind.LORA):
         adapter = _lora(source, base)
         if kind is Kind.LLAVA_LORA:
-            projector = converted(State(source / BESIDE_LORA, map_tensors(source / BESIDE_LORA)))
+            projector = convert(State(source / BESIDE_LORA, map_tensors(source / BESIDE_LORA)))
     elif kind is Kind.PROJECTOR:
-        projector = converted(formats.projector_state(source))
+        projector = convert(formats.projector_state(source))
     else:
         raise CheckpointError(f"{source} is a {kind} already; there is nothing to convert")
     _write(out, adapter, projector)
@@ -165,7 +166,7 @@ def _module(state: State, stem: str, settings: Settings, conditional: bool) -> d
     if conditional:
         flat = state.take(f"{stem}{_CONDITIONAL}", factors, r * d_in)
         routers["conditional"] = flat.reshape(factors, r, d_in).permute(1, 2, 0)
-    named = {f"mixlora_router.{name}.weight": copied(weight) for name, weight in routers.items()}
+    named = {f"mixlora_router.{name}.weight": own_copy(weight) for name, weight in routers.items()}
     return {"mixlora_A": a, "mixlora_B": b} | named
 
 
@@ -197,7 +198,7 @@ def _lora(source: Path, base: str | None) -> _Adapter:
     tensors = {}
     for layer, name in sorted(state.adapted):
         for end, shape in zip(_LORA_ENDS, ((r, None), (None, r)), strict=True):
-            tensors[f"{_NEW}{layer}.{name}.{end}"] = copied(state.take(f"{_OLD}{layer}.{name}.{end}", *shape))
+            tensors[f"{_NEW}{layer}.{name}.{end}"] = own_copy(state.take(f"{_OLD}{layer}.{name}.{end}", *shape))
     own = read_json(source / "config.json") if (source / "config.json").is_file() else {}
     layers = max(max(layer for layer, _ in state.adapted) + 1, formats.whole_number(own, "num_hidden_layers"))
     if config.get("layers_to_transform") is not None:

@@ -13,7 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
-from mixlora.checkpoints.pickled import map_tensors, read_json, read_namespace
+from mixlora.checkpoints.pickled import map_tensors, read_namespace
+from mixlora.common import files
 from mixlora.common.errors import CheckpointError
 from mixlora.common.files import exists, is_file
 
@@ -206,6 +207,23 @@ def adapter_state(source: Path) -> State:
     older = source / "adapter_model.bin"
     path = older if older.is_file() and not (source / ADAPTER).is_file() else source / ADAPTER
     return State(path, map_tensors(path))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object of a JSON file.
+
+    Raises:
+        CheckpointError: if it cannot be read, or is no object.
+    """
+    try:
+        found = files.read_json(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path} is no JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} holds a {type(found).__name__} where a JSON object belongs")
+    return found
 
 
 def whole_number(config: Mapping[str, Any], name: str) -> int:

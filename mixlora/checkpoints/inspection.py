@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from mixlora.checkpoints import formats
-from mixlora.checkpoints.formats import ADAPTER_CONFIG, BESIDE_LORA, CONVERTED, Kind, State
-from mixlora.checkpoints.pickled import map_tensors, read_json
+from mixlora.checkpoints.formats import ADAPTER_CONFIG, BESIDE_LORA, CONVERTED, Kind, State, read_json
+from mixlora.checkpoints.pickled import map_tensors
 from mixlora.common.errors import CheckpointError, plain
 
 _OPTIONS = {  # of an adapter's configuration, that are worth a line

@@ -66,7 +66,7 @@ def load_base(section: BaseSection, device: torch.device | None = None) -> Any:
     device = device or device_of(section.device)
     options: dict[str, Any] = {"device_map": "auto"} if split else {}
     own = _own_config(section)
-    kind = _kind(own)
+    kind = _auto_class(own)
     try:
         if section.quantization is not None:
             known = _quantization(section, own)
@@ -156,7 +156,9 @@ def empty_adapted(section: BaseSection, adapter: str) -> PeftModel:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what transformers will rename
-            return get_peft_model(_kind(own).from_config(own, trust_remote_code=section.trust_remote_code), config)
+            return get_peft_model(
+                _auto_class(own).from_config(own, trust_remote_code=section.trust_remote_code), config
+            )
     except ToolError as error:
         raise CheckpointError(f"{adapter} on {section.base}: {error}") from None
     except LOAD_ERRORS as error:
@@ -255,7 +257,7 @@ def _left_whole(section: BaseSection, own: PreTrainedConfig) -> list[str] | None
     if not _sees(own):
         return None
     with torch.device("meta"):
-        model = _kind(own).from_config(own, trust_remote_code=section.trust_remote_code)
+        model = _auto_class(own).from_config(own, trust_remote_code=section.trust_remote_code)
     head = model.get_output_embeddings()
     named = model.named_modules()
     return [name for name, module in named if module is head or name.rpartition(".")[2] == PROJECTOR_MODULE]
@@ -288,7 +290,7 @@ def without_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _kind(config: PreTrainedConfig) -> Any:
+def _auto_class(config: PreTrainedConfig) -> Any:
     return AutoModelForImageTextToText if _sees(config) else AutoModelForCausalLM
 
 

@@ -247,23 +247,6 @@ _ACTIONS: Mapping[str, Callable[[_Machine, Any], None]] = {
 }
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object of a JSON file.
-
-    Raises:
-        CheckpointError: if it cannot be read, or is no object.
-    """
-    try:
-        found = files.read_json(path)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
-    except ValueError as error:
-        raise CheckpointError(f"{path} is no JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path} holds a {type(found).__name__} where a JSON object belongs")
-    return found
-
-
 def map_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a file of torch.save or safetensors, mapped: only those that are used are read.
 

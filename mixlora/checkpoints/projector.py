@@ -92,7 +92,7 @@ def _read_projector(path: Path) -> Projector:
     return Projector(metadata["projector_hidden_act"], tensors)
 
 
-def converted(state: State) -> Projector:
+def convert(state: State) -> Projector:
     """LLaVA v1's projector as the two Linears of a Hugging Face LLaVA, computing the same.
 
     One Linear becomes the first, and the identity the second, with no activation between.
@@ -111,10 +111,10 @@ def converted(state: State) -> Projector:
     if places is _LINEAR:
         like = found["linear_1.weight"]
         found |= {"linear_2.weight": torch.eye(width, dtype=like.dtype), "linear_2.bias": like.new_zeros(width)}
-    tensors = {f"model.{PROJECTOR_MODULE}.{name}": copied(tensor) for name, tensor in found.items()}
+    tensors = {f"model.{PROJECTOR_MODULE}.{name}": own_copy(tensor) for name, tensor in found.items()}
     return Projector("linear" if places is _LINEAR else "gelu", tensors)
 
 
-def copied(tensor: Tensor) -> Tensor:
+def own_copy(tensor: Tensor) -> Tensor:
     """A contiguous copy, which no longer maps the file it was read from."""
     return tensor.clone(memory_format=torch.contiguous_format)

@@ -1,5 +1,8 @@
-"""What both commands, `mixlora` and `interference`, stand on. No torch at import, nothing of the method.
+"""What both commands, `mixlora` and `interference`, build on. Only `processes` imports torch.
 
-`errors`, `enums` and `labels`; `files`, `directories`, `locks` and `writing` on disk; `settings` and `sections` of
-configurations; `command`, `terminal` and `progress` of the command line; `processes` that share work.
+`errors`, `enums` and `labels`; reading `files`, `writing` them, `directories` and `locks`; `settings` and `sections` of
+configurations; `command`, `terminal` and `progress` of the command line; `processes` that share work; `aliases` of
+public modules.
+
+Not here: anything of the method, of data or of models.
 """

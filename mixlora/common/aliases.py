@@ -1,4 +1,4 @@
-"""Public modules of a package that live in one of its wings, found under the name that users know them by."""
+"""Aliases: modules that live in a wing of a package and are imported under their public name."""
 
 from collections.abc import Mapping
 from importlib import import_module
@@ -8,7 +8,7 @@ from types import ModuleType
 
 
 class Aliases(MetaPathFinder, Loader):
-    """Lets `import package.name` find the module where it lives; both names are one and the same module object.
+    """Makes `import package.name` load the module from its wing; both names are the same module object.
 
     Args:
         package: name of the package.
@@ -23,11 +23,11 @@ class Aliases(MetaPathFinder, Loader):
         return ModuleSpec(name, self) if name in self._homes else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """The module from its home, loaded if it is not yet."""
+        """Import the module from its wing."""
         module = import_module(self._homes[spec.name])
         spec.loader_state = module.__spec__
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Give the module its own specification back: it has been executed under its own name."""
+        """Restore the module's own specification: its import has executed it already."""
         module.__spec__ = None if module.__spec__ is None else module.__spec__.loader_state

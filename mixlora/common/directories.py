@@ -1,4 +1,7 @@
-"""Places for results, checked before hours of work: is one free, and can it be written? Writing is `writing`'s."""
+"""Directories for results, checked before hours of work: is one free, and can it be written?
+
+Not here: writing (`writing`), and who works in a directory (`locks`).
+"""
 
 from contextlib import suppress
 from pathlib import Path
@@ -21,13 +24,13 @@ def check_free(out: Path, marker: str, noun: str, otherwise: str) -> None:
     """Check that `out` is free.
 
     Args:
-        out: where an artifact will be.
-        marker: the file by which one is known.
-        noun: what messages call it.
-        otherwise: what messages say of anything else there.
+        out: where the results will be.
+        marker: the file that such results always have.
+        noun: what messages call such results.
+        otherwise: what messages say if anything else is there.
 
     Raises:
-        RunError: if something is there already, or nothing can be moved there.
+        RunError: if something is there already, or a directory cannot be renamed to it.
     """
     try:
         str(out.absolute()).encode()
@@ -37,7 +40,7 @@ def check_free(out: Path, marker: str, noun: str, otherwise: str) -> None:
         raise RunError(f"{out} already holds {noun}; choose another --out or delete it first")
     try:
         occupied = is_occupied(out)
-        apart = out.is_symlink() or out.is_mount()  # what is written beside it cannot be moved there
+        apart = out.is_symlink() or out.is_mount()  # a directory beside it cannot be renamed to it
     except (OSError, ValueError) as error:
         raise RunError(f"{out} cannot be used: {reason(error)}; choose another --out") from None
     if occupied:

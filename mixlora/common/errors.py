@@ -1,4 +1,4 @@
-"""What can be wrong with a user's input, or fail, in either command; every message says what, where and what to do."""
+"""The errors of both commands: mistakes in the input, and work that failed. Messages say what, where and the remedy."""
 
 import errno
 import unicodedata
@@ -7,7 +7,7 @@ _STEERING = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
 
 def plain(text: object) -> str:
-    """The text without control characters and line breaks, so that a name from a file cannot steer the terminal."""
+    """The text with control characters and line breaks replaced, so that a name cannot control the terminal."""
     return "".join(c if unicodedata.category(c) not in _STEERING else "\N{REPLACEMENT CHARACTER}" for c in str(text))
 
 
@@ -15,8 +15,8 @@ class ToolError(Exception):
     """The root: a mistake in the input, described in one sentence.
 
     Attributes:
-        exit_code: what a command exits with: 2 for a mistake in the input, 1 where the work failed.
-        shared: whether every process of a job raises it, so that only the first one prints it.
+        exit_code: the command's exit code: 2 for a mistake in the input, 1 if the work failed.
+        shared: whether every process of a job raises it; only the first one then prints it.
     """
 
     exit_code = 2
@@ -48,7 +48,7 @@ class BusyError(RunError):
 
 
 class WriteError(RunError):
-    """Results cannot be written: the disk is full or gone. No mistake in the input."""
+    """Results cannot be written because the disk is full or gone. The input is right."""
 
     exit_code = 1
 
@@ -60,15 +60,15 @@ class TrainingError(ToolError):
 
 
 class AdapterError(ToolError, ValueError):
-    """A module that cannot be adapted, or an adapter that does not fit its base."""
+    """A module cannot be adapted, or an adapter does not fit its base."""
 
 
 class MergeError(ToolError, ValueError):
-    """Merging was asked for, which an input-dependent delta does not allow."""
+    """An adapter cannot be merged, because its delta depends on the input."""
 
 
 class RoutingError(ToolError, ValueError):
-    """A forward whose instances cannot be routed: an unknown task, a selection of another batch."""
+    """The instances of a forward cannot be routed: an unknown task, a selection of another batch."""
 
 
 def reason(error: BaseException) -> str:
@@ -77,5 +77,5 @@ def reason(error: BaseException) -> str:
 
 
 def unwritable(message: str, error: OSError) -> RunError:
-    """The error of a place that cannot be written: a `WriteError` where its disk is full, else the user's mistake."""
+    """The error for a path that cannot be written: a `WriteError` if its disk is full, else the user's mistake."""
     return (WriteError if error.errno in (errno.ENOSPC, errno.EDQUOT) else RunError)(message)

@@ -1,4 +1,7 @@
-"""Files: strangers' are read within bounds, and tasks' names become names of files. Writing is `writing`'s."""
+"""Files: reading untrusted ones within bounds, and making file names of tasks' names.
+
+Not here: writing (`writing`).
+"""
 
 import errno
 import hashlib
@@ -11,27 +14,25 @@ from typing import Any
 from urllib.parse import quote
 
 LARGEST_JSON = 2**26
-"""Bytes of a JSON file that describes something, as a run's or an adapter's does."""
+"""The largest JSON file that describes a run, an adapter or the like, in bytes."""
 LARGEST_DATA = 2**32
-"""Bytes of a file of records, predictions or judgements."""
+"""The largest file of records, predictions or judgements, in bytes."""
 DEEPEST = 64
-"""Levels of lists and mappings in each other, in such a file and in a configuration."""
+"""The deepest nesting of lists and mappings in such a file and in a configuration."""
 LONGEST_NAME = 200
-"""Characters of a name that `file_name` makes: with an ending it still is below what file systems take."""
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-"""What file systems say that have no room, or none for this user or for so large a file."""
+"""The most characters of a name that `file_name` makes: with an ending it stays within what file systems allow."""
 
 
 def expanded(path: Path | str) -> Path:
-    """The path with a ~ that begins it replaced by the home directory, if there is one."""
+    """The path with a leading ~ replaced by the home directory, if there is one."""
     try:
         return Path(path).expanduser()
-    except RuntimeError:  # of a user whom nobody knows
+    except RuntimeError:  # the system does not know the user
         return Path(path)
 
 
 def exists(path: Path) -> bool:
-    """Whether anything is at a path, whatever name a stranger's file gives it."""
+    """Whether anything is at a path; False for a name that no file can have, as an untrusted file may give."""
     try:
         return path.exists()
     except (OSError, ValueError):  # a name that no file can have: too long, half a character
@@ -49,7 +50,7 @@ def is_file(path: Path) -> bool:
 
 
 def read_bytes(path: Path, largest: int) -> bytes:
-    """The content of a regular file. A pipe or a device, which may never end, is not waited for.
+    """The content of a regular file. Pipes and devices, which may never end, are refused without waiting.
 
     Raises:
         OSError: it cannot be read, is no regular file, or has more than `largest` bytes.
@@ -66,7 +67,7 @@ def read_bytes(path: Path, largest: int) -> bytes:
             raise OSError(errno.EINVAL, "it is a pipe or a device, not a regular file", str(path))
         if found.st_size > largest:
             raise OSError(errno.EFBIG, f"its {found.st_size} bytes are more than the limit of {largest}", str(path))
-        return file.read(found.st_size)  # not `largest`, for which Python would make room at once
+        return file.read(found.st_size)  # not `largest`: Python would allocate all of it
 
 
 def read_text(path: Path, largest: int) -> str:
@@ -86,10 +87,10 @@ def read_json(path: Path, largest: int = LARGEST_JSON) -> Any:
         OSError: as `read_bytes`.
         ValueError: it is no JSON in UTF-8, is deeper than `DEEPEST`, or holds half a character.
     """
-    return parsed(read_text(path, largest))
+    return parse_json(read_text(path, largest))
 
 
-def parsed(text: str) -> Any:
+def parse_json(text: str) -> Any:
     """The value that JSON describes.
 
     Raises:
@@ -104,7 +105,7 @@ def parsed(text: str) -> Any:
 
 
 def _check(value: Any) -> None:
-    """Raise a ValueError for what is too deep to be walked through, or cannot be written again."""
+    """Raise a ValueError if a value is nested too deeply, or holds text that cannot be written as UTF-8."""
     waiting = [(value, 1)]
     while waiting:
         found, depth = waiting.pop()
@@ -117,22 +118,10 @@ def _check(value: Any) -> None:
             waiting += [(item, depth + 1) for item in inner]
 
 
-def again(number: int | None, continues: str) -> str:
-    """What may be done about a file that could not be written.
-
-    Args:
-        number: the system's number of the error, if it is known.
-        continues: what happens then, as "the same command continues".
-    """
-    if number in _FULL:
-        return f"make room there, and {continues}"
-    return f"make it writable, and {continues}, or choose another --out"
-
-
 def file_name(task: str) -> str:
-    """A task's name as one component of a path, different for different names: "a/b" becomes "a%2Fb".
+    """A task's name as a file name, different for different names: "a/b" becomes "a%2Fb".
 
-    A name that would be longer than `LONGEST_NAME` ends in a hash of itself, behind "%~", which no other name holds.
+    A name that would be longer than `LONGEST_NAME` is cut and ends in "%~" and its hash; no other name holds "%~".
     """
     name = quote(task, safe=" +=,()")
     if len(name) > LONGEST_NAME:
@@ -142,7 +131,7 @@ def file_name(task: str) -> str:
 
 
 def amount(count: float) -> str:
-    """A number of bytes for a reader."""
+    """A number of bytes in the unit that suits it, as "1.5 GiB"."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 999.5:
             return f"{count:.3g} {unit}"

@@ -1,6 +1,7 @@
-"""Processes that work together: they meet before the data is read, so that what one cannot use ends all.
+"""Processes that work together: they meet before the data is read, and an error of one ends all.
 
-How many there are, and which this is, is said by the environment (RANK, WORLD_SIZE), as torchrun and accelerate set it.
+The environment (RANK, WORLD_SIZE, LOCAL_WORLD_SIZE) says how many there are and which one this is; torchrun and
+accelerate set it.
 """
 
 import functools
@@ -19,30 +20,30 @@ from torch import Tensor
 from mixlora.common.errors import ToolError
 
 PATIENCE = timedelta(days=7)
-"""How long one may wait for another, where each measures its own share: what the slowest needs."""
+"""How long a process may wait for another where each measures its own share: as long as the slowest needs."""
 
 
 def count() -> int:
-    """How many processes work together."""
+    """The number of processes that work together."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def rank() -> int:
-    """Which of them this is, from 0."""
+    """The rank of this process, from 0."""
     return int(os.environ.get("RANK", "0"))
 
 
 def here() -> int:
-    """How many of them are on this machine."""
+    """The number of processes on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def meet(device: str, patience: timedelta | None = None) -> bool:
-    """Whether this is the first of the processes, which have now found each other.
+    """Wait until all processes are connected; True in the first of them.
 
     Args:
-        device: the kind of their devices, "cpu" or "cuda".
-        patience: how long one may wait for another, where that is not a matter of minutes.
+        device: the type of their devices, "cpu" or "cuda".
+        patience: how long a process may wait for another; None for accelerate's default of some minutes.
     """
     waiting = {} if patience is None else {"timeout": patience}
     return bool(PartialState(cpu=device == "cpu", **waiting).is_main_process)
@@ -50,10 +51,10 @@ def meet(device: str, patience: timedelta | None = None) -> bool:
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Wait until all processes have come through the block; re-raise any process's error in all of them.
+    """Wait until all processes have left the block; re-raise any process's error in all of them.
 
     Raises:
-        ToolError: that of one process, with `shared` set.
+        ToolError: the error of one process, with `shared` set.
     """
     failed: ToolError | None = None
     try:
@@ -73,14 +74,14 @@ def gathered(value: Any) -> list[Any]:
 
 
 def total(values: Tensor) -> Tensor:
-    """The sum over all processes of a tensor on the CPU, in place, in every one of them."""
+    """Sum a CPU tensor over all processes, in place and in each of them."""
     torch.distributed.all_reduce(values, group=_of_cpus())
     return values
 
 
 @functools.cache
 def _of_cpus() -> torch.distributed.ProcessGroup | None:
-    """A group that sums tensors on the CPU, whatever the processes otherwise talk by."""
+    """The process group that sums CPU tensors, whatever the default backend is."""
     if torch.distributed.get_backend() == "gloo":
         return torch.distributed.group.WORLD
     return torch.distributed.new_group(backend="gloo", timeout=PATIENCE)

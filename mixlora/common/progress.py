@@ -1,10 +1,10 @@
-"""Progress: how long work says where it stands."""
+"""Progress: the callback by which long work reports how far it is."""
 
 from collections.abc import Callable
 
 Progress = Callable[[str, int, int], None]
-"""Told what is being done, how many units are done and how many there are (0 if that is not known)."""
+"""Called with the stage, the number of units done, and their total (0 if unknown)."""
 
 
 def silent(stage: str, done: int, total: int) -> None:
-    """A Progress that says nothing."""
+    """A Progress that reports nothing."""

@@ -1,4 +1,4 @@
-"""What every configuration says of a base model and of a task; what else it says is where its command lives."""
+"""The sections that configurations share: the base model, and a task. Each command's `config` adds its own."""
 
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -11,7 +11,7 @@ from mixlora.common.settings import Place, Section
 MINI = "mini"
 """The base that ships with this package."""
 SPLIT = "split"
-"""The device of a base whose layers are spread over all GPUs, and the CPU where they do not hold it."""
+"""The value of `device` that spreads a base's layers over all GPUs, and the CPU if they cannot hold it."""
 
 
 class BaseSection(Section):
@@ -19,14 +19,14 @@ class BaseSection(Section):
 
     Attributes:
         base: path or hub id of the base model; "mini" is the small LLaVA that ships with this package.
-        projector: projector.safetensors of `mixlora import-official`, put into the base.
+        projector: projector.safetensors of `mixlora import-official`, loaded into the base.
         dtype: of the base's weights; "auto" keeps the checkpoint's own.
-        quantization: hold the base's Linear weights, but a projector's and the output layer's, in "4bit" (NF4) or
+        quantization: store the base's Linear weights, except a projector's and the output layer's, in "4bit" (NF4) or
             "8bit"; needs bitsandbytes.
-        device: "auto" is a GPU where there is one, "split" spreads the layers over all of them.
+        device: "auto" is a GPU if there is one, "split" spreads the layers over all of them.
         attention: attention implementation of transformers.
         chat_template: a Jinja template in place of the model's own.
-        trust_remote_code: run code that a hub repository brings.
+        trust_remote_code: run the code in a hub repository.
     """
 
     base: Place
@@ -96,7 +96,7 @@ class TaskGroupSection(TaskSection):
 
 
 def resolved(config: Section) -> dict[str, Any]:
-    """A configuration with every default and with absolute paths: it reruns the job from anywhere.
+    """A configuration with every default filled in and absolute paths: it reruns the job from any directory.
 
     Args:
         config: has the sections `model` and `tasks`.
@@ -112,7 +112,7 @@ def resolved(config: Section) -> dict[str, Any]:
 
 
 def _absolute(name: str) -> str:
-    """A path that is there, or whose folder before a {pattern} is, made absolute; a hub id as it is."""
+    """The absolute path, if it or the folder before its {pattern} exists; otherwise the name (a hub id) unchanged."""
     before, brace, _ = name.partition("{")
     there = exists(Path(name)) or (brace and exists(Path(f"{before}_").parent))
     return str(Path(name).resolve()) if there else name

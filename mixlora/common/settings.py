@@ -1,6 +1,6 @@
-"""Settings of a command: YAML files, what they include, `--set` and options, read into a section and refused in words.
+"""Settings of a command: YAML files, the files they include, `--set` and options, validated by a section.
 
-Sections are pydantic models; which keys there are is said where a command lives. No model of a network is loaded here.
+Sections are pydantic models. Not here: which keys there are (`sections`, and each command's `config`).
 """
 
 import difflib
@@ -16,15 +16,15 @@ from mixlora.common.errors import ConfigError
 from mixlora.common.files import DEEPEST, is_folder, read_json, read_text
 
 LARGEST = 2**20
-"""Bytes of a configuration file."""
+"""The largest configuration file, in bytes."""
 MOST_VALUES = 100_000
-"""Values in one, each counted as often as aliases repeat it."""
+"""The most values in it, each counted as often as aliases repeat it."""
 MOST_INCLUDED = 16
-"""Files of which each includes the next."""
+"""The longest chain of files that include each other."""
 
 
 Place = Annotated[str, AfterValidator(os.path.expanduser)]
-"""A path, or a hub id; ~ at its beginning is the home directory."""
+"""A path or a hub id; a leading ~ is the home directory."""
 
 
 class Section(BaseModel):
@@ -40,10 +40,10 @@ def read(path: Path, schema: type[Section], record: str) -> dict[str, Any]:
     """The nested values of a YAML file, with the file it includes under them.
 
     Args:
-        path: the file, or a finished directory that holds the configuration it was made with; what that says of
-            `model.trust_remote_code` is left out.
-        schema: names the keys in messages.
-        record: the JSON file in such a directory whose "config" is taken.
+        path: the file, or a finished directory that holds its configuration; `model.trust_remote_code` is dropped from
+            the latter.
+        schema: the section whose keys messages list.
+        record: the JSON file in such a directory that has the configuration under "config".
 
     Raises:
         ConfigError: if it is missing, is no YAML or no such directory.
@@ -52,7 +52,7 @@ def read(path: Path, schema: type[Section], record: str) -> dict[str, Any]:
 
 
 def without_trust(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration that a directory holds, without its leave to run a model's code: whoever names it gives that."""
+    """A directory's stored configuration without `trust_remote_code`, which only the user may set."""
     found = dict(config)
     if isinstance(model := found.get("model"), Mapping):
         found["model"] = {key: value for key, value in model.items() if key != "trust_remote_code"}
@@ -93,7 +93,7 @@ def leaves(nested: Mapping[str, Any], under: str = "") -> Iterator[tuple[str, An
 
 
 def _number(value: Any) -> Any:
-    """YAML 1.1 takes 4e-5, which has no dot, for text."""
+    """Text as a number: YAML 1.1 reads 4e-5, which has no dot, as text."""
     if isinstance(value, str):
         try:
             return float(value)
@@ -103,19 +103,19 @@ def _number(value: Any) -> Any:
 
 
 Number = Annotated[float, BeforeValidator(_number)]
-"""A number that may be written 4e-5."""
+"""A number that may be written as 4e-5."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain values only, within bounds; refuses a key that stands twice, of which YAML keeps the last in silence."""
+    """Loads plain values within bounds; refuses a repeated key, of which YAML silently keeps the last."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self._depth = 0
-        self._extents: dict[yaml.Node, tuple[int, int]] = {}  # values and levels of a node, aliases written out
+        self._extents: dict[yaml.Node, tuple[int, int]] = {}  # a node's values and levels, aliases expanded
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """The next node, refused where it is too large or too deep, or holds itself."""
+        """The next node; refused if it is too large or too deep, or contains itself."""
         mark = self.peek_event().start_mark
         self._depth += 1
         if self._depth > DEEPEST:
@@ -140,7 +140,7 @@ class _Loader(yaml.SafeLoader):
         return values, levels
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
-        """The value of a node; PyYAML tells some that cannot be by Python's own errors."""
+        """The value of a node; for some invalid values PyYAML raises Python's own errors."""
         try:
             value = super().construct_object(node, deep)
             if isinstance(value, str):
@@ -203,7 +203,7 @@ def _included(name: Any, path: Path, including: tuple[Path, ...]) -> Path:
 
 
 def _reason(error: yaml.YAMLError) -> str:
-    """What PyYAML says is wrong."""
+    """PyYAML's description of the problem."""
     return str(getattr(error, "problem", None) or getattr(error, "reason", None) or error)
 
 
@@ -249,7 +249,9 @@ def _copy(value: Any) -> Any:
 
 def _sentence(error: ValidationError, schema: type[Section]) -> str:
     """The first problem as one sentence: where, what, remedy."""
-    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")  # a misspelt key is also missing
+    first = min(
+        error.errors(), key=lambda found: found["type"] != "extra_forbidden"
+    )  # a misspelt required key is also reported as missing
     where = f"{'.'.join(str(part) for part in first['loc']):.300}"
     if first["type"] == "extra_forbidden":
         known = _keys_at(schema, first["loc"][:-1])

@@ -1,9 +1,10 @@
 """Files and directories that are whole or absent: written under a temporary name, synced, renamed.
 
 A reader finds the old content or the new, never a part; what a killed process leaves never has the final name.
-Failures to write stay the errors of whoever writes, OSError as a rule: each caller says what was lost and what to do.
+Errors of writing, usually OSError, pass through: each caller says what was lost and what to do.
 """
 
+import errno
 import glob
 import json
 import os
@@ -14,24 +15,27 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""A disk without room, a user's quota used up, a file larger than allowed."""
+
 
 def growing(path: Path) -> Path:
-    """The temporary name of what one process at a time writes, the same after a kill: ".NAME.new"."""
+    """The temporary name for what only one process at a time writes, the same after a kill: ".NAME.new"."""
     return path.with_name(f".{path.name}.new")
 
 
 def unique(path: Path) -> Path:
-    """A temporary name that no other process uses, alive or killed: ".NAME.0f3a91c2.tmp"."""
+    """A temporary name that no other process uses, running or killed: ".NAME.0f3a91c2.tmp"."""
     return path.with_name(f".{path.name}.{token_hex(4)}.tmp")
 
 
 @contextmanager
 def whole_file(path: Path, durable: bool = True) -> Iterator[Path]:
-    """The temporary path to write a file to; at the end of the block it takes the place of `path`.
+    """The temporary path of a file; at the end of the block the file replaces `path`.
 
     Args:
         path: of the file; no other process may write it at the same time.
-        durable: sync it before it is renamed, so that it survives a power cut.
+        durable: sync the file before renaming it, so that it survives a power cut.
     """
     temporary = growing(path)
     try:
@@ -47,11 +51,11 @@ def whole_file(path: Path, durable: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def whole_directory(out: Path, temporary: Path | None = None) -> Iterator[Path]:
-    """A temporary directory to write files into; at the end of the block it takes the place of `out`.
+    """A temporary directory to write into; at the end of the block it replaces `out`.
 
     Args:
-        out: free, or an empty directory; folders above it are made.
-        temporary: its name until then, free; None for one of its own.
+        out: a free path or an empty directory; missing parents are created.
+        temporary: the temporary path, which must be free; None for a unique one.
     """
     temporary = unique(out) if temporary is None else temporary
     try:
@@ -76,7 +80,7 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def replace_files(files: Mapping[Path, bytes]) -> None:
-    """Write several files over others of their names: all or, where one cannot be written, none.
+    """Write several files, replacing those of the same names: all of them or, if one cannot be written, none.
 
     Raises:
         OSError: one cannot be written.
@@ -96,16 +100,28 @@ def replace_files(files: Mapping[Path, bytes]) -> None:
 
 
 def remove_left(out: Path) -> None:
-    """Remove what killed processes left of a directory `out`; the caller must be the only one who writes there.
+    """Remove the temporary directories of `out` that killed processes left. No other process may be writing `out`.
 
-    What is being written of a directory with a longer name, as "out.2", stays.
+    Temporary directories of a longer name, as of "out.2", stay.
     """
     for left in out.parent.glob(f".{glob.escape(out.name)}.{'[0-9a-f]' * 8}.tmp"):
         shutil.rmtree(left, ignore_errors=True)
 
 
+def write_remedy(number: int | None, continues: str) -> str:
+    """What the user can do about a file that could not be written.
+
+    Args:
+        number: the error's errno, if it is known.
+        continues: what happens then, as "the same command continues".
+    """
+    if number in _FULL:
+        return f"make room there, and {continues}"
+    return f"make it writable, and {continues}, or choose another --out"
+
+
 def _sync(path: Path) -> None:
-    """Make a file, or a directory's names, durable."""
+    """Sync a file, or the names in a directory, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -114,7 +130,7 @@ def _sync(path: Path) -> None:
 
 
 def _sync_all(folder: Path) -> None:
-    """Make all files in a folder durable, and readable for all who may read it: safetensors writes for its owner."""
+    """Sync all files in a folder, and give them its read permissions: safetensors writes files for their owner only."""
     for path in [*folder.rglob("*"), folder]:
         if path.is_file():
             path.chmod(folder.stat().st_mode & 0o666)

@@ -1,7 +1,8 @@
-"""Examples of tasks: what one is, how files of them are read, and how a model is fed with them.
+"""Examples of tasks: what an example is, how files are read, and how batches are made.
 
-`reading/` reads files, `sources` and `sampling` choose, `templates` and `collation` make batches, `images` opens
-pictures, `checking` looks at data before any model is loaded, `export` writes; `mini/` is the shipped suite.
+`examples` defines one; `reading/` reads files; `sources` and `sampling` choose; `templates` and `collation` make
+batches; `images` opens pictures; `checking` checks all data before a model is loaded; `export` writes files; `mini/` is
+the shipped suite.
 
-Not here: the mixture and order of a training (`training`).
+Not here: a training's corpus and the order of its examples (`training`).
 """

@@ -1,4 +1,4 @@
-"""The check of all data before work starts: what every example will be, and which of them cannot be used."""
+"""The check of all data before work starts: which examples can be used, and a fingerprint of them."""
 
 import hashlib
 import os
@@ -16,10 +16,10 @@ from mixlora.common.errors import ConfigError, DataError
 from mixlora.data.collation import Collator
 from mixlora.data.examples import Example
 from mixlora.data.images import identity, is_encoded, open_image
-from mixlora.data.reading.problems import gathered
+from mixlora.data.reading.problems import collecting
 
 _THREADS, _AHEAD = 8, 4
-"""How many threads decode, if nothing is said, and how many examples each is ahead."""
+"""The default number of threads that decode, and how many examples each works ahead."""
 _LISTED = 20
 
 
@@ -28,9 +28,9 @@ class Checked:
     """What a check found.
 
     Attributes:
-        examples: those that can be used, in order.
-        lengths: the tokens of each of them.
-        bad: the positions, in what was checked, of those that cannot be used.
+        examples: the usable examples, in order.
+        lengths: the tokens of each of `examples`.
+        bad: the positions of the unusable ones among all that were checked.
         truncated: how many of `examples` have an answer that the collator's `max_length` cuts short.
     """
 
@@ -48,15 +48,15 @@ def check(
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Checked:
-    """One pass over all examples, each encoded as for training; what is wrong with one is appended to `problems`.
+    """Encode every example as for training, and append an error to `problems` for each that cannot be used.
 
     Args:
-        examples: what is to be checked.
-        collator: of the model that is to see them.
-        problems: gets one error for each example that cannot be used, in order.
-        decode: also decode every picture, not only read its header. No picture is kept.
-        threads: how many pictures are decoded at once; as many as there are cores, but at most 8, if None.
-        progress: told after each example how many are done, and how many there are.
+        examples: what to check.
+        collator: of the model that will see them.
+        problems: collects one error for each unusable example, in order.
+        decode: also decode every picture instead of only reading its header. No picture is kept.
+        threads: how many pictures to decode at once; the number of cores, at most 8, if None.
+        progress: called after each example with the number done and the total.
 
     Raises:
         ConfigError: `threads` is below 1, or the chat template fits no example.
@@ -67,7 +67,7 @@ def check(
     good, lengths, bad, truncated = [], [], [], 0
     for at, (example, is_fine) in enumerate(zip(examples, decoded, strict=False)):
         known = len(problems)
-        with gathered(problems):
+        with collecting(problems):
             encoded = collator.encode(example)
             if not is_fine:
                 open_image(example)
@@ -80,19 +80,19 @@ def check(
     return Checked(good, lengths, bad, truncated)
 
 
-def report(problems: Sequence[DataError]) -> DataError:
+def as_error(problems: Sequence[DataError]) -> DataError:
     """One error for at least one problem: how many records are affected, the remedy, and the first twenty in full.
 
     A record that several tasks read has the same problem in each, which counts once.
     """
-    told = list(dict.fromkeys(map(str, problems)))
-    affected = "1 record" if len(told) == 1 else f"{len(told)} records"
-    lines = told[:_LISTED] + [f"and {len(told) - _LISTED} more"] * (len(told) > _LISTED)
+    listed = list(dict.fromkeys(map(str, problems)))
+    affected = "1 record" if len(listed) == 1 else f"{len(listed)} records"
+    lines = listed[:_LISTED] + [f"and {len(listed) - _LISTED} more"] * (len(listed) > _LISTED)
     return DataError("\n  ".join([f"{affected} cannot be used; correct or remove what is listed:", *lines]))
 
 
 def _decoded(examples: Iterable[Example], threads: int) -> Iterator[bool]:
-    """For each example in order whether it needs no further look: it has no picture, or a thread could decode it."""
+    """Whether each example, in order, needs no further check: it has no picture, or a thread has decoded it."""
     waiting: deque[tuple[Path | Image.Image | None, Future[bool]]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         for example in examples:
@@ -104,7 +104,7 @@ def _decoded(examples: Iterable[Example], threads: int) -> Iterator[bool]:
 
 
 def _shared(example: Example, waiting: Iterable[tuple[Any, Future[bool]]]) -> Future[bool] | None:
-    """The decoding of the same file for an example shortly before: questions about one picture stand together."""
+    """The running decoding of the same file for a recent example: questions about one picture follow each other."""
     if not isinstance(example.image, Path):
         return None
     return next((job for image, job in waiting if isinstance(image, Path) and image == example.image), None)
@@ -112,7 +112,7 @@ def _shared(example: Example, waiting: Iterable[tuple[Any, Future[bool]]]) -> Fu
 
 def _can_decode(example: Example) -> bool:
     if not is_encoded(example.image):
-        return example.image is None  # Pillow's own objects, which examples may share, are not for several threads
+        return example.image is None  # Pillow's objects, which examples may share, are not thread-safe
     try:
         open_image(example)
     except DataError:
@@ -121,7 +121,7 @@ def _can_decode(example: Example) -> bool:
 
 
 def fingerprint(examples: Iterable[Example]) -> str:
-    """A hash of what examples say and of which pictures they show, in their order."""
+    """A hash of the examples' texts and of which pictures they show, in order."""
     found = hashlib.sha256()
     for example in examples:
         shown = identity(example.image)

@@ -1,4 +1,7 @@
-"""Examples to tensors: tokens, which of them are supervised, and batches. Prompts are written by `templates`."""
+"""Examples to tensors: tokens, which of them are supervised, and batches.
+
+Not here: how a conversation is written as a prompt (`templates`).
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,9 +25,9 @@ class Encoded:
     """One example as tokens; its picture becomes tensors only in a batch.
 
     Attributes:
-        input_ids: the tokens, the image's placeholders already expanded to as many as the model has image features.
+        input_ids: the tokens, with one image placeholder for each of the model's image features.
         labels: the token itself where it is supervised, else -100; as long as `input_ids`.
-        example: what it was made of.
+        example: the example that was encoded.
         truncated: how many supervised tokens `max_length` cut off.
     """
 
@@ -40,7 +43,7 @@ class Encoded:
 
     @property
     def source(self) -> str:
-        """Where the example's record stands."""
+        """The place of the example's record."""
         return self.example.source
 
     @property
@@ -50,7 +53,7 @@ class Encoded:
 
     @property
     def has_image(self) -> bool:
-        """Whether it has a picture: a batch that is not `mixed` holds either only such examples or none."""
+        """Whether the example has a picture; unless `mixed`, a batch has only such examples or none."""
         return self.example.image is not None
 
     @property
@@ -62,14 +65,14 @@ class Encoded:
 class Collator:
     """Examples to the batches of one model, as `Trainer`'s `data_collator` or step by step.
 
-    Supervised are the tokens of every assistant turn's text and the token that ends the turn. A turn starts where the
-    generation prompt ends: a token that holds both the space before an answer and its first letters is supervised.
-    A BOS token is written where transformers' own `apply_chat_template` would have it, and once.
+    The tokens of every assistant turn's text are supervised, and so is the token that ends the turn. A turn starts
+    where the generation prompt ends: a token that holds both the space before an answer and its first letters is
+    supervised. A BOS token is written once, where transformers' own `apply_chat_template` would write it.
 
     Args:
         processor: the tokenizer of a language model, or the processor (a ProcessorMixin) of a LLaVA-type one.
         max_length: the tokens kept of an example, counted from its start; None keeps all.
-        chat_template: a Jinja template in place of the processor's; where neither is, LLaVA v1's is used.
+        chat_template: a Jinja template in place of the processor's; LLaVA v1's is the fallback if neither exists.
 
     Raises:
         ConfigError: the tokenizer has no offsets, or the template renders no conversation.
@@ -127,7 +130,7 @@ class Collator:
         return whole if self.max_length is None else self._truncate(whole, self.max_length)
 
     def encode_prompt(self, example: Example) -> Encoded:
-        """The tokens before the last answer, as a model that is to generate it sees them; nothing is supervised."""
+        """The tokens before the last answer, as a model sees them that generates it; nothing is supervised."""
         text, spans = self._rendered(example)
         text = text[: spans[-1].start]
         input_ids = self._prefix(text) + self._tokenize(text)[0]
@@ -145,9 +148,9 @@ class Collator:
 
         Args:
             encoded: the rows.
-            padding: the side that short rows are filled on.
-            mixed: let some rows have an image and others none; the pictures are then fewer than the rows, in their
-                order, which models of transformers' LLaVA kind accept.
+            padding: the side on which short rows are padded.
+            mixed: allow rows without an image among rows with one; there are then fewer pictures than rows, in the
+                rows' order, which transformers' LLaVA models accept.
 
         Raises:
             DataError: the batch is empty, mixes examples with and without image though not `mixed`, or an image
@@ -180,7 +183,7 @@ class Collator:
         return batch
 
     def _rendered(self, example: Example) -> tuple[str, list[Span]]:
-        """The example's text, the image's placeholder as often as the image has features, and the answers' spans."""
+        """The example's text, with one placeholder for each image feature, and the spans of its answers."""
         if example.image is not None and self._image_token is None:
             raise DataError(
                 f"{example.source}: the record has an image, but {type(self.processor).__name__} has no image token; "
@@ -212,7 +215,7 @@ class Collator:
         return list(tokens["input_ids"]), list(tokens["offset_mapping"])
 
     def _expansion(self, size: tuple[int, int]) -> str:
-        """What the processor writes in place of the placeholder of an image of `size`, asked once a size."""
+        """What the processor writes for the placeholder of an image of `size`; cached."""
         if size not in self._expansions:
             found = self.processor(
                 text=[self._image_token], images=[Image.new("RGB", size)], return_text_replacement_offsets=True
@@ -226,7 +229,7 @@ class Collator:
         return self._expansions[size]
 
     def _find_prefix_ids(self) -> list[int]:
-        """What the tokenizer itself puts before a text: its BOS, or nothing."""
+        """The tokens that the tokenizer itself puts before a text: its BOS, or none."""
         plain = self.tokenizer("a", add_special_tokens=False)["input_ids"]
         full = self.tokenizer("a")["input_ids"]
         for at in range(len(full) - len(plain) + 1):
@@ -240,7 +243,7 @@ class Collator:
 
     @property
     def pad_id(self) -> int:
-        """The padding token, or the eos: the attention mask, not the token, says what is padding."""
+        """The padding token, or the eos: the attention mask marks padding, whatever the token."""
         for token in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
             if token is not None:
                 return token
@@ -263,9 +266,9 @@ class Collator:
 def supervised_tokens(offsets: Sequence[tuple[int, int]], spans: Sequence[Span]) -> list[bool]:
     """Whether each token stands for characters of a span.
 
-    Tokenizers leave the space before a word out of its token's offsets, or give a space of its own none: a token
-    therefore reaches back to where the one before it ended. One that stands for nothing (a prepended space) belongs to
-    what follows it.
+    Some tokenizers omit the space before a word from the offsets of its token, or give a separate space no offsets: a
+    token therefore begins where the one before it ended. A token without characters (a prepended space) belongs to what
+    follows it.
     """
     marks, before, at = [], 0, 0
     for own_begin, end in offsets:

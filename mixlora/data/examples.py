@@ -1,4 +1,7 @@
-"""What an example of a task is. How it is read from files is in `readers`, how it becomes tensors in `collation`."""
+"""What an example of a task is.
+
+Not here: how files are read (`reading`), how an example becomes tensors (`collation`).
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +28,9 @@ class Example:
         id: the record's own id, or its position in its file; unique within a task.
         task: the task's name.
         turns: the conversation in order; the last turn is the assistant's. Text holds no image placeholder.
-        image: a path (opened when the example is collated) or a picture; it belongs before the first user turn's text.
-        source: where the record stands, for messages and for the run: "file.jsonl:12".
-        references: every accepted answer that the record lists, as often as it does (VQA's ten); () if it lists none.
+        image: a path (opened when the example is collated) or a picture; it precedes the first user turn's text.
+        source: the place of the record, for messages and for the run: "file.jsonl:12".
+        references: every accepted answer that the record lists, repetitions included (VQA's ten); () if it lists none.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""Examples to files: the JSON of LLaVA and Vision-Flan, with pictures beside it. `readers` reads it back."""
+"""Examples to files: the JSON of LLaVA and Vision-Flan, and pictures. `reading` reads them back."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ def write(examples: Sequence[Example], out: Path) -> None:
     """Write `suite.json` and `images/` to a new directory; a picture that several examples share is written once.
 
     Raises:
-        DataError: if the directory holds something already, or cannot be written.
+        DataError: the directory is not empty, or cannot be written; nothing is left of it then.
     """
     if is_occupied(out):
         raise DataError(f"{out} holds something already; name a new directory.")

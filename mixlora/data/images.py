@@ -1,4 +1,7 @@
-"""The pictures of examples: upright, in RGB, of a bounded size. Which picture an example has is told by `records`."""
+"""The pictures of examples: upright, in RGB, of a bounded size.
+
+Not here: which picture an example has (`reading.records`).
+"""
 
 import hashlib
 import io
@@ -12,18 +15,18 @@ from mixlora.common.errors import DataError
 from mixlora.data.examples import Example
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-"""What an image file may be: pixels only, nothing that a decoder would have to run."""
+"""The formats of image files: pixels only, nothing that a decoder would have to execute."""
 MAX_PIXELS = 8192 * 8192
-"""The largest picture that is decoded, judged by its header."""
+"""The largest picture that is decoded, according to its header."""
 MAX_BYTES = 2**29
-"""The largest file of one: as much as `MAX_PIXELS` need without compression, in four channels of 16 bits."""
+"""The largest image file: `MAX_PIXELS` without compression, in four channels of 16 bits."""
 
 _PNG_METADATA = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")
-"""What marks the chunks in which Pillow looks for a PNG's orientation."""
+"""Marks of the chunks in which Pillow looks for a PNG's orientation."""
 
 
 def open_image(example: Example) -> Image.Image:
-    """The example's picture, decoded, upright by its EXIF orientation, as RGB; the example keeps no pixel of it.
+    """The example's picture, decoded, upright according to EXIF, as RGB; the example itself stays undecoded.
 
     Raises:
         DataError: it is no image, is cut off, or has more than `MAX_PIXELS` pixels.
@@ -35,7 +38,7 @@ def open_image(example: Example) -> Image.Image:
 def image_size(example: Example) -> tuple[int, int]:
     """Width and height of the example's picture as `open_image` returns it, without decoding it.
 
-    Only a PNG with metadata is decoded after all: they may stand behind its pixels.
+    Only a PNG with metadata is decoded, because its orientation may follow its pixels.
     """
     with _opened(example) as picture:
         plain = isinstance(picture, PngImagePlugin.PngImageFile) and not _has_metadata(picture)
@@ -47,18 +50,18 @@ def encoded_image(data: bytes) -> Image.Image:
     """A picture that a record holds as the bytes of an image file; only its header is read.
 
     Raises:
-        Exception: whatever Pillow raises on what is no image.
+        Exception: whatever Pillow raises if it is no image.
     """
     return Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
 
 
 def is_encoded(image: Path | Image.Image | None) -> bool:
-    """Whether `open_image` decodes the picture afresh each time, so that several threads may ask for it at once."""
+    """Whether `open_image` decodes the picture on each call, so that several threads may call it at once."""
     return isinstance(image, Path) or _bytes(image) is not None
 
 
 def content(image: Path | Image.Image | None) -> bytes:
-    """What a picture is made of: its file's bytes, or the pixels of one that has no file; nothing of it is kept."""
+    """The bytes of a picture's file, or the pixels of a picture without one; nothing is cached."""
     if image is None:
         return b""
     if isinstance(image, Path):
@@ -68,21 +71,21 @@ def content(image: Path | Image.Image | None) -> bytes:
 
 
 def identity(image: Path | Image.Image | None) -> str:
-    """What tells a picture apart without reading a file: its file's name and size, or a hash of its content."""
+    """What identifies a picture without reading a file: the file's name and size, or a hash of the content."""
     if isinstance(image, Path):
         return f"{image} {image.stat().st_size}"
     return hashlib.sha256(content(image)).hexdigest()
 
 
 def _bytes(image: Path | Image.Image | None) -> bytes | None:
-    """The image file that a picture in memory is still to be decoded from."""
+    """The encoded bytes of a picture in memory that is not decoded yet; None for any other."""
     if isinstance(image, ImageFile.ImageFile) and isinstance(image.fp, io.BytesIO):
         return image.fp.getvalue()
     return None
 
 
 def _has_metadata(picture: PngImagePlugin.PngImageFile) -> bool:
-    """Whether a PNG that is not decoded yet may tell an orientation."""
+    """Whether a PNG that is not decoded yet may have an orientation."""
     if picture.fp is None:
         return True
     here = picture.fp.tell()
@@ -94,7 +97,7 @@ def _has_metadata(picture: PngImagePlugin.PngImageFile) -> bool:
 
 @contextmanager
 def _opened(example: Example) -> Iterator[Image.Image]:
-    """The example's picture with its header read and its size judged; what goes wrong with it is a DataError."""
+    """The example's picture with its header read and its size checked; any failure is a DataError."""
     given = example.image
     try:
         with ExitStack() as files:
@@ -102,7 +105,9 @@ def _opened(example: Example) -> Iterator[Image.Image]:
                 if given.stat().st_size > MAX_BYTES or not given.is_file():
                     raise ValueError(f"it is no regular file, or of more than {MAX_BYTES} bytes")
                 given = files.enter_context(Image.open(given, formats=IMAGE_FORMATS))
-            elif (data := _bytes(given)) is not None:  # a decoded picture would stay in the example
+            elif (
+                data := _bytes(given)
+            ) is not None:  # decoding the example's own object would keep its pixels in memory
                 given = files.enter_context(encoded_image(data))
             if not isinstance(given, Image.Image):
                 raise TypeError("it is no picture")

@@ -1,4 +1,4 @@
-"""Which examples of a task take part: a seeded draw that does not depend on the order of a file."""
+"""Sampling a task's examples: a seeded draw that does not depend on the order of a file."""
 
 import hashlib
 from collections.abc import Sequence
@@ -8,10 +8,10 @@ from mixlora.data.examples import Example
 
 
 def sample(examples: Sequence[Example], count: int, seed: int, task: str) -> list[Example]:
-    """`count` examples drawn without replacement, in the order of the draw; all of them where there are fewer.
+    """`count` examples drawn without replacement, in the order of the draw; all of them if there are fewer.
 
-    Each example's place is a hash of (seed, task, id), so the draw depends on nothing else: reordering a file changes
-    nothing, a larger `count` extends a smaller one, and a record added to the file displaces at most one other.
+    Examples are ordered by a hash of (seed, task, id). So reordering a file changes nothing, a larger `count` extends a
+    smaller one, and a record added to the file displaces at most one other.
 
     Raises:
         DataError: `count` is below 1.
@@ -22,5 +22,5 @@ def sample(examples: Sequence[Example], count: int, seed: int, task: str) -> lis
 
 
 def _place(example_id: str, task: str, seed: int) -> bytes:
-    """A uniform 256-bit number; lengths keep ("ab", "c") and ("a", "bc") apart."""
+    """A uniform 256-bit number; the length in it distinguishes ("ab", "c") from ("a", "bc")."""
     return hashlib.sha256(f"{seed}:{len(task)}:{task}:{example_id}".encode()).digest()

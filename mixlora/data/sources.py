@@ -1,4 +1,4 @@
-"""Examples of a configuration's task, wherever it says they are: files, a benchmark's folder, or the mini suite."""
+"""The examples of a configuration's task, from its source: files, a benchmark's folder, or the mini suite."""
 
 from mixlora.common.errors import DataError
 from mixlora.common.sections import TaskGroupSection, TaskSection
@@ -16,9 +16,9 @@ def examples_of(
     """The examples of a task, or of each of the several that it holds, by the task's name.
 
     Args:
-        name: the task's own.
-        task: where they are.
-        count: examples drawn from each; all if None. Tasks of the mini suite that share pictures get the same ones.
+        name: the task's name.
+        task: its section.
+        count: examples drawn from each task; all if None. Mini-suite tasks that share pictures get the same ones.
         seed: of the draw.
         problems: collects the errors of unusable records; None to raise the first.
 

@@ -1,6 +1,6 @@
 """Conversations to prompts: chat templates, and which characters of a rendered prompt are supervised.
 
-Nothing here knows tokens; that is in `collation`.
+Not here: tokens (`collation`).
 """
 
 import re
@@ -34,13 +34,13 @@ _PROBE = (Turn("user", "PROBE-OF-A-QUESTION"), Turn("assistant", "PROBE-OF-AN-AN
 
 @dataclass(frozen=True)
 class Span:
-    """Where one assistant turn stands in a rendered prompt, in characters.
+    """The place of one assistant turn in a rendered prompt, in characters.
 
     Attributes:
-        start: where the generation prompt ends: from here on the model has to write.
+        start: where the generation prompt ends and the model has to write.
         answer_start: where the turn's text starts; often `start`, or a space later.
-        answer_end: where it ends.
-        end: behind the token that ends the turn.
+        answer_end: where the turn's text ends.
+        end: the end of the token that ends the turn.
     """
 
     start: int
@@ -54,7 +54,7 @@ class Span:
 
 
 class PromptTemplate:
-    """How one model wants a conversation written: its chat template, or LLaVA v1's where it has none."""
+    """Renders conversations by a model's chat template, or by LLaVA v1's if it has none."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, chat_template: str | None, image_token: str | None):
         self.tokenizer = tokenizer
@@ -72,10 +72,10 @@ class PromptTemplate:
         return self._render(turns, with_image, answering, self._listed)
 
     def conversation(self, example: Example) -> tuple[str, list[Span]]:
-        """The rendered example and where its assistant turns stand in it.
+        """The rendered example and the spans of its assistant turns.
 
-        A turn's span starts where the generation prompt ends, so that exactly what a model has to produce is in it,
-        and ends with the token that ends the turn. Where the template writes none, the tokenizer's eos is put there.
+        A turn's span is exactly what a model has to generate: from the end of the generation prompt to the token that
+        ends the turn. If the template writes no such token, the tokenizer's eos is added.
 
         Raises:
             DataError: a text holds a special token, or the template refuses or changes the conversation.
@@ -88,7 +88,7 @@ class PromptTemplate:
             full = self.render(example.turns, with_image)
             prompts = [self.render(example.turns[:k], with_image, answering=True) for k in answers]
             parts = [self.render(example.turns[: k + 1], with_image) for k in answers[:-1]]
-        except (TemplateError, ValueError) as error:  # ValueError: nothing stands before the first answer
+        except (TemplateError, ValueError) as error:  # ValueError: no turn precedes the first answer
             raise DataError(
                 f"{example.source}: the chat template refuses this conversation ({error}); "
                 "change its turns or pass another chat_template."
@@ -135,7 +135,7 @@ class PromptTemplate:
         )
 
     def _span(self, example: Example, full: str, turn: Turn, prompt: str, part: str) -> Span:
-        """Where `turn` stands in `full`: behind `prompt`, up to where `full` leaves `part`, which ends with it."""
+        """The span of `turn` in `full`: after `prompt`, up to where `full` differs from `part`, which ends with it."""
         if not (full.startswith(prompt) and part.startswith(prompt)):
             raise ConfigError(
                 f"{example.source}: the chat template's generation prompt, which ends in {prompt[-30:]!r}, is not "
@@ -154,7 +154,7 @@ class PromptTemplate:
         return Span(start, at, answer_end, answer_end + (special.end() if special else written))
 
     def _with_ends(self, full: str, spans: list[Span]) -> tuple[str, list[Span]]:
-        """`full` with the eos token after every answer that nothing ends, and the spans in that text."""
+        """`full` with the eos token after every answer that has no end token, and the spans in that text."""
         closed: list[Span] = []
         added = 0
         for span in spans:
@@ -190,13 +190,13 @@ class PromptTemplate:
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase, image_token: str | None) -> frozenset[str]:
-    """The strings that a tokenizer reads as control tokens, the image placeholder among them."""
+    """The strings that a tokenizer reads as control tokens, including the image placeholder."""
     added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     return frozenset(added | set(tokenizer.all_special_tokens) | ({image_token} if image_token else set()))
 
 
 def _find(answer: str, text: str, start: int) -> int:
-    """Where `answer` stands in `text` from `start` on: behind nothing but space, or else where it first occurs."""
+    """The index of `answer` in `text` from `start` on: right after white space, or else its first occurrence."""
     at = start + len(text[start:]) - len(text[start:].lstrip())
     return at if text.startswith(answer, at) else text.find(answer, start)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mixlora.common.errors import CheckpointError, TrainingError
-from mixlora.common.files import LARGEST_DATA, again, exists, parsed, read_bytes
-from mixlora.common.writing import whole_file
+from mixlora.common.files import LARGEST_DATA, exists, parse_json, read_bytes
+from mixlora.common.writing import whole_file, write_remedy
 
 
 def append_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
@@ -33,7 +33,7 @@ def whole_lines(path: Path) -> list[dict[str, Any]]:
         return []
     try:
         data = read_bytes(path, LARGEST_DATA)
-        found = [parsed(line.decode("utf-8")) for line in data[: data.rfind(b"\n") + 1].split(b"\n") if line]
+        found = [parse_json(line.decode("utf-8")) for line in data[: data.rfind(b"\n") + 1].split(b"\n") if line]
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
     except ValueError:
@@ -69,7 +69,7 @@ def written(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        remedy = again(error.errno, "the same command continues with those that are kept")
+        remedy = write_remedy(error.errno, "the same command continues with those that are kept")
         raise TrainingError(f"answers cannot be written to {path}: {error.strerror or error}; {remedy}") from None
 
 

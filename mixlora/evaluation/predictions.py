@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mixlora.common.errors import DataError
-from mixlora.common.files import LARGEST_DATA, parsed, read_bytes
+from mixlora.common.files import LARGEST_DATA, parse_json, read_bytes
 
 _REQUIRED = ("question_id", "prompt", "predict", "target")
 
@@ -87,7 +87,7 @@ def _records(data: bytes, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
             continue
         place = f"{name}:{number}"
         try:
-            record = parsed(line.decode("utf-8"))
+            record = parse_json(line.decode("utf-8"))
         except ValueError as error:
             if number == len(lines):
                 raise DataError(

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mixlora.common.errors import DataError, TrainingError
-from mixlora.common.files import again, read_json
-from mixlora.common.writing import whole_file
+from mixlora.common.files import read_json
+from mixlora.common.writing import whole_file, write_remedy
 from mixlora.evaluation.config import RECORD
 from mixlora.evaluation.scoring.intervals import Estimate
 from mixlora.evaluation.scoring.metrics import Score
@@ -63,7 +63,7 @@ class Results:
             with whole_file(folder / RECORD) as new:
                 new.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         except OSError as error:
-            remedy = again(error.errno, "the same command continues")
+            remedy = write_remedy(error.errno, "the same command continues")
             raise TrainingError(
                 f"the results cannot be written to {folder}: {error.strerror or error}; {remedy}"
             ) from None

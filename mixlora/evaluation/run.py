@@ -14,14 +14,14 @@ from mixlora.common.errors import CheckpointError, ConfigError, DataError, RunEr
 from mixlora.common.files import exists, file_name, is_folder
 from mixlora.common.progress import Progress, silent
 from mixlora.common.sections import resolved
-from mixlora.data.checking import check, fingerprint, report
+from mixlora.data.checking import as_error, check, fingerprint
 from mixlora.data.collation import Collator
 from mixlora.data.examples import Example
 from mixlora.data.sources import examples_of
 from mixlora.evaluation.config import JUDGE, TASK, EvaluateConfig, EvaluateTask
 from mixlora.evaluation.folder import HASH, Folder
 from mixlora.evaluation.generation import Generator, generate
-from mixlora.evaluation.judging.judge import Judgement, judged
+from mixlora.evaluation.judging.judge import Judgement, judge_score
 from mixlora.evaluation.judging.run import judge_all
 from mixlora.evaluation.predictions import Prediction
 from mixlora.evaluation.results import Results
@@ -93,7 +93,7 @@ def _evaluated(config: EvaluateConfig, folder: Folder, progress: Progress) -> Re
     for task, own in _scores(config, asked, found).items():
         results.add(task, own)
     for task, words in said.items():
-        results.add(task, judged(words, config.draws, config.seed))
+        results.add(task, judge_score(words, config.draws, config.seed))
     results.tasks = {task: results.tasks[task] for task in asked}
     results.add_totals(_totals(config, asked, found))
     results.meta = {
@@ -119,7 +119,7 @@ def _read(config: EvaluateConfig, collator: Collator, progress: Progress) -> Ask
     everything = [example for _, examples in asked.values() for example in examples]
     check(everything, collator, problems, progress=lambda done, total: progress("data", done, total))
     if problems:
-        raise report(problems)
+        raise as_error(problems)
     return asked
 
 

@@ -147,8 +147,8 @@ def table(results: Sequence[Results], columns: Sequence[str] | None = None, merg
         left = [column.name for column in shown if not column.averaged]
         notes += [f"{MEAN} leaves out what is in points: {_listed(left)}"] if left else []
         shown = [*shown, mean]
-    told = _tasks_behind([column.name for column in shown], results)
-    notes += [note for one in results if (note := _unparsed(one, told))]
+    behind = _tasks_behind([column.name for column in shown], results)
+    notes += [note for one in results if (note := _unparsed(one, behind))]
     cells = zip(*(_cells(column) for column in shown), strict=True) if shown else ((),) * len(models)
     return Table(tuple(column.name for column in shown), models, tuple(map(tuple, cells)), tuple(notes))
 

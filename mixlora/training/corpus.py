@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 
 from mixlora.common.errors import ConfigError, DataError
 from mixlora.common.progress import Progress
-from mixlora.data.checking import check, report
+from mixlora.data.checking import as_error, check
 from mixlora.data.collation import Collator
 from mixlora.data.examples import Example
 from mixlora.data.sources import examples_of
@@ -83,5 +83,5 @@ def gather(tasks: Mapping[str, TrainTask], collator: Collator, seed: int, decode
         examples += [example for own in found.values() for example in own]
     checked = check(examples, collator, problems, decode, progress=lambda done, total: progress("data", done, total))
     if problems:
-        raise report(problems)
+        raise as_error(problems)
     return Corpus(examples, checked.lengths, weights)

@@ -19,10 +19,10 @@ from typing import Any
 from safetensors import SafetensorError
 
 from mixlora.common.errors import CheckpointError, TrainingError
-from mixlora.common.files import again, exists, read_json
+from mixlora.common.files import exists, read_json
 from mixlora.common.locks import LOCK, locked
 from mixlora.common.settings import leaves
-from mixlora.common.writing import growing, write_json
+from mixlora.common.writing import growing, write_json, write_remedy
 from mixlora.training.config import RECORD, Method
 
 FORMAT = 1
@@ -186,7 +186,7 @@ def written(path: Path) -> Iterator[None]:
     except (OSError, SafetensorError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not any(words in str(error) for words in _UNFINISHED + _UNOPENED):
             raise
-        remedy = again(_number(error), "the same command continues from the last checkpoint")
+        remedy = write_remedy(_number(error), "the same command continues from the last checkpoint")
         raise TrainingError(f"{path} cannot be written: {_words(error)}; {remedy}") from None
 
 

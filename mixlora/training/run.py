@@ -14,9 +14,9 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, set_seed
 from transformers.integrations import TensorBoardCallback
 
 from mixlora.checkpoints import loading
+from mixlora.common import processes
 from mixlora.common.errors import ConfigError, TrainingError
 from mixlora.common.files import file_name
-from mixlora.common.processes import count, meet, rank, together
 from mixlora.common.progress import Progress, silent
 from mixlora.common.sections import resolved
 from mixlora.common.writing import growing, whole_directory
@@ -63,10 +63,10 @@ def train(config: TrainConfig, progress: Progress = silent, callbacks: Sequence[
         adapter_config(config)  # its options are refused before hours of other work
     out = Path(config.out)
     config = TrainConfig.model_validate(resolved(config))  # an adapter keeps the path of its base
-    is_main = meet(loading.kind_of(config.model.device))
+    is_main = processes.meet(loading.kind_of(config.model.device))
     device = loading.device_of(config.model.device)  # its own GPU, now that each process has one
     with contextlib.ExitStack() as stack:
-        with together():
+        with processes.together():
             begun = Folder(out, resolved(config), None)  # another's is refused before the data is read
             if is_main and not begun.finished:
                 stack.enter_context(begun.alone())
@@ -82,7 +82,7 @@ def _train(
     callbacks: Sequence[MakeCallback],
 ) -> list[Path]:
     report = progress if is_main else silent
-    with together():
+    with processes.together():
         recipe = config.training
         processor = loading.load_processor(config.model)
         collator = Collator(processor, recipe.max_length)
@@ -139,7 +139,7 @@ def _train_one(
     callbacks: Sequence[MakeCallback],
 ) -> Path:
     if job.folder.finished:
-        if rank() == 0:
+        if processes.rank() == 0:
             job.folder.tidy()  # it may have been killed before it could
         return job.folder.path
     trainer = _trainer(config, job, collator, device, progress)
@@ -165,7 +165,7 @@ def _trainer(
     base = loading.load_base(config.model, device=_placed(config, device, settings.local_process_index))
     set_seed(recipe.seed)
     model = prepare(base, collator.tokenizer, config)
-    with together():
+    with processes.together():
         if settings.process_index == 0:
             folder.open()
     named = config.method == Method.MIXLORA and config.mixlora.routing == Routing.TASK
@@ -238,9 +238,10 @@ def _explained_memory_error(config: TrainConfig, longest: int) -> Iterator[None]
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
         recipe = config.training
+        rows = recipe.micro(processes.count())
         checkpointing = "" if recipe.gradient_checkpointing else ", set training.gradient_checkpointing: true"
         raise TrainingError(
-            f"memory ran out with {recipe.micro(count())} examples of up to {longest} tokens in a forward pass: lower "
+            f"memory ran out with {rows} examples of up to {longest} tokens in a forward pass: lower "
             f"training.micro_batch_size (batch_size may stay {recipe.batch_size}){checkpointing}, and the same command "
             "continues; or lower training.max_length, with another --out"
         ) from None

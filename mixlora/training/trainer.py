@@ -12,8 +12,8 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.integrations import get_available_reporting_integrations
 
 from mixlora.checkpoints.loading import without_bars
+from mixlora.common import processes
 from mixlora.common.errors import ConfigError, TrainingError
-from mixlora.common.processes import count
 from mixlora.common.progress import Progress
 from mixlora.data.collation import Collator
 from mixlora.data.examples import Example
@@ -134,12 +134,12 @@ def arguments(recipe: RecipeSection, folder: Folder, device: str, mixed: bool) -
         ConfigError: if batches do not divide among the processes, what is reported to is not installed, or
             transformers refuses a value.
     """
-    processes = count()
-    micro = recipe.micro(processes)
-    together = micro * processes
+    world_size = processes.count()
+    micro = recipe.micro(world_size)
+    together = micro * world_size
     if recipe.batch_size % together:
         raise ConfigError(
-            f"training.batch_size {recipe.batch_size} is no multiple of micro_batch_size {micro} x {processes} "
+            f"training.batch_size {recipe.batch_size} is no multiple of micro_batch_size {micro} x {world_size} "
             "processes; choose one that is, or another training.micro_batch_size"
         )
     installed = get_available_reporting_integrations()

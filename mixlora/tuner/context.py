@@ -105,7 +105,7 @@ def packing_of(positions: Tensor | None, tokens: Tensor, attended: Tensor | None
     return Packing(torch.where(mask, firsts[:, None] + offsets, 0), mask)
 
 
-def _prompt(context: Context, labels: Tensor | None) -> Tensor | None:
+def prompt_mask(context: Context, labels: Tensor | None) -> Tensor | None:
     """Attended tokens before the first supervised one; all attended ones of a row that has none before it."""
     if labels is None or tuple(labels.shape) != context.shape:
         return context.attended

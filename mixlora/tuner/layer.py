@@ -135,7 +135,7 @@ class MixLoraLayer(nn.Module, BaseTunerLayer):
         if context is not None and x.shape[:-1] in (context.shape, flat):
             return context, True
         if self.configs[adapter].pooling is not Pooling.ALL:
-            self.tracker.tell(
+            self.tracker.warn_once(
                 "no context",
                 f"{self.name} is called with an input of shape {tuple(x.shape)} whose tokens the model's forward does "
                 "not tell apart, so MixLoRA pools over all its positions; call the model that holds it",
@@ -183,7 +183,7 @@ class MixLoraLayer(nn.Module, BaseTunerLayer):
         if context.decoding and config.decode_routing is DecodeRouting.PROMPT:
             held = context.held.get(key)
             if held is None:
-                self.tracker.tell(
+                self.tracker.warn_once(
                     "no prompt",
                     "the cached prompt was not run through this MixLoRA adapter, so generated tokens are routed anew; "
                     "run the prompt with the adapter active",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mixlora.common.errors import RoutingError
-from mixlora.tuner.context import Context, Held, _prompt, packing_of
+from mixlora.tuner.context import Context, Held, packing_of, prompt_mask
 
 _CHECKPOINT = "_gradient_checkpointing_func"  # where transformers keeps it, on every block
 
@@ -46,7 +46,7 @@ class Tracker:
         self._parameters: list[str] = []
         self._blocks: list[Any] = []
         self._handles: list[Any] = []
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
     @property
     def context(self) -> Context | None:
@@ -104,10 +104,10 @@ class Tracker:
         finally:
             self._generation = before
 
-    def tell(self, kind: str, message: str) -> None:
+    def warn_once(self, kind: str, message: str) -> None:
         """Warn, once for every kind of message."""
-        if kind not in self._told:
-            self._told.add(kind)
+        if kind not in self._warned:
+            self._warned.add(kind)
             warnings.warn(message, UserWarning, stacklevel=2)
 
     def _enter(
@@ -122,7 +122,7 @@ class Tracker:
             checkpoint = getattr(block, _CHECKPOINT, None)
             if checkpoint is not None and not isinstance(checkpoint, _Remembering):
                 setattr(block, _CHECKPOINT, _Remembering(checkpoint, self))
-        self._running = self._last = None if tokens is None else self._read(tokens, inputs, tasks)
+        self._running = self._last = None if tokens is None else self._context_of(tokens, inputs, tasks)
         return args, kwargs
 
     @property
@@ -141,7 +141,7 @@ class Tracker:
             )
         return labels
 
-    def _read(self, tokens: Tensor, inputs: Mapping[str, Any], tasks: Any) -> Context:
+    def _context_of(self, tokens: Tensor, inputs: Mapping[str, Any], tasks: Any) -> Context:
         batch, seq = tokens.shape[:2]
         context = Context((batch, seq), alone=bool(self._given.get("alone")))
         self._continue(context, inputs.get("past_key_values"))
@@ -151,14 +151,14 @@ class Tracker:
         elif isinstance(attention, Tensor) and attention.dim() == 2:
             context.attended = attention[:, -seq:].bool()
         elif attention is not None and not context.decoding:
-            self._cannot_tell()
+            self._warn_of_mask()
         if self._generation is None and (attention is None or context.attended is not None):
             context.packing = packing_of(inputs.get("position_ids"), tokens, context.attended)
         if context.packing is not None:
             context.attended = context.packing.mask
-        context.prompt = _prompt(context, self._labels(inputs, context))
+        context.prompt = prompt_mask(context, self._labels(inputs, context))
         instances = batch if context.packing is None else len(context.packing.mask)
-        context.tasks = _tasks(tasks, instances, self._generation is not None)
+        context.tasks = _task_of_each(tasks, instances, self._generation is not None)
         return context
 
     def _of_prompt(
@@ -173,7 +173,7 @@ class Tracker:
             )
         if not (isinstance(attention, Tensor) and attention.dim() == 2):
             if generation.mask is None and attention is not None:
-                self._cannot_tell()
+                self._warn_of_mask()
             attention = generation.mask
         if attention is None and (length is None or seq == length):
             return None
@@ -182,8 +182,8 @@ class Tracker:
         attended = attention[:, :length].bool().repeat_interleave(batch // len(attention), dim=0)
         return nn.functional.pad(attended, (0, seq - attended.shape[1]))  # guessed tokens follow the prompt
 
-    def _cannot_tell(self) -> None:
-        self.tell(
+    def _warn_of_mask(self) -> None:
+        self.warn_once(
             "mask",
             "the attention mask is not [batch, seq], so MixLoRA pools over every position; "
             "pass the two-dimensional mask for routing that leaves padding out",
@@ -254,7 +254,7 @@ def _keep(cache: Any, held: Held) -> None:
         setattr(cache, _HELD, held)
 
 
-def _tasks(tasks: Any, instances: int, generating: bool) -> list[str] | None:
+def _task_of_each(tasks: Any, instances: int, generating: bool) -> list[str] | None:
     if tasks is None:
         return None
     names = [tasks] * instances if isinstance(tasks, str) else list(tasks)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mixlora.evaluation.comparison import compare
 from mixlora.evaluation.config import JudgeSection
 from mixlora.evaluation.folder import Folder
-from mixlora.evaluation.judging.verdicts import asked, verdicts
+from mixlora.evaluation.judging.verdicts import question_key, verdicts
 from mixlora.evaluation.predictions import Prediction
 from mixlora.evaluation.results import Results
 from mixlora.evaluation.scoring.metrics import score
@@ -44,7 +44,10 @@ def whole(tmp_path_factory):
         made.tasks[task]["metric"] = metric
     folder = tmp_path_factory.mktemp("evaluation")
     made.save(folder)
-    said = [{"question_id": one.question_id, "verdict": True, "asked": asked(JUDGE, one)} for one in ANSWERS["judged"]]
+    said = [
+        {"question_id": one.question_id, "verdict": True, "asked": question_key(JUDGE, one)}
+        for one in ANSWERS["judged"]
+    ]
     predictions = {f"predictions/{task}.jsonl": lines(one.to_record() for one in own) for task, own in ANSWERS.items()}
     return {
         "results.json": (folder / "results.json").read_bytes(),

@@ -1,7 +1,11 @@
-"""The mini suite: a small multimodal instruction-tuning benchmark made from data that installed packages bring along.
+"""The mini suite: a small multimodal instruction-tuning benchmark, made from data that installed packages contain.
 
-Six training tasks (`TASKS`) stand for the six capabilities of the paper, seven `UNSEEN` ones for its evaluation sets;
-`load_base` gives a small LLaVA that was trained from scratch on captions and questions of other kinds.
+Six training tasks (`TASKS`) represent the six capabilities of the paper, seven `UNSEEN` ones its evaluation sets.
+`load_base` loads a small LLaVA that was trained from scratch on captions and other kinds of questions.
+
+`draw` draws, `pictures` are the sources of pictures, `tasks` ask about them, `suite` makes examples.
+
+Not here: how the base was made (`mixlora.pretraining`).
 """
 
 from pathlib import Path
@@ -17,7 +21,7 @@ __all__ = ["TASKS", "UNSEEN", "Task", "base_path", "examples", "load_base"]
 
 
 def base_path() -> Path:
-    """The directory of the shipped base model, as `from_pretrained` of transformers wants it."""
+    """The directory of the shipped base model, for `from_pretrained` of transformers."""
     return Path(__file__).parent / "base"
 
 

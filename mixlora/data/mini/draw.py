@@ -25,7 +25,7 @@ INKS: dict[str, Colour] = {
 """The eight colours of Stroop pictures: their words and their inks."""
 
 PLAIN_INKS: dict[str, Colour] = {"black": (10, 10, 10), "gray": (125, 125, 125), "teal": (0, 128, 128)}
-"""Inks that are no Stroop colour."""
+"""Inks that are not among the Stroop colours."""
 
 FONTS: dict[str, tuple[str, ...]] = {
     "sans": ("DejaVuSans", "cmss10"),
@@ -59,7 +59,7 @@ def fitting_size(name: str, text: str, width: int, height: int) -> int:
 
 
 def paper(rng: Random, low: int = 238, high: int = 255) -> Image.Image:
-    """An empty page of a light tint."""
+    """An empty page in a light tint."""
     return Image.new("RGB", (SIZE, SIZE), (rng.randint(low, high), rng.randint(low, high), rng.randint(low, high)))
 
 
@@ -70,13 +70,13 @@ def shade(rng: Random, colour: Colour, spread: int = 10) -> Colour:
 
 
 def grain(rng: Random, page: Image.Image, deviation: float = 3.0) -> Image.Image:
-    """The picture with the faint noise of a sensor, which makes every picture one of its kind."""
+    """The picture with faint sensor noise, which makes every picture unique."""
     noise = np.random.default_rng(rng.getrandbits(32)).normal(0.0, deviation, (SIZE, SIZE, 3))
     return Image.fromarray(np.clip(np.asarray(page, dtype=np.float32) + noise, 0, 255).astype(np.uint8))
 
 
 def word(rng: Random, text: str, colour: Colour, face: str, page: Image.Image | None = None) -> Image.Image:
-    """The text as large as fits, about the middle of the page."""
+    """The text, as large as fits, near the centre of the page."""
     page = paper(rng) if page is None else page
     size = fitting_size(face, text, SIZE - 4, 24)
     left, _, right, _ = font(face, size).getbbox(text)
@@ -104,7 +104,7 @@ def digit(rng: Random, strokes: np.ndarray, tilt: float = 0.0) -> Image.Image:
 
 
 def shape(page: Image.Image, kind: str, colour: Colour, box: tuple[int, int, int, int]) -> None:
-    """Draws a filled circle, rectangle or triangle into the box (left, top, right, bottom) of the page."""
+    """Draw a filled circle, rectangle or triangle into the box (left, top, right, bottom) of the page."""
     pen = ImageDraw.Draw(page)
     left, top, right, bottom = box
     if kind == "circle":

@@ -1,7 +1,9 @@
-"""Where the suite's pictures come from, each with what is true of it. What is asked about them is in `tasks`.
+"""The sources of the suite's pictures, each picture with its facts.
 
-A source gives the pictures of one split. Train and heldout never share one: digits are split by their index, easy-vqa
-brings its own split, and a drawn picture belongs to the split that the hash of its own pixels names.
+A source yields the pictures of one split. Train and heldout never share one: digits are split by their index, easy-vqa
+has its own split, and the hash of a drawn picture's pixels decides its split.
+
+Not here: the questions about pictures (`tasks`).
 """
 
 import json
@@ -29,7 +31,7 @@ WORDS = (
     *("house", "river", "bread", "queen", "juice", "knife", "plant", "music", "horse", "cloud"),
     *("window", "garden", "bridge", "flower", "pocket", "jungle"),
 )
-"""Words of no colour, which the base learns to read; every letter occurs."""
+"""Words other than colours, which the base learns to read; every letter occurs."""
 SIGNS = ("stop", "exit", "open", "sale", "push", "pull", "taxi", "shop", "cafe", "bank")
 SHORT_WORDS = tuple(text for text in WORDS if len(text) <= 4)
 
@@ -48,7 +50,7 @@ EASY_VQA_COLOURS: dict[str, draw.Colour] = {
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture and the facts that hold of it, such as {"word": "red", "ink": "blue", "style": "bold"}."""
+    """A picture and its facts, such as {"word": "red", "ink": "blue", "style": "bold"}."""
 
     id: str
     image: Image.Image
@@ -56,12 +58,12 @@ class Picture:
 
 
 def _split_of(image: Image.Image) -> Split:
-    """The split a drawn picture belongs to: heldout for one in four."""
+    """The split of a drawn picture: heldout for one in four."""
     return "heldout" if sha256(image.tobytes()).digest()[0] < 64 else "train"
 
 
 def _drawn(name: str, sketch: Callable[[Random], tuple[Image.Image, dict[str, str]]]) -> "Source":
-    """The source of pictures that `sketch` draws: as many as asked for."""
+    """An endless source of pictures that `sketch` draws."""
 
     def pictures(split: Split, seed: int) -> Iterator[Picture]:
         index, attempt = 0, 0
@@ -133,7 +135,7 @@ def _sketch_reading(rng: Random) -> tuple[Image.Image, dict[str, str]]:
 
 
 def _sketch_single(rng: Random) -> tuple[Image.Image, dict[str, str]]:
-    """One shape anywhere on the page, in the manner of easy-vqa."""
+    """One shape anywhere on the page, as in easy-vqa."""
     kind, colour = rng.choice(draw.SHAPES), rng.choice(tuple(EASY_VQA_COLOURS))
     page, width = draw.paper(rng), rng.randint(6, 24)
     height = rng.randint(6, 24) if kind == "rectangle" else width
@@ -152,7 +154,7 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def digit_pictures(split: Split, seed: int) -> Iterator[Picture]:
-    """The handwritten digits of a split, each drawn once, in an order of the seed; one in four is held out."""
+    """The handwritten digits of a split, each once, in a seeded order; one in four is held out."""
     strokes, labels = _digits()
     order = [index for index in range(len(labels)) if (index % 4 == 0) == (split == "heldout")]
     Random(f"digit/{split}/{seed}").shuffle(order)
@@ -162,7 +164,7 @@ def digit_pictures(split: Split, seed: int) -> Iterator[Picture]:
 
 
 def redrawn_digits(split: Split, seed: int) -> Iterator[Picture]:
-    """The digits of a split without end, each time drawn otherwise: larger or smaller, turned, elsewhere."""
+    """The digits of a split, endlessly, each time drawn with another size, angle and place."""
     strokes, labels = _digits()
     own = [index for index in range(len(labels)) if (index % 4 == 0) == (split == "heldout")]
     rng = Random(f"redrawn/{split}/{seed}")
@@ -172,10 +174,10 @@ def redrawn_digits(split: Split, seed: int) -> Iterator[Picture]:
 
 
 def easy_vqa_folder(split: Split) -> Path:
-    """Where the easy-vqa distribution keeps that split.
+    """The folder of a split in the easy-vqa distribution.
 
     Raises:
-        DataError: it is not installed.
+        DataError: easy-vqa is not installed.
     """
     try:
         import easy_vqa
@@ -189,7 +191,7 @@ def easy_vqa_folder(split: Split) -> Path:
 
 @lru_cache(maxsize=2)
 def _easy_vqa_facts(split: Split) -> dict[int, dict[str, str]]:
-    """Number of a picture -> its shape and colour, as the distribution's questions and answers give them away."""
+    """{number of a picture: its shape and colour}, as the distribution's questions and answers reveal them."""
     facts: dict[int, dict[str, str]] = {}
     for question, answer, number in json.loads((easy_vqa_folder(split) / "questions.json").read_text()):
         words = question.rstrip("?").split()
@@ -204,7 +206,7 @@ def _easy_vqa_facts(split: Split) -> dict[int, dict[str, str]]:
 
 
 def shape_pictures(split: Split, seed: int) -> Iterator[Picture]:
-    """The easy-vqa pictures of a split whose shape and colour are known, in an order of the seed."""
+    """The easy-vqa pictures of a split whose shape and colour are known, in a seeded order."""
     facts = _easy_vqa_facts(split)
     order = list(facts)
     Random(f"shape/{split}/{seed}").shuffle(order)
@@ -228,4 +230,4 @@ SOURCES: dict[str, Source] = {
     "reading": _drawn("reading", _sketch_reading),
     "single": _drawn("single", _sketch_single),
 }
-"""Name of a source -> its pictures of a split in an order of a seed; drawn ones never end."""
+"""{name: source}; a source yields the pictures of a split in a seeded order, endlessly if they are drawn."""

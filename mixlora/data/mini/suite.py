@@ -1,4 +1,4 @@
-"""Examples of the suite's tasks: pictures met with questions."""
+"""Examples of the suite's tasks: a picture, a question about it, and the answer."""
 
 from itertools import islice
 from random import Random
@@ -23,13 +23,13 @@ def find(task: str) -> Task:
 
 
 def examples(task: str, split: Split, count: int, seed: int = 0) -> list[Example]:
-    """The first `count` examples of a task's split in the order of the seed, or all there are if that is fewer.
+    """The first `count` examples of a task's split in the order of the seed, or all of them if there are fewer.
 
     The same arguments give the same examples. Tasks that share a source of pictures (`name_ink` and `read_word`,
     `next_number` and `name_in_french`) show the same pictures under the same ids.
 
     Raises:
-        DataError: no such task or split, or the package easy-vqa is needed and missing.
+        DataError: there is no such task or split, or the package easy-vqa is needed but not installed.
     """
     wanted = find(task)
     if split not in get_args(Split):

@@ -1,4 +1,4 @@
-"""What is asked: the six training tasks, one for each capability of the paper's, and the seven unseen ones."""
+"""The suite's tasks: six to train on, one for each capability of the paper, and seven unseen ones."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,12 +23,12 @@ class Task:
 
     Attributes:
         name: what `examples` calls it.
-        capability: the capability, or the evaluation set, that it stands for.
-        definition: what is asked, in one sentence.
-        answers: every answer that occurs.
-        source: where its pictures come from (a key of `pictures.SOURCES`).
-        ask: facts of a picture -> a question and its answer.
-        options: between how many answers a question leaves the choice; None where all are open.
+        capability: the paper's capability, or evaluation set, that it represents.
+        definition: the instruction in one sentence.
+        answers: every possible answer.
+        source: the source of its pictures (a key of `pictures.SOURCES`).
+        ask: makes a question and its answer from the facts of a picture.
+        options: the number of answers that a question offers; None if it offers none.
     """
 
     name: str
@@ -41,17 +41,17 @@ class Task:
 
     @property
     def chance(self) -> float:
-        """The accuracy of guessing among the answers that a question leaves open, which occur about evenly."""
+        """The accuracy of guessing among a question's possible answers, which are about equally frequent."""
         return 1 / (self.options or len(self.answers))
 
 
 def _phrased(questions: tuple[str, ...], answer: Callable[[Facts], str]) -> Ask:
-    """One of the questions, and what the facts answer to all of them."""
+    """Ask one of several wordings of the same question."""
     return lambda rng, facts: (rng.choice(questions), answer(facts))
 
 
 def _between(question: str, fact: str, answers: tuple[str, ...]) -> Ask:
-    """A question, a pattern with two gaps, between the truth and another answer, in either order."""
+    """Ask to choose between the true answer and another, in random order; `question` is a pattern with two gaps."""
 
     def ask(rng: Random, facts: Facts) -> tuple[str, str]:
         options = [facts[fact], rng.choice([answer for answer in answers if answer != facts[fact]])]

@@ -1,4 +1,4 @@
-"""Data files to records: JSON, lines of JSON, parquet, and directories that `datasets` wrote."""
+"""Data files to records: JSON, JSON lines, parquet, and directories that `datasets` wrote."""
 
 import codecs
 import json
@@ -8,22 +8,22 @@ from typing import Any
 
 from mixlora.common.errors import DataError
 from mixlora.common.files import LARGEST_DATA, exists, is_folder, read_bytes, read_json
-from mixlora.data.reading.problems import gathered
+from mixlora.data.reading.problems import collecting
 from mixlora.data.reading.records import Record
 
 _AT_ONCE = 1000
-"""Rows of a dataset that are turned into records together."""
+"""Rows of a dataset that are converted together."""
 _STATE, _INFO, _SPLITS = "state.json", "dataset_info.json", "dataset_dict.json"
-"""What names the files of a dataset directory or of a split, what describes their columns, what names the splits."""
+"""In a dataset directory: the list of data files, the description of the columns, the list of splits."""
 
 
 def read_records(file: Path, split: str | None, problems: list[DataError] | None) -> list[Record]:
     """The records of a file or of a dataset directory, in its order.
 
-    With a list `problems`, a line that is no JSON and an entry that is no record are put there and left out.
+    With a list `problems`, a line that is no JSON or an entry that is no record adds an error to it and is skipped.
 
     Raises:
-        DataError: the file cannot be read, or without `problems` something in it is no record.
+        DataError: the file cannot be read, or (without `problems`) something in it is no record.
     """
     if is_folder(file):
         return _dataset_records(file, split, problems)
@@ -43,9 +43,9 @@ def read_records(file: Path, split: str | None, problems: list[DataError] | None
 
 def _line_records(data: bytes, file: Path, problems: list[DataError] | None) -> list[Record]:
     found = []
-    # split("\n"), not splitlines: a JSON string may hold other line separators as they are
+    # split("\n"), not splitlines: a JSON string may contain other line separators unescaped
     for number, line in enumerate(data.split(b"\n"), 1):
-        with gathered(problems):
+        with collecting(problems):
             if (text := _text(line, file, number)).strip():
                 found.append(Record(_parse(text, file, number), f"{file.name}:{number}", number))
     return found
@@ -54,7 +54,7 @@ def _line_records(data: bytes, file: Path, problems: list[DataError] | None) -> 
 def _numbered(rows: Iterable[Any], name: str, problems: list[DataError] | None) -> list[Record]:
     found = []
     for index, values in enumerate(rows):
-        with gathered(problems):
+        with collecting(problems):
             found.append(Record(values, f"{name}[{index}]", index))
     return found
 
@@ -90,7 +90,7 @@ def _parquet_records(data: bytes, file: Path, problems: list[DataError] | None) 
 
 
 def _dataset_records(folder: Path, split: str | None, problems: list[DataError] | None) -> list[Record]:
-    """Records of a dataset directory as they are stored: nothing is decoded, an image is {"bytes", "path"}."""
+    """The stored records of a dataset directory: nothing is decoded, an image is {"bytes", "path"}."""
     try:
         import datasets
     except ImportError as error:
@@ -113,7 +113,7 @@ def _dataset_records(folder: Path, split: str | None, problems: list[DataError] 
 
 
 def _stored_rows(loaded: Any, folder: Path) -> Iterator[Any]:
-    """The rows of a dataset without what its features would make of them."""
+    """The rows of a dataset without the decoding that its features ask for."""
     stored = loaded.with_format("arrow")
     for first in range(0, len(stored), _AT_ONCE):
         try:
@@ -123,7 +123,7 @@ def _stored_rows(loaded: Any, folder: Path) -> Iterator[Any]:
 
 
 def _refuse_leading_out(folder: Path) -> None:
-    """A dataset directory reads no file but its own, and none that is no file; which it reads is said by its files."""
+    """Check that a dataset directory, whose own files name what is read, reads only regular files within itself."""
     real = folder.resolve()
     for part in (folder, *_splits(folder)):
         for path in _files_of(part):
@@ -132,7 +132,7 @@ def _refuse_leading_out(folder: Path) -> None:
 
 
 def _splits(folder: Path) -> list[Path]:
-    """The folders of a dataset directory's splits, each right in it."""
+    """The folders of a dataset directory's splits, all directly in it."""
     if not exists(file := folder / _SPLITS):
         return []
     try:
@@ -146,7 +146,7 @@ def _splits(folder: Path) -> list[Path]:
 
 
 def _files_of(part: Path) -> list[Path]:
-    """The files that are read of a dataset directory without splits, or of a split; none where it is no such thing."""
+    """The files that are read of a split, or of a dataset directory without splits; none if it is neither."""
     state, info = part / _STATE, part / _INFO
     if not exists(state):
         return []

@@ -1,4 +1,4 @@
-"""MME as it is handed out: a folder of subtasks, with two yes-or-no questions about each picture."""
+"""MME as it is distributed: a folder of subtasks, with two yes-or-no questions about each picture."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from mixlora.common.errors import DataError
 from mixlora.common.files import is_folder, read_bytes
 from mixlora.data.examples import Example, Turn
 from mixlora.data.images import IMAGE_FORMATS
-from mixlora.data.reading.problems import gathered
+from mixlora.data.reading.problems import collecting
 from mixlora.data.reading.records import half_character
 
 ANSWERS = ("Yes", "No")
-"""What the answer to a question can be."""
+"""The possible answers to a question."""
 
 _LARGEST_TEXT = 2**20
 _IMAGES, _QUESTIONS = "images", "questions_answers_YN"
@@ -22,7 +22,7 @@ _IMAGES, _QUESTIONS = "images", "questions_answers_YN"
 
 @dataclass(frozen=True)
 class _Subtask:
-    """One subtask: its name, and the folders of its pictures and of their questions, which may be the same."""
+    """One subtask: its name, and the folders of its pictures and of their questions, which can be the same."""
 
     name: str
     images: Path
@@ -32,18 +32,18 @@ class _Subtask:
 def read_mme(root: Path, problems: list[DataError] | None = None, outside: bool = False) -> dict[str, list[Example]]:
     """The examples of every subtask below `root`, by its name; subtasks, pictures and questions in order.
 
-    A subtask is a folder that holds texts beside pictures, or `questions_answers_YN` beside `images`. The text that is
-    named like a picture holds its two questions, each a line of "question<TAB>Yes" or "question<TAB>No". An example's
-    id is "existence/000001.jpg/1"; two examples are a pair if they have the same `image`.
+    A subtask is a folder with texts and pictures, or with the folders `questions_answers_YN` and `images`. The text
+    with the name of a picture holds its two questions, each a line "question<TAB>Yes" or "question<TAB>No". An
+    example's id is "existence/000001.jpg/1"; two examples are a pair if they have the same `image`.
 
     Args:
         root: the folder that holds the subtasks.
-        problems: where texts that cannot be used are told; they are left out then, and reading goes on.
+        problems: collects the errors of unusable texts, which are then skipped; None to raise the first.
         outside: follow links that lead out of `root`.
 
     Raises:
-        DataError: `root` holds no subtask or leads out of itself by a link, or without `problems` a text or its
-            picture cannot be used.
+        DataError: `root` holds no subtask or a link in it leads outside, or (without `problems`) a text or its picture
+            cannot be used.
     """
     if not is_folder(root):
         raise DataError(f"{root} is no folder; check the path in `mme`.")
@@ -69,7 +69,9 @@ def _subtasks(root: Path, real: Path) -> Iterator[_Subtask]:
         for inner in (subtask.images, subtask.questions):
             _refuse_outside(inner, real)
         texts = any(path.suffix == ".txt" for path in _listed(subtask.questions))
-        if texts and (apart or any(map(_is_picture, _listed(folder)))):  # texts alone are a readme, or results
+        if texts and (
+            apart or any(map(_is_picture, _listed(folder)))
+        ):  # texts without pictures are a readme, or results
             _refuse_unwritable(folder)
             yield subtask
 
@@ -82,7 +84,7 @@ def _examples(subtask: _Subtask, real: Path, problems: list[DataError] | None) -
     found: list[Example] = []
     for text in _listed(subtask.questions):
         if text.suffix == ".txt":
-            with gathered(problems):
+            with collecting(problems):
                 found += _pair(text, pictures.get(text.stem, []), subtask, real)
     return found
 
@@ -118,7 +120,7 @@ def _question(line: str, source: str) -> tuple[Turn, Turn]:
 
 
 def _lines(text: Path, place: str) -> list[tuple[int, str]]:
-    """The lines of a text that are not blank, with their numbers."""
+    """The non-blank lines of a text, with their numbers."""
     try:
         content = read_bytes(text, _LARGEST_TEXT).decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -129,7 +131,7 @@ def _lines(text: Path, place: str) -> list[tuple[int, str]]:
 
 
 def _listed(folder: Path) -> list[Path]:
-    """What a folder holds, in order, without hidden files."""
+    """The content of a folder, sorted, without hidden files."""
     try:
         return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
@@ -147,7 +149,7 @@ def _refuse_outside(path: Path, real: Path) -> None:
 
 
 def _refuse_unwritable(path: Path) -> None:
-    """A name that is not UTF-8 could not be written beside the answers."""
+    """Refuse a name that is not UTF-8: it could not be written with the answers."""
     if half_character(path.name):
         raise DataError(f"{str(path)!a}: the file system has a name for it that is not UTF-8; rename it.")
 

@@ -1,4 +1,4 @@
-"""What is wrong with data, gathered while reading goes on. What is told of it in the end is in `checking`."""
+"""Problems of data, collected while reading continues. `data.checking` makes one error of them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,11 +7,11 @@ from mixlora.common.errors import DataError
 
 
 @contextmanager
-def gathered(problems: list[DataError] | None) -> Iterator[None]:
-    """What runs within it ends at a DataError, which is appended to `problems`; without that list it is raised."""
+def collecting(problems: list[DataError] | None) -> Iterator[None]:
+    """Append a DataError that ends the block to `problems`; without that list, raise it."""
     try:
         yield
     except DataError as error:
         if problems is None:
             raise
-        problems.append(DataError(str(error)))  # a new one: the traceback would keep records and pixels alive
+        problems.append(DataError(str(error)))  # a new error: a traceback would keep records and pixels in memory

@@ -1,4 +1,7 @@
-"""One record of a data file, recognised by its content, as an example. Files and tasks are read by `readers`."""
+"""One record of a data file to an example; its shape is recognised by its keys.
+
+Not here: reading files (`files`) and tasks (`tasks`).
+"""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,7 +16,7 @@ from mixlora.data.examples import Example, Role, Turn
 from mixlora.data.images import encoded_image
 
 PLACEHOLDER = "<image>"
-"""Where LLaVA's files put the image; taken out of the text, since an example's image has its fixed place."""
+"""The image's place in the text of LLaVA's files; removed, because an example's image has a fixed place."""
 
 _ROLES: Mapping[str, Role] = {role: role for role in get_args(Role)} | {"human": "user", "gpt": "assistant"}
 _SHAPES = (
@@ -24,7 +27,7 @@ _SHAPES = (
 
 @dataclass(frozen=True)
 class Record:
-    """One record, its place for messages, and its position, which is its id if it has none."""
+    """One record, its place for messages, and its position, which is the id of a record without one."""
 
     values: Mapping[str, Any]
     source: str
@@ -36,23 +39,23 @@ class Record:
 
     @property
     def keys(self) -> str:
-        """The names of what it has, as many as a message takes."""
+        """The record's keys, cut to what fits a message."""
         return f"{', '.join(map(str, self.values)) or 'none':.300}"
 
     def error(self, text: str) -> DataError:
-        """What is wrong with this record."""
+        """The error that names this record and what is wrong with it."""
         return DataError(f"{self.source}: {text}")
 
 
 def read_example(record: Record, fields: Mapping[str, str], root: Path, task: str, outside: bool = False) -> Example:
-    """The example that a record stands for; its image exists below `root`, but is not decoded yet.
+    """The example of a record; its image exists below `root`, but is not decoded yet.
 
     Args:
-        record: as its file has it.
-        fields: the file's own names of what is read here, {name: own name}.
+        record: the record of a file.
+        fields: the file's own names of fields, {name: own name}.
         root: the folder that image names are relative to, resolved.
         task: the example's task.
-        outside: the image may also lie elsewhere.
+        outside: allow an image outside `root`.
 
     Raises:
         DataError: the record is of no known shape, or something in it cannot be used.
@@ -100,9 +103,9 @@ def _content(record: Record) -> tuple[tuple[Turn, ...], list[Any], tuple[str, ..
 
 
 def _references(record: Record) -> tuple[str, ...]:
-    """The accepted answers that a record with a prompt lists, as often as it lists each; () if it lists none.
+    """The accepted answers that a record with a prompt lists, repetitions included; () if it lists none.
 
-    They are its answer itself, if that is a list, or its field `references`, or beside no `response` its `answers`.
+    They are the answer itself if it is a list, or else the field `references`, or `answers` if there is no `response`.
     """
     values = record.values
     lists = [name for name in ("response", "target") if isinstance(values.get(name), list)]
@@ -118,7 +121,7 @@ def _references(record: Record) -> tuple[str, ...]:
 
 
 def _most_frequent(answers: Sequence[str]) -> str:
-    """The answer that is given most often, the first of them on ties; one without text only where none has any."""
+    """The most frequent answer, the first of them on ties; a blank one only if all are blank."""
     return Counter([answer for answer in answers if answer.strip()] or answers).most_common(1)[0][0]
 
 
@@ -143,7 +146,7 @@ def _messages(messages: Sequence[Any], keys: tuple[str, str], record: Record) ->
 
 
 def _parts(content: Sequence[Any], number: int, record: Record) -> tuple[str, list[Any]]:
-    """The text of a message written as parts, and its images: each a value, or True where the record itself has it."""
+    """The text of a message written as parts, and its images: each a value, or True if the record itself names it."""
     texts, images = [], []
     for part in content:
         kind = part.get("type") if isinstance(part, Mapping) else None
@@ -158,10 +161,10 @@ def _parts(content: Sequence[Any], number: int, record: Record) -> tuple[str, li
 
 
 def checked_text(value: Any, what: str, record: Record) -> str:
-    """The value, which must be text that can be written to a file again.
+    """The value, which must be text that can be written to a file.
 
     Raises:
-        DataError: it is none.
+        DataError: it is not.
     """
     if not isinstance(value, str):
         raise record.error(f"the text of {what} is {value!r:.60}, a {type(value).__name__}; write it as a string.")
@@ -171,7 +174,7 @@ def checked_text(value: Any, what: str, record: Record) -> str:
 
 
 def half_character(text: str) -> str:
-    """The first half of a character in a text, which no file in UTF-8 can hold; nothing where there is none."""
+    """The first lone surrogate in a text, which UTF-8 cannot encode; "" if there is none."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -232,14 +235,14 @@ def _image(value: Any, record: Record, root: Path, outside: bool) -> Path | Imag
 
 
 def _file(name: str, record: Record, root: Path, outside: bool) -> Path:
-    """The path of an image file that is there; unless `outside`, below `root` even when links are followed."""
+    """The path of an existing image file; unless `outside`, it is below `root` even after links are resolved."""
     refusal = f"{record.source}: the image {name!r:.200} lies outside the image folder {root}; "
     if not outside and (Path(name).is_absolute() or ".." in Path(name).parts):
         raise DataError(refusal + "name it relative to that folder (`images`), or allow this with `outside: true`.")
     path = root / name
     try:
         found, real = path.is_file(), path.resolve()
-    except (OSError, ValueError, RuntimeError):  # a name no file can have: too long, with a NUL, a loop of links
+    except (OSError, ValueError, RuntimeError):  # an impossible name: too long, with a NUL; or a loop of links
         found, real = False, path
     if not outside and not real.is_relative_to(root):
         raise DataError(refusal + "replace the link by a copy, or allow this with `outside: true`.")

@@ -1,6 +1,6 @@
-"""A configuration's tasks to examples: which records take part, under which task, with which ids.
+"""A configuration's task to examples: which records take part, in which task, with which ids.
 
-`files` reads the records, `records` makes examples of them, and `mme` reads a benchmark that has its own layout.
+Not here: reading files (`files`), turning a record into an example (`records`), MME's own layout (`mme`).
 """
 
 import hashlib
@@ -18,11 +18,11 @@ from mixlora.common.sections import TaskGroupSection, TaskSection
 from mixlora.data.examples import Example
 from mixlora.data.reading.files import read_records
 from mixlora.data.reading.mme import read_mme
-from mixlora.data.reading.problems import gathered
+from mixlora.data.reading.problems import collecting
 from mixlora.data.reading.records import Record, checked_text, read_example
 
 _LISTED_VALUES, _COMPARED_VALUES = 10, 1000
-"""How many values a message lists, and how many it sorts by likeness."""
+"""How many values a message lists, and how many it sorts by similarity."""
 
 
 def read_task(task: TaskSection, name: str, problems: list[DataError] | None = None) -> list[Example]:
@@ -67,7 +67,7 @@ def read_tasks(task: TaskGroupSection, name: str, problems: list[DataError] | No
     file = _existing_file(task, name)
     tasks: dict[str, list[Record]] = {}
     for record in _records(task, file, name, problems):
-        with gathered(problems):
+        with collecting(problems):
             tasks.setdefault(_task_of(record, task.by), []).append(record)
     return {own: _examples(records, task, file, own, problems) for own, records in tasks.items()}
 
@@ -100,13 +100,13 @@ def _examples(
     root = Path(task.images or (file if file.is_dir() else file.parent)).resolve()
     found = []
     for record in records:
-        with gathered(problems):
+        with collecting(problems):
             found.append(read_example(record, task.fields, root, name, task.outside))
     return _with_unique_ids(found)
 
 
 def _task_of(record: Record, by: str) -> str:
-    """The task that a record's own field names."""
+    """The task that the record names in the field `by`."""
     if by not in record.values:
         raise record.error(f"no field {by!r}, which `by` names as the task; it has {record.keys}.")
     value = record.values[by]
@@ -121,7 +121,7 @@ def _matching(
     """The records with all values of `where`, which a configuration may write as another type ("3" for 3)."""
     kept, shown = [], []
     for record in records:
-        with gathered(problems):
+        with collecting(problems):
             own = {name: _shown(record, name) for name in where if name in record.values}
             shown.append(own)
             if all(own.get(name) == str(where[name]) for name in where):
@@ -144,7 +144,7 @@ def _matching(
 
 
 def _shown(record: Record, name: str) -> str:
-    """A value as text."""
+    """The value of a field as text."""
     try:
         return str(record.values[name])
     except RecursionError:
@@ -152,7 +152,7 @@ def _shown(record: Record, name: str) -> str:
 
 
 def _with_unique_ids(examples: list[Example]) -> list[Example]:
-    """The examples; those that share an id are told apart by their content, and copies by counting them."""
+    """The examples with unique ids: a digest of the content distinguishes those that share an id, a number copies."""
     often = Counter(example.id for example in examples)
     taken: Counter[str] = Counter()
     unique = []

@@ -156,8 +156,8 @@ class Judge:
         if not answers:
             raise DataError(f"{prediction.place} has an empty target and no references; give the right answers.")
         target = answers[0] if len(answers) == 1 else f"any one of: {'; '.join(answers)}"
-        told = self.prompt.format(question=prediction.prompt, target=target, prediction=prediction.predict)
-        return self._special.sub(lambda found: f"{found[0][0]} {found[0][1:]}" if len(found[0]) > 1 else " ", told)
+        question = self.prompt.format(question=prediction.prompt, target=target, prediction=prediction.predict)
+        return self._special.sub(lambda found: f"{found[0][0]} {found[0][1:]}" if len(found[0]) > 1 else " ", question)
 
     def _example(self, prediction: Prediction) -> Example:
         turns = (Turn("user", self.text(prediction)), Turn("assistant", "Yes"))
@@ -226,7 +226,7 @@ def answer_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
     return found[_YES], found[_NO]
 
 
-def judged(judgements: Sequence[Judgement], draws: int = 1000, seed: int = 0) -> Score:
+def judge_score(judgements: Sequence[Judgement], draws: int = 1000, seed: int = 0) -> Score:
     """The share of predictions called correct, with its 95% interval; one without a verdict counts as wrong.
 
     Args:

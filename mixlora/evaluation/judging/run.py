@@ -11,7 +11,7 @@ from mixlora.common.errors import CheckpointError, TrainingError, plain
 from mixlora.common.progress import Progress
 from mixlora.evaluation.config import JudgeSection
 from mixlora.evaluation.judging.judge import Judge, Judgement
-from mixlora.evaluation.judging.verdicts import asked
+from mixlora.evaluation.judging.verdicts import question_key
 from mixlora.evaluation.lines import append_lines, cut, whole_lines
 from mixlora.evaluation.predictions import Prediction
 
@@ -41,7 +41,7 @@ def judge_all(
     judge = None
     found = {}
     for task, predictions in tasks.items():
-        keys = {one.question_id: asked(section, one) for one in predictions}
+        keys = {one.question_id: question_key(section, one) for one in predictions}
         size = _TOGETHER * section.batch_size
         for start in range(0, len(predictions), size):
             chunk = predictions[start : start + size]  # whole, so that an interruption does not change its batches

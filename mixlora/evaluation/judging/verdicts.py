@@ -12,7 +12,7 @@ from mixlora.evaluation.lines import whole_lines
 from mixlora.evaluation.predictions import Prediction
 
 
-def asked(section: JudgeSection, one: Prediction) -> str:
+def question_key(section: JudgeSection, one: Prediction) -> str:
     """A hash of all that a judgement depends on."""
     words = [*section.identity, one.question_id, one.prompt, one.predict, one.target, *one.references]
     return hashlib.sha256(json.dumps(words).encode()).hexdigest()[:HASH]
@@ -25,7 +25,7 @@ def verdicts(file: Path, section: JudgeSection, found: Sequence[Prediction]) -> 
         CheckpointError: it did not judge all of them.
     """
     known = {str(record.get("asked")): record.get("verdict") for record in whole_lines(file)}
-    keys = [asked(section, one) for one in found]
+    keys = [question_key(section, one) for one in found]
     if missing := sum(key not in known for key in keys):
         raise CheckpointError(
             f"{file} lacks {missing} of {len(keys)} judgements by {section.model:.200}; evaluate again"

@@ -157,7 +157,7 @@ def outcomes(predictions: Sequence[Prediction], metric: Metric, labels: Sequence
         raise ConfigError(f"labels are given, but the metric {metric} has none; leave them out, or use classification.")
     if metric is Metric.CLASSIFICATION:
         return _by_label(predictions, labels)
-    return _JUDGES[metric](predictions)
+    return _OUTCOMES[metric](predictions)
 
 
 def _known(metric: Metric | str) -> Metric:
@@ -292,7 +292,7 @@ def _mme(predictions: Sequence[Prediction]) -> Outcomes:
     return replace(own, columns=columns, shares=shares, unit=unit)
 
 
-_JUDGES: dict[Metric, Callable[[Sequence[Prediction]], Outcomes]] = {
+_OUTCOMES: dict[Metric, Callable[[Sequence[Prediction]], Outcomes]] = {
     Metric.EXACT: lambda predictions: _by_text(predictions, _exact),
     Metric.CONTAINED: lambda predictions: _by_text(predictions, _contained),
     Metric.VQA: lambda predictions: _by_text(predictions, _agreement),

@@ -9,7 +9,7 @@ from PIL import Image
 
 from mixlora.common.errors import DataError, MixLoraError
 from mixlora.data import checking
-from mixlora.data.checking import check, report
+from mixlora.data.checking import as_error, check
 from mixlora.data.collation import Collator
 from mixlora.data.examples import Example
 from mixlora.data.images import open_image
@@ -150,7 +150,7 @@ def test_what_is_wrong_with_the_model_is_raised(collator):
 
 
 def test_a_report_lists_twenty_and_counts_all():
-    text = str(report([DataError(f"f:{k}: bad.") for k in range(23)]))
+    text = str(as_error([DataError(f"f:{k}: bad.") for k in range(23)]))
     lines = text.split("\n")
     assert lines[0] == "23 records cannot be used; correct or remove what is listed:"
     assert lines[1:21] == [f"  f:{k}: bad." for k in range(20)]
@@ -159,8 +159,8 @@ def test_a_report_lists_twenty_and_counts_all():
 
 def test_a_record_that_several_tasks_read_counts_once():
     problems = [DataError("f:1: bad."), DataError("f:1: bad."), DataError("f:2: bad.")]
-    assert str(report(problems)) == (
+    assert str(as_error(problems)) == (
         "2 records cannot be used; correct or remove what is listed:\n  f:1: bad.\n  f:2: bad."
     )
-    assert str(report(problems[:2])) == "1 record cannot be used; correct or remove what is listed:\n  f:1: bad."
-    assert "more" not in str(report([DataError(f"f:{k}: bad.") for k in range(20)]))
+    assert str(as_error(problems[:2])) == "1 record cannot be used; correct or remove what is listed:\n  f:1: bad."
+    assert "more" not in str(as_error([DataError(f"f:{k}: bad.") for k in range(20)]))

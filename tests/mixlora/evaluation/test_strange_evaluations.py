@@ -11,7 +11,7 @@ from mixlora.evaluation import config
 from mixlora.evaluation.comparison import compare
 from mixlora.evaluation.config import JudgeSection
 from mixlora.evaluation.folder import Folder
-from mixlora.evaluation.judging.verdicts import asked, verdicts
+from mixlora.evaluation.judging.verdicts import question_key, verdicts
 from mixlora.evaluation.lines import cut, whole_lines
 from mixlora.evaluation.predictions import read
 from mixlora.evaluation.run import evaluate
@@ -92,7 +92,7 @@ def test_comparing_changes_nothing(place, tmp_path):
     path = out / "results.json"
     path.write_text(path.read_text().replace('"metric": "exact"', '"metric": "judge"'))
     said = [
-        {"question_id": one.question_id, "verdict": True, "asked": asked(section, one)}
+        {"question_id": one.question_id, "verdict": True, "asked": question_key(section, one)}
         for one in read(out / "predictions" / "follow.jsonl")
     ]
     (out / "judgements").mkdir()

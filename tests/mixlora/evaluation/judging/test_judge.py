@@ -12,7 +12,7 @@ from mixlora.evaluation.judging.judge import (
     Judge,
     Judgement,
     answer_tokens,
-    judged,
+    judge_score,
     verdict_of,
 )
 from mixlora.evaluation.predictions import Prediction
@@ -113,7 +113,7 @@ def test_generated_answers_are_greedy_and_those_that_say_neither_are_failures(sm
             ids = torch.cat([ids, said[-1]], dim=1)
     assert found[0].text == tokenizer.decode(torch.cat(said, dim=1)[0])
     assert [one.verdict for one in found] == [None] * 3 and all(one.probability is None for one in found)
-    assert judged(found).unparsed == 3 and judged(found).values["accuracy"].value == 0
+    assert judge_score(found).unparsed == 3 and judge_score(found).values["accuracy"].value == 0
 
 
 @pytest.mark.pretrained
@@ -150,7 +150,7 @@ def test_a_model_that_answers_something_else_has_no_verdict():
     found = judge.judge(PREDICTIONS)
     assert all(one.verdict is None and 0 < one.confidence < LEAST_CONFIDENCE for one in found)
     assert all(0 < one.probability < 1 for one in found)
-    summary = judged(found)
+    summary = judge_score(found)
     assert (summary.metric, summary.n, summary.unparsed, summary.main) == ("judge", 12, 12, "accuracy")
     assert summary.values["accuracy"].value == summary.values["accuracy"].low == 0
 
@@ -206,12 +206,12 @@ def test_the_first_word_is_the_verdict(text, verdict):
 
 def test_a_share_counts_failures_as_wrong():
     verdicts = [True] * 6 + [False] * 2 + [None] * 2
-    summary = judged([Judgement(str(k), verdict) for k, verdict in enumerate(verdicts)])
+    summary = judge_score([Judgement(str(k), verdict) for k, verdict in enumerate(verdicts)])
     accuracy = summary.values["accuracy"]
     assert (summary.n, summary.unparsed, accuracy.value) == (10, 2, 0.6)
     assert accuracy.low < 0.35 and 0.8 < accuracy.high < 0.95  # Wilson's interval of 6 of 10 is 0.31 to 0.83
     with pytest.raises(MixLoraError, match="There are no judgements to sum up"):
-        judged([])
+        judge_score([])
 
 
 def test_what_cannot_judge_is_refused(tmp_path):

@@ -13,7 +13,7 @@ from mixlora.evaluation.comparison import compare
 from mixlora.evaluation.config import JudgeSection
 from mixlora.evaluation.judging import run as judging
 from mixlora.evaluation.judging.judge import Judge
-from mixlora.evaluation.judging.verdicts import asked
+from mixlora.evaluation.judging.verdicts import question_key
 from mixlora.evaluation.scoring.intervals import Sample, Share, differences
 from tests.support.evaluations import FOLLOW, answer, copied, files, follow_file, lines, made, ran
 from tests.support.judging import judge_of, saved_judge, tasks_of
@@ -48,7 +48,7 @@ def judgements(folder):
 def ruled(folder, section, verdicts):
     """Replace what the judge said."""
     rows = [
-        {"question_id": one.question_id, "verdict": verdict, "asked": asked(section, one)}
+        {"question_id": one.question_id, "verdict": verdict, "asked": question_key(section, one)}
         for one, verdict in zip(predictions.read(folder / "predictions" / "follow.jsonl"), verdicts, strict=True)
     ]
     judgements(folder).write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -112,7 +112,7 @@ def test_two_models_are_compared_under_one_judge(place, tmp_path, no_judge):
     with judgements(tmp_path / "first").open("a") as file:  # a later word of another judge counts nothing
         other = JudgeSection(**judge_of(place, by="generation"))
         for one in predictions.read(tmp_path / "first" / "predictions" / "follow.jsonl"):
-            said = {"question_id": one.question_id, "verdict": False, "asked": asked(other, one)}
+            said = {"question_id": one.question_id, "verdict": False, "asked": question_key(other, one)}
             file.write(json.dumps(said) + "\n")
     assert compare(tmp_path / "first", tmp_path / "second") == found
     judgements(tmp_path / "first").write_text("")
