@@ -32,7 +32,7 @@ sys.meta_path.append(Aliases(__name__, _MODULES))
 
 
 def __getattr__(name: str) -> Any:
-    """Load what is asked for: neither torch nor PEFT is imported before."""
+    """Load a public name on first use: importing the package imports neither torch nor PEFT."""
     if name in _MODULES:
         return import_module(f"{__name__}.{_MODULES[name]}")
     if name not in _HOMES:
@@ -42,5 +42,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """What completion offers."""
+    """The public names, for completion."""
     return __all__

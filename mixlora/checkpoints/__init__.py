@@ -1,8 +1,8 @@
 """Checkpoints on disk: bases, adapters, and those of the published code.
 
-`loading` puts a base and an adapter together, `assembly` a model from parts, `formats` and `conversion` read the
-published layout, `projector` its projector, `pickled` reads pickled tensors without running them, `inspection` is
-`mixlora info`.
+`loading` loads bases, processors and adapters; `assembly` makes a base from its parts; `formats` recognises and reads
+what others published, `pickled` reads their pickles without executing them, `conversion` and `projector` convert them;
+`inspection` is `mixlora info`.
 
-Not here: what a training writes (`training.folder`).
+Not here: the directory of a training (`training.folder`).
 """

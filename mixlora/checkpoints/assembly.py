@@ -1,6 +1,6 @@
-"""Assembly: one Hugging Face LLaVA out of a language model, a CLIP vision tower and LLaVA v1's projector.
+"""Assembly: one Hugging Face LLaVA from a language model, a CLIP vision tower and LLaVA v1's projector.
 
-The paper's base exists in these three pieces alone. Reading the projector's released file is in `official`.
+The paper's base was published only as these three parts. Not here: converting the published projector (`conversion`).
 """
 
 import json
@@ -62,27 +62,27 @@ def assemble(
     dtype: str = "auto",
     seed: int = 0,
 ) -> Path:
-    """Where a LlavaForConditionalGeneration and its processor were written.
+    """Write a LlavaForConditionalGeneration and its processor; the directory.
 
-    The language model keeps its weights and its logits. Its vocabulary grows by the image token, if it has none; the
-    new row of the embedding and of the head is the mean of the others, so that the token has at most the probability
-    of an average one. Pictures are features of one hidden layer of the tower without the class token. A tokenizer
-    without padding pads with its unk token as LLaVA v1 did, or else with eos.
+    The language model keeps its weights and its logits. The image token is added to its vocabulary if it has none; the
+    new row of the embedding and of the head is the mean of the others, so that the token is at most as probable as an
+    average one. A picture's features are one hidden layer of the tower, without the class token. A tokenizer without
+    a padding token pads with its unk token, as LLaVA v1 did, or else with eos.
 
     Args:
         language: path or hub id of a LLaMA-type causal language model with a fast tokenizer.
         vision: path or hub id of a CLIP model, whole or its vision tower alone, with its image processor.
         out: a new directory.
-        projector: `mm_projector.bin`, or what `conversion.import_checkpoint` made of one; None initialises the
-            two layers of LLaVA 1.5 anew (normal, the language model's initializer_range), and warns.
+        projector: `mm_projector.bin`, or what `conversion.import_checkpoint` made of it; None initialises LLaVA 1.5's
+            two layers (normal, the language model's initializer_range), and warns.
         image_token: the placeholder of a picture in a text.
-        feature_layer: the tower's layer whose output is read: from 1, or from -1 for its last.
+        feature_layer: the tower's layer whose output is used: from 1, or from -1 for the last.
         dtype: of all weights; "auto" is the language model's own.
         seed: of a new projector.
 
     Raises:
-        CheckpointError: if a piece is missing or of another kind, they do not fit, or `out` is not empty.
-        ConfigError: if `dtype`, `image_token` or `feature_layer` is impossible.
+        CheckpointError: if a part is missing or of another kind, parts do not fit, or `out` is not empty.
+        ConfigError: if `dtype`, `image_token` or `feature_layer` is not allowed.
     """
     out = Path(out)
     if is_occupied(out):
@@ -104,7 +104,7 @@ def assemble(
         tokenizer=tokenizer,
         patch_size=tower.config.patch_size,
         vision_feature_select_strategy=model.config.vision_feature_select_strategy,
-        num_additional_image_tokens=1,  # CLIP's class token, which "default" takes away again
+        num_additional_image_tokens=1,  # CLIP's class token, which the strategy "default" removes
         image_token=image_token,
         chat_template=chat_template(image_token),
     )
@@ -113,7 +113,7 @@ def assemble(
 
 
 def chat_template(image_token: str) -> str:
-    """LLaVA v1's conversation, for messages of text and for messages of parts (text and one image before it)."""
+    """LLaVA v1's chat template, for messages of text and messages of parts (one image, then text)."""
     parts = _PARTS.replace("IMAGE", json.dumps(f"{image_token}\n"))
     start = "{% for message in messages %}"
     return LLAVA_V1.replace("message['content']", "content").replace(start, start + parts)
@@ -121,7 +121,7 @@ def chat_template(image_token: str) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' report that a CLIP's text tower was not used, and without its bars."""
+    """Silence transformers' report of a CLIP's unused text tower, and its progress bars."""
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -158,7 +158,7 @@ def _tokenizer(language: Path | str, image_token: str) -> Any:
 
 
 def _language_model(name: Path | str, dtype: str) -> Any:
-    """A causal language model, every weight of which was in its checkpoint."""
+    """A causal language model; its checkpoint has every weight."""
     config = _config(name, "language model")
     if getattr(config, "vision_config", None) is not None:
         raise CheckpointError(f"{name} is a {config.model_type} and sees already; give a language model alone")
@@ -172,7 +172,7 @@ def _language_model(name: Path | str, dtype: str) -> Any:
 
 
 def _vision_tower(name: Path | str, dtype: torch.dtype, feature_layer: int) -> Any:
-    """A CLIP vision tower, every weight of which was in its checkpoint."""
+    """A CLIP vision tower; its checkpoint has every weight."""
     config: Any = _config(name, "vision model")
     if config.model_type not in ("clip", "clip_vision_model"):
         raise CheckpointError(f"{name} is a {config.model_type}, not a CLIP; give a CLIP or its vision tower")
@@ -191,13 +191,13 @@ def _vision_tower(name: Path | str, dtype: torch.dtype, feature_layer: int) -> A
 
 
 def _check_whole(name: Path | str, report: dict[str, Any]) -> None:
-    """Refuse a model some of whose weights are those of an initialisation."""
+    """Refuse a model with weights that its checkpoint does not have."""
     if absent := sorted(report["missing_keys"]):
         raise CheckpointError(f"{name} holds no {absent[0]} ({len(absent)} weights are missing); fetch it again")
 
 
 def _image_processor(name: Path | str, config: Any) -> Any:
-    """The tower's image processor, if its pictures have the size that the tower sees."""
+    """The tower's image processor, whose pictures must have the size that the tower expects."""
     try:
         processor: Any = AutoImageProcessor.from_pretrained(str(name), trust_remote_code=False)
     except LOAD_ERRORS as error:
@@ -210,7 +210,7 @@ def _image_processor(name: Path | str, config: Any) -> Any:
 
 
 def _converted(projector: Path | str | None, folder: Path) -> Path | None:
-    """A projector in the form of a Hugging Face LLaVA; a released one is converted into `folder`."""
+    """The file of a projector for a Hugging Face LLaVA; a published one is converted into `folder`."""
     if projector is None:
         return None
     path = Path(projector)
@@ -224,7 +224,7 @@ def _converted(projector: Path | str | None, folder: Path) -> Path | None:
 
 
 def _activation(converted: Path | None) -> str:
-    """What stands between the projector's Linears: LLaVA 1.5's GELU where the projector is new."""
+    """The activation between the projector's Linears: LLaVA 1.5's GELU if the projector is new."""
     if converted is None:
         return "gelu"
     try:
@@ -238,7 +238,7 @@ def _activation(converted: Path | None) -> str:
 def _composed(
     text: Any, tower: Any, tokenizer: Any, image_token: str, feature_layer: int, activation: str
 ) -> LlavaForConditionalGeneration:
-    """The LLaVA around the given models, which are not copied; its projector has no values yet."""
+    """A LLaVA that contains the given models, which are not copied; its projector is not initialised."""
     _grow(text, len(tokenizer))
     config = LlavaConfig(
         vision_config=tower.config,
@@ -255,14 +255,14 @@ def _composed(
     model.model.language_model, model.model.vision_tower = text.base_model, tower
     model.lm_head = text.get_output_embeddings()
     model.model.multi_modal_projector.to_empty(device="cpu").to(text.dtype)
-    model.generation_config = GenerationConfig(  # sampling settings of a chat model are not the base's business
+    model.generation_config = GenerationConfig(  # without a chat model's sampling settings
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
     return model.eval()
 
 
 def _grow(text: Any, tokens: int) -> None:
-    """Embeddings and head with a row for every token; new rows are the mean of the others."""
+    """Resize embeddings and head to the number of tokens; new rows are the mean of the others."""
     known = text.get_input_embeddings().num_embeddings
     if tokens <= known:
         return
@@ -293,7 +293,7 @@ def _put_projector(model: LlavaForConditionalGeneration, converted: Path | None,
 
 
 def _check_same_logits(model: LlavaForConditionalGeneration, text: Any, name: Path | str) -> None:
-    """Refuse a language model whose head is more than a Linear: LLaVA's would compute other logits."""
+    """Refuse a language model whose head is more than a Linear: LLaVA would compute other logits."""
     ids = torch.arange(4)[None]
     with torch.no_grad():
         own: Tensor = text(input_ids=ids).logits

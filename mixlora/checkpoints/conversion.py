@@ -1,6 +1,6 @@
-"""Released checkpoints of MixLoRA and LLaVA v1, converted to files for a Hugging Face LLaVA.
+"""Conversion: released checkpoints of MixLoRA and LLaVA v1 to files for a Hugging Face LLaVA.
 
-Weights of the base are never copied: files are mapped, and only the adapter's and the projector's tensors are read.
+Files are mapped, and only the tensors of the adapter and the projector are read; the base's weights are never copied.
 """
 
 import json
@@ -49,15 +49,15 @@ _LORA_ENDS = ("lora_A.weight", "lora_B.weight")
 
 @dataclass(frozen=True)
 class Imported:
-    """What was converted.
+    """The result of a conversion.
 
     Attributes:
         kind: of the source.
         out: the directory that was written.
-        modules: adapted Linears.
-        parameters: of the adapter; 0 where the source is a projector alone.
-        projector_hidden_act: what the base's configuration must say for the projector to mean the same; None where the
-            source has no projector.
+        modules: the number of adapted Linears.
+        parameters: the adapter's number of parameters; 0 if the source is only a projector.
+        projector_hidden_act: the value that the base's configuration must have for the projector to compute the same;
+            None if the source has no projector.
     """
 
     kind: Kind
@@ -79,13 +79,13 @@ def import_checkpoint(source: Path | str, out: Path | str, *, base: str | None =
 
     Args:
         source: the released directory, or `mm_projector.bin`.
-        out: a new directory: `adapter_config.json` and `adapter_model.safetensors` (for PeftModel.from_pretrained) and
-            `projector.safetensors` (for `load_projector`), as far as the source has them.
-        base: the Hugging Face LLaVA that the adapter belongs to, by path or hub id; kept in its configuration.
+        out: a new directory for `adapter_config.json` and `adapter_model.safetensors` (for PeftModel.from_pretrained)
+            and `projector.safetensors` (for `load_projector`), if the source has them.
+        base: path or hub id of the Hugging Face LLaVA of the adapter; stored in the adapter's configuration.
 
     Raises:
-        CheckpointError: if the source is none of these, is incomplete or contradicts itself, asks for what the adapter
-            cannot express, or if `out` holds something already or cannot be written.
+        CheckpointError: if the source is none of these, is incomplete or inconsistent, or has settings that the adapter
+            cannot express; or if `out` is not empty or cannot be written.
     """
     source, out = Path(source), Path(out)
     if is_occupied(out):
@@ -143,7 +143,7 @@ def _mixlora(source: Path, state: State, base: str | None) -> _Adapter:
 
 
 def _check_width(state: State, hidden: int) -> None:
-    """Refuse factors of another model than config.json's, where it names a hidden size."""
+    """Refuse factors of another width than config.json's hidden size, if it names one."""
     key = f"{_OLD}0.self_attn.q_proj.lora_A.default.0"
     if hidden and key in state.tensors and (width := state.take(key, 1, None).shape[1]) != hidden:
         raise CheckpointError(
@@ -152,7 +152,7 @@ def _check_width(state: State, hidden: int) -> None:
 
 
 def _module(state: State, stem: str, settings: Settings, conditional: bool) -> dict[str, Tensor]:
-    """The tensors of one adapted Linear by their new names; factors [E, d_in] and [E, d_out], W_AB [r, d_in, E]."""
+    """The tensors of one adapted Linear by their new names: factors [E, d_in] and [E, d_out], W_AB [r, d_in, E]."""
     factors, r = settings.factors, settings.r
     a, b = (_stacked(state, f"{stem}lora_{side}.default", factors) for side in "AB")
     d_in = a.shape[1]
@@ -180,7 +180,7 @@ def _stacked(state: State, stem: str, count: int) -> Tensor:
 
 
 def _lora(source: Path, base: str | None) -> _Adapter:
-    """LLaVA v1's LoRA under the module names of a Hugging Face LLaVA; the values stay."""
+    """LLaVA v1's LoRA with the module names of a Hugging Face LLaVA; the values do not change."""
     config = read_json(source / ADAPTER_CONFIG)
     for name, only in _PLAIN_LORA.items():
         if config.get(name) and config[name] != only:
@@ -224,11 +224,11 @@ def _config(kind: str, base: str | None, modules: Iterable[tuple[int, str]], lay
 
 
 def _targets(modules: set[tuple[int, str]], layers: int) -> str:
-    """A pattern of the language model's adapted modules; the image encoder's have the same names and do not match.
+    """A pattern of the language model's adapted modules; the image encoder's modules of the same names do not match.
 
     Args:
         modules: (layer, projection) of each.
-        layers: of the language model; 0 if it is not known that every layer is adapted.
+        layers: the number of the language model's layers; 0 if not every layer may be adapted.
     """
     names = sorted({name for _, name in modules})
     if modules == {(layer, name) for layer in range(layers) for name in names}:

@@ -1,6 +1,6 @@
-"""What LLaVA v1, MixLoRA and PEFT leave on disk: telling one from another, and reading it without executing anything.
+"""Formats of LLaVA v1, MixLoRA and PEFT on disk: recognising them, and reading them without executing anything.
 
-Files are mapped: a checkpoint of 14 GB is opened at no cost, and only the tensors that are used are read.
+Files are mapped: opening a checkpoint of 14 GB costs nothing, and only the tensors that are used are read.
 """
 
 import re
@@ -23,11 +23,11 @@ PROJECTOR, CONVERTED = "mm_projector.bin", "projector.safetensors"
 ADAPTER_CONFIG, ADAPTER = "adapter_config.json", "adapter_model.safetensors"
 BESIDE_LORA = "non_lora_trainables.bin"
 LARGEST_NUMBER = 10**9
-"""Of what a checkpoint says of itself."""
+"""The largest number that a checkpoint's settings may have."""
 
 _INSTANCE = ("input", "input_lora_a_param")  # cond_type: IFS alone, and with CFS
 _NEEDED = ("n_experts", "n_selected", "lora_alpha", "cond_type")
-_AS_RELEASED = {  # settings that have no counterpart here, at the values that need none
+_AS_RELEASED = {  # settings without a counterpart here, which must have these values
     "independent_rank": True,
     "mix_loraA": True,
     "mix_start_layer": 0,
@@ -40,7 +40,7 @@ _LAYER = re.compile(r"base_model\.model\.model\.layers\.(\d+)\.((?:self_attn|mlp
 
 
 class Kind(StrEnum):
-    """What a path can hold."""
+    """The kinds of checkpoint that a path can hold."""
 
     MIXLORA = "MixLoRA adapter"
     LORA = "LoRA adapter"
@@ -55,13 +55,14 @@ class State:
     """The tensors of a checkpoint, by their released names.
 
     Attributes:
-        where: the file or directory they are in, for messages.
+        where: their file or directory, for messages.
         tensors: mapped from disk.
+        adapted: {(layer, projection): the names of its adapter's tensors}.
     """
 
     where: Path
     tensors: Mapping[str, Tensor]
-    adapted: dict[tuple[int, str], set[str]] = field(init=False)  # (layer, projection): names of its adapter's tensors
+    adapted: dict[tuple[int, str], set[str]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.adapted = {}
@@ -70,7 +71,7 @@ class State:
                 self.adapted.setdefault((int(found[1]), found[2]), set()).add(found[3])
 
     def take(self, key: str, *shape: int | None) -> Tensor:
-        """The tensor of a name, if it is there and has the shape; None stands for any size."""
+        """The tensor of a name, which must exist and have the shape; None stands for any size."""
         if key not in self.tensors:
             raise CheckpointError(f"{self.where} holds no {key}; the checkpoint is incomplete, fetch it again")
         tensor = self.tensors[key]
@@ -84,10 +85,10 @@ class State:
 
 
 def recognise(path: Path) -> Kind:
-    """What a path holds, by the names of its files.
+    """The kind of checkpoint at a path, by the names of its files.
 
     Raises:
-        CheckpointError: if it is nothing that is understood; the message lists what is.
+        CheckpointError: if it is of no known kind; the message lists the known ones.
     """
     if is_file(path) and path.name.endswith((PROJECTOR, CONVERTED)):
         return Kind.PROJECTOR if path.name.endswith(PROJECTOR) else Kind.CONVERTED
@@ -115,11 +116,11 @@ def recognise(path: Path) -> Kind:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a released MixLoRA checkpoint says of itself.
+    """The settings of a released MixLoRA checkpoint.
 
     Attributes:
         factors: E.
-        r: factors that an instance uses.
+        r: the number of factors that an instance uses.
         alpha: the adapter's output is scaled by alpha / r.
         dropout: of the adapter's input.
     """
@@ -134,7 +135,7 @@ def released_settings(source: Path) -> Settings:
     """The settings of a released MixLoRA checkpoint, checked.
 
     Raises:
-        CheckpointError: if one is missing, is no such number, or asks for what an adapter here cannot express.
+        CheckpointError: if one is missing, is not a valid number, or has a value that an adapter here cannot express.
     """
     path = source / NAMESPACE
     found = read_namespace(path)
@@ -156,21 +157,21 @@ def released_settings(source: Path) -> Settings:
 
 
 def number(path: Path, found: Mapping[str, Any], name: str, low: float, high: float | None, *kinds: type) -> Any:
-    """A number that a file names, if it is of these types and within the bounds; a `high` of None is `LARGEST_NUMBER`.
+    """A number in a file, which must be of these types and within the bounds; a `high` of None is `LARGEST_NUMBER`.
 
     Raises:
         CheckpointError: if it is not.
     """
     value: Any = found.get(name)
     high = LARGEST_NUMBER if high is None else high
-    if type(value) not in kinds or not low <= value <= high:  # NaN is neither above nor below
+    if type(value) not in kinds or not low <= value <= high:  # NaN fails, too
         kind = "whole number" if kinds == (int,) else "number"
         raise CheckpointError(f"{name} is {shown(value)} in {path}, but must be a {kind} from {low} to {high}")
     return value
 
 
 def released_state(source: Path) -> State:
-    """The tensors of a released MixLoRA checkpoint, mapped, whether in one file or several.
+    """The mapped tensors of a released MixLoRA checkpoint, from one file or several.
 
     Raises:
         CheckpointError: if a file is missing or damaged.
@@ -189,7 +190,7 @@ def released_state(source: Path) -> State:
 
 
 def projector_state(source: Path) -> State:
-    """The tensors of `mm_projector.bin`, mapped.
+    """The mapped tensors of `mm_projector.bin`.
 
     Raises:
         CheckpointError: if it is missing or damaged.
@@ -199,7 +200,7 @@ def projector_state(source: Path) -> State:
 
 
 def adapter_state(source: Path) -> State:
-    """The tensors of a PEFT adapter, mapped.
+    """The mapped tensors of a PEFT adapter.
 
     Raises:
         CheckpointError: if their file is missing or damaged.
@@ -227,6 +228,6 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def whole_number(config: Mapping[str, Any], name: str) -> int:
-    """A count in a config.json; 0 where there is none."""
+    """A count in a config.json; 0 if there is none."""
     value = config.get(name)
     return value if type(value) is int else 0

@@ -1,4 +1,4 @@
-"""What an adapter, a released checkpoint or a projector on disk holds, without loading a model."""
+"""Inspection: what an adapter, a released checkpoint or a projector on disk holds, without loading a model."""
 
 import json
 import math
@@ -17,12 +17,12 @@ from mixlora.checkpoints.formats import ADAPTER_CONFIG, BESIDE_LORA, CONVERTED, 
 from mixlora.checkpoints.pickled import map_tensors
 from mixlora.common.errors import CheckpointError, plain
 
-_OPTIONS = {  # of an adapter's configuration, that are worth a line
+_OPTIONS = {  # keys of an adapter's configuration that are printed
     Kind.MIXLORA: ["routing", "conditional", "router_gradient", "pooling", "decode_routing", "cfs_form", "factor_init"],
     Kind.LORA: ["use_rslora", "use_dora", "rank_pattern", "alpha_pattern"],
     Kind.LLAVA_LORA: ["use_rslora", "use_dora", "rank_pattern", "alpha_pattern"],
 }
-_PARTS = (  # what a tensor is, by the end of its name
+_PARTS = (  # the part that a tensor belongs to, by its name
     ("factors A", re.compile(r".*\.(mixlora_A|lora_A\.weight|lora_A\.default\.\d+|lora_embedding_A)")),
     ("factors B", re.compile(r".*\.(mixlora_B|lora_B\.weight|lora_B\.default\.\d+|lora_embedding_B)")),
     ("routers", re.compile(r".*\.(mixlora_router|cmoa_selector|cmoa_loarB_extra_selector)\..+")),
@@ -35,19 +35,19 @@ _CONDITIONAL = re.compile(r".*\.(conditional|loraA_param2loraB_selector)\.weight
 
 @dataclass(frozen=True)
 class Description:
-    """What a path holds.
+    """The description of a path's content.
 
     Attributes:
-        path: as it was given.
-        kind: what it is.
-        r: rank, or the factors that an instance uses; None for a projector.
+        path: as given.
+        kind: the kind of checkpoint.
+        r: rank, or the number of factors that an instance uses; None for a projector.
         factors: E of a MixLoRA.
         alpha: of the adapter.
-        scaling: what the adapter's output is multiplied by.
-        options: how it routes, or which variant of LoRA it is.
-        modules: adapted Linears.
-        parameters: {part: number}, of the parts that are there; the base's weights are not counted.
-        outside: share of the routers' entries outside the range that they start in; None without routers.
+        scaling: factor of the adapter's output.
+        options: of routing, or of the variant of LoRA.
+        modules: the number of adapted Linears.
+        parameters: {part: number} of the existing parts; the base's weights are not counted.
+        outside: share of the routers' entries outside their initial range; None without routers.
     """
 
     path: str
@@ -63,7 +63,7 @@ class Description:
 
     @property
     def routers(self) -> str:
-        """Whether the routers look trained."""
+        """Whether the routers seem to be trained."""
         if self.outside is None:
             return "none"
         if self.outside == 0:
@@ -84,12 +84,12 @@ class Description:
         return "\n".join(f"{name:{width}}  {plain(value)}" for name, value in shown.items())
 
     def json(self) -> str:
-        """The same for a script."""
+        """The description as JSON, for a script."""
         return json.dumps(asdict(self) | {"routers": self.routers}, indent=2)
 
 
 def describe(path: Path | str) -> Description:
-    """What a path holds: an adapter, a released checkpoint, a LLaVA v1 LoRA or a projector.
+    """Describe what a path holds: an adapter, a released checkpoint, a LLaVA v1 LoRA or a projector.
 
     Tensors are mapped; only those of routers are read.
 
@@ -157,10 +157,10 @@ def _adapter(path: Path, kind: Kind) -> Description:
 
 
 def outside_initial_range(tensors: Mapping[str, Tensor]) -> float | None:
-    """Share of the routers' entries that lie outside the range they start in; None without routers.
+    """Share of the routers' entries outside their initial range; None without routers.
 
-    Independent routers [E, d_in] start uniform within 1 / sqrt(d_in), conditional ones, [r, d_in, E] or released
-    (E, r * d_in), within 1 / sqrt(r * d_in).
+    Independent routers [E, d_in] are initialised uniformly within 1 / sqrt(d_in), conditional ones, [r, d_in, E] or
+    released (E, r * d_in), within 1 / sqrt(r * d_in).
     """
     outside = total = 0
     for key, weight in tensors.items():
@@ -172,7 +172,7 @@ def outside_initial_range(tensors: Mapping[str, Tensor]) -> float | None:
             continue
         rounding = 1e-6 if weight.dtype in (torch.float32, torch.float64) else torch.finfo(weight.dtype).eps
         bound = (1 + rounding) / math.sqrt(inputs)
-        outside += weight.numel() - int((weight.float().abs() <= bound).sum())  # NaN is outside
+        outside += weight.numel() - int((weight.float().abs() <= bound).sum())  # NaN counts as outside
         total += weight.numel()
     return outside / total if total else None
 

@@ -1,4 +1,4 @@
-"""Checkpoints: base models, their processors and PEFT adapters, from disk or hub, whole or refused in words."""
+"""Loading base models, their processors and PEFT adapters from disk or hub; every weight must find its place."""
 
 import warnings
 from collections.abc import Iterator
@@ -34,11 +34,11 @@ register()
 _NOT_EXECUTED = "nothing of it is executed; ask for them as safetensors, or fetch them again if they are damaged"
 
 LOAD_ERRORS = (Exception,)
-"""What loading a stranger's files may raise: transformers, peft, torch and tokenizers raise errors of every kind."""
+"""Errors of loading untrusted files: transformers, peft, torch and tokenizers raise errors of every kind."""
 
 
 def load_processor(section: BaseSection) -> Any:
-    """The tokenizer of a language model, or the processor of a vision-language model, with the section's template.
+    """The tokenizer of a language model or the processor of a vision-language model, with the section's template.
 
     Raises:
         CheckpointError: if there is none.
@@ -57,10 +57,14 @@ def load_processor(section: BaseSection) -> Any:
 
 
 def load_base(section: BaseSection, device: torch.device | None = None) -> Any:
-    """The base model, with the section's projector, on its device or another, in evaluation mode.
+    """The base model with the section's projector, in evaluation mode.
+
+    Args:
+        section: the base.
+        device: in place of the section's device.
 
     Raises:
-        CheckpointError: if it is missing, or cannot be loaded so.
+        CheckpointError: if it is missing or cannot be loaded.
     """
     base, split = base_of(section), device is None and section.device == SPLIT
     device = device or device_of(section.device)
@@ -90,10 +94,10 @@ def load_base(section: BaseSection, device: torch.device | None = None) -> Any:
 
 
 def refuse_offloaded(model: nn.Module) -> None:
-    """Nothing, if all weights of a model are in memory.
+    """Check that all weights of a model are in memory.
 
     Raises:
-        CheckpointError: accelerate keeps some elsewhere, as where the GPUs cannot hold them all.
+        CheckpointError: accelerate has offloaded some, for example because the GPUs cannot hold all.
     """
     away = [parameter.is_meta for parameter in model.parameters()]
     if any(away):
@@ -114,13 +118,13 @@ def load_adapted(section: BaseSection, adapter: str) -> PeftModel:
 
 
 def adapt(model: nn.Module, section: BaseSection, adapter: str, config: PeftConfig) -> PeftModel:
-    """A loaded base with an adapter, whose every weight has found its place.
+    """A loaded base with an adapter, every weight of which has found its place.
 
     Args:
         model: the base.
-        section: how it was loaded.
+        section: the base's section.
         adapter: path or hub id.
-        config: the adapter's own, by `adapter_config`, which refuses one that may not be read.
+        config: the adapter's own, from `adapter_config`, which refuses unsafe ones.
 
     Raises:
         CheckpointError: if they do not fit each other.
@@ -138,7 +142,7 @@ def adapt(model: nn.Module, section: BaseSection, adapter: str, config: PeftConf
     except LOAD_ERRORS as error:
         raise CheckpointError(f"{misfit}: {first_words(error)}") from None
     expected = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-    optional = get_peft_model_state_dict(adapted, save_embedding_layers=True)  # saved where LoRA is on embeddings
+    optional = get_peft_model_state_dict(adapted, save_embedding_layers=True)  # saved if LoRA adapts embeddings
     for name in sorted(expected.keys() - saved.keys()):
         raise CheckpointError(f"{misfit}: it holds no weights for {name}")
     for name in sorted(saved.keys() - expected.keys() - optional.keys()):
@@ -147,7 +151,7 @@ def adapt(model: nn.Module, section: BaseSection, adapter: str, config: PeftConf
 
 
 def empty_adapted(section: BaseSection, adapter: str) -> PeftModel:
-    """The base model with an adapter, both with untrained weights, on the device that is the default.
+    """The base model with an adapter, both with untrained weights, on the default device.
 
     Raises:
         CheckpointError: if the base or the adapter is missing, or they do not fit each other.
@@ -155,7 +159,7 @@ def empty_adapted(section: BaseSection, adapter: str) -> PeftModel:
     own, config = _own_config(section), adapter_config(adapter)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what transformers will rename
+            warnings.simplefilter("ignore")  # transformers' deprecations
             return get_peft_model(
                 _auto_class(own).from_config(own, trust_remote_code=section.trust_remote_code), config
             )
@@ -169,7 +173,7 @@ def adapter_config(adapter: str) -> PeftConfig:
     """An adapter's own configuration.
 
     Raises:
-        CheckpointError: if there is no adapter, or it would have code imported.
+        CheckpointError: if there is no adapter, or PEFT would import code for it.
     """
     _refuse_specials(Path(adapter))
     if is_folder(Path(adapter)) and not exists(Path(adapter) / ADAPTER_CONFIG):  # PEFT would ask the hub for it
@@ -180,7 +184,7 @@ def adapter_config(adapter: str) -> PeftConfig:
         if exists(Path(adapter) / ADAPTER_CONFIG):
             read_json(Path(adapter) / ADAPTER_CONFIG)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # keys of a newer PEFT, which it leaves out
+            warnings.simplefilter("ignore")  # keys of a newer PEFT, which it ignores
             found = PeftConfig.from_pretrained(adapter)
     except LOAD_ERRORS as error:
         raise CheckpointError(
@@ -192,7 +196,7 @@ def adapter_config(adapter: str) -> PeftConfig:
 
 
 def device_of(name: str) -> torch.device:
-    """The device of that name; "auto" is a GPU where there is one, and "split" begins there.
+    """The device of that name; "auto" and "split" are a GPU if there is one.
 
     Raises:
         CheckpointError: if it cannot be used.
@@ -204,7 +208,7 @@ def device_of(name: str) -> torch.device:
 
 
 def kind_of(name: str) -> str:
-    """The kind of that device, "cpu" or "cuda", without touching one: of several processes none has its own GPU yet."""
+    """The type of that device, "cpu" or "cuda", without using it: processes may not have their own GPU yet."""
     if name in ("auto", SPLIT):
         return "cuda" if torch.cuda.is_available() else "cpu"
     return name.partition(":")[0]
@@ -220,7 +224,7 @@ def base_of(section: BaseSection) -> str:
 
 
 def first_words(error: BaseException) -> str:
-    """What an error says first that tells something: the first size mismatch, or its first line with what it lists."""
+    """The first informative line of an error: the first size mismatch, or the first line with the list after it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     chosen = next((line for line in lines if line.startswith("size mismatch")), lines[0])
     if chosen.endswith(":"):
@@ -229,7 +233,7 @@ def first_words(error: BaseException) -> str:
 
 
 def _refuse_specials(folder: Path) -> None:
-    """A pipe or device in the place of an adapter's file would be waited for."""
+    """Refuse pipes and devices in place of an adapter's files: reading them might never end."""
     for path in (folder / name for name in (ADAPTER_CONFIG, SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME)):
         if exists(path) and not path.is_file():
             raise CheckpointError(f"{path} is no regular file; an adapter's files are")
@@ -244,15 +248,15 @@ def _quantization(section: BaseSection, own: PreTrainedConfig) -> BitsAndBytesCo
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_compute_dtype=compute,
-        llm_int8_skip_modules=left,  # holds for 4 bits, too
+        llm_int8_skip_modules=left,  # also for 4 bits
     )
 
 
 def _left_whole(section: BaseSection, own: PreTrainedConfig) -> list[str] | None:
-    """Paths of the modules that are not quantized; None for those that transformers leaves out by itself.
+    """Paths of the modules that are not quantized; None for transformers' default.
 
-    A projector is trained, and takes values of a file. Where modules are named, the output layer, which transformers
-    leaves out, has to be one of them.
+    A projector stays whole, because it is trained and takes values of a file. If modules are named, the output layer,
+    which transformers skips by default, has to be among them.
     """
     if not _sees(own):
         return None
@@ -280,7 +284,7 @@ def _own_config(section: BaseSection) -> PreTrainedConfig:
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """Progress bars of transformers off: stderr is for our own progress and for errors."""
+    """Turn transformers' progress bars off: stderr is for our own progress and for errors."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

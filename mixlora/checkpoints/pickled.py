@@ -1,7 +1,6 @@
-"""Files that others pickled, read without executing them: a namespace of plain values, and tensors.
+"""Reading pickled files without executing them: a namespace of plain values, and tensors.
 
-A namespace is read by a small interpreter of its own, which knows the opcodes that plain values need and no way to call
-anything.
+A small interpreter reads a namespace. It knows the opcodes that plain values need, and cannot call anything.
 """
 
 import pickle
@@ -21,9 +20,9 @@ from mixlora.common.errors import CheckpointError, reason
 
 LARGEST_NAMESPACE = 2**20  # bytes
 LARGEST_UNMAPPED = 2**30  # bytes; a file of torch before 1.6 has to be read whole
-LARGEST_WHOLE = 10_000  # bits; Python writes no number of over 4300 digits down, and a message could not name it
+LARGEST_WHOLE = 10_000  # bits; Python does not print numbers of over 4300 digits, so a message could not show it
 
-_GLOBALS = {  # protocols 0 and 1 wrap an argparse.Namespace in the latter, by their names in Python 2 and 3
+_GLOBALS = {  # the last four: how protocols 0 and 1 wrap an argparse.Namespace, in Python 2 and 3
     "types.SimpleNamespace": "namespace",
     "argparse.Namespace": "namespace",
     "copyreg._reconstructor": "reconstructor",
@@ -38,14 +37,14 @@ def read_namespace(path: Path) -> dict[str, Any]:
     """The names and plain values of a pickled types.SimpleNamespace or argparse.Namespace; nothing is executed.
 
     Args:
-        path: a pickle of protocol 0 to 5, or what torch.save made of the namespace.
+        path: a pickle of protocol 0 to 5, or a file that torch.save made of the namespace.
 
     Raises:
-        CheckpointError: if the file is missing, above 1 MiB or damaged, or if it holds anything else.
+        CheckpointError: if the file is missing, larger than 1 MiB or damaged, or holds anything else.
     """
     try:
         stored = _stored(path)
-    except (OSError, zipfile.BadZipFile, RuntimeError) as error:  # RuntimeError: an encrypted or unknown compression
+    except (OSError, zipfile.BadZipFile, RuntimeError) as error:  # RuntimeError: encryption or an unknown compression
         raise CheckpointError(f"{path} cannot be read: {reason(error)}") from None
     return _Machine(path).run(stored)
 
@@ -68,15 +67,15 @@ def _stored(path: Path) -> bytes:
 
 
 class _Global(str):
-    """A dotted name that a pickle asks for; it stays a name."""
+    """A dotted name of a global in a pickle; it is never imported."""
 
 
 class _Arguments(tuple[Any, ...]):
-    """A tuple with globals among its items; no plain value."""
+    """A tuple that contains globals, so not a plain value."""
 
 
 class _Namespace(dict[str, Any]):
-    """What becomes of a namespace: its names and values."""
+    """A namespace that is read: its names and values."""
 
 
 def _meaning(value: Any) -> str | None:
@@ -133,7 +132,7 @@ class _Machine:
         )
 
     def plain(self, value: Any) -> Any:
-        """The value, if it is a plain one."""
+        """The value, which must be a plain one."""
         if type(value) not in _PLAIN:
             raise self.refusal(f"{_named(value)} where a plain value belongs")
         return value
@@ -159,7 +158,7 @@ class _Machine:
         self.name_global(f"{module}.{name}")
 
     def make(self, _: Any) -> None:
-        """REDUCE and NEWOBJ: an empty namespace, the only thing that can be made."""
+        """REDUCE and NEWOBJ: make an empty namespace; nothing else can be made."""
         arguments, made = self.stack.pop(), self.stack.pop()
         if _meaning(made) == "reconstructor" and type(arguments) is _Arguments and len(arguments) == 3:
             made, base, state = arguments
@@ -248,11 +247,11 @@ _ACTIONS: Mapping[str, Callable[[_Machine, Any], None]] = {
 
 
 def map_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file of torch.save or safetensors, mapped: only those that are used are read.
+    """The mapped tensors of a file of torch.save or safetensors: only those that are used are read.
 
     Raises:
-        CheckpointError: if the file is missing or damaged, holds more than tensors, or is too large to be read whole
-            and of torch before 1.6.
+        CheckpointError: if the file is missing or damaged, holds anything but tensors, or was written by torch before
+            1.6 and is too large to be read whole.
     """
     if files.exists(path) and not path.is_file():
         raise CheckpointError(f"no tensors can be read from {path}: it is no regular file")
@@ -264,8 +263,8 @@ def map_tensors(path: Path) -> dict[str, Tensor]:
         raise
     except pickle.UnpicklingError:
         raise CheckpointError(f"{path} holds other things than tensors, or is damaged; nothing of it is read") from None
-    except Exception as error:  # torch passes on whatever a damaged file makes its unpickler stumble over
-        words = "" if isinstance(error, KeyError) else str(error).strip()  # a KeyError's are a bare key
+    except Exception as error:  # torch passes on every error of its unpickler
+        words = "" if isinstance(error, KeyError) else str(error).strip()  # a KeyError's text is only the key
         said = getattr(error, "strerror", None) or words.partition("\n")[0].rstrip(".") or type(error).__name__
         raise CheckpointError(f"no tensors can be read from {path}: {said}") from None
     if not isinstance(found, Mapping) or not all(

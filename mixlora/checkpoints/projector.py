@@ -1,4 +1,4 @@
-"""LLaVA v1's projector as that of a Hugging Face LLaVA: converted, read again, and put into a model."""
+"""LLaVA v1's projector for a Hugging Face LLaVA: converting it, and loading it into a model."""
 
 import re
 from dataclasses import dataclass
@@ -8,33 +8,24 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from mixlora.checkpoints.formats import (
-    CONVERTED,
-    State,
-)
+from mixlora.checkpoints.formats import CONVERTED, State
 from mixlora.checkpoints.pickled import map_tensors
 from mixlora.common.errors import CheckpointError
 from mixlora.tuner.model import base_model_of
 
-_PROJECTOR = re.compile(r"(.*\.)?mm_projector\.(.+)")
-
-
 PROJECTOR_MODULE = "multi_modal_projector"
-"""What a Hugging Face LLaVA calls the module between its image encoder and its language model."""
-
-
+"""The name of the module between the image encoder and the language model of a Hugging Face LLaVA."""
+_PROJECTOR = re.compile(r"(.*\.)?mm_projector\.(.+)")
 _LINEAR = {"weight": "linear_1.weight", "bias": "linear_1.bias"}
-
-
 _TWO_LAYERS = {f"{old}.{end}": f"linear_{new}.{end}" for old, new in ((0, 1), (2, 2)) for end in ("weight", "bias")}
 
 
 @dataclass(frozen=True)
 class Projector:
-    """A projector under the names of a Hugging Face LLaVA.
+    """A projector with the names of a Hugging Face LLaVA.
 
     Attributes:
-        hidden_act: what the base's `projector_hidden_act` must be for it to mean the same.
+        hidden_act: the value that the base's `projector_hidden_act` must have for it to compute the same.
         tensors: {name in the model: values}.
     """
 
@@ -43,15 +34,15 @@ class Projector:
 
 
 def load_projector(model: nn.Module, path: Path | str) -> None:
-    """Put a converted projector into a Hugging Face LLaVA, adapted by PEFT or not.
+    """Load a converted projector into a Hugging Face LLaVA, with or without a PEFT adapter.
 
     Args:
         model: a LlavaForConditionalGeneration, or a PeftModel of one.
-        path: what `import_checkpoint` wrote: the directory, or `projector.safetensors` in it.
+        path: the directory that `import_checkpoint` wrote, or `projector.safetensors` in it.
 
     Raises:
-        CheckpointError: if there is no such file, or the base has no such projector, another `projector_hidden_act`,
-            other shapes or quantized weights.
+        CheckpointError: if there is no such file; or the base's projector is missing, is quantized, or has another
+            `projector_hidden_act` or other shapes.
     """
     path = Path(path) / CONVERTED if Path(path).is_dir() else Path(path)
     projector = _read_projector(path)
@@ -93,9 +84,9 @@ def _read_projector(path: Path) -> Projector:
 
 
 def convert(state: State) -> Projector:
-    """LLaVA v1's projector as the two Linears of a Hugging Face LLaVA, computing the same.
+    """LLaVA v1's projector as the two Linears of a Hugging Face LLaVA, which compute the same.
 
-    One Linear becomes the first, and the identity the second, with no activation between.
+    A single Linear becomes the first of the two; the second is the identity, without an activation between them.
     """
     keys = {match[2]: key for key in state.tensors if (match := _PROJECTOR.fullmatch(key))}
     places = _TWO_LAYERS if keys.keys() & _TWO_LAYERS.keys() else _LINEAR
@@ -116,5 +107,5 @@ def convert(state: State) -> Projector:
 
 
 def own_copy(tensor: Tensor) -> Tensor:
-    """A contiguous copy, which no longer maps the file it was read from."""
+    """A contiguous copy, which does not map the file of the tensor."""
     return tensor.clone(memory_format=torch.contiguous_format)

@@ -17,7 +17,7 @@ def write(examples: Sequence[Example], out: Path) -> None:
     """Write `suite.json` and `images/` to a new directory; a picture that several examples share is written once.
 
     Raises:
-        DataError: the directory is not empty, or cannot be written; nothing is left of it then.
+        DataError: the directory is not empty or cannot be written; a failed export leaves nothing.
     """
     if is_occupied(out):
         raise DataError(f"{out} holds something already; name a new directory.")

@@ -1,6 +1,8 @@
-"""Evaluation: answers are generated and kept, scored with intervals, judged, compared and put into tables.
+"""Evaluation: generate answers and keep them, score them with intervals, judge, compare and tabulate them.
 
-`config` says what can be asked for; `generation` answers; `folder` and `predictions` keep; `scoring/` scores,
-`judging/` judges; `results`, `comparison`, `tables`, `printing` tell; `run` puts them together. `lmms/` is for another
-harness.
+`config` has the options; `generation` makes answers; `folder`, `predictions` and `lines` are the files; `scoring/`
+scores, `judging/` asks a language model; `results` are the scores, `comparison` their differences, `tables` and
+`printing` show them; `run` puts them together; `lmms/` is a plugin of lmms-eval.
+
+Not here: reading examples (`data`), loading models (`checkpoints`).
 """

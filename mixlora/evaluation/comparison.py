@@ -1,4 +1,4 @@
-"""Two evaluations of the same examples: how much they differ, and whether that is more than chance."""
+"""Comparison: how much two evaluations of the same examples differ, with paired intervals."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,10 +24,10 @@ class Comparison:
     """The differences of two models, second minus first.
 
     Attributes:
-        first: what tables call the first.
-        second: what they call the second.
-        differences: of each task that both were evaluated on.
-        left_out: tasks that only one was evaluated on, or scored otherwise.
+        first: the label of the first.
+        second: the label of the second.
+        differences: {task: difference}, for tasks that both were evaluated on.
+        left_out: tasks that only one was evaluated on, or that are scored differently.
     """
 
     first: str
@@ -37,13 +37,13 @@ class Comparison:
 
 
 class _Side:
-    """One of the evaluations.
+    """One of the two evaluations.
 
     Args:
         path: its directory.
 
     Raises:
-        ToolError: it holds no results, or what is kept beside them cannot be used.
+        ToolError: it holds no results, or their metadata cannot be used.
     """
 
     def __init__(self, path: Path) -> None:
@@ -52,18 +52,18 @@ class _Side:
 
     @property
     def tasks(self) -> dict[str, dict[str, Any]]:
-        """Its scores, {task: entry}."""
+        """The scores, {task: entry}."""
         return self.results.tasks
 
     @property
     def judge(self) -> JudgeSection:
-        """Who judged."""
+        """The judge's section in the configuration."""
         if self.meta.config.judge is None:
             raise DataError(f"{self.path / RECORD} is damaged: it names no judge; run the evaluation again.")
         return self.meta.config.judge
 
     def scored(self, task: str) -> tuple[str, list[str] | None]:
-        """How a task is scored: by which metric, among which labels."""
+        """The metric of a task, and its labels."""
         return self.tasks[task]["metric"], self.meta.labels.get(task)
 
     def predictions(self, task: str) -> list[Prediction]:
@@ -71,17 +71,17 @@ class _Side:
         return predictions.read(self.path / PREDICTIONS / f"{file_name(task)}.jsonl")
 
     def judgements(self, task: str) -> Path:
-        """Where the judge's words on them are."""
+        """The file of the judge's judgements of a task."""
         return self.path / JUDGEMENTS / f"{file_name(task)}.jsonl"
 
 
 def compare(first: Path, second: Path) -> Comparison:
-    """How the second of two evaluations differs from the first, task by task, with paired intervals.
+    """The difference of two evaluations, second minus first, task by task, with paired intervals.
 
     Nothing in their directories is changed.
 
     Raises:
-        ToolError: one of them is none, they share no task, or differ in a task's examples or in their judges.
+        ToolError: one is no evaluation, they share no task, or they differ in a task's examples or in their judges.
     """
     one, other = _Side(first), _Side(second)
     shared = [task for task in one.tasks if task in other.tasks and one.scored(task) == other.scored(task)]
@@ -125,21 +125,21 @@ def judged_difference(
     draws: int,
     seed: int,
 ) -> Difference:
-    """The share that a judge calls correct of the second model's answers minus that of the first's.
+    """The share of the second model's answers that a judge calls correct, minus the first's.
 
-    Examples are matched by question_id; their order is free.
+    Examples are matched by question_id, in any order.
 
     Args:
         first: one model's answers.
         second: the other's.
-        files: what the judge said of the ones and of the others.
-        judge: which judge's word counts.
+        files: the files of their judgements.
+        judge: the judge.
         draws: resamples.
         seed: of the resamples.
 
     Raises:
         DataError: they are not answers to the same questions.
-        CheckpointError: the judge did not judge them all.
+        CheckpointError: the judge has not judged all of them.
     """
     first, second = matched(first, second)
     if reworded := [one for one, own in zip(first, second, strict=True) if one.prompt != own.prompt]:

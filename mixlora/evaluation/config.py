@@ -1,4 +1,4 @@
-"""EvaluateConfig: what `mixlora evaluate` is asked to do. No model is loaded here."""
+"""EvaluateConfig: the configuration of `mixlora evaluate`. No model is loaded here."""
 
 import glob
 from collections.abc import Mapping, Sequence
@@ -15,21 +15,21 @@ from mixlora.common.settings import Number, Place, Section
 from mixlora.evaluation.scoring.metrics import Metric
 
 RECORD = "results.json"
-"""The file of an evaluation's scores and configuration, by which its directory is known."""
+"""The file of an evaluation's scores and configuration."""
 JUDGE = "judge"
-"""The score that the judge gives."""
+"""The name of the score that a judge gives."""
 TASK = "{task}"
-"""Where an adapter's path has it, each task's own adapter is evaluated on it."""
+"""In an adapter's path, it stands for the task's name: each task is evaluated with its own adapter."""
 Draws = Annotated[int, Field(ge=100, le=10**6)]
 """Bootstrap draws of an interval."""
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-"""What draws are made by."""
+"""A seed of draws."""
 
 
 class EvaluatedSection(BaseSection):
-    """Which model is evaluated: a base, and `adapter`, path or hub id of a PEFT adapter; {task} in it is a task's name.
+    """The model to evaluate: a base, and `adapter`, path or hub id of a PEFT adapter; {task} in it is a task's name.
 
-    Without `base` it is the one that the adapter names as its own.
+    If `base` is missing, the base that the adapter's own configuration names is used.
     """
 
     adapter: Place | None = None
@@ -39,11 +39,11 @@ class EvaluateTask(TaskGroupSection):
     """A task to evaluate on.
 
     Attributes:
-        samples: examples drawn from it by the seed; if None all, and of a task of the mini suite 800.
+        samples: examples drawn from it by the seed; all if None, or 800 of a task of the mini suite.
         score: "exact", "contained", "classification", "vqa", "pope", "vsr", "entailment", "mme" or "judge"; None for
-            "mme" where the task is MME's folder, and "exact" elsewhere.
+            "mme" if the task is MME's folder, else for "exact".
         labels: the answers that classification chooses from; the targets if None.
-        definition: the task in words, for a MixLoRA that routes by task and was not trained on it.
+        definition: a description of the task, for a MixLoRA that routes by task and was not trained on it.
     """
 
     samples: int | None = Field(None, ge=1)
@@ -53,7 +53,7 @@ class EvaluateTask(TaskGroupSection):
 
     @property
     def metric(self) -> str:
-        """The score that is taken."""
+        """The name of the score, defaults applied."""
         return str(self.score or (Metric.MME if self.mme is not None else Metric.EXACT))
 
     @field_validator("score")
@@ -73,16 +73,16 @@ class EvaluateTask(TaskGroupSection):
 
 
 class GenerationSection(Section):
-    """How answers are generated; names are those of transformers' GenerationConfig. The model's own says the rest.
+    """How answers are generated; names are those of transformers' GenerationConfig. The model's own sets the rest.
 
     Attributes:
         batch_size: conversations generated together; answers do not depend on it.
-        max_new_tokens: of an answer.
-        do_sample: draw tokens (the paper: temperature 0.2) in place of taking the likeliest.
+        max_new_tokens: the most tokens of an answer.
+        do_sample: draw tokens (the paper: temperature 0.2) instead of taking the most probable.
         temperature: of drawn tokens.
-        top_p: draw only among the likeliest tokens of this share.
+        top_p: draw only among the most probable tokens, up to this cumulative probability.
         num_beams: of a beam search.
-        seed: of what is drawn.
+        seed: of drawn tokens.
     """
 
     batch_size: int = Field(16, ge=1)
@@ -107,13 +107,13 @@ class GenerationSection(Section):
 
 
 class JudgeSection(Section):
-    """The language model that says whether an answer is right.
+    """The language model that judges whether an answer is right.
 
     Attributes:
         model: path or hub id of a causal language model.
-        by: "probability" of Yes against No, or "generation" of the one or the other.
+        by: "probability" of Yes against No, or "generation" of Yes or No.
         dtype: of its weights.
-        device: "auto" is a GPU where there is one.
+        device: "auto" is a GPU if there is one.
         batch_size: answers judged together; verdicts do not depend on it.
     """
 
@@ -140,9 +140,9 @@ class EvaluateConfig(Section):
     """Everything `mixlora evaluate` needs; `out` is the directory of predictions and scores.
 
     Attributes:
-        label: what tables call the model; the name of `out` if None.
+        label: the model's name in tables; the name of `out` if None.
         draws: bootstrap draws of an interval.
-        seed: of the examples' sample and of the draws.
+        seed: of the sampled examples and of the draws.
     """
 
     model: EvaluatedSection
@@ -163,7 +163,7 @@ class EvaluateConfig(Section):
 
 
 class ScoredSection(Section):
-    """What scores depend on besides the answers, out of the configuration that results were made with."""
+    """The part of a stored configuration that scores depend on, besides the answers."""
 
     model_config = ConfigDict(extra="ignore")
     draws: Draws = 1000
@@ -172,7 +172,7 @@ class ScoredSection(Section):
 
 
 class MetaSection(Section):
-    """What is kept beside scores, as far as a comparison needs it."""
+    """The part of the results' metadata that a comparison needs."""
 
     model_config = ConfigDict(extra="ignore")
     labels: dict[str, list[str]] = Field(default_factory=dict)
@@ -180,7 +180,7 @@ class MetaSection(Section):
 
 
 def load(path: Path | None, settings_: Sequence[str] = (), options: Mapping[str, Any] | None = None) -> EvaluateConfig:
-    """The configuration of a YAML file (or of finished results), with settings and options over it.
+    """The configuration of a YAML file (or of finished results), overridden by settings and options.
 
     Raises:
         ConfigError: if the file is missing, is no YAML, or has a key or value that cannot be used.
@@ -189,14 +189,14 @@ def load(path: Path | None, settings_: Sequence[str] = (), options: Mapping[str,
     whole = settings.overridden(data, settings_, options or {})
     model, place = whole.get("model"), str(path) if path else "the options"
     if isinstance(model, dict) and model.get("base") is None and isinstance(model.get("adapter"), str):
-        # with some base, so that whatever else is wrong is told first
+        # with a placeholder for the base, so that other mistakes are reported first
         known = settings.build(EvaluateConfig, whole | {"model": model | {"base": MINI}}, place)
         model["base"] = _own_base(model["adapter"], next(iter(known.tasks)))
     return settings.build(EvaluateConfig, whole, place)
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """What a YAML file says, or finished results."""
+    """The values of a YAML file, or of finished results."""
     return _of_results(path) if is_folder(path) else settings.read(path, EvaluateConfig, RECORD)
 
 
@@ -212,15 +212,15 @@ def _of_results(path: Path) -> dict[str, Any]:
 
 
 def _own_base(adapter: str, task: str) -> str:
-    """The base that a local adapter names: the task's own, or the first of all where that is not there.
+    """The base that a local adapter names: the task's own adapter, or the first existing one of all tasks.
 
     Raises:
-        ConfigError: it names none, or is not there.
+        ConfigError: it names no base, or does not exist.
     """
     path = Path(adapter.replace(TASK, file_name(task))) / "adapter_config.json"
     pattern = Path("*".join(glob.escape(part) for part in adapter.split(TASK))) / path.name
     try:
-        if not exists(path):  # an entry can stand for several tasks, whose names only its file knows
+        if not exists(path):  # an entry can hold several tasks, whose names only its file knows
             path = Path(min(glob.glob(str(pattern)), default=path))  # noqa: PTH207 - Path.glob wants a relative one
         found = read_json(path)["base_model_name_or_path"]
     except (OSError, ValueError, LookupError, TypeError):

@@ -1,10 +1,10 @@
-"""The directory of an evaluation: predictions as they come, kept for the same model, examples and generation.
+"""The directory of an evaluation: predictions, reused for the same model, examples and generation.
 
-out/evaluation.json              whose predictions these are
-out/predictions/TASK.jsonl       one answer a line, in the paper's format; .partial while it grows
-out/judgements/TASK.jsonl        what judges said of each
+out/evaluation.json              what the predictions depend on
+out/predictions/TASK.jsonl       one answer a line, in the paper's format; .partial until all are there
+out/judgements/TASK.jsonl        judgements of the answers
 out/results.json                 the scores
-out/.lock                        held by the process that works on it
+out/.lock                        held by the process that works in the directory
 """
 
 import json
@@ -25,13 +25,13 @@ from mixlora.evaluation.predictions import Prediction
 IDENTITY = "evaluation.json"
 PREDICTIONS, JUDGEMENTS = "predictions", "judgements"
 HASH = 32
-"""Characters of a hash of what is too long to tell."""
+"""Characters of a hash that stands for something too long for a message."""
 _NAMED = 3
 """How many differences of two evaluations a message names."""
 
 
 class Folder:
-    """An evaluation's directory, free or of some evaluation.
+    """An evaluation's directory: free, or of any evaluation.
 
     Args:
         path: the directory.
@@ -45,19 +45,19 @@ class Folder:
         self._identity()
 
     def alone(self) -> AbstractContextManager[None]:
-        """Inside, no other process works on it.
+        """Hold the directory's lock: inside the block no other process evaluates there.
 
         Raises:
-            RunError: another does, or it cannot be written.
+            RunError: another process evaluates there, or the lock cannot be written.
         """
         return locked(self.path / LOCK, f"evaluating {self.path}")
 
     def claim(self, identity: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]]) -> None:
-        """Make it the directory of this evaluation, which it may be already.
+        """Make it the directory of this evaluation, unless it is already.
 
         Args:
             identity: what the answers to all tasks depend on.
-            tasks: {task: what the answers to it depend on}. Tasks without an answer there join those with some.
+            tasks: {task: what its answers depend on}. Tasks with answers in the directory are kept.
 
         Raises:
             CheckpointError: it holds answers of another evaluation, or cannot be written.
@@ -79,7 +79,7 @@ class Folder:
             ) from None
 
     def complete(self, task: str, ids: Sequence[str]) -> list[Prediction] | None:
-        """The predictions of a task, if all are there."""
+        """The predictions of a task if all exist, else None."""
         file = self._file(task)
         if not exists(file):
             return None
@@ -87,11 +87,11 @@ class Folder:
         if [one.question_id for one in found] != list(ids):
             return None
         with written(self.path):
-            self._partial(task).unlink(missing_ok=True)  # of a process that was killed before it could
+            self._partial(task).unlink(missing_ok=True)  # a killed process may have left it
         return found
 
     def partial(self, task: str) -> dict[str, Prediction]:
-        """The predictions of a task that an interrupted evaluation left, by id."""
+        """The predictions that an interrupted evaluation left for a task, by id."""
         file = self._partial(task)
         if not exists(file):
             return {}
@@ -99,24 +99,24 @@ class Folder:
         return {one.question_id: one for one in predictions.read(file)}
 
     def append(self, task: str, found: Iterable[Prediction]) -> None:
-        """Add predictions to those that are there."""
+        """Append predictions to the task's partial file."""
         append_lines(self._partial(task), [one.to_record() for one in found])
 
     def finish(self, task: str, found: Sequence[Prediction]) -> None:
-        """Put all predictions of a task in order in place of what has grown."""
+        """Write all predictions of a task, in order, and remove its partial file."""
         with written(self.path):
             write_lines(self._file(task), [one.to_record() for one in found])
             self._partial(task).unlink(missing_ok=True)
 
     def judgements(self, task: str) -> Path:
-        """Where judges' words on a task are kept."""
+        """The file of a task's judgements."""
         folder = self.path / JUDGEMENTS
         with written(self.path):
             folder.mkdir(exist_ok=True)
         return folder / f"{file_name(task)}.jsonl"
 
     def _identity(self) -> dict[str, Any] | None:
-        """Whose directory it is; None if it is free."""
+        """What the answers in the directory depend on; None if it is free."""
         try:
             if not exists(self.path) or (self.path.is_dir() and all(map(_is_unfinished, self.path.iterdir()))):
                 return None
@@ -152,12 +152,12 @@ class Folder:
 
 
 def _is_unfinished(path: Path) -> bool:
-    """Whether it is what a first process leaves that is killed before it has claimed the directory."""
+    """Whether a file is what a process leaves if it is killed before it has claimed the directory."""
     return path.name in (growing(Path(IDENTITY)).name, LOCK)
 
 
 def _difference(key: str, there: Any, here: Any) -> str:
-    """How two evaluations differ."""
+    """One difference of two evaluations, for a message."""
     if isinstance(there, str) and isinstance(here, str) and len(there) == len(here) == HASH:
         return f"{key:.200} has changed"
     return f"{key:.200} is {there!r:.200} there and {here!r:.200} here"

@@ -1,4 +1,4 @@
-"""Generation: a model's answers to examples, each the same whatever its batch, interrupted or not."""
+"""Generation: a model's answers to examples. An answer depends neither on its batch nor on interruptions."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -24,8 +24,8 @@ class Generator:
     Attributes:
         model: a causal language model or LLaVA-type one, with or without an adapter, in evaluation mode.
         collator: of the model.
-        how: what generate is told.
-        named: whether generate is told the examples' tasks, which routers by task look at.
+        how: the settings of generation.
+        named: whether to pass the examples' tasks to generate, for routers that look at tasks.
     """
 
     model: Any
@@ -34,9 +34,9 @@ class Generator:
     named: bool = False
 
     def batches(self, examples: Sequence[Example]) -> list[list[Example]]:
-        """The examples in batches of similar length that all have a picture or all have none.
+        """The examples in batches of similar length; in a batch all have a picture or none has.
 
-        The longest come first, so that what does not fit into memory fails at once.
+        The longest come first, so that a batch that does not fit into memory fails at once.
         """
         encoded = sorted(
             (self.collator.encode_prompt(example) for example in examples),
@@ -50,7 +50,7 @@ class Generator:
         return [[item.example for item in batch] for batch in found]
 
     def answers(self, examples: Sequence[Example]) -> list[str]:
-        """The answer to each example of one batch, without special tokens and surrounding spaces.
+        """The answer to each example of one batch, without special tokens or surrounding spaces.
 
         Raises:
             TrainingError: memory ran out.
@@ -79,17 +79,17 @@ class Generator:
     def _options(self) -> dict[str, Any]:
         return {
             "max_new_tokens": self.how.max_new_tokens,
-            "do_sample": False,  # what is drawn, `Draw` draws
+            "do_sample": False,  # `Draw` does the drawing
             "num_beams": self.how.num_beams,
             "pad_token_id": self.collator.pad_id,
         }
 
 
 class Draw(LogitsProcessor):
-    """Scores whose highest is a draw from softmax(scores / temperature), cut to `top_p` (Gumbel's trick).
+    """Adds Gumbel noise to scores, so that their maximum is a draw from softmax(scores / temperature) cut to `top_p`.
 
-    Every example has a random generator of its own, so that its answer depends neither on the batch it is in nor on
-    torch's global generator, and leaves that as it was.
+    Every example has its own random generator, so that its answer depends neither on its batch nor on torch's global
+    generator, which is not used.
     """
 
     def __init__(self, how: GenerationSection, examples: Sequence[Example]) -> None:
@@ -110,12 +110,12 @@ class Draw(LogitsProcessor):
 def generate(
     generator: Generator, examples: Sequence[Example], done: Callable[[Example], str | None]
 ) -> Iterator[list[Answered]]:
-    """The answers to all examples, batch by batch; a batch whose answers are all known is not generated again.
+    """The answers to all examples, batch by batch; a batch whose answers are all known is skipped.
 
     Args:
-        generator: of the answers.
+        generator: generates the answers.
         examples: of one task.
-        done: the known answer to an example, or None.
+        done: returns the known answer to an example, or None.
     """
     for batch in generator.batches(examples):
         known = [done(example) for example in batch]
@@ -124,6 +124,6 @@ def generate(
 
 
 def _seed(seed: int, example: Example) -> int:
-    """Of an example's own generator."""
+    """The seed of an example's own generator."""
     named = repr((seed, example.task, example.id))
     return int.from_bytes(hashlib.sha256(named.encode()).digest()[:7])

@@ -1,4 +1,4 @@
-"""Files of one JSON object a line, that grow while a job works and survive its kill."""
+"""JSON-lines files that grow while a job works, and stay usable if it is killed."""
 
 import json
 import os
@@ -13,10 +13,10 @@ from mixlora.common.writing import whole_file, write_remedy
 
 
 def append_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Add records, one a line, to a file.
+    """Append records, one a line, to a file.
 
     Raises:
-        TrainingError: they cannot be written; what was there stays, and `cut` removes what they left.
+        TrainingError: they cannot be written; earlier lines stay, and `cut` removes a partial one.
     """
     lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     with written(path), path.open("a", encoding="utf-8") as file:
@@ -24,7 +24,7 @@ def append_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
 
 
 def whole_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a file that grows, without one that is being written; none where there is no file.
+    """The complete records of a growing file, without a partial last one; none if there is no file.
 
     Raises:
         CheckpointError: a line is no record, or the file cannot be read.
@@ -44,7 +44,7 @@ def whole_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def cut(path: Path) -> None:
-    """Remove from a file that this process alone writes a last line that no newline ends, as a killed one leaves it.
+    """Remove a last line without newline, which a killed process leaves. No other process may write the file.
 
     Raises:
         CheckpointError: the file cannot be read or changed.
@@ -61,10 +61,10 @@ def cut(path: Path) -> None:
 
 @contextmanager
 def written(path: Path) -> Iterator[None]:
-    """Inside, a file or files of an evaluation's directory are changed.
+    """Explain errors of writing files of an evaluation's directory in the block.
 
     Raises:
-        TrainingError: one cannot be.
+        TrainingError: a file cannot be written.
     """
     try:
         yield
@@ -74,6 +74,6 @@ def written(path: Path) -> Iterator[None]:
 
 
 def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Write records, one a line; the file is whole or the old one."""
+    """Write records, one a line; if that fails, the old file stays."""
     with whole_file(path) as new:
         new.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Predictions of a model, and the files of them: one JSON object a line, in the format of the paper's release."""
+"""Predictions of a model and their files: one JSON object a line, in the format of the paper's release."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ _REQUIRED = ("question_id", "prompt", "predict", "target")
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model answered to one example.
+    """A model's answer to one example.
 
     Attributes:
         question_id: the example's id, unique within its task.
         task: the task's name.
-        prompt: what was asked.
-        predict: what the model answered.
+        prompt: the question.
+        predict: the model's answer.
         target: the right answer.
-        references: right answers of several people, where the task has them.
-        image_path: the example's image, as its file names it.
+        references: right answers of several people, if the task has them.
+        image_path: the path of the example's image.
     """
 
     question_id: str
@@ -35,11 +35,11 @@ class Prediction:
 
     @property
     def place(self) -> str:
-        """Which example this is, for messages."""
+        """The name of the example in messages."""
         return f"Example {self.question_id:.200} of task {self.task:.200}"
 
     def to_record(self) -> dict[str, Any]:
-        """The record that `read` makes this prediction of."""
+        """The record of this prediction, as `read` reads it."""
         record: dict[str, Any] = {
             "question_id": self.question_id,
             "prompt": self.prompt,
@@ -52,12 +52,12 @@ class Prediction:
 
 
 def read(path: Path | str, task: str | None = None) -> list[Prediction]:
-    """The predictions of a file, in its order; keys of a record that are not known here are left out.
+    """The predictions of a file, in its order; unknown keys of a record are ignored.
 
     Args:
-        path: a file with one JSON object a line: `question_id`, `prompt`, `predict`, `target`, and where they are
-            given `image_path`, `task` and `references`.
-        task: of records that name none; the file's name without its ending if None.
+        path: a file with one JSON object a line: `question_id`, `prompt`, `predict`, `target`, and optionally
+            `image_path`, `task` and `references`.
+        task: the task of records that name none; the file's name without its suffix if None.
 
     Raises:
         DataError: the file or one of its lines cannot be used.
@@ -80,7 +80,7 @@ def read(path: Path | str, task: str | None = None) -> list[Prediction]:
 
 
 def _records(data: bytes, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Each record and its place; a line that is cut off is told apart from one that is wrong."""
+    """Each record and its place; a truncated last line gets another error than a wrong line."""
     lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -118,7 +118,7 @@ def _prediction(record: Mapping[str, Any], place: str, task: str) -> Prediction:
 
 
 def _text(value: Any, key: str, place: str) -> str:
-    """A string, or a number as one."""
+    """The value, a string or a number, as a string."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise DataError(f"{place}: {key} is {value!r:.60}, but must be a string or a number.")
     return str(value)

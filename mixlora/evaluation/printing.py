@@ -1,4 +1,4 @@
-"""What the command line prints of evaluations: scores, differences, tables."""
+"""What the command line prints about evaluations: scores, differences, tables."""
 
 import json
 import math
@@ -17,7 +17,7 @@ FORMS = ("text", "markdown", "csv", "latex")
 
 
 def scores(found: Results) -> str:
-    """Every score of a model with its 95% interval, one task a line; shares in percent, MME's scores in points."""
+    """Every score of a model with its 95% interval, one a line; shares in percent, MME's scores in points."""
     rows = [["task", "score", "value", "95% interval", "examples", "no answer found"]]
     for task, entry in found.tasks.items():
         main, counts = entry["main"], [str(entry["n"]), str(entry["unparsed"] or "")]
@@ -28,7 +28,7 @@ def scores(found: Results) -> str:
 
 
 def differences(found: Comparison) -> str:
-    """How much the second model is better than the first, one task a line, in points, with paired 95% intervals."""
+    """Every difference, second model minus first, one a line, in points, with paired 95% intervals."""
     title = f"{plain(found.second)} minus {plain(found.first)}"
     rows = [["task", "score", title, "95% interval", "examples", "differ"]]
     for task, own in found.differences.items():
@@ -84,7 +84,7 @@ def _rows(
     counts: list[str],
     signed: bool = False,
 ) -> list[list[str]]:
-    """A task's rows: its main score, and below it the others."""
+    """A task's rows: its main score first, then the others."""
     first = {name: values[name] for name in values if name == main}
     rows = []
     for name, value in {**first, **values}.items():
@@ -95,7 +95,7 @@ def _rows(
 
 
 def _numbers(value: Mapping[str, float], scale: int, signed: bool = False) -> list[str]:
-    """A value and its interval; a share, of scale 100, in percent, and a difference in points of that."""
+    """A value and its interval, times `scale`; 100 makes percent of a share, and points of a difference."""
     if math.isnan(value["value"]):
         return ["-", "not defined"]
     middle, low, high = (scale * value[end] for end in ("value", "low", "high"))

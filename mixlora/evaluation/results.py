@@ -1,4 +1,4 @@
-"""What an evaluation leaves: the scores of one model on all tasks, and its file `results.json`."""
+"""Results of an evaluation: the scores of one model on all tasks, and their file `results.json`."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from mixlora.evaluation.scoring.intervals import Estimate
 from mixlora.evaluation.scoring.metrics import Score
 
 FORMAT = 1
-"""What the file's layout is called; a later one gets a higher number."""
+"""The number of the file's layout; a later layout has a higher one."""
 
 
 @dataclass
@@ -23,11 +23,11 @@ class Results:
     """Scores of one model.
 
     Attributes:
-        label: what the model is called in tables.
-        model: what was evaluated, to find it again.
+        label: the model's name in tables.
+        model: the evaluated model's section of the configuration.
         tasks: {task: {"metric", "n", "unparsed", "main", "scores": {name: {"value", "low", "high"}}}}.
-        totals: sums over tasks, as those of MME: {name: {"value", "low", "high"}}.
-        meta: anything else worth keeping: versions, times, the configuration.
+        totals: sums over tasks, such as MME's: {name: {"value", "low", "high"}}.
+        meta: the configuration, versions and labels.
     """
 
     label: str
@@ -37,7 +37,7 @@ class Results:
     meta: dict[str, Any] = field(default_factory=dict)
 
     def add(self, task: str, score: Score) -> None:
-        """Put in the score of a task."""
+        """Add the score of a task."""
         self.tasks[task] = {
             "metric": str(score.metric),
             "n": score.n,
@@ -47,11 +47,11 @@ class Results:
         }
 
     def add_totals(self, totals: Mapping[str, Estimate]) -> None:
-        """Put in sums over tasks."""
+        """Add sums over tasks."""
         self.totals |= {name: asdict(estimate) for name, estimate in totals.items()}
 
     def save(self, path: Path | str) -> None:
-        """Write `results.json` to a directory, made if need be: to a temporary name, synced, renamed.
+        """Write `results.json`, whole or not at all, to a directory, which is created if it does not exist.
 
         Raises:
             TrainingError: it cannot be written.
@@ -73,7 +73,7 @@ def load(path: Path | str) -> Results:
     """The results of a directory that `Results.save` wrote.
 
     Raises:
-        DataError: there is no `results.json`, it is damaged, or it is of a later format.
+        DataError: there is no `results.json`, or it is damaged or of a later format.
     """
     file = Path(path) / RECORD
     try:
@@ -121,7 +121,7 @@ def _damaged(file: Path, why: str) -> DataError:
 
 
 def finite(value: Any) -> Any:
-    """The value with None for NaN and infinities, which JSON does not have."""
+    """The value with None in place of NaN and infinities, which JSON does not have."""
     if isinstance(value, dict):
         return {key: finite(own) for key, own in value.items()}
     if isinstance(value, list | tuple):

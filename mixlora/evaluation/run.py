@@ -1,4 +1,4 @@
-"""An evaluation from its configuration to scores: answers are generated, kept, and scored."""
+"""A whole evaluation: from its configuration to generated answers and their scores."""
 
 import gc
 import hashlib
@@ -33,24 +33,24 @@ from mixlora.training.config import RECORD as TRAINING
 from mixlora.tuner.config import MixLoraConfig, Routing
 
 Asked = dict[str, tuple[EvaluateTask, list[Example]]]
-"""{task: how it is scored, its examples}."""
+"""{task: (its section of the configuration, its examples)}."""
 FORMAT = 1
-"""What the layout of an evaluation's directory is called."""
+"""The number of the layout of an evaluation's directory."""
 _FILES = (".json", ".jinja", ".model", ".safetensors", ".bin", ".pt")
-"""Endings of the files that make a checkpoint."""
+"""Suffixes of the files of a checkpoint."""
 _PIECE, _PIECES = 2**20, 256
-"""Bytes of a piece of a large file, and how many of them are looked at."""
+"""The bytes of a piece of a large file, and the number of pieces that are hashed."""
 
 
 def evaluate(config: EvaluateConfig, progress: Progress = silent) -> Results:
-    """The scores of a model on tasks, saved to `out` with every answer.
+    """Evaluate a model on tasks; its scores, which are saved to `out` with every answer.
 
-    Answers that are there already, of the same model to the same examples, are not generated again: an interrupted
-    evaluation goes on, and another score of the same answers costs nothing.
+    Existing answers of the same model to the same examples are not generated again: an interrupted evaluation
+    continues, and computing another score of the same answers costs nothing.
 
     Args:
-        config: which model, which tasks, how answers are generated and scored; `out` is needed.
-        progress: told of examples.
+        config: the model, the tasks, how to generate and score answers; `out` is required.
+        progress: called after examples.
 
     Raises:
         ConfigError: a value of the configuration cannot be used.
@@ -106,7 +106,7 @@ def _evaluated(config: EvaluateConfig, folder: Folder, progress: Progress) -> Re
 
 
 def _read(config: EvaluateConfig, collator: Collator, progress: Progress) -> Asked:
-    """All tasks' examples, each checked."""
+    """The examples of all tasks, each checked."""
     problems: list[DataError] = []
     asked: Asked = {}
     for name, task in config.tasks.items():
@@ -124,7 +124,7 @@ def _read(config: EvaluateConfig, collator: Collator, progress: Progress) -> Ask
 
 
 def _refuse_unscorable(config: EvaluateConfig, asked: Asked) -> None:
-    """Targets that do not suit their score are found now, not after hours of generation."""
+    """Refuse targets that do not suit their score now, not after hours of generation."""
     silent_model = {task: [_prediction(task, one, "") for one in examples] for task, (_, examples) in asked.items()}
     once = config.model_copy(update={"draws": 1})
     _scores(once, asked, silent_model)
@@ -132,7 +132,7 @@ def _refuse_unscorable(config: EvaluateConfig, asked: Asked) -> None:
 
 
 def _scores(config: EvaluateConfig, asked: Asked, found: Mapping[str, Sequence[Prediction]]) -> dict[str, Score]:
-    """The score of each task that no judge scores."""
+    """The score of each task, except those that a judge scores."""
     return {
         task: score(found[task], how.metric, how.labels, config.draws, config.seed)
         for task, (how, _) in asked.items()
@@ -147,7 +147,7 @@ def _totals(config: EvaluateConfig, asked: Asked, found: Mapping[str, Sequence[P
 
 
 def _identity(config: EvaluateConfig) -> dict[str, Any]:
-    """What the answers to all tasks depend on, wherever it lies on disk and whatever it runs on."""
+    """What the answers to all tasks depend on, except paths and devices."""
     model = config.model
     return {
         "format": FORMAT,
@@ -159,7 +159,7 @@ def _identity(config: EvaluateConfig) -> dict[str, Any]:
 
 
 def _identities(asked: Asked, adapters: Mapping[str, str | None]) -> dict[str, dict[str, Any]]:
-    """What the answers to each task depend on besides."""
+    """What the answers to each task depend on in addition."""
     contents = {adapter: adapter and _content(adapter) for adapter in set(adapters.values())}
     return {
         task: {"examples": fingerprint(examples), "adapter": contents[adapters[task]], "definition": how.definition}
@@ -168,7 +168,7 @@ def _identities(asked: Asked, adapters: Mapping[str, str | None]) -> dict[str, d
 
 
 def _content(name: str) -> str:
-    """A hash of a checkpoint's files, of large ones of a sample; the name itself of one that is not on disk."""
+    """A hash of a checkpoint's files (of samples of large ones); the name itself if it is not on disk."""
     path = Path(name)
     if not exists(path):
         return name
@@ -187,10 +187,10 @@ def _content(name: str) -> str:
 
 
 def _adapters(config: EvaluateConfig, asked: Asked) -> dict[str, str | None]:
-    """The adapter that answers each task.
+    """The adapter for each task.
 
     Raises:
-        CheckpointError: one of them is not there.
+        CheckpointError: one of them does not exist.
     """
     own = config.model.adapter
     found = {task: None if own is None else own.replace(TASK, file_name(task)) for task in asked}
@@ -200,7 +200,7 @@ def _adapters(config: EvaluateConfig, asked: Asked) -> dict[str, str | None]:
 
 
 def _refuse_missing(adapter: str) -> None:
-    """No adapter, a whole model, or several adapters, where one is wanted."""
+    """Refuse a path that holds no adapter, a whole model, or several adapters."""
     path = Path(adapter)
     if is_folder(path) and not (path / "adapter_config.json").exists():
         if (path / "config.json").exists():
@@ -214,7 +214,7 @@ def _refuse_missing(adapter: str) -> None:
 
 
 def _refuse_undefined(asked: Asked, adapters: Mapping[str, str | None]) -> None:
-    """Tasks that a MixLoRA which routes by task does not know, and that no definition tells it."""
+    """Refuse tasks without a definition that a MixLoRA with routing by task does not know."""
     for task, adapter in adapters.items():
         if adapter is None or asked[task][0].definition:
             continue
@@ -238,7 +238,7 @@ def _answered(
     folder: Folder,
     progress: Progress,
 ) -> dict[str, list[Prediction]]:
-    """The predictions of every task; no model is loaded where all are there."""
+    """The predictions of every task; a model is loaded only if some are missing."""
     found: dict[str, list[Prediction]] = {}
     todo: dict[str | None, list[str]] = {}
     for task, (_, examples) in asked.items():

@@ -16,7 +16,7 @@ from mixlora.evaluation.scoring.metrics import Metric
 MEAN = "Mean"
 POPE = "POPE"
 POPE_SPLITS = ("pope_rand", "pope_adv", "pope_pop")
-"""The tasks that may be shown as one, their mean. They share images, so that they are not independent."""
+"""Tasks that can be shown as their mean. They share images, so they are not independent."""
 _MISSING = "-"
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -27,18 +27,18 @@ _LATEX = {
     "|": r"\textbar{}",
     "\N{REPLACEMENT CHARACTER}": "?",
 } | {c: f"\\{c}" for c in "&%$#_{}"}
-_LATEX |= {c: f"{{{c}}}" for c in "[]"}  # a bracket that begins a row would be an argument of the row before
+_LATEX |= {c: f"{{{c}}}" for c in "[]"}  # at the start of a row, a bracket would be an argument of the row before
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of a table, as printed: percent, or points of MME; None where there is none."""
+    """One number of a table: percent, or points of MME; None if there is none."""
 
     estimate: Estimate | None
     best: bool = False
 
     def text(self, intervals: bool = False) -> str:
-        """One decimal, with the interval in brackets if asked for."""
+        """The number with one decimal, optionally with its interval in brackets."""
         if self.estimate is None:
             return _MISSING
         value = f"{self.estimate.value:.1f}"
@@ -50,10 +50,10 @@ class Table:
     """Models as rows and tasks as columns.
 
     Attributes:
-        columns: names of the columns, without the one of the models.
+        columns: names of the columns, except the first, which has the models.
         models: labels of the rows.
         cells: [models][columns].
-        notes: what a reader must know: what cannot be compared, which means are missing, what was not parsed.
+        notes: columns that cannot be compared, means that are missing, answers that were not parsed.
     """
 
     columns: tuple[str, ...]
@@ -76,7 +76,7 @@ class Table:
         return "\n".join(lines + ([""] if self.notes else []) + [f"- {_markdown(note)}" for note in self.notes])
 
     def csv(self, intervals: bool = False) -> str:
-        """For a program: four decimals, nothing where there is no number; with intervals, two more columns each."""
+        """For a program: four decimals, empty if there is no number; intervals add two columns for each."""
         ends = ("value", "low", "high") if intervals else ("value",)
         names = [printable(f"{column} {end}".removesuffix(" value")) for column in self.columns for end in ends]
         out = io.StringIO()
@@ -88,14 +88,14 @@ class Table:
         return out.getvalue()
 
     def latex(self, intervals: bool = False) -> str:
-        """For LaTeX: a tabular with the rules of the package booktabs, the best of a column bold, notes as comments."""
+        """For LaTeX: a tabular with rules of the package booktabs, the best of a column bold, notes as comments."""
         header, *rows = [" & ".join(row) + r" \\" for row in self._grid(_latex, _bold, intervals)]
         lines = [rf"\begin{{tabular}}{{l{'r' * len(self.columns)}}}", r"\toprule", header, r"\midrule", *rows]
         notes = [f"% {printable(note)}" for note in self.notes]
         return "\n".join(["% needs \\usepackage{booktabs}", *lines, r"\bottomrule", r"\end{tabular}", *notes])
 
     def _grid(self, escape: Callable[[str], str], mark: Callable[[str], str], intervals: bool) -> list[list[str]]:
-        """Header and rows of texts: names escaped, the best numbers marked."""
+        """Header and rows as texts: names escaped, the best numbers marked."""
         rows = [["Model", *map(escape, self.columns)]]
         for model, cells in zip(self.models, self.cells, strict=True):
             texts = [(mark if cell.best else str)(cell.text(intervals)) for cell in cells]
@@ -105,7 +105,7 @@ class Table:
 
 @dataclass(frozen=True)
 class _Column:
-    """One column before it is a part of a table: an entry a row, and how each entry was judged."""
+    """One column of a future table: an estimate for each row, and how each was scored."""
 
     name: str
     estimates: tuple[Estimate | None, ...]
@@ -115,20 +115,20 @@ class _Column:
 
 
 def table(results: Sequence[Results], columns: Sequence[str] | None = None, merge_pope: bool = False) -> Table:
-    """The main scores of several models, in percent, MME first and in points, and the mean of the others last.
+    """The main scores of several models: first MME in points, then the other tasks in percent, then their mean.
 
-    The tasks of MME are shown as its totals alone, "MME perception" and "MME cognition", which no mean includes. A
-    mean's interval takes the tasks' examples as independent. A model without a score in one of the columns has no mean:
-    it would be over other tasks than those it stands beside. What is best is marked in columns that two models or more
-    share and that can be compared; models that print alike are best together.
+    MME is shown as its totals alone, "MME perception" and "MME cognition", which are not in the mean. The mean's
+    interval treats the tasks' examples as independent. A model without a score in one of the columns has no mean: it
+    would be over other tasks than the other means. The best is marked in comparable columns with at least two models;
+    models that print the same number are all marked.
 
     Args:
         results: one for each row.
-        columns: names of those to show, in this order; all if None. The mean is of those shown.
+        columns: names of the columns to show, in this order; all if None. The mean is over those shown.
         merge_pope: show `POPE_SPLITS` as their mean, "POPE".
 
     Raises:
-        DataError: there are no results, a column that none of them has, or a task with another column's name.
+        DataError: there are no results, none of them has a column, or a task has another column's name.
     """
     if not results:
         raise DataError("There are no results to tabulate; give at least one.")
@@ -197,7 +197,7 @@ def _estimate(entry: Mapping[str, float] | None, scale: float) -> Estimate | Non
 
 
 def _merged(splits: Sequence[_Column]) -> _Column:
-    """The mean of POPE's splits; its interval is the mean of theirs, as wide as if they rose and fell together."""
+    """The mean of POPE's splits; its interval is the mean of theirs, as for fully dependent splits."""
     estimates: list[Estimate | None] = []
     for parts in zip(*(split.estimates for split in splits), strict=True):
         given = [part for part in parts if part is not None]
@@ -210,7 +210,7 @@ def _merged(splits: Sequence[_Column]) -> _Column:
 
 
 def _alike(row: Sequence[tuple[str, str] | None]) -> tuple[str, str] | None:
-    """How the splits of one model were judged; None if it lacks one."""
+    """How the splits of one model were scored; None if it lacks one."""
     given = [judged for judged in row if judged is not None]
     if len(given) < len(row):
         return None
@@ -219,7 +219,7 @@ def _alike(row: Sequence[tuple[str, str] | None]) -> tuple[str, str] | None:
 
 
 def _mean(columns: Sequence[_Column], rows: int) -> _Column | None:
-    """The mean of the columns in those rows that have all of them."""
+    """The mean of the columns, in rows that have all of them."""
     if not columns:
         return None
     estimates: list[Estimate | None] = []
@@ -230,7 +230,7 @@ def _mean(columns: Sequence[_Column], rows: int) -> _Column | None:
 
 
 def _average(parts: Sequence[Estimate]) -> Estimate:
-    """The mean of independent estimates; the ends' distances add up as the roots of squares do."""
+    """The mean of independent estimates; the distances of the ends add in quadrature."""
     value = sum(part.value for part in parts) / len(parts)
     below = math.hypot(*(part.value - part.low for part in parts)) / len(parts)
     above = math.hypot(*(part.high - part.value for part in parts)) / len(parts)
@@ -247,7 +247,7 @@ def _cells(column: _Column) -> list[Cell]:
 
 
 def _differences(column: _Column, models: Sequence[str]) -> list[str]:
-    """Which models' scores in this column are of another kind than others'."""
+    """A note on a column whose scores are of different kinds."""
     if column.comparable:
         return []
     kinds: dict[str, list[str]] = {}
@@ -258,7 +258,7 @@ def _differences(column: _Column, models: Sequence[str]) -> list[str]:
 
 
 def _gaps(mean: _Column, shown: Sequence[_Column], models: Sequence[str]) -> list[str]:
-    """Why a row has no mean."""
+    """A note on each row without a mean."""
     notes = []
     for row, model in enumerate(models):
         if mean.estimates[row] is None:
@@ -268,7 +268,7 @@ def _gaps(mean: _Column, shown: Sequence[_Column], models: Sequence[str]) -> lis
 
 
 def _tasks_behind(columns: Sequence[str], results: Sequence[Results]) -> set[str]:
-    """The tasks that the columns show, be it in a sum or mean."""
+    """The tasks that the columns show, also within a sum or mean."""
     found = set(columns) | (set(POPE_SPLITS) if POPE in columns else set())
     if any(name in columns for one in results for name in (f"MME {total}" for total in one.totals)):
         found |= {name for one in results for name, entry in one.tasks.items() if entry["metric"] == Metric.MME}

@@ -14,7 +14,7 @@ PATCH = 8
 WIDTH = 128
 LAYERS = 4
 PAPER, CONTRAST = 0.93, 0.25
-"""Mean and deviation that pixels in [0, 1] are normalised by: the light page becomes zero, so that ink stands out."""
+"""Mean and deviation for normalising pixels in [0, 1]: the light page becomes zero, so that ink stands out."""
 HEADS = 4
 
 SPECIAL = {"unk": "<unk>", "bos": "<s>", "eos": "</s>", "pad": "<pad>", "image": "<image>"}
@@ -31,11 +31,11 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{{ 'ASSISTANT:' if add_generation_prompt }}"
 )
-"""The conversation form of LLaVA v1: "USER: <image>\\nquestion ASSISTANT: answer</s>"."""
+"""LLaVA v1's form of a conversation: "USER: <image>\\nquestion ASSISTANT: answer</s>"."""
 
 
 def tokenizer(texts: list[str]) -> "PreTrainedTokenizerFast":
-    """A byte-level BPE tokenizer to which every word of the texts is one token; other words fall into pieces of it."""
+    """A byte-level BPE tokenizer in which every word of the texts is one token; other words are split."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -90,7 +90,7 @@ def processor(words: "PreTrainedTokenizerFast") -> "LlavaProcessor":
 
 
 def config(words: "PreTrainedTokenizerFast") -> "LlavaConfig":
-    """The architecture, for that tokenizer's vocabulary."""
+    """The model's configuration, for that tokenizer's vocabulary."""
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
     eye = CLIPVisionConfig(
@@ -127,7 +127,7 @@ def config(words: "PreTrainedTokenizerFast") -> "LlavaConfig":
 
 
 def newborn(words: "PreTrainedTokenizerFast", seed: int) -> "LlavaForConditionalGeneration":
-    """The model with random weights of that seed."""
+    """The model with seeded random weights."""
     import torch
     from transformers import LlavaForConditionalGeneration
 

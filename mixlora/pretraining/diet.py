@@ -1,8 +1,8 @@
-"""What the base is brought up on: pictures of the training split, captions of them and questions of many kinds.
+"""The base's training data: pictures of the training split, their captions and many kinds of questions.
 
-None of it is one of the six tasks: no Stroop picture, and none of the tasks' questions. Facts that the tasks ask for
-are told in other ways: in captions, in yes-or-no questions, in choices between two, letter by letter, or without a
-picture being needed.
+It contains none of the six tasks: no Stroop picture, and none of the tasks' questions. It teaches the facts that the
+tasks ask for in other ways: in captions, yes-or-no questions, choices between two, letter by letter, or without a
+picture.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -23,23 +23,23 @@ MIX = {"reading": 0.42, "letter": 0.06, "redrawn": 0.17, "shape": 0.08, "single"
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
 COLOURS = (*INKS, *PLAIN_INKS)
 UNSEEABLE = ("light", "new", "hard", "warm")
-"""What no picture of a shape can tell."""
+"""Properties that no picture of a shape shows."""
 
 
 def pictures(split: Split, count: int, seed: int) -> list[Picture]:
-    """About `count` pictures of a split, the sources mixed as in MIX."""
+    """About `count` pictures of a split, from the sources in the shares of MIX."""
     return [
         picture for name, share in MIX.items() for picture in islice(SOURCES[name](split, seed), int(count * share))
     ]
 
 
 def other(rng: Random, values: tuple[str, ...], than: str) -> str:
-    """One of the values, not that one."""
+    """A random value other than `than`."""
     return rng.choice([value for value in values if value != than])
 
 
 def verdict(rng: Random, truth: str, values: tuple[str, ...], *patterns: str) -> Exchange:
-    """A yes-or-no question, true half of the time, from one of the patterns with one gap."""
+    """A yes-or-no question, true half of the time, by one of the patterns with one gap."""
     ask = rng.choice(patterns)
     if rng.random() < 0.5:
         return ask.format(truth), "yes"
@@ -47,14 +47,14 @@ def verdict(rng: Random, truth: str, values: tuple[str, ...], *patterns: str) ->
 
 
 def choice(rng: Random, truth: str, values: tuple[str, ...], *patterns: str) -> Exchange:
-    """A question between the truth and something else, from one of the patterns with two gaps."""
+    """A choice between the truth and another value, by one of the patterns with two gaps."""
     pair = [truth, other(rng, values, truth)]
     rng.shuffle(pair)
     return rng.choice(patterns).format(*pair), truth
 
 
 def kind(facts: Facts) -> str:
-    """What sort of picture it is."""
+    """The kind of picture that the facts describe."""
     for name in ("digit", "word", "letter", "shape"):
         if name in facts:
             return name
@@ -62,7 +62,7 @@ def kind(facts: Facts) -> str:
 
 
 def caption(facts: Facts) -> str:
-    """A sentence that tells all of a picture's facts."""
+    """A sentence with all of a picture's facts."""
     match kind(facts):
         case "digit":
             return f"a handwritten {facts['digit']}"
@@ -91,7 +91,7 @@ def digit_questions(rng: Random, facts: Facts) -> Iterator[Exchange]:
 
 
 def word_questions(rng: Random, facts: Facts) -> Iterator[Exchange]:
-    """Questions about a written word; none asks for the whole word, its ink or its style outright."""
+    """Questions about a written word; none asks directly for the whole word, its ink or its style."""
     text, style = facts["word"], facts["style"]
     vocabulary = tuple(INKS) if text in INKS else WORDS + SIGNS
     place = rng.randrange(len(text))
@@ -150,7 +150,7 @@ def pair_questions(rng: Random, facts: Facts) -> Iterator[Exchange]:
 
 
 def blind_questions(rng: Random) -> Iterator[Exchange]:
-    """Questions that no picture is needed for: the knowledge that tasks build on."""
+    """Questions that need no picture: the knowledge that tasks build on."""
     number, letter = rng.choice(DIGITS), rng.randrange(25)
     yield f"Which number follows {number}?", NEXT[number]
     yield f"How do the French say {number}?", FRENCH[number]
@@ -167,7 +167,7 @@ QUESTIONS: dict[str, Callable[[Random, Facts], Iterator[Exchange]]] = {
 
 
 def conversation(rng: Random, facts: Facts, turns: int) -> list[Exchange]:
-    """Some exchanges about a picture, in any order: the caption, questions about it, one that needs no picture."""
+    """Some exchanges about a picture, in random order: the caption, questions about it, one that needs no picture."""
     exchanges = list(QUESTIONS[kind(facts)](rng, facts))
     exchanges += [("Describe the picture.", caption(facts))] * 3
     exchanges.append(rng.choice(list(blind_questions(rng))))
@@ -175,7 +175,7 @@ def conversation(rng: Random, facts: Facts, turns: int) -> list[Exchange]:
 
 
 def texts(conversations: int = 4000, seed: int = 0) -> list[str]:
-    """All that the suite says, for the tokenizer to learn its vocabulary from."""
+    """All texts of the suite, from which the tokenizer learns its vocabulary."""
     said = [task.definition for task in (*TASKS.values(), *UNSEEN.values())]
     for name, task in {**TASKS, **UNSEEN}.items():
         shown = list(islice(SOURCES[task.source]("train", seed), 60))

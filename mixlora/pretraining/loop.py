@@ -1,4 +1,4 @@
-"""The loop that trains the suite's base from scratch. What is trained on the base goes by `mixlora.training`."""
+"""The loop that trains the suite's base from scratch. Not here: training on the base (`mixlora.training`)."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -15,13 +15,13 @@ Report = Callable[[int, float], None]
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast: a linear warm-up, then a cosine to zero.
+    """Steps and learning rates: a linear warm-up, then a cosine to zero.
 
     Attributes:
         steps: optimizer steps.
-        learning_rate: AdamW's highest.
-        matrix_rate: Muon's highest, for the matrices named to `optimise`.
-        warmup: steps until the highest rate is reached.
+        learning_rate: AdamW's peak.
+        matrix_rate: Muon's peak, for the matrices that `optimise` gets.
+        warmup: steps until the peak.
         weight_decay: of both.
         clip: the largest norm of a step's gradient.
     """
@@ -34,7 +34,7 @@ class Schedule:
     clip: float = 1.0
 
     def factor(self, step: int) -> float:
-        """The share of the learning rate used in that step, counted from 0."""
+        """The share of the peak learning rate in a step, counted from 0."""
         if step < self.warmup:
             return (step + 1) / self.warmup
         return 0.5 + 0.5 * math.cos(math.pi * (step - self.warmup) / max(1, self.steps - self.warmup))
@@ -48,15 +48,15 @@ def optimise(
     matrices: Iterable[nn.Parameter] = (),
     stop_after: int | None = None,
 ) -> list[float]:
-    """Minimises the loss and gives back its value at each step.
+    """Minimise the loss; its value at each step.
 
     Args:
-        parameters: what AdamW trains; frozen ones are passed over.
+        parameters: what AdamW trains; frozen ones are skipped.
         loss_at: the loss of a step, counted from 0.
         schedule: steps and learning rates.
-        report: told of every step.
+        report: called after every step.
         matrices: what Muon trains.
-        stop_after: end early, after so many steps of the schedule.
+        stop_after: stop early, after this number of steps of the schedule.
     """
     by_adam = [parameter for parameter in parameters if parameter.requires_grad]
     by_muon = list(matrices)

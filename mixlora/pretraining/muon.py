@@ -1,8 +1,8 @@
-"""An optimizer for the base's weight matrices that needs about half the pictures AdamW needs.
+"""Muon, an optimizer for the base's weight matrices, which needs about half as many pictures as AdamW.
 
 Each matrix moves along the orthogonal factor of its averaged gradient, which the Newton-Schulz iteration approximates
-(K. Jordan et al., "Muon: an optimizer for hidden layers", 2024). `torch.optim.Muon` does it in bfloat16, which
-processors without such instructions do many times more slowly.
+(K. Jordan et al., "Muon: an optimizer for hidden layers", 2024). `torch.optim.Muon` computes in bfloat16, which is many
+times slower on processors without such instructions.
 """
 
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the published quintic, which takes singular values in (0, 1] to about 1 in five iterations."""
+"""Coefficients of the published quintic, which maps singular values in (0, 1] to about 1 in five iterations."""
 
 
 def orthogonal(matrices: Tensor, iterations: int = 5) -> Tensor:
@@ -39,7 +39,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
-        """Moves every matrix; those of one shape are orthogonalised together."""
+        """Move every matrix; those of one shape are orthogonalised together."""
         for group in self.param_groups:
             shapes: dict[torch.Size, list[Tensor]] = {}
             for matrix in group["params"]:

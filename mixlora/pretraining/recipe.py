@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 RECORDED_STEPS = 8
-"""How many first losses of a stage are recorded, to be compared with."""
+"""The number of first losses of a stage that are recorded, for comparison."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Steps, rates, batch size of a stage, and the number of blocks of pictures it goes through in turn."""
+    """A stage's schedule, its batch size, and the number of blocks of pictures that it cycles through."""
 
     schedule: loop.Schedule
     batch_size: int
@@ -46,7 +46,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Recipe:
-    """All the numbers of it. Pictures come in blocks, each a small diet of its own."""
+    """All numbers of the training. Pictures come in blocks, each with the whole mix of sources."""
 
     seed: int = 0
     block_size: int = 1000
@@ -57,7 +57,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Block:
-    """Some pictures: pixels [pictures, 3, size, size] as bytes, and their facts."""
+    """A block of pictures: pixels [pictures, 3, size, size] as bytes, and their facts."""
 
     pixels: Tensor
     facts: list[dict[str, str]]
@@ -77,19 +77,19 @@ def block(split: Split, size: int, seed: int) -> Block:
 
 
 def normal(pixels: Tensor) -> Tensor:
-    """Pixels in bytes as the processor hands them to the tower."""
+    """Pixels, given as bytes, normalised as the processor does for the tower."""
     return (pixels.float() / 255 - architecture.PAPER) / architecture.CONTRAST
 
 
 class Feeder:
-    """Which pictures a step sees: the blocks in turn, each in an order of its pass."""
+    """The pictures of each step: block after block, in another order in each pass."""
 
     def __init__(self, recipe: Recipe, stage: Stage) -> None:
         self.recipe, self.stage = recipe, stage
         self.per_block = len(block("train", recipe.block_size, 0).facts) // stage.batch_size
 
     def at(self, step: int) -> tuple[int, list[int]]:
-        """The number of the step's block, and the places in it of the step's pictures."""
+        """The number of a step's block, and the positions of the step's pictures in it."""
         turn, place = divmod(step, self.per_block)
         size = len(block("train", self.recipe.block_size, 0).facts)
         order = Random(f"order/{turn}").sample(range(size), size)
@@ -102,7 +102,7 @@ class Feeder:
 
 
 def _matrices(part: torch.nn.Module) -> list[torch.nn.Parameter]:
-    """The weights of its linear layers inside transformer blocks: what Muon trains."""
+    """The weights of linear layers inside transformer blocks, which Muon trains."""
     return [weight for name, weight in part.named_parameters() if weight.ndim == 2 and "layers." in name]
 
 
@@ -117,7 +117,7 @@ def see(
     report: loop.Report | None = None,
     stop_after: int | None = None,
 ) -> tuple[list[float], dict[str, float]]:
-    """Stage zero: losses (nats a picture), and how many of its facts of held-out pictures the tower tells right."""
+    """Train stage zero: losses (nats a picture), and the tower's accuracy on facts of held-out pictures."""
     torch.manual_seed(recipe.seed)
     heads = sight.Heads(architecture.WIDTH)
     tower = llava.model.vision_tower
@@ -145,7 +145,7 @@ def speak(
     report: loop.Report | None = None,
     stop_after: int | None = None,
 ) -> list[float]:
-    """Stage one: losses (nats per supervised token)."""
+    """Train stage one: losses (nats per supervised token)."""
     torch.manual_seed(recipe.seed)
     scribe = speech.Scribe(processor, (architecture.SIZE // architecture.PATCH) ** 2)
     feeder = Feeder(recipe, recipe.speech)
@@ -168,7 +168,7 @@ def speak(
 
 
 def quiz(count: int, seed: int = 0) -> list[Example]:
-    """Held-out pictures with one question of the base's own diet each; an example's task is the kind of its picture."""
+    """Held-out pictures, each with one question of the base's own diet; an example's task is its picture's kind."""
 
     def example(picture: Picture) -> Example:
         question, answer = diet.conversation(Random(f"quiz/{picture.id}"), picture.facts, 1)[0]
@@ -181,7 +181,7 @@ def quiz(count: int, seed: int = 0) -> list[Example]:
 def accuracy(
     llava: "LlavaForConditionalGeneration", processor: "LlavaProcessor", examples: list[Example], batch_size: int = 64
 ) -> float:
-    """The share of examples that the model answers exactly right, by greedy decoding."""
+    """The share of examples that the model answers exactly right with greedy decoding."""
     how = GenerationSection.model_validate({"batch_size": batch_size, "max_new_tokens": 12})
     generator = Generator(llava, Collator(processor), how)
     right = 0
@@ -206,7 +206,7 @@ def _reporter(stage: str, steps: int, save: Callable[[], None], every: int = 50,
 
 
 def make(out: Path, recipe: Recipe) -> None:
-    """Makes the base in the folder; a finished stage found there is not done again."""
+    """Train the base in the folder; a stage that is finished there is not repeated."""
     from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
     notes = out / "recipe.json"
@@ -216,7 +216,7 @@ def make(out: Path, recipe: Recipe) -> None:
         processor = LlavaProcessor.from_pretrained(out)
     else:
         record = {}
-        # The order of the vocabulary decides the first losses, so that the shipped one is used again.
+        # The first losses depend on the order of the vocabulary, so the shipped one is used.
         words = LlavaProcessor.from_pretrained(base_path()).tokenizer
         llava, processor = architecture.newborn(words, recipe.seed), architecture.processor(words)
         processor.save_pretrained(out)
@@ -248,7 +248,7 @@ def _losses(losses: list[float]) -> dict[str, object]:
 
 
 def _scores(llava: "LlavaForConditionalGeneration", processor: "LlavaProcessor") -> dict[str, dict[str, float]]:
-    """Accuracy on the quiz, kind by kind, with the number of questions."""
+    """The accuracy on the quiz for each kind of picture, with the number of questions."""
     asked = quiz(1000)
     kinds = {kind: [example for example in asked if example.task == kind] for kind in sorted(diet.QUESTIONS)}
     return {

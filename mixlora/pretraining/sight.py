@@ -1,6 +1,6 @@
-"""Stage zero of the base: its vision tower learns to see, by telling facts of pictures through heads dropped later.
+"""Stage zero of the base: its vision tower learns to see, by predicting facts of pictures with temporary heads.
 
-A tower trained this way needs a fraction of the pictures it would need behind a language model.
+A tower trained this way needs a fraction of the pictures that it would need with a language model on top.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ FACTS: dict[str, tuple[str, ...]] = {
     "relation": ("left", "above"),
     **{f"letter_{place}": (*LETTERS, " ") for place in range(LONGEST_WORD)},
 }
-"""What the tower is asked, and the values each fact can take."""
+"""The facts that the tower predicts, and their possible values."""
 
 
 def labels(facts: Sequence[Mapping[str, str]]) -> Tensor:
@@ -45,7 +45,7 @@ def _label(name: str, values: tuple[str, ...], known: Mapping[str, str]) -> int:
 
 
 class Heads(nn.Module):
-    """One head a fact: patches averaged under the head's own attention, then one linear layer."""
+    """One head for each fact: patches averaged with the head's own attention, then one linear layer."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Heads(nn.Module):
         return [output(pooled[:, number]) for number, output in enumerate(self.outputs)]
 
     def loss(self, patches: Tensor, told: Tensor) -> Tensor:
-        """Mean over the batch of the sum of all told facts' cross-entropies (nats a picture)."""
+        """Mean over the batch of the sum of the known facts' cross-entropies (nats a picture)."""
         logits = self(patches)
         losses = [
             F.cross_entropy(one, told[:, i], ignore_index=IGNORED, reduction="sum") for i, one in enumerate(logits)
@@ -70,7 +70,7 @@ class Heads(nn.Module):
 
     @torch.no_grad()
     def accuracies(self, patches: Tensor, told: Tensor) -> dict[str, float]:
-        """Share of right answers, fact by fact, over the pictures that have the fact."""
+        """{fact: share of right predictions}, over the pictures that have the fact."""
         right = {}
         for number, (name, logits) in enumerate(zip(FACTS, self(patches), strict=True)):
             mask = told[:, number] != IGNORED
@@ -80,7 +80,7 @@ class Heads(nn.Module):
 
 
 def moved(pictures: Tensor, generator: torch.Generator, reach: int = 1) -> Tensor:
-    """Pictures [batch, 3, height, width] shifted together by up to `reach` pixels, each a little brighter or darker."""
+    """Pictures [batch, 3, height, width] all shifted by up to `reach` pixels, each made slightly brighter or darker."""
     dx, dy = (int(n) for n in torch.randint(0, 2 * reach + 1, (2,), generator=generator))
     height, width = pictures.shape[-2:]
     shifted = F.pad(pictures, (reach,) * 4, mode="replicate")[..., dy : dy + height, dx : dx + width]

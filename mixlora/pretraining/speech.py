@@ -1,6 +1,7 @@
 """Stage one of the base: its projector and language model learn to talk about what the finished vision tower sees.
 
-The tower is frozen here, so each picture passes it once; a picture then comes with several exchanges in a row.
+The tower is frozen, so its features of each picture are computed once; a conversation has several exchanges about one
+picture.
 """
 
 from collections.abc import Sequence
@@ -21,14 +22,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Line:
-    """A conversation as tokens, and the tokens supervised in it (IGNORED elsewhere)."""
+    """A conversation as tokens, and their labels (IGNORED where not supervised)."""
 
     tokens: list[int]
     labels: list[int]
 
 
 class Scribe:
-    """Writes conversations as the processor's chat template renders them, but quickly: it remembers tokens of parts."""
+    """Tokenizes conversations as the processor's chat template renders them, but faster: it caches tokens of parts."""
 
     def __init__(self, processor: "LlavaProcessor", patches: int) -> None:
         self.tokenizer = processor.tokenizer
@@ -36,17 +37,17 @@ class Scribe:
         self.parts: dict[str, list[int]] = {}
 
     def tokens(self, text: str) -> list[int]:
-        """The tokens of a text, without any added."""
+        """The tokens of a text, without special tokens."""
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def part(self, text: str) -> list[int]:
-        """The same, remembered."""
+        """The same, cached."""
         if text not in self.parts:
             self.parts[text] = self.tokens(text)
         return self.parts[text]
 
     def line(self, exchanges: Sequence[Exchange]) -> Line:
-        """The conversation of these exchanges about one picture; answers and end tokens are supervised."""
+        """The tokens of a conversation about one picture; answers and end tokens are supervised."""
         tokens = list(self.opening)
         labels = [IGNORED] * len(tokens)
         for turn, (question, answer) in enumerate(exchanges):
@@ -58,17 +59,17 @@ class Scribe:
 
 
 def patches(model: "LlavaForConditionalGeneration", pixels: Tensor) -> Tensor:
-    """What the vision tower sees: [batch, patches, width] of pixels [batch, 3, size, size]."""
+    """The vision tower's features [batch, patches, width] of pixels [batch, 3, size, size]."""
     return model.model.vision_tower(pixels).last_hidden_state[:, 1:]
 
 
 def answer_loss(model: "LlavaForConditionalGeneration", seen: Tensor, lines: Sequence[Line]) -> Tensor:
-    """Mean cross-entropy of the supervised tokens (nats a token); logits are made only where one is.
+    """Mean cross-entropy of the supervised tokens (nats a token); logits are computed only for those.
 
     Args:
-        model: whose projector, language model and head speak.
-        seen: patches of the lines' pictures, [batch, patches, width].
-        lines: one conversation a picture.
+        model: its projector, language model and head are used.
+        seen: features of the lines' pictures, [batch, patches, width].
+        lines: one conversation for each picture.
     """
     length = max(len(line.tokens) for line in lines)
     tokens = torch.zeros(len(lines), length, dtype=torch.long)

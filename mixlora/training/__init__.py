@@ -1,6 +1,7 @@
 """Training: LoRA, MixLoRA, specialists and full fine-tuning on the same data with the same recipe.
 
-`config` says what can be asked for, `corpus` which examples, `order` in which order, `methods` what is trainable,
-`folder` what is left on disk, `processes` how several of them start, `trainer` how a step is taken; `run` puts them
-together.
+`config` has the options, `corpus` the examples, `order` their order, `methods` the trainable model, `trainer` the
+steps, `folder` the directory on disk; `run` puts them together.
+
+Not here: what examples are (`data`), loading a base (`checkpoints`), the method MixLoRA (`tuner`).
 """

@@ -1,4 +1,4 @@
-"""TrainConfig: what `mixlora train` is asked to do. No model is loaded here."""
+"""TrainConfig: the configuration of `mixlora train`. No model is loaded here."""
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -12,16 +12,16 @@ from mixlora.common.sections import BaseSection, TaskGroupSection
 from mixlora.common.settings import Number, Place, Section
 
 RECORD = "training.json"
-"""What a training leaves beside its weights, and is known by."""
+"""The file of a training's record, by which its directory is recognised."""
 
 EPOCHS = 3
-"""Passes over the data where neither epochs nor steps are given."""
+"""Passes over the data if neither epochs nor steps are given."""
 
 Rate = Annotated[Number, Field(gt=0, allow_inf_nan=False)]
 Schedule = Literal[
     "cosine", "linear", "constant", "constant_with_warmup", "cosine_with_restarts", "polynomial", "inverse_sqrt"
 ]
-"""Those of transformers' that need nothing but the number of steps."""
+"""The schedules of transformers that need nothing but the number of steps."""
 
 
 class Method(StrEnum):
@@ -29,14 +29,14 @@ class Method(StrEnum):
 
     LORA = "lora"
     MIXLORA = "mixlora"
-    SPECIALIST = "specialist"  # a LoRA for each task, by itself
-    FULL = "full"  # all weights but the image encoder's
+    SPECIALIST = "specialist"  # a separate LoRA for each task
+    FULL = "full"  # all weights except the image encoder's
 
 
 class Order(StrEnum):
-    """Which examples come together."""
+    """Which examples share a batch."""
 
-    LENGTH = "length"  # of similar length, which spares padding
+    LENGTH = "length"  # of similar length, which saves padding
     SHUFFLED = "shuffled"
     TASK = "task"  # of one task
 
@@ -46,10 +46,10 @@ class TrainTask(TaskGroupSection):
 
     Attributes:
         samples: examples drawn from it by the seed; all if None.
-        weight: how many examples an epoch takes from this entry, relative to the other entries'; the tasks that it
-            stands for share them alike. Where one entry has a weight, an entry without one counts 1; where none has,
-            an epoch takes every example once.
-        definition: the task in words, for MixLoRA's routing by task.
+        weight: how many examples an epoch takes from this entry, relative to the other entries; its tasks share them
+            equally. If any entry has a weight, an entry without one has weight 1; if none has, an epoch takes every
+            example once.
+        definition: a description of the task, for MixLoRA's routing by task.
     """
 
     samples: int | None = Field(None, ge=1)
@@ -58,13 +58,13 @@ class TrainTask(TaskGroupSection):
 
 
 class AdapterSection(Section):
-    """Where adapters are put, whatever their kind.
+    """What adapters of every kind have in common.
 
     Attributes:
         target_modules: names of Linear modules, or a pattern that matches their whole path; None for all of the
             language model.
         dropout: of the adapters' input.
-        train_projector: train a LLaVA's projector, too; it is saved with the adapter.
+        train_projector: also train a LLaVA's projector; it is saved with the adapter.
     """
 
     target_modules: list[str] | str | None = None
@@ -73,13 +73,13 @@ class AdapterSection(Section):
 
 
 class LoraSection(Section):
-    """LoRA's own options, as in PEFT's LoraConfig; specialists are LoRAs, too.
+    """LoRA's own options, as in PEFT's LoraConfig; specialists use them too.
 
     Attributes:
         r: rank.
         alpha: the output is scaled by alpha / r.
         rslora: scale by alpha / sqrt(r).
-        dora: train magnitudes apart.
+        dora: train magnitudes separately (DoRA).
     """
 
     r: int = Field(4, ge=1)
@@ -104,30 +104,30 @@ class MixLoraSection(Section):
 
 
 class RecipeSection(Section):
-    """How it is trained; names are those of transformers' TrainingArguments where the meaning is.
+    """How the model is trained; names are those of transformers' TrainingArguments where the meaning is the same.
 
     Attributes:
-        epochs: passes over the data; 3 if neither is given.
+        epochs: passes over the data; 3 if neither `epochs` nor `steps` is given.
         steps: optimizer steps in all, in place of epochs.
-        batch_size: examples of an optimizer step, over all processes.
+        batch_size: examples in an optimizer step, over all processes.
         micro_batch_size: examples in one forward pass of one process; its share of batch_size if None.
-        learning_rate: AdamW's highest.
+        learning_rate: AdamW's peak.
         lr_scheduler_type: "cosine", "linear", "constant_with_warmup" or another `Schedule`.
-        warmup: steps, or a share of all steps where it is below 1.
+        warmup: warm-up steps, or a share of all steps if below 1.
         weight_decay: AdamW's.
         max_grad_norm: gradients are clipped to it; 0 for none.
         max_length: tokens kept of an example; None keeps all.
-        order: "length", "shuffled" or "task": which examples come together.
+        order: "length", "shuffled" or "task": which examples share a batch.
         bf16: compute in bfloat16 (autocast), keep trained weights in float32.
-        gradient_checkpointing: compute activations again instead of keeping them.
-        seed: of initial weights, order, dropout.
+        gradient_checkpointing: recompute activations instead of keeping them.
+        seed: of initial weights, order and dropout.
         workers: processes that prepare batches.
         check_images: decode every picture before training starts.
         logging_steps: between logged losses.
-        report_to: "tensorboard", "wandb" or another of transformers'; none if empty.
+        report_to: "tensorboard", "wandb" or another integration of transformers; none if empty.
         save_steps: between checkpoints to resume from; None for each epoch.
         keep: checkpoints kept.
-        snapshots: steps after which the weights alone are also saved, to be measured; 0 is before training.
+        snapshots: steps after which to save the weights alone, for measurements; 0 is before training.
     """
 
     epochs: float | None = Field(None, gt=0, allow_inf_nan=False)
@@ -177,14 +177,14 @@ class RecipeSection(Section):
         return self
 
     def micro(self, processes: int) -> int:
-        """Examples in one forward pass of one of so many processes."""
+        """Examples in one forward pass of one process, given the number of processes."""
         return self.micro_batch_size or max(self.batch_size // processes, 1)
 
 
 class TrainConfig(Section):
     """Everything `mixlora train` needs; `out` is the directory of what is trained.
 
-    The sections `lora` and `mixlora` may both stand there: `method` says which is read.
+    The sections `lora` and `mixlora` can both be given: `method` decides which is used.
     """
 
     method: Literal["lora", "mixlora", "specialist", "full"]
@@ -220,7 +220,7 @@ class TrainConfig(Section):
 
 
 def load(path: Path | None, settings_: Sequence[str] = (), options: Mapping[str, Any] | None = None) -> TrainConfig:
-    """The configuration of a YAML file (or of a finished training), with settings and options over it.
+    """The configuration of a YAML file (or of a finished training), overridden by settings and options.
 
     Raises:
         ConfigError: if the file is missing, is no YAML, or has a key or value that cannot be used.

@@ -1,11 +1,11 @@
-"""The directory of a training: whose it is, what an interrupted one continues from, and that a finished one is whole.
+"""The directory of a training: which training it belongs to, what an interrupted one resumes from, how it is finished.
 
-out/training.json         the configuration that reruns it, what it was trained on, losses; "finished" once it is
+out/training.json         the configuration that reruns it, what it was trained on, losses, and "finished"
 out/checkpoints/          to resume from
-out/snapshots/step-N/     weights along the way, to be measured
-out/logs/                 TensorBoard's, where it is reported to
+out/snapshots/step-N/     weights along the way, for measurements
+out/logs/                 TensorBoard's, if it is reported to
 out/                      the trained adapter, or the whole model
-out/.lock                 held by the process that works on it
+out/.lock                 held by the process that works in the directory
 """
 
 import errno
@@ -28,32 +28,32 @@ from mixlora.training.config import RECORD, Method
 FORMAT = 1
 _BEGUN = growing(Path(RECORD)).name
 OWN = {"checkpoints", "snapshots", "logs", RECORD, _BEGUN, LOCK}
-"""Names of what a training keeps in its directory beside what is trained, which no specialist's may have."""
+"""Names that a training uses in its directory, which no specialist's directory may have."""
 _FREE = {
     "out",
     "model.device",
     *(f"training.{key}" for key in ("micro_batch_size", "gradient_checkpointing", "workers", "check_images")),
     *(f"training.{key}" for key in ("logging_steps", "report_to", "save_steps", "keep")),
 }
-"""Keys that say how a training is computed and told of, not what is trained: another value continues it, too."""
+"""Keys that change how a training is computed and reported, not the result: it continues with another value."""
 
 _UNFINISHED = ("inline_container", "PytorchStreamWriter", "iostream error")
-"""Words by which torch.save tells that it could not write on."""
+"""Words in torch.save's errors if it could not finish a file."""
 _UNOPENED = ("Parent directory", "cannot be opened")
-"""Words by which it tells that it could not begin."""
+"""Words in torch.save's errors if it could not create a file."""
 
 
 class Folder:
-    """A training's directory, free or of the same training.
+    """A training's directory: free, or of the same training.
 
     Args:
         path: the directory.
         config: the resolved configuration.
-        data: fingerprint of the examples; None where it is not known yet, and the data is not compared.
-        within: the directory around it, where that is claimed, too.
+        data: fingerprint of the examples; None if not known yet, then the data is not compared.
+        within: the enclosing directory, if that is claimed too.
 
     Raises:
-        CheckpointError: it holds something else: another training, another method's, or other files.
+        CheckpointError: it holds another training or other files.
     """
 
     def __init__(self, path: Path, config: Mapping[str, Any], data: str | None, within: "Folder | None" = None) -> None:
@@ -65,38 +65,38 @@ class Folder:
 
     @property
     def finished(self) -> bool:
-        """Whether the training that is there has ended."""
+        """Whether the training in the directory has finished."""
         return bool(self.record and self.record.get("finished"))
 
     @property
     def checkpoints(self) -> Path:
-        """Where checkpoints to resume from are."""
+        """The directory of checkpoints to resume from."""
         return self.path / "checkpoints"
 
     @property
     def logs(self) -> Path:
-        """Where TensorBoard finds the losses."""
+        """The directory of TensorBoard's logs."""
         return self.path / "logs"
 
     def snapshot(self, step: int) -> Path:
-        """Where the weights after so many steps are kept."""
+        """The directory of the weights after `step` steps."""
         return self.path / "snapshots" / f"step-{step}"
 
     def last_checkpoint(self) -> Path | None:
-        """The newest whole checkpoint; None where there is none."""
+        """The newest whole checkpoint; None if there is none."""
         found = [path for path in self.checkpoints.glob("checkpoint-*") if _is_whole(path)]
         return max(found, key=_step, default=None)
 
     def alone(self) -> AbstractContextManager[None]:
-        """Inside, no other process trains there.
+        """Hold the directory's lock: inside the block no other process trains there.
 
         Raises:
-            RunError: another does, or it cannot be written.
+            RunError: another process trains there, or the lock cannot be written.
         """
         return locked(self.path / LOCK, f"training {self.path}")
 
     def open(self) -> None:
-        """Claim the directory, and remove checkpoints that were being written when the training was killed."""
+        """Claim the directory, and remove checkpoints that a killed process did not finish."""
         if self.within is not None:
             self.within.open()
         try:
@@ -112,17 +112,17 @@ class Folder:
             ) from None
 
     def close(self, known: Mapping[str, Any]) -> None:
-        """Note that the training has ended, and what is known of it; checkpoints are not needed any more.
+        """Record that the training has finished, with what is known of it, and remove its checkpoints.
 
         Raises:
-            TrainingError: it cannot be written.
+            TrainingError: the record cannot be written.
         """
         with written(self.path):
             self._write({"finished": True, **known})
         self.tidy()
 
     def tidy(self) -> None:
-        """Remove the checkpoints of a training that has ended, where they are still there."""
+        """Remove the checkpoints of a finished training, if any are left."""
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def _write(self, known: Mapping[str, Any]) -> None:
@@ -130,7 +130,7 @@ class Folder:
         write_json(self.path / RECORD, self.record)
 
     def _found(self) -> dict[str, Any] | None:
-        """The record of the same training; None where the directory is free."""
+        """The record of the same training; None if the directory is free."""
         if not exists(self.path) or (self.path.is_dir() and all(_is_begun(file) for file in self.path.iterdir())):
             return None
         record = read_record(self.path)
@@ -151,7 +151,7 @@ class Folder:
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """The record of the training in a directory; None where there is none.
+    """The record of the training in a directory; None if there is none.
 
     Raises:
         CheckpointError: it cannot be read.
@@ -176,10 +176,10 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 @contextmanager
 def written(path: Path) -> Iterator[None]:
-    """Inside, files of a training's directory are written.
+    """Explain errors of writing files of a training's directory in the block.
 
     Raises:
-        TrainingError: one cannot be.
+        TrainingError: a file cannot be written.
     """
     try:
         yield
@@ -191,7 +191,7 @@ def written(path: Path) -> Iterator[None]:
 
 
 def _number(error: Exception) -> int | None:
-    """The system's number of an error of writing, where it is known; torch does not tell that there was no room."""
+    """The errno of an error of writing, if known; torch's own errors do not carry it."""
     if isinstance(error, OSError):
         return error.errno
     if isinstance(error, RuntimeError):
@@ -201,14 +201,14 @@ def _number(error: Exception) -> int | None:
 
 
 def _words(error: Exception) -> str:
-    """What an error of writing says."""
+    """The reason in an error of writing."""
     if isinstance(error, RuntimeError) and any(words in str(error) for words in _UNFINISHED):
         return "a file could not be written whole"
     return getattr(error, "strerror", None) or str(error).rstrip(".")
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether Trainer finished writing it: its state comes last."""
+    """Whether Trainer finished writing a checkpoint: it writes the state last."""
     try:
         return bool(read_json(path / "trainer_state.json")["global_step"] == _step(path))
     except (OSError, ValueError, LookupError, TypeError):
@@ -216,7 +216,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def _is_begun(path: Path) -> bool:
-    """Whether it is what a training leaves that is killed in its first moment: a record begun, a lock."""
+    """Whether a file is what a training leaves if it is killed at once: an unfinished record, or a lock."""
     return path.name in (_BEGUN, LOCK)
 
 
@@ -225,7 +225,7 @@ def _step(path: Path) -> int:
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
-    """The first key in which two configurations train something else, and its values."""
+    """The first key that makes two configurations different trainings, and its two values."""
     old, new = dict(leaves(before)), dict(leaves(now))
     unread = {"lora", "mixlora"} - {"lora" if now["method"] == Method.SPECIALIST else now["method"]}
     keys = [key for key in [*new, *old] if key not in _FREE and key.partition(".")[0] not in unread]
@@ -233,7 +233,7 @@ def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str,
 
 
 def record_summary(path: Path) -> str:
-    """What a finished training's record says in one line."""
+    """A finished training's record in one line."""
     record = read_record(path) or {}
     losses = [loss for _, loss in record.get("losses", ())]
     ends = dict.fromkeys(f"{loss:.3g}" for loss in (losses[:1] + losses[-1:]))

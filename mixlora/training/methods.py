@@ -1,4 +1,4 @@
-"""Methods: a base model becomes what is trained."""
+"""Methods: the trainable model that each method makes of a base."""
 
 import re
 from typing import Any
@@ -16,12 +16,12 @@ from mixlora.tuner.model import MixLoraModel
 def adapter_config(
     config: TrainConfig, target_modules: list[str] | str | None = None, saved: list[str] | None = None
 ) -> PeftConfig:
-    """PEFT's configuration of the adapter that a training configuration asks for.
+    """PEFT's configuration of the adapter that a training configuration describes.
 
     Args:
-        config: says which.
+        config: the training's.
         target_modules: names or a pattern of the Linear modules.
-        saved: modules that are trained themselves.
+        saved: modules that are trained whole.
 
     Raises:
         ConfigError: if an option is not allowed.
@@ -47,7 +47,7 @@ def adapter_config(
 
 
 def prepare(base: Any, tokenizer: Any, config: TrainConfig) -> Any:
-    """The base with a new adapter, or with all but its image encoder to train.
+    """The base with a new adapter, or with everything except its image encoder trainable.
 
     Raises:
         ToolError: if the base has no such modules.
@@ -75,14 +75,14 @@ def prepare(base: Any, tokenizer: Any, config: TrainConfig) -> Any:
 
 
 def language_targets(base: Any) -> str:
-    """A pattern of the paths of all Linear modules in the language model, its output layer aside."""
+    """A pattern of the paths of all Linear modules in the language model, except its output layer."""
     decoder = base.get_decoder()
     path = next(name for name, module in base.named_modules() if module is decoder)
     return rf".*{re.escape(path)}\..*\.({'|'.join(linear_names(base))})"
 
 
 def linear_names(base: Any) -> list[str]:
-    """Names of the Linear modules in the language model, its output layer aside."""
+    """Names of the Linear modules in the language model, except its output layer."""
     modules = base.get_decoder().named_modules()
     return sorted({name.rpartition(".")[2] for name, module in modules if isinstance(module, nn.Linear)})
 

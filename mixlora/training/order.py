@@ -1,7 +1,7 @@
-"""Which examples an epoch takes, and in which order: batches of similar length or of one task, tasks by weight.
+"""The order of examples: which ones an epoch takes, and which share a batch.
 
-An epoch is a whole number of batches: what is missing in the last one is filled with examples drawn again, so that
-every step has the same number of examples however many processes share it.
+An epoch is a whole number of batches. The last one is filled with examples drawn again, so that every step has the same
+number of examples, however many processes share it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,14 +14,14 @@ from mixlora.training.config import Order
 from mixlora.training.corpus import Corpus
 
 MEGABATCH = 50
-"""Batches among which examples are sorted by length; the fewer, the more random is who comes together."""
+"""Batches among which examples are sorted by length; with fewer, batches are more random."""
 
 
 class Epochs(Sampler[int]):
     """The order of each epoch, the same for the same seed and epoch in every process.
 
     Raises:
-        ConfigError: a batch is larger than all there is.
+        ConfigError: a batch has more examples than the corpus.
     """
 
     def __init__(self, corpus: Corpus, order: Order | str, batch_size: int, seed: int) -> None:
@@ -38,7 +38,7 @@ class Epochs(Sampler[int]):
         self._length = len(self._positions(0))
 
     def set_epoch(self, epoch: int) -> None:
-        """What comes next is the order of that epoch."""
+        """Set the epoch whose order iteration yields."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -48,7 +48,7 @@ class Epochs(Sampler[int]):
         return iter(self._positions(self.epoch))
 
     def taken(self, batches: int) -> dict[str, int]:
-        """How many examples of each task are in the first batches of a training."""
+        """The number of examples of each task in the first `batches` batches of a training."""
         counts = dict.fromkeys(self.corpus.tasks, 0)
         left, epoch = batches * self.batch_size, 0
         while left > 0:
@@ -73,7 +73,7 @@ class Epochs(Sampler[int]):
         return [int(position) for batch in batches for position in batch]
 
     def _shares(self) -> list[tuple[np.ndarray, int]]:
-        """The examples of each task, and how many of them an epoch takes."""
+        """The positions of each task's examples, and how many of them an epoch takes."""
         tasks = np.asarray(self.corpus.tasks, dtype=object)
         of_tasks = [np.flatnonzero(tasks == task) for task in dict.fromkeys(self.corpus.tasks)]
         if not self.corpus.weights:
@@ -82,7 +82,7 @@ class Epochs(Sampler[int]):
         return list(zip(of_tasks, apportioned(len(tasks), weights), strict=True))
 
     def _batches(self, rng: np.random.Generator, positions: np.ndarray) -> list[np.ndarray]:
-        """Whole batches, the last filled with further draws of the same examples."""
+        """Whole batches, the last one filled by drawing from the same examples again."""
         missing = -len(positions) % self.batch_size
         filled = np.concatenate([positions, draw(rng, np.unique(positions), missing)])
         return list(filled.reshape(-1, self.batch_size))
@@ -95,13 +95,13 @@ class Epochs(Sampler[int]):
 
 
 def draw(rng: np.random.Generator, positions: np.ndarray, count: int) -> np.ndarray:
-    """`count` of the positions in random order: each comes again only when all have come."""
+    """`count` of the positions in random order; none is repeated before all have been drawn."""
     whole, rest = divmod(count, max(len(positions), 1))
     return np.concatenate([*(rng.permutation(positions) for _ in range(whole)), rng.permutation(positions)[:rest]])
 
 
 def apportioned(total: int, weights: Sequence[float]) -> list[int]:
-    """Whole numbers that add up to `total` in the proportion of the weights, by largest remainder."""
+    """Whole numbers that sum to `total` in proportion to the weights, by largest remainder."""
     exact = np.asarray(weights, dtype=float) * total / sum(weights)
     counts = np.floor(exact).astype(int)
     for k in np.argsort(counts - exact, kind="stable")[: total - int(counts.sum())]:

@@ -1,4 +1,4 @@
-"""A training from its configuration to the adapter or model on disk."""
+"""A whole training: from its configuration to the adapter or model on disk."""
 
 import contextlib
 import math
@@ -31,18 +31,18 @@ from mixlora.training.trainer import Batches, Report, Snapshots, TaskTrainer, ar
 from mixlora.tuner.config import Routing
 
 MakeCallback = Callable[[Trainer], TrainerCallback]
-"""Makes a callback for a Trainer, as `interference.InterferenceCallback` wants to be made."""
+"""Makes a callback for a Trainer, as `interference.InterferenceCallback` needs."""
 
 
 def train(config: TrainConfig, progress: Progress = silent, callbacks: Sequence[MakeCallback] = ()) -> list[Path]:
-    """The directories of what was trained: one, or one a task for specialists.
+    """Train, and return the directories of the results: one, or one for each task's specialist.
 
-    All data is looked through first. A training that was interrupted goes on from its last checkpoint and ends with the
-    weights of an uninterrupted one; one that has ended is left as it is.
+    All data is checked first. An interrupted training resumes from its last checkpoint and ends with the weights of an
+    uninterrupted one; a finished one is left unchanged.
 
     Args:
-        config: what is trained, on what, and how; `out` is needed.
-        progress: told of examples and steps.
+        config: what to train, on what, and how; `out` is required.
+        progress: called after examples and steps.
         callbacks: makers of further callbacks.
 
     Raises:
@@ -60,14 +60,14 @@ def train(config: TrainConfig, progress: Progress = silent, callbacks: Sequence[
             "CUDA_VISIBLE_DEVICES"
         )
     if config.method != Method.FULL:
-        adapter_config(config)  # its options are refused before hours of other work
+        adapter_config(config)  # check its options before hours of other work
     out = Path(config.out)
-    config = TrainConfig.model_validate(resolved(config))  # an adapter keeps the path of its base
+    config = TrainConfig.model_validate(resolved(config))  # an adapter stores the path of its base
     is_main = processes.meet(loading.kind_of(config.model.device))
-    device = loading.device_of(config.model.device)  # its own GPU, now that each process has one
+    device = loading.device_of(config.model.device)  # the process's own GPU: `meet` has assigned one
     with contextlib.ExitStack() as stack:
         with processes.together():
-            begun = Folder(out, resolved(config), None)  # another's is refused before the data is read
+            begun = Folder(out, resolved(config), None)  # refuse another training's directory before reading data
             if is_main and not begun.finished:
                 stack.enter_context(begun.alone())
         return _train(config, out, device, is_main, progress, callbacks)
@@ -97,10 +97,10 @@ def _train(
 
 
 class Job:
-    """One training, as far as it is known before a model is loaded.
+    """One training: its directory, corpus and epochs, known before a model is loaded.
 
     Raises:
-        ConfigError: a batch is larger than all there is, or a snapshot is beyond the last step.
+        ConfigError: a batch has more examples than the corpus, or a snapshot is beyond the last step.
     """
 
     def __init__(self, folder: Folder, corpus: Corpus, recipe: RecipeSection) -> None:
@@ -113,7 +113,7 @@ class Job:
 
 
 def _specialists(config: TrainConfig, folder: Folder, corpus: Corpus) -> dict[str, Job]:
-    """The training of each task, in a directory of its own."""
+    """The training of each task, in its own directory."""
     jobs = {}
     for task in dict.fromkeys(corpus.tasks):
         own, name = corpus.only(task), file_name(task)
@@ -140,7 +140,7 @@ def _train_one(
 ) -> Path:
     if job.folder.finished:
         if processes.rank() == 0:
-            job.folder.tidy()  # it may have been killed before it could
+            job.folder.tidy()  # a killed process may have left checkpoints
         return job.folder.path
     trainer = _trainer(config, job, collator, device, progress)
     for make in callbacks:
@@ -159,7 +159,7 @@ def _train_one(
 def _trainer(
     config: TrainConfig, job: Job, collator: Collator, device: torch.device, progress: Progress
 ) -> TaskTrainer:
-    """What trains, with a fresh model; its directory is claimed once nothing of the configuration can fail."""
+    """The Trainer with a fresh model; it claims the directory after everything that the configuration can make fail."""
     recipe, folder, mixed = config.training, job.folder, job.corpus.mixed
     settings = arguments(recipe, folder, device.type, mixed)
     base = loading.load_base(config.model, device=_placed(config, device, settings.local_process_index))
@@ -183,31 +183,31 @@ def _trainer(
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, TensorBoardCallback):
             callback.logging_dir = callback.logging_dir or str(folder.logs)
-    set_seed(recipe.seed + settings.process_index)  # no two processes drop, or draw, the same
+    set_seed(recipe.seed + settings.process_index)  # each process drops out and draws differently
     return trainer
 
 
 def _placed(config: TrainConfig, device: torch.device, process: int) -> torch.device:
-    """Where the base is loaded: quantized weights on the process's GPU, others where Trainer finds and moves them."""
+    """The device to load the base on: the process's GPU if quantized, else the CPU, from where Trainer moves it."""
     if config.model.quantization is None or device.type == "cpu":
         return torch.device("cpu")
     return torch.device(device.type, process)
 
 
 def _save(trainer: Trainer, path: Path, collator: Collator) -> None:
-    """The adapter; or the whole model, with its processor, so that it can be loaded as a base."""
+    """Save the adapter; or the whole model with its processor, so that it can be loaded as a base."""
     trainer.save_model(str(path))
     if trainer.is_world_process_zero():
-        (path / "training_args.bin").unlink(missing_ok=True)  # a pickle, which nothing here reads
+        (path / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing here reads
         if not isinstance(trainer.model, PeftModel):
             collator.processor.save_pretrained(path)
 
 
 def _snapshot(trainer: Trainer, path: Path, collator: Collator) -> None:
-    """Weights along the way, whole or absent."""
+    """Save the weights along the way, whole or not at all."""
     if path.exists():
         return
-    first, new = trainer.is_world_process_zero(), growing(path)  # every process writes its share to the one name
+    first, new = trainer.is_world_process_zero(), growing(path)  # all processes write their shares into one folder
     if first:
         shutil.rmtree(new, ignore_errors=True)
     with written(path), whole_directory(path, new) if first else contextlib.nullcontext():
@@ -215,7 +215,7 @@ def _snapshot(trainer: Trainer, path: Path, collator: Collator) -> None:
 
 
 def _known(trainer: Any, job: Job) -> dict[str, Any]:
-    """What a training's record says of it."""
+    """What the record of a finished training holds."""
     losses = [[entry["step"], entry["loss"]] for entry in trainer.state.log_history if "loss" in entry]
     counted = [parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad]
     tasks = job.corpus.tasks
@@ -231,7 +231,7 @@ def _known(trainer: Any, job: Job) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _explained_memory_error(config: TrainConfig, longest: int) -> Iterator[None]:
-    """Replace torch's error that memory ran out by one that says what to lower."""
+    """Replace an out-of-memory error in the block by one that says what to lower."""
     try:
         yield
     except (torch.OutOfMemoryError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""How a step is taken: transformers' Trainer with the epochs of `order`, batches of `Collator`, tasks for routers."""
+"""Training steps: transformers' Trainer with the epochs of `order`, batches of `Collator`, and tasks for routers."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -23,10 +23,10 @@ from mixlora.training.order import Epochs
 
 
 class TaskTrainer(Trainer):
-    """Trainer whose epochs are those of a recipe, which ends where it should, and where the loss is no number.
+    """Trainer that takes its examples from `Epochs` and stops if the loss is not finite.
 
     Raises:
-        TrainingError: in `train`: a gradient is not finite (no process has stepped with it, none has saved it), or a
+        TrainingError: in `train`: a gradient is not finite (then no process has stepped or saved with it), or a
             checkpoint cannot be written.
     """
 
@@ -38,8 +38,8 @@ class TaskTrainer(Trainer):
         return self.epochs
 
     def _run_epoch(self, model: Any, epoch: int, *args: Any, **kwargs: Any) -> None:
-        self.epochs.set_epoch(epoch)  # accelerate does not where processes share an epoch that is resumed
-        if self.state.global_step < self.state.max_steps:  # it is not where only the saving was interrupted
+        self.epochs.set_epoch(epoch)  # accelerate does not when processes resume within an epoch
+        if self.state.global_step < self.state.max_steps:  # not so if only the final saving was interrupted
             super()._run_epoch(model, epoch, *args, **kwargs)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
@@ -55,13 +55,13 @@ class TaskTrainer(Trainer):
         if isinstance(own, PeftModel) or self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
-        with without_bars():  # names on disk are not those in memory: Trainer would load nothing
+        with without_bars():  # names on disk differ from those in memory: Trainer would load nothing
             saved = type(own).from_pretrained(resume_from_checkpoint, dtype="auto")
         own.load_state_dict(saved.state_dict())
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
-        self.accelerator.wait_for_everyone()  # the state, by which a checkpoint is known as whole, is written next
+        self.accelerator.wait_for_everyone()  # the state is written next, and marks a checkpoint as whole
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
@@ -74,7 +74,7 @@ class TaskTrainer(Trainer):
 
 
 class Batches:
-    """Collates examples; where routers look at tasks, names them, too."""
+    """Collates examples; if routers look at tasks, adds the tasks' names."""
 
     def __init__(self, collator: Collator, mixed: bool, named: bool) -> None:
         self.collator = collator
@@ -82,7 +82,7 @@ class Batches:
         self.named = named
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Tensor | list[str]]:
-        """The batch of some examples."""
+        """The batch of these examples."""
         encoded = [self.collator.encode(example) for example in examples]
         batch: dict[str, Tensor | list[str]] = dict(self.collator.collate(encoded, mixed=self.mixed))
         if self.named:
@@ -98,41 +98,41 @@ class Snapshots(TrainerCallback):
         self.save = save
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Those before the first step."""
+        """Save those before the first step."""
         if state.global_step == 0:
             self.on_step_end(args, state, control)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Those after a step."""
+        """Save those after a step."""
         if state.global_step in self.steps:
             self.save(state.global_step)
 
 
 class Report(TrainerCallback):
-    """Tells the progress of the steps, and has the loss logged at the last one and at every checkpoint.
+    """Reports progress, and makes Trainer log the loss at the last step and at every checkpoint.
 
-    So no logged mean spans a checkpoint, and a training that goes on from one logs what an uninterrupted one does.
+    So no logged mean spans a checkpoint, and a resumed training logs the same losses as an uninterrupted one.
     """
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """After each."""
+        """Report after each step."""
         control.should_log |= control.should_save or state.global_step >= state.max_steps
         self.progress("training", state.global_step, state.max_steps)
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """After each; it may end with a checkpoint."""
+        """Log after an epoch that ends with a checkpoint."""
         control.should_log |= control.should_save
 
 
 def arguments(recipe: RecipeSection, folder: Folder, device: str, mixed: bool) -> TrainingArguments:
-    """What Trainer is told.
+    """Trainer's arguments.
 
     Raises:
-        ConfigError: if batches do not divide among the processes, what is reported to is not installed, or
-            transformers refuses a value.
+        ConfigError: if batches cannot be divided among the processes, an integration of `report_to` is not installed,
+            or transformers refuses a value.
     """
     world_size = processes.count()
     micro = recipe.micro(world_size)

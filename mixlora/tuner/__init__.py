@@ -1,7 +1,8 @@
 """Conditional Mixture-of-LoRA as a PEFT method.
 
-`config` its options, `factors` and `routing` the mathematics, `layer` and `model` what PEFT injects, `context` and
-`tracker` what a layer has to know of the batch it is in, `task_bank` the definitions that task routing needs.
+`config` has the options, `factors` and `routing` the mathematics; `layer` and `model` are what PEFT injects; `context`
+is what a layer must know of the current forward, and `tracker` follows forwards; `task_bank` has the encoded
+definitions for routing by task.
 
 Not here: reading checkpoints (`checkpoints`), training (`training`).
 """

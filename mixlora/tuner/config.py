@@ -1,4 +1,4 @@
-"""MixLoraConfig: every option of the method, what each may be, and the two presets."""
+"""MixLoraConfig: every option of the method, its allowed values, and the two presets."""
 
 import math
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from peft.utils import PeftType
 from mixlora.common.enums import member
 from mixlora.common.errors import ConfigError
 
-FORMAT = 1  # of a saved adapter; a higher number than this is refused
+FORMAT = 1  # of a saved adapter; higher numbers are refused
 
 
 class Routing(StrEnum):
@@ -23,32 +23,32 @@ class Routing(StrEnum):
 
 
 class RouterGradient(StrEnum):
-    """How routers learn although a selection has no derivative."""
+    """How routers learn, although a selection has no derivative."""
 
-    STRAIGHT_THROUGH = "straight-through"  # a selected factor counts 1, its derivative is that of its score
-    NONE = "none"  # routers stay as they were initialised, as in the released code
+    STRAIGHT_THROUGH = "straight-through"  # a selected factor has weight 1 and the derivative of its score
+    NONE = "none"  # routers keep their initial values, as in the released code
 
 
 class Pooling(StrEnum):
-    """Positions whose mean input is what `instance` routers look at."""
+    """The positions over which `instance` routers average the input."""
 
     PROMPT = "prompt"  # attended tokens before the answer
     ATTENDED = "attended"
-    ALL = "all"  # padding and the answer, too, as in the released code
+    ALL = "all"  # including padding and the answer, as in the released code
 
 
 class DecodeRouting(StrEnum):
-    """Which selection newly generated tokens use."""
+    """The selection for newly generated tokens."""
 
-    PROMPT = "prompt"  # that of the prompt
-    TOKEN = "token"  # one made anew at every step from the newest token alone, as in the released code
+    PROMPT = "prompt"  # the prompt's
+    TOKEN = "token"  # a new one at every step, from the newest token alone, as in the released code
 
 
 class CfsForm(StrEnum):
     """How conditional factor selection contracts the selected A factors with its weight."""
 
     EXACT = "exact"  # Eq. 7
-    OFFICIAL = "official"  # the released einsum, which sums both over d_in apart
+    OFFICIAL = "official"  # the released einsum, which sums each over d_in separately
 
 
 class FactorInit(StrEnum):
@@ -77,12 +77,12 @@ class MixLoraConfig(PeftConfig):
         r: factors of A, and of B, that an instance uses.
         num_factors: factors of A, and of B, that every adapted Linear has (E).
         lora_alpha: the adapter's output is scaled by lora_alpha / r; 2 * num_factors if None, as in the paper.
-        lora_dropout: dropout of the adapter's input; routers look at the input before it.
+        lora_dropout: dropout of the adapter's input; routers look at the input without it.
         target_modules: names of the Linear modules to adapt, as in PEFT's LoraConfig.
-        exclude_modules: names to leave out.
+        exclude_modules: names of modules not to adapt.
         layers_to_transform: layer indices to adapt; all if None.
         layers_pattern: name of the list of layers, for `layers_to_transform`.
-        modules_to_save: modules trained and saved whole beside the adapter (the projector).
+        modules_to_save: modules trained and saved whole with the adapter (the projector).
         routing: "instance", "task" or "random"; see `Routing`.
         conditional: whether B's factors also depend on the selected A's (conditional factor selection, Eqs. 7 to 9).
         router_gradient: "straight-through" or "none"; see `RouterGradient`.
@@ -92,7 +92,7 @@ class MixLoraConfig(PeftConfig):
         factor_init: "gaussian" or "kaiming"; see `FactorInit`.
         task_definitions: {task: its definition}, for routing="task".
         task_width: width of the encoded definitions; the base's hidden size if None.
-        format_version: of the saved adapter; written, not chosen.
+        format_version: of the saved adapter; not an option.
 
     Raises:
         ConfigError: if a value is not allowed; the message lists what is.
@@ -120,7 +120,7 @@ class MixLoraConfig(PeftConfig):
 
     @classmethod
     def paper(cls, **options: Any) -> Self:
-        """The method as the paper describes it, which is what the defaults are; `options` override single fields."""
+        """The method as the paper describes it, which are the defaults; `options` override single fields."""
         return cls(**options)
 
     @classmethod
@@ -143,7 +143,7 @@ class MixLoraConfig(PeftConfig):
 
     @property
     def scaling(self) -> float:
-        """What the adapter's output is multiplied by."""
+        """The factor of the adapter's output."""
         return self.alpha / self.r
 
     def __post_init__(self) -> None:

@@ -1,8 +1,6 @@
-"""Context: what an adapted Linear must know of the forward it is part of, and how it comes to know it.
+"""Context: what an adapted Linear must know of the forward it is part of: masks, the prompt, packing, tasks.
 
-A model's tracker hooks the model's own forward, so that masks, labels and tasks reach the layers whoever calls: a
-Trainer, generate, or a loss function. Blocks that gradient checkpointing runs again during the backward remember which
-forward they were part of.
+Not here: how it gets to know that (`tracker`).
 """
 
 from collections.abc import Sequence
@@ -20,13 +18,13 @@ Held = dict[tuple[str, str], Selection]  # by adapted module and adapter
 
 @dataclass(frozen=True)
 class Packing:
-    """Several sequences in one row, told apart by positions that start again.
+    """Several sequences in one row; each begins where the positions start again.
 
-    Of a model on several GPUs it is on the first, and the values are where their layer is.
+    If the model is on several GPUs, this is on the first one, and the values are on their layer's.
 
     Attributes:
-        index: [instances, longest], place of every token in the flattened batch; 0 where there is none.
-        mask: [instances, longest], where there is one.
+        index: [instances, longest], the index of every token in the flattened batch; 0 where there is no token.
+        mask: [instances, longest], where there is a token.
     """
 
     index: Tensor
@@ -47,14 +45,14 @@ class Context:
 
     Attributes:
         shape: batch and seq of its tokens.
-        attended: [instances, seq], tokens that are no padding; None for all.
+        attended: [instances, seq], tokens that are not padding; None for all.
         prompt: [instances, seq], attended tokens before the first supervised one; None for all.
-        packing: how rows split into instances; None where a row is an instance.
-        tasks: the task of every instance; None where they were not given.
-        alone: whether padding is no position even to `all`: an instance is as if no other were in its batch.
+        packing: how rows split into instances; None if each row is one instance.
+        tasks: the task of every instance; None if they were not given.
+        alone: whether even `all` ignores padding, as if every instance were alone in its batch.
         decoding: whether the tokens continue a cached prompt.
-        held: selections of the prompt, which generated tokens use.
-        drawn: random selections of this forward, the same when it is recomputed.
+        held: the prompt's selections, which generated tokens use.
+        drawn: the random selections of this forward, for its recomputation.
     """
 
     shape: tuple[int, int]
@@ -78,17 +76,17 @@ def pool(x: Tensor, mask: Tensor | None) -> Tensor:
     """Mean of x [instances, seq, d] over the positions of a mask [instances, seq]: [instances, d]."""
     if mask is None:
         return x.mean(dim=1)
-    mask = mask.to(x.device)  # of a model on several GPUs, the mask is on the first
+    mask = mask.to(x.device)  # if the model is on several GPUs, the mask is on the first
     count = mask.sum(dim=1, keepdim=True).clamp(min=1)
     dtype = torch.promote_types(x.dtype, torch.float32)
-    weights = mask.to(dtype) / count  # before the sum, which float16 could not hold
+    weights = mask.to(dtype) / count  # divided before the sum, which could overflow float16
     return torch.bmm(weights.unsqueeze(1).to(x.dtype), x).squeeze(1).to(dtype)
 
 
 def packing_of(positions: Tensor | None, tokens: Tensor, attended: Tensor | None) -> Packing | None:
-    """How rows split where positions [batch, seq] start again; None where none does.
+    """How rows split where positions [batch, seq] start again; None if none does.
 
-    As in transformers, a row is packed where position_ids are given, drop, and no padding is masked.
+    As in transformers, rows are packed if position_ids are given and drop, and no padding is masked.
     """
     if positions is None or positions.dim() != 2 or (attended is not None and not bool(attended.all())):
         return None
@@ -106,7 +104,7 @@ def packing_of(positions: Tensor | None, tokens: Tensor, attended: Tensor | None
 
 
 def prompt_mask(context: Context, labels: Tensor | None) -> Tensor | None:
-    """Attended tokens before the first supervised one; all attended ones of a row that has none before it."""
+    """The mask of attended tokens before the first supervised one, or of all attended ones if none precedes it."""
     if labels is None or tuple(labels.shape) != context.shape:
         return context.attended
     supervised = labels != IGNORED

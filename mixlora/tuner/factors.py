@@ -1,4 +1,4 @@
-"""Factor banks: choosing factors for every instance, and the low-rank product. Pure functions and one hook point."""
+"""Factor banks: gathering each instance's factors, and the low-rank product. Pure functions, and a module to hook."""
 
 import torch
 from torch import Tensor, nn
@@ -6,10 +6,10 @@ from torch.nn import functional as F
 
 
 class Gather(nn.Module):
-    """The factors that every instance has selected.
+    """Gathers the factors that every instance has selected.
 
-    A module without parameters, so that a forward hook can see each instance's own factors: the gradient at its output
-    is the gradient of every example.
+    It is a module without parameters, so that a forward hook sees each instance's own factors: the gradient at its
+    output is the gradient of every example.
     """
 
     def forward(self, bank: Tensor, selection: Tensor) -> Tensor:
@@ -24,7 +24,7 @@ def project(x: Tensor, a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
         x: [instances, seq, d_in].
         a: selected A factors [instances, r, d_in].
         b: selected B factors [instances, r, d_out].
-        weights: [instances, r], of every pair of factors; the scaling and the routers' gradient are in it.
+        weights: [instances, r], of every pair of factors; they include the scaling and the routers' gradient.
 
     Returns:
         [instances, seq, d_out].
@@ -33,7 +33,7 @@ def project(x: Tensor, a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
 
 
 def add_projected(result: Tensor, x: Tensor, a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
-    """`result` [instances, seq, d_out] plus `project`, in one pass where the dtypes allow it."""
+    """`result` [instances, seq, d_out] plus `project`, in one pass if the dtypes allow it."""
     inner = _inner(x, a, weights)
     if result.dtype == inner.dtype == b.dtype:
         return torch.baddbmm(result, inner, b)

@@ -1,4 +1,4 @@
-"""MixLoraLayer: a Linear with banks of factors beside it, of which every instance uses its own few."""
+"""MixLoraLayer: a Linear with banks of factors, from which every instance uses a few of its own."""
 
 import math
 from typing import Any
@@ -28,9 +28,9 @@ class MixLoraLayer(nn.Module, BaseTunerLayer):
 
     Args:
         base_layer: the Linear, or another tuner's layer around one.
-        name: the module's path in the model, by which its selections are kept.
-        tracker: knows the forward that this layer is called in.
-        in_stream: whether the module sees the text's tokens, position by position.
+        name: the module's path in the model; the key of its selections.
+        tracker: knows the current forward.
+        in_stream: whether the module's input is the text's tokens, position by position.
     """
 
     adapter_layer_names = ("mixlora_A", "mixlora_B", "mixlora_router")
@@ -62,7 +62,7 @@ class MixLoraLayer(nn.Module, BaseTunerLayer):
 
     @property
     def selection(self) -> Selection | None:
-        """What the last forward chose for its instances (the last active adapter's choice); None before the first."""
+        """The last active adapter's selection in the last forward; None before the first forward."""
         found = [self._selections[name] for name in self.active_adapters if name in self._selections]
         return found[-1] if found else None
 
@@ -75,7 +75,7 @@ class MixLoraLayer(nn.Module, BaseTunerLayer):
             adapter: its name.
             config: its configuration.
             tasks: the encoded task definitions, for routing="task".
-            inference_mode: do not train it.
+            inference_mode: freeze it.
         """
         width = self.in_features if tasks is None else tasks.width
         self.configs[adapter] = config
@@ -92,7 +92,7 @@ class MixLoraLayer(nn.Module, BaseTunerLayer):
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
 
     def reset_factors(self, adapter: str) -> None:
-        """A as `factor_init` says, B zero: the adapter starts as if it were not there."""
+        """Initialise A according to `factor_init`, and B with zeros: a new adapter changes no output."""
         if self.configs[adapter].factor_init is FactorInit.GAUSSIAN:
             nn.init.normal_(self.mixlora_A[adapter], std=1 / math.sqrt(self.in_features))
         else:
@@ -127,7 +127,7 @@ class MixLoraLayer(nn.Module, BaseTunerLayer):
         return (added if packing is None else packing.pack(added, len(x))).view_as(result)
 
     def _context(self, x: Tensor, adapter: str) -> tuple[Context | None, bool]:
-        """The forward that this is part of, and whether it tells the positions of x apart."""
+        """The context of the current forward, and whether it knows the positions of x."""
         context = self.tracker.context
         if not self.in_stream:
             return context, False
@@ -168,14 +168,14 @@ class MixLoraLayer(nn.Module, BaseTunerLayer):
         return selection, a, weights
 
     def _seen(self, rows: Tensor, context: Context | None, known: bool, adapter: str) -> Tensor:
-        """What the independent routers look at [instances, width]."""
+        """The input of the independent routers [instances, width]."""
         config = self.configs[adapter]
         if config.routing is Routing.TASK:
             return self.tasks[adapter].of(self.tracker.tasks if context is None else context.tasks, len(rows))
         return pool(rows, context.mask(Pooling(config.pooling)) if known and context is not None else None)
 
     def _kept(self, context: Context | None, config: MixLoraConfig, adapter: str, instances: int) -> Selection | None:
-        """A selection made before that holds here: the prompt's while decoding, or a random one being recomputed."""
+        """An earlier selection to reuse: the prompt's while decoding, or a random one in a recomputation."""
         if context is None:
             return None
         key = (self.name, adapter)
@@ -200,7 +200,7 @@ class MixLoraLayer(nn.Module, BaseTunerLayer):
             context.held[key] = selection.detached()
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Refused.
+        """Refuse to merge.
 
         Raises:
             MergeError: always.
@@ -208,20 +208,20 @@ class MixLoraLayer(nn.Module, BaseTunerLayer):
         raise MergeError(CANNOT_MERGE)
 
     def unmerge(self) -> None:
-        """Nothing is ever merged."""
+        """Do nothing: adapters are never merged."""
 
     def __repr__(self) -> str:
         return f"mixlora.{super().__repr__()}"
 
 
 def _equal(selection: Tensor, rows: Tensor, config: MixLoraConfig) -> Tensor:
-    """The scaling for every selected pair [instances, r]: the forward is unweighted."""
+    """The scaling as the weight of every selected pair [instances, r]: the forward is unweighted."""
     dtype = torch.promote_types(rows.dtype, torch.float32)
     return torch.full(selection.shape, config.scaling, dtype=dtype, device=rows.device)
 
 
 def _repeated(held: Selection, instances: int) -> Selection:
-    """A held selection for a batch in which every instance became several (beams, several answers)."""
+    """A held selection for a batch in which every instance was repeated (beams, several answers)."""
     count = len(held.A)
     if count == instances:
         return held

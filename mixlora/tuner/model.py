@@ -1,4 +1,4 @@
-"""MixLoraModel: the tuner that adapts a model, and its registration as the PEFT method "MIXLORA"."""
+"""MixLoraModel: the tuner that adapts a model, and its registration as PEFT's method "MIXLORA"."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ NAME = "MIXLORA"
 
 
 class MixLoraModel(BaseTuner):
-    """A model with MixLoRA adapters; made by `peft.get_peft_model(model, MixLoraConfig(...))`."""
+    """A model with MixLoRA adapters; `peft.get_peft_model(model, MixLoraConfig(...))` makes it."""
 
     prefix = "mixlora_"
     tuner_layer_cls = MixLoraLayer
@@ -82,7 +82,7 @@ class MixLoraModel(BaseTuner):
 
         Args:
             tokenizer: of the encoder.
-            definitions: {task: definition}, further tasks or better words; the configuration's if None.
+            definitions: {task: definition} of new tasks, or new definitions of known ones; the configuration's if None.
             encoder: a frozen language model; the base without its adapters if None.
             adapter: its name; the active one if None.
 
@@ -108,7 +108,7 @@ class MixLoraModel(BaseTuner):
 
     @contextmanager
     def _bare(self) -> Iterator[None]:
-        """The base alone."""
+        """Disable the adapters inside the block."""
         layers = [m for m in self.model.modules() if isinstance(m, MixLoraLayer)]
         before = [layer._disable_adapters for layer in layers]
         for layer in layers:
@@ -121,7 +121,7 @@ class MixLoraModel(BaseTuner):
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *_: Any, **arguments: Any) -> Iterator[None]:
-        """What PEFT calls around forward and generate; it takes `adapter_names` away from the model's arguments."""
+        """The context in which PEFT calls forward and generate; it receives `adapter_names`, which is refused."""
         if arguments.get("adapter_names") is not None:
             raise RoutingError(
                 "MixLoRA has one set of active adapters for a whole batch; leave adapter_names out, call set_adapter"
@@ -129,18 +129,18 @@ class MixLoraModel(BaseTuner):
         yield
 
     def delete_adapter(self, adapter_name: str) -> None:
-        """Delete an adapter, with its encoded tasks."""
+        """Delete an adapter and its encoded tasks."""
         super().delete_adapter(adapter_name)
         if adapter_name in self.mixlora_tasks:
             del self.mixlora_tasks[adapter_name]
 
     def unload(self) -> nn.Module:
-        """The base model without its adapters, and without anything of ours on it."""
+        """The base model without its adapters and hooks."""
         self.tracker.detach(self.model)
         return super().unload()
 
     def add_weighted_adapter(self, *_: Any, **__: Any) -> None:
-        """Refused.
+        """Refuse to combine adapters.
 
         Raises:
             MergeError: always.
@@ -171,13 +171,13 @@ class MixLoraModel(BaseTuner):
 def routed(
     model: nn.Module, tasks: Sequence[str] | str | None = None, labels: Tensor | None = None, alone: bool | None = None
 ) -> Iterator[None]:
-    """Inside, forwards of a model know these tasks or labels where they are not given any themselves.
+    """Give tasks or labels to the forwards inside the block that have none of their own.
 
     Args:
-        model: a model with MixLoRA adapters; any other is left alone.
-        tasks: the task of every instance, or of all, for routing="task".
+        model: a model with MixLoRA adapters; any other is not affected.
+        tasks: the task of every instance, or one task for all, for routing="task".
         labels: [batch, seq]; the first supervised token of a row ends its prompt.
-        alone: whether pooling="all" leaves padding out, as if every instance were alone in its batch.
+        alone: whether pooling="all" ignores padding, as if every instance were alone in its batch.
     """
     if labels is not None and not isinstance(labels, Tensor):
         raise RoutingError(f"labels is a {type(labels).__name__}, but must be a tensor [batch, seq]")
@@ -192,7 +192,7 @@ def base_model_of(model: nn.Module) -> nn.Module:
 
 
 def register() -> None:
-    """Make "MIXLORA" a method of PEFT; again is harmless."""
+    """Make "MIXLORA" a method of PEFT; repeating it is harmless."""
     if NAME not in PeftType.__members__:
         member = str.__new__(PeftType, NAME)
         member._name_, member._value_ = NAME, NAME
@@ -210,7 +210,7 @@ def _as_is() -> Iterator[None]:
 
 
 def _check_fit(model: nn.Module, weights: Mapping[str, Tensor], adapter: str) -> None:
-    """Raise an AdapterError that names the first weight that does not fit, or is missing."""
+    """Raise an AdapterError that names the first weight that does not fit or is missing."""
     shapes = {key: value.shape for key, value in model.state_dict().items() if "mixlora_" in key}
     for key, value in weights.items():
         if "mixlora_" not in key:
@@ -228,7 +228,7 @@ def _check_fit(model: nn.Module, weights: Mapping[str, Tensor], adapter: str) ->
 
 
 def _outside(model: Any) -> list[str]:
-    """Paths of the modules that see other things than the text's tokens: the image encoder and what follows it."""
+    """Paths of the modules whose input is not the text's tokens: the image encoder and what follows it."""
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
     if decoder is None or not hasattr(model, "get_encoder"):
         return []

@@ -1,7 +1,7 @@
-"""Routers: scores of the factors, their ranked selection, and the gradient that lets routers learn.
+"""Routers: scores of the factors, their ranked selection, and the gradient by which routers learn.
 
-Notation of the paper: IFS (independent factor selection) scores A's and B's factors by the pooled hidden state, CFS
-(conditional factor selection) B's by the A factors that were selected.
+Notation of the paper: IFS (independent factor selection) scores the factors of A and B by the pooled hidden state; CFS
+(conditional factor selection) scores B's factors by the selected factors of A.
 """
 
 import math
@@ -16,12 +16,12 @@ from mixlora.tuner.config import CfsForm, MixLoraConfig, RouterGradient, Routing
 
 @dataclass(frozen=True)
 class Selection:
-    """What an adapted Linear chose for every instance.
+    """The factors that an adapted Linear selected for every instance.
 
     Attributes:
         A: indices of the selected A factors [instances, r], by descending score.
         B: indices of the selected B factors [instances, r]; the k-th pairs with the k-th of A.
-        scores_A: [instances, E]; None where the factors were drawn.
+        scores_A: [instances, E]; None if the factors were drawn.
         scores_B: [instances, E].
     """
 
@@ -31,7 +31,7 @@ class Selection:
     scores_B: Tensor | None = None
 
     def detached(self) -> "Selection":
-        """The same without a graph."""
+        """The same selection without a graph."""
         return Selection(self.A, self.B, *(None if s is None else s.detach() for s in (self.scores_A, self.scores_B)))
 
 
@@ -41,12 +41,12 @@ def top(scores: Tensor, r: int) -> Tensor:
 
 
 def conditional_logits(selected: Tensor, weight: Tensor, form: CfsForm) -> Tensor:
-    """What CFS makes of each selected A factor (Eq. 7 before its softmax): a_{A(k)} W[k], [instances, r, E].
+    """The logits of CFS for each selected A factor (Eq. 7 before its softmax): a_{A(k)} W[k], [instances, r, E].
 
     Args:
         selected: the selected A factors [instances, r, d_in], ranked.
         weight: W_AB, [r, d_in, E]: one matrix for every rank.
-        form: "exact", or "official": the released einsum sums factors and weight over d_in apart.
+        form: "exact", or "official": the released einsum, which sums factors and weight over d_in separately.
     """
     if form == CfsForm.EXACT:
         return torch.einsum("nrd,rde->nre", selected, weight)
@@ -74,7 +74,7 @@ class Conditional(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Uniform within 1 / sqrt(r * d_in), as the released Linear of that many inputs starts."""
+        """Initialise uniformly within 1 / sqrt(r * d_in), as the released Linear with r * d_in inputs."""
         r, d_in, _ = self.weight.shape
         bound = 1 / math.sqrt(r * d_in)
         nn.init.uniform_(self.weight, -bound, bound)
@@ -92,7 +92,7 @@ class Conditional(nn.Module):
 
 
 class ScoresA(NamedTuple):
-    """First half of a routing: A's scores, and the independent part of B's."""
+    """The first half of a routing: A's scores, and the independent part of B's."""
 
     A: Tensor
     independent_B: Tensor
@@ -104,7 +104,7 @@ class Router(nn.Module):
     Args:
         config: the adapter's configuration.
         d_in: input width of the Linear.
-        width: width of what the independent routers look at.
+        width: width of the independent routers' input.
     """
 
     def __init__(self, config: MixLoraConfig, d_in: int, width: int) -> None:
@@ -129,7 +129,7 @@ class Router(nn.Module):
 
 
 def has_router(config: MixLoraConfig) -> bool:
-    """Whether factors are chosen by learnt or fixed scores rather than drawn."""
+    """Whether scores, learnt or fixed, select the factors; otherwise they are drawn."""
     return config.routing is not Routing.RANDOM
 
 
@@ -139,7 +139,7 @@ def learns(config: MixLoraConfig) -> bool:
 
 
 def drawn(instances: int, config: MixLoraConfig, device: torch.device) -> Selection:
-    """A random selection, from torch's default generator on the CPU, so that a seed means the same everywhere."""
+    """A random selection, from torch's default CPU generator, so that a seed gives the same one on every device."""
     a, b = (top(torch.rand(instances, config.num_factors), config.r).to(device) for _ in range(2))
     return Selection(a, b)
 

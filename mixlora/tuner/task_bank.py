@@ -1,4 +1,4 @@
-"""Task definitions encoded by a frozen language model: what `task` routing looks at (Appendix A, Eq. 12)."""
+"""Task definitions encoded by a frozen language model, for routing by task (Appendix A, Eq. 12)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ class TaskBank(nn.Module):
 
     Attributes:
         names: the tasks, in alphabetical order, as a saved configuration lists them.
-        embeddings: [tasks, width], mean hidden states of their definitions; NaN where not encoded yet.
+        embeddings: [tasks, width], mean hidden states of their definitions; NaN until they are encoded.
     """
 
     def __init__(self, names: Sequence[str], width: int) -> None:
@@ -29,10 +29,10 @@ class TaskBank(nn.Module):
         return self.embeddings.shape[1]
 
     def of(self, tasks: Sequence[str] | str | None, instances: int) -> Tensor:
-        """The embeddings [instances, width] of the tasks of a batch.
+        """The embeddings [instances, width] of a batch's tasks.
 
         Raises:
-            RoutingError: if the tasks were not given, one is unknown, or definitions are not encoded yet.
+            RoutingError: if no tasks are given, one is unknown, or definitions are not encoded yet.
         """
         if tasks is None:
             raise RoutingError(
@@ -61,7 +61,7 @@ class TaskBank(nn.Module):
         return found
 
     def put(self, encoded: Mapping[str, Tensor]) -> None:
-        """Add embeddings [width] of tasks, or replace those of known ones."""
+        """Add the embeddings [width] of tasks, or replace those of known ones."""
         rows = dict(zip(self.names, self.embeddings, strict=True))
         rows |= {name: embedding.detach().to(self.embeddings) for name, embedding in encoded.items()}
         self.names = sorted(rows)

@@ -1,4 +1,9 @@
-"""Following a model's forwards, so that each adapted layer knows the context it is called in."""
+"""Tracker: follows a model's forwards, so that each adapted layer knows the context that it is called in.
+
+It hooks the model's own forward, so that masks, labels and tasks reach the layers whoever calls the model: a Trainer,
+generate, or a loss function. Blocks that gradient checkpointing runs again in the backward keep the context of their
+first run.
+"""
 
 import functools
 import inspect
@@ -14,10 +19,10 @@ from torch import Tensor, nn
 from mixlora.common.errors import RoutingError
 from mixlora.tuner.context import Context, Held, packing_of, prompt_mask
 
-_CHECKPOINT = "_gradient_checkpointing_func"  # where transformers keeps it, on every block
-
-
-_HELD = "mixlora_held"  # the prompt's selections, kept on the cache that the generated tokens will bring
+_CHECKPOINT = "_gradient_checkpointing_func"
+"""Attribute of every block that holds transformers' checkpointing function."""
+_HELD = "mixlora_held"
+"""Attribute of a cache that holds the prompt's selections; the forwards of generated tokens bring the cache back."""
 
 
 @dataclass
@@ -25,9 +30,9 @@ class _Generation:
     """One call of generate.
 
     Attributes:
-        length: tokens of the prompt; None where it is not known.
-        mask: [batch, length], the prompt's own tokens; None where it was not given.
-        held: the prompt's selections, once it has been run.
+        length: tokens of the prompt; None if unknown.
+        mask: [batch, length], the attention mask of the prompt; None if not given.
+        held: the prompt's selections, after its forward.
     """
 
     length: int | None = None
@@ -36,7 +41,7 @@ class _Generation:
 
 
 class Tracker:
-    """Knows the context of the forward that a model's adapted layers are called in."""
+    """Knows the context of a model's current forward."""
 
     def __init__(self) -> None:
         self._running: Context | None = None
@@ -50,13 +55,13 @@ class Tracker:
 
     @property
     def context(self) -> Context | None:
-        """Of the forward that runs, or that a backward recomputes; None outside of both."""
+        """The context of the running forward, or of the one that a backward recomputes; None outside both."""
         if self._running is None and torch._C._current_graph_task_id() != -1:
             return self._last
         return self._running
 
     def attach(self, model: nn.Module) -> None:
-        """Follow the forwards of a model."""
+        """Start to follow the forwards of a model."""
         self._parameters = list(inspect.signature(model.forward).parameters)
         self._blocks = [module for module in model.modules() if hasattr(module, "gradient_checkpointing")]
         self._handles.append(model.register_forward_pre_hook(self._enter, with_kwargs=True))
@@ -65,7 +70,7 @@ class Tracker:
             vars(model)["generate"] = _Generate(model, self, vars(model).get("generate"))
 
     def detach(self, model: nn.Module) -> None:
-        """Stop following a model, and leave nothing on it."""
+        """Stop following a model, and restore it."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -79,7 +84,7 @@ class Tracker:
 
     @contextmanager
     def within(self, context: Context | None) -> Iterator[None]:
-        """Layers inside are part of the forward of this context."""
+        """Make this the context of the layers that are called inside the block."""
         before, self._running = self._running, context
         try:
             yield
@@ -88,7 +93,7 @@ class Tracker:
 
     @contextmanager
     def given(self, **known: Any) -> Iterator[None]:
-        """Forwards inside use these labels or tasks where they are not given any; see `model.routed`."""
+        """Give labels or tasks to the forwards inside the block that have none; see `model.routed`."""
         before, self._given = self._given, self._given | {k: v for k, v in known.items() if v is not None}
         try:
             yield
@@ -97,7 +102,7 @@ class Tracker:
 
     @contextmanager
     def generating(self, generation: _Generation) -> Iterator[None]:
-        """The first forward inside is that of a prompt, whose selections hold in those that follow."""
+        """Treat the first forward inside the block as a prompt's, whose selections the following forwards use."""
         before, self._generation = self._generation, generation
         try:
             yield
@@ -105,7 +110,7 @@ class Tracker:
             self._generation = before
 
     def warn_once(self, kind: str, message: str) -> None:
-        """Warn, once for every kind of message."""
+        """Warn once for each kind of message."""
         if kind not in self._warned:
             self._warned.add(kind)
             warnings.warn(message, UserWarning, stacklevel=2)
@@ -127,7 +132,7 @@ class Tracker:
 
     @property
     def tasks(self) -> Any:
-        """That are given to forwards from outside, by `routed` or generate."""
+        """The tasks that `routed` or generate gives to forwards."""
         return self._given.get("tasks")
 
     def _labels(self, inputs: Mapping[str, Any], context: Context) -> Tensor | None:
@@ -164,7 +169,7 @@ class Tracker:
     def _of_prompt(
         self, generation: _Generation, context: Context, attention: Any, device: torch.device
     ) -> Tensor | None:
-        """Which tokens of the first forward of a generation are the prompt's; None for all."""
+        """The mask of the prompt's tokens in the first forward of a generation; None for all."""
         (batch, seq), length = context.shape, generation.length
         if length is not None and seq < length:
             raise RoutingError(
@@ -180,7 +185,7 @@ class Tracker:
         if attention is None:
             attention = torch.ones(context.shape, device=device)
         attended = attention[:, :length].bool().repeat_interleave(batch // len(attention), dim=0)
-        return nn.functional.pad(attended, (0, seq - attended.shape[1]))  # guessed tokens follow the prompt
+        return nn.functional.pad(attended, (0, seq - attended.shape[1]))  # speculative tokens follow the prompt
 
     def _warn_of_mask(self) -> None:
         self.warn_once(
@@ -190,7 +195,7 @@ class Tracker:
         )
 
     def _continue(self, context: Context, cache: Any) -> None:
-        """Where the tokens go on from a prompt, take its selections; where they are one, leave its own for later."""
+        """Take the prompt's selections if the tokens continue one; if they are a prompt, keep its own for later."""
         held = None if self._generation is None else self._generation.held
         cached = cache is not None and hasattr(cache, "get_seq_length") and int(cache.get_seq_length()) > 0
         context.decoding = cached or bool(held)
@@ -210,7 +215,7 @@ class Tracker:
 
 
 class _Generate:
-    """A model's own `generate`, told the tasks, and known to be one generation from its prompt to its end."""
+    """A model's own `generate`, which also accepts tasks and tells the tracker that a generation runs."""
 
     def __init__(self, model: nn.Module, tracker: Tracker, own: Callable[..., Any] | None) -> None:
         self.model = model
@@ -232,7 +237,7 @@ class _Generate:
 
 
 class _Remembering:
-    """A checkpointing function whose layers, when they run again, find the context they first ran in."""
+    """A checkpointing function whose layers get the context of their first run when they run again."""
 
     def __init__(self, checkpoint: Callable[..., Any], tracker: Tracker) -> None:
         self.checkpoint = checkpoint

@@ -1,1 +1,4 @@
-"""A language model as the judge of answers: `judge` asks it, `verdicts` reads what it said, `run` asks what is new."""
+"""A language model as the judge of answers.
+
+`judge` asks it, `run` asks it about new answers and keeps its judgements, `verdicts` reads them without a model.
+"""

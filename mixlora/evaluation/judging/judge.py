@@ -1,7 +1,7 @@
-"""A judge: a language model that is shown a question, its answer and a prediction, and says whether that is right.
+"""A judge: a language model that reads a question, its answer and a prediction, and says whether that is right.
 
-It takes the place of a metric where right answers can be worded in many ways, as in Appendix C of the paper (there
-Vicuna-1.5-13B). What a share of its verdicts is worth depends on the judge: compare models under one judge alone.
+It replaces a metric where right answers can be worded in many ways, as in Appendix C of the paper (with
+Vicuna-1.5-13B). Scores depend on the judge: compare only models that the same judge has judged.
 """
 
 import inspect
@@ -33,19 +33,19 @@ PROMPT = (
     "Prediction: {prediction}\n\n"
     "Is the prediction correct? Answer with Yes or No."
 )
-"""What the judge is told. The wording is this project's own, not that of the paper's Appendix C."""
+"""The judge's prompt. The wording is this project's own, not that of the paper's Appendix C."""
 
 LEAST_CONFIDENCE = 0.1
-"""P(Yes) + P(No) below which a judge was not answering the question; its verdict is then none."""
+"""P(Yes) + P(No) below which the judge did not answer the question; there is no verdict then."""
 ANSWER_TOKENS = 8
-"""How many tokens a judge generates: enough for a first word."""
+"""The number of tokens that a judge generates: enough for a first word."""
 
 _FIELDS = ("question", "target", "prediction")
 _YES, _NO = "yes", "no"
 
 
 class By(StrEnum):
-    """How a verdict is taken from the judge.
+    """How the judge's answer becomes a verdict.
 
     probability: P(Yes) / (P(Yes) + P(No)) of the first token of its answer.
     generation: the first word of its greedy answer, as in the paper.
@@ -57,14 +57,14 @@ class By(StrEnum):
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the judge says of one prediction.
+    """The judgement of one prediction.
 
     Attributes:
         question_id: the prediction's.
-        verdict: whether it is correct; None where the judge says neither Yes nor No.
-        probability: of Yes against No; None where the answer was generated.
-        confidence: P(Yes) + P(No), the rest being other words; None where the answer was generated.
-        text: the answer; None where none was generated.
+        verdict: whether the prediction is correct; None if the judge says neither Yes nor No.
+        probability: of Yes against No; None if the answer was generated.
+        confidence: P(Yes) + P(No), the rest being other words; None if the answer was generated.
+        text: the generated answer; None if none was generated.
     """
 
     question_id: str
@@ -77,21 +77,21 @@ class Judgement:
 class Judge:
     """A causal language model that judges predictions.
 
-    It is told `prompt` in its own chat template, or where it has none in Vicuna v1's. Of several right answers (the
-    target and the references) it is shown all, and that any one will do. Control tokens of its own that stand in a
-    text are broken by a space: what a model under test wrote cannot end its turn.
+    It reads `prompt` in its own chat template, or in Vicuna v1's if it has none. If there are several right answers
+    (the target and the references), the prompt lists all and says that any one is enough. A space splits the judge's
+    control tokens in these texts: a model's prediction cannot end the turn.
 
     Args:
         model: the language model, on its device.
-        tokenizer: the model's, a fast one.
-        by: how a verdict is taken from it.
+        tokenizer: the model's fast tokenizer.
+        by: how its answer becomes a verdict.
         batch_size: predictions judged at once; verdicts do not depend on it.
-        max_length: the longest prompt in tokens; None for any.
-        prompt: what it is told, with {question}, {target} and {prediction} in it.
+        max_length: the longest prompt in tokens; None for any length.
+        prompt: the prompt, which contains {question}, {target} and {prediction}.
 
     Raises:
-        ConfigError: an option is not allowed, or by=probability with a tokenizer that does not tell Yes from No by a
-            first token.
+        ConfigError: an option is not allowed, or by=probability with a tokenizer whose first tokens of Yes and No are
+            the same.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class Judge:
         return cls(model, tokenizer, by, **options)
 
     def judge(self, predictions: Sequence[Prediction]) -> list[Judgement]:
-        """What the judge says of each prediction, in their order.
+        """The judgement of each prediction, in their order.
 
         Raises:
             DataError: a prediction has no right answer, or makes a prompt longer than `max_length`.
@@ -151,7 +151,7 @@ class Judge:
         return [found[index] for index in range(len(predictions))]
 
     def text(self, prediction: Prediction) -> str:
-        """What the judge is told of a prediction, before its chat template."""
+        """The prompt about a prediction, before the chat template."""
         answers = list(dict.fromkeys(a for a in (prediction.target, *prediction.references) if a.strip()))
         if not answers:
             raise DataError(f"{prediction.place} has an empty target and no references; give the right answers.")
@@ -164,13 +164,13 @@ class Judge:
         return Example(prediction.question_id, prediction.task, turns, None, prediction.place)
 
     def _batch(self, encoded: Sequence[Encoded]) -> dict[str, Tensor]:
-        """Tokens and mask, padded on the left."""
+        """Tokens and attention mask, padded on the left."""
         batch = self.collator.collate(encoded, padding="left")
         return {name: batch[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
 
     def _by_probability(self, encoded: Sequence[Encoded]) -> Iterator[Judgement]:
         batch = self._batch(encoded)
-        positions = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)  # as if no padding were there
+        positions = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)  # positions without the padding
         extra = {"position_ids": positions, "logits_to_keep": 1}
         known = inspect.signature(self.model.forward).parameters
         logits = self.model(**batch, **{name: value for name, value in extra.items() if name in known}).logits[:, -1]
@@ -198,19 +198,19 @@ class Judge:
 
 
 def verdict_of(text: str) -> bool | None:
-    """Whether the first word of an answer is Yes (True) or No (False); None for any other word and for none."""
+    """True if the first word of an answer is Yes, False if it is No; None for any other word or none."""
     word = re.match(r"[\W_]*([^\W_]*)", text)
     return {_YES: True, _NO: False}.get(word[1].lower()) if word else None
 
 
 def answer_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """The tokens that begin an answer of Yes, and those that begin one of No.
+    """The tokens that begin the answer Yes, and those that begin the answer No.
 
-    They are all tokens that are the word, in any case and with spaces or signs around it; where the vocabulary has
-    none, the token that the word starts with.
+    They are all tokens that are the word, in any case and with spaces or punctuation around it; if the vocabulary has
+    none, the first token of the word.
 
     Raises:
-        ConfigError: if Yes and No start with the same token, or with none that is known.
+        ConfigError: if Yes and No start with the same token, or with an unknown one.
     """
     texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
     found: dict[str, list[int]] = {_YES: [], _NO: []}
@@ -227,7 +227,7 @@ def answer_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
 
 
 def judge_score(judgements: Sequence[Judgement], draws: int = 1000, seed: int = 0) -> Score:
-    """The share of predictions called correct, with its 95% interval; one without a verdict counts as wrong.
+    """The share of predictions judged correct, with its 95% interval; one without a verdict counts as wrong.
 
     Args:
         judgements: of one task.
@@ -248,7 +248,7 @@ def judge_score(judgements: Sequence[Judgement], draws: int = 1000, seed: int = 
 
 @contextmanager
 def _evaluating(model: Any) -> Iterator[None]:
-    """The model without dropout, and afterwards as it was."""
+    """Put the model into evaluation mode inside the block, and restore its mode afterwards."""
     training = model.training
     model.eval()
     try:

@@ -1,4 +1,7 @@
-"""The judge's words on a task, kept as they come, and what they add up to. How it judges is in `judge`."""
+"""Judging all tasks of an evaluation: judgements are appended to files, and reused.
+
+Not here: how a judge judges (`judge`).
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -16,26 +19,26 @@ from mixlora.evaluation.lines import append_lines, cut, whole_lines
 from mixlora.evaluation.predictions import Prediction
 
 _TOGETHER = 8
-"""Batches whose judgements are written at once."""
+"""The number of batches whose judgements are written together."""
 
 
 def judge_all(
     section: JudgeSection, tasks: Mapping[str, Sequence[Prediction]], files: Mapping[str, Path], progress: Progress
 ) -> dict[str, list[Judgement]]:
-    """What the judge says of every prediction; what it said of the same words before is kept, and counts.
+    """The judgement of every prediction; stored judgements of the same texts are reused.
 
-    Predictions are judged a few batches at a time, those together that always were: where one of them is new, the judge
-    sees them all again, so that its word does not depend on what was judged before. No other process may write `files`.
+    Predictions are judged in fixed chunks of a few batches. If one in a chunk is new, the judge reads the whole chunk
+    again, so that its judgement does not depend on what was judged before. No other process may write `files`.
 
     Args:
-        section: which judge.
+        section: the judge.
         tasks: {task: predictions}.
-        files: {task: where judgements are kept}.
-        progress: told of predictions.
+        files: {task: the file of its judgements}.
+        progress: called after predictions.
 
     Raises:
-        CheckpointError: the judge cannot be loaded, or what is kept cannot be read.
-        TrainingError: memory ran out, or what it says cannot be written.
+        CheckpointError: the judge cannot be loaded, or stored judgements cannot be read.
+        TrainingError: memory ran out, or judgements cannot be written.
     """
     known = {task: _known(files[task]) for task in tasks}
     judge = None
@@ -44,7 +47,7 @@ def judge_all(
         keys = {one.question_id: question_key(section, one) for one in predictions}
         size = _TOGETHER * section.batch_size
         for start in range(0, len(predictions), size):
-            chunk = predictions[start : start + size]  # whole, so that an interruption does not change its batches
+            chunk = predictions[start : start + size]  # fixed, so that an interruption does not change its batches
             if any(keys[one.question_id] not in known[task] for one in chunk):
                 judge = judge or _load(section)
                 said = [one for one in _judged(judge, chunk) if keys[one.question_id] not in known[task]]
@@ -66,7 +69,7 @@ def _judged(judge: Judge, predictions: Sequence[Prediction]) -> list[Judgement]:
 
 
 def _known(file: Path) -> dict[str, Judgement]:
-    """{what was asked: the answer}."""
+    """The stored judgements, by `question_key`."""
     cut(file)
     found = {}
     for record in whole_lines(file):

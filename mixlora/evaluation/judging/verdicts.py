@@ -1,4 +1,4 @@
-"""Verdicts as an evaluation's directory keeps them: what each was asked, and what the judge said."""
+"""Stored verdicts: the key of a judgement in an evaluation's directory, and reading them without a model."""
 
 import hashlib
 import json
@@ -13,16 +13,16 @@ from mixlora.evaluation.predictions import Prediction
 
 
 def question_key(section: JudgeSection, one: Prediction) -> str:
-    """A hash of all that a judgement depends on."""
+    """The key of a judgement: a hash of everything that it depends on."""
     words = [*section.identity, one.question_id, one.prompt, one.predict, one.target, *one.references]
     return hashlib.sha256(json.dumps(words).encode()).hexdigest()[:HASH]
 
 
 def verdicts(file: Path, section: JudgeSection, found: Sequence[Prediction]) -> list[bool | None]:
-    """What the judge said of each prediction, out of a file of judgements.
+    """The verdict on each prediction, from a file of judgements.
 
     Raises:
-        CheckpointError: it did not judge all of them.
+        CheckpointError: the judge has not judged all of them.
     """
     known = {str(record.get("asked")): record.get("verdict") for record in whole_lines(file)}
     keys = [question_key(section, one) for one in found]

@@ -1,10 +1,10 @@
-"""lmms-eval: its own LLaVA of Hugging Face with a LoRA or MixLoRA adapter put in, as its model `mixlora_llava`.
+"""The model `mixlora_llava` of lmms-eval: its own LLaVA of Hugging Face with a LoRA or MixLoRA adapter.
 
     python -m lmms_eval --model mixlora_llava --model_args pretrained=BASE,adapter=ADAPTER --tasks mme --batch_size 1
 
-Loading the base, writing prompts and generating are lmms-eval's. Its chat form needs a processor whose chat template
-takes messages of parts; `--force_simple` takes the other form, which writes "<image>" and the question itself. Tasks
-that generate were run with lmms-eval 0.7.3; those that ask for likelihoods fail in its own class under transformers 5.
+lmms-eval loads the base, writes prompts and generates. Its chat form needs a processor whose chat template accepts
+messages of parts; `--force_simple` selects the other form, which writes "<image>" and the question itself. Tasks that
+generate were run with lmms-eval 0.7.3; those that need likelihoods fail in its own class under transformers 5.
 """
 
 import os
@@ -29,8 +29,8 @@ class _Adapted:
 
     Args:
         adapter: path or hub id of a PEFT adapter, LoRA or MixLoRA.
-        projector: projector.safetensors of `mixlora import-official`, put into the base.
-        options: those of lmms-eval's `llava_hf`: pretrained, dtype, device, batch_size, ...
+        projector: projector.safetensors of `mixlora import-official`, loaded into the base.
+        options: options of lmms-eval's `llava_hf`: pretrained, dtype, device, batch_size, ...
 
     Raises:
         CheckpointError: if the adapter is missing or does not fit, or the model is sharded over devices.
@@ -45,7 +45,7 @@ class _Adapted:
             raise CheckpointError("no adapter is named; write --model_args pretrained=BASE,adapter=ADAPTER")
         config = adapter_config(adapter)
         if os.environ.get("WORLD_SIZE", "1") == "1" and not options.get("device_map"):
-            options["device_map"] = options.get("device", "cuda")  # theirs, "", is refused by transformers 5
+            options["device_map"] = options.get("device", "cuda")  # transformers 5 refuses lmms-eval's default, ""
         super().__init__(**options)
         if self._model is not self.model:
             raise CheckpointError(

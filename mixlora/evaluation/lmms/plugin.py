@@ -1,4 +1,4 @@
-"""What lmms-eval is told of this package. It reads this while it starts, so nothing heavy is imported here."""
+"""The plugin that lmms-eval finds. lmms-eval imports it at start, so it imports nothing heavy."""
 
 from typing import Any
 

@@ -1,1 +1,6 @@
-"""Answers to scores: `metrics` by name, on `parsing`, `vqa` and `mme`, with `intervals`. No model, no disk."""
+"""Answers to scores, without a model or a disk.
+
+`metrics` scores by name and `mme` sums MME's subtasks; both build on `parsing`, `vqa` and `intervals`.
+
+Not here: a judge's scores (`judging`), tables (`tables`).
+"""

@@ -1,5 +1,6 @@
-"""95% intervals of shares: bootstraps of sums over units, and closed forms where a bootstrap cannot see how few units
-there are. What the units are and what is summed is in `scoring`.
+"""95% intervals of shares: bootstraps of sums over units, and closed forms where a bootstrap is too narrow.
+
+Not here: what the units are and what is summed (`metrics`).
 """
 
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ _WEIGHTS_AT_ONCE = 2**22
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value and the ends of its 95% interval; all three are NaN where the value is not defined."""
+    """A value and the ends of its 95% interval; all three are NaN if the value is undefined."""
 
     value: float
     low: float
@@ -33,9 +34,9 @@ class Share:
     """The sum of one column over the sum of another, times a scale.
 
     Attributes:
-        part: index of the column above: between 0 and 1 in each unit, and 0 where the other column is.
-        whole: index of the column below, 0 or 1: which units the share is about.
-        scale: what the share is multiplied by.
+        part: index of the numerator's column: between 0 and 1 in each unit, and 0 where the other column is 0.
+        whole: index of the denominator's column, which is 0 or 1: the units that the share is about.
+        scale: factor of the share.
     """
 
     part: int
@@ -49,13 +50,13 @@ class Share:
         return self.shape(np.divide(part, whole, out=np.full_like(part, np.nan), where=whole > 0))
 
     def shape(self, share: Array) -> Array:
-        """The value from the plain share, which it increases with."""
+        """The value from the plain share; it increases with the share."""
         return self.scale * share
 
 
 @dataclass(frozen=True)
 class Dice(Share):
-    """2 J / (1 + J) of a share J: F1, where J is what both sets hold over what either holds."""
+    """F1 as 2 J / (1 + J) of a share J, the intersection of two sets over their union."""
 
     linear: ClassVar[bool] = False
 
@@ -65,7 +66,7 @@ class Dice(Share):
 
 
 class Sample:
-    """Units with their columns, those alike as one row with a count: few rows, whatever the number of units.
+    """Units with their columns, equal units as one row with a count: few rows, whatever the number of units.
 
     Resampling n units is then a multinomial draw over the distinct rows, and no result depends on the units' order.
     """
@@ -78,7 +79,7 @@ class Sample:
         return self.counts @ self.rows
 
     def resampled(self, draws: int, seed: int | list[int]) -> Array:
-        """The same of `draws` samples of as many units, drawn with replacement [draws, columns].
+        """Each column's sum over as many units drawn with replacement, for each of `draws` samples [draws, columns].
 
         Raises:
             ConfigError: if `draws` is below 1.
@@ -94,10 +95,10 @@ class Sample:
 
 
 def estimates(sample: Sample, shares: Mapping[str, Share], draws: int, seed: int) -> dict[str, Estimate]:
-    """Every share with its interval: Wilson's, and where units are not 0 or 1 at least the bootstrap's percentiles.
+    """Every share with its interval: Wilson's, widened to the bootstrap's percentiles unless all units are 0 or 1.
 
-    Of units that are 0 or 1, few of which differ from the rest, percentiles know too little: of 30 that are 1 with
-    probability 0.98 they hold the truth in 45% of samples, Wilson's interval in 98%.
+    For units that are 0 or 1 and mostly equal, percentiles are too narrow: for 30 units that are 1 with probability
+    0.98 they contain the truth in 45% of samples, Wilson's interval in 98%.
     """
     sums, resampled = sample.sums(), sample.resampled(draws, seed)
     found = {}
@@ -110,10 +111,10 @@ def estimates(sample: Sample, shares: Mapping[str, Share], draws: int, seed: int
 
 
 def differences(paired: Sample, shares: Mapping[str, Share], draws: int, seed: int) -> dict[str, Estimate]:
-    """Every share in the second half of the columns minus the same in the first, with its interval.
+    """Every share in the second half of the columns minus the same share in the first half, with its interval.
 
-    The same units are drawn for both sides. Where a share is about the same units on both sides, its interval is at
-    least the one of `adjusted`; others (precision, F1) have the bootstrap's alone.
+    Both sides are resampled together. If a share is about the same units on both sides, its bootstrap interval is
+    widened to the one of `adjusted`; others (precision, F1) have the bootstrap's.
     """
     width = paired.rows.shape[1] // 2
     sums, resampled = paired.sums(), paired.resampled(draws, seed)
@@ -128,7 +129,7 @@ def differences(paired: Sample, shares: Mapping[str, Share], draws: int, seed: i
 
 
 def around(value: float, *bounds: tuple[float, float]) -> Estimate:
-    """The value with the smallest interval that holds all of the bounds, and the value."""
+    """The value with the smallest interval that contains all of the bounds and the value."""
     if np.isnan(value):
         return Estimate(value, value, value)
     ends = [end for pair in bounds for end in pair if not np.isnan(end)] + [value]
@@ -136,7 +137,7 @@ def around(value: float, *bounds: tuple[float, float]) -> Estimate:
 
 
 def percentiles(draws: Array) -> tuple[float, float]:
-    """What holds the middle 95% of the draws that are defined; NaN if none is."""
+    """The interval of the middle 95% of the draws that are not NaN; NaN if all are."""
     defined = draws[~np.isnan(draws)]
     if not len(defined):
         return np.nan, np.nan
@@ -147,9 +148,9 @@ def percentiles(draws: Array) -> tuple[float, float]:
 def wilson(sample: Sample, share: Share) -> tuple[float, float]:
     """Wilson's interval of a share.
 
-    For units that are 0 or 1 it is Wilson's (1927). Units between 0 and 1 scatter less than such with the same mean, so
-    they count for more: n is divided by the ratio of the two variances, each taken with z^2 / 2 units of 0 and as many
-    of 1 added, which is what Wilson's interval is centred on.
+    For units that are 0 or 1 it is Wilson's (1927). Units between 0 and 1 vary less than those with the same mean, so n
+    is divided by the ratio of the two variances. Both variances include z^2 / 2 added units of 0 and as many of 1, on
+    which Wilson's interval is centred.
     """
     part, n = sample.rows[:, share.part], float(sample.counts @ sample.rows[:, share.whole])
     if n == 0:
@@ -169,7 +170,7 @@ def wilson(sample: Sample, share: Share) -> tuple[float, float]:
 def adjusted(paired: Sample, first: Share, second: Share) -> tuple[float, float]:
     """Bonett and Price's (2012) interval of a paired difference: normal, with a unit of +1 and one of -1 added.
 
-    It has a width where no unit differs, since the next one might. Both shares must be about the same units.
+    It has a width even if no unit differs, since the next one might. Both shares must be about the same units.
     """
     change = paired.rows[:, second.part] - paired.rows[:, first.part]
     n = float(paired.counts @ paired.rows[:, first.whole])
@@ -184,8 +185,8 @@ def adjusted(paired: Sample, first: Share, second: Share) -> tuple[float, float]
 def summed(parts: list[Estimate], totals: Array) -> Estimate:
     """The sum of independent estimates, given the sum's draws [draws].
 
-    Its interval is the draws', and at least the one whose ends are as far from the sum as the parts' own ends together:
-    the root of the sum of their squared distances.
+    Its interval is the draws', widened to one whose ends are as far from the sum as the root of the sum of the squared
+    distances of the parts' ends.
     """
     value = sum(part.value for part in parts)
     low = value - np.sqrt(sum((part.value - part.low) ** 2 for part in parts))

@@ -1,4 +1,4 @@
-"""Scores of predictions: what counts as right under each metric, with intervals, and one model beside another."""
+"""Metrics: scores of predictions with intervals, and differences of two models' scores."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,12 +15,12 @@ from mixlora.evaluation.scoring.parsing import ENTAILMENT, TRUE_FALSE, YES_NO, F
 
 
 class Metric(StrEnum):
-    """How predictions are judged.
+    """How predictions are scored.
 
-    exact: the prediction is the target or a reference, but for case, spaces, quotes around it and one final period.
+    exact: the prediction is the target or a reference, except for case, spaces, quotes around it and one final period.
     contained: the target or a reference occurs in the prediction as whole words.
     classification: the first label that the prediction mentions is the target's.
-    vqa: soft agreement with several people's answers, see `vqa.accuracy`; with the target where there are none.
+    vqa: soft agreement with several people's answers, see `vqa.accuracy`; with the target if there are none.
     pope: yes or no, with precision, recall and F1 of yes, and the share of answers that are yes.
     vsr: true or false, or yes or no.
     entailment: entailment, neutral or contradiction, or yes, maybe or no.
@@ -39,15 +39,15 @@ class Metric(StrEnum):
 
 @dataclass(frozen=True)
 class Score:
-    """How well a task is done.
+    """The score of a task.
 
     Attributes:
-        metric: how it was judged.
+        metric: a `Metric`, or a judge's.
         n: the number of examples.
-        unparsed: of how many predictions no answer of the expected kind was found; they count as wrong.
+        unparsed: the number of predictions without an answer of the expected kind; they count as wrong.
         main: the name of the value to report.
-        values: statistics by name. Shares are between 0 and 1, the score of MME between 0 and 200; NaN where a
-            statistic is not defined, as precision is if no answer was yes.
+        values: statistics by name. Shares are between 0 and 1, the score of MME between 0 and 200; NaN if a statistic
+            is undefined, such as precision if no answer was yes.
     """
 
     metric: str
@@ -59,12 +59,12 @@ class Score:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much better a second model does the same examples.
+    """The difference of two models' scores on the same examples.
 
     Attributes:
-        metric: how they were judged: a `Metric`, or by a judge.
+        metric: a `Metric`, or a judge's.
         n: the number of examples.
-        differing: on how many of them the two sides got different credit.
+        differing: the number of examples on which the two sides got different credit.
         main: the name of the value to report.
         values: second minus first, by name.
     """
@@ -78,14 +78,14 @@ class Difference:
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What a metric makes of predictions.
+    """The outcomes of predictions under a metric.
 
     Attributes:
         columns: [units, columns], what is summed over units; the first column is 1.
         shares: the statistics of the columns' sums, the main one first.
         credit: [examples], how right each prediction is.
-        unit: [examples], the row of `columns` that each belongs to.
-        unparsed: predictions without an answer of the expected kind.
+        unit: [examples], each example's row of `columns`.
+        unparsed: the number of predictions without an answer of the expected kind.
     """
 
     columns: Array
@@ -102,21 +102,21 @@ def score(
     draws: int = 1000,
     seed: int = 0,
 ) -> Score:
-    """How right the predictions of one task are, with 95% intervals.
+    """The score of the predictions of one task, with 95% intervals.
 
-    Intervals are over examples, of MME over images: Wilson's for what is right or wrong, and at least as wide as a
-    bootstrap's for VQA and MME.
+    Units of the intervals are examples, or images for MME. Intervals are Wilson's; for VQA and MME, whose credit can be
+    partial, they are at least as wide as a bootstrap's.
 
     Args:
         predictions: of one task.
-        metric: how to judge them.
-        labels: of a classification; all targets that occur if None.
+        metric: how to score them.
+        labels: of a classification; all targets if None.
         draws: resamples.
         seed: of the resamples.
 
     Raises:
-        DataError: there is no prediction, or a target that the metric cannot use.
-        ConfigError: an unknown metric, `draws` below 1, or labels for a metric that has none.
+        DataError: there is no prediction, or the metric cannot use a target.
+        ConfigError: the metric is unknown or has no labels but gets some, or `draws` is below 1.
     """
     metric = _known(metric)
     found = outcomes(predictions, metric, labels)
@@ -134,11 +134,11 @@ def difference(
 ) -> Difference:
     """The second model's score minus the first's on the same examples, which are resampled together.
 
-    Examples are matched by question_id; their order is free. Two models that agree throughout differ by 0, in an
-    interval that says what more examples could still show. Arguments as in `score`.
+    Examples are matched by question_id, in any order. Two models that agree throughout differ by 0, with an interval of
+    what more examples could still show. Arguments are as in `score`.
 
     Raises:
-        DataError: as in `score`, or the two sides do not hold the same examples.
+        DataError: as in `score`, or the two sides have different examples.
     """
     metric = _known(metric)
     first, second = matched(first, second)
@@ -150,7 +150,7 @@ def difference(
 
 
 def outcomes(predictions: Sequence[Prediction], metric: Metric, labels: Sequence[str] | None = None) -> Outcomes:
-    """What the metric makes of each prediction; arguments and errors as in `score`."""
+    """The outcomes of predictions under a metric; arguments and errors as in `score`."""
     if not predictions:
         raise DataError("There are no predictions to score; give at least one.")
     if labels is not None and metric is not Metric.CLASSIFICATION:
@@ -171,7 +171,7 @@ def matched(first: Sequence[Prediction], second: Sequence[Prediction]) -> tuple[
     """Both sides in the order of the first, by question_id.
 
     Raises:
-        DataError: they do not hold the same examples with the same right answers.
+        DataError: they have different examples, or different right answers.
     """
     sides = [{one.question_id: one for one in side} for side in (first, second)]
     for which, side, found in zip(("first", "second"), (first, second), sides, strict=True):
@@ -199,7 +199,7 @@ def _accuracy(credit: Array, unparsed: int) -> Outcomes:
 
 
 def _answers(one: Prediction) -> tuple[str, ...]:
-    """All that counts as right: the references and the target, neither of them blank."""
+    """The right answers: the target and the references, without blank ones."""
     answers = tuple(answer for answer in (one.target, *one.references) if tidy(answer))
     if not answers:
         raise DataError(f"{one.place} has an empty target and no references; give the right answers.")
@@ -207,7 +207,7 @@ def _answers(one: Prediction) -> tuple[str, ...]:
 
 
 def _by_text(predictions: Sequence[Prediction], right: Callable[[Prediction], float]) -> Outcomes:
-    """Judged by text alone: any that is not blank is an answer."""
+    """Outcomes by text alone: anything that is not blank is an answer."""
     said = np.array([bool(tidy(one.predict)) for one in predictions])
     return _accuracy(np.array([right(one) for one in predictions], dtype=np.float64) * said, int((~said).sum()))
 
@@ -243,7 +243,7 @@ def _judged(truths: Sequence[str], said: Sequence[str | None]) -> Outcomes:
 
 
 def _found(predictions: Sequence[Prediction], finder: Finder, none: str) -> tuple[list[str], list[str | None]]:
-    """The targets' and the predictions' answers; a target must have one."""
+    """The answers in the targets, each of which must have one, and in the predictions."""
     truths = []
     for one in predictions:
         truth = finder.find(one.target)
@@ -273,7 +273,7 @@ def _pope(predictions: Sequence[Prediction]) -> Outcomes:
 
 
 def _mme(predictions: Sequence[Prediction]) -> Outcomes:
-    """Units are images; the columns are 1, the share of its questions right, both right, and the mean of the two."""
+    """Units are images; the columns are 1, the share of questions right, whether both are, and the mean of the two."""
     own = _by_finder(predictions, YES_NO, "neither yes nor no")
     images: dict[str, list[int]] = {}
     for index, one in enumerate(predictions):

@@ -1,4 +1,4 @@
-"""MME (Fu et al., 2023): its subtasks, and what they sum to for perception and cognition, which are kept apart."""
+"""MME (Fu et al., 2023): its subtasks, and their two sums, perception and cognition."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,20 +10,20 @@ from mixlora.evaluation.scoring.intervals import Estimate, Sample, around, perce
 from mixlora.evaluation.scoring.metrics import Metric, outcomes
 
 PERCEPTION = ("existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR")
-"""The subtasks of perception, of 200 each."""
+"""The subtasks of perception, with at most 200 points each."""
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
-"""The subtasks of cognition, of 200 each."""
+"""The subtasks of cognition, with at most 200 points each."""
 GROUPS = {"perception": PERCEPTION, "cognition": COGNITION}
 
 
 def totals(subtasks: Mapping[str, Sequence[Prediction]], draws: int = 1000, seed: int = 0) -> dict[str, Estimate]:
-    """The sums of the subtasks' scores: perception of 2000, cognition of 800.
+    """The sums of the subtasks' scores: perception with at most 2000 points, cognition with at most 800.
 
-    Images are resampled within each subtask, independently. A sum that lacks subtasks says so in its name, as in
-    "perception (7 of 10 subtasks)", and one that has none is left out.
+    Images are resampled within each subtask, independently. The name of a sum shows missing subtasks, as in
+    "perception (7 of 10 subtasks)"; a sum without subtasks is omitted.
 
     Raises:
-        DataError: a subtask that MME does not have, or predictions that cannot be scored.
+        DataError: MME has no such subtask, or predictions cannot be scored.
     """
     if unknown := set(subtasks) - {*PERCEPTION, *COGNITION}:
         known = ", ".join((*PERCEPTION, *COGNITION))

@@ -1,5 +1,6 @@
-"""What a free text answers: labels and phrases in it as whole words, yes or no, entailment. The soft VQA match is in
-`vqa`.
+"""Parsing free text: labels and phrases as whole words, yes or no, entailment.
+
+Not here: the soft match of VQA (`vqa`).
 """
 
 import re
@@ -26,8 +27,8 @@ def tidy(text: str) -> str:
 def spaced(text: str) -> str:
     """The words, numbers and punctuation marks of the text, in lower case, each between single spaces.
 
-    A contracted "not" is a word of its own ("isn't" is "is not", "can't" is "can not"); hyphens and underscores within
-    words separate them; 3.5 and 1,000 are one word each.
+    A contracted "not" is a separate word ("isn't" is "is not", "can't" is "can not"); hyphens and underscores separate
+    words; 3.5 and 1,000 are one word each.
     """
     text = text.casefold().translate(_APOSTROPHES)
     text = _JOINED.sub(" ", _NEGATED.sub(lambda found: f"{found[found.lastindex or 0]} not", text))
@@ -42,8 +43,8 @@ def mentions(text: str, phrase: str) -> bool:
 class Finder:
     """Finds which of some phrases a text mentions first.
 
-    Of phrases that begin at one place the longest counts: of "can not tell" and "can", the first. A phrase that means
-    None is passed over together with the words it is made of.
+    Of phrases that begin at the same place the longest counts: "can not tell" rather than "can". A phrase that means
+    None is skipped together with its words.
     """
 
     def __init__(self, meanings: Mapping[str, str | None]) -> None:
@@ -52,13 +53,13 @@ class Finder:
         self._pattern = re.compile(f"(?<= )(?:{'|'.join(map(re.escape, longest_first))})(?= )")
 
     def find(self, text: str) -> str | None:
-        """What the first phrase in the text means, or None if there is none."""
+        """The meaning of the first phrase in the text; None if there is none."""
         found = (self._meanings[match.group()] for match in self._pattern.finditer(spaced(text)))
         return next((meaning for meaning in found if meaning is not None), None)
 
 
 def as_label(text: str) -> str:
-    """The text as a label: labels that differ in case, hyphens, underscores or a final period alone are one."""
+    """The text as a label: case, hyphens, underscores and a final period do not distinguish labels."""
     return spaced(tidy(text)).strip()
 
 
@@ -75,14 +76,14 @@ def _each(phrases: Iterable[str], meaning: str | None) -> dict[str, str | None]:
 
 
 YES_NO = Finder({"yes": "yes", "no": "no", "not": "no"} | _each(_UNDECIDED, None))
-"""Yes or no: the first of the words yes, no and not (also contracted); "not sure" and its like are no answer."""
+"""Yes or no: the first of the words yes, no and not (also contracted); "not sure" and the like are no answer."""
 
 TRUE_FALSE = Finder(
     _each(("true", "yes", "correct", "not false", "not wrong", "not incorrect"), "true")
     | _each(("false", "no", "not", "wrong", "incorrect"), "false")
     | _each(_UNDECIDED, None)
 )
-"""True or false, also said as yes or no, correct or wrong; "right" is a place and no answer."""
+"""True or false, also as yes or no, correct or wrong; "right" is a place, not an answer."""
 
 _ENTAILED = ("entailment", "entail", "entails", "entailed")
 _CONTRADICTED = ("contradiction", "contradict", "contradicts", "contradicted", "contradictory")
@@ -95,4 +96,4 @@ ENTAILMENT = Finder(
     | _each((f"{no} {word}" for no in ("not", "not a", "no", "non") for word in _CONTRADICTED), None)
     | _each(("not neutral", "not false"), None)
 )
-"""Entailment, neutral or contradiction and what is said for them; "does not entail" leaves two of them open: none."""
+"""Entailment, neutral or contradiction and their synonyms; "does not entail" can mean two of them: no answer."""

@@ -31,7 +31,7 @@ _CONTRACTIONS = (
     | {f"{word}{end}": f"{word}'{end}" for end, words in _ENDINGS.items() for word in words}
     | {f"{word}s": f"{word}'s" for word in _IS}
 )
-"""Those that are no other word without their apostrophe, as "were", "its" and "ill" are."""
+"""Contractions that are not another word without their apostrophe, as "were", "its" and "ill" are."""
 _NO_DECIMAL = re.compile(r"\.(?!\d)|(?<=[^\W\d])\.")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d)")
 _QUOTED = re.compile(r"'(.*)'")
@@ -40,9 +40,9 @@ _QUOTED = re.compile(r"'(.*)'")
 def accuracy(answer: str, references: Sequence[str]) -> float:
     """How well an answer agrees with k people's, between 0 and 1.
 
-    The mean, over the k ways to leave one person out, of min(people who gave this answer / 3, 1); both sides are
-    normalised. Of ten people three must have given it for 0.9, and four for 1. With k < 4 the other k - 1 people are
-    fewer than 3: then agreeing with all of them counts 1. With one reference it is equality.
+    The mean, over the k ways to omit one person, of min(people who gave this answer / 3, 1); both sides are normalised.
+    With ten people, three must have given the answer for 0.9, and four for 1. With k < 4 the other k - 1 people are
+    fewer than 3: agreeing with all of them then counts 1. With one reference it is equality.
 
     Raises:
         ValueError: if there is no reference.
@@ -61,11 +61,11 @@ def accuracy(answer: str, references: Sequence[str]) -> float:
 
 
 def normalise(text: str) -> str:
-    """The answer as it is compared: lower case, no articles, numbers as digits, no punctuation.
+    """The answer for a comparison: lower case, no articles, numbers as digits, no punctuation.
 
-    Periods go unless they are decimal points; commas within numbers go; other punctuation becomes a space, except for
-    apostrophes and colons ("girl's", "2:50"). Number words up to ten and "none" become digits, a contraction gets its
-    missing apostrophe. An answer of articles alone is kept.
+    Periods are removed unless they are decimal points, and so are commas within numbers; other punctuation becomes a
+    space, except apostrophes and colons ("girl's", "2:50"). Number words up to ten and "none" become digits; a
+    contraction gets its missing apostrophe. An answer that has only articles keeps them.
     """
     text = " ".join(text.lower().replace("\u2019", "'").split())
     text = _QUOTED.sub(r"\1", text) if _QUOTED.fullmatch(text) else text
