@@ -116,7 +116,7 @@ def matrix_options(layers: str | None, modules: str | None, side: str | None, **
 
 
 def perplexity_for(given: float | None, examples: int) -> float:
-    """The perplexity of a map of so many examples; the usual one if none is given."""
+    """The perplexity of a map of this many examples; the usual one if none is given."""
     from interference.factors.neighbours import NEIGHBOURS, PERPLEXITY
 
     if examples <= NEIGHBOURS:

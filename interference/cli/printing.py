@@ -61,7 +61,7 @@ def matrix(table: pd.DataFrame, title: str) -> Table:
 
 
 def extremes(table: pd.DataFrame, title: str) -> Table:
-    """The lowest and highest cells of `Run.table`, of so many tasks that their matrix would not fit."""
+    """The lowest and highest cells of `Run.table`, where the matrix of all tasks would not fit."""
     cells = table[table["affected"] != table["stepped"]]
     known = cells.dropna(subset="value").sort_values("value")[list(_CELL)]
     ends = pd.concat([known.head(_ENDS), known.iloc[_ENDS:].tail(_ENDS)])

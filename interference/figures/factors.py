@@ -77,7 +77,7 @@ def pairs(factors: Factors, embedded: Embedding, pairing: Pairing) -> Picture:
             _scatter(axes, embedded.points[rows], place, task, bool(hollow))
     _frame_map(axes, embedded)
     _overlaps(beside, matrix, factors.selections.mixture)
-    axes.set_title(_said(pairing), fontsize=9, loc="left")
+    axes.set_title(_overlap_title(pairing), fontsize=9, loc="left")
     _two_rows(figure, axes)
     seen = {task: pair[0] for pair in pairing.pairs for task in pair}
     points = _points(factors, embedded)
@@ -172,7 +172,8 @@ def _overlaps(axes: Axes, matrix: pd.DataFrame, mixture: bool) -> None:
     axes.set_ylabel("seen task", fontsize=8)
 
 
-def _said(pairing: Pairing) -> str:
+def _overlap_title(pairing: Pairing) -> str:
+    """How much the paired tasks share, beside those not paired and beside other ways to pair them."""
     pairs = f"overlap of selections (beside; framed: the pairs): of a pair {pairing.mean:.2f}"
     if len(pairing.pairs) == 1:
         return f"{pairs}; of one pair there is nothing to compare it with"

@@ -104,8 +104,7 @@ def draw(name: str, paths: Sequence[Path], options: Mapping[str, Any]) -> Pictur
     Raises:
         ConfigError: an unknown name, too few or too many directories, an option that the figure does not read, labels
             that are not one for each directory.
-        InterferenceError: a directory holds something else, or an option does not fit it; of an evaluation a
-            InterferenceError.
+        InterferenceError: a directory holds something else, or an option does not fit it.
     """
     name = named(name)
     plate, given = PLATES[name], {key: value for key, value in options.items() if value is not None}

@@ -2,7 +2,7 @@
 
     interference.paper.blocks(run, layers=[0, 3])
 
-What they show and how is in `figures`, `score_figures` and `factor_figures`; here is what the paper shows of it.
+What they show and how is in `matrices`, `scores` and `factors`; here is what the paper shows of it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -52,7 +52,7 @@ def blocks(
         layers = list(dict.fromkeys((there[0], there[-1])))
     if modules is None:
         modules = sorted(dict.fromkeys(run.scope(layers)["group"]), key=lambda group: group != "mlp")
-    return _told(matrices.panels(run, metric, layers, modules, side, **options), metric, options)
+    return _captioned(matrices.panels(run, metric, layers, modules, side, **options), metric, options)
 
 
 def conditional(
@@ -138,10 +138,10 @@ def methods(runs: Mapping[str, Run], metric: str = "interference", **options: An
         ScopeError: there are not two runs, or they do not hold the same units.
     """
     options = {"aggregate": "mean"} | options
-    return _told(matrices.difference(runs, metric, **options), metric, options)
+    return _captioned(matrices.difference(runs, metric, **options), metric, options)
 
 
-def _told(picture: Picture, metric: str, options: Mapping[str, Any]) -> Picture:
+def _captioned(picture: Picture, metric: str, options: Mapping[str, Any]) -> Picture:
     """The figure with how its numbers are made, and a note where a ratio's sign opposes the verdict on Delta."""
     how = "" if metric != "interference" else f"; I: {options.get('reduce') or 'mean-of-ratios'}"
     averaged = ", averaged over blocks" if options.get("aggregate") == "mean" else ""

@@ -109,13 +109,13 @@ def report(
     """The report of some runs.
 
     Args:
-        runs: {label: run}, shown and compared in this order, except that checkpoints of one training, told by the
+        runs: {label: run}, shown and compared in this order, except that checkpoints of one training, known by the
             steps in their labels or meta, come in the order of these, within the places that they take together.
         detail: "small" and "full" measure fewer and more scopes and choices than is usual for the runs' size.
         replicates: resamples of every interval.
         examples: read the data again that the runs name, to show the examples behind the clearest cells.
         sources: {label: where the run lies}.
-        progress: told what is being done.
+        progress: called with what is being done.
 
     Raises:
         ConfigError: if `detail` is none of its values, or `replicates` is below 2.

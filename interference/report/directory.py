@@ -45,10 +45,10 @@ def write(
         out: the directory to write to.
         detail: as in `data.report`.
         examples: whether the examples that drive a cell are read again and shown.
-        progress: told of what is measured.
+        progress: called with what is measured.
 
     Raises:
-        ConfigError: there are other than as many labels as runs, or one twice.
+        ConfigError: labels are more or fewer than runs, or one is given twice.
         RunError: a run cannot be read, or the report not written.
     """
     if exists(out / "run.json"):
@@ -134,5 +134,5 @@ def _replace(files: Mapping[Path, bytes], out: Path) -> None:
                 if names.fullmatch(path.name):
                     path.unlink(missing_ok=True)
     except OSError as error:
-        told = f"the report cannot be written to {out}: {error.strerror or error}; choose another --out"
-        raise unwritable(told, error) from None
+        message = f"the report cannot be written to {out}: {error.strerror or error}; choose another --out"
+        raise unwritable(message, error) from None

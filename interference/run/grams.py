@@ -40,7 +40,7 @@ def unpack(packed: NDArray[np.float32], units: int) -> NDArray[np.float32]:
 
 
 def packed_bytes(matrices: int, units: int) -> int:
-    """Bytes that so many packed matrices of so many units take."""
+    """Bytes that a number of packed matrices take, each of this many units."""
     return 4 * matrices * (units * (units + 1) // 2)
 
 

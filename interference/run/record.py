@@ -38,7 +38,7 @@ _KINDS: Mapping[str, type] = {
     "granularity": str,
     "token_mean": bool,
 }
-"""What the keys hold that are read again, where they are there; null is as good as none, but for the seed."""
+"""What the keys hold that are read again, where they are there; null counts as missing, except for the seed."""
 _SEEDS = 2**32
 """Seeds that every generator takes lie below; as in a configuration."""
 _NUMBERS: Mapping[type, str] = {np.integer: "whole numbers", np.floating: "real numbers"}
@@ -115,7 +115,7 @@ def _seal(meta: Mapping[str, Any]) -> str:
 
 
 def check_sums(folder: Path, sums: Mapping[str, Any], names: Collection[str]) -> None:
-    """Nothing, if the files are those that were written.
+    """Check that the files are those that were written.
 
     Args:
         folder: of the artifact.
@@ -123,7 +123,7 @@ def check_sums(folder: Path, sums: Mapping[str, Any], names: Collection[str]) ->
         names: of the files that such an artifact may have; nothing else is looked for.
 
     Raises:
-        RunError: that names the file which is gone, cannot be read, or is another than was written.
+        RunError: a file is gone, cannot be read, or is another than was written; the message names it.
     """
     for name, wanted in sums.items():
         if name not in names:

@@ -25,7 +25,7 @@ _WHY = {
 
 
 def unstable(table: pd.DataFrame) -> list[str]:
-    """The affected tasks of which so many units have an own Delta at or below 0 that means of ratios are unstable."""
+    """The affected tasks with too many units whose own Delta is at or below 0: means of ratios are unstable there."""
     cells = table[(table["nonpositive"] > UNSTABLE) & (table["affected"] != table["stepped"])]
     return list(dict.fromkeys(cells["affected"]))
 
@@ -72,7 +72,7 @@ def opposed(table: pd.DataFrame, reduce: str | None = None) -> str | None:
 
 
 def other_units(first: Mapping[str, Any], second: Mapping[str, Any]) -> str | None:
-    """That the units of two runs are of other sizes, by their meta; None where they are not, or it is not told."""
+    """That the units of two runs are of other sizes, by their meta; None where they are not, or it is not known."""
     sizes = [_unit(meta) for meta in (first, second)]
     if sizes[0] == sizes[1]:
         return None

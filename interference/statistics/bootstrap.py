@@ -1,6 +1,6 @@
 """Resamples of the units of a scope: bootstrap weights, and estimands under them, corrected and shared.
 
-The bootstrap draws the units of every task anew, a thousand times at once, as weights under the sums of `pairs.py`.
+The bootstrap draws the units of every task again, a thousand times at once, as weights under the sums of `pairs.py`.
 `uncertainty.py` makes intervals and verdicts of what comes out.
 
 Why it is corrected. A plain bootstrap of a mean over pairs of units counts the scatter of single pairs up to three

@@ -58,7 +58,7 @@ def print_version(wanted: bool) -> None:
         from importlib.metadata import version
 
         print(version("task-interference"))
-        sys.exit()
+        sys.exit(0)
 
 
 def given(values: Mapping[str, Any]) -> dict[str, Any]:

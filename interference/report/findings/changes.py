@@ -19,7 +19,7 @@ from interference.statistics.uncertainty import change_of
 
 COLUMNS = ("value", "low", "high", "q", "verdict")
 ALL_PAIRS = 4
-"""Up to so many runs, each is compared with each."""
+"""Of up to this many runs, each is compared with each."""
 MOST = 10
 """Pairs of runs that a report compares."""
 SECONDS = 30.0

@@ -216,15 +216,15 @@ def canvas_of(verdicts, values):
 
 def test_a_sign_that_opposes_its_verdict_is_told():
     verdicts, values = ["conflict", "synergy", "conflict", "unclear", "self"], [0.5, -0.1, -0.2, 3.0, 1.0]
-    assert paper._told(canvas_of(verdicts, values), "delta", {}).notes == []
-    (note,) = paper._told(canvas_of(verdicts, values), "interference", {"reduce": "mean-of-ratios"}).notes
+    assert paper._captioned(canvas_of(verdicts, values), "delta", {}).notes == []
+    (note,) = paper._captioned(canvas_of(verdicts, values), "interference", {"reduce": "mean-of-ratios"}).notes
     said = "in 2 cells I has the other sign than Delta, which the verdict is about: "
     assert note == f"{said}a mean of ratios is led by units whose own Delta is near 0; read --reduce ratio-of-means"
-    (note,) = paper._told(canvas_of(verdicts, values), "interference", {"reduce": "median-of-ratios"}).notes
+    (note,) = paper._captioned(canvas_of(verdicts, values), "interference", {"reduce": "median-of-ratios"}).notes
     assert note.startswith(f"{said}a median of ratios weighs all units alike")
-    (note,) = paper._told(canvas_of(verdicts, values), "interference", {"reduce": "ratio-of-means"}).notes
+    (note,) = paper._captioned(canvas_of(verdicts, values), "interference", {"reduce": "ratio-of-means"}).notes
     assert note.startswith(f"{said}a mean of blocks' values is led by blocks with an own Delta near 0")
-    (note,) = paper._told(canvas_of(verdicts[:1], values[:1]), "interference", {}).notes
+    (note,) = paper._captioned(canvas_of(verdicts[:1], values[:1]), "interference", {}).notes
     assert note.startswith("in 1 cell I has")
 
 
