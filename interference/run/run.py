@@ -119,7 +119,14 @@ class Run:
     ) -> NDArray[np.float32]:
         """The Gram matrix [units, units] of a scope: the sum of its blocks'.
 
-        Arguments and errors are those of `scope`.
+        Args:
+            layers: transformer blocks, from 0; None for all that were probed.
+            modules: module names or "attention", "mlp"; None for all.
+            side: "A" or "B"; None for both.
+            space: "parameters", or "weight" if the run was computed with weight_space=True.
+
+        Raises:
+            ScopeError: if the scope is not there.
         """
         return self._sum(Scope(layers, modules, side, space))
 
@@ -173,12 +180,24 @@ class Run:
     ) -> pd.DataFrame:
         """The cells of `matrix` with what is known about their error, one row a cell.
 
-        Arguments and errors are those of `matrix`; `options` may also hold `replicates` (1000), `level` (0.95), `seed`.
+        Args:
+            metric: as in `matrix`.
+            layers: as in `matrix`.
+            modules: as in `matrix`.
+            side: as in `matrix`.
+            space: as in `matrix`.
+            aggregate: as in `matrix`.
+            options: those of `matrix`, and `replicates` (1000), `level` (0.95), `seed`.
 
         Returns:
             Columns affected, stepped, value, low and high (95% bootstrap interval), verdict (about Delta_j L_i), p, q
             (p adjusted over the cells), nonpositive (share of units whose own Delta is not above 0), leverage (share
             of the worst unit).
+
+        Raises:
+            ScopeError: as in `matrix`.
+            ConfigError: as in `matrix`.
+            MeasurementError: as in `matrix`.
         """
         grams = self._theta(Scope(layers, modules, side, space), aggregate)
         options = {"seed": self.seed} | options
@@ -194,9 +213,14 @@ class Run:
     ) -> pd.DataFrame:
         """What each task's gradients say beside their noise, one row a task; the columns are those of `metrics.Signal`.
 
-        Arguments and errors are those of `scope`.
+        Args:
+            layers: transformer blocks, from 0; None for all that were probed.
+            modules: module names or "attention", "mlp"; None for all.
+            side: "A" or "B"; None for both.
+            space: "parameters", or "weight" if the run was computed with weight_space=True.
 
         Raises:
+            ScopeError: if the scope is not there.
             MeasurementError: if every gradient in the scope is zero.
         """
         found = metrics.signal(self._sum(Scope(layers, modules, side, space)), list(self.probes["task"]))
@@ -221,8 +245,13 @@ class Run:
     ) -> pd.DataFrame:
         """The split-half null, one row a task: I of one half of its units against the other, which should be 1.
 
-        Arguments are those of `matrix`; `options` are `pairs`, `reduce`, `splits`, `level`, `seed` of
-        `uncertainty.split_half_null`.
+        Args:
+            layers: as in `matrix`.
+            modules: as in `matrix`.
+            side: as in `matrix`.
+            space: as in `matrix`.
+            aggregate: as in `matrix`.
+            options: `pairs`, `reduce`, `splits`, `level`, `seed`; see `uncertainty.split_half_null`.
 
         Returns:
             Columns mean, low, high over the splits.
