@@ -311,7 +311,7 @@ def test_the_command_that_is_interrupted(mixlora, recipe, tmp_path, monkeypatch)
 def test_a_process_asks_for_its_gpu_once_it_has_met_the_others(tmp_path, monkeypatch):
     """Before, every process would be given the first."""
     asked = []
-    monkeypatch.setattr(run, "meet", lambda kind: asked.append(kind) or True)
+    monkeypatch.setattr(run.processes, "meet", lambda kind: asked.append(kind) or True)
     monkeypatch.setattr(loading, "device_of", lambda name: asked.append(name) or pytest.fail("far enough"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(pytest.fail.Exception, match="far enough"):
