@@ -7,6 +7,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from mixlora.common.enums import member
 from mixlora.common.errors import ConfigError, DataError
 from mixlora.evaluation.predictions import Prediction
 from mixlora.evaluation.scoring import vqa
@@ -161,10 +162,7 @@ def outcomes(predictions: Sequence[Prediction], metric: Metric, labels: Sequence
 
 
 def _known(metric: Metric | str) -> Metric:
-    try:
-        return Metric(metric)
-    except ValueError:
-        raise ConfigError(f"The metric {metric!r:.200} is unknown; choose from {', '.join(Metric)}.") from None
+    return member(Metric, metric, "metric", message="The metric {value!r:.200} is unknown; choose from {members}.")
 
 
 def matched(first: Sequence[Prediction], second: Sequence[Prediction]) -> tuple[list[Prediction], list[Prediction]]:
