@@ -123,7 +123,7 @@ def find_targets(
 
 
 def unprobed(model: nn.Module, adapter: str) -> list[str]:
-    """What the adapter trains beyond A and B of Linear layers, in words; it is not part of theta."""
+    """What the adapter trains besides the A and B of Linear layers, in words. None of it is part of theta."""
     notes = set()
     for module in model.modules():
         if isinstance(module, LoraLayer):

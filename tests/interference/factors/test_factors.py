@@ -22,21 +22,9 @@ from mixlora.data.collation import Collator
 from tests.support.checkpoints import data, tokenizer, write_llava, write_pictures, write_task
 from tests.support.mixtures import mixture
 from tests.support.models import PROJECTIONS, llama, llava, lora
-from tests.support.observed import TASKS, asked, words, written
+from tests.support.observed import TASKS, asked, words
 from tests.support.selections import activated, chosen, random_mixture
 from tests.support.trainings import trained
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return written(tmp_path_factory.mktemp("factors"))
-
-
-@pytest.fixture(scope="module")
-def found(folder, tmp_path_factory):
-    """What the examples select of the MixLoRA, saved in a directory that no test changes."""
-    out = tmp_path_factory.mktemp("found") / "whole"
-    return observer.compute_config(asked(folder), out), out
 
 
 def test_factors_are_those_that_a_forward_with_labels_chooses(folder, found):

@@ -21,19 +21,7 @@ from mixlora.data.collation import Collator
 from tests.support.checkpoints import tokenizer
 from tests.support.disks import no_room
 from tests.support.models import llama
-from tests.support.observed import asked, words, written
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return written(tmp_path_factory.mktemp("factors"))
-
-
-@pytest.fixture(scope="module")
-def found(folder, tmp_path_factory):
-    """What the examples select of the MixLoRA, saved in a directory that no test changes."""
-    out = tmp_path_factory.mktemp("found") / "whole"
-    return observer.compute_config(asked(folder), out), out
+from tests.support.observed import asked, words
 
 
 def test_what_was_saved_is_loaded(folder, found):
