@@ -11,6 +11,7 @@ from interference.report import data, tables
 from interference.report.findings import depth
 from interference.report.html import render
 from interference.run import Run, load
+from mixlora.common.directories import check_writable
 from mixlora.common.errors import unwritable
 from mixlora.common.files import exists
 from mixlora.common.progress import Progress, silent
@@ -54,6 +55,8 @@ def write(
     if exists(out / "run.json"):
         raise RunError(f"{out} is a run, which a report has no place in; choose another --out")
     named = _named(runs, labels)
+    if not exists(out):
+        check_writable(out)  # now, not after minutes of bootstraps
     sources = {label: str(path) for label, path in zip(named, runs, strict=True)}
     named = depth.in_step_order(named)  # figures are numbered as the tables are
     made = data.report(named, detail, examples=examples, sources=sources, progress=progress)

@@ -105,3 +105,13 @@ def test_a_place_that_cannot_be_written_is_told(saved, tmp_path):
     ):
         directory.write([saved("x")], None, tmp_path / "file", "small")
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_anything_is_measured(saved, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    said = []
+    with pytest.raises(RunError, match=r"nothing can be written to .*/file: (Not a directory|File exists); choose"):
+        directory.write([saved("x")], None, tmp_path / "file" / "report", "small", progress=lambda *a: said.append(a))
+    assert said == [] and (tmp_path / "file").read_text() == "mine"
+    directory.write([saved("y")], None, tmp_path / "new" / "report", "small", progress=lambda *a: said.append(a))
+    assert said and (tmp_path / "new" / "report" / "report.html").is_file()
