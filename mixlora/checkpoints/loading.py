@@ -88,6 +88,7 @@ def load_base(section: BaseSection, device: torch.device | None = None) -> Any:
     except LOAD_ERRORS as error:
         raise CheckpointError(f"the base model {base} cannot be loaded: {first_words(error)}") from None
     refuse_offloaded(model)
+    _compute_as_asked(model)
     if section.projector is not None:
         load_projector(model, Path(section.projector))
     return (model if options else model.to(device)).eval()
@@ -250,6 +251,16 @@ def _quantization(section: BaseSection, own: PreTrainedConfig) -> BitsAndBytesCo
         bnb_4bit_compute_dtype=compute,
         llm_int8_skip_modules=left,  # also for 4 bits
     )
+
+
+def _compute_as_asked(model: nn.Module) -> None:
+    """Switch off bitsandbytes' 4-bit kernel for CPUs with AVX512-BF16.
+
+    It computes in bfloat16 even if the section asks for float32, and fails on inputs that are no multiple of 64.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010 - no attribute of every Module
 
 
 def _left_whole(section: BaseSection, own: PreTrainedConfig) -> list[str] | None:

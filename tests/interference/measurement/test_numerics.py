@@ -12,6 +12,7 @@ from interference import config
 from interference.errors import MeasurementError
 from interference.measurement.compute import compute_config
 from interference.verification import reference, verify
+from mixlora.checkpoints import loading
 from tests.support.checkpoints import data, write_adapter, write_base, write_task
 from tests.support.models import VOCABULARY, batch, llama, lora
 from tests.support.needed import needed
@@ -95,6 +96,28 @@ def test_on_a_quantised_base_gradients_are_those_of_batch_1_autograd(tmp_path, b
     assert np.abs(found.gram() - plain.gram()).max() > 1e-3 * norms.max() ** 2  # so it is another base indeed
     checked = verify.verify_config(found, units=2)
     assert checked.passed and checked.error < tolerance and checked.gram_error < 3 * tolerance
+
+
+def test_a_4_bit_base_is_measured_on_any_cpu_as_its_dequantized_weights_are(tmp_path, monkeypatch):
+    """Inputs of 32 are no multiple of bitsandbytes' 64, which its kernel for AVX512-BF16 cannot take."""
+    bnb = needed("bitsandbytes")
+    monkeypatch.setattr(bnb.nn.modules, "has_avx512bf16", lambda: True)
+    base, adapter = write_base(tmp_path / "base"), write_adapter(tmp_path / "adapter")
+    files = {name: write_task(tmp_path / f"{name}.jsonl", 6, seed) for seed, name in enumerate(["red", "blue"])}
+    values = data(base, adapter, files, tmp_path / "run")
+    values["model"] |= {"quantization": "4bit", "device": "cpu"}
+    settings = config.build(values, "test")
+    found = compute_config(settings)
+    plain, quantized = llama(), loading.load_base(settings.model)
+    for name, module in quantized.named_modules():
+        if isinstance(module, bnb.nn.Linear4bit):
+            weight = module.weight
+            plain.get_submodule(name).weight.data = bnb.functional.dequantize_4bit(weight.data, weight.quant_state)
+    plain.save_pretrained(base)
+    values["model"] |= {"quantization": None}
+    expected = compute_config(config.build(values | {"out": str(tmp_path / "plain")}, "test"))
+    size = np.sqrt(np.diag(expected.gram())).max() ** 2
+    np.testing.assert_allclose(found.gram() / size, expected.gram() / size, rtol=0, atol=1e-5)
 
 
 # --- lengths ---
