@@ -1,6 +1,7 @@
 """Which fine-tuning tasks hurt which, in which layers, and is it real? Measured on the gradients of LoRA factors.
 
     run = interference.compute(model, {"task a": batches, "task b": batches})
+    run = interference.from_trainer(trainer, by="task")
     run.matrix("interference", layers=[5], side="A")
     run.table("interference")
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from interference.factors import observer as observation
     from interference.figures import paper
     from interference.measurement.compute import compute
+    from interference.measurement.trainer import from_trainer, trainer_batches
     from interference.run import Run, compare, load
     from interference.statistics import metrics, uncertainty
     from interference.verification import reference
@@ -32,11 +34,13 @@ __all__ = [
     "compute",
     "factors",
     "figures",
+    "from_trainer",
     "load",
     "metrics",
     "observation",
     "paper",
     "reference",
+    "trainer_batches",
     "uncertainty",
     "verify",
 ]
@@ -46,7 +50,9 @@ _HOMES = {
     "Run": "run",
     "compare": "run",
     "compute": "measurement.compute",
+    "from_trainer": "measurement.trainer",
     "load": "run",
+    "trainer_batches": "measurement.trainer",
     "verify": "verification.verify",
 }
 _MODULES = {

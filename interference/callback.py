@@ -2,23 +2,19 @@
 
 import inspect
 import math
-import random
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-import torch
-from accelerate.utils import broadcast_object_list, model_has_dtensor
-from torch import nn
+from accelerate.utils import broadcast_object_list
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
-from interference.errors import CheckpointError, ConfigError, MeasurementError, RunError, ScopeError
+from interference.errors import ConfigError, MeasurementError, RunError, ScopeError
 from interference.measurement.compute import compute
+from interference.measurement.trainer import handed_over, measure_batches, refuse_shards, trainer_batches
 from interference.measurement.units import Batch, check_by_task
 from interference.run import Run, load
 from interference.statistics.estimand import Reduce
@@ -53,6 +49,10 @@ class InterferenceCallback(TrainerCallback):
     The log omits values that are not finite, and every I of a task whose verdict is no-signal: a ratio to its own Delta
     has no meaning. The run holds them all.
 
+    It measures the trainer's own loss: in batches where that is the mean cross-entropy over supervised tokens, and by
+    `trainer.compute_loss`, one example a backward pass, where it is another (label smoothing, `compute_loss_func`, a
+    `compute_loss` of its class, a loss function of the model).
+
     The callback does not change the training: weights, random numbers, gradients and the Trainer's own log entries are
     those of a training without it. It measures the model in evaluation mode and in the precision of its own weights: if
     the Trainer puts autocast around the model (`bf16=True`, `fp16=True`), a measurement runs outside it. Under autocast
@@ -72,7 +72,9 @@ class InterferenceCallback(TrainerCallback):
     Args:
         trainer: the Trainer that the callback is added to.
         batches: {task: collated batches}, as for `interference.compute`; each a list or another iterable that yields
-            the same batches every time.
+            the same batches every time. Or the name of a column of the trainer's `train_dataset` whose values are the
+            tasks: `samples` rows of each are drawn with the seed and collated by the trainer, as by
+            `interference.from_trainer`.
         every: optimizer steps from one measurement to the next.
         out: directory of the runs; None keeps them in memory.
         layers: transformer blocks, from 0; None for all.
@@ -81,7 +83,8 @@ class InterferenceCallback(TrainerCallback):
         last: measure after the last step.
         verdicts: count the verdicts, which takes a bootstrap of every matrix. If False, every finite I is logged,
             whether or not its task has signal.
-        seed: of the bootstraps, and of the random numbers of a measurement.
+        seed: of the bootstraps, of the draw of rows, and of the random numbers of a measurement.
+        samples: rows of a task, where they are drawn by a column.
         options: further options of `interference.compute`: adapter, components, unit, token_mean, granularity ...
 
     Raises:
@@ -93,7 +96,7 @@ class InterferenceCallback(TrainerCallback):
     def __init__(
         self,
         trainer: Trainer,
-        batches: Mapping[str, Iterable[Batch]],
+        batches: Mapping[str, Iterable[Batch]] | str,
         every: int = 50,
         out: Path | str | None = None,
         layers: Sequence[int] | None = None,
@@ -103,11 +106,15 @@ class InterferenceCallback(TrainerCallback):
         last: bool = True,
         verdicts: bool = True,
         seed: int = 0,
+        samples: int = 100,
         **options: Any,
     ) -> None:
-        _check_batches(batches)
+        if not isinstance(batches, str):
+            _check_batches(batches)
         if every < 1:
             raise ConfigError(f"every is {every}, but must be at least 1 optimizer step")
+        if "loss" in options:
+            raise TypeError("the callback measures the trainer's own loss; leave loss out")
         inspect.signature(compute).bind(trainer, batches, layers, modules, seed=seed, **options)
         self.trainer = trainer
         self.batches = batches
@@ -115,6 +122,7 @@ class InterferenceCallback(TrainerCallback):
         self.first = first
         self.last = last
         self.verdicts = verdicts
+        self.samples = samples
         self._options = {"layers": layers, "modules": modules, "seed": seed, **options}
         self._series = _Series(None if out is None else Path(out))
         self._unfinished = False
@@ -133,7 +141,7 @@ class InterferenceCallback(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Check that the training can be measured; measure, if it starts at step 0."""
-        _refuse_shards(self.trainer)
+        refuse_shards(self.trainer)
         self._together(lambda: self._begin(state.global_step))
         if self.first and state.global_step == 0:
             self._measure(state, control)
@@ -167,7 +175,7 @@ class InterferenceCallback(TrainerCallback):
         self._series.begin(step, again)
         self._unfinished = True
         if step or not self.first:  # report a wrong probe set now, not at the first measurement
-            self._compute({task: list(islice(given, 2)) for task, given in self.batches.items()})
+            self._compute({task: list(islice(given, 2)) for task, given in self._batches().items()})
         self._series.forget_after(step)
 
     def _measure(self, state: TrainerState, control: TrainerControl) -> None:
@@ -182,15 +190,20 @@ class InterferenceCallback(TrainerCallback):
     def _logs_of(self, step: int) -> dict[str, float]:
         if step in self._series:
             return {}
-        run = self._compute(self.batches)
+        run = self._compute(self._batches())
         run.meta["step"] = step
         self._series.add(step, run)
         return _logged(run, self.verdicts)
 
+    def _batches(self) -> Mapping[str, Iterable[Batch]]:
+        """The probe set; rows of a column are drawn and collated again every time."""
+        if not isinstance(self.batches, str):
+            return self.batches
+        return trainer_batches(self.trainer, self.batches, self.samples, self._options["seed"])
+
     def _compute(self, batches: Mapping[str, Iterable[Batch]]) -> Run:
-        model = self.trainer.accelerator.unwrap_model(self.trainer.model, keep_torch_compile=False)
-        with _own_randomness(model, self._options["seed"]), _without_autocast(model):
-            return compute(model, batches, **self._options)
+        with handed_over(self.trainer, self._options["seed"]) as model:
+            return measure_batches(self.trainer, model, batches, **self._options)
 
     def _together(self, job: Callable[[], T]) -> T:
         """What a job returns on the main process; the others wait for it, and fail if it fails."""
@@ -283,37 +296,6 @@ def _logged(run: Run, verdicts: bool) -> dict[str, float]:
     return {name: float(value) for name, value in found.items() if math.isfinite(value)}
 
 
-@contextmanager
-def _own_randomness(model: nn.Module, seed: int) -> Iterator[None]:
-    """Inside, random numbers start from a seed; afterwards the generators are as before."""
-    python, numpy = random.getstate(), np.random.get_state()
-    with ExitStack() as stack:
-        stack.callback(random.setstate, python)
-        stack.callback(np.random.set_state, numpy)
-        stack.enter_context(torch.random.fork_rng(devices=[]))
-        for device in {parameter.device for parameter in model.parameters()}:
-            if device.type != "cpu":
-                stack.enter_context(torch.random.fork_rng([device], device_type=device.type))
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.default_generator.manual_seed(seed)
-        yield
-
-
-@contextmanager
-def _without_autocast(model: nn.Module) -> Iterator[None]:
-    """Inside, the model's forward is its own, without the autocast that accelerate put around it."""
-    if "_original_forward" not in model.__dict__:
-        yield
-        return
-    wrapped = model.forward
-    model.forward = model.__dict__["_original_forward"]
-    try:
-        yield
-    finally:
-        model.forward = wrapped
-
-
 def _check_batches(batches: Mapping[str, Iterable[Batch]]) -> None:
     check_by_task(batches)
     for task, given in batches.items():
@@ -322,18 +304,3 @@ def _check_batches(batches: Mapping[str, Iterable[Batch]]) -> None:
                 f"task {task!r}: a {type(given).__name__} gives its batches only once, but every measurement needs "
                 "them; give a list"
             )
-
-
-def _refuse_shards(trainer: Trainer) -> None:
-    plugin: Any = trainer.accelerator.state.deepspeed_plugin if trainer.is_deepspeed_enabled else None
-    kind = (
-        "FSDP" if trainer.is_fsdp_enabled
-        else "DeepSpeed ZeRO-3" if plugin is not None and plugin.zero_stage == 3
-        else "a sharded model (DTensor)" if model_has_dtensor(trainer.model)
-        else None
-    )  # fmt: skip
-    if kind is not None:
-        raise CheckpointError(
-            f"the training uses {kind}, where no process holds whole parameters to measure on; train with "
-            "DistributedDataParallel or measure saved checkpoints with interference.compute"
-        )

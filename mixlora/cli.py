@@ -2,13 +2,16 @@
 
 import csv
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn, cast
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn, cast
 
 import typer
 
 from mixlora.common import command
 from mixlora.common.command import given
 from mixlora.common.errors import ConfigError, plain
+
+if TYPE_CHECKING:
+    from mixlora.training.config import TrainConfig
 
 app = typer.Typer(
     name="mixlora",
@@ -17,6 +20,9 @@ app = typer.Typer(
     **command.SETTINGS,
 )
 
+
+_PREVIEWED = 3
+"""Examples of a task that --preview shows."""
 
 ConfigPath = Annotated[
     Path | None, typer.Argument(help="A YAML file, or a finished directory to rerun elsewhere.", show_default=False)
@@ -47,6 +53,9 @@ def train(
     base: Base = None,
     settings: Set = None,
     out: Out = None,
+    show: Annotated[
+        bool, typer.Option("--preview", help="Show examples as they reach the model; no training.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Train a LoRA, a MixLoRA, a LoRA for each task, or the whole model; again, the same command continues.
@@ -60,11 +69,17 @@ def train(
     if config is None:
         raise ConfigError("there is nothing to train: name a YAML file, as analysis_configs/mini.yaml")
     resolved = configs.load(config, settings or (), options)
+    if show:
+        _preview(resolved)
+        return
     from mixlora.training.run import train as run_training
 
+    console = terminal.console(stderr=True)
     try:
-        with terminal.progress(terminal.console(stderr=True), quiet) as report:
-            paths = run_training(resolved, report)
+        with terminal.progress(console, quiet) as report:
+            paths = run_training(
+                resolved, report, tell=lambda clause: console.print(f"note: {plain(clause)}", soft_wrap=True)
+            )
     except KeyboardInterrupt:
         _interrupted()
     from mixlora.training.folder import record_summary
@@ -254,6 +269,19 @@ def info(
 def main() -> None:
     """Entry point: errors become one sentence on stderr and an exit code."""
     command.run(app, lines=True)
+
+
+def _preview(config: "TrainConfig") -> None:
+    from mixlora.checkpoints.prompting import load_collator
+    from mixlora.common import terminal
+    from mixlora.data import preview
+
+    tasks = {name: (section, section.samples) for name, section in config.tasks.items()}
+    collator = load_collator(config.model, max_length=config.training.max_length)
+    found, notes = preview.previews(tasks, collator, config.training.seed, _PREVIEWED)
+    for note in notes:
+        typer.echo(f"note: {plain(note)}", err=True)
+    preview.show(found, typer.echo, preview.wants_colour(terminal.console().is_terminal))
 
 
 def _interrupted() -> NoReturn:

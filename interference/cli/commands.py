@@ -107,6 +107,37 @@ def compute(
 
 
 @app.command()
+def preview(
+    config: ConfigPath = None,
+    base: Base = None,
+    adapter: Adapter = None,
+    task: Task = None,
+    count: Annotated[int, typer.Option("-n", min=1, help="Examples of each task.")] = 3,
+    settings: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Show examples as they reach the model, supervised tokens marked. No weights are loaded.
+
+    They are coloured on a terminal, in [brackets] elsewhere; ↵ is a supervised line break. --json prints a line an
+    example, with its tokens.
+
+    Example: interference preview analysis_configs/demo.yaml -n 1
+    """
+    from interference.measurement import checkpoint, sample
+    from mixlora.common import terminal
+    from mixlora.data import preview
+
+    given = given_options(base, adapter, task, None, None, None, None, None, None)
+    resolved = configuration(config, settings, given)
+    checkpoint.adapter_config(resolved.model)
+    tasks = {name: (section, resolved.probe.samples) for name, section in resolved.tasks.items()}
+    found, notes = preview.previews(tasks, sample.collator_of(resolved), resolved.probe.seed, count)
+    for note in notes:
+        typer.echo(f"note: {plain(note)}", err=True)
+    preview.show(found, typer.echo, preview.wants_colour(terminal.console().is_terminal), as_json)
+
+
+@app.command()
 def show(
     run: RunPath,
     metric: Metric = Metric.INTERFERENCE,

@@ -19,6 +19,8 @@ from interference.run.remarks import (
     nonpositive,
     opposed,
     other_blocks,
+    other_loss,
+    reached,
     sketched,
     stationary,
     unstable,
@@ -158,13 +160,18 @@ def remarks(
         )
     if sketch := sketched(run.meta):
         found.append(sketch)
+    if loss := other_loss(run.meta):
+        found.append(loss)
     if others := run.meta.get("not_probed"):
         found.append(also_trained("; ".join(others)))
-    return found
+    return found + [plain(line) for line in reached(run.meta)]
 
 
 def notes(run: Run, config: "AnalysisConfig", origin: Path | None) -> list[str]:
-    """What whoever computed a run must know: fewer examples than asked for, one task alone, a changed checkpoint."""
+    """What whoever computed a run must know: fewer examples than asked for, one task alone, a changed checkpoint.
+
+    And what of the data reached the model.
+    """
     samples, size = config.probe.samples, config.probe.unit_size
     counts = run.probes["task"].value_counts(sort=False) * size
     few = {task: count for task, count in counts.items() if count <= samples - size}
@@ -172,11 +179,13 @@ def notes(run: Run, config: "AnalysisConfig", origin: Path | None) -> list[str]:
     found = [f"task {task!r} has {count} examples{whole}, fewer than samples={samples}" for task, count in few.items()]
     if left := {samples - count for count in counts if samples - size < count < samples}:
         found.append(f"units of {size} leave {max(left)} of samples={samples} examples of a task over")
+    if loss := other_loss(run.meta):
+        found.append(loss)
     if len(run.tasks) == 1:
         found.append("a run of one task has no pair of tasks to compare")
     if origin is not None and origin.is_dir() and fingerprint(meta_of(origin)) not in ("", fingerprint(run.meta)):
         found.append(f"the checkpoint has changed since {origin} was computed: this run measures it as it is now")
-    return found
+    return found + reached(run.meta)
 
 
 def fingerprint(meta: Mapping[str, Any]) -> str:

@@ -25,12 +25,11 @@ from interference.gradients.losses import can_skip_logits
 from interference.gradients.state import activate, as_found
 from interference.gradients.targets import Target
 from interference.measurement import checkpoint, sample
-from interference.measurement.resume import clear, refuse_busy, settle, unfinished
+from interference.measurement.resume import clear, day_of, refuse_busy, settle, unfinished
 from interference.measurement.spec import Spec
 from interference.measurement.spool import DiskSpool
 from interference.measurement.units import digested
 from mixlora import MixLoraLayer, routed
-from mixlora.checkpoints import loading
 from mixlora.common.files import exists, expanded, is_folder
 from mixlora.common.progress import Progress, silent
 from mixlora.common.sections import resolved
@@ -100,14 +99,14 @@ def compute_config(config: AnalysisConfig, out: Path | str, progress: Progress =
     refuse_busy(out)
     check_free(out)
     check_tasks(list(config.tasks))
-    collator = Collator(loading.load_processor(config.model), probe.max_length, config.model.chat_template)
-    tasks = sample.read(config)
+    collator = sample.collator_of(config, day_of(out))
+    tasks = sample.read(config).examples
     for examples in tasks.values():
         for example in examples:
             collator.encode_prompt(example)  # raises before the model is loaded
     model = checkpoint.load_model(config.model)
     targets = replace(Spec.of(probe), routers=False).targets(model)  # routers select and are not selected
-    described = {**resolved(config), "out": None}
+    described = {**resolved(sample.dated(config, collator)), "out": None}
     job = f"factors {checkpoint.fingerprint(model)} {json.dumps(described)}"
     with unfinished(out, job) as spool:
         observer = Observer(model, targets, collator, probe.batch_size, probe.seed, progress, spool, job)
@@ -129,11 +128,20 @@ def kept_or_computed(config: AnalysisConfig, out: Path | str, progress: Progress
     record = out / "factors.json"
     if exists(record):
         found = load(out)
-        if found.meta.get("config") == {**resolved(config), "out": None}:
+        if found.meta.get("config") == _wanted(config, found):
             if changed := _changed_since(config, record.stat().st_mtime):
                 raise RunError(f"{changed} has changed since {out} was computed; delete that, or choose another --out")
             return found
     return compute_config(config, out, progress)
+
+
+def _wanted(config: AnalysisConfig, found: Factors) -> dict[str, Any]:
+    """The configuration that kept factors must have; of any day, where it names none or the template writes none."""
+    wanted = {**resolved(config), "out": None}
+    kept = ((found.meta.get("config") or {}).get("model") or {}).get("date")
+    if config.model.date is None or kept is None:
+        wanted["model"]["date"] = kept
+    return wanted
 
 
 def _changed_since(config: AnalysisConfig, moment: float) -> Path | None:

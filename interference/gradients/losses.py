@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from interference.errors import MeasurementError
+from interference.gradients.autograd import tokens_of
+from interference.gradients.examples import inputs_of
 from mixlora import routed
 from mixlora.common.labels import IGNORED
 from mixlora.tuner.model import base_model_of
@@ -34,14 +35,8 @@ def example_losses(model: nn.Module, batch: Mapping[str, Any], whole_logits: boo
     """
     labels = batch["labels"]
     targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED)
-    supervised = targets != IGNORED
-    tokens = supervised.sum(dim=1)
-    if not bool(tokens.all()):
-        row = int((tokens == 0).nonzero()[0])
-        raise MeasurementError(
-            f"row {row} of the batch has no supervised token; every label is -100 or its first token"
-        )
-    inputs = {key: value for key, value in batch.items() if key not in ("labels", "tasks")}
+    supervised, tokens = targets != IGNORED, tokens_of(batch)
+    inputs = inputs_of(batch, "labels")
     kept = _kept(supervised, batch.get("attention_mask"))
     if not whole_logits and can_skip_logits(model):
         inputs["logits_to_keep"] = _last(supervised) if _spread(model) else kept

@@ -5,6 +5,9 @@ example n is sum_t d[n, t] x[n, t]^T. MixLoRA gathers every example's own factor
 in the right rows. Work that these gradients do not need is skipped: weights are frozen, logits are computed where
 tokens are supervised, and the graph starts at the first probed factor, so that the layers below it (and the image
 encoder) run without one.
+
+That is for the mean cross-entropy over supervised tokens. Any other loss is measured one example at a time, by
+`autograd`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,11 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from interference.errors import MeasurementError
+from interference.gradients.autograd import Loss, gradients_of, selections_of, tokens_of, weights_of
 from interference.gradients.layers import by_example, per_example
 from interference.gradients.losses import example_losses
 from interference.gradients.state import activate, as_found
 from interference.gradients.targets import Tap, Target
-from mixlora import MixLoraLayer
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class BatchGradients:
 
     Attributes:
         gradients: {block name: [batch, *factor shape]}, float32 or better, of each example's own loss.
-        losses: [batch], mean cross-entropy over supervised tokens (nats per token).
+        losses: [batch], mean cross-entropy over supervised tokens (nats per token), or of the probe's own loss.
         tokens: [batch], number of supervised tokens.
         selections: {name of the block of A or B: [batch, r]}, the factors that each example used; empty for LoRA.
     """
@@ -49,11 +52,13 @@ class Probe:
     Args:
         model: the model that holds the targets.
         targets: adapted modules to probe, all of one adapter.
+        loss: of a batch of one example; None for the mean cross-entropy over its supervised tokens.
     """
 
-    def __init__(self, model: nn.Module, targets: Sequence[Target]) -> None:
+    def __init__(self, model: nn.Module, targets: Sequence[Target], loss: Loss | None = None) -> None:
         self.model = model
         self.targets = targets
+        self.loss = loss
         self._stack = ExitStack()
         self._gradients: dict[str, Tensor] = {}
         self._batch_shape = (0, 0)
@@ -64,6 +69,10 @@ class Probe:
             activate(self.model, self.targets[0].adapter)
             self.model.eval()
             self.model.requires_grad_(False)
+            if self.loss is not None:
+                for weight in weights_of(self.targets).values():
+                    weight.requires_grad_(True)
+                return self
             for target in self.targets:
                 for tap in target.taps.values():
                     self._stack.enter_context(self._hook(tap))
@@ -82,8 +91,14 @@ class Probe:
             batch: what the model's forward takes, with `labels` [batch, seq].
 
         Raises:
-            MeasurementError: if an example has no supervised token, or a module does not keep examples apart.
+            MeasurementError: if an example has no supervised token, a module does not keep examples apart, or the
+                probe's own loss is no scalar that depends on every target.
         """
+        if self.loss is not None:
+            tokens = tokens_of(batch)
+            with torch.enable_grad():
+                found, own, selections = gradients_of(self.model, batch, self.targets, self.loss)
+            return BatchGradients(found, own, tokens, selections)
         self._gradients = {}
         self._batch_shape = (batch["labels"].shape[0], batch["labels"].shape[1])
         with torch.enable_grad():
@@ -94,15 +109,7 @@ class Probe:
             for block in target.blocks:
                 if block.name not in gradients:
                     raise MeasurementError(f"{target.path} took no part in the loss; leave it out of the modules")
-        return BatchGradients(gradients, losses.detach(), tokens, self._selections())
-
-    def _selections(self) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {}
-        for target in self.targets:
-            if isinstance(target.layer, MixLoraLayer) and target.layer.selection is not None:
-                a, b = target.blocks[:2]
-                found |= {a.name: target.layer.selection.A, b.name: target.layer.selection.B}
-        return found
+        return BatchGradients(gradients, losses.detach(), tokens, selections_of(self.targets))
 
     @property
     def _probes_head(self) -> bool:

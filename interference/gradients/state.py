@@ -1,9 +1,12 @@
-"""The state of a model that a measurement changes, and how it is restored."""
+"""The state that a measurement changes, of a model and of random generators, and how it is restored."""
 
+import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import numpy as np
+import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, set_adapter
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
@@ -30,6 +33,37 @@ def as_found(model: nn.Module) -> Iterator[None]:
             module.training = training
         for parameter, needed in required:
             parameter.requires_grad_(needed)
+
+
+@contextmanager
+def own_randomness(model: nn.Module, seed: int) -> Iterator[None]:
+    """Inside, random numbers start from a seed; afterwards the generators are as before."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with ExitStack() as stack:
+        stack.callback(random.setstate, python)
+        stack.callback(np.random.set_state, numpy)
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        for device in {parameter.device for parameter in model.parameters()}:
+            if device.type != "cpu":
+                stack.enter_context(torch.random.fork_rng([device], device_type=device.type))
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def without_autocast(model: nn.Module) -> Iterator[None]:
+    """Inside, the model's forward is its own, without the autocast that accelerate put around it."""
+    if "_original_forward" not in model.__dict__:
+        yield
+        return
+    wrapped = model.forward
+    model.forward = model.__dict__["_original_forward"]
+    try:
+        yield
+    finally:
+        model.forward = wrapped
 
 
 def _adapted(model: nn.Module) -> list[Any]:

@@ -2,7 +2,8 @@
 
 `spec` says what is measured. `checkpoint` loads the model, `sample` draws and encodes the examples, `units` groups them
 into parts. `prober` measures their gradients, which wait in a `spool`; `gram` multiplies them, and `builder` makes the
-run. `shard` divides the work among processes. `compute` runs the pipeline, `resume` continues a killed one, `plan`
+run. `objective` says which loss is measured; `trainer` takes loss, collator and `rows` from a transformers Trainer.
+`shard` divides the work among processes. `compute` runs the pipeline, `resume` continues a killed one, `plan`
 predicts the cost.
 
 Not here: gradients of one batch (`gradients`), checks of a finished run (`verification`).

@@ -1,8 +1,10 @@
 """compute: the run of a model and examples, from a notebook's batches or from a configuration's files."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,28 +14,29 @@ from torch import nn
 from interference.blocks import Component, Granularity
 from interference.config import MEMORY_BUDGET, AnalysisConfig
 from interference.errors import ScopeError
+from interference.gradients.autograd import Loss
 from interference.gradients.probe import Probe
 from interference.gradients.targets import Target, unprobed
 from interference.measurement import checkpoint, sample
 from interference.measurement.builder import RunBuilder
+from interference.measurement.objective import PLAIN, Objective, of_work
 from interference.measurement.prober import Prober
-from interference.measurement.resume import clear, gram_file, refuse_busy, settle, unfinished
+from interference.measurement.resume import clear, day_of, gram_file, refuse_busy, settle, unfinished
 from interference.measurement.shard import Shard
 from interference.measurement.spec import Spec
 from interference.measurement.spool import DiskSpool, MemorySpool
 from interference.measurement.units import Batch, Probed, Workload, of_collated
 from interference.run import Run, load
 from interference.run.run import check_free
-from mixlora.checkpoints import loading
 from mixlora.checkpoints.loading import SPLIT, kind_of
 from mixlora.common import processes
 from mixlora.common.directories import check_writable
 from mixlora.common.files import expanded
 from mixlora.common.progress import Progress, silent
 from mixlora.common.sections import resolved
+from mixlora.data.templates import today
 
 CONVENTIONS = {
-    "loss": "mean cross-entropy over supervised tokens of an example, nats per token",
     "mode": "evaluation (no dropout), parameters unmodified",
     "axes": "rows are the affected task i, columns the stepped task j",
     "gram": "K[u, v] = <g_u, g_v>, float32, upper triangle packed row by row",
@@ -60,9 +63,13 @@ def compute(
     memory_budget: int = MEMORY_BUDGET,
     spool_dir: Path | str | None = None,
     sketch: int | None = None,
+    loss: Loss | None = None,
     progress: Progress = silent,
 ) -> Run:
     """The run of a model with a LoRA or MixLoRA adapter, over batches that the caller collated.
+
+    The loss of an example is its mean cross-entropy over supervised tokens, unless the model's own forward computes
+    another one (its `loss_function`), which is then measured. The run's meta names it.
 
     Args:
         model: a model with a LoRA or MixLoRA adapter; its state is restored afterwards.
@@ -82,6 +89,8 @@ def compute(
         memory_budget: bytes that gradients may take in memory; the others wait on disk.
         spool_dir: directory of the gradients on disk; None for the system's temporary directory.
         sketch: keep this number of random sums instead of every block's gradient; see `interference.gradients.sketch`.
+        loss: a function of (model, batch of one example) to a scalar tensor, measured in place of the mean
+            cross-entropy, one example a backward pass.
         progress: called as the work goes on.
 
     Returns:
@@ -89,8 +98,9 @@ def compute(
 
     Raises:
         CheckpointError: if the model has no adapter that can be probed, or not all of its weights are in memory.
-        ConfigError: if the seed, granularity or sketch cannot be used.
-        ScopeError: if a layer or module does not exist, or a task has fewer than two units.
+        ConfigError: if the seed, granularity, sketch or loss cannot be used.
+        ScopeError: if a layer or module does not exist, a row holds several packed examples, or a task has fewer than
+            two units.
         MeasurementError: if a loss or gradient is not finite, or every gradient is zero.
         RunError: if `out` exists already, or cannot be written.
     """
@@ -99,19 +109,46 @@ def compute(
         token_mean=token_mean, granularity=granularity, weight_space=weight_space, sketch=sketch, seed=seed,
         memory_budget=memory_budget,
     )  # fmt: skip
+    work = Workload(of_collated(model, batches, unit), batches)
+    return measured(model, spec, work, partial(of_work, loss=loss), out, spool_dir, progress)
+
+
+def measured(
+    model: nn.Module,
+    spec: Spec,
+    work: Workload,
+    objective_of: Callable[[nn.Module, str, Workload], tuple[Objective, Workload]],
+    out: Path | str | None,
+    spool_dir: Path | str | None,
+    progress: Progress,
+    **meta: Any,
+) -> Run:
+    """The run of a workload that does not come from a configuration, in memory, and at `out`.
+
+    Args:
+        model: its state is restored afterwards.
+        spec: what is measured.
+        work: the parts to measure.
+        objective_of: which loss is measured, of the model, the probed adapter and the work.
+        out: also save the run to this directory.
+        spool_dir: as in `compute`.
+        progress: called as the work goes on.
+        meta: what else the run records.
+    """
     out = None if out is None else expanded(out)
     if out is not None:
         check_free(out)
         check_writable(out)
     targets = spec.targets(model)
+    objective, work = objective_of(model, targets[0].adapter, work)
     scope = {
-        "layers": None if layers is None else [int(layer) for layer in layers],
-        "modules": None if modules is None else list(modules),
+        "layers": None if spec.layers is None else [int(layer) for layer in spec.layers],
+        "modules": None if spec.modules is None else list(spec.modules),
     }
     with MemorySpool(spec.half_budget, None if spool_dir is None else expanded(spool_dir)) as spool:
-        work = Workload(of_collated(model, batches, unit), batches)
-        meta = {"seed": spec.seed, "config": None, "scope": scope, **spec.meta(), **_provenance(model, targets)}
-        run = measure(RunBuilder(spec, targets, progress), model, work, spool, meta)
+        known = {"seed": spec.seed, "config": None, "scope": scope, **spec.meta(), **_provenance(model, targets)}
+        builder = RunBuilder(spec, targets, progress)
+        run = measure(builder, model, work, spool, {**known, **meta}, objective=objective)
     if out is not None:
         run.save(out)
     return run
@@ -140,14 +177,21 @@ def compute_config(config: AnalysisConfig, progress: Progress = silent) -> Run |
             clear(out, "run.json")
             refuse_busy(out)
         check_free(out)
-        encoded, model, builder = _prepared(config, progress if shard.first else silent, shard)
+        found = day_of(out) or today()
+    day = shard.gathered(found)[0]  # midnight may pass between two processes
+    with shard.together():
+        encoded, model, builder = _prepared(config, day, progress if shard.first else silent, shard)
+    config = sample.dated(config, encoded.collator)
     provenance = _provenance(model, builder.targets)
-    identity = f"{provenance['fingerprints']['model']} {config.model_dump_json(exclude=_ELSEWHERE)}"
+    with shard.together():
+        given = sample.workload(encoded, config, model.device)
+        objective, work = of_work(model, builder.targets[0].adapter, given)
+    kept = config.model_dump_json(exclude=_ELSEWHERE)
+    identity = " ".join([provenance["fingerprints"]["model"], kept, *([objective.words] if objective.loss else [])])
     with _waiting(config, out, identity, builder, sample.count(encoded)) as spool:
-        work = sample.workload(encoded, config, model.device)
         spec, data = builder.spec, sample.describe(encoded)
         meta = {"seed": spec.seed, "config": resolved(config), **spec.meta(), **provenance, "data": data}
-        run = measure(builder, model, work, spool, meta, gram_file(out), identity)
+        run = measure(builder, model, work, spool, meta, gram_file(out), identity, objective)
         with shard.together():
             if shard.first:
                 settle(lambda place: run.save(place, gram_file(out)), out)
@@ -162,6 +206,7 @@ def measure(
     meta: Mapping[str, Any],
     file: Path | None = None,
     job: str = "",
+    objective: Objective = PLAIN,
 ) -> Run:
     """The run of a workload: what a notebook's batches and a configuration's files have in common.
 
@@ -173,6 +218,7 @@ def measure(
         meta: what the run records of the measurement.
         file: where the Gram matrices are written; None to keep them in memory.
         job: identity of the measurement; only parts of the same job are taken from the spool.
+        objective: which loss is measured.
 
     Raises:
         ScopeError: if a task has fewer than two units.
@@ -180,7 +226,7 @@ def measure(
         RunError: if gradients or Gram matrices cannot be written or read.
     """
     shard = builder.shard
-    with Probe(model, builder.targets) as probe:
+    with Probe(model, builder.targets, objective.loss) as probe:
         prober = Prober(probe, spool, builder.spec, builder.progress, work.count, shard, job)
         with shard.together():
             found = prober.run(work.parts)
@@ -189,17 +235,20 @@ def measure(
     with shard.together():
         grams = builder.grams(spool, file)
     with shard.together():
-        return builder.run(grams, spool, meta)
+        conventions = {"loss": objective.words, **meta["conventions"]}
+        return builder.run(grams, spool, {**meta, "loss": objective.words, "conventions": conventions})
 
 
-def _prepared(config: AnalysisConfig, progress: Progress, shard: Shard) -> tuple[sample.Sample, PeftModel, RunBuilder]:
+def _prepared(
+    config: AnalysisConfig, day: date, progress: Progress, shard: Shard
+) -> tuple[sample.Sample, PeftModel, RunBuilder]:
     """The examples, the model, and the builder of the run; errors in the examples are found first."""
     if shard.count > 1 and config.model.device == SPLIT:
         raise ScopeError(
             f"device: {SPLIT} spreads one model over all GPUs, but each of {shard.count} processes holds a model "
             "of its own; leave device out, or start one process"
         )
-    encoded = sample.encode(sample.read(config), loading.load_processor(config.model), config)
+    encoded = sample.encode(sample.read(config), sample.collator_of(config, day), config)
     model, spec = checkpoint.load_model(config.model), Spec.of(config.probe)
     return encoded, model, RunBuilder(spec, spec.targets(model), progress, shard)
 

@@ -24,13 +24,13 @@ from interference.gradients.probe import Probe
 from interference.measurement import checkpoint, sample
 from interference.measurement.builder import RunBuilder
 from interference.measurement.gram import gram
+from interference.measurement.objective import of_work
 from interference.measurement.prober import Prober
 from interference.measurement.spec import Spec
 from interference.measurement.spool import DiskSpool, temporary
 from interference.measurement.units import Part
 from interference.run.grams import pack, packed_bytes, write_packed
 from interference.run.record import checksum
-from mixlora.checkpoints import loading
 
 _LOSES = {
     Granularity.MODULE: "nothing",
@@ -77,7 +77,7 @@ def plan(config: AnalysisConfig, timed: bool = False) -> Plan:
     Raises:
         InterferenceError: as `compute_config`.
     """
-    encoded = sample.encode(sample.read(config), loading.load_processor(config.model), config)
+    encoded = sample.encode(sample.read(config), sample.collator_of(config), config)
     start = time.perf_counter()
     model = checkpoint.load_model(config.model) if timed else _shapes(config)
     loaded = time.perf_counter() - start
@@ -132,10 +132,12 @@ def _measured(
 ) -> Plan:
     """The plan with memory and time, from parts of all lengths, including the longest, which needs most memory."""
     spool_dir, device = config.probe.spool_dir, next(model.parameters()).device
-    parts = list(sample.workload(encoded, config, device).parts)
+    work = sample.workload(encoded, config, device)
+    objective, work = of_work(model, builder.targets[0].adapter, work)
+    parts = list(work.parts)
     with ExitStack() as stack:
         spool = DiskSpool(Path(stack.enter_context(temporary(Path(spool_dir) if spool_dir else None))))
-        probe = stack.enter_context(Probe(model, builder.targets))
+        probe = stack.enter_context(Probe(model, builder.targets, objective.loss))
         gradients = _probing_seconds(Prober(probe, spool, builder.spec), spool, parts)
         largest = max(len(part.units) for part in parts)
         gram_seconds = _gram_seconds(builder, spool, found.units, largest)

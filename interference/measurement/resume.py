@@ -13,10 +13,12 @@ saved, or when the input turns out to be wrong.
 """
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import date
 from pathlib import Path
 
 from interference.errors import InterferenceError, RunError
@@ -90,6 +92,16 @@ def unfinished(
 def partial_folder(out: Path) -> Path:
     """The directory of the unfinished work on a result."""
     return out.with_name(out.name + ".partial")
+
+
+def day_of(out: Path) -> date | None:
+    """The day that the unfinished work on a result takes for today; None where there is none, or it writes no date."""
+    try:
+        identity = _noted(partial_folder(out) / _IDENTITY) or ""
+        config = json.loads(identity[identity.index("{") :])
+        return date.fromisoformat(config["model"]["date"])
+    except (RunError, ValueError, LookupError, TypeError):  # other work, of an earlier version, unreadable: told later
+        return None
 
 
 def gram_file(out: Path) -> Path:

@@ -2,18 +2,24 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import date
 from typing import Any
 
 import numpy as np
 import torch
 
 from interference.config import AnalysisConfig
-from interference.errors import ScopeError
+from interference.errors import DataError, ScopeError
 from interference.measurement.units import Batch, Part, Unit, Workload
+from mixlora.checkpoints.prompting import load_collator
+from mixlora.data.checking import as_error
 from mixlora.data.collation import Collator, Encoded
+from mixlora.data.described import of_task
 from mixlora.data.examples import Example
 from mixlora.data.images import content
+from mixlora.data.preview import described_template, pieces_of, shortened
+from mixlora.data.reading.problems import Noted, collecting
 from mixlora.data.sources import examples_of
 
 
@@ -43,23 +49,44 @@ class EncodedUnit:
 
 @dataclass(frozen=True)
 class Sample:
-    """Everything that will be measured, in the run's order."""
+    """Everything that will be measured, in the run's order.
+
+    Attributes:
+        collator: makes the batches.
+        units: what gradients belong to.
+        noted: {task: what of its data is not used}.
+    """
 
     collator: Collator
     units: list[EncodedUnit]
+    noted: dict[str, Noted] = field(default_factory=dict)
 
 
-def read(config: AnalysisConfig) -> dict[str, list[Example]]:
+@dataclass(frozen=True)
+class Drawn:
+    """The sampled examples of every task, and what of its data is not used."""
+
+    examples: dict[str, list[Example]]
+    noted: dict[str, Noted]
+
+
+def read(config: AnalysisConfig) -> Drawn:
     """The sampled examples of every task.
 
     Raises:
-        DataError: if a file or a record cannot be used.
+        DataError: if a file or records cannot be used; it describes the first twenty problems.
         ScopeError: if a task has fewer examples than two units need.
     """
-    probe = config.probe
+    probe, problems = config.probe, list[DataError]()
+    noted = {name: Noted() for name in config.tasks}
+    drawn = {
+        name: examples_of(name, task, probe.samples, probe.seed, problems, noted[name])[name]
+        for name, task in config.tasks.items()
+    }
+    if problems:
+        raise as_error(problems)
     found = {}
-    for name, task in config.tasks.items():
-        examples = examples_of(name, task, probe.samples, probe.seed)[name]
+    for name, examples in drawn.items():
         if len(examples) < 2 * probe.unit_size:
             if probe.samples < 2 * probe.unit_size:
                 raise ScopeError(
@@ -71,20 +98,38 @@ def read(config: AnalysisConfig) -> dict[str, list[Example]]:
                 "give it more examples or a smaller unit_size"
             )
         found[name] = examples
-    return found
+    return Drawn(found, noted)
 
 
-def encode(tasks: dict[str, list[Example]], processor: Any, config: AnalysisConfig) -> Sample:
+def collator_of(config: AnalysisConfig, day: date | None = None) -> Collator:
+    """What makes the batches of a configuration's checkpoint, as its trainer made them.
+
+    Args:
+        config: names the checkpoint.
+        day: that a template takes for today where the configuration names none; None for today.
+
+    Raises:
+        CheckpointError: if there is no tokenizer or processor.
+        ConfigError: if there is no such chat template.
+    """
+    return load_collator(config.model, config.model.adapter, config.probe.max_length, day)
+
+
+def dated(config: AnalysisConfig, collator: Collator) -> AnalysisConfig:
+    """The configuration with the day that its template writes, which reruns it on any day; no day if it writes none."""
+    day = collator.template.day.isoformat() if collator.template.dated else None
+    return config.model_copy(update={"model": config.model.model_copy(update={"date": day})})
+
+
+def encode(drawn: Drawn, collator: Collator, config: AnalysisConfig) -> Sample:
     """The examples as tokens, in units of `unit_size`; examples that fill no whole unit are dropped.
 
     Raises:
         DataError: if an answer is empty or truncated away, or a prompt cannot be rendered.
         ScopeError: if a task has fewer than two units.
     """
-    collator = Collator(processor, config.probe.max_length, config.model.chat_template)
-    size, units = config.probe.unit_size, []
-    for name, examples in tasks.items():
-        encoded = [collator.encode(example) for example in examples]
+    size, units = config.probe.unit_size, list[EncodedUnit]()
+    for name, encoded in _encoded(drawn, collator, config).items():
         for kind in (True, False):  # a unit's examples all have an image, or none has
             alike = [example for example in encoded if example.has_image is kind]
             whole = len(alike) - len(alike) % size
@@ -95,7 +140,30 @@ def encode(tasks: dict[str, list[Example]], processor: Any, config: AnalysisConf
                 f"task {name!r} has {count} units of {size} examples that all have an image or all have none, but 2 "
                 "are needed; give it more examples or a smaller unit_size"
             )
-    return Sample(collator, units)
+    return Sample(collator, units, drawn.noted)
+
+
+def _encoded(drawn: Drawn, collator: Collator, config: AnalysisConfig) -> dict[str, list[Encoded]]:
+    """The examples of every task as tokens, without those that a task skips.
+
+    Raises:
+        DataError: if some cannot be encoded; it describes the first twenty problems.
+    """
+    found: dict[str, list[Encoded]] = {}
+    problems: list[DataError] = []
+    for name, examples in drawn.examples.items():
+        own: list[DataError] = []
+        found[name] = []
+        for example in examples:
+            with collecting(own):
+                found[name].append(collator.encode(example))
+        if config.tasks[name].on_error == "skip":
+            drawn.noted[name].skip(own)
+        else:
+            problems += own
+    if problems:
+        raise as_error(problems)
+    return found
 
 
 def count(encoded: Sample) -> int:
@@ -127,14 +195,41 @@ def unit_batches(encoded: Sample, place: int, config: AnalysisConfig, device: to
 
 
 def describe(encoded: Sample) -> dict[str, Any]:
-    """What the run records of the data: a fingerprint, and the number of truncated answers."""
+    """What the run records of the data.
+
+    A fingerprint; the number of cut answers; the chat template; for each task `described.of_task` and one example as
+    it reached the model.
+    """
     found = hashlib.sha256()
+    tasks: dict[str, list[Encoded]] = {}
     for unit in encoded.units:
         for example in unit.examples:
             found.update(repr((unit.task, example.id, example.input_ids, example.labels)).encode())
-            found.update(content(example.image))
-    cut = sum(example.truncated > 0 for unit in encoded.units for example in unit.examples)
-    return {"fingerprint": found.hexdigest()[:32], "truncated_answers": cut}
+            for image in example.example.images:
+                found.update(content(image))
+        tasks.setdefault(unit.task, []).extend(unit.examples)
+    cut = {task: sum(example.truncated > 0 for example in own) for task, own in tasks.items()}
+    return {
+        "fingerprint": found.hexdigest()[:32],
+        "truncated_answers": sum(cut.values()),
+        "tasks": {
+            task: of_task([example.example for example in own], cut[task], encoded.noted.get(task, Noted()))
+            for task, own in tasks.items()
+        },
+        "template": described_template(encoded.collator.template),
+        "examples": {task: _shown(own[0], encoded.collator) for task, own in tasks.items()},
+    }
+
+
+def _shown(example: Encoded, collator: Collator) -> dict[str, Any]:
+    """An example as it reached the model, the middle of a long text left out."""
+    return {
+        "id": example.id,
+        "pieces": [[text, mark] for text, mark in shortened(pieces_of(example, collator))],
+        "tokens": len(example.input_ids),
+        "supervised": example.supervised,
+        "cut": example.truncated,
+    }
 
 
 def _part(encoded: Sample, run: Sequence[int], batch_size: int, device: torch.device) -> Part:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from interference.errors import ScopeError
+from interference.gradients.examples import packed
 from interference.gradients.probe import BatchGradients
 from mixlora.checkpoints.loading import refuse_offloaded
 
@@ -122,7 +123,7 @@ def of_collated(model: nn.Module, batches: Mapping[str, Iterable[Batch]], unit: 
         unit: "example" if every row is a unit, "batch" if the batch is one.
 
     Raises:
-        ScopeError: if the batches are not given by task, or one has no labels.
+        ScopeError: if the batches are not given by task, one has no labels, or a row holds several examples.
         CheckpointError: if not all of the model's weights are in memory.
     """
     check_by_task(batches)
@@ -142,6 +143,15 @@ def check_by_task(batches: object) -> None:
     """Raise a ScopeError if batches are not a dict by task."""
     if not isinstance(batches, Mapping):
         raise ScopeError(f"batches is a {type(batches).__name__}, but must be a dict {{task: its batches}}")
+
+
+def refuse_packed(batch: Batch, place: str) -> None:
+    """Raise a ScopeError if a row of the batch at a `place` holds several examples."""
+    if packed(batch):
+        raise ScopeError(
+            f"{place}: a row holds several packed examples, whose gradients cannot be told apart; collate without "
+            "packing (of TRL: packing=False, padding_free=False)"
+        )
 
 
 def digested(job: str, batches: Iterable[tuple[Batch, Sequence[int]]]) -> str:
@@ -170,6 +180,7 @@ def _collated(task: str, number: int, given: Batch, unit: str) -> Part:
     if "labels" not in given:
         raise ScopeError(f"task {task!r}, batch {number} has no labels; collate it with labels [batch, seq]")
     rows = range(len(given["labels"]))
+    refuse_packed(given, f"task {task!r}, batch {number}")
     batch = {"tasks": [task] * len(rows), **given}
     if unit == "batch":
         return Part([Unit(task, f"batch {number}", f"{task} batch {number}")], [(batch, [0] * len(rows))])

@@ -129,6 +129,8 @@ def notes(run: RunSummary) -> list[str]:
         found.append(f"Every gradient is zero in {several([_place(scope) for scope in run.empty])}: nothing to show.")
     if sketch := remarks.sketched(run.run.meta):
         found.append(sentence(sketch))
+    if loss := remarks.other_loss(run.run.meta):
+        found.append(sentence(loss))
     if other := run.run.meta.get("not_probed"):
         found.append(sentence(f"{remarks.also_trained(several(list(other)))} here"))
     return found

@@ -18,11 +18,12 @@ from interference.report.findings.changes import Compared
 from interference.report.findings.drivers import drivers
 from interference.report.findings.excerpts import Excerpts
 from interference.report.findings.grouping import Grouping, group
-from interference.report.phrases import several
+from interference.report.phrases import sentence, several
 from interference.report.scopes import BASE, WHOLE, Choice, Detail, contents, key_of, words_of
 from interference.report.summary import RunSummary, cells, counts, summarise
 from interference.run import Run
-from interference.run.remarks import other_units
+from interference.run.remarks import examples as examples_reached
+from interference.run.remarks import other_units, reached
 from mixlora.common.enums import member
 from mixlora.common.progress import Progress, silent
 
@@ -72,6 +73,8 @@ class ReportData:
         runs: what each run says; `cells` is {scope key: {choice key: columns over all pairs of tasks, row by row}}.
         differences: pairs of runs, the second minus the first, on the same examples.
         trajectory: cells of runs that are checkpoints of one training.
+        reached: what reached the model, once for all runs that say the same: labels, sentences (said), and an example a
+            task: task, id, tokens, supervised, cut, pieces [text, whether it is supervised].
     """
 
     title: str
@@ -87,6 +90,7 @@ class ReportData:
     runs: list[dict[str, Any]]
     differences: list[dict[str, Any]]
     trajectory: list[dict[str, Any]]
+    reached: list[dict[str, Any]]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as one dict."""
@@ -152,6 +156,7 @@ def report(
         runs=shown,
         differences=[_difference(found, tasks) for found in compared],
         trajectory=trajectory,
+        reached=_reached(summaries),
     )
     if len(runs) > 1:
         for run, said in zip(data.runs, details, strict=True):
@@ -166,9 +171,9 @@ def _summaries(
     pages = {label: contents(run, detail, replicates, len(runs)) for label, run in runs.items()}
     left_out = _Sentences(len(runs))
     for label, page in pages.items():
-        for sentence in page.left_out:
-            more = "; detail full holds more" if "matrices" in sentence and detail is not Detail.FULL else ""
-            left_out.add(label, f"Not measured: {sentence}{more}")
+        for said in page.left_out:
+            more = "; detail full holds more" if "matrices" in said and detail is not Detail.FULL else ""
+            left_out.add(label, f"Not measured: {said}{more}")
     return [summarise(label, run, pages[label], replicates, progress) for label, run in runs.items()], left_out
 
 
@@ -231,6 +236,20 @@ def _run(
         "drivers": _drivers(run, excerpts, left_out),
         "notes": conclusions.notes(run),
     }
+
+
+def _reached(runs: Sequence[RunSummary]) -> list[dict[str, Any]]:
+    """What reached the model in each run that tells it; runs of the same data and template stand together."""
+    found: list[dict[str, Any]] = []
+    for run in runs:
+        said = [sentence(clause) for clause in reached(run.run.meta)]
+        own = {"said": said, "examples": examples_reached(run.run.meta)}
+        same = next((other for other in found if {**other, "labels": 0} == {**own, "labels": 0}), None)
+        if same is not None:
+            same["labels"].append(run.label)
+        elif any(own.values()):
+            found.append({"labels": [run.label], **own})
+    return found
 
 
 def _drivers(run: RunSummary, excerpts: Excerpts | None, left_out: "_Sentences") -> list[dict[str, Any]]:

@@ -35,6 +35,7 @@ _KINDS: Mapping[str, type] = {
     "sketch": int,
     "sketch_error": float,
     "unit": str,
+    "loss": str,
     "granularity": str,
     "token_mean": bool,
 }

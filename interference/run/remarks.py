@@ -9,9 +9,12 @@ from typing import Any
 import pandas as pd
 
 from interference.statistics.uncertainty import LEAST_UNITS
+from mixlora.data import described
 
 UNSTABLE = 0.05
 """A share of units with an own Delta at or below 0, beyond which means of ratios are unstable."""
+PLAIN_LOSS = "mean cross-entropy over supervised tokens of an example, nats per token"
+"""How a run's meta names the loss that is measured unless the model, its trainer or the caller has another."""
 STATIONARY = 0.25
 """A balance nearer 0 than this calls the summed loss stationary for a task."""
 ZERO = "A's gradient is zero as long as B is at its initial zero"
@@ -48,6 +51,17 @@ def nearly_stationary(names: str) -> str:
 def also_trained(names: str) -> str:
     """That the adapter has other parameters than those of a run's blocks, its meta's "not_probed"."""
     return f"the adapter also trains {names}, which is not part of theta"
+
+
+def plain_loss(meta: Mapping[str, Any]) -> bool:
+    """Whether a run measured the mean cross-entropy over supervised tokens."""
+    return str(meta.get("loss") or PLAIN_LOSS).startswith(PLAIN_LOSS)
+
+
+def other_loss(meta: Mapping[str, Any]) -> str | None:
+    """Which loss a run measured, by its meta; None where it is the plain one."""
+    loss = meta.get("loss") or PLAIN_LOSS
+    return None if loss == PLAIN_LOSS else f"the loss that was measured: {loss}"
 
 
 def has_null(probes: pd.DataFrame) -> bool:
@@ -97,6 +111,31 @@ def other_blocks(first: Collection[str], second: Collection[str]) -> str | None:
         f"the runs measured different blocks ({len(first)} and {len(second)}, {shared} of them the same), so it is "
         "not the same parameters that are compared; name layers and modules that both have, or compute them alike"
     )
+
+
+def reached(meta: Mapping[str, Any]) -> list[str]:
+    """What of a run's data reached the model, by its meta: template; what is skipped, cut, not read."""
+    return described.sentences(_mapping(meta.get("data")))
+
+
+def examples(meta: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One example a task as it reached the model, by a run's meta; none of an earlier version's.
+
+    Each has task, id, tokens, supervised, cut, and pieces: [text, whether it is supervised].
+    """
+    found = []
+    for task, own in _mapping(_mapping(meta.get("data")).get("examples")).items():
+        pieces = own.get("pieces") if isinstance(own, Mapping) else None
+        if not isinstance(pieces, list) or not all(isinstance(piece, list) and len(piece) == 2 for piece in pieces):
+            continue
+        shown = [[str(text), bool(mark)] for text, mark in pieces]
+        counts = {key: own.get(key) if type(own.get(key)) is int else 0 for key in ("tokens", "supervised", "cut")}
+        found.append({"task": str(task), "id": str(own.get("id", "")), "pieces": shown, **counts})
+    return found
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def sketched(meta: Mapping[str, Any]) -> str | None:

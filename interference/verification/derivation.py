@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from interference.gradients.autograd import Loss
+from interference.gradients.examples import single
 from interference.gradients.probe import BatchGradients, Probe
 from interference.gradients.targets import Target
 from interference.measurement.units import Batch, UnitMeans
@@ -27,12 +29,25 @@ def gram_of(rows: Mapping[str, Tensor]) -> NDArray[np.float64]:
 
 
 def unit_gradients(
-    model: nn.Module, targets: Sequence[Target], units: Sequence[list[Batch]], token_mean: bool
+    model: nn.Module,
+    targets: Sequence[Target],
+    units: Sequence[list[Batch]],
+    token_mean: bool,
+    loss: Loss | None = None,
 ) -> dict[str, Tensor]:
-    """The units' gradients as a run computes them, from padded batches: {block: [units, ...]}."""
+    """The units' gradients as a run computes them: {block: [units, ...]}.
+
+    They come from padded batches, or from single examples if the run measured a `loss` of its own.
+    """
     mean = UnitMeans(len(units), token_mean)
+    if loss is not None:
+        with Probe(model, targets, loss) as probe:
+            for k, batches in enumerate(units):
+                for batch in batches:
+                    mean.add(probe.gradients(batch), [k] * len(batch["labels"]))
+        return _gathered(mean)
     singles = [
-        (k, reference.single(batch, row))
+        (k, single(batch, row))
         for k, batches in enumerate(units)
         for batch in batches
         for row in range(len(batch["labels"]))
@@ -40,18 +55,22 @@ def unit_gradients(
     with Probe(model, targets) as probe:
         for start in range(0, len(singles), TOGETHER):
             for chunk in _alike(singles[start : start + TOGETHER]):
-                mean.add(probe.gradients(_padded([single for _, single in chunk])), [k for k, _ in chunk])
+                mean.add(probe.gradients(_padded([alone for _, alone in chunk])), [k for k, _ in chunk])
     return _gathered(mean)
 
 
 def derived_gradients(
-    model: nn.Module, targets: Sequence[Target], units: Sequence[list[Batch]], token_mean: bool
+    model: nn.Module,
+    targets: Sequence[Target],
+    units: Sequence[list[Batch]],
+    token_mean: bool,
+    loss: Loss | None = None,
 ) -> dict[str, Tensor]:
-    """The units' gradients by batch-1 autograd: {block: [units, ...]}."""
+    """The units' gradients by batch-1 autograd, of the model's own loss or of `loss`: {block: [units, ...]}."""
     mean = UnitMeans(len(units), token_mean)
     for k, batches in enumerate(units):
         for batch in batches:
-            gradients = reference.of_targets(model, batch, targets)
+            gradients = reference.of_targets(model, batch, targets, loss)
             tokens = (batch["labels"][:, 1:] != IGNORED).sum(dim=1)
             mean.add(BatchGradients(gradients, torch.zeros(len(tokens)), tokens), [k] * len(tokens))
     return _gathered(mean)
@@ -60,22 +79,22 @@ def derived_gradients(
 def _alike(singles: Sequence[tuple[int, Batch]]) -> list[list[tuple[int, Batch]]]:
     """Examples grouped by the shapes of their tensors: with or without an image, and by its size."""
     groups: dict[tuple[Any, ...], list[tuple[int, Batch]]] = {}
-    for k, single in singles:
+    for k, alone in singles:
         form = {
             key: tuple(value.shape[1:])
-            for key, value in single.items()
-            if isinstance(value, Tensor) and value.shape[:2] != single["labels"].shape
+            for key, value in alone.items()
+            if isinstance(value, Tensor) and value.shape[:2] != alone["labels"].shape
         }
-        groups.setdefault((*sorted(single), *sorted(form.items())), []).append((k, single))
+        groups.setdefault((*sorted(alone), *sorted(form.items())), []).append((k, alone))
     return list(groups.values())
 
 
 def _padded(singles: Sequence[Batch]) -> Batch:
     """Batches of one example each as one batch, padded on the right."""
-    longest = max(single["labels"].shape[1] for single in singles)
+    longest = max(alone["labels"].shape[1] for alone in singles)
     found: dict[str, Any] = {}
     for key, first in singles[0].items():
-        values = [single[key] for single in singles]
+        values = [alone[key] for alone in singles]
         if isinstance(first, list):
             found[key] = [item for value in values for item in value]
         elif not isinstance(first, Tensor):
@@ -85,7 +104,7 @@ def _padded(singles: Sequence[Batch]) -> Batch:
             found[key] = torch.cat([F.pad(value, (0, longest - value.shape[1]), value=fill) for value in values])
         else:
             found[key] = torch.cat(values)
-    lengths = torch.tensor([single["labels"].shape[1] for single in singles], device=found["labels"].device)
+    lengths = torch.tensor([alone["labels"].shape[1] for alone in singles], device=found["labels"].device)
     mask = torch.arange(longest, device=lengths.device) < lengths[:, None]
     return {"attention_mask": mask.long(), **found}
 

@@ -12,6 +12,8 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
 from interference.blocks import Component
+from interference.gradients.autograd import Loss, loss_of, model_loss, weights_of
+from interference.gradients.examples import single, singles
 from interference.gradients.state import activate, as_found
 from interference.gradients.targets import Target, find_targets, probed_adapter
 from mixlora import routed
@@ -46,17 +48,18 @@ def gradients(
     return of_targets(model, batch, targets)
 
 
-def of_targets(model: nn.Module, batch: Mapping[str, Any], targets: Sequence[Target]) -> dict[str, Tensor]:
-    """`gradients` of known targets: {block name: [batch, *factor shape]}."""
+def of_targets(
+    model: nn.Module, batch: Mapping[str, Any], targets: Sequence[Target], loss: Loss | None = None
+) -> dict[str, Tensor]:
+    """`gradients` of known targets: {block name: [batch, *factor shape]}; `loss` replaces the model's own."""
     with as_found(model), torch.enable_grad():
         activate(model, targets[0].adapter)
         weights = _prepare(model, targets)
         rows = []
-        for row in range(len(batch["labels"])):
-            example = single(batch, row)
-            with routed(model, tasks=example.pop("tasks", None)):
-                loss = model(**example).loss
-            rows.append(torch.autograd.grad(loss, list(weights.values())))
+        alone = [single(batch, row) for row in range(len(batch["labels"]))] if loss is None else singles(batch)
+        for example in alone:
+            found = loss_of(model, example, loss or model_loss)
+            rows.append(torch.autograd.grad(found, list(weights.values())))
     return {name: torch.stack([row[k] for row in rows]) for k, name in enumerate(weights)}
 
 
@@ -84,30 +87,11 @@ def gradients_functional(model: nn.Module, batch: Mapping[str, Any], targets: Se
     return dict(zip(weights, found.values(), strict=True))
 
 
-def single(batch: Mapping[str, Any], row: int) -> dict[str, Any]:
-    """Example `row` of a batch as a batch of its own, without padding."""
-    size, seq = batch["labels"].shape
-    mask = batch.get("attention_mask")
-    kept = torch.ones(seq, dtype=torch.bool) if mask is None else mask[row].bool()
-    example: dict[str, Any] = {}
-    for key, value in batch.items():
-        if isinstance(value, list) and len(value) == size:
-            example[key] = value[row : row + 1]
-        elif not isinstance(value, Tensor):
-            example[key] = value
-        elif value.shape[:2] == (size, seq):
-            example[key] = value[row : row + 1, kept]
-        else:
-            example[key] = value[row : row + 1]
-    return example
-
-
 def _prepare(model: nn.Module, targets: Sequence[Target]) -> dict[str, Tensor]:
     """Freeze all but the targets' factors, and return these: {block name: weight}."""
     model.eval()
     model.requires_grad_(False)
-    weights = {}
-    for target in targets:
-        for tap in target.taps.values():
-            weights[tap.block.name] = tap.weight.requires_grad_(True)
+    weights = weights_of(targets)
+    for weight in weights.values():
+        weight.requires_grad_(True)
     return weights

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from interference.errors import MeasurementError
+from interference.gradients.autograd import Loss, loss_of, tokens_of
+from interference.gradients.examples import singles
 from interference.gradients.losses import example_losses
 from interference.gradients.state import activate, as_found
 from interference.gradients.targets import Target
@@ -29,6 +31,7 @@ def real_steps(
     gram: NDArray[np.float64],
     token_mean: bool,
     progress: Progress,
+    loss: Loss | None = None,
 ) -> pd.DataFrame:
     """Compare how every unit's step lowers every other unit's loss with the first-order prediction.
 
@@ -40,6 +43,7 @@ def real_steps(
         gram: [units, units], the inner products that predict the fall of the losses.
         token_mean: weigh the examples of a unit by their supervised tokens.
         progress: called after every step size.
+        loss: of a batch of one example; None for the mean cross-entropy over supervised tokens.
 
     Returns:
         One row a step size; see `Verification.steps`.
@@ -57,14 +61,14 @@ def real_steps(
     with as_found(model), torch.no_grad():
         activate(model, targets[0].adapter)
         model.eval()
-        before = _losses(model, units, token_mean)
+        before = _losses(model, units, token_mean, loss)
         rows = []
         for done, share in enumerate(SHARES):
             step = share * float(before.mean()) / typical
             fallen = np.zeros_like(gram)
             for k in np.flatnonzero(norms):
                 with _moved({weight: gradients[name][k] for name, weight in weights.items()}, -step / float(norms[k])):
-                    fallen[k] = before - _losses(model, units, token_mean)
+                    fallen[k] = before - _losses(model, units, token_mean, loss)
             rows.append({"step": step, **_agreement(step * slopes[apart], fallen[apart]), "pairs": int(apart.sum())})
             progress("steps", done + 1, len(SHARES))
     return pd.DataFrame(rows)
@@ -85,16 +89,23 @@ def _agreement(predicted: NDArray[np.float64], real: NDArray[np.float64]) -> dic
     }
 
 
-def _losses(model: nn.Module, units: Sequence[list[Batch]], token_mean: bool) -> NDArray[np.float64]:
+def _losses(model: nn.Module, units: Sequence[list[Batch]], token_mean: bool, loss: Loss | None) -> NDArray[np.float64]:
     """Each unit's loss, nats per token."""
     found = []
     for batches in units:
-        pairs = [example_losses(model, batch) for batch in batches]
+        pairs = [
+            example_losses(model, batch) if loss is None else (_by_example(model, batch, loss), tokens_of(batch))
+            for batch in batches
+        ]
         losses = torch.cat([losses for losses, _ in pairs]).double().cpu()
         tokens = torch.cat([tokens for _, tokens in pairs]).double().cpu()
         weights = tokens if token_mean else torch.ones_like(tokens)
         found.append(float((losses * weights).sum() / weights.sum()))
     return np.array(found)
+
+
+def _by_example(model: nn.Module, batch: Batch, loss: Loss) -> Tensor:
+    return torch.stack([loss_of(model, example, loss) for example in singles(batch)])
 
 
 @contextmanager

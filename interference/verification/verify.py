@@ -12,17 +12,18 @@ from torch import Tensor, nn
 from interference.blocks import ROUTERS, Granularity, coarsen
 from interference.config import AnalysisConfig, build
 from interference.errors import RunError, ScopeError
+from interference.gradients.autograd import Loss
+from interference.gradients.examples import single
 from interference.gradients.sketch import sketched
 from interference.gradients.state import activate, as_found
 from interference.gradients.targets import Target
-from interference.measurement import checkpoint, sample
+from interference.measurement import checkpoint, objective, sample
 from interference.measurement.spec import Spec
 from interference.measurement.units import Batch, of_collated
 from interference.run import Run
-from interference.verification import reference
+from interference.run.remarks import plain_loss
 from interference.verification.derivation import derived_gradients, gram_of, unit_gradients
 from interference.verification.steps import linear_until, real_steps
-from mixlora.checkpoints import loading
 from mixlora.common.progress import Progress, silent
 from mixlora.common.settings import without_trust
 
@@ -83,6 +84,7 @@ def verify(
     adapter: str | None = None,
     units: int = 2,
     progress: Progress = silent,
+    loss: Loss | None = None,
 ) -> Verification:
     """Verify a run of `interference.compute` with the model and the batches it was computed from.
 
@@ -93,9 +95,10 @@ def verify(
         adapter: the probed adapter; None for the active one.
         units: units that are re-derived for each task, drawn with the run's seed.
         progress: called as the work goes on.
+        loss: the loss that the run measured, if it was the caller's or a trainer's.
 
     Raises:
-        RunError: if the batches hold other units than the run.
+        RunError: if the batches hold other units than the run, or it measured a loss that is not given.
         ScopeError: if only one unit would be derived: the steps of a unit are read off the losses of others.
         MeasurementError: if no step moves another unit's loss.
     """
@@ -107,13 +110,15 @@ def verify(
         for place in range(len(part.units)):
             if count + place in chosen:
                 ((batch, owners),) = part.batches
-                rows[count + place] = batch if unit == "batch" else reference.single(batch, owners.index(place))
+                alone = len(batch["labels"]) == 1 or unit == "batch"
+                rows[count + place] = batch if alone else single(batch, owners.index(place))
         count += len(part.units)
     if count != len(run.probes):
         raise RunError(f"the batches hold {count} units, but the run {len(run.probes)}; pass the run's own batches")
     scope = run.meta.get("scope") or {}
     targets = _targets(run, model, scope.get("layers"), scope.get("modules"), adapter)
-    return _verify(run, model, targets, {k: [rows[k]] for k in chosen}, progress)
+    loss = _loss(run, model, targets, rows[chosen[0]]) if loss is None else loss
+    return _verify(run, model, targets, {k: [rows[k]] for k in chosen}, progress, loss)
 
 
 def verify_config(
@@ -137,7 +142,7 @@ def verify_config(
         )
     config: AnalysisConfig = build(without_trust(run.meta["config"]), "the run's configuration")
     config.model.trust_remote_code = trust_remote_code
-    encoded = sample.encode(sample.read(config), loading.load_processor(config.model), config)
+    encoded = sample.encode(sample.read(config), sample.collator_of(config), config)
     if sample.describe(encoded)["fingerprint"] != (run.meta.get("data") or {}).get("fingerprint"):
         raise RunError("the examples have changed since the run was computed; compute it again")
     model = checkpoint.load_model(config.model)
@@ -145,7 +150,8 @@ def verify_config(
         raise RunError("the checkpoint has changed since the run was computed; compute it again")
     targets = _targets(run, model, config.probe.layers, config.probe.modules)
     batches = {k: sample.unit_batches(encoded, k, config, model.device) for k in _chosen(run, units)}
-    return _verify(run, model, targets, batches, progress)
+    loss = _loss(run, model, targets, next(iter(batches.values()))[0])
+    return _verify(run, model, targets, batches, progress, loss)
 
 
 def _verify(
@@ -154,12 +160,13 @@ def _verify(
     targets: Sequence[Target],
     batches: Mapping[int, list[Batch]],
     progress: Progress,
+    loss: Loss | None,
 ) -> Verification:
     chosen, token_mean = list(batches), bool(run.meta["token_mean"])
-    measured = unit_gradients(model, targets, list(batches.values()), token_mean)
+    measured = unit_gradients(model, targets, list(batches.values()), token_mean, loss)
     with as_found(model):
         activate(model, targets[0].adapter)
-        derived = derived_gradients(model, targets, list(batches.values()), token_mean)
+        derived = derived_gradients(model, targets, list(batches.values()), token_mean, loss)
     progress("gradients", len(chosen), len(chosen))
     size = run.meta.get("sketch")
     gram, exact = run.gram()[np.ix_(chosen, chosen)].astype(np.float64), gram_of(derived)
@@ -168,11 +175,27 @@ def _verify(
     apart = np.abs(gram - own) / np.where(norms > 0, norms, np.nan)
     gram_error = np.nanmax(apart) if np.isfinite(run.gram()).all() else math.inf
     predicted = gram if size is None else exact  # the known error of sketches is not one of the gradients
-    steps = real_steps(model, targets, list(batches.values()), derived, predicted, token_mean, progress)
+    steps = real_steps(model, targets, list(batches.values()), derived, predicted, token_mean, progress, loss)
     routers = any(block.side in ROUTERS for target in targets for block in target.blocks)
     return Verification(
         _errors(run, chosen, measured, derived), float(gram_error), steps, linear_until(steps), _dtype(model), routers
     )
+
+
+def _loss(run: Run, model: nn.Module, targets: Sequence[Target], batch: Batch) -> Loss | None:
+    """The loss of a run, where the model alone tells it; None for the mean cross-entropy over supervised tokens.
+
+    Raises:
+        RunError: if it was the caller's or a trainer's.
+    """
+    if plain_loss(run.meta):
+        return None
+    own = objective.of_model(model, targets[0].adapter, batch)
+    if own.words == run.meta["loss"]:
+        return own.loss
+    trained = " and the batches of interference.trainer_batches(trainer, ...)" if run.meta.get("trainer") else ""
+    how = "trainer.compute_loss" if trained else "the same function"
+    raise RunError(f"the run measured {run.meta['loss']}; verify needs that loss: pass loss={how}{trained}")
 
 
 def _chosen(run: Run, units: int) -> list[int]:

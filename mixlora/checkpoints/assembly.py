@@ -36,7 +36,7 @@ from mixlora.checkpoints.projector import load_projector
 from mixlora.common.directories import is_occupied
 from mixlora.common.errors import CheckpointError, ConfigError, reason
 from mixlora.common.writing import whole_directory
-from mixlora.data.templates import LLAVA_V1
+from mixlora.data.templates import LLAVA_V1_TEXT
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 _ACTIVATION = "projector_hidden_act"
@@ -113,10 +113,10 @@ def assemble(
 
 
 def chat_template(image_token: str) -> str:
-    """LLaVA v1's chat template, for messages of text and messages of parts (one image, then text)."""
+    """LLaVA v1's conversation with its BOS, for messages of text and of parts (text and one image before it)."""
     parts = _PARTS.replace("IMAGE", json.dumps(f"{image_token}\n"))
     start = "{% for message in messages %}"
-    return LLAVA_V1.replace("message['content']", "content").replace(start, start + parts)
+    return "{{ bos_token }}" + LLAVA_V1_TEXT.replace("message['content']", "content").replace(start, start + parts)
 
 
 @contextmanager

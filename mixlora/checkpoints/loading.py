@@ -21,7 +21,7 @@ from transformers import (
     BitsAndBytesConfig,
     PreTrainedConfig,
 )
-from transformers.utils import logging
+from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, cached_file, logging
 
 from mixlora.checkpoints.projector import PROJECTOR_MODULE, load_projector
 from mixlora.common.errors import CheckpointError, ToolError
@@ -37,23 +37,50 @@ LOAD_ERRORS = (Exception,)
 """Errors of loading untrusted files: transformers, peft, torch and tokenizers raise errors of every kind."""
 
 
-def load_processor(section: BaseSection) -> Any:
-    """The tokenizer of a language model or the processor of a vision-language model, with the section's template.
+def load_processor(section: BaseSection, place: str | None = None) -> Any:
+    """The tokenizer of a language model, or the processor of a vision-language model.
+
+    Args:
+        section: the base.
+        place: path or hub id that it is loaded from; None for the base's. Where that has a tokenizer alone, the rest of
+            a processor is the base's.
 
     Raises:
         CheckpointError: if there is none.
     """
-    base = base_of(section)
-    kind: Any = AutoProcessor if _sees(_own_config(section)) else AutoTokenizer
+    base = place or base_of(section)
+    sees, options = _sees(_own_config(section)), {"trust_remote_code": section.trust_remote_code}
     try:
-        processor = kind.from_pretrained(base, trust_remote_code=section.trust_remote_code)
+        if not sees:
+            return AutoTokenizer.from_pretrained(base, **options)
+        if place is None or _has_processor(place):
+            return AutoProcessor.from_pretrained(base, **options)
+        processor = AutoProcessor.from_pretrained(base_of(section), **options)
+        processor.tokenizer = AutoTokenizer.from_pretrained(base, **options)
+        processor.chat_template = processor.tokenizer.chat_template or processor.chat_template
+        return processor
     except LOAD_ERRORS as error:
         raise CheckpointError(
             f"no tokenizer or processor can be loaded from {base}; copy the base's beside it ({first_words(error)})"
         ) from None
-    if section.chat_template:
-        processor.chat_template = section.chat_template
-    return processor
+
+
+def _has_processor(place: str) -> bool:
+    """Whether a path or hub id has a processor's files beside a tokenizer's."""
+    for name in (PROCESSOR_NAME, IMAGE_PROCESSOR_NAME):
+        if cached_file(place, name, _raise_exceptions_for_missing_entries=False):
+            return True
+    return False
+
+
+def is_llava_v1(section: BaseSection) -> bool:
+    """Whether the base is of the architecture of LLaVA v1."""
+    return bool(_own_config(section).model_type == "llava")
+
+
+def image_aspect_ratio(section: BaseSection) -> str | None:
+    """What the base's configuration says of how pictures become squares; None where it says nothing."""
+    return getattr(_own_config(section), "image_aspect_ratio", None)
 
 
 def load_base(section: BaseSection, device: torch.device | None = None) -> Any:

@@ -1,7 +1,8 @@
 """Examples of tasks: what an example is, how files are read, and how batches are made.
 
 `examples` defines one; `reading/` reads files; `sources` and `sampling` choose; `templates` and `collation` make
-batches; `images` opens pictures; `checking` checks all data before a model is loaded; `export` writes files; `mini/` is
+batches; `images` opens pictures; `checking` checks all data before a model is loaded; `preview` shows
+examples as they reach it, and `described` says what was used of the data; `export` writes files; `mini/` is
 the shipped suite.
 
 Not here: a training's corpus and the order of its examples (`training`).

@@ -2,21 +2,19 @@
 
 import hashlib
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from mixlora.common.errors import ConfigError, DataError
 from mixlora.data.collation import Collator
-from mixlora.data.examples import Example
+from mixlora.data.examples import Example, Picture
 from mixlora.data.images import identity, is_encoded, open_image
-from mixlora.data.reading.problems import collecting
+from mixlora.data.reading.problems import Noted, collecting
 
 _THREADS, _AHEAD = 8, 4
 """The default number of threads that decode, and how many examples each works ahead."""
@@ -31,13 +29,13 @@ class Checked:
         examples: the usable examples, in order.
         lengths: the tokens of each of `examples`.
         bad: the positions of the unusable ones among all that were checked.
-        truncated: how many of `examples` have an answer that the collator's `max_length` cuts short.
+        cut: {task: how many of its `examples` have an answer that the collator's `max_length` cuts short}.
     """
 
     examples: list[Example]
     lengths: list[int]
     bad: list[int]
-    truncated: int
+    cut: Counter[str]
 
 
 def check(
@@ -47,16 +45,18 @@ def check(
     decode: bool = True,
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    skipping: Mapping[str, Noted] | None = None,
 ) -> Checked:
     """Encode every example as for training, and append an error to `problems` for each that cannot be used.
 
     Args:
-        examples: what to check.
-        collator: of the model that will see them.
-        problems: collects one error for each unusable example, in order.
-        decode: also decode every picture instead of only reading its header. No picture is kept.
-        threads: how many pictures to decode at once; the number of cores, at most 8, if None.
-        progress: called after each example with the number done and the total.
+        examples: what is to be checked.
+        collator: of the model that is to see them.
+        problems: gets one error for each example that cannot be used, in order.
+        decode: also decode every picture, not only read its header. No picture is kept.
+        threads: how many pictures are decoded at once; as many as there are cores, but at most 8, if None.
+        progress: told after each example how many are done, and how many there are.
+        skipping: {task: where its unusable examples are counted}; of other tasks they are problems.
 
     Raises:
         ConfigError: `threads` is below 1, or the chat template fits no example.
@@ -64,20 +64,25 @@ def check(
     if threads is not None and threads < 1:
         raise ConfigError(f"threads is {threads}; give at least 1.")
     decoded = _decoded(examples, threads or min(_THREADS, os.cpu_count() or 1)) if decode else repeat(True)
-    good, lengths, bad, truncated = [], [], [], 0
+    good, lengths, bad, cut = [], [], [], Counter[str]()
     for at, (example, is_fine) in enumerate(zip(examples, decoded, strict=False)):
-        known = len(problems)
-        with collecting(problems):
+        own: list[DataError] = []
+        with collecting(own):
             encoded = collator.encode(example)
             if not is_fine:
-                open_image(example)
+                for number in range(len(example.images)):
+                    open_image(example, number)
             good.append(example)
             lengths.append(len(encoded.input_ids))
-            truncated += encoded.truncated > 0
-        bad += [at] * (len(problems) > known)
+            cut[example.task] += encoded.truncated > 0
+        bad += [at] * bool(own)
+        if own and skipping is not None and example.task in skipping:
+            skipping[example.task].skip(own)
+        else:
+            problems += own
         if progress is not None:
             progress(at + 1, len(examples))
-    return Checked(good, lengths, bad, truncated)
+    return Checked(good, lengths, bad, cut)
 
 
 def as_error(problems: Sequence[DataError]) -> DataError:
@@ -92,11 +97,11 @@ def as_error(problems: Sequence[DataError]) -> DataError:
 
 
 def _decoded(examples: Iterable[Example], threads: int) -> Iterator[bool]:
-    """Whether each example, in order, needs no further check: it has no picture, or a thread has decoded it."""
-    waiting: deque[tuple[Path | Image.Image | None, Future[bool]]] = deque()
+    """For each example in order whether it needs no further look: it has no picture, or a thread could decode it."""
+    waiting: deque[tuple[tuple[Picture, ...], Future[bool]]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         for example in examples:
-            waiting.append((example.image, _shared(example, waiting) or pool.submit(_can_decode, example)))
+            waiting.append((example.images, _shared(example, waiting) or pool.submit(_can_decode, example)))
             if len(waiting) > _AHEAD * threads:
                 yield waiting.popleft()[1].result()
         while waiting:
@@ -104,17 +109,18 @@ def _decoded(examples: Iterable[Example], threads: int) -> Iterator[bool]:
 
 
 def _shared(example: Example, waiting: Iterable[tuple[Any, Future[bool]]]) -> Future[bool] | None:
-    """The running decoding of the same file for a recent example: questions about one picture follow each other."""
-    if not isinstance(example.image, Path):
+    """The decoding of the same files for an example shortly before: questions about one picture stand together."""
+    if not example.images or not all(isinstance(image, Path) for image in example.images):
         return None
-    return next((job for image, job in waiting if isinstance(image, Path) and image == example.image), None)
+    return next((job for images, job in waiting if images == example.images), None)
 
 
 def _can_decode(example: Example) -> bool:
-    if not is_encoded(example.image):
-        return example.image is None  # Pillow's objects, which examples may share, are not thread-safe
+    if not all(map(is_encoded, example.images)):
+        return False  # Pillow's own objects, which examples may share, are not for several threads
     try:
-        open_image(example)
+        for number in range(len(example.images)):
+            open_image(example, number)
     except DataError:
         return False
     return True
@@ -124,6 +130,6 @@ def fingerprint(examples: Iterable[Example]) -> str:
     """A hash of the examples' texts and of which pictures they show, in order."""
     found = hashlib.sha256()
     for example in examples:
-        shown = identity(example.image)
-        found.update(repr((example.task, example.id, example.turns, example.references, shown)).encode())
+        shown = [identity(image) for image in example.images]
+        found.update(repr((replace(example, images=()), shown)).encode())
     return found.hexdigest()[:32]

@@ -32,11 +32,14 @@ def write(examples: Sequence[Example], out: Path) -> None:
 def _record(example: Example, images: Path) -> dict[str, object]:
     turns = [{"from": _SPEAKERS[turn.role], "value": turn.text} for turn in example.turns]
     record: dict[str, object] = {"id": f"{example.task}/{example.id}", "task_name": example.task}
-    if isinstance(example.image, Image.Image):
+    (image, *more) = example.images or (None,)
+    if more:
+        raise DataError(f"{example.source}: several pictures; LLaVA's JSON has one a record.")
+    if isinstance(image, Image.Image):
         path = images / (example.id.replace("/", "-") + ".png")
         if not path.exists():
-            example.image.save(path)
+            image.save(path)
         record["image"] = f"images/{path.name}"
-    elif example.image is not None:
-        record["image"] = str(example.image)
+    elif image is not None:
+        record["image"] = str(image)
     return record | {"conversations": turns}

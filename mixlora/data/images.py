@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps, PngImagePlugin
 
 from mixlora.common.errors import DataError
@@ -21,29 +22,59 @@ MAX_PIXELS = 8192 * 8192
 MAX_BYTES = 2**29
 """The largest image file: `MAX_PIXELS` without compression, in four channels of 16 bits."""
 
+Square = tuple[int, int, int]
+"""The colour of the square that a picture is padded to."""
+
 _PNG_METADATA = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")
 """Marks of the chunks in which Pillow looks for a PNG's orientation."""
 
 
-def open_image(example: Example) -> Image.Image:
-    """The example's picture, decoded, upright according to EXIF, as RGB; the example itself stays undecoded.
+def open_image(example: Example, number: int = 0) -> Image.Image:
+    """One of the example's pictures, decoded, upright by its EXIF orientation, as RGB; the example keeps no pixel.
 
     Raises:
-        DataError: it is no image, is cut off, or has more than `MAX_PIXELS` pixels.
+        DataError: it is no image, is cut off, has more than `MAX_PIXELS` pixels, or numbers whose range is not known.
     """
-    with _opened(example) as picture:
-        return ImageOps.exif_transpose(picture).convert("RGB")
+    with _opened(example, number) as picture:
+        return _as_rgb(ImageOps.exif_transpose(picture))
 
 
-def image_size(example: Example) -> tuple[int, int]:
-    """Width and height of the example's picture as `open_image` returns it, without decoding it.
+def image_size(example: Example, number: int = 0) -> tuple[int, int]:
+    """Width and height of a picture as `open_image` returns it, without decoding it.
 
     Only a PNG with metadata is decoded, because its orientation may follow its pixels.
     """
-    with _opened(example) as picture:
+    with _opened(example, number) as picture:
         plain = isinstance(picture, PngImagePlugin.PngImageFile) and not _has_metadata(picture)
         turned = not plain and picture.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
         return (picture.height, picture.width) if turned else picture.size
+
+
+def squared(picture: Image.Image, colour: Square) -> Image.Image:
+    """A picture in the middle of a square of a colour, as LLaVA 1.5 is trained on (image_aspect_ratio: pad)."""
+    side = max(picture.size)
+    found = Image.new("RGB", (side, side), colour)
+    found.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    return found
+
+
+def _as_rgb(picture: Image.Image) -> Image.Image:
+    """A picture in RGB of 8 bits; one of 16 bits or of real numbers is scaled by the range of its kind.
+
+    Raises:
+        ValueError: its numbers are of no range that its kind tells.
+    """
+    if picture.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
+    if picture.mode in ("I", "F"):
+        values = np.asarray(picture, dtype=np.float64)
+        largest = 2**16 - 1 if picture.mode == "I" else 1
+        if not (values >= 0).all() or not (values <= largest).all():
+            raise ValueError(
+                f"its numbers, from {values.min():.3g} to {values.max():.3g}, are not within 0 to {largest}; scale them"
+            )
+        return Image.fromarray((values * (255 / largest)).round().astype(np.uint8)).convert("RGB")
+    return picture.convert("RGB")
 
 
 def encoded_image(data: bytes) -> Image.Image:
@@ -96,9 +127,9 @@ def _has_metadata(picture: PngImagePlugin.PngImageFile) -> bool:
 
 
 @contextmanager
-def _opened(example: Example) -> Iterator[Image.Image]:
-    """The example's picture with its header read and its size checked; any failure is a DataError."""
-    given = example.image
+def _opened(example: Example, number: int) -> Iterator[Image.Image]:
+    """A picture of the example with its header read and its size judged; what goes wrong with it is a DataError."""
+    image = given = example.images[number]
     try:
         with ExitStack() as files:
             if isinstance(given, Path):
@@ -115,5 +146,5 @@ def _opened(example: Example) -> Iterator[Image.Image]:
                 raise ValueError(f"{given.width} x {given.height} pixels are more than the limit of {MAX_PIXELS}")
             yield given
     except Exception as error:  # Pillow's decoders raise errors of every kind on broken input
-        name = str(example.image) if isinstance(example.image, Path) else "in the record"
+        name = str(image) if isinstance(image, Path) else "in the record"
         raise DataError(f"{example.source}: the image {name} cannot be used ({error}); replace or drop it.") from error

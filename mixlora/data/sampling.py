@@ -2,12 +2,23 @@
 
 import hashlib
 from collections.abc import Sequence
+from typing import Protocol, TypeVar
 
 from mixlora.common.errors import DataError
-from mixlora.data.examples import Example
 
 
-def sample(examples: Sequence[Example], count: int, seed: int, task: str) -> list[Example]:
+class Named(Protocol):
+    """What can be drawn: it has an id."""
+
+    @property
+    def id(self) -> str:
+        """Its own among all of its task."""
+
+
+T = TypeVar("T", bound=Named)
+
+
+def sample(examples: Sequence[T], count: int, seed: int, task: str) -> list[T]:
     """`count` examples drawn without replacement, in the order of the draw; all of them if there are fewer.
 
     Examples are ordered by a hash of (seed, task, id). So reordering a file changes nothing, a larger `count` extends a

@@ -7,9 +7,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from mixlora.checkpoints import loading
+from mixlora.checkpoints.prompting import load_collator
 from mixlora.common.errors import CheckpointError, ConfigError, DataError, RunError, plain, reason
 from mixlora.common.files import exists, file_name, is_folder
 from mixlora.common.progress import Progress, silent
@@ -17,6 +16,7 @@ from mixlora.common.sections import resolved
 from mixlora.data.checking import as_error, check, fingerprint
 from mixlora.data.collation import Collator
 from mixlora.data.examples import Example
+from mixlora.data.reading.problems import Noted, tell
 from mixlora.data.sources import examples_of
 from mixlora.evaluation.config import JUDGE, TASK, EvaluateConfig, EvaluateTask
 from mixlora.evaluation.folder import HASH, Folder
@@ -78,8 +78,10 @@ def _absolute(out: str) -> Path:
 
 
 def _evaluated(config: EvaluateConfig, folder: Folder, progress: Progress) -> Results:
-    collator = Collator(loading.load_processor(config.model), chat_template=config.model.chat_template)
-    asked = _read(config, collator, progress)
+    collator = load_collator(config.model, _any_adapter(config))
+    noted = {name: Noted() for name in config.tasks}
+    asked = _read(config, collator, noted, progress)
+    tell(noted)
     _refuse_unscorable(config, asked)
     adapters = _adapters(config, asked)
     _refuse_undefined(asked, adapters)
@@ -98,6 +100,7 @@ def _evaluated(config: EvaluateConfig, folder: Folder, progress: Progress) -> Re
     results.add_totals(_totals(config, asked, found))
     results.meta = {
         "config": resolved(config),
+        "data": {task: own.json() for task, own in noted.items()},
         "labels": {task: how.labels for task, (how, _) in asked.items() if how.labels is not None},
         "versions": {name: version(name) for name in ("torch", "transformers", "peft", "task-interference")},
     }
@@ -105,21 +108,34 @@ def _evaluated(config: EvaluateConfig, folder: Folder, progress: Progress) -> Re
     return results
 
 
-def _read(config: EvaluateConfig, collator: Collator, progress: Progress) -> Asked:
-    """The examples of all tasks, each checked."""
+def _read(config: EvaluateConfig, collator: Collator, noted: Mapping[str, Noted], progress: Progress) -> Asked:
+    """All tasks' examples, each checked; `noted` tells what of their data is not used."""
     problems: list[DataError] = []
     asked: Asked = {}
+    skipping: dict[str, Noted] = {}
     for name, task in config.tasks.items():
-        for own, examples in examples_of(name, task, task.samples, config.seed, problems).items():
+        found = examples_of(name, task, task.samples, config.seed, problems, noted[name])
+        skipping |= dict.fromkeys(found, noted[name]) if task.on_error == "skip" else {}
+        for own, examples in found.items():
             if own == MEAN:
                 raise ConfigError(f"tasks: a task is called {MEAN!r}, which tables call their mean; rename it")
             if own in asked:
                 raise ConfigError(f"tasks: {own!r} is there twice; give every task a name of its own")
             asked[own] = (task, examples)
     everything = [example for _, examples in asked.values() for example in examples]
-    check(everything, collator, problems, progress=lambda done, total: progress("data", done, total))
+    checked = check(
+        everything,
+        collator,
+        problems,
+        progress=lambda done, total: progress("data", done, total),
+        skipping=skipping,
+    )
     if problems:
         raise as_error(problems)
+    usable = set(map(id, checked.examples))
+    asked = {task: (how, [one for one in found if id(one) in usable]) for task, (how, found) in asked.items()}
+    if lost := [task for task, (_, found) in asked.items() if not found]:
+        raise DataError(f"task {lost[0]!r} has no record that can be used; correct its data, or leave it out")
     return asked
 
 
@@ -184,6 +200,12 @@ def _content(name: str) -> str:
                 stream.seek(start)
                 found.update(stream.read(_PIECE))
     return found.hexdigest()[:HASH]
+
+
+def _any_adapter(config: EvaluateConfig) -> str | None:
+    """The adapter whose tokenizer and template count: the only one, or the first task's."""
+    own = config.model.adapter
+    return None if own is None else own.replace(TASK, file_name(next(iter(config.tasks))))
 
 
 def _adapters(config: EvaluateConfig, asked: Asked) -> dict[str, str | None]:
@@ -287,5 +309,5 @@ def _answer(
 
 def _prediction(task: str, example: Example, text: str) -> Prediction:
     asked = "\n".join(turn.text for turn in example.turns[:-1] if turn.role == "user")
-    image = None if example.image is None or isinstance(example.image, Image.Image) else str(example.image)
+    image = next((str(image) for image in example.images if isinstance(image, Path)), None)
     return Prediction(example.id, task, asked, text, example.turns[-1].text, example.references, image)

@@ -23,6 +23,7 @@ from mixlora.data.collation import Collator
 from mixlora.data.examples import Example, Turn
 from mixlora.data.mini import base_path
 from mixlora.data.mini.pictures import Picture, Split
+from mixlora.data.templates import llava_v1
 from mixlora.evaluation.config import GenerationSection
 from mixlora.evaluation.generation import Generator
 from mixlora.evaluation.scoring.parsing import tidy
@@ -172,8 +173,8 @@ def quiz(count: int, seed: int = 0) -> list[Example]:
 
     def example(picture: Picture) -> Example:
         question, answer = diet.conversation(Random(f"quiz/{picture.id}"), picture.facts, 1)[0]
-        turns = (Turn("user", question), Turn("assistant", answer))
-        return Example(picture.id, diet.kind(picture.facts), turns, picture.image, f"mini/quiz/{picture.id}")
+        turns = (Turn("user", question, places=(0,)), Turn("assistant", answer))
+        return Example(picture.id, diet.kind(picture.facts), turns, (picture.image,), f"mini/quiz/{picture.id}")
 
     return [example(picture) for picture in diet.pictures("heldout", count, seed)]
 
@@ -183,7 +184,7 @@ def accuracy(
 ) -> float:
     """The share of examples that the model answers exactly right with greedy decoding."""
     how = GenerationSection.model_validate({"batch_size": batch_size, "max_new_tokens": 12})
-    generator = Generator(llava, Collator(processor), how)
+    generator = Generator(llava, Collator(processor, template=llava_v1(processor)), how)
     right = 0
     for batch in generator.batches(examples):
         answers = zip(batch, generator.answers(batch), strict=True)

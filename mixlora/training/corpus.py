@@ -8,9 +8,12 @@ from torch.utils.data import Dataset
 
 from mixlora.common.errors import ConfigError, DataError
 from mixlora.common.progress import Progress
+from mixlora.data import described
 from mixlora.data.checking import as_error, check
 from mixlora.data.collation import Collator
 from mixlora.data.examples import Example
+from mixlora.data.preview import described_template
+from mixlora.data.reading.problems import Noted
 from mixlora.data.sources import examples_of
 from mixlora.training.config import TrainTask
 
@@ -23,11 +26,13 @@ class Corpus(Dataset[Example]):
         examples: the examples.
         lengths: the tokens of each.
         weights: {task: share of an epoch, relative to the others'}; empty if each example comes once an epoch.
+        told: what a reader should know of the data, in clauses.
     """
 
     examples: Sequence[Example]
     lengths: Sequence[int]
     weights: Mapping[str, float]
+    told: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -43,12 +48,12 @@ class Corpus(Dataset[Example]):
     @property
     def mixed(self) -> bool:
         """Whether some examples have a picture and others none."""
-        return len({example.image is not None for example in self.examples}) > 1
+        return len({example.has_image for example in self.examples}) > 1
 
     def only(self, task: str) -> "Corpus":
         """The examples of one task, each once an epoch."""
         places = [k for k, own in enumerate(self.tasks) if own == task]
-        return Corpus([self.examples[k] for k in places], [self.lengths[k] for k in places], {})
+        return Corpus([self.examples[k] for k in places], [self.lengths[k] for k in places], {}, self.told)
 
 
 def gather(tasks: Mapping[str, TrainTask], collator: Collator, seed: int, decode: bool, progress: Progress) -> Corpus:
@@ -62,7 +67,7 @@ def gather(tasks: Mapping[str, TrainTask], collator: Collator, seed: int, decode
         progress: called after each example.
 
     Raises:
-        DataError: some examples cannot be used; it describes the first twenty problems.
+        DataError: some examples cannot be used; it describes the first twenty problems. Or a task has none.
         ConfigError: two entries give tasks of one name.
     """
     problems: list[DataError] = []
@@ -70,8 +75,13 @@ def gather(tasks: Mapping[str, TrainTask], collator: Collator, seed: int, decode
     weights: dict[str, float] = {}
     weighted = any(task.weight is not None for task in tasks.values())
     known: dict[str, str] = {}
+    noting: dict[str, Noted] = {}
+    skipping: dict[str, Noted] = {}
     for name, task in tasks.items():
-        found = examples_of(name, task, task.samples, seed, problems)
+        noted = Noted()
+        found = examples_of(name, task, task.samples, seed, problems, noted)
+        noting |= dict.fromkeys(found, noted)
+        skipping |= dict.fromkeys(found, noted) if task.on_error == "skip" else {}
         if twice := [own for own in found if own in known]:
             raise ConfigError(
                 f"tasks: {twice[0]!r} comes from {known[twice[0]]!r} and from {name!r}; give every task a name of its "
@@ -81,7 +91,14 @@ def gather(tasks: Mapping[str, TrainTask], collator: Collator, seed: int, decode
         if weighted:
             weights |= {own: (task.weight or 1) / len(found) for own in found}
         examples += [example for own in found.values() for example in own]
-    checked = check(examples, collator, problems, decode, progress=lambda done, total: progress("data", done, total))
+    checked = check(
+        examples, collator, problems, decode, None, lambda done, total: progress("data", done, total), skipping
+    )
     if problems:
         raise as_error(problems)
-    return Corpus(examples, checked.lengths, weights)
+    if lost := set(known) - {example.task for example in checked.examples}:
+        raise DataError(f"task {min(lost)!r} has no record that can be used; correct its data, or leave it out")
+    by_task = described.by_task(checked.examples)
+    records = {task: described.of_task(own, checked.cut[task], noting[task]) for task, own in by_task.items()}
+    data = {"template": described_template(collator.template), "tasks": records}
+    return Corpus(checked.examples, checked.lengths, weights, described.sentences(data))

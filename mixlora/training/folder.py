@@ -13,6 +13,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,15 @@ def read_record(path: Path) -> dict[str, Any] | None:
             f"{path} was written by a newer version (format {record['format']!r:.20}); update task-interference"
         )
     return dict(record)
+
+
+def recorded_day(path: Path) -> str | None:
+    """The day that the training in a directory takes for today; None where there is none, or it writes no date."""
+    try:
+        found = read_json(path / RECORD)["config"]["model"]["date"]
+        return None if found is None else date.fromisoformat(found).isoformat()
+    except (OSError, ValueError, LookupError, TypeError):  # no training, or a damaged one, which is refused later
+        return None
 
 
 @contextmanager

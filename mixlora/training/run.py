@@ -4,6 +4,7 @@ import contextlib
 import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, set_seed
 from transformers.integrations import TensorBoardCallback
 
 from mixlora.checkpoints import loading
+from mixlora.checkpoints.prompting import load_collator, with_template
 from mixlora.common import processes
 from mixlora.common.errors import ConfigError, TrainingError
 from mixlora.common.files import file_name
@@ -24,7 +26,7 @@ from mixlora.data.checking import fingerprint
 from mixlora.data.collation import Collator
 from mixlora.training.config import EPOCHS, Method, RecipeSection, TrainConfig
 from mixlora.training.corpus import Corpus, gather
-from mixlora.training.folder import OWN, Folder, written
+from mixlora.training.folder import OWN, Folder, recorded_day, written
 from mixlora.training.methods import adapter_config, prepare
 from mixlora.training.order import Epochs
 from mixlora.training.trainer import Batches, Report, Snapshots, TaskTrainer, arguments
@@ -34,8 +36,13 @@ MakeCallback = Callable[[Trainer], TrainerCallback]
 """Makes a callback for a Trainer, as `interference.InterferenceCallback` needs."""
 
 
-def train(config: TrainConfig, progress: Progress = silent, callbacks: Sequence[MakeCallback] = ()) -> list[Path]:
-    """Train, and return the directories of the results: one, or one for each task's specialist.
+def train(
+    config: TrainConfig,
+    progress: Progress = silent,
+    callbacks: Sequence[MakeCallback] = (),
+    tell: Callable[[str], object] = lambda clause: None,
+) -> list[Path]:
+    """The directories of what was trained: one, or one a task for specialists.
 
     All data is checked first. An interrupted training resumes from its last checkpoint and ends with the weights of an
     uninterrupted one; a finished one is left unchanged.
@@ -44,6 +51,7 @@ def train(config: TrainConfig, progress: Progress = silent, callbacks: Sequence[
         config: what to train, on what, and how; `out` is required.
         progress: called after examples and steps.
         callbacks: makers of further callbacks.
+        tell: told what a reader should know of the data before training starts, clause by clause.
 
     Raises:
         ConfigError: a value of the configuration cannot be used.
@@ -63,6 +71,7 @@ def train(config: TrainConfig, progress: Progress = silent, callbacks: Sequence[
         adapter_config(config)  # check its options before hours of other work
     out = Path(config.out)
     config = TrainConfig.model_validate(resolved(config))  # an adapter stores the path of its base
+    config.model.date = config.model.date or recorded_day(out)
     is_main = processes.meet(loading.kind_of(config.model.device))
     device = loading.device_of(config.model.device)  # the process's own GPU: `meet` has assigned one
     with contextlib.ExitStack() as stack:
@@ -70,7 +79,7 @@ def train(config: TrainConfig, progress: Progress = silent, callbacks: Sequence[
             begun = Folder(out, resolved(config), None)  # refuse another training's directory before reading data
             if is_main and not begun.finished:
                 stack.enter_context(begun.alone())
-        return _train(config, out, device, is_main, progress, callbacks)
+        return _train(config, out, device, is_main, progress, callbacks, tell)
 
 
 def _train(
@@ -80,13 +89,16 @@ def _train(
     is_main: bool,
     progress: Progress,
     callbacks: Sequence[MakeCallback],
+    tell: Callable[[str], object],
 ) -> list[Path]:
     report = progress if is_main else silent
     with processes.together():
         recipe = config.training
-        processor = loading.load_processor(config.model)
-        collator = Collator(processor, recipe.max_length)
+        collator = load_collator(config.model, max_length=recipe.max_length)
+        config.model.date = collator.template.day.isoformat() if collator.template.dated else None
         corpus = gather(config.tasks, collator, recipe.seed, recipe.check_images and is_main, report)
+        for clause in corpus.told if is_main else ():
+            tell(clause)
         folder = Folder(out, resolved(config), fingerprint(corpus.examples))
         specialists = config.method == Method.SPECIALIST
         jobs = _specialists(config, folder, corpus) if specialists else {"": Job(folder, corpus, recipe)}
@@ -148,8 +160,9 @@ def _train_one(
     last = job.folder.last_checkpoint()
     with _explained_memory_error(config, max(job.corpus.lengths)):
         trainer.train(resume_from_checkpoint=str(last) if last else None)
+    named = config.model.chat_template is not None
     with written(job.folder.path):
-        _save(trainer, job.folder.path, collator)
+        _save(trainer, job.folder.path, collator, named)
     if trainer.is_world_process_zero():
         job.folder.close(_known(trainer, job))
     trainer.accelerator.wait_for_everyone()
@@ -179,7 +192,9 @@ def _trainer(
             callbacks=[Report(progress)],
         )
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(Snapshots(recipe.snapshots, lambda step: _snapshot(trainer, folder.snapshot(step), collator)))
+    template_named = config.model.chat_template is not None
+    save = partial(_snapshot, trainer, folder, collator, template_named)
+    trainer.add_callback(Snapshots(recipe.snapshots, save))
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, TensorBoardCallback):
             callback.logging_dir = callback.logging_dir or str(folder.logs)
@@ -194,24 +209,29 @@ def _placed(config: TrainConfig, device: torch.device, process: int) -> torch.de
     return torch.device(device.type, process)
 
 
-def _save(trainer: Trainer, path: Path, collator: Collator) -> None:
-    """Save the adapter; or the whole model with its processor, so that it can be loaded as a base."""
+def _save(trainer: Trainer, path: Path, collator: Collator, named: bool) -> None:
+    """The adapter, or the whole model, so that it can be loaded as a base.
+
+    Beside a whole model is its processor; beside an adapter, too, where the configuration named the chat template
+    (`named`), so that what measures the adapter later finds the one that it was trained with.
+    """
     trainer.save_model(str(path))
     if trainer.is_world_process_zero():
-        (path / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing here reads
-        if not isinstance(trainer.model, PeftModel):
-            collator.processor.save_pretrained(path)
+        (path / "training_args.bin").unlink(missing_ok=True)  # a pickle, which nothing here reads
+        if named or not isinstance(trainer.model, PeftModel):
+            with_template(collator).save_pretrained(path)
 
 
-def _snapshot(trainer: Trainer, path: Path, collator: Collator) -> None:
-    """Save the weights along the way, whole or not at all."""
+def _snapshot(trainer: Trainer, folder: Folder, collator: Collator, named: bool, step: int) -> None:
+    """Weights along the way, whole or absent."""
+    path = folder.snapshot(step)
     if path.exists():
         return
     first, new = trainer.is_world_process_zero(), growing(path)  # all processes write their shares into one folder
     if first:
         shutil.rmtree(new, ignore_errors=True)
     with written(path), whole_directory(path, new) if first else contextlib.nullcontext():
-        _save(trainer, new, collator)
+        _save(trainer, new, collator, named)
 
 
 def _known(trainer: Any, job: Job) -> dict[str, Any]:

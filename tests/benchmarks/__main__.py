@@ -1,4 +1,4 @@
-"""python -m tests.benchmarks [right] [gradients] [memory] [metrics] [light] [plan] [large] [whole].
+"""python -m tests.benchmarks [right] [gradients] [memory] [metrics] [light] [plan] [reading] [large] [whole].
 
 If none is named, all of them but `whole`; `large`, which takes minutes on a CPU, only where there is a GPU.
 """
@@ -11,7 +11,7 @@ import warnings
 import torch
 from transformers.utils import logging
 
-from tests.benchmarks import bench_metrics, large, light, memory, plan, right, speed
+from tests.benchmarks import bench_metrics, large, light, memory, plan, reading, right, speed
 from tests.benchmarks.table import Row, head, show
 
 
@@ -31,6 +31,7 @@ BENCHMARKS = {
     "metrics": metrics,
     "light": light.run,
     "plan": plan.run,
+    "reading": reading.run,
     "large": large.run,
     "whole": large.whole,
 }

@@ -204,3 +204,42 @@ def test_the_page_that_is_checked_in_is_what_is_written_today(opened):
     assert page.locator("h1").text_content() == data["headline"][0]
     for place, found in enumerate((first, second)):
         assert [cell[0] for cell in shown(page, place)] == [number(value) for value in found["value"]]
+
+
+REACHED = {
+    "template": {"source": "the base's (<i>base</i>)", "text": "x", "day": "2026-03-04"},
+    "tasks": {"a": {"examples": 4, "with_picture": 4, "cut": 1, "skipped": {}, "unread_keys": ["score"]}},
+    "examples": {
+        name: {
+            "id": "<b>7</b>",
+            "pieces": [["\nUSER: <image> x 576 <script>alert(1)</script>", False], ["Paris\n", True]],
+            **{"tokens": 600, "supervised": 2, "cut": 3},
+        }
+        for name in TWO_GROUPS
+    },
+}
+
+
+@pytest.mark.parametrize("width", [360, 1400])
+def test_an_example_of_each_task_is_shown_as_it_reached_the_model(opened, width):
+    runs = {name: made(TWO_GROUPS, noise=noise, meta={"data": REACHED}) for name, noise in (("x", 0.6), ("y", 0.9))}
+    page = opened(report(runs, "small", replicates=B).to_dict(), width).page
+    assert page.locator("#reached .sentences li").all_text_contents() == [
+        "Chat template: the base's (<i>base</i>); it writes a date, which is 2026-03-04.",
+        "Task 'a': these keys of its records are not read: score.",
+        "Task 'a': max_length cuts the answers of 1 of 4 examples.",
+    ]
+    assert page.locator("#reached h3").all_text_contents() == ["x, y"]  # told once
+    assert page.locator("#reached summary").all_text_contents() == [
+        f"{name} 600 tokens, 2 supervised, 3 more cut off by max_length; example <b>7</b>" for name in TWO_GROUPS
+    ]
+    assert page.locator("#reached pre").first.text_content() == (
+        "\nUSER: <image> x 576 <script>alert(1)</script>Paris↵\n"
+    )
+    assert page.locator("#reached pre").first.locator("mark").all_text_contents() == ["Paris↵\n"]
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_a_run_that_does_not_tell_what_reached_the_model_has_no_such_section(opened, data):
+    page = opened(data[1]).page
+    assert page.locator("#reached, a[href='#reached']").count() == 0

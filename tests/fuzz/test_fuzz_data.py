@@ -1,7 +1,10 @@
 """Data files and pictures from strangers: every record is read, or refused in a sentence, and none leaves a folder."""
 
+import bz2
+import gzip
 import io
 import json
+import lzma
 
 import pyarrow
 import pytest
@@ -124,6 +127,36 @@ def test_damaged_parquet(folder, data, spec):
     attempt(lambda: use(folder / "x.parquet", spec))
 
 
+PACKED = tuple(pack(b"\n".join(map(written, RECORDS))) for pack in (gzip.compress, bz2.compress, lzma.compress))
+
+
+@fuzz(200)
+@given(st.sampled_from(PACKED).flatmap(damaged), st.sampled_from(SPECS))
+def test_damaged_compressed_files(folder, data, spec):
+    (folder / "x.jsonl.gz").write_bytes(data)
+    attempt(lambda: use(folder / "x.jsonl.gz", spec))
+
+
+CSV = b'prompt,response,task,image\nWhat?,Red,red,a.png\n"What, ""so""?\nNow",Blue,blue,\n'
+
+
+@fuzz(200)
+@given(damaged(CSV) | st.text('a,"\n\r;\0', max_size=30).map(str.encode), st.sampled_from(SPECS))
+def test_damaged_csv(folder, data, spec):
+    (folder / "x.csv").write_bytes(data)
+    attempt(lambda: use(folder / "x.csv", spec))
+
+
+WRAPPED = written({"data": [RECORDS[0]] * 2, "more": 1})
+
+
+@fuzz(200)
+@given(damaged(WRAPPED), st.sampled_from(SPECS))
+def test_damaged_objects_around_records(folder, data, spec):
+    (folder / "x.json").write_bytes(data)
+    attempt(lambda: use(folder / "x.json", spec))
+
+
 @fuzz(600)
 @given(st.sampled_from(PICTURES).flatmap(damaged))
 def test_damaged_pictures(folder, data):
@@ -139,7 +172,7 @@ def test_names_of_pictures(folder, name, other):
 
     def inside():
         for example in read_task(task_of(file=folder / "x.jsonl"), "task"):
-            assert example.image is None or example.image.resolve().is_relative_to(folder.resolve())
+            assert all(image.resolve().is_relative_to(folder.resolve()) for image in example.images)
 
     attempt(inside)
 

@@ -312,3 +312,30 @@ def test_trl_keeps_its_running_means(tmp_path):
     assert own_log(watched) == own_log(alone) and "mean_token_accuracy" in own_log(alone)[0]
     assert list(callback_of(watched).runs) == [0, 2, 4]
     assert all(torch.equal(p, weights(alone.model)[name]) for name, p in weights(watched.model).items())
+
+
+def test_the_trainers_own_loss_is_measured_and_the_training_goes_on_as_if_nobody_had_looked(tmp_path):
+    settings = {"label_smoothing_factor": 0.1}
+    alone = trained(tmp_path, MODELS["lora"](), **settings)
+    watched = trained(tmp_path, MODELS["lora"](), [{"every": 1}], **settings)
+    assert all(torch.equal(p, weights(alone.model)[name]) for name, p in weights(watched.model).items())
+    assert own_log(watched) == own_log(alone)
+    runs = callback_of(watched).runs
+    assert {run.meta["loss"] for run in runs.values()} == {
+        "Trainer.compute_loss with label smoothing 0.1, one example a backward pass"
+    }
+    trainer = Trainer(model=MODELS["lora"](), args=arguments(tmp_path, **settings), train_dataset=examples())
+    smoothed = interference.compute(trainer.model, PROBES, loss=trainer.compute_loss)
+    assert_close(runs[0].gram(), smoothed.gram(), rtol=1e-5, atol=1e-7)
+    assert list(runs) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("settings", [{}, {"label_smoothing_factor": 0.1}], ids=["plain", "smoothing"])
+def test_rows_of_a_column_are_the_probe_set(tmp_path, settings):
+    rows = [{**row, "task": "red" if k % 2 else "blue"} for k, row in enumerate(examples())]
+    trainer = trained(tmp_path, lora(llama()), [{"batches": "task", "samples": 3}], dataset=rows, **settings)
+    runs = callback_of(trainer).runs
+    assert list(runs) == [0, 2, 4] and [len(run.probes) for run in runs.values()] == [6, 6, 6]
+    wanted = interference.from_trainer(trainer, by="task", samples=3)
+    assert_close(runs[4].gram(), wanted.gram(), rtol=1e-4, atol=1e-6)
+    assert runs[4].meta["loss"] == wanted.meta["loss"]

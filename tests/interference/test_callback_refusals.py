@@ -13,8 +13,8 @@ from transformers import Trainer
 
 import interference
 from interference import InterferenceCallback
-from interference.callback import _refuse_shards
 from interference.errors import CheckpointError, ConfigError, RunError, ScopeError
+from interference.measurement.trainer import refuse_shards
 from tests.support.models import batch, llama, lora
 from tests.support.watching import (
     MODELS,
@@ -82,7 +82,7 @@ def test_sharded_trainings_are_refused(tmp_path, monkeypatch):
         monkeypatch.setitem(state.__dict__, "deepspeed_plugins", DeepSpeedPlugin(zero_stage=stage))
         monkeypatch.setitem(state.__dict__, "distributed_type", DistributedType.DEEPSPEED)
         if name is None:
-            assert _refuse_shards(trainer) is None  # every process holds all parameters
+            assert refuse_shards(trainer) is None  # every process holds all parameters
         else:
             with pytest.raises(CheckpointError, match=f"the training uses {name}, where no process holds whole"):
                 callback.on_train_begin(trainer.args, trainer.state, trainer.control)

@@ -22,6 +22,12 @@ class _Module(_DummyBackendModule):
     def device_count(self) -> int:
         return 2
 
+    def get_rng_state(self, device: Any = None) -> Tensor:
+        return torch.get_rng_state()
+
+    def set_rng_state(self, state: Tensor, device: Any = None) -> None:
+        """The CPU draws in a simulated device's place, and has a state of its own."""
+
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16, torch.float16]
 

@@ -45,7 +45,7 @@ def follow(count=6):
     """Questions without a picture."""
     return [
         Example(
-            f"follow-{one}", "follow", (Turn("user", f"Which number follows {one}?"), Turn("assistant", two)), None, one
+            f"follow-{one}", "follow", (Turn("user", f"Which number follows {one}?"), Turn("assistant", two)), (), one
         )
         for one, two in FOLLOW[:count]
     ]

@@ -9,10 +9,12 @@ from PIL import Image
 from mixlora.common.errors import DataError
 from mixlora.common.sections import TaskGroupSection
 from mixlora.common.settings import build
-from mixlora.data.examples import Example, Turn
+from mixlora.data.examples import Example, Turn, pictures_first
 from mixlora.data.reading.tasks import read_task
 
 QA = (Turn("user", "What?"), Turn("assistant", "Red"))
+SHOWN = pictures_first(QA)
+"""The same about a picture."""
 
 
 def write(folder: Path, *records, name: str = "records.jsonl") -> Path:
@@ -44,4 +46,4 @@ def refusal(file: Path, **keys) -> str:
 
 
 def with_image(image) -> Example:
-    return Example("1", "t", QA, image, "f.jsonl:1")
+    return Example("1", "t", QA, (image,), "f.jsonl:1")

@@ -1,16 +1,19 @@
 """Small tokenizers and processors of real classes, and conversations for them."""
 
+import re
 from pathlib import Path
 
 from PIL import Image
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import LlavaProcessor, PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from mixlora.common.labels import IGNORED
 from mixlora.data.collation import Collator, Encoded
-from mixlora.data.examples import Example, Turn
+from mixlora.data.examples import Example, Turn, pictures_first
+from mixlora.data.templates import ChatTemplate, llava_v1, own_template, template_of
 
+_THOUGHT = ("<think>", "</think>")
 SENTENCES = [
     "A chat between a curious user and an artificial intelligence assistant.",
     "The assistant gives helpful, detailed, and polite answers to the user's questions.",
@@ -35,10 +38,34 @@ LLAVA_SYSTEM = (
 )
 
 
-def example(*texts: str, system: str | None = None, image: Path | Image.Image | None = None) -> Example:
+def example(*texts: str, system: str | None = None, image: Path | Image.Image | None = None, **more) -> Example:
     turns = [Turn("user" if k % 2 == 0 else "assistant", text) for k, text in enumerate(texts)]
     first = [Turn("system", system)] if system is not None else []
-    return Example("7", "t", (*first, *turns), image, "file.jsonl:7")
+    images = () if image is None else (image,)
+    return Example("7", "t", pictures_first((*first, *turns), len(images)), images, "file.jsonl:7", **more)
+
+
+def written_by(processor, text: str | None) -> ChatTemplate:
+    """A chat template for a processor."""
+    return template_of(processor, text, "the test's")
+
+
+def collating(processor, template: str | None = None, max_length: int | None = None) -> Collator:
+    """A collator of a template; of LLaVA v1's where none is named and the processor has none."""
+    if template is None and own_template(processor) is None:
+        return Collator(processor, max_length, llava_v1(processor))
+    return Collator(processor, max_length, written_by(processor, template) if template else None)
+
+
+def templated(template: str) -> PreTrainedTokenizerFast:
+    """A tokenizer with a chat template, to which all that looks like a special token in it is one."""
+    tokenizer = byte_level()
+    named = sorted(set(re.findall(r"<[|｜/]?[\w▁|｜/ ]{2,40}[|｜]?>|\[/?[A-Z_]{3,}\]", template)))
+    special = [AddedToken(name, special=name not in _THOUGHT, normalized=False) for name in named]
+    tokenizer.add_tokens([token for token in special if not token.special])
+    tokenizer.add_special_tokens({"additional_special_tokens": [token for token in special if token.special]})
+    tokenizer.chat_template = template
+    return tokenizer
 
 
 def wrap(tokenizer: Tokenizer, **given) -> PreTrainedTokenizerFast:

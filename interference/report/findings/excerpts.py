@@ -77,7 +77,7 @@ def shortened(text: str, limit: int = TEXT) -> str:
 
 def thumbnail(example: Example) -> str | None:
     """The example's picture as a small PNG in a data URI; None where it has none that can be opened."""
-    if example.image is None:
+    if not example.images:
         return None
     try:
         picture = open_image(example)
@@ -99,7 +99,7 @@ def _units_of(config: AnalysisConfig, task: str) -> dict[tuple[str, str], _Unit]
         return {}
     units = []
     for kind in (True, False):
-        alike = [example for example in examples if (example.image is not None) is kind]
+        alike = [example for example in examples if example.has_image is kind]
         starts = range(0, len(alike) - probe.unit_size + 1, probe.unit_size)
         units += [_Unit(tuple(alike[start : start + probe.unit_size])) for start in starts]
     return {unit.names: unit for unit in units}

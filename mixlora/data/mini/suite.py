@@ -40,5 +40,5 @@ def examples(task: str, split: Split, count: int, seed: int = 0) -> list[Example
 
 def _example(task: Task, picture: Picture, seed: int) -> Example:
     question, answer = task.ask(Random(f"{task.name}/{picture.id}/{seed}"), picture.facts)
-    turns = (Turn("user", question), Turn("assistant", answer))
-    return Example(picture.id, task.name, turns, picture.image, f"mini/{task.name}/{picture.id}")
+    turns = (Turn("user", question, places=(0,)), Turn("assistant", answer))
+    return Example(picture.id, task.name, turns, (picture.image,), f"mini/{task.name}/{picture.id}")

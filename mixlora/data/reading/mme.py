@@ -8,10 +8,10 @@ from PIL import Image
 
 from mixlora.common.errors import DataError
 from mixlora.common.files import is_folder, read_bytes
-from mixlora.data.examples import Example, Turn
+from mixlora.data.examples import Example, Turn, pictures_first
 from mixlora.data.images import IMAGE_FORMATS
 from mixlora.data.reading.problems import collecting
-from mixlora.data.reading.records import half_character
+from mixlora.data.reading.values import half_character
 
 ANSWERS = ("Yes", "No")
 """The possible answers to a question."""
@@ -106,7 +106,7 @@ def _pair(text: Path, pictures: list[Path], subtask: _Subtask, real: Path) -> li
     for at, (number, line) in enumerate(lines, 1):
         turns = _question(line, f"{place}:{number}")
         name = f"{subtask.name}/{picture.name}/{at}"
-        examples.append(Example(name, subtask.name, turns, picture, f"{place}:{number}"))
+        examples.append(Example(name, subtask.name, pictures_first(turns), (picture,), f"{place}:{number}"))
     return examples
 
 

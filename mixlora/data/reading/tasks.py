@@ -13,19 +13,22 @@ from pathlib import Path
 from typing import Any
 
 from mixlora.common.errors import DataError
-from mixlora.common.files import exists, is_folder
+from mixlora.common.files import is_folder
 from mixlora.common.sections import TaskGroupSection, TaskSection
-from mixlora.data.examples import Example
-from mixlora.data.reading.files import read_records
+from mixlora.data.examples import Example, LossOn
+from mixlora.data.reading.files import folder_of, is_there, read_records
 from mixlora.data.reading.mme import read_mme
-from mixlora.data.reading.problems import collecting
-from mixlora.data.reading.records import Record, checked_text, read_example
+from mixlora.data.reading.problems import Noted, collecting
+from mixlora.data.reading.records import Reading, read_example
+from mixlora.data.reading.values import Record, as_text
 
 _LISTED_VALUES, _COMPARED_VALUES = 10, 1000
 """How many values a message lists, and how many it sorts by similarity."""
 
 
-def read_task(task: TaskSection, name: str, problems: list[DataError] | None = None) -> list[Example]:
+def read_task(
+    task: TaskSection, name: str, problems: list[DataError] | None = None, noted: Noted | None = None
+) -> list[Example]:
     """The examples of one task, in the file's order, each checked; images exist but are not decoded yet.
 
     Records that share an id get a digest of their content appended to it, so that ids are unique and do not depend on
@@ -35,6 +38,7 @@ def read_task(task: TaskSection, name: str, problems: list[DataError] | None = N
         task: the file, and how it is read.
         name: the task's name.
         problems: collects the errors of unusable records, which are then skipped; None to raise the first.
+        noted: collects the keys that are not read.
 
     Raises:
         DataError: the section holds several tasks, its file or image folder cannot be used, `where` matches nothing,
@@ -45,10 +49,12 @@ def read_task(task: TaskSection, name: str, problems: list[DataError] | None = N
         remedy = "give a `file`, with `where: {FIELD: TASK}` if it holds several"
         raise DataError(f"Task {name}: `{several}` gives several tasks where one is wanted; {remedy}.")
     file = _existing_file(task, name)
-    return _examples(_records(task, file, name, problems), task, file, name, problems)
+    return _examples(_records(task, file, name, problems), task, file, name, problems, noted)
 
 
-def read_tasks(task: TaskGroupSection, name: str, problems: list[DataError] | None = None) -> dict[str, list[Example]]:
+def read_tasks(
+    task: TaskGroupSection, name: str, problems: list[DataError] | None = None, noted: Noted | None = None
+) -> dict[str, list[Example]]:
     """The examples of each task that a section holds, by the task's name.
 
     With `by` the tasks are the values of that field, with `mme` the subtasks, in order of first appearance; otherwise
@@ -63,20 +69,20 @@ def read_tasks(task: TaskGroupSection, name: str, problems: list[DataError] | No
             raise DataError(f"Task {name} has `mme: {task.mme}` beside {beside}; leave out the one or the other.")
         return read_mme(Path(task.mme), problems, task.outside)
     if not task.by:
-        return {name: read_task(task, name, problems)}
+        return {name: read_task(task, name, problems, noted)}
     file = _existing_file(task, name)
     tasks: dict[str, list[Record]] = {}
     for record in _records(task, file, name, problems):
         with collecting(problems):
             tasks.setdefault(_task_of(record, task.by), []).append(record)
-    return {own: _examples(records, task, file, own, problems) for own, records in tasks.items()}
+    return {own: _examples(records, task, file, own, problems, noted) for own, records in tasks.items()}
 
 
 def _existing_file(task: TaskSection, name: str) -> Path:
     if not task.file:
         raise DataError(f"Task {name} names no file; give `file: path/to/records.jsonl`.")
     file, images = Path(task.file), Path(task.images) if task.images else None
-    if not exists(file):
+    if not is_there(file):
         raise DataError(f"Task {name}: {file} does not exist; check the path in `file`.")
     if images is not None and not is_folder(images):
         raise DataError(f"Task {name}: the image folder {images} does not exist; check the path in `images`.")
@@ -86,7 +92,7 @@ def _existing_file(task: TaskSection, name: str) -> Path:
 def _records(task: TaskSection, file: Path, name: str, problems: list[DataError] | None) -> list[Record]:
     """The matching records; an empty list only if every record of the file is among `problems`."""
     before = len(problems or ())
-    records = read_records(file, task.split or None, problems)
+    records = list(read_records(file, task.split or None, problems))
     if records:
         return _matching(records, task.where, file, problems)
     if len(problems or ()) == before:
@@ -95,13 +101,28 @@ def _records(task: TaskSection, file: Path, name: str, problems: list[DataError]
 
 
 def _examples(
-    records: Sequence[Record], task: TaskSection, file: Path, name: str, problems: list[DataError] | None
+    records: Sequence[Record],
+    task: TaskSection,
+    file: Path,
+    name: str,
+    problems: list[DataError] | None,
+    noted: Noted | None,
 ) -> list[Example]:
-    root = Path(task.images or (file if file.is_dir() else file.parent)).resolve()
+    by = getattr(task, "by", None)
+    reading = Reading(
+        name,
+        Path(task.images or folder_of(file)).resolve(),
+        task.fields,
+        frozenset(task.ignore),
+        frozenset({*task.where, *([by] if by else [])}),
+        task.outside,
+        LossOn(task.loss_on),
+    )
+    unread = None if noted is None else noted.unread
     found = []
     for record in records:
         with collecting(problems):
-            found.append(read_example(record, task.fields, root, name, task.outside))
+            found.append(read_example(record, reading, unread))
     return _with_unique_ids(found)
 
 
@@ -112,7 +133,7 @@ def _task_of(record: Record, by: str) -> str:
     value = record.values[by]
     if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
         raise record.error(f"{by}, which `by` names as the task, is {value!r:.60}; write the name of a task.")
-    return checked_text(str(value), by, record)
+    return as_text(str(value), by, record)
 
 
 def _matching(
@@ -159,9 +180,10 @@ def _with_unique_ids(examples: list[Example]) -> list[Example]:
     for example in examples:
         name = example.id
         if often[name] > 1:
-            image = example.image.name if isinstance(example.image, Path) else ""
-            content = json.dumps([image, *((turn.role, turn.text) for turn in example.turns)])
+            images = [image.name if isinstance(image, Path) else "" for image in example.images] or [""]
+            content = json.dumps([*images, *((turn.role, turn.text) for turn in example.turns)])
             name = f"{name}~{hashlib.sha256(content.encode()).hexdigest()[:8]}"
         taken[name] += 1
-        unique.append(replace(example, id=f"{name}~{taken[name]}" if taken[name] > 1 else name))
+        name = f"{name}~{taken[name]}" if taken[name] > 1 else name
+        unique.append(example if name == example.id else replace(example, id=name))
     return unique

@@ -21,6 +21,7 @@ from mixlora.checkpoints.loading import LOAD_ERRORS, first_words, without_bars
 from mixlora.common.errors import CheckpointError, ConfigError, DataError
 from mixlora.data.collation import Collator, Encoded
 from mixlora.data.examples import Example, Turn
+from mixlora.data.templates import llava_v1, own_template
 from mixlora.evaluation.predictions import Prediction
 from mixlora.evaluation.scoring.intervals import Sample, Share, estimates
 from mixlora.evaluation.scoring.metrics import Score
@@ -111,9 +112,9 @@ class Judge:
             raise ConfigError(f"the judge's prompt has no {{{missing[0]}}} in it; it needs all of {', '.join(_FIELDS)}")
         self.model, self.tokenizer = model, tokenizer
         self.by, self.batch_size, self.prompt = By(by), batch_size, prompt
-        self.collator = Collator(tokenizer, max_length)
-        special = sorted(filter(str.strip, self.collator.template.special_tokens), key=len, reverse=True)
-        self._special = re.compile("|".join(map(re.escape, special)) or r"(?!)")
+        template = None if own_template(tokenizer) else llava_v1(tokenizer)
+        self.collator = Collator(tokenizer, max_length, template)
+        self._special = self.collator.encoder.special
         self._yes, self._no = answer_tokens(tokenizer) if self.by is By.PROBABILITY else ([], [])
 
     @classmethod
@@ -161,7 +162,7 @@ class Judge:
 
     def _example(self, prediction: Prediction) -> Example:
         turns = (Turn("user", self.text(prediction)), Turn("assistant", "Yes"))
-        return Example(prediction.question_id, prediction.task, turns, None, prediction.place)
+        return Example(prediction.question_id, prediction.task, turns, (), prediction.place)
 
     def _batch(self, encoded: Sequence[Encoded]) -> dict[str, Tensor]:
         """Tokens and attention mask, padded on the left."""

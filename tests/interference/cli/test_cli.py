@@ -20,7 +20,7 @@ from interference.measurement.plan import Plan
 from mixlora.common.files import amount, expanded
 from tests.support.checkpoints import ARGUMENTS
 
-COMMANDS = ["compute", "show", "compare", "verify", "plan", "factors", "report", "demo"]
+COMMANDS = ["compute", "preview", "show", "compare", "verify", "plan", "factors", "report", "demo"]
 SCRIPT = Path(sys.executable).parent / "interference"
 
 
@@ -57,7 +57,7 @@ def test_the_installed_script(run_dir):
 
 def test_compute_from_options(interference, tiny, tmp_path):
     said = interference("compute", *tiny.arguments(tmp_path / "run"), *ARGUMENTS, "--modules", "q_proj,mlp")
-    assert (said.code, said.err) == (0, "")
+    assert (said.code, said.err) == (0, f"note: chat template: the base's ({tiny.base})\n")
     out = tmp_path / "run"
     assert said.out == (f"Run(12 units: red 6, blue 6; 8 blocks) in {out}; look at it: interference show {out}\n")
     assert load(tmp_path / "run").blocks["module"].unique().tolist() == ["q_proj", "gate_proj", "up_proj", "down_proj"]
@@ -83,7 +83,7 @@ def test_compute_reruns_a_run(interference, run_dir, run, tmp_path):
 def test_progress_is_lines_where_there_is_no_terminal(interference, tiny, tmp_path):
     said = interference("compute", *tiny.arguments(tmp_path / "run"), "--samples", 6, "--layers", 1)
     lines = said.err.splitlines()
-    assert lines[0] == "gradients: 8/12" and "gradients: 12/12" in lines and lines[-1] == "gram: 14/14"
+    assert lines[0] == "gradients: 8/12" and "gradients: 12/12" in lines and lines[-2] == "gram: 14/14"
     assert "\r" not in said.err and "\x1b" not in said.err
 
 
@@ -288,7 +288,8 @@ def test_a_run_is_made_again_whatever_has_become_of_the_first_ones_files(interfe
     shutil.copytree(run_dir, tmp_path / "old")
     (tmp_path / "old" / "gram.safetensors").unlink()
     said = interference("compute", tmp_path / "old", "--out", tmp_path / "new", "--quiet")
-    assert (said.code, said.err) == (0, "") and f"in {tmp_path / 'new'}; look at it" in said.out
+    assert (said.code, said.err) == (0, f"note: chat template: the base's ({tiny.base})\n")
+    assert f"in {tmp_path / 'new'}; look at it" in said.out
 
 
 def test_runs_of_other_units_or_blocks_are_told_apart(interference, refused, tiny, run_dir, tmp_path):
@@ -358,7 +359,7 @@ def test_amounts_are_told_without_exponents(bytes_, words):
 def test_examples_that_fill_no_unit_are_noted(interference, tiny, tmp_path, samples, size, words):
     given = [*tiny.arguments(tmp_path / "run"), "--layers", "1", "--samples", samples, "--quiet"]
     said = interference("compute", *given, "--set", f"probe.unit_size={size}")
-    assert said.code == 0 and said.err.splitlines() == words
+    assert said.code == 0 and said.err.splitlines()[:-1] == words  # the last names the chat template
 
 
 def test_rerunning_a_run_of_a_changed_checkpoint_is_noted(interference, tiny, tmp_path):
@@ -381,3 +382,32 @@ def test_completion_offers_the_notebook_names():
     import interference as package
 
     assert {"compute", "load", "compare", "verify", "figures"} <= set(dir(package))
+
+
+def test_preview_shows_what_is_measured_without_the_weights(interference, tiny, run, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(tiny.base, base, ignore=lambda folder, names: [name for name in names if "safetensors" in name])
+    tasks = [part for name, file in tiny.tasks.items() for part in ("--task", f"{name}={file}")]
+    call = ("preview", "--base", base, "--adapter", tiny.adapter, *tasks, "-n", "2")
+    said = interference(*call, "--json", "--set", "probe.samples=6")
+    rows = [json.loads(line) for line in said.out.splitlines()]
+    assert said.err == f"note: chat template: the base's ({base})\n"
+    assert [(row["task"], row["id"]) for row in rows] == [
+        (task, run.probes["ids"][run.probes["task"] == task].iloc[k]) for task in ("red", "blue") for k in (0, 1)
+    ]
+    tokens = run.probes["tokens"].tolist()
+    assert [sum(row["supervised"]) for row in rows] == [*tokens[:2], *tokens[6:8]]
+    shown = interference(*call)
+    assert shown.out.count("tokens, ") == 4 and "\x1b" not in shown.out
+    first = run.meta["data"]["examples"]["red"]
+    assert (first["id"], first["tokens"]) == (rows[0]["id"], len(rows[0]["input_ids"]))
+    assert "".join(text for text, _ in first["pieces"]) == rows[0]["text"]
+
+
+def test_show_says_which_template_was_used(interference, tiny, run_dir):
+    assert f"note: chat template: the base's ({tiny.base})" in flat(interference("show", run_dir).out)
+
+
+def test_preview_of_an_adapter_that_is_not_there_is_refused(refused, tiny, tmp_path):
+    tasks = [part for name, file in tiny.tasks.items() for part in ("--task", f"{name}={file}")]
+    assert str(tmp_path) in refused("preview", "--base", tiny.base, "--adapter", tmp_path, *tasks)

@@ -31,7 +31,7 @@ def test_factors_are_those_that_a_forward_with_labels_chooses(folder, found):
     given, settings = found[0].selections, asked(folder)
     model = checkpoint.load_model(settings.model)
     collator = Collator(tokenizer())
-    examples = [example for task in sample.read(settings).values() for example in task]
+    examples = [example for task in sample.read(settings).examples.values() for example in task]
     assert found[0].examples["id"].tolist() == [example.id for example in examples]
     assert found[0].examples["task"].tolist() == given.tasks == ["red"] * 6 + ["blue"] * 6 + ["green"] * 6
     assert given.blocks["name"].tolist() == [f"language.{layer}.{module}.{side}" for layer in (0, 2)
@@ -68,7 +68,7 @@ def test_rank_activations_are_means_over_the_prompt(folder, tmp_path):
     for name, module in model.get_base_model().model.layers[1].named_modules():
         if name.endswith("_proj"):
             module.register_forward_hook(lambda m, x, y, name=name: seen.update({name.split(".")[-1]: (m, x[0])}))
-    for row, example in enumerate(example for task in sample.read(settings).values() for example in task):
+    for row, example in enumerate(example for task in sample.read(settings).examples.values() for example in task):
         with torch.no_grad():
             model(input_ids=torch.tensor([collator.encode_prompt(example).input_ids]))
         for name, (module, x) in seen.items():

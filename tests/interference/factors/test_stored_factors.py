@@ -106,7 +106,7 @@ def test_a_seed_that_no_generator_takes_is_told(folder, seed):
     config = asked(folder)
     model, processor = checkpoint.load_model(config.model), loading.load_processor(config.model)
     with pytest.raises(ConfigError, match=rf"^seed is {seed}, but must be from 0 to 4294967295$"):
-        observer.compute(model, Collator(processor), sample.read(config), seed=seed)
+        observer.compute(model, Collator(processor), sample.read(config).examples, seed=seed)
 
 
 def spoilt(out, to, change):

@@ -20,7 +20,6 @@ from interference.gradients.targets import find_targets
 from interference.measurement import checkpoint, sample
 from interference.measurement.compute import compute_config, resolved
 from interference.verification import reference
-from mixlora.checkpoints import loading
 from mixlora.common.errors import DataError
 from tests.support.checkpoints import data, write_pictures, write_task
 
@@ -39,7 +38,7 @@ def same(a, b):
 
 
 def sample_of(settings):
-    return sample.encode(sample.read(settings), loading.load_processor(settings.model), settings)
+    return sample.encode(sample.read(settings), sample.collator_of(settings), settings)
 
 
 def test_gram_and_order_are_those_of_the_sample(tiny, tmp_path):

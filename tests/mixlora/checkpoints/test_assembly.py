@@ -1,6 +1,7 @@
 """A LLaVA put together from a language model, a CLIP and a projector computes what its pieces compute."""
 
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -25,9 +26,9 @@ from mixlora.checkpoints.conversion import import_checkpoint
 from mixlora.common.errors import MixLoraError
 from mixlora.common.labels import IGNORED
 from mixlora.data.collation import Collator
-from mixlora.data.examples import Example, Turn
-from mixlora.data.templates import LLAVA_V1, PromptTemplate
-from tests.support.small_processors import byte_level, picture
+from mixlora.data.examples import Example, Turn, pictures_first
+from mixlora.data.templates import llava_v1
+from tests.support.small_processors import byte_level, collating, picture
 
 D, SEEN, SIDE, PATCH = 16, 12, 20, 5
 TOWER = {"image_size": SIDE, "patch_size": PATCH, "num_hidden_layers": 3, "num_attention_heads": 2}
@@ -86,7 +87,8 @@ def made(pieces, tmp_path_factory):
 
 def example(image=None):
     turns = (Turn("user", "What is shown?"), Turn("assistant", "Paris."))
-    return Example("1", "t", turns, image, "made.jsonl:1")
+    images = () if image is None else (image,)
+    return Example("1", "t", pictures_first(turns, len(images)), images, "made.jsonl:1")
 
 
 def load(folder):
@@ -113,7 +115,7 @@ def composed(language, vision, projector, batch, image_token, layer=-2):
 
 def test_its_logits_are_those_of_its_pieces(pieces, made):
     model, processor = load(made)
-    batch = Collator(processor)([example(picture()), example(picture(30, 90))])
+    batch = collating(processor)([example(picture()), example(picture(30, 90))])
     assert (batch["input_ids"] == processor.image_token_id).sum(1).tolist() == [(SIDE // PATCH) ** 2] * 2
     with torch.no_grad():
         found = model(**batch)
@@ -129,7 +131,7 @@ def test_other_layers_projectors_and_a_tower_alone(pieces, tmp_path, layer, laye
     vision = write_vision(tmp_path / "vision", whole)
     projector = write_projector(tmp_path / "mm_projector.bin", layers=layers)
     model, processor = load(assemble(pieces[0], vision, tmp_path / "base", projector, feature_layer=layer))
-    batch = Collator(processor)([example(picture())])
+    batch = collating(processor)([example(picture())])
     with torch.no_grad():
         expected = composed(pieces[0], vision, projector, batch, processor.image_token_id, layer)
         torch.testing.assert_close(model(**batch).logits[..., : expected.shape[-1]], expected, rtol=0, atol=2e-5)
@@ -140,7 +142,7 @@ def test_a_text_has_the_language_models_own_logits_and_the_image_token_a_mean_on
     model, processor = load(assemble(*pieces[:2], tmp_path / "base", pieces[2], image_token="<picture>"))
     assert processor.image_token == "<picture>" and processor.image_token_id == len(plain)
     assert processor.tokenizer.encode("<picture>", add_special_tokens=False) == [len(plain)]
-    batch = Collator(processor)([example()])
+    batch = collating(processor)([example()])
     with torch.no_grad():
         own = LlamaForCausalLM.from_pretrained(pieces[0])(**{k: v for k, v in batch.items() if k != "labels"}).logits
         logits = model(**batch).logits
@@ -158,16 +160,19 @@ def test_tied_embeddings_stay_tied_and_a_vocabulary_with_room_is_not_resized(pie
     assert torch.equal(model.lm_head.weight, own.lm_head.weight)
 
 
-def test_prompts_are_those_of_llava_v1(made):
+def test_prompts_and_labels_are_those_of_llava_v1(made):
     _, processor = load(made)
-    template = PromptTemplate(processor.tokenizer, processor.chat_template, "<image>")
-    turns = (*example().turns, Turn("user", "And?"))
-    reference = PromptTemplate(processor.tokenizer, LLAVA_V1, "<image>")
-    for with_image in (False, True):
+    own, reference = Collator(processor), Collator(processor, template=llava_v1(processor))
+    assert not own.template.is_llava_v1 and reference.template.is_llava_v1
+    more = (Turn("user", "And?"), Turn("assistant", "That."))
+    for shown in (None, picture()):
+        turns = (*example(shown).turns, *more)
         for conversation in (turns, (Turn("system", "Be brief."), *turns)):
-            expected = reference.render(conversation, with_image, answering=True)
-            assert template.render(conversation, with_image, answering=True) == expected
-    assert "USER: <image>\nWhat is shown? ASSISTANT: Paris.</s>" in template.render(turns, with_image=True)
+            asked = replace(example(shown), turns=conversation)
+            ours, theirs = own.encode(asked), reference.encode(asked)
+            assert (ours.input_ids, ours.labels) == (theirs.input_ids, theirs.labels)
+            assert own.encode_prompt(asked).input_ids == reference.encode_prompt(asked).input_ids
+    assert "USER: <image>\nWhat is shown? ASSISTANT: Paris.</s>" in own.encode(example(picture())).text
     parts = [{"role": "user", "content": [{"type": "text", "text": "And?"}, {"type": "image"}]}]
     assert processor.apply_chat_template(parts, add_generation_prompt=True).endswith("USER: <image>\nAnd? ASSISTANT:")
     assert "'\"\\n" in chat_template("<'\">").replace("<", "").replace(">", "").replace('\\"', '"')
@@ -175,7 +180,7 @@ def test_prompts_are_those_of_llava_v1(made):
 
 def test_a_batch_starts_with_bos_and_generation_stops_at_eos(made):
     model, processor = load(made)
-    encoded = Collator(processor).encode(example(picture()))
+    encoded = collating(processor).encode(example(picture()))
     assert encoded.input_ids.count(processor.tokenizer.bos_token_id) == 1
     assert encoded.input_ids[0] == processor.tokenizer.bos_token_id
     kept, words = model.generation_config, processor.tokenizer

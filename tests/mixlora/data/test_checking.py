@@ -3,6 +3,7 @@
 import io
 import os
 import threading
+from collections import Counter
 
 import pytest
 from PIL import Image
@@ -14,7 +15,7 @@ from mixlora.data.collation import Collator
 from mixlora.data.examples import Example
 from mixlora.data.images import open_image
 from tests.support.records import save_picture
-from tests.support.small_processors import CHATML, byte_level, example, llava, picture, words
+from tests.support.small_processors import CHATML, byte_level, example, llava, picture, words, written_by
 
 
 def cut_off(path):
@@ -31,7 +32,7 @@ def embedded(path) -> Image.Image:
 
 @pytest.fixture
 def collator():
-    return Collator(llava(byte_level()))
+    return Collator(llava(byte_level(), CHATML))
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -40,26 +41,24 @@ def test_lengths_of_the_good_and_words_about_the_bad_in_order(tmp_path, collator
     given = [
         example("What?", "Paris is shown", image=whole),
         example("What?", "no", image=broken),
-        example("What? </s>", "no"),
+        example("What?", "no", tools=({"name": "f"},)),
         example("What?", "no", image=embedded(broken)),
         example("What?", "yes", image=picture()),
         example("What?", "no", image=broken),
         example("What is shown?", "is"),
     ] * 4
-    given = [Example(str(k), e.task, e.turns, e.image, f"f:{k}") for k, e in enumerate(given)]
+    given = [Example(str(k), e.task, e.turns, e.images, f"f:{k}", tools=e.tools) for k, e in enumerate(given)]
     problems: list[DataError] = []
     done = []
     found = check(given, collator, problems, threads=threads, progress=lambda now, all_: done.append((now, all_)))
     assert found.examples == [given[k] for k in range(28) if k % 7 in (0, 4, 6)]
     assert found.lengths == [len(collator.encode(e).input_ids) for e in found.examples]
     assert found.bad == [k for k in range(28) if k % 7 in (1, 2, 3, 5)]
-    assert found.truncated == 0
+    assert found.cut.total() == 0
     assert done == [(k, 28) for k in range(1, 29)]
     told = [str(problem) for problem in problems]
     assert [text.split(": ")[0] for text in told] == [f"f:{k}" for k in found.bad]
-    assert (
-        told[0].startswith(f"f:1: the image {broken} cannot be used (") and "holds '</s>', a special token" in told[1]
-    )
+    assert told[0].startswith(f"f:1: the image {broken} cannot be used (") and "f:2: the record has tools" in told[1]
     assert told[2].startswith("f:3: the image in the record cannot be used (")
     assert all(problem.__traceback__ is None and problem.__cause__ is None for problem in problems)
 
@@ -82,16 +81,16 @@ def test_without_decoding_only_headers_are_read(tmp_path, collator):
 
 
 def test_answers_that_max_length_cuts():
-    collator = Collator(words(), max_length=9, chat_template=CHATML)
+    collator = Collator(words(), 9, written_by(words(), CHATML))
     problems: list[DataError] = []
     given = [example("What?", "Paris. Yes"), example("What is it? What?", "Yes"), example("What?", "Paris")]
     found = check(given, collator, problems)
-    assert (found.lengths, found.bad, found.truncated) == ([9, 9], [1], 1)
+    assert (found.lengths, found.bad, found.cut.total()) == ([9, 9], [1], 1)
     assert "max_length 9 cuts off the whole answer of example '7'" in str(problems[0])
 
 
 def test_nothing_to_check_has_no_lengths(collator):
-    assert check([], collator, []) == checking.Checked([], [], [], 0)
+    assert check([], collator, []) == checking.Checked([], [], [], Counter())
 
 
 def test_embedded_pictures_stay_encoded(tmp_path, collator):
@@ -99,9 +98,9 @@ def test_embedded_pictures_stay_encoded(tmp_path, collator):
     given = [example("What?", "no", image=embedded(tmp_path / "a.png")) for _ in range(3)]
     problems: list[DataError] = []
     assert len(check(given, collator, problems).examples) == 3 and problems == []
-    assert all(e.image.fp is not None and e.image._im is None for e in given)
+    assert all(e.images[0].fp is not None and e.images[0]._im is None for e in given)
     assert open_image(given[0]).getpixel((63, 47)) == (0, 0, 250)
-    assert given[0].image.fp is not None
+    assert given[0].images[0].fp is not None
 
 
 def test_a_picture_of_several_questions_is_decoded_once_and_few_at_a_time(tmp_path, collator, monkeypatch):
@@ -109,14 +108,14 @@ def test_a_picture_of_several_questions_is_decoded_once_and_few_at_a_time(tmp_pa
     given = [example("What?", "no", image=path) for path in paths for _ in range(2)]
     lock, open_now, most, opened = threading.Lock(), 0, 0, []
 
-    def counted(one):
+    def counted(one, number):
         nonlocal open_now, most
         with lock:
             open_now += 1
             most = max(most, open_now)
-            opened.append(one.image)
+            opened.append(one.images[number])
         try:
-            return open_image(one)
+            return open_image(one, number)
         finally:
             with lock:
                 open_now -= 1
@@ -131,7 +130,7 @@ def test_a_picture_of_several_questions_is_decoded_once_and_few_at_a_time(tmp_pa
 def test_pictures_in_memory_are_not_given_to_threads(collator, monkeypatch):
     shared = picture()
     seen = []
-    monkeypatch.setattr(checking, "open_image", lambda _: seen.append(threading.current_thread()))
+    monkeypatch.setattr(checking, "open_image", lambda *_: seen.append(threading.current_thread()))
     check([example("What?", "no", image=shared)] * 2, collator, [], threads=2)
     assert seen == [threading.main_thread()] * 2
 
@@ -139,10 +138,9 @@ def test_pictures_in_memory_are_not_given_to_threads(collator, monkeypatch):
 def test_what_is_wrong_with_the_model_is_raised(collator):
     with pytest.raises(MixLoraError, match="threads is 0; give at least 1"):
         check([], collator, [], threads=0)
-    turned = Collator(words(), chat_template=CHATML.replace("'<|im_start|>assistant\n'", "'ASSISTANT:'"))
     problems: list[DataError] = []
-    with pytest.raises(MixLoraError, match="generation prompt"):
-        check([example("What?", "is")] * 50, turned, problems)
+    with pytest.raises(MixLoraError, match="does not render a user turn and an assistant turn"):
+        check([example("What?", "is")] * 50, Collator(words(), template=written_by(words(), "{{ 'x' }}")), problems)
     assert problems == []
 
 

@@ -3,20 +3,29 @@
 import pytest
 import torch
 from PIL import Image
-from tokenizers import normalizers
 
 from mixlora.common.errors import DataError, MixLoraError
 from mixlora.common.labels import IGNORED
 from mixlora.data import mini
-from mixlora.data.collation import Collator
+from mixlora.data.examples import Form
 from mixlora.data.images import open_image
-from tests.support.small_processors import CHATML, byte_level, example, learned, llava, picture, words
+from tests.support.small_processors import (
+    CHATML,
+    SPECIAL,
+    byte_level,
+    collating,
+    example,
+    learned,
+    llava,
+    picture,
+    words,
+)
 
 # --- batches ---
 
 
 def test_padding_is_on_the_right_and_masked():
-    collator = Collator(words(), chat_template=CHATML)
+    collator = collating(words(), CHATML)
     short, long = example("What?", "Paris"), example("What is it?", "Yes")
     batch = collator([short, long])
     pad = collator.tokenizer.pad_token_id
@@ -31,7 +40,7 @@ def test_padding_is_on_the_right_and_masked():
 
 
 def test_without_a_padding_token_the_eos_pads():
-    collator = Collator(byte_level(pad_token=None), chat_template=CHATML)
+    collator = collating(byte_level(pad_token=None), CHATML)
     batch = collator([example("What?", "is"), example("What is shown?", "Paris")])
     assert batch["input_ids"][0, -1] == collator.tokenizer.eos_token_id
     assert batch["attention_mask"][0, -1] == 0 and batch["labels"][0, -1] == IGNORED
@@ -39,7 +48,7 @@ def test_without_a_padding_token_the_eos_pads():
 
 def test_pixels_are_the_processors_own_and_paths_are_opened(tmp_path):
     picture().save(tmp_path / "a.png")
-    collator = Collator(llava(byte_level()))
+    collator = collating(llava(byte_level()))
     batch = collator([example("What?", "is", image=tmp_path / "a.png"), example("What?", "no", image=picture(90, 48))])
     assert set(batch) == {"input_ids", "attention_mask", "labels", "pixel_values"}
     theirs = collator.processor.image_processor(images=[picture(), picture(90, 48)], return_tensors="pt")
@@ -53,7 +62,7 @@ def test_a_picture_on_its_side_is_measured_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     picture(60, 20).save(tmp_path / "a.jpg", exif=exif)
-    collator = Collator(llava(byte_level()))
+    collator = collating(llava(byte_level()))
     asked = []
     collator._expansion = lambda size: asked.append(size) or "<image>"
     collator.encode(example("What?", "is", image=tmp_path / "a.jpg"))
@@ -64,7 +73,7 @@ def test_a_picture_on_its_side_is_measured_upright(tmp_path):
 
 
 def test_truncation_from_the_right_counts_what_it_cuts():
-    collator = Collator(words(), max_length=9, chat_template=CHATML)
+    collator = collating(words(), CHATML, 9)
     encoded = collator.encode(example("What?", "Paris. Yes"))
     assert learned(collator, encoded) == ["Paris", "."]
     assert len(encoded.input_ids) == 9
@@ -73,7 +82,7 @@ def test_truncation_from_the_right_counts_what_it_cuts():
 
 
 def test_an_answer_cut_off_entirely_is_refused():
-    collator = Collator(words(), max_length=7, chat_template=CHATML)
+    collator = collating(words(), CHATML, 7)
     with pytest.raises(DataError) as error:
         collator.encode(example("What?", "Paris"))
     assert str(error.value) == (
@@ -88,42 +97,60 @@ def test_an_answer_cut_off_entirely_is_refused():
 
 
 @pytest.mark.parametrize(("token", "where"), [("<image>", 0), ("</s>", 1), ("<|im_end|>", 0), ("<s>", 1)])
-def test_special_tokens_in_the_data_are_refused(token, where):
+def test_special_tokens_in_a_record_are_text(token, where):
     texts = ["What?", "Paris"]
     texts[where] += f" or {token}x"
-    collator = Collator(llava(byte_level(), CHATML))
-    role = ("user", "assistant")[where]
-    with pytest.raises(DataError) as error:
-        collator.encode(example(*texts))
-    assert str(error.value).startswith(
-        f"file.jsonl:7: the {role} turn holds {token!r}, a special token of this model, which would break"
-    )
+    collator = collating(llava(byte_level(), CHATML))
+    own = collator.tokenizer
+    encoded = collator.encode(example(*texts))
+    plain = [own(words, split_special_tokens=True, add_special_tokens=False).input_ids for words in texts]
+    start, end, newline = (own.convert_tokens_to_ids(word) for word in ("<|im_start|>", "<|im_end|>", "Ċ"))
+    asked, answered = ([*own(role + "\n", add_special_tokens=False).input_ids] for role in ("user", "assistant"))
+    expected = [start, *asked, *plain[0], end, newline, start, *answered, *plain[1], end, newline]
+    special = own.convert_tokens_to_ids(SPECIAL)
+    assert own.decode(encoded.input_ids) == own.decode(expected)
+    assert [one for one in encoded.input_ids if one in special] == [start, end, start, end]
+    assert learned(collator, encoded)[-2:] == ["<|im_end|>", "Ċ"]
+    assert own.decode([label for label in encoded.labels if label != IGNORED]) == f"{texts[1]}<|im_end|>\n"
+
+
+def test_special_tokens_in_a_record_are_the_pieces_of_their_letters():
+    collator = collating(byte_level(), CHATML)
+    own = collator.tokenizer
+    encoded = collator.encode(example("What?", "<s>old</s>"))
+    letters = [own(piece, split_special_tokens=True, add_special_tokens=False).input_ids for piece in ("<s>", "</s>")]
+    old = own("old", add_special_tokens=False).input_ids
+    end, newline = own.convert_tokens_to_ids(["<|im_end|>", "Ċ"])
+    assert [label for label in encoded.labels if label != IGNORED] == [*letters[0], *old, *letters[1], end, newline]
+    batch = collator([example("What?", "<s>old</s>")])
+    assert batch["input_ids"][0].tolist() == encoded.input_ids
 
 
 def test_what_is_no_special_token_of_this_model_is_text():
-    collator = Collator(words(), chat_template=CHATML)
+    collator = collating(words(), CHATML)
     encoded = collator.encode(example("What <|endoftext|> is it?", "USER : Paris"))
     assert learned(collator, encoded) == ["USER", ":", "Paris", "<|im_end|>"]
 
 
-def test_an_answer_without_tokens_is_refused():
-    collator = Collator(words(drop="\u200b"), chat_template=CHATML)
+def test_of_an_answer_without_tokens_its_end_is_supervised():
+    collator = collating(words(drop="\u200b"), CHATML)
     for answer in ("\u200b\u200b", " \n"):
-        with pytest.raises(DataError, match=r"file.jsonl:7: the answer has no token in this model's vocabulary; drop"):
-            collator.encode(example("What?", answer))
-    spaced = byte_level()
-    spaced.backend_tokenizer.normalizer = normalizers.Replace("\u200b", "")
-    with pytest.raises(DataError, match="the answer has no token"):  # though the space before it has one
-        Collator(spaced).encode(example("What?", "\u200b"))
+        assert learned(collator, collator.encode(example("What?", answer))) == ["<|im_end|>"]
+    silent = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + ' ' }}{% endfor %}" + (
+        "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+    )
+    with pytest.raises(DataError) as error:
+        collating(words(drop="\u200b"), silent).encode(example("What?", "\u200b"))
+    assert str(error.value) == "file.jsonl:7: loss_on: answers leaves no token to learn; drop the record"
 
 
 def test_an_image_for_a_language_model_is_refused():
     with pytest.raises(DataError, match=r"the record has an image, but \w+ has no image token; use a vision-language"):
-        Collator(byte_level(), chat_template=CHATML).encode(example("What?", "is", image=picture()))
+        collating(byte_level(), CHATML).encode(example("What?", "is", image=picture()))
 
 
 def test_a_mixed_batch_is_refused():
-    collator = Collator(llava(byte_level()))
+    collator = collating(llava(byte_level()))
     with pytest.raises(
         DataError, match=r"mixes examples with an image \(file.jsonl:7\) and without one \(file.jsonl:7\)"
     ):
@@ -137,7 +164,7 @@ def test_a_mixed_batch_is_refused():
 @pytest.mark.parametrize("padding", ["right", "left"])
 def test_a_mixed_batch_that_is_asked_for_gives_the_logits_of_its_rows_alone(padding):
     model, processor = mini.load_base()
-    collator = Collator(processor)
+    collator = collating(processor)
     pictured = mini.examples("name_ink", "heldout", 2, 3)
     plain = [example("What is the color of the word?", "red"), example("What is it?", "a circle")]
     rows = [collator.encode(one) for one in (plain[0], pictured[0], plain[1], pictured[1])]
@@ -155,7 +182,7 @@ def test_a_mixed_batch_that_is_asked_for_gives_the_logits_of_its_rows_alone(padd
 
 
 def test_a_mixed_batch_of_one_kind_is_an_ordinary_one():
-    collator = Collator(llava(byte_level()))
+    collator = collating(llava(byte_level()))
     for shown in (None, picture()):
         rows = [collator.encode(example("What?", "is", image=shown))] * 2
         plain, mixed = collator.collate(rows), collator.collate(rows, mixed=True)
@@ -165,7 +192,7 @@ def test_a_mixed_batch_of_one_kind_is_an_ordinary_one():
 
 def test_an_empty_batch_is_refused():
     with pytest.raises(DataError, match="A batch of no examples was asked for"):
-        Collator(words())([])
+        collating(words())([])
 
 
 def test_a_broken_image_is_named(tmp_path):
@@ -173,7 +200,7 @@ def test_a_broken_image_is_named(tmp_path):
     data = (tmp_path / "a.png").read_bytes()
     (tmp_path / "a.png").write_bytes(data[: len(data) // 2])
     (tmp_path / "b.png").write_text("no picture")
-    collator = Collator(llava(byte_level()))
+    collator = collating(llava(byte_level()))
     with pytest.raises(DataError, match=r"file.jsonl:7: the image .*b.png cannot be used"):
         collator.encode(example("What?", "is", image=tmp_path / "b.png"))
     with pytest.raises(DataError, match=r"file.jsonl:7: the image .*a.png cannot be used"):
@@ -181,42 +208,44 @@ def test_a_broken_image_is_named(tmp_path):
 
 
 def test_a_generation_prompt_that_is_no_prefix_is_refused():
-    collator = Collator(words(), chat_template=CHATML.replace("'<|im_start|>assistant\n'", "'ASSISTANT:'"))
-    with pytest.raises(MixLoraError, match=r"generation prompt, which ends in '.*ASSISTANT:', is not how it renders"):
+    collator = collating(words(), CHATML.replace("'<|im_start|>assistant\n'", "'ASSISTANT:'"))
+    with pytest.raises(DataError, match=r"^file.jsonl:7: the chat template \(the test's\) has no generation markers"):
         collator.encode(example("What?", "is"))
 
 
 def test_a_template_that_changes_or_refuses_the_conversation_is_told():
-    shout = Collator(words(), chat_template=CHATML.replace("m['content']", "m['content'] | replace('is', 'was')"))
-    with pytest.raises(
-        DataError, match=r"drops or changes the assistant turn 'it is'; change the record or pass another"
-    ):
+    shout = collating(words(), CHATML.replace("m['content']", "m['content'] | replace('is', 'was')"))
+    with pytest.raises(DataError) as error:
         shout.encode(example("What?", "it is"))
-    deaf = Collator(
-        words(), chat_template="{% for m in messages if m['role'] != 'system' %}" + CHATML.split("%}", 1)[1]
+    assert str(error.value) == (
+        "file.jsonl:7: the chat template (the test's) drops or changes turn 2 (assistant): 'it is'; change the record, "
+        "or give another model.chat_template"
     )
-    with pytest.raises(DataError, match=r"drops or changes the system turn 'Be brief\.'"):
+    deaf = collating(words(), "{% for m in messages if m['role'] != 'system' %}" + CHATML.split("%}", 1)[1])
+    with pytest.raises(DataError, match=r"drops or changes turn 1 \(system\): 'Be brief\.'"):
         deaf.encode(example("What?", "is", system="Be brief."))
     no_system = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + CHATML
-    with pytest.raises(
-        DataError, match=r"file.jsonl:7: the chat template refuses this conversation \(no system role\)"
-    ):
-        Collator(words(), chat_template=no_system).encode(example("What?", "is", system="Be brief."))
+    with pytest.raises(DataError) as error:
+        collating(words(), no_system).encode(example("What?", "is", system="Be brief."))
+    assert str(error.value) == (
+        "file.jsonl:7: the chat template (the test's) refuses this conversation: no system role; change its turns, or "
+        "give another model.chat_template"
+    )
 
 
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: Collator(words(), chat_template="nothing"), "does not render a user turn and an assistant turn; pass"),
-        (lambda: Collator(words(), chat_template="{% if %}"), r"does not render .* \(.+\); pass a chat_template"),
+        (lambda: collating(words(), "nothing"), "does not render a user turn and an assistant turn; give another"),
+        (lambda: collating(words(), "{% if %}"), r"does not render .* \(.+\); give another model.chat_template"),
         (
-            lambda: Collator(llava(byte_level()), chat_template="{{ messages[0]['content'] }}"),
+            lambda: collating(llava(byte_level()), "{{ messages[0]['content'] }}"),
             "with one <image> placeholder",
         ),
-        (lambda: Collator(words(), max_length=0), "max_length is 0; give a number of tokens above 0"),
+        (lambda: collating(words(), max_length=0), "max_length is 0; give a number of tokens above 0"),
         (
-            lambda: Collator(llava(byte_level(chat_template={"tool": "x"}))),
-            "has the chat templates tool; pass one of them",
+            lambda: collating(llava(byte_level(chat_template={"tool": "x"}))),
+            "has the chat templates tool; name the file of one",
         ),
     ],
 )
@@ -225,18 +254,15 @@ def test_templates_and_settings_that_cannot_work_are_told_at_once(build, message
         build()
 
 
-def test_a_model_that_could_not_learn_to_stop_is_refused():
-    template = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}" + (
-        "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
-    )
-    ended = Collator(byte_level(eos_token=None), chat_template=CHATML)
-    assert learned(ended, ended.encode(example("What?", "is", "What?", "is")))[-1] == "<|im_end|>"
-    with pytest.raises(MixLoraError, match=r"eos_token is not set.*set tokenizer.eos_token"):
-        Collator(byte_level(eos_token=None), chat_template=template).encode(example("What?", "is"))
+def test_a_text_that_could_not_end_is_refused():
+    ended = collating(byte_level(eos_token=None), CHATML)
+    assert learned(ended, ended.encode(example("What?", "is", "What?", "is")))[-2:] == ["<|im_end|>", "Ċ"]
+    with pytest.raises(MixLoraError, match="the tokenizer has no eos_token, by which a model would learn to stop; set"):
+        ended.encode(example("What?", "is", form=Form.PLAIN))
 
 
 def test_an_image_token_that_the_tokenizer_splits_is_refused():
     processor = llava(byte_level())
     processor.image_token = "<picture>"
     with pytest.raises(MixLoraError, match=r"splits the processor's image token '<picture>'; add it"):
-        Collator(processor)
+        collating(processor)

@@ -164,7 +164,7 @@ def test_two_placeholders_are_two_images(tmp_path):
     save_picture(tmp_path / "a.png")
     turns = [{"from": "human", "value": "<image><image>\nWhat?"}, {"from": "gpt", "value": "Red"}]
     file = write(tmp_path, {"image": "a.png", "conversations": turns})
-    assert refusal(file) == "records.jsonl:1: the text has <image> 2 times; an example has one image at most."
+    assert refusal(file) == "records.jsonl:1: the text has <image> 2 times, but the record has 1 images."
 
 
 def test_images_elsewhere_are_allowed_by_a_flag_alone(tmp_path):

@@ -16,6 +16,7 @@ from mixlora.evaluation.run import evaluate
 from mixlora.evaluation.scoring.metrics import score
 from tests.support.evaluations import FOLLOW, adapted, copied, files, follow_file, lines, made, ran, refusal, saved
 from tests.support.paths import ROOT
+from tests.support.small_processors import collating
 
 torch.set_num_threads(1)
 
@@ -145,12 +146,11 @@ def predictions_of(out):
 
 def first_batch(place, tasks, task):
     """Ids of what is generated first."""
-    from mixlora.data.collation import Collator
     from mixlora.evaluation.generation import Generator
 
     config = made(place / "whole", tasks, model=lora(place))
     examples = mini.examples(task, "heldout", 6) if task != "follow" else []
-    batches = Generator(None, Collator(mini.load_base()[1]), config.generation).batches(examples)
+    batches = Generator(None, collating(mini.load_base()[1]), config.generation).batches(examples)
     return [example.id for example in batches[0]] if batches else []
 
 

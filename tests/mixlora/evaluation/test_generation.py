@@ -7,11 +7,11 @@ from torch.testing import assert_close
 from mixlora import routed
 from mixlora.common.errors import RoutingError, TrainingError
 from mixlora.data import mini
-from mixlora.data.collation import Collator
 from mixlora.evaluation.config import GenerationSection
 from mixlora.evaluation.generation import Draw, Generator, generate
 from tests.support.adapted import layers
 from tests.support.evaluations import adapted, follow
+from tests.support.small_processors import collating
 
 torch.set_num_threads(1)
 NEW = 6
@@ -20,7 +20,7 @@ DEFINITIONS = {"read_word": "Read the word.", "name_ink": "What colour is the in
 
 @pytest.fixture(scope="module")
 def collator():
-    return Collator(mini.load_base()[1])
+    return collating(mini.load_base()[1])
 
 
 @pytest.fixture(scope="module")
@@ -76,12 +76,12 @@ def test_the_likeliest_tokens_are_taken_step_by_step(collator, mixed):
 def test_batches_are_of_one_kind_with_the_longest_first(collator, mixed):
     batches = generator(None, collator, batch_size=3).batches(mixed)
     assert sorted(example.id for batch in batches for example in batch) == sorted(example.id for example in mixed)
-    kinds = [{example.image is None for example in batch} for batch in batches]
+    kinds = [{example.has_image for example in batch} for batch in batches]
     assert [len(batch) for batch in batches] == [3, 3, 3, 3] and all(len(kind) == 1 for kind in kinds)
     for kind in (True, False):
-        own = [batch for batch in batches if (batch[0].image is None) == kind]
+        own = [batch for batch in batches if batch[0].has_image == kind]
         lengths = [len(collator.encode_prompt(example).input_ids) for batch in own for example in batch]
-        assert lengths == sorted(lengths, reverse=True) and (kind or len(set(lengths)) > 1)
+        assert lengths == sorted(lengths, reverse=True) and (not kind or len(set(lengths)) > 1)
     again = generator(None, collator, batch_size=3).batches(mixed[::-1])
     assert [[one.id for one in batch] for batch in again] == [[one.id for one in batch] for batch in batches]
 

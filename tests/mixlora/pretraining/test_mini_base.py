@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from mixlora.data import mini
-from mixlora.data.collation import Collator
 from mixlora.pretraining import architecture, diet, loop, recipe, sight, speech
 from mixlora.pretraining.muon import Muon, orthogonal
+from tests.support.small_processors import collating
 
 RECORD = json.loads((mini.base_path() / "recipe.json").read_text())
 
@@ -64,7 +64,7 @@ def test_the_vocabulary_is_the_one_that_the_suites_texts_give(base):
 
 def test_a_picture_is_36_tokens_and_the_pixels_of_the_recipe(base):
     (example,) = mini.examples("name_ink", "heldout", 1)
-    batch = Collator(base[1])([example])
+    batch = collating(base[1])([example])
     assert (batch["input_ids"] == base[0].config.image_token_index).sum() == 36
     (picture,) = [one for one in diet.pictures("heldout", 9, 0) if "digit" in one.facts]
     by_processor = base[1].image_processor(images=[picture.image], return_tensors="pt")["pixel_values"]
@@ -74,7 +74,7 @@ def test_a_picture_is_36_tokens_and_the_pixels_of_the_recipe(base):
 
 def test_the_recipe_writes_prompts_as_the_collator_does(base):
     (example,) = recipe.quiz(9)[:1]
-    encoded = Collator(base[1]).encode(example)
+    encoded = collating(base[1]).encode(example)
     line = speech.Scribe(base[1], 36).line([(example.turns[0].text, example.turns[1].text)])
     assert line.tokens == encoded.input_ids
     assert line.labels == encoded.labels
@@ -82,7 +82,7 @@ def test_the_recipe_writes_prompts_as_the_collator_does(base):
 
 def test_the_recipes_loss_is_the_models_own(base):
     examples = recipe.quiz(40)
-    batch = Collator(base[1])(examples)
+    batch = collating(base[1])(examples)
     scribe = speech.Scribe(base[1], 36)
     lines = [scribe.line([(one.turns[0].text, one.turns[1].text)]) for one in examples]
     with torch.no_grad():

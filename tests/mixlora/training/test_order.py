@@ -15,7 +15,7 @@ from mixlora.training.order import Epochs, apportioned, draw
 
 def corpus(counts, lengths=None, weights=None):
     tasks = [task for task, count in counts.items() for _ in range(count)]
-    examples = [Example(str(k), task, (), None, "s") for k, task in enumerate(tasks)]
+    examples = [Example(str(k), task, (), (), "s") for k, task in enumerate(tasks)]
     return Corpus(examples, lengths or list(range(1, len(tasks) + 1)), weights or {})
 
 

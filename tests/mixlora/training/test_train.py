@@ -11,13 +11,13 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from mixlora.checkpoints import loading
 from mixlora.data import mini
-from mixlora.data.collation import Collator
 from mixlora.training.corpus import gather
 from mixlora.training.methods import language_targets
 from mixlora.training.run import train
 from mixlora.training.trainer import Batches
 from tests.support.adapted import llama
 from tests.support.needed import needed
+from tests.support.small_processors import collating
 from tests.support.trainings import RECIPE, made
 
 
@@ -132,14 +132,17 @@ def test_a_trained_projector_is_saved_with_the_adapter(tmp_path, method):
 def test_batches_hold_pictures_as_the_models_own_pipeline_makes_them(tmp_path):
     processor = mini.load_base()[1]
     config = made(tmp_path)
-    examples = gather(config.tasks, Collator(processor), 0, True, lambda *_: None)
-    batch = Batches(Collator(processor), mixed=False, named=True)([examples[0], examples[13]])
+    examples = gather(config.tasks, collating(processor), 0, True, lambda *_: None)
+    batch = Batches(collating(processor), mixed=False, named=True)([examples[0], examples[13]])
     assert batch.pop("tasks") == ["read_word", "name_ink"]
     for row, example in enumerate((examples[0], examples[13])):
         chat = [
             {
                 "role": "user",
-                "content": [{"type": "image", "image": example.image}, {"type": "text", "text": example.turns[0].text}],
+                "content": [
+                    {"type": "image", "image": example.images[0]},
+                    {"type": "text", "text": example.turns[0].text},
+                ],
             },
             {"role": "assistant", "content": [{"type": "text", "text": example.turns[1].text}]},
         ]
@@ -225,7 +228,7 @@ def test_routing_by_task_is_trained_by_definitions(tmp_path):
 
 
 def test_of_the_suites_own_prompt_the_answer_and_its_end_are_learned_token_for_token():
-    collator = Collator(mini.load_base()[1])
+    collator = collating(mini.load_base()[1])
     example = mini.examples("read_word", "heldout", 1)[0]
     question, answer = (turn.text for turn in example.turns)
     encoded = collator.encode(example)

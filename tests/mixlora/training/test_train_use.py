@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections import Counter
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -15,16 +16,18 @@ from transformers import AutoModelForCausalLM
 from transformers.integrations import integration_utils
 
 from mixlora.checkpoints import loading
-from mixlora.common import settings
+from mixlora.checkpoints.prompting import load_collator
+from mixlora.common import processes, settings
 from mixlora.common.errors import ConfigError
-from mixlora.data import mini
-from mixlora.data.collation import Collator
+from mixlora.common.sections import resolved
+from mixlora.data import mini, templates
 from mixlora.data.examples import Example, Turn
-from mixlora.data.templates import LLAVA_V1
+from mixlora.data.templates import LLAVA_V1, named_template
 from mixlora.training import config, run
 from mixlora.training.corpus import gather
 from mixlora.training.order import Epochs
 from tests.support.adapted import llama
+from tests.support.small_processors import collating
 from tests.support.trainings import TASKS, made, values
 
 WORDS = ["red", "green", "blue", "one", "two", "three", "four", "five", "six", "seven"]
@@ -144,7 +147,7 @@ def labelled(path, counts):
 def test_a_weight_is_an_entrys_and_shared_by_the_tasks_that_it_stands_for(tmp_path, weights_, expected):
     entries = {"one": text(tmp_path / "one.jsonl"), "many": labelled(tmp_path / "m.jsonl", {"a": 20, "b": 10, "c": 6})}
     tasks = {name: entry | {"weight": weights_.get(name)} for name, entry in entries.items()}
-    collator = Collator(mini.load_base()[1].tokenizer)
+    collator = collating(mini.load_base()[1].tokenizer)
     corpus = gather(made(tmp_path, tasks=tasks).tasks, collator, 0, False, lambda *_: None)
     assert len(corpus.tasks) == 48
     assert Counter(corpus.tasks[place] for place in Epochs(corpus, "shuffled", 8, 0)) == expected
@@ -153,7 +156,7 @@ def test_a_weight_is_an_entrys_and_shared_by_the_tasks_that_it_stands_for(tmp_pa
 def test_examples_are_cut_to_a_length(tmp_path, textual):
     tasks = {"count": text(tmp_path / "count.jsonl", count=9)}
     tokenizer = mini.load_base()[1].tokenizer
-    examples = gather(made(tmp_path, tasks=tasks).tasks, Collator(tokenizer), 0, False, lambda *_: None)
+    examples = gather(made(tmp_path, tasks=tasks).tasks, collating(tokenizer), 0, False, lambda *_: None)
     longest = max(examples.lengths)
     training = {"logging_steps": 1, "steps": 1, "batch_size": 9}
     whole, same, cut = (
@@ -161,7 +164,7 @@ def test_examples_are_cut_to_a_length(tmp_path, textual):
         for k, more in enumerate(({}, {"max_length": longest}, {"max_length": longest - 1}))
     )
     assert whole == same != cut
-    kept = Collator(tokenizer, longest - 1)
+    kept = collating(tokenizer, max_length=longest - 1)
     inputs = kept(example for example in examples)
     assert inputs["labels"].shape == (9, longest - 1)
     with torch.no_grad():
@@ -212,17 +215,17 @@ def test_a_base_by_a_relative_path_is_found_from_anywhere(tmp_path, monkeypatch,
     assert loading.load_adapted(made(tmp_path, model=again).model, str(tmp_path / "out")).active_adapter == "default"
 
 
-def prompt(base, chat_template=None):
+def prompt(base, template=None):
     """How a base's own processor, or a template, begins a conversation."""
-    collator = Collator(loading.load_processor(made("o", model={"base": str(base)}).model), None, chat_template)
+    collator = load_collator(made("o", model={"base": str(base), "chat_template": template}).model)
     turns = (Turn("user", "Count."), Turn("assistant", "one"))
-    return collator.tokenizer.decode(collator.encode(Example("1", "t", turns, None, "t:1")).input_ids)
+    return collator.tokenizer.decode(collator.encode(Example("1", "t", turns, (), "t:1")).input_ids)
 
 
 @pytest.mark.parametrize("seeing", [False, True])
 def test_a_whole_model_is_saved_with_the_template_that_it_was_trained_with(tmp_path, textual, seeing):
     base = {"base": "mini", "device": "cpu"} if seeing else textual
-    template = LLAVA_V1.replace("USER: ", "HUMAN: ")
+    template = str(named_template(LLAVA_V1)[0]).replace("USER: ", "HUMAN: ")
     wanted = {"model": base | {"chat_template": template}, "tasks": {"count": text(tmp_path / "count.jsonl")}}
     path = run.train(made(tmp_path / "out", "full", **wanted, training={"steps": 1}))[0]
     assert prompt(path) == prompt(base["base"], template) != prompt(base["base"])
@@ -266,7 +269,7 @@ def test_the_command(mixlora, recipe, tmp_path):
     out = tmp_path / "out"
     call = ("train", recipe, "--method", "mixlora", "--set", "training.steps=1", "--out", out)
     code, said, errors = mixlora(*call, "-q")
-    assert (code, errors) == (0, "")
+    assert code == 0 and re.fullmatch(r"note: chat template: the base's \(.*\)\n", errors)
     assert re.match(rf"trained: {out}, 1 steps, loss [\d.]+ \(training.json\)", said) and said.count("\n") == 1
     assert record(out)["config"]["method"] == "mixlora" and record(out)["steps"] == 1
     code, said, errors = mixlora(*call, "-q", "--set", "training.seed=3")
@@ -287,13 +290,17 @@ def test_the_command(mixlora, recipe, tmp_path):
 
 def test_full_fine_tuning_is_quiet_if_asked(mixlora, recipe, tmp_path):
     code, said, errors = mixlora("train", recipe, "--method", "full", "-q", "--out", tmp_path / "out")
-    assert (code, errors) == (0, "") and said.startswith(f"trained: {tmp_path / 'out'}, ") and said.count("\n") == 1
+    assert code == 0 and re.fullmatch(r"note: chat template: the base's \(.*\)\n", errors)
+    assert said.startswith(f"trained: {tmp_path / 'out'}, ") and said.count("\n") == 1
 
 
 def test_the_command_where_training_fails(mixlora, recipe, tmp_path):
-    code, said, errors = mixlora("train", recipe, "-q", "--set", "training.learning_rate=1e30", "--out", tmp_path / "o")
+    failing = ("--set", "training.learning_rate=1e30")
+    code, said, errors = mixlora("train", recipe, "-q", *failing, "--out", tmp_path / "o")
     assert (code, said) == (1, "")
-    assert errors.startswith(f"error: {tmp_path / 'o'}: the loss is not a number any more at step 3; lower ")
+    assert errors.splitlines()[1].startswith(
+        f"error: {tmp_path / 'o'}: the loss is not a number any more at step 3; lower "
+    )
 
 
 def test_the_command_that_is_interrupted(mixlora, recipe, tmp_path, monkeypatch):
@@ -303,7 +310,7 @@ def test_the_command_that_is_interrupted(mixlora, recipe, tmp_path, monkeypatch)
     with monkeypatch.context() as patched:
         patched.setattr("mixlora.training.trainer.Report.on_step_end", interrupted)
         code, said, errors = mixlora("train", recipe, "-q", "--out", tmp_path / "out")
-    assert (code, said, errors) == (130, "", "interrupted: the same command continues\n")
+    assert (code, said, errors.splitlines()[1:]) == (130, "", ["interrupted: the same command continues"])
     assert mixlora("train", recipe, "-q", "--out", tmp_path / "out")[0] == 0
     assert record(tmp_path / "out")["steps"] == 4 and Path(tmp_path / "out" / "README.md").exists()
 
@@ -311,9 +318,58 @@ def test_the_command_that_is_interrupted(mixlora, recipe, tmp_path, monkeypatch)
 def test_a_process_asks_for_its_gpu_once_it_has_met_the_others(tmp_path, monkeypatch):
     """Before, every process would be given the first."""
     asked = []
-    monkeypatch.setattr(run.processes, "meet", lambda kind: asked.append(kind) or True)
+    monkeypatch.setattr(processes, "meet", lambda kind: asked.append(kind) or True)
     monkeypatch.setattr(loading, "device_of", lambda name: asked.append(name) or pytest.fail("far enough"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(pytest.fail.Exception, match="far enough"):
         run.train(config.load(None, (), settings.overridden(values(tmp_path / "out"), ["model.device=auto"], {})))
     assert asked == ["cuda", "auto"]
+
+
+def test_a_named_template_is_found_beside_the_adapter_and_its_snapshots(tmp_path, textual):
+    """Measured later, the adapter is given the tokens that it was trained on."""
+    file = tmp_path / "own.jinja"
+    file.write_text("{% for m in messages %}{{ m['role'] + '= ' + m['content'] + ' </s>' }}{% endfor %}"
+                    "{% if add_generation_prompt %}{{ 'assistant= ' }}{% endif %}")  # fmt: skip
+    wanted = {"model": textual | {"chat_template": str(file)}, "tasks": {"count": text(tmp_path / "count.jsonl")}}
+    told = []
+    path = run.train(made(tmp_path / "out", **wanted, training={"steps": 1, "snapshots": [0]}), tell=told.append)[0]
+    assert told[0] == f"chat template: the file {file}"
+    plain = made("o", model=textual).model
+    example = Example("1", "t", (Turn("user", "Count."), Turn("assistant", "one")), (), "t:1")
+    trained = load_collator(made("o", **wanted).model).encode(example)
+    for place in (path, path / "snapshots" / "step-0"):
+        found = load_collator(plain, str(place))
+        assert found.template.source == f"the adapter's ({place})"
+        assert found.encode(example).input_ids == trained.input_ids
+        assert found.encode(example).labels == trained.labels
+    assert load_collator(plain).encode(example).input_ids != trained.input_ids
+    bare = run.train(made(tmp_path / "bare", model=textual, tasks=wanted["tasks"], training={"steps": 1}))[0]
+    assert not (bare / "tokenizer.json").exists()
+
+
+def test_the_path_of_a_template_is_absolute_in_what_is_recorded(tmp_path, monkeypatch):
+    (tmp_path / "own.jinja").write_text("x")
+    monkeypatch.chdir(tmp_path)
+    named = {"own.jinja": str(tmp_path / "own.jinja"), "raw": "raw", "qwen3": "qwen3", "{{ x }}": "{{ x }}"}
+    for name, kept in named.items():
+        config_ = made("o", model={"base": "mini", "chat_template": name})
+        assert resolved(config_)["model"]["chat_template"] == kept
+
+
+def test_a_training_continues_on_the_day_that_it_began(tmp_path, textual, monkeypatch):
+    dated = "{{ strftime_now('%Y') }}" + "{% for m in messages %}{{ m['role'] + m['content'] }}{% endfor %}"
+    model = textual | {"chat_template": dated + "{% if add_generation_prompt %}{{ 'assistant' }}{% endif %}"}
+    wanted = {"model": model, "tasks": {"count": text(tmp_path / "count.jsonl")}}
+    monkeypatch.setattr(templates, "today", lambda: date(2020, 1, 2))
+    path = run.train(made(tmp_path / "out", **wanted, training={"steps": 1}))[0]
+    monkeypatch.setattr(templates, "today", lambda: date(2021, 1, 2))
+    told = []
+    assert run.train(made(tmp_path / "out", **wanted, training={"steps": 1}), tell=told.append) == [path]
+    assert record(path)["config"]["model"]["date"] == "2020-01-02" and told[0].endswith("which is 2020-01-02")
+
+
+def test_the_command_previews_without_training(mixlora, recipe):
+    code, said, errors = mixlora("train", recipe, "--preview")
+    assert code == 0 and errors.startswith("note: chat template: the base's (")
+    assert said.count("tokens, ") == 6 and "<image> x 36\n" in said and "</s>]" in said

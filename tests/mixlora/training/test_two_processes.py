@@ -17,10 +17,10 @@ from transformers import TrainerCallback
 
 from mixlora.common.errors import MixLoraError
 from mixlora.data import mini
-from mixlora.data.collation import Collator
 from mixlora.training import run
 from mixlora.training.corpus import gather
 from mixlora.training.order import Epochs
+from tests.support.small_processors import collating
 from tests.support.trainings import made
 
 torch.set_num_threads(1)
@@ -130,7 +130,7 @@ def record(path):
 
 def test_the_processes_have_unlike_numbers_of_supervised_tokens(folder):
     config = config_of(folder[0], "lora-length")
-    collator = Collator(mini.load_base()[1])
+    collator = collating(mini.load_base()[1])
     examples = gather(config.tasks, collator, 0, False, lambda *_: None)
     assert examples.mixed
     order = list(Epochs(examples, "length", 8, 0))

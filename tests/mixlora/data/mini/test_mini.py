@@ -51,7 +51,7 @@ def test_importing_the_suite_imports_no_torch():
 def test_the_same_arguments_give_the_same_examples(task, split):
     first, again = (mini.examples(task, split, 12, seed=3) for _ in range(2))
     assert said(first) == said(again)
-    assert [fingerprint(one.image) for one in first] == [fingerprint(one.image) for one in again]
+    assert [fingerprint(one.images[0]) for one in first] == [fingerprint(one.images[0]) for one in again]
     assert said(first) != said(mini.examples(task, split, 12, seed=4))
     assert said(mini.examples(task, split, 5, seed=3)) == said(first)[:5]
 
@@ -59,8 +59,8 @@ def test_the_same_arguments_give_the_same_examples(task, split):
 @pytest.mark.parametrize("task", ALL)
 def test_an_example_is_a_small_picture_a_question_and_an_allowed_answer(task):
     for one in mini.examples(task, "train", 60):
-        assert one.image.size == (48, 48)
-        assert one.image.mode == "RGB"
+        assert one.images[0].size == (48, 48)
+        assert one.images[0].mode == "RGB"
         assert one.task == task
         assert [turn.role for turn in one.turns] == ["user", "assistant"]
         assert one.turns[1].text in ALL[task].answers
@@ -83,7 +83,7 @@ def test_answers_are_spread_evenly_enough_for_no_constant_answer_to_beat_chance(
 def test_both_stroop_tasks_show_the_same_pictures_and_want_different_words():
     inks, words = (mini.examples(task, "train", 200, seed=5) for task in ("name_ink", "read_word"))
     assert [one.id for one in inks] == [one.id for one in words]
-    assert [fingerprint(one.image) for one in inks] == [fingerprint(one.image) for one in words]
+    assert [fingerprint(one.images[0]) for one in inks] == [fingerprint(one.images[0]) for one in words]
     assert all(ink.turns[1].text != word.turns[1].text for ink, word in zip(inks, words, strict=True))
     assert mini.TASKS["name_ink"].answers == mini.TASKS["read_word"].answers
     questions = [{one.turns[0].text for one in some} for some in (inks, words)]
@@ -93,7 +93,7 @@ def test_both_stroop_tasks_show_the_same_pictures_and_want_different_words():
 
 def test_the_ink_of_a_stroop_picture_is_the_one_its_facts_tell():
     for one in mini.examples("name_ink", "train", 40):
-        pixels = np.asarray(one.image, dtype=float).reshape(-1, 3)
+        pixels = np.asarray(one.images[0], dtype=float).reshape(-1, 3)
         darkest = pixels[np.argsort(pixels.min(axis=1))[:12]].mean(axis=0)
         nearest = min(draw.INKS, key=lambda name: float(np.abs(darkest - draw.INKS[name]).sum()))
         assert nearest == one.turns[1].text

@@ -48,23 +48,27 @@ def test_both_layouts_are_read(root):
         Example(
             f"existence/000001.jpg/{at}",
             "existence",
-            (Turn("user", question), Turn("assistant", answer)),
-            root / "existence" / "000001.jpg",
+            (Turn("user", question, (0,)), Turn("assistant", answer)),
+            (root / "existence" / "000001.jpg",),
             f"existence/000001.txt:{at}",
         )
         for at, question, answer in ((1, "Is it red?", "Yes"), (2, "Is it blue?", "No"))
     ]
     picture = root / "celebrity" / "images" / "tt01_shou.PNG"
     first, second = found["celebrity"]
-    assert (first.id, first.image, first.source) == ("celebrity/tt01_shou.PNG/1", picture, "celebrity/tt01_shou.txt:1")
-    assert first.turns == (Turn("user", "Is\tit?"), Turn("assistant", "No"))
+    assert (first.id, first.images, first.source) == (
+        "celebrity/tt01_shou.PNG/1",
+        (picture,),
+        "celebrity/tt01_shou.txt:1",
+    )
+    assert first.turns == (Turn("user", "Is\tit?", (0,)), Turn("assistant", "No"))
     assert (second.turns[0].text, second.source) == ("Is she?", "celebrity/tt01_shou.txt:3")
 
 
 def test_two_examples_share_each_picture_and_ids_are_unique(root):
     examples = [example for task in read_mme(root).values() for example in task]
     assert len({example.id for example in examples}) == len(examples) == 6
-    pictures = [example.image for example in examples]
+    pictures = [example.images for example in examples]
     assert [pictures.count(picture) for picture in pictures] == [2] * 6
 
 

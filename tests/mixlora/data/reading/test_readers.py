@@ -2,7 +2,6 @@
 
 import io
 import json
-import sys
 
 import pytest
 from hypothesis import given, settings
@@ -10,12 +9,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mixlora.common.errors import DataError
-from mixlora.data.examples import Example, Turn
+from mixlora.data.examples import Example, Form, Turn
 from mixlora.data.images import image_size, open_image
 from mixlora.data.reading import tasks
-from mixlora.data.reading.records import Record
+from mixlora.data.reading.problems import Noted
+from mixlora.data.reading.tasks import read_task
+from mixlora.data.reading.values import Record
 from tests.support.needed import needed
-from tests.support.records import QA, read, refusal, save_picture, task_of, write
+from tests.support.records import QA, SHOWN, read, refusal, save_picture, task_of, write
 
 # --- shapes ---
 
@@ -29,9 +30,9 @@ def test_chat_and_prompt_records_of_one_file(tmp_path):
         {"prompt": "What?", "response": "Red"},
     )
     assert read(file) == [
-        Example("a", "colors", (Turn("system", "Be brief."), *QA), None, "records.jsonl:1"),
-        Example("5", "colors", QA, None, "records.jsonl:2"),
-        Example("3", "colors", QA, None, "records.jsonl:3"),
+        Example("a", "colors", (Turn("system", "Be brief."), *QA), (), "records.jsonl:1"),
+        Example("5", "colors", QA, (), "records.jsonl:2", form=Form.QUESTION),
+        Example("3", "colors", QA, (), "records.jsonl:3", form=Form.QUESTION),
     ]
 
 
@@ -45,7 +46,7 @@ def test_content_in_parts(tmp_path):
         {"messages": [{"role": "user", "content": parts}, answer], "images": ["a.png"]},
         {"messages": [{"role": "user", "content": [{"type": "image", "path": "a.png"}, parts[1]]}, answer]},
     )
-    assert [(e.turns, e.image) for e in read(file)] == [(QA, tmp_path / "a.png")] * 3
+    assert [(e.turns, e.images) for e in read(file)] == [(SHOWN, (tmp_path / "a.png",))] * 3
 
 
 def test_llava_records_filtered_by_task_without_their_placeholder(tmp_path):
@@ -58,8 +59,8 @@ def test_llava_records_filtered_by_task_without_their_placeholder(tmp_path):
         Example(
             "x1",
             "colors",
-            (*QA, Turn("user", "Sure?"), Turn("assistant", "Yes")),
-            tmp_path / "images" / "a.png",
+            (*SHOWN, Turn("user", "Sure?"), Turn("assistant", "Yes")),
+            (tmp_path / "images" / "a.png",),
             "annotation.json[1]",
         )
     ]
@@ -68,16 +69,18 @@ def test_llava_records_filtered_by_task_without_their_placeholder(tmp_path):
 def test_evaluation_records(tmp_path):
     save_picture(tmp_path / "a.png")
     file = write(tmp_path, {"unique_id": "u7", "prompt": "What?", "target": "Red", "image_path": "a.png"})
-    assert read(file) == [Example("u7", "colors", QA, tmp_path / "a.png", "records.jsonl:1")]
+    picture = (tmp_path / "a.png",)
+    assert read(file) == [Example("u7", "colors", SHOWN, picture, "records.jsonl:1", form=Form.QUESTION)]
 
 
 def test_fields_of_other_names(tmp_path):
     save_picture(tmp_path / "a.png")
     file = write(tmp_path, {"question": "What?", "label": "Red", "picture": "a.png", "qid": 9})
     names = {"prompt": "question", "response": "label", "image": "picture", "id": "qid"}
-    assert read(file, fields=names) == [Example("9", "colors", QA, tmp_path / "a.png", "records.jsonl:1")]
+    picture = (tmp_path / "a.png",)
+    assert read(file, fields=names) == [Example("9", "colors", SHOWN, picture, "records.jsonl:1", form=Form.QUESTION)]
     other = write(tmp_path, {"prompt": "What?", "response": "Red", "image_path": "a.png"}, name="other.jsonl")
-    assert read(other, fields={"image": "image_path"})[0].image == tmp_path / "a.png"
+    assert read(other, fields={"image": "image_path"})[0].images == picture
     assert refusal(file, fields={"prompt": "query"}) == (
         "records.jsonl:1: no field 'query', which `fields` names as the prompt; it has question, label, picture, qid."
     )
@@ -136,7 +139,7 @@ def test_dataset_directories(tmp_path):
     dataset.save_to_disk(tmp_path / "flat")
     datasets.DatasetDict({"train": dataset, "test": dataset.select([1])}).save_to_disk(tmp_path / "split")
     plain, pictured = read(tmp_path / "flat")
-    assert plain == Example("0", "colors", QA, None, "flat[0]")
+    assert plain == Example("0", "colors", QA, (), "flat[0]", form=Form.QUESTION)
     assert open_image(pictured).getpixel((0, 0)) == (0, 0, 255) and image_size(pictured) == (6, 4)
     assert [e.source for e in read(tmp_path / "split", split="test", where={"level": 2})] == ["split/test[0]"]
     assert refusal(tmp_path / "split").endswith("split has the splits train, test; choose one with `split`, not None.")
@@ -154,7 +157,7 @@ def test_parquet_files(tmp_path):
     rows = [{"prompt": "What?", "response": "Red", "image": {"bytes": encoded.getvalue(), "path": "x.png"}}]
     parquet.write_table(Table.from_pylist(rows), tmp_path / "data")
     (example,) = read(tmp_path / "data")
-    assert (example.turns, example.source) == (QA, "data[0]")
+    assert (example.turns, example.source) == (SHOWN, "data[0]")
     assert open_image(example).getpixel((5, 3)) == (0, 255, 0)
     rows[0]["image"]["bytes"] = b"no picture"
     parquet.write_table(Table.from_pylist(rows), tmp_path / "data")
@@ -166,14 +169,9 @@ def test_parquet_files(tmp_path):
 def test_a_folder_that_is_no_dataset(tmp_path):
     needed("datasets")
     assert refusal(tmp_path) == (
-        f"{tmp_path} is no directory that datasets' save_to_disk wrote; "
-        "give such a directory, or a .jsonl, .json or parquet file."
+        f"{tmp_path} holds no data: no file ends in .jsonl, .ndjson, .json, .csv, .tsv, .parquet, .arrow, and it is no "
+        "directory that datasets' save_to_disk wrote; give another."
     )
-
-
-def test_without_the_package_datasets_a_folder_is_told_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    assert refusal(tmp_path) == f"{tmp_path} is a directory; to read it, pip install 'task-interference[datasets]'."
 
 
 # --- refusals of files ---
@@ -201,13 +199,13 @@ def test_a_file_without_records(tmp_path, content):
     [
         (b'{"prompt": "a", "response": "b"}\n{"prompt": a}\n', "r:2: no JSON at column 12 (Expecting value); write an"),
         (b'[{"prompt": "a",\n "response" "b"}]', "r:2: no JSON at column 13 (Expecting ':' delimiter); write an"),
-        (b'{\n  "prompt": "a"\n}', "r:1: no JSON at column 2 (Expecting property name"),
+        (b'{\n  "prompt": "a"\n  "response"}', "r:3: no JSON at column 3 (Expecting ',' delimiter"),
         (b'{"prompt": "a"}\n{"prompt": "\xff"}', "r:2: byte 0xff is not UTF-8; save the file as UTF-8."),
         ('{"prompt": "a"}'.encode("utf-16"), "r:1: byte 0xff is not UTF-8; save the file as UTF-8."),
         (b'{"a": ' * 100_000, "r:1: JSON that cannot be read (maximum recursion depth exceeded"),
         (b'{"a": ' + b"1" * 5000 + b"}", "r:1: JSON that cannot be read (Exceeds the limit"),
-        (b'"text"', "r:1: a str where a record is expected; records are {messages"),
-        (b'[{"prompt": "a", "response": "b"}, 3]', "r[1]: a int where a record is expected; records are {messages"),
+        (b'"text"', "r:1: a str where a record is expected; write an object."),
+        (b'[{"prompt": "a", "response": "b"}, 3]', "r[1]: a int where a record is expected; write an object."),
     ],
 )
 def test_content_that_cannot_be_read(tmp_path, content, message):
@@ -238,7 +236,7 @@ def test_what_is_nested_too_deeply_is_a_problem_like_others(tmp_path):
     rows = [Record(usual | more, f"r.jsonl:{at}", at) for at, more in enumerate(({"tag": deep}, {}, {"id": deep}), 1)]
     file, where = tmp_path / "r.jsonl", {"tag": "x"}
     kept = tasks._matching(rows, where, file, problems)
-    found = tasks._examples(kept, task_of(file=file), file, "t", problems)
+    found = tasks._examples(kept, task_of(file=file), file, "t", problems, None)
     assert [example.source for example in found] == ["r.jsonl:2"]
     assert [str(problem) for problem in problems] == [
         "r.jsonl:1: tag is nested too deeply; simplify it.",
@@ -259,58 +257,112 @@ USER, ASSISTANT = {"role": "user", "content": "What?"}, {"role": "assistant", "c
     [
         (
             {"question": "What?", "answer": "Red"},
-            "a record of unknown shape, with the keys question, answer; understood are {messages: [{role, content}], "
-            "image?}, {prompt, response, image?}, {conversations: [{from, value}], image?} or {prompt, target, "
-            "image_path?}; other names of fields are told by `fields`.",
+            "a record of unknown shape, with the keys question, answer; understood are {messages: [{role, content}]}, "
+            "{conversations: [{from, value}]}, {prompt, completion}, {prompt, response}, {instruction, input, output}, "
+            "{query, response}, {texts: [{user, assistant}]}, {text}, {prompt, target, image_path}; other names of "
+            "fields are told by `fields`.",
         ),
         ({}, "a record of unknown shape, with the keys none; understood are"),
-        ({"messages": "hello"}, "a record of unknown shape, with the keys messages;"),
+        ({"messages": "hello"}, "messages is 'hello', which is no JSON (Expecting value: line 1 column 1 (char 0))."),
+        ({"messages": 3}, "messages is 3; write a list of messages."),
         ({"prompt": "What?", "response": " \n"}, "an answer is empty, so there is nothing to learn; fill it or drop"),
+        ({"text": " "}, "the text is empty, so there is nothing to learn; fill it or drop the record."),
         ({"messages": [USER, ASSISTANT, USER]}, "the conversation ends with a user turn; end it with the assistant's"),
         ({"messages": [ASSISTANT]}, "the conversation does not begin with a user turn; add the question."),
         (
             {"messages": [ASSISTANT, USER, ASSISTANT]},
             "the conversation does not begin with a user turn; add the question.",
         ),
-        ({"messages": []}, "the conversation does not begin with a user turn; add the question."),
-        ({"messages": [USER, "Red"]}, "message 2 is no {role, content}; write it so."),
-        ({"conversations": [{"role": "user"}]}, "message 1 is no {from, value}; write it so."),
+        ({"messages": []}, "messages is []; write a list of messages."),
+        ({"messages": [USER, "Red"]}, "message 2 is 'Red'; write {role, content} or {from, value}."),
+        ({"conversations": [{"role": "user"}]}, "message 1 is {'role': 'user'}, which says nothing; give it content."),
+        (
+            {"messages": [USER, {"role": "judge", "content": "x"}]},
+            "message 2 has the role 'judge'; roles are user, human, prompter, assistant, gpt, model, bot, chatgpt, "
+            "system, developer, tool, function, observation, ipython, function_response, function_call.",
+        ),
         (
             {"messages": [USER, {"role": "tool", "content": "x"}]},
-            "message 2 has the role 'tool'; roles are system, user, assistant, human, gpt.",
+            "the conversation ends with a tool turn; end it with the assistant's answer.",
         ),
-        ({"prompt": "What?", "response": float("nan")}, "the text of response is nan, a float; write it as a string."),
-        ({"prompt": None, "response": "Red"}, "the text of prompt is None, a NoneType; write it as a string."),
-        ({"prompt": "What?", "target": 7}, "the text of target is 7, a int; write it as a string."),
-        ({"messages": [{"role": "user", "content": 3}]}, "the text of message 1 is 3, a int; write it as a string."),
+        (
+            {"prompt": "What?", "response": float("nan")},
+            "response is missing (nan); fill it or drop the record.",
+        ),
+        ({"prompt": None, "response": "Red"}, "prompt is missing (None); fill it or drop the record."),
+        ({"messages": None}, "messages is missing (None); fill it or drop the record."),
+        ({"prompt": "What?", "target": {"a": 1}}, "the text of target is {'a': 1}, a dict; write it as a string."),
+        ({"prompt": "What?", "target": True}, "the text of target is True, a bool; write it as a string."),
+        ({"messages": [{"role": "user", "content": {}}]}, "the text of message 1 is {}, a dict; write it as a string."),
         ({"prompt": "a\ud800", "response": "Red"}, "the text of prompt holds '\\ud800', half a character; remove it."),
         (
             {"messages": [{"role": "user", "content": [{"type": "video"}]}, ASSISTANT]},
-            "message 1 has a part \"{'type': 'video'}\"; parts are",
-        ),
-        (
-            {"messages": [USER, {"role": "assistant", "content": [{"type": "image"}]}]},
-            "message 2 holds an image; its place is the first user message.",
+            "message 1 has a part {'type': 'video'}; parts are",
         ),
         (
             {"messages": [{"role": "user", "content": [{"type": "image"}, {"type": "image"}]}, ASSISTANT]},
-            "the record has 2 images; an example has one at most.",
+            "a message holds an image, but the record names none; add `image`.",
         ),
         (
-            {"prompt": "What?", "response": "Red", "images": ["a.png", "b.png", "c.png"]},
-            "the record has 3 images; an example has one at most.",
+            {"prompt": "<image><image> What?", "response": "Red", "images": ["a.png", "a.png", "a.png"]},
+            "the text has <image> 2 times, but the record has 3 images.",
         ),
         (
             {"messages": [{"role": "user", "content": [{"type": "image"}]}, ASSISTANT]},
             "a message holds an image, but the record names none; add `image`.",
         ),
         (
+            {"messages": [{"role": "user", "content": [{"type": "image"}]}, ASSISTANT], "images": ["a.png", "a.png"]},
+            "the record names 1 images more than its messages have places for.",
+        ),
+        (
             {"conversations": [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "Red"}]},
             "the text has <image>, but the record names no image; add `image` or remove it.",
         ),
-        ({"prompt": "What?", "response": "Red", "image": 3}, "the image is a int; give the name of a file."),
+        ({"prompt": "What?", "response": "Red", "image": 3}, "the image is 3, a int; give the name of a file."),
+        (
+            {"messages": [USER, ASSISTANT], "prompt": "What?"},
+            "prompt is 'What?' and would not be read beside messages; say ignore: [prompt] if it is not to be trained",
+        ),
+        (
+            {"prompt": "What?", "response": "Red", "text": "What? Red"},
+            "text is 'What? Red' and would not be read beside prompt, response; say ignore: [text] if it is not to be",
+        ),
+        (
+            {"messages": [USER, ASSISTANT], "chosen": "Red"},
+            "chosen is 'Red' and would not be read beside messages; say ignore: [chosen] if it is not to be trained",
+        ),
     ],
 )
 def test_records_that_cannot_be_used(tmp_path, record, message):
+    save_picture(tmp_path / "a.png")
     file = write(tmp_path, {"prompt": "What?", "response": "Red"}, record)
     assert refusal(file).startswith(f"records.jsonl:2: {message}")
+
+
+def test_what_is_ignored_is_not_read(tmp_path):
+    file = write(tmp_path, {"messages": [USER, ASSISTANT], "prompt": "Other?", "chosen": "x"})
+    (example,) = read(file, ignore=["prompt", "chosen"])
+    assert (example.turns, example.form) == (QA, Form.MESSAGES)
+
+
+def test_a_number_is_its_text(tmp_path):
+    file = write(tmp_path, *[{"prompt": "1+1", "response": answer} for answer in (2, 2.5, 0)])
+    assert [e.turns[1].text for e in read(file)] == ["2", "2.5", "0"]
+
+
+def test_each_record_of_a_file_is_of_its_own_shape_and_none_loses_a_key(tmp_path):
+    """A file may mix shapes: each record is understood alone. One that is not is refused by its place and its keys."""
+    shapes = [
+        {"prompt": "What?", "response": "Red", "messages": None},
+        {"messages": [USER, ASSISTANT], "prompt": None},
+        {"prompt": "What?", "completion": "Red"},
+        {"text": "Red"},
+    ]
+    assert [e.form for e in read(write(tmp_path, *shapes))] == [Form.QUESTION, Form.MESSAGES, Form.PLAIN, Form.TEXT]
+    other = {"question": "What?", "answer": "Red"}
+    told = refusal(write(tmp_path, *shapes, other, other))
+    assert told.startswith("records.jsonl:5: a record of unknown shape, with the keys question, answer; understood are")
+    noted = Noted()
+    read_task(task_of(file=write(tmp_path, shapes[0] | {"level": 3}, shapes[3] | {"url": "x"})), "t", None, noted)
+    assert list(noted.sentences("t")) == ["task 't': these keys of its records are not read: level, url"]

@@ -21,7 +21,6 @@ TEN = ["net", "net", "net", "racket", "net", "mesh", "", "net", "racket", "net"]
         ({"target": None, "answers": ["Red"]}, "Red", ("Red",)),
         ({"target": "Scarlet", "references": None, "answers": None}, "Scarlet", ()),
         ({"target": ["", " ", "", "Red"]}, "Red", ("", " ", "", "Red")),
-        ({"response": "Scarlet", "answers": {"text": ["Red"]}}, "Scarlet", ()),  # a training record's own affair
     ],
 )
 def test_the_most_frequent_answer_is_supervised_unless_one_is_given(tmp_path, answers, supervised, references):
@@ -32,7 +31,11 @@ def test_the_most_frequent_answer_is_supervised_unless_one_is_given(tmp_path, an
 
 def test_conversations_list_no_answers(tmp_path):
     turns = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "Red"}]
-    (example,) = read(write(tmp_path, {"conversations": turns, "references": ["https://a.b"]}))
+    file = write(tmp_path, {"conversations": turns, "references": ["https://a.b"]})
+    assert refusal(file).startswith(
+        "records.jsonl:1: references is ['https://a.b'] and would not be read beside conversations; say ignore: "
+    )
+    (example,) = read(file, ignore=["references"])
     assert example.references == ()
 
 
@@ -51,9 +54,13 @@ def test_other_names_of_the_lists(tmp_path):
         ({"answers": []}, "answers is []; write a list of at least one answer."),
         ({"target": "Red", "references": "Red"}, "references is 'Red'; write a list of at least one answer."),
         ({"target": "Red", "answers": {"text": "Red"}}, "answers is {'text': 'Red'}; write a list of at least one"),
-        ({"target": ["Red", 3]}, "the text of answer 2 of target is 3, a int; write it as a string."),
+        (
+            {"response": "Red", "answers": ["Red"]},
+            "answers is ['Red'] and would not be read beside prompt, response; say",
+        ),
+        ({"target": ["Red", [3]]}, "the text of answer 2 of target is [3], a list; write it as a string."),
         ({"answers": [{"text": "Red"}]}, "the text of answer 1 of answers is None, a NoneType; write it as a string."),
-        ({"target": 7, "answers": ["7"]}, "the text of target is 7, a int; write it as a string."),
+        ({"target": {"a": 7}, "answers": ["7"]}, "the text of target is {'a': 7}, a dict; write it as a string."),
         ({"target": ["", " "]}, "an answer is empty, so there is nothing to learn; fill it or drop the record."),
     ],
 )

@@ -11,7 +11,7 @@ from mixlora.common.sections import TaskSection
 from mixlora.common.settings import build
 from mixlora.data.reading.tasks import read_task, read_tasks
 from mixlora.data.sources import examples_of
-from tests.support.records import QA, save_picture, task_of, write
+from tests.support.records import QA, SHOWN, save_picture, task_of, write
 
 GOOD = {"prompt": "What?", "response": "Red"}
 
@@ -38,13 +38,10 @@ def test_bad_records_are_told_and_left_out(tmp_path):
     file.write_bytes("\n".join(lines).encode() + b'\n{"prompt": "\xff"}')
     problems: list[DataError] = []
     found = read_task(task_of(file=file), "t", problems)
-    assert [(e.id, e.turns, e.source) for e in found] == [("1", QA, "r.jsonl:1"), ("last", QA, "r.jsonl:7")]
+    assert [(e.id, e.turns, e.source) for e in found] == [("1", QA, "r.jsonl:1"), ("last", SHOWN, "r.jsonl:7")]
     assert told(problems) == [
         "r.jsonl:2: no JSON at column 12 (Expecting value); write an object a line.",
-        *[
-            "r.jsonl:5: a list where a record is expected; records are {messages: [{role, content}], image?}, "
-            "{prompt, response, image?}, {conversations: [{from, value}], image?} or {prompt, target, image_path?}."
-        ],
+        "r.jsonl:5: a list where a record is expected; write an object.",
         "r.jsonl:8: byte 0xff is not UTF-8; save the file as UTF-8.",
         f"r.jsonl:3: the image 'gone.png' is not in {tmp_path}; put it there or set `images` to its folder.",
         "r.jsonl:6: an answer is empty, so there is nothing to learn; fill it or drop the record.",
@@ -91,7 +88,7 @@ def test_files_that_are_not_there_are_raised_all_the_same(tmp_path):
 @settings(max_examples=30, deadline=None)
 @given(good=st.lists(st.booleans(), min_size=1, max_size=12))
 def test_every_record_is_an_example_or_a_problem(tmp_path_factory, good):
-    records = [GOOD if fine else {"prompt": 3, "response": "Red"} for fine in good]
+    records = [GOOD if fine else {"prompt": [3], "response": "Red"} for fine in good]
     file = write(tmp_path_factory.mktemp("r"), *records)
     problems: list[DataError] = []
     found = [e.source for e in read_task(task_of(file=file), "t", problems)]
@@ -119,7 +116,7 @@ def test_one_file_holds_many_tasks(tmp_path):
 
 def test_records_that_name_no_task(tmp_path):
     names = [{"task_name": name} for name in ("a", None, ["a"], " ", True)]
-    file = write(tmp_path, *[GOOD | name for name in names], GOOD, GOOD | {"task_name": "b", "prompt": 3})
+    file = write(tmp_path, *[GOOD | name for name in names], GOOD, GOOD | {"task_name": "b", "prompt": [3]})
     problems: list[DataError] = []
     found = read_tasks(task_of(file=file, by="task_name"), "unused", problems)
     assert {task: len(examples) for task, examples in found.items()} == {"a": 1, "b": 0}
@@ -129,7 +126,7 @@ def test_records_that_name_no_task(tmp_path):
         "records.jsonl:4: task_name, which `by` names as the task, is ' '; write the name of a task.",
         "records.jsonl:5: task_name, which `by` names as the task, is True; write the name of a task.",
         "records.jsonl:6: no field 'task_name', which `by` names as the task; it has prompt, response.",
-        "records.jsonl:7: the text of prompt is 3, a int; write it as a string.",
+        "records.jsonl:7: the text of prompt is [3], a list; write it as a string.",
     ]
     with pytest.raises(DataError, match=r"records.jsonl:2: task_name"):
         read_tasks(task_of(file=file, by="task_name"), "unused")
@@ -157,7 +154,8 @@ def test_entries_that_name_no_source(keys, message):
         ({"fle": "x"}, "task: unknown key 'fle'; did you mean 'file'?"),
         (
             {"zzz": "x"},
-            "task: unknown key 'zzz'; the keys here are file, images, outside, where, split, fields, mini, by, mme",
+            "task: unknown key 'zzz'; the keys here are file, images, outside, where, split, fields, loss_on, ignore, "
+            "on_error, mini, by, mme",
         ),
         ({"images": "x"}, "task: give either file: PATH or mini: heldout"),
         ({"file": "a", "mme": "b"}, "task: give either file: PATH or mini: heldout"),

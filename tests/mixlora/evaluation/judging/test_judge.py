@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from mixlora.common.errors import MixLoraError
-from mixlora.data.templates import LLAVA_V1
+from mixlora.data.templates import llava_v1
 from mixlora.evaluation.judging.judge import (
     LEAST_CONFIDENCE,
     PROMPT,
@@ -160,7 +160,9 @@ def test_a_judge_without_a_chat_template_is_asked_in_vicunas_form():
     judge = Judge(random_llama(tokenizer), tokenizer)
     ids = judge.collator.encode_prompt(judge._example(prediction(predict="London</s>"))).input_ids
     chat = [{"role": "user", "content": judge.text(prediction(predict="London< /s>"))}]
-    text = tokenizer.apply_chat_template(chat, chat_template=LLAVA_V1, tokenize=False, add_generation_prompt=True)
+    text = tokenizer.apply_chat_template(
+        chat, chat_template=llava_v1(tokenizer).text, tokenize=False, add_generation_prompt=True
+    )
     assert tokenizer.decode(ids) == f"<s>{text}" and text.endswith("ASSISTANT:")
     assert ids.count(tokenizer.bos_token_id) == 1 and tokenizer.eos_token_id not in ids
 

@@ -1,0 +1,360 @@
+"""Trainers: the rows, the collator and the loss of a transformers Trainer (also TRL's SFTTrainer) are what is measured.
+
+Not here: measuring along a training (`interference.callback`).
+"""
+
+import copy
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from accelerate.utils import model_has_dtensor
+from torch import Tensor, nn
+from transformers import Trainer
+
+from interference.blocks import Component, Granularity
+from interference.config import MEMORY_BUDGET
+from interference.errors import CheckpointError, MeasurementError, ScopeError
+from interference.gradients.state import own_randomness, without_autocast
+from interference.measurement.compute import measured
+from interference.measurement.objective import Objective, agrees, name_of, of_model, own_function
+from interference.measurement.rows import Row, drawn
+from interference.measurement.spec import Spec
+from interference.measurement.units import Batch, Part, Unit, Workload, of_collated, refuse_packed
+from interference.run import Run
+from interference.run.remarks import PLAIN_LOSS
+from mixlora.common.labels import IGNORED
+from mixlora.common.progress import Progress, silent
+
+By = str | Mapping[str, Any]
+"""A column whose values are the tasks, or {task: its dataset}."""
+
+
+def from_trainer(
+    trainer: Trainer,
+    by: By = "task",
+    samples: int = 100,
+    layers: Sequence[int] | None = None,
+    modules: Sequence[str] | None = None,
+    adapter: str | None = None,
+    out: Path | str | None = None,
+    seed: int = 0,
+    *,
+    split: Literal["train", "eval"] = "train",
+    batch_size: int | None = None,
+    components: Sequence[Component | str] = (Component.LANGUAGE,),
+    granularity: Granularity | str = Granularity.MODULE,
+    weight_space: bool = False,
+    routers: bool = False,
+    memory_budget: int = MEMORY_BUDGET,
+    spool_dir: Path | str | None = None,
+    sketch: int | None = None,
+    progress: Progress = silent,
+) -> Run:
+    """The run of a Trainer: its model on its own data, with its own collator and its own loss.
+
+        trainer = trl.SFTTrainer(model, args, train_dataset=dataset, peft_config=lora)  # rows have a column "task"
+        trainer.train()
+        run = interference.from_trainer(trainer, by="task", samples=100)
+        run.table("interference")
+
+    The gradient of an example is that of `trainer.training_step` on it alone, without dropout, in the precision of the
+    model's own weights and before clipping. A loss that is the mean cross-entropy over supervised tokens is measured in
+    batches; any other (label smoothing, `compute_loss_func`, a `compute_loss` of the trainer's class, a loss function
+    of the model) by `trainer.compute_loss`, one example a backward pass. The run's meta names the loss.
+
+    Trainer, model, datasets and random generators are handed back as they came.
+
+    Args:
+        trainer: a Trainer whose model has a LoRA or MixLoRA adapter, before, during or after its training.
+        by: the column of the dataset whose values are the tasks, or {task: dataset}, each of which is prepared as the
+            trainer prepares its own (`trainer.eval_dataset`, if it is a dict of prepared datasets, is one).
+        samples: rows of a task, drawn with the seed; all if there are fewer.
+        layers: transformer blocks, from 0; None for all.
+        modules: module names ("q_proj") or "attention", "mlp"; None for all.
+        adapter: the probed adapter; None for the active one.
+        out: also save the run to this directory.
+        seed: of the draw, the sketches and later bootstraps.
+        split: whether a column's rows are those of the "train" or the "eval" dataset.
+        batch_size: examples in one forward pass; None for `per_device_train_batch_size`.
+        components: parts of the model: "language", "vision", "projector".
+        granularity: "module", "group" or "layer": how far blocks are summed before they are kept.
+        weight_space: also keep the Gram of the weight-space view.
+        routers: also measure MixLoRA's routers.
+        memory_budget: bytes that gradients may take in memory; the others wait on disk.
+        spool_dir: directory of the gradients on disk; None for the system's temporary directory.
+        sketch: keep this number of random sums instead of every block's gradient.
+        progress: called as the work goes on.
+
+    Returns:
+        The run, in memory. Its probes name rows by their number in the prepared dataset.
+
+    Raises:
+        ScopeError: if the rows cannot be drawn or told apart by task, or a row holds several packed examples.
+        CheckpointError: if the model has no adapter that can be probed, or no process holds all of its weights.
+        MeasurementError: as in `interference.compute`, and if several processes would measure.
+    """
+    spec = Spec.checked(
+        layers=layers, modules=modules, adapter=adapter, components=components, routers=routers, unit="example",
+        granularity=granularity, weight_space=weight_space, sketch=sketch, seed=seed, memory_budget=memory_budget,
+    )  # fmt: skip
+    refuse_shards(trainer)
+    _refuse_processes(trainer, "from_trainer measures in one process")
+    with handed_over(trainer, spec.seed) as model:
+        rows = drawn(trainer, by, samples, spec.seed, split)
+        work = _workload(trainer, rows, batch_size or trainer.args.per_device_train_batch_size)
+        told = {"by": by if isinstance(by, str) else sorted(map(str, by)), "samples": samples, "split": split}
+        return measured(
+            model, spec, work, partial(_objective_of, trainer), out, spool_dir, progress,
+            trainer={"class": type(trainer).__name__, **told},
+        )  # fmt: skip
+
+
+def trainer_batches(
+    trainer: Trainer, by: By = "task", samples: int = 100, seed: int = 0, split: Literal["train", "eval"] = "train"
+) -> dict[str, list[Batch]]:
+    """The examples that `from_trainer` measures, each collated alone by the trainer's own collator, by task.
+
+    They are what `interference.verify` needs of such a run:
+
+        batches = interference.trainer_batches(trainer, by="task", samples=100)
+        interference.verify(run, trainer.model, batches, loss=trainer.compute_loss)
+
+    Args:
+        trainer: as given to `from_trainer`, like the others.
+        by: the column of the tasks, or their datasets.
+        samples: rows of a task.
+        seed: of the draw.
+        split: "train" or "eval".
+
+    Raises:
+        ScopeError: as `from_trainer`.
+    """
+    with handed_over(trainer, seed):
+        found: dict[str, list[Batch]] = {}
+        for row in drawn(trainer, by, samples, seed, split):
+            found.setdefault(row.task, []).append(_alone(trainer, row))
+    return found
+
+
+def measure_batches(trainer: Trainer, model: nn.Module, batches: Mapping[str, Iterable[Batch]], **options: Any) -> Run:
+    """The run of `interference.compute` over batches, by the trainer's loss.
+
+    Args:
+        trainer: whose loss is measured.
+        model: its model; see `handed_over`.
+        batches: {task: collated batches}.
+        options: of `interference.compute`.
+    """
+    where = {"spool_dir": options.pop("spool_dir", None), "progress": options.pop("progress", silent)}
+    out, unit = options.pop("out", None), options.pop("unit", "example")
+    defaults = {"granularity": Granularity.MODULE, "sketch": None, "seed": 0}
+    spec = Spec.checked(unit=unit, **defaults | options)
+    work = Workload(of_collated(model, batches, unit), batches)
+    return measured(model, spec, work, partial(_objective_of, trainer), out, **where)
+
+
+@contextmanager
+def handed_over(trainer: Trainer, seed: int) -> Iterator[nn.Module]:
+    """The trainer's model, unwrapped and without autocast; trainer and random generators are restored on leaving."""
+    model: nn.Module = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
+    with ExitStack() as stack:
+        stack.enter_context(_aside(trainer))
+        stack.enter_context(own_randomness(model, seed))
+        stack.enter_context(without_autocast(model))
+        yield model
+
+
+def refuse_shards(trainer: Trainer) -> None:
+    """Raise a CheckpointError if no process of a training holds whole parameters."""
+    plugin: Any = trainer.accelerator.state.deepspeed_plugin if trainer.is_deepspeed_enabled else None
+    kind = (
+        "FSDP" if trainer.is_fsdp_enabled
+        else "DeepSpeed ZeRO-3" if plugin is not None and plugin.zero_stage == 3
+        else "a sharded model (DTensor)" if model_has_dtensor(trainer.model)
+        else None
+    )  # fmt: skip
+    if kind is not None:
+        raise CheckpointError(
+            f"the training uses {kind}, where no process holds whole parameters to measure on; train with "
+            "DistributedDataParallel or measure saved checkpoints with interference.compute"
+        )
+
+
+@dataclass(frozen=True)
+class _Collated:
+    """The batches of some rows, collated when they are iterated; `alone`: one row at a time."""
+
+    trainer: Trainer
+    rows: Sequence[Row]
+    alone: bool = False
+
+    def __iter__(self) -> Iterator[tuple[Batch, list[int]]]:
+        """Yield them together if the collator keeps them apart, else one by one, as a padding-free collator needs."""
+        if len(self.rows) > 1 and not self.alone:
+            batch = _prepared(self.trainer, self.rows)
+            if len(batch["labels"]) == len(self.rows):
+                refuse_packed(batch, self.rows[0].source)
+                for k, row in enumerate(self.rows):
+                    _check_supervised(batch["labels"][k], row)
+                yield batch, list(range(len(self.rows)))
+                return
+        for k, row in enumerate(self.rows):
+            yield _alone(self.trainer, row), [k]
+
+
+def _workload(trainer: Trainer, rows: Sequence[Row], batch_size: int) -> Workload:
+    """Parts of rows of similar length; the longest come first. A part that is one row is measured as it is trained."""
+    order = sorted(range(len(rows)), key=lambda k: (-rows[k].length, k))
+    chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    units = [Unit(row.task, row.id, row.source) for row in rows]
+    parts = [Part([units[k] for k in chunk], _Collated(trainer, [rows[k] for k in chunk])) for chunk in chunks]
+    return Workload(parts, list(dict.fromkeys(row.task for row in rows)), np.array(order, dtype=np.intp), len(rows))
+
+
+def _alone(trainer: Trainer, row: Row) -> dict[str, Any]:
+    """A row as a batch of its own."""
+    batch = _prepared(trainer, [row])
+    refuse_packed(batch, row.source)
+    if len(batch["labels"]) != 1:
+        raise ScopeError(f"{row.source}: the trainer's collator makes {len(batch['labels'])} rows of one example")
+    _check_supervised(batch["labels"][0], row)
+    return batch
+
+
+def _prepared(trainer: Trainer, rows: Sequence[Row]) -> dict[str, Any]:
+    """Rows as the trainer's collator and its own preparation hand them to the loss."""
+    collated = dict(rows[0].source_of.collate([row.item() for row in rows]))
+    batch = dict(trainer._prepare_inputs(collated))
+    if not isinstance(batch.get("labels"), Tensor):
+        raise ScopeError(
+            f"{rows[0].source}: the trainer's collator gives no labels, only {', '.join(map(str, batch))}; "
+            "from_trainer measures losses of labelled tokens (Trainer, SFTTrainer)"
+        )
+    return {"tasks": [row.task for row in rows], **batch}
+
+
+def _check_supervised(labels: Tensor, row: Row) -> None:
+    if not bool((labels[1:] != IGNORED).any()):
+        raise ScopeError(
+            f"{row.source}: no token is supervised (every label is -100 or its first token), so the trainer learns "
+            "nothing from it; leave the row out of the dataset"
+        )
+
+
+def _objective_of(trainer: Trainer, model: nn.Module, adapter: str, work: Workload) -> tuple[Objective, Workload]:
+    """The trainer's loss, and the work, whose rows are collated one by one if that loss is its own."""
+    reasons = _reasons(trainer, model)
+    own = Objective(partial(_loss, trainer), _words(trainer, reasons))
+    if not reasons:
+        first, work = _first(work)
+        if first is None or _is_plain(trainer, model, adapter, first):
+            return Objective(None, PLAIN_LOSS + _unfollowed(trainer)), work
+    _refuse_processes(trainer, f"{own.words} is measured in one process")
+    return own, replace(work, parts=map(_one_by_one, work.parts))
+
+
+def _is_plain(trainer: Trainer, model: nn.Module, adapter: str, batch: Batch) -> bool:
+    """Whether a trainer's loss, as whose settings nothing else is known, is the mean cross-entropy of an example."""
+    if trainer.accelerator.num_processes == 1:
+        return agrees(model, adapter, batch, partial(_loss, trainer))
+    return _of_trl(trainer) or of_model(model, adapter, batch).loss is None  # TRL's loss waits for all processes
+
+
+def _first(work: Workload) -> tuple[Batch | None, Workload]:
+    """The first batch of some work, of one example where the work collates it, and the work with this batch in it."""
+    parts = iter(work.parts)
+    first = next(parts, None)
+    if first is None:
+        return None, replace(work, parts=())
+    batch = next((batch for batch, _ in _one_by_one(first).batches), None)
+    return batch, replace(work, parts=chain([first], parts))
+
+
+def _one_by_one(part: Part) -> Part:
+    """A part whose rows are collated one at a time, if they are collated here."""
+    return replace(part, batches=replace(part.batches, alone=True)) if isinstance(part.batches, _Collated) else part
+
+
+def _loss(trainer: Trainer, model: nn.Module, batch: dict[str, Any]) -> Tensor:
+    """The loss of the trainer on a batch of one example, which is also the whole of its step."""
+    count = trainer._get_num_items_in_batch([batch], batch["labels"].device) if trainer.args.n_gpu <= 1 else None
+    found: Any = trainer.compute_loss(model, batch, num_items_in_batch=count)
+    return found
+
+
+def _reasons(trainer: Trainer, model: nn.Module) -> list[str]:
+    """Why the trainer's loss is not the mean cross-entropy over supervised tokens, as its settings tell."""
+    args, found = trainer.args, list[str]()
+    if trainer.label_smoother is not None:
+        found.append(f"label smoothing {args.label_smoothing_factor:g}")
+    if trainer.compute_loss_func is not None:
+        found.append(f"compute_loss_func {name_of(trainer.compute_loss_func)}")
+    if _of_trl(trainer):
+        if (kind := getattr(args, "loss_type", "nll")) not in ("nll", None):
+            found.append(f"loss_type {kind}")
+        if getattr(trainer, "aux_loss_enabled", False):
+            found.append("the auxiliary loss of its routers")
+    elif not _of_transformers(trainer):
+        found.append("a compute_loss of its own")
+    elif function := own_function(model):
+        found.append(f"the model's loss function {function}")
+    return found
+
+
+def _words(trainer: Trainer, reasons: Sequence[str]) -> str:
+    why = f" with {' and '.join(reasons)}" if reasons else ""
+    return f"{type(trainer).__name__}.compute_loss{why}, one example a backward pass{_unfollowed(trainer)}"
+
+
+def _unfollowed(trainer: Trainer) -> str:
+    """That a training step of the trainer's own class may do more than follow the loss."""
+    home = type(trainer).training_step.__module__.partition(".")[0]
+    return "" if home in ("transformers", "trl") else "; its own training_step is not followed"
+
+
+def _of_transformers(trainer: Trainer) -> bool:
+    return type(trainer).compute_loss is Trainer.compute_loss and "compute_loss" not in vars(trainer)
+
+
+def _of_trl(trainer: Trainer) -> bool:
+    """Whether the loss is that of TRL's SFTTrainer."""
+    trl: Any = sys.modules.get("trl.trainer.sft_trainer")
+    if trl is None or not isinstance(trainer, trl.SFTTrainer) or "compute_loss" in vars(trainer):
+        return False
+    return bool(type(trainer).compute_loss is trl.SFTTrainer.compute_loss)
+
+
+def _refuse_processes(trainer: Trainer, what: str) -> None:
+    if trainer.accelerator.num_processes > 1:
+        raise MeasurementError(f"{what}, but {trainer.accelerator.num_processes} train; start one process")
+
+
+@contextmanager
+def _aside(trainer: Trainer) -> Iterator[None]:
+    """Inside, the trainer keeps its books in copies; afterwards every attribute is the one it was."""
+    kept = dict(vars(trainer))
+    try:
+        for name, value in kept.items():
+            if isinstance(value, (dict, list, set, deque)) and _figures(value):
+                setattr(trainer, name, copy.deepcopy(value))
+        yield
+    finally:
+        vars(trainer).clear()
+        vars(trainer).update(kept)
+
+
+def _figures(value: Any) -> bool:
+    """Whether a value is numbers and words, however nested: books are, datasets and models are not."""
+    if isinstance(value, dict):
+        return all(map(_figures, value.values()))
+    if isinstance(value, (list, set, deque, tuple)):
+        return all(map(_figures, value))
+    return value is None or isinstance(value, (bool, int, float, str))

@@ -1,0 +1,233 @@
+"""An example as tokens, and which of them are supervised: those that the trainer of its form computes its loss on.
+
+Tokens and labels are those of TRL's SFTTrainer: of messages with `assistant_only_loss` (loss_on: answers) or without
+(everything), of a prompt and its completion with `completion_only_loss` or without, of a text all. Of LLaVA v1's
+template they are those of LLaVA's own trainer.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import mark_control_tokens
+
+from mixlora.common.errors import ConfigError, DataError
+from mixlora.data.examples import Example, Form, LossOn
+from mixlora.data.rendering import Renderer, Span, special_tokens
+from mixlora.data.templates import ChatTemplate
+from mixlora.data.tokens import MARKERS, Tokens, common_prefix_length, tokenize
+
+Expand = Callable[[Example, str, Sequence[Span]], tuple[str, list[Span]]]
+"""Writes the placeholders of an example's pictures as often as the model has features of them; moves spans along."""
+
+
+@dataclass(frozen=True)
+class Sequenced:
+    """An example in tokens.
+
+    Attributes:
+        text: what was tokenized, with one placeholder a picture and markers around a record's own special tokens.
+        ids: the tokens, placeholders expanded.
+        supervised: whether each is supervised.
+        suffix: the answer, of a processor that is given it apart from the text.
+    """
+
+    text: str
+    ids: list[int]
+    supervised: list[bool]
+    suffix: str | None = None
+
+
+class Encoder:
+    """Examples to tokens, for one model.
+
+    Args:
+        tokenizer: a fast one.
+        template: the model's chat template.
+        image_token: the placeholder of a picture; None for a language model.
+        expand: see `Expand`.
+        written_by: the name of a processor that writes a prompt and its answer itself; None of any other.
+
+    Raises:
+        ConfigError: the template renders no conversation, or there is no eos token to end a text with.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        template: ChatTemplate,
+        image_token: str | None,
+        expand: Expand,
+        written_by: str | None = None,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.template = template
+        self.expand = expand
+        self.written_by = written_by
+        self.special = special_tokens(tokenizer, image_token)
+        self.image_token = image_token
+        self.renderer = None if template.is_raw or written_by else Renderer(tokenizer, template, image_token)
+        self._bos = self._own_beginning()
+        self._sees = image_token is not None
+
+    def encode(self, example: Example) -> Sequenced:
+        """The example's tokens, and which of them are supervised.
+
+        Raises:
+            DataError: it cannot be written so, or nothing of it is supervised.
+        """
+        found = self._encode(example)
+        if not any(found.supervised):
+            raise DataError(f"{example.source}: loss_on: {example.loss_on} leaves no token to learn; drop the record")
+        return found
+
+    def prompt(self, example: Example) -> Sequenced:
+        """What a model sees that is to generate the example's last answer; nothing of it is supervised."""
+        if self.written_by is not None:
+            return self._suffixed(example, answered=False)
+        if self.renderer is None or example.form in (Form.PLAIN, Form.TEXT):
+            found = self._written(example, self._text(example, 0), begins=True)
+        else:
+            last = max(k for k, turn in enumerate(example.turns) if turn.role == "assistant")
+            found = self._written(example, self.renderer.prompt(example, example.turns[:last], training=False))
+        return Sequenced(found.text, found.tokens.ids, [False] * len(found.tokens.ids))
+
+    def _encode(self, example: Example) -> Sequenced:
+        form = example.form
+        if self.written_by is not None:
+            return self._suffixed(example)
+        if form is Form.TEXT:
+            return self._all(self._written(example, self._ended(self._text(example, 0)), begins=True))
+        if form is Form.PLAIN or (form is Form.QUESTION and self.renderer is None):
+            return self._completion(example, *self._plain(example), begins=True)
+        if self.renderer is None:
+            raise DataError(
+                f"{example.source}: the record holds {form.value}, but the model has no chat template; name one by "
+                "model.chat_template (a file, llava-v1, or a name that TRL knows, as qwen3), or give prompt and "
+                "completion as text"
+            )
+        if form is Form.COMPLETION:
+            before = self.renderer.prompt(example, example.turns[: example.prompt_turns], training=False)
+            return self._completion(example, before, self.renderer.whole(example).text)
+        if example.loss_on is LossOn.EVERYTHING:
+            return self._all(self._written(example, self.renderer.whole(example).text))
+        rendered = self.renderer.answered(example)
+        found = self._written(example, rendered.text, self._chosen(example, rendered.answers))
+        return Sequenced(found.text, found.tokens.ids, found.tokens.within(found.spans))
+
+    def _chosen(self, example: Example, answers: Sequence[Span]) -> Sequence[Span]:
+        """The spans of the answers that are supervised."""
+        turns = [turn for turn in example.turns if turn.role == "assistant"]
+        if example.loss_on is LossOn.ANSWERS and all(turn.supervised for turn in turns):
+            return answers
+        if len(answers) != len(turns):
+            raise DataError(
+                f"{example.source}: the chat template ({self.template.source}) marks {len(answers)} answers in "
+                f"{len(turns)} assistant turns, so which of them is which cannot be told; supervise all turns "
+                "(loss_on: answers, no weight: 0), or give another model.chat_template"
+            )
+        wanted = [turn.supervised for turn in turns]
+        if example.loss_on is LossOn.LAST_ANSWER:
+            wanted[:-1] = [False] * (len(wanted) - 1)
+        return [span for span, is_wanted in zip(answers, wanted, strict=True) if is_wanted]
+
+    def _completion(self, example: Example, prompt: str, whole: str, begins: bool = False) -> Sequenced:
+        """The tokens of a prompt and its completion, supervised from where they differ from the prompt's own."""
+        alone = self._written(example, prompt, begins=begins).tokens.ids
+        found = self._written(example, whole, begins=begins)
+        shared = common_prefix_length(alone, found.tokens.ids)
+        everything = example.loss_on is LossOn.EVERYTHING
+        supervised = [everything or k >= shared for k in range(len(found.tokens.ids))]
+        return Sequenced(found.text, found.tokens.ids, supervised)
+
+    def _suffixed(self, example: Example, answered: bool = True) -> Sequenced:
+        """A prompt and its answer as PaliGemma's processor writes them: the pictures, BOS, the prompt, a newline."""
+        if example.form not in (Form.QUESTION, Form.PLAIN) or len(example.turns) != 2:
+            raise DataError(
+                f"{example.source}: the record holds {example.form.value}, but {self.written_by} takes one prompt and "
+                "its answer; give prompt and response"
+            )
+        if not example.images:
+            raise DataError(f"{example.source}: the record has no image, which {self.written_by} wants")
+        if example.loss_on is LossOn.EVERYTHING:
+            raise DataError(
+                f"{example.source}: loss_on is everything, but {self.written_by} supervises the answer alone: every "
+                "token of a prompt sees all of it; set loss_on: answers"
+            )
+        prompt, answer = (self._text(example, number) for number in range(2))
+        if MARKERS[0] in prompt + answer:
+            raise DataError(
+                f"{example.source}: the record holds a special token of the model, which {self.written_by} cannot read "
+                "as text; remove it"
+            )
+        at = prompt.rfind(str(self.image_token)) + len(str(self.image_token))
+        written = f"{prompt[:at]}{self.tokenizer.bos_token}{prompt[at:]}\n"
+        before = tokenize(self.tokenizer, self.expand(example, written, ())[0]).ids
+        after = tokenize(self.tokenizer, self._ended(answer)).ids if answered else []
+        supervised = [False] * len(before) + [True] * len(after)
+        return Sequenced(prompt, before + after, supervised, answer if answered else None)
+
+    def _plain(self, example: Example) -> tuple[str, str]:
+        if len(example.turns) != 2:
+            raise DataError(
+                f"{example.source}: the record has {len(example.turns)} turns, but without a chat template only a "
+                "prompt and its answer are written; name model.chat_template"
+            )
+        prompt = self._text(example, 0)
+        return prompt, prompt + self._ended(self._text(example, 1))
+
+    def _all(self, found: "_Written") -> Sequenced:
+        return Sequenced(found.text, found.tokens.ids, [True] * len(found.tokens.ids))
+
+    def _text(self, example: Example, number: int) -> str:
+        """The text of a turn as it stands, a placeholder where each picture is."""
+        turn = example.turns[number]
+        pieces, at = [], 0
+        for place in (*turn.places, len(turn.text)):
+            pieces.append(str(mark_control_tokens(self._cut(turn.text[at:place]), self.special)))
+            at = place
+        return str(self.image_token).join(pieces) if len(pieces) > 1 else pieces[0]
+
+    def _cut(self, text: str) -> str:
+        """A text without the eos token that it may end with: it is written again, as a token."""
+        return text.removesuffix(self.tokenizer.eos_token or "\0")
+
+    def _ended(self, text: str) -> str:
+        if not self.tokenizer.eos_token:
+            raise ConfigError("the tokenizer has no eos_token, by which a model would learn to stop; set one")
+        return text + str(self.tokenizer.eos_token)
+
+    def _written(
+        self, example: Example, text: str, spans: Sequence[Span] = (), begins: bool | None = None
+    ) -> "_Written":
+        """A text in tokens, its pictures' placeholders expanded.
+
+        Args:
+            example: whose text it is.
+            text: as it is rendered.
+            spans: of characters in it.
+            begins: whether the tokenizer adds its own special tokens; None for whether the template wants them. TRL
+                leaves them out for models with pictures.
+        """
+        begins = self.template.is_llava_v1 if begins is None else begins and not self._sees
+        if begins and self._sees:
+            text = self._bos + text
+            spans = [(start + len(self._bos), end + len(self._bos)) for start, end in spans]
+        whole, moved = self.expand(example, text, spans)
+        return _Written(text, tokenize(self.tokenizer, whole, special=begins and not self._sees), moved)
+
+    def _own_beginning(self) -> str:
+        """What the tokenizer itself puts before a text: its BOS, or nothing."""
+        plain = self.tokenizer("a", add_special_tokens=False)["input_ids"]
+        full = self.tokenizer("a")["input_ids"]
+        before: list[int] = next((full[:at] for at in range(len(full)) if full[at : at + len(plain)] == plain), [])
+        return "".join(self.tokenizer.convert_ids_to_tokens(before))
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A text in tokens: as it was before pictures' placeholders were expanded, and where spans are after it."""
+
+    text: str
+    tokens: Tokens
+    spans: list[Span]

@@ -1,0 +1,224 @@
+"""One data file to records: JSON, JSON lines, CSV, parquet and arrow, by their first bytes, CSV by its ending.
+
+Text is read here and not by `datasets`, which would tell no line, make 7 of 007 and a gap of NA, and give every record
+the keys of all. Not here: compressed files (`unpacking`), folders (`directories`).
+"""
+
+import codecs
+import csv
+import io
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from mixlora.common.errors import DataError
+from mixlora.data.reading.problems import collecting
+from mixlora.data.reading.shapes import MEANINGFUL
+from mixlora.data.reading.unpacking import PACKED, Allowance, read_data
+from mixlora.data.reading.values import Record
+
+ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
+"""Endings of data files, besides those of compressed ones; other files are read as JSON."""
+_PARQUET, _ARROW, _ARROW_STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
+_AT_ONCE = 1000
+"""Rows of a table that are converted together."""
+_ROW = 16
+"""Bytes that a row counts, besides its values."""
+
+_OF_RECORDS = MEANINGFUL - {"train"}
+"""Keys of a record, by which it is told from an object around records."""
+
+Problems = list[DataError] | None
+"""Collects what is wrong with single records; None to raise the first."""
+
+
+def has_ending(name: str) -> bool:
+    """Whether a file's name says that it holds data: "x.jsonl", "x.csv.gz", "x.zip"."""
+    name = name.lower()
+    packed = next((ending for ending in PACKED if name.endswith(ending)), "")
+    return packed == ".zip" or name.removesuffix(packed).endswith(ENDINGS)
+
+
+def read_file(
+    file: Path, name: str, split: str | None, allowance: Allowance, problems: Problems = None
+) -> Iterator[Record]:
+    """The records of one file, in its order.
+
+    Args:
+        file: a regular file.
+        name: what messages call it.
+        split: of a JSON object that holds several lists of records, the key of one.
+        allowance: how many bytes may be read.
+        problems: collects a line that is no JSON and an entry that is no record, which are then skipped.
+
+    Raises:
+        DataError: the file cannot be read, or (without `problems`) something in it is no record.
+    """
+    data, ending = read_data(file, allowance)
+    if data[:4] in (_PARQUET, _ARROW_STREAM) or data[:6] == _ARROW:
+        _refuse_split(split, file)
+        yield from numbered(_table_rows(data, name, allowance), name, problems)
+        return
+    data = data.removeprefix(codecs.BOM_UTF8)
+    if ending in (".csv", ".tsv"):
+        _refuse_split(split, file)
+        yield from _csv_records(_text(data, name, 1), "\t" if ending == ".tsv" else "", name, problems)
+    elif re.match(rb"\s*\[", data):
+        _refuse_split(split, file)
+        yield from numbered(_parse(_text(data, name, 1), name, 1), name, problems)
+    elif (whole := _single_object(data, name)) is not None:
+        yield from _object_records(whole, name, split, file, problems)
+    else:
+        _refuse_split(split, file)
+        yield from _line_records(data, name, problems)
+
+
+def numbered(rows: Iterable[Any], name: str, problems: Problems) -> Iterator[Record]:
+    """Rows as records, each placed by its number."""
+    for index, values in enumerate(rows):
+        with collecting(problems):
+            yield Record(values, f"{name}[{index}]", index)
+
+
+def batch_rows(batches: Iterable[Any], name: str, allowance: Allowance) -> Iterator[Any]:
+    """The rows of arrow's batches or tables; an image stays {"bytes", "path"}."""
+    for batch in batches:
+        allowance.take(batch.nbytes + _ROW * len(batch), name)
+        yield from batch.to_pylist()
+
+
+def _refuse_split(split: str | None, file: Path) -> None:
+    if split is not None:
+        raise DataError(f"{file} has no splits; leave out `split: {split}`.")
+
+
+def _line_records(data: bytes, name: str, problems: Problems) -> Iterator[Record]:
+    # split at "\n", not by splitlines: a JSON string may contain other line separators unescaped
+    for number, line in enumerate(io.BytesIO(data), 1):
+        with collecting(problems):
+            if (text := _text(line.removesuffix(b"\n"), name, number)).strip():
+                yield Record(_parse(text, name, number), f"{name}:{number}", number)
+
+
+def _single_object(data: bytes, name: str) -> Any:
+    """The object that is the whole file, over one line or many; None if the file is one of lines."""
+    lines = re.match(rb"\s*(\{[^\n]*)\s*(.?)", data)
+    if lines is None:
+        return None
+    first, second = lines.groups()
+    try:
+        found = json.loads(first)
+        return None if second else found
+    except json.JSONDecodeError as error:
+        cut = error.pos >= len(error.doc.rstrip()) and second
+        if not cut or (second == b"{" and not first.rstrip().endswith(b"[")):
+            return None  # the line is wrong within, or another record follows
+    except (ValueError, RecursionError):  # which the reading of lines tells
+        return None
+    return _parse(_text(data, name, 1), name, 1)
+
+
+def _object_records(whole: Any, name: str, split: str | None, file: Path, problems: Problems) -> Iterator[Record]:
+    """The records in an object, as {"data": [...]} or {"train": [...], "test": [...]}; or the object as a record."""
+    lists = {key: value for key, value in whole.items() if _is_list_of_objects(value)}
+    if not lists or whole.keys() & _OF_RECORDS:
+        _refuse_split(split, file)
+        with collecting(problems):
+            yield Record(whole, f"{name}:1", 1)
+        return
+    key = next(iter(lists)) if split is None and len(lists) == 1 else split
+    if key not in lists:
+        raise DataError(f"{file} holds the lists {', '.join(lists)}; choose one with `split`, not {split}.")
+    yield from numbered(lists[key], f"{name}/{key}", problems)
+
+
+def _is_list_of_objects(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
+
+
+def _text(data: bytes, name: str, first_line: int) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = first_line + data.count(b"\n", 0, error.start)
+        byte = f"0x{data[error.start]:02x}"
+        raise DataError(f"{name}:{line}: byte {byte} is not UTF-8; save the file as UTF-8.") from error
+
+
+def _parse(text: str, name: str, first_line: int) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        place = f"{name}:{first_line + error.lineno - 1}"
+        raise DataError(f"{place}: no JSON at column {error.colno} ({error.msg}); write an object a line.") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{name}:{first_line}: JSON that cannot be read ({error}); simplify it.") from error
+
+
+def _csv_records(text: str, delimiter: str, name: str, problems: Problems) -> list[Record]:
+    """The rows of a table whose first line names its columns. Every cell is text as it stands, an empty one missing."""
+    first = text.partition("\n")[0]
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter or _separator(first), strict=True)
+    limit, found = csv.field_size_limit(len(text) + 1), []
+    try:
+        rows = _csv_rows(reader, name)
+        _, names = next(rows, (1, []))
+        if twice := [one for at, one in enumerate(names) if one in names[:at]]:
+            raise DataError(f"{name}:1: two columns are called {twice[0]!r:.60}; rename one.")
+        for line, row in rows:
+            with collecting(problems):
+                if len(row) != len(names):
+                    asked = f"{len(row)} cells where {len(names)} columns are named"
+                    raise DataError(f"{name}:{line}: {asked}; put text that holds a separator in quotes.")
+                values = {key: cell or None for key, cell in zip(names, row, strict=True)}
+                found.append(Record(values, f"{name}:{line}", line))
+    finally:
+        csv.field_size_limit(limit)
+    return found
+
+
+def _csv_rows(reader: Any, name: str) -> Iterator[tuple[int, list[str]]]:
+    """The rows that hold something, each with the line on which it begins."""
+    while True:
+        line = reader.line_num + 1
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            raise DataError(f"{name}:{line}: a row that is no CSV ({error}); write quotes in a cell twice.") from error
+        if row is None:
+            return
+        if row:
+            yield line, row
+
+
+def _separator(first: str) -> str:
+    """What separates the columns: a comma, unless the first line has only semicolons or tabs."""
+    return next((one for one in ",;\t" if one in first), ",")
+
+
+def _table_rows(data: bytes, name: str, allowance: Allowance) -> Iterator[Any]:
+    """The rows of a parquet or arrow file."""
+    from pyarrow import BufferReader, ipc, parquet
+
+    kind = "a parquet" if data[:4] == _PARQUET else "an arrow"
+    try:
+        source = BufferReader(data)
+        if data[:4] == _PARQUET:
+            file = parquet.ParquetFile(source)
+            groups = range(file.metadata.num_row_groups)
+            size = sum(file.metadata.row_group(group).total_byte_size for group in groups)
+            if size > allowance.left:
+                allowance.take(size, name)
+            batches: Any = file.iter_batches(_AT_ONCE)
+        elif data[:6] == _ARROW:
+            reader = ipc.open_file(source)
+            batches = (reader.get_batch(number) for number in range(reader.num_record_batches))
+        else:
+            batches = ipc.open_stream(source)
+        yield from batch_rows(batches, name, allowance)
+    except DataError:
+        raise
+    except Exception as error:  # pyarrow raises errors of every kind on broken input
+        raise DataError(f"{name}: {kind} file that cannot be read ({error}); write it again.") from error

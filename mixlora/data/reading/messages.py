@@ -1,0 +1,141 @@
+"""Lists of messages to turns: roles and their aliases, parts, tool calls, and which turns are context only."""
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from mixlora.data.examples import Role, Turn
+from mixlora.data.reading.values import Record, as_text, is_missing, of_json, shown
+
+ROLES: Mapping[str, Role] = {
+    **dict.fromkeys(("user", "human", "prompter"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "model", "bot", "chatgpt"), "assistant"),
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("tool", "function", "observation", "ipython", "function_response"), "tool"),
+}
+"""Names of roles in records, in small letters."""
+_CALL = "function_call"
+"""The role of an assistant's turn that calls a tool, in ShareGPT's files."""
+_KEYS = (("role", "content"), ("from", "value"), ("role", "value"), ("from", "content"))
+_REASONING = ("reasoning_content", "thinking", "reasoning")
+_CONTEXT = ("weight", "train", "loss")
+"""Keys that keep an assistant's message out of the loss where they are 0 or false."""
+_REFUSED = ("video", "videos", "audio", "audios", "images", "image", "label", "documents")
+_PICTURE_KEYS = ("image", "path", "bytes", "base64", "url", "image_url")
+
+
+def read_messages(value: Any, name: str, record: Record) -> tuple[tuple[Turn, ...], tuple[Any, ...]]:
+    """The turns of a list of messages, and the pictures that their parts hold; None for one that the record names.
+
+    Args:
+        value: the list, or the same as JSON in a string.
+        name: its key, for messages.
+        record: which holds it.
+
+    Raises:
+        DataError: it is no such list, or a message cannot be used.
+    """
+    messages = of_json(value, name, record)
+    if not isinstance(messages, list) or not messages:
+        raise record.error(f"{name} is {shown(value)}; write a list of messages.")
+    turns: list[Turn] = []
+    pictures: list[Any] = []
+    for number, message in enumerate(messages, 1):
+        turn, own = _turn(message, number, record)
+        turns.append(turn)
+        pictures += own
+    return tuple(turns), tuple(pictures)
+
+
+def _turn(message: Any, number: int, record: Record) -> tuple[Turn, list[Any]]:
+    what = f"message {number}"
+    keys = next((pair for pair in _KEYS if isinstance(message, Mapping) and pair[0] in message), None)
+    if keys is None:
+        raise record.error(f"{what} is {shown(message)}; write {{role, content}} or {{from, value}}.")
+    message = {key: value for key, value in message.items() if not is_missing(value)}
+    role_key = keys[0]
+    text_key = next((key for key in ("content", "value") if key in message), None)
+    named = str(message.get(role_key)).strip()
+    role = "assistant" if named.lower() == _CALL else ROLES.get(named.lower())
+    if role is None:
+        raise record.error(f"{what} has the role {named!r:.60}; roles are {', '.join((*ROLES, _CALL))}.")
+    calls = _calls(message, named, text_key, what, record)
+    if text_key is None and not calls:
+        raise record.error(f"{what} is {shown(message)}, which says nothing; give it content.")
+    content: Any = "" if text_key is None or named.lower() == _CALL else message[text_key]
+    text, places, pictures = _content(content, what, record)
+    supervised = _is_supervised(message, what, record)
+    more = {"tool_calls": calls} if calls else {}
+    more |= {key: message[key] for key in ("tool_call_id", "name", *_REASONING) if key in message}
+    for key in _REFUSED:
+        if message.get(key):
+            raise record.error(f"{what} has {key} {shown(message[key])}, which is not read there; remove it.")
+    return Turn(role, text, places, supervised, more), pictures
+
+
+def _calls(message: Mapping[str, Any], named: str, text_key: str | None, what: str, record: Record) -> list[Any]:
+    """The tool calls of a message, their arguments as values: templates write them as JSON."""
+    calls = of_json(message.get("tool_calls", []), f"tool_calls of {what}", record)
+    if named.lower() == _CALL and text_key is not None:
+        called = of_json(message[text_key], what, record)
+        calls = [{"type": "function", "function": call} for call in (called if isinstance(called, list) else [called])]
+    if "function_call" in message:
+        calls = [{"type": "function", "function": of_json(message["function_call"], what, record)}]
+    if not isinstance(calls, list) or not all(isinstance(call, Mapping) for call in calls):
+        raise record.error(f"the tool calls of {what} are {shown(calls)}; write a list of {{function}}.")
+    found = []
+    for call in calls:
+        function = call.get("function", call)
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            raise record.error(f"{what} calls {shown(call)}; write {{function: {{name, arguments}}}}.")
+        arguments = function.get("arguments", {})
+        if isinstance(arguments, str):
+            with suppress(ValueError):  # some are plain text, which the template writes as it stands
+                arguments = json.loads(arguments)
+        found.append({**call, "function": {**function, "arguments": arguments}} if "function" in call else call)
+    return found
+
+
+def _is_supervised(message: Mapping[str, Any], what: str, record: Record) -> bool:
+    for key in _CONTEXT:
+        if key not in message:
+            continue
+        value = message[key]
+        if isinstance(value, bool | int | float) and value in (0, 1):
+            if not value:
+                return False
+            continue
+        raise record.error(f"{key} of {what} is {shown(value)}; only 0 and 1 are understood: in the loss, or context.")
+    return True
+
+
+def _content(content: Any, what: str, record: Record) -> tuple[str, tuple[int, ...], list[Any]]:
+    """A message's text, where in it pictures stand, and the pictures that its parts hold."""
+    if not isinstance(content, list):
+        return as_text(content, what, record), (), []
+    text, places, pictures = "", [], []
+    for part in content:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind is None and isinstance(part, str):
+            text += as_text(part, what, record)
+        elif kind == "text" or (kind is None and isinstance(part, Mapping) and isinstance(part.get("text"), str)):
+            text += as_text(part.get("text"), what, record)
+        elif kind in ("image", "image_url"):
+            places.append(len(text))
+            pictures.append(_picture(part))
+        else:
+            raise record.error(
+                f'{what} has a part {shown(part)}; parts are {{"type": "text", "text": ...}} and {{"type": "image"}}.'
+            )
+    return text, tuple(places), pictures
+
+
+def _picture(part: Mapping[str, Any]) -> Any:
+    """What a part says of its picture; None where the record itself names it."""
+    given = next((part[key] for key in _PICTURE_KEYS if not is_missing(part.get(key)) and part[key] != ""), None)
+    if isinstance(given, Mapping) and "url" in given:
+        given = given["url"]
+    if isinstance(given, str) and given == part.get("base64") and not given.startswith("data:"):
+        return f"data:;base64,{given}"
+    return {"bytes": given} if isinstance(given, bytes) else given

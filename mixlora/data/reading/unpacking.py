@@ -1,0 +1,102 @@
+"""The bytes of data files, unpacked where they are compressed, and within bounds: no file of a few bytes fills memory.
+
+Not here: what the bytes mean (`formats`).
+"""
+
+import bz2
+import gzip
+import io
+import lzma
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from mixlora.common.errors import DataError
+from mixlora.common.files import LARGEST_DATA, read_bytes
+
+PACKED = (".gz", ".zst", ".bz2", ".xz", ".zip")
+"""Endings of compressed files. What a file is, its first bytes say."""
+_PIECE = 2**20
+"""Bytes that are unpacked at once."""
+
+
+@dataclass
+class Allowance:
+    """How many bytes a task's data may still have, unpacked."""
+
+    left: int = field(default_factory=lambda: LARGEST_DATA)
+
+    def take(self, count: int, name: str) -> None:
+        """Count bytes that were read.
+
+        Raises:
+            DataError: they are more than are left.
+        """
+        self.left -= count
+        if self.left < 0:
+            raise DataError(f"{name}: unpacked, the data has more than {LARGEST_DATA} bytes; give a part of it.")
+
+
+def read_data(file: Path, allowance: Allowance) -> tuple[bytes, str]:
+    """The content of a regular file, unpacked, and the ending that tells its format, as ".csv".
+
+    Raises:
+        DataError: it cannot be read or unpacked, or is larger than is allowed.
+    """
+    try:
+        data = read_bytes(file, LARGEST_DATA)
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror or error}; give a file that can.") from error
+    endings = [ending for ending in file.suffixes if ending.lower() not in PACKED]
+    ending = endings[-1].lower() if endings else ""
+    unpack = next((opened for start, opened in _STARTS.items() if data.startswith(start)), None)
+    if unpack is None:
+        allowance.take(len(data), file.name)
+        return data, ending
+    try:
+        stream, inner = unpack(data)
+        return _content(stream, allowance, file.name), inner or ending
+    except DataError:
+        raise
+    except Exception as error:  # each library raises errors of its own on broken input
+        raise DataError(f"{file.name}: a compressed file that cannot be unpacked ({error}); pack it again.") from error
+
+
+def _content(stream: Any, allowance: Allowance, name: str) -> bytes:
+    found = bytearray()
+    while piece := stream.read(_PIECE):
+        allowance.take(len(piece), name)
+        found += piece
+    return bytes(found)
+
+
+def _plain(opening: Callable[[IO[bytes]], Any]) -> Callable[[bytes], tuple[Any, str]]:
+    return lambda data: (opening(io.BytesIO(data)), "")
+
+
+def _zstandard(data: bytes) -> tuple[Any, str]:
+    import pyarrow
+
+    return pyarrow.CompressedInputStream(pyarrow.BufferReader(data), "zstd"), ""
+
+
+def _only_file(data: bytes) -> tuple[IO[bytes], str]:
+    """The one file in a zip archive, and its ending."""
+    archive = zipfile.ZipFile(io.BytesIO(data))
+    files = [one for one in archive.infolist() if not one.is_dir() and not one.filename.startswith("__MACOSX/")]
+    if len(files) != 1:
+        raise ValueError(f"it holds {len(files)} files where one is wanted")
+    return archive.open(files[0]), PurePosixPath(files[0].filename).suffix.lower()
+
+
+_STARTS: dict[bytes, Callable[[bytes], tuple[Any, str]]] = {
+    b"\x1f\x8b": _plain(gzip.open),
+    b"BZh": _plain(bz2.open),
+    b"\xfd7zXZ\0": _plain(lzma.open),
+    b"\x28\xb5\x2f\xfd": _zstandard,
+    b"PK\x03\x04": _only_file,
+    b"PK\x05\x06": _only_file,
+}
+"""How a file begins, and what opens it."""
