@@ -24,19 +24,15 @@ def singles(batch: Mapping[str, Any]) -> list[dict[str, Any]]:
         MeasurementError: if a tensor does not have the examples along its first axis.
     """
     size = len(batch["labels"])
-    if size == 1:
-        return [dict(batch)]
-    for key, value in batch.items():
-        if isinstance(value, Tensor) and key not in COUNTS and (value.dim() == 0 or len(value) != size):
-            raise MeasurementError(
-                f"{key} of shape {tuple(value.shape)} cannot be taken apart into the {size} examples of the batch; "
-                "collate one example a batch (batch_size: 1 in a configuration)"
-            )
-    return [single(batch, row) for row in range(size)]
+    return [dict(batch)] if size == 1 else [single(batch, row) for row in range(size)]
 
 
 def single(batch: Mapping[str, Any], row: int) -> dict[str, Any]:
-    """Example `row` of a batch as a batch of its own, without padding."""
+    """Example `row` of a batch as a batch of its own, without padding.
+
+    Raises:
+        MeasurementError: as `singles`.
+    """
     size, seq = batch["labels"].shape
     mask = batch.get("attention_mask")
     kept = torch.ones(seq, dtype=torch.bool) if mask is None else mask[row].bool()
@@ -50,8 +46,15 @@ def single(batch: Mapping[str, Any], row: int) -> dict[str, Any]:
             example[key] = value
         elif value.shape[:2] == (size, seq):
             example[key] = value[row : row + 1, kept]
-        else:
+        elif size == 1:
+            example[key] = value
+        elif value.dim() > 0 and len(value) == size:
             example[key] = value[row : row + 1]
+        else:
+            raise MeasurementError(
+                f"{key} of shape {tuple(value.shape)} cannot be taken apart into the {size} examples of the batch; "
+                "collate one example a batch (batch_size: 1 in a configuration)"
+            )
     return example
 
 

@@ -1,7 +1,7 @@
 """The examples that a configuration asks for: read, sampled, encoded, grouped into units and parts."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
@@ -188,10 +188,24 @@ def workload(encoded: Sample, config: AnalysisConfig, device: torch.device) -> W
     return Workload(made, list(config.tasks), np.array([k for run in runs for k in run]), count(encoded))
 
 
-def unit_batches(encoded: Sample, place: int, config: AnalysisConfig, device: torch.device) -> list[Batch]:
-    """The collated batches of one unit."""
-    part = _part(encoded, [place], config.probe.batch_size, device)
-    return [batch for batch, _ in part.batches]
+def example_batches(
+    encoded: Sample, place: int, make: Callable[[Collator, Encoded], dict[str, torch.Tensor]], device: torch.device
+) -> list[Batch]:
+    """The examples of one unit, each in a batch of its own that `make` makes."""
+    unit = encoded.units[place]
+    single = [make(encoded.collator, example) for example in unit.examples]
+    return [{**{key: value.to(device) for key, value in one.items()}, "tasks": [unit.task]} for one in single]
+
+
+def padded_batches(
+    encoded: Sample, places: Sequence[int], size: int, device: torch.device
+) -> Iterator[tuple[Batch, list[int]]]:
+    """The collated batches of some units, examples of several together, and the position in `places` of each row's."""
+    for kind in (True, False):
+        alike = [k for k, place in enumerate(places) if encoded.units[place].has_image is kind]
+        units = [encoded.units[places[k]] for k in alike]
+        for batch, owners in _Batches(encoded.collator, units, size, device):
+            yield batch, [alike[owner] for owner in owners]
 
 
 def describe(encoded: Sample) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Gradients of units, derived twice: as a run computes them, and by autograd of one example at a time."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,32 +31,46 @@ def gram_of(rows: Mapping[str, Tensor]) -> NDArray[np.float64]:
 def unit_gradients(
     model: nn.Module,
     targets: Sequence[Target],
-    units: Sequence[list[Batch]],
+    batches: Iterable[tuple[Batch, Sequence[int]]],
+    units: int,
     token_mean: bool,
     loss: Loss | None = None,
 ) -> dict[str, Tensor]:
     """The units' gradients as a run computes them: {block: [units, ...]}.
 
-    They come from padded batches, or from single examples if the run measured a `loss` of its own.
+    Args:
+        model: the model.
+        targets: its probed modules.
+        batches: padded, or of one example each where the run measured a `loss` of its own, with the unit of each row.
+        units: how many there are.
+        token_mean: weigh the examples of a unit by their supervised tokens.
+        loss: that the run measured; None for the mean cross-entropy over supervised tokens.
     """
-    mean = UnitMeans(len(units), token_mean)
-    if loss is not None:
-        with Probe(model, targets, loss) as probe:
-            for k, batches in enumerate(units):
-                for batch in batches:
-                    mean.add(probe.gradients(batch), [k] * len(batch["labels"]))
-        return _gathered(mean)
+    mean = UnitMeans(units, token_mean)
+    with Probe(model, targets, loss) as probe:
+        for batch, owners in batches:
+            mean.add(probe.gradients(batch), owners)
+    return _gathered(mean)
+
+
+def together(units: Sequence[list[Batch]]) -> Iterator[tuple[Batch, list[int]]]:
+    """The examples of collated batches in padded batches, with the unit of each row."""
     singles = [
         (k, single(batch, row))
         for k, batches in enumerate(units)
         for batch in batches
         for row in range(len(batch["labels"]))
     ]
-    with Probe(model, targets) as probe:
-        for start in range(0, len(singles), TOGETHER):
-            for chunk in _alike(singles[start : start + TOGETHER]):
-                mean.add(probe.gradients(_padded([alone for _, alone in chunk])), [k for k, _ in chunk])
-    return _gathered(mean)
+    for start in range(0, len(singles), TOGETHER):
+        for chunk in _alike(singles[start : start + TOGETHER]):
+            yield _padded([alone for _, alone in chunk]), [k for k, _ in chunk]
+
+
+def apart(units: Sequence[list[Batch]]) -> Iterator[tuple[Batch, list[int]]]:
+    """The batches of units as they are, with the unit of each row."""
+    for k, batches in enumerate(units):
+        for batch in batches:
+            yield batch, [k] * len(batch["labels"])
 
 
 def derived_gradients(

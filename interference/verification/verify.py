@@ -22,7 +22,8 @@ from interference.measurement.spec import Spec
 from interference.measurement.units import Batch, of_collated
 from interference.run import Run
 from interference.run.remarks import plain_loss
-from interference.verification.derivation import derived_gradients, gram_of, unit_gradients
+from interference.verification.derivation import TOGETHER, apart, derived_gradients, gram_of, together, unit_gradients
+from interference.verification.independent import example_batch
 from interference.verification.steps import linear_until, real_steps
 from mixlora.common.progress import Progress, silent
 from mixlora.common.settings import without_trust
@@ -118,7 +119,10 @@ def verify(
     scope = run.meta.get("scope") or {}
     targets = _targets(run, model, scope.get("layers"), scope.get("modules"), adapter)
     loss = _loss(run, model, targets, rows[chosen[0]]) if loss is None else loss
-    return _verify(run, model, targets, {k: [rows[k]] for k in chosen}, progress, loss)
+    given = [[rows[k]] for k in chosen]
+    return _verify(
+        run, model, targets, chosen, given, together(given) if loss is None else apart(given), progress, loss
+    )
 
 
 def verify_config(
@@ -134,7 +138,8 @@ def verify_config(
 
     Raises:
         RunError: if the run holds no configuration, or model or data have changed since then.
-        ScopeError, MeasurementError: as `verify`.
+        MeasurementError: if an example was measured as other tokens than its processor gives; or as `verify`.
+        ScopeError: as `verify`.
     """
     if run.meta.get("config") is None:
         raise RunError(
@@ -149,24 +154,41 @@ def verify_config(
     if checkpoint.fingerprint(model) != (run.meta.get("fingerprints") or {}).get("model"):
         raise RunError("the checkpoint has changed since the run was computed; compute it again")
     targets = _targets(run, model, config.probe.layers, config.probe.modules)
-    batches = {k: sample.unit_batches(encoded, k, config, model.device) for k in _chosen(run, units)}
-    loss = _loss(run, model, targets, next(iter(batches.values()))[0])
-    return _verify(run, model, targets, batches, progress, loss)
+    chosen = _chosen(run, units)
+    own = [sample.example_batches(encoded, place, example_batch, model.device) for place in chosen]
+    loss = _loss(run, model, targets, own[0][0])
+    size = TOGETHER if loss is None else 1
+    padded = sample.padded_batches(encoded, chosen, size, model.device)
+    return _verify(run, model, targets, chosen, own, padded, progress, loss)
 
 
 def _verify(
     run: Run,
     model: nn.Module,
     targets: Sequence[Target],
-    batches: Mapping[int, list[Batch]],
+    chosen: list[int],
+    units: Sequence[list[Batch]],
+    padded: Iterable[tuple[Batch, Sequence[int]]],
     progress: Progress,
     loss: Loss | None,
 ) -> Verification:
-    chosen, token_mean = list(batches), bool(run.meta["token_mean"])
-    measured = unit_gradients(model, targets, list(batches.values()), token_mean, loss)
+    """Compare a run with what is derived of the units at `chosen`.
+
+    Args:
+        run: the run.
+        model: its model.
+        targets: its probed modules.
+        chosen: places of the units in the run.
+        units: their batches, from which gradients are derived and losses read.
+        padded: the same examples as the run batches them, with the position in `chosen` of each row's unit.
+        progress: called as the work goes on.
+        loss: that the run measured; None for the mean cross-entropy over supervised tokens.
+    """
+    token_mean = bool(run.meta["token_mean"])
+    measured = unit_gradients(model, targets, padded, len(chosen), token_mean, loss)
     with as_found(model):
         activate(model, targets[0].adapter)
-        derived = derived_gradients(model, targets, list(batches.values()), token_mean, loss)
+        derived = derived_gradients(model, targets, units, token_mean, loss)
     progress("gradients", len(chosen), len(chosen))
     size = run.meta.get("sketch")
     gram, exact = run.gram()[np.ix_(chosen, chosen)].astype(np.float64), gram_of(derived)
@@ -175,7 +197,7 @@ def _verify(
     apart = np.abs(gram - own) / np.where(norms > 0, norms, np.nan)
     gram_error = np.nanmax(apart) if np.isfinite(run.gram()).all() else math.inf
     predicted = gram if size is None else exact  # the known error of sketches is not one of the gradients
-    steps = real_steps(model, targets, list(batches.values()), derived, predicted, token_mean, progress, loss)
+    steps = real_steps(model, targets, units, derived, predicted, token_mean, progress, loss)
     routers = any(block.side in ROUTERS for target in targets for block in target.blocks)
     return Verification(
         _errors(run, chosen, measured, derived), float(gram_error), steps, linear_until(steps), _dtype(model), routers

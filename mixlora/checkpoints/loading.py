@@ -78,6 +78,15 @@ def is_llava_v1(section: BaseSection) -> bool:
     return bool(_own_config(section).model_type == "llava")
 
 
+def positions(section: BaseSection) -> int | None:
+    """How many tokens the base has positions for; None where they are computed, as rotary ones, for any number."""
+    text = _own_config(section).get_text_config()
+    if hasattr(text, "rope_parameters") or hasattr(text, "rope_theta"):
+        return None
+    found = getattr(text, "max_position_embeddings", None)
+    return found if isinstance(found, int) else None
+
+
 def image_aspect_ratio(section: BaseSection) -> str | None:
     """What the base's configuration says of how pictures become squares; None where it says nothing."""
     return getattr(_own_config(section), "image_aspect_ratio", None)

@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers.utils import cached_file
 
-from mixlora.checkpoints.loading import base_of, image_aspect_ratio, is_llava_v1, load_processor
+from mixlora.checkpoints.loading import base_of, image_aspect_ratio, is_llava_v1, load_processor, positions
 from mixlora.common.files import LARGEST_JSON, is_file, is_folder, read_text
 from mixlora.common.sections import BaseSection
 from mixlora.data.collation import Collator
@@ -39,7 +39,7 @@ def load_collator(
     processor = load_processor(section, own)
     place = f"the {'adapter' if own else 'base'}'s ({own or base_of(section)})"
     template = _template(section, processor, adapter if own is None else None, place, section.day or day)
-    return Collator(processor, max_length, template, _square(section, processor))
+    return Collator(processor, max_length, template, _square(section, processor), positions(section))
 
 
 def with_template(collator: Collator) -> Any:

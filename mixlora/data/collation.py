@@ -70,6 +70,7 @@ class Collator:
         max_length: the tokens kept of an example, counted from its start; None keeps all.
         template: the model's chat template; None for the processor's own, or none.
         square: pad pictures to a square of this colour first; None leaves them as they are.
+        positions: tokens that the model has positions for; None for any number.
 
     Raises:
         ConfigError: the tokenizer has no offsets, or the template renders no conversation.
@@ -81,12 +82,14 @@ class Collator:
         max_length: int | None = None,
         template: ChatTemplate | None = None,
         square: Square | None = None,
+        positions: int | None = None,
     ) -> None:
         if max_length is not None and max_length < 1:
             raise ConfigError(f"max_length is {max_length}; give a number of tokens above 0, or None to keep all.")
         self.processor = processor
         self.max_length = max_length
         self.square = square
+        self.positions = positions
         self.is_tokenizer = isinstance(processor, PreTrainedTokenizerBase)
         self.tokenizer = processor if self.is_tokenizer else processor.tokenizer
         if not self.tokenizer.is_fast:
@@ -100,6 +103,11 @@ class Collator:
         self.encoder = Encoder(self.tokenizer, self.template, self._image_token, self._expanded, written_by)
         self._expansions: dict[tuple[int, int], str] = {}
 
+    @property
+    def lists_content(self) -> bool:
+        """Whether the chat template reads a message as a list of parts, not as a string."""
+        return self.encoder.renderer is not None and self.encoder.renderer.listed
+
     def __call__(self, examples: Iterable[Example]) -> dict[str, Tensor]:
         """The batch of `examples`: encoded, then collated."""
         return self.collate([self.encode(example) for example in examples])
@@ -108,17 +116,23 @@ class Collator:
         """The example's tokens and labels.
 
         Raises:
-            DataError: it cannot be rendered, its answer has no token, or `max_length` leaves nothing supervised.
+            DataError: it cannot be rendered, nothing of it is supervised, or it is longer than the model's positions.
         """
         self._check_pictures(example)
         found = self.encoder.encode(example)
         labels = [token if mark else IGNORED for token, mark in zip(found.ids, found.supervised, strict=True)]
         whole = Encoded(found.ids, labels, example, text=found.text, suffix=found.suffix)
         self._check_marked(whole)
-        return whole if self.max_length is None else self._truncate(whole, self.max_length)
+        kept = whole if self.max_length is None else self._truncate(whole, self.max_length)
+        self._check_positions(kept)
+        return kept
 
     def encode_prompt(self, example: Example) -> Encoded:
-        """The tokens before the last answer, as a model that is to generate it sees them; nothing is supervised."""
+        """The tokens before the last answer, as a model that is to generate it sees them; nothing is supervised.
+
+        Raises:
+            DataError: it cannot be rendered, or is longer than `max_length` or the model's positions.
+        """
         self._check_pictures(example)
         found: Sequenced = self.encoder.prompt(example)
         if self.max_length is not None and len(found.ids) > self.max_length:
@@ -128,6 +142,7 @@ class Collator:
             )
         prompt = Encoded(found.ids, [IGNORED] * len(found.ids), example, text=found.text)
         self._check_marked(prompt)
+        self._check_positions(prompt)
         return prompt
 
     def collate(
@@ -247,6 +262,13 @@ class Collator:
             raise DataError(
                 f"{example.source}: the record has an image, but {type(self.processor).__name__} has no image token; "
                 "use a vision-language model or records without images."
+            )
+
+    def _check_positions(self, encoded: Encoded) -> None:
+        if self.positions is not None and len(encoded.input_ids) > self.positions:
+            raise DataError(
+                f"{encoded.source}: example {encoded.id!r} has {len(encoded.input_ids)} tokens, but the model has "
+                f"positions for {self.positions}; set max_length to {self.positions} or less, or drop the record"
             )
 
     def _check_marked(self, encoded: Encoded) -> None:

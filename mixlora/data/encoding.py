@@ -131,7 +131,7 @@ class Encoder:
             wanted[:-1] = [False] * (len(wanted) - 1)
         return [span for span, is_wanted in zip(answers, wanted, strict=True) if is_wanted]
 
-    def _completion(self, example: Example, prompt: str, whole: str, begins: bool = False) -> Sequenced:
+    def _completion(self, example: Example, prompt: str, whole: str, begins: bool | None = None) -> Sequenced:
         """The tokens of a prompt and its completion, supervised from where they differ from the prompt's own."""
         alone = self._written(example, prompt, begins=begins).tokens.ids
         found = self._written(example, whole, begins=begins)

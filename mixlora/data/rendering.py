@@ -7,14 +7,12 @@ a template that renders an earlier turn differently from the last is refused.
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import (
-    _compile_jinja_template,
     mark_control_tokens,
     render_jinja_template,
 )
@@ -61,7 +59,7 @@ class Renderer:
         self.template = template
         self.image_token = image_token
         self.special = special_tokens(tokenizer, image_token)
-        self._listed = self._find_content_style()
+        self.listed = self._find_content_style()
 
     def whole(self, example: Example) -> Rendered:
         """A conversation as a trainer writes it that computes its loss on every token.
@@ -109,11 +107,10 @@ class Renderer:
         self, example: Example, turns: Sequence[Turn], training: bool, answering: bool = False
     ) -> tuple[str, list[Span]]:
         known: Any = self.tokenizer.special_tokens_map
-        jinja = self.template.jinja(training)
         try:
-            with _at(jinja, self.template):
+            with self.template.on_its_day(training) as jinja:
                 rendered: Any = render_jinja_template(
-                    conversations=[[self._message(turn, self._listed) for turn in turns]],
+                    conversations=[[self._message(turn, self.listed) for turn in turns]],
                     tools=mark_control_tokens([dict(tool) for tool in example.tools], self.special) or None,
                     chat_template=jinja,
                     return_assistant_tokens_mask=training,
@@ -150,7 +147,7 @@ class Renderer:
         turns = (Turn("user", question.text, (0,) if seeing else ()), answer)
         reason = ""
         for listed in (True, False) if seeing else (False, True):
-            self._listed = listed
+            self.listed = listed
             try:
                 text, _ = self._render(_PROBE, turns, training=False)
             except DataError as error:
@@ -194,18 +191,6 @@ class Renderer:
                     f"{example.source}: the record has tools, which the chat template ({self.template.source}) does "
                     f"not write ({name!r:.60} is missing); give another model.chat_template, or ignore: [tools]"
                 )
-
-
-@contextmanager
-def _at(jinja: str, template: ChatTemplate) -> Iterator[None]:
-    """Inside, transformers' compiled template takes the chat template's day for today, in whatever form."""
-    compiled = _compile_jinja_template(jinja)
-    clock = compiled.globals["strftime_now"]
-    compiled.globals["strftime_now"] = template.now
-    try:
-        yield
-    finally:
-        compiled.globals["strftime_now"] = clock
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase, image_token: str | None) -> re.Pattern[str]:

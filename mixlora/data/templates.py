@@ -4,7 +4,8 @@ How a conversation is rendered by one, and what of the text is supervised, is in
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
 from datetime import date
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from mixlora.common.errors import ConfigError
 from mixlora.common.files import LARGEST_JSON, exists, read_text
@@ -83,9 +85,17 @@ class ChatTemplate:
         assert text is not None
         return text
 
-    def now(self, form: str) -> str:
-        """What `strftime_now` gives within it: its day, not today, in a form as "%d %b %Y"."""
-        return self.day.strftime(form)
+    @contextmanager
+    def on_its_day(self, training: bool) -> Iterator[str]:
+        """The template or its variant for training; inside, what transformers renders by it has its day for today."""
+        jinja = self.jinja(training)
+        found = _compile_jinja_template(jinja).globals
+        clock = found["strftime_now"]
+        found["strftime_now"] = self.day.strftime
+        try:
+            yield jinja
+        finally:
+            found["strftime_now"] = clock
 
 
 def template_of(

@@ -140,7 +140,9 @@ def gemma3_model(processor: Any) -> Gemma3ForConditionalGeneration:
         eoi_token_index=_id(processor, "<end_of_image>"),
         initializer_range=0.2,
     )
-    return Gemma3ForConditionalGeneration(config)
+    made = Gemma3ForConditionalGeneration(config)
+    torch.nn.init.normal_(made.model.multi_modal_projector.mm_input_projection_weight, std=0.3)  # otherwise zero
+    return made
 
 
 def qwen_model(processor: Any) -> Qwen2_5_VLForConditionalGeneration:

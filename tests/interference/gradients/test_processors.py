@@ -28,6 +28,8 @@ def test_gradients_of_a_padded_batch_are_those_of_each_example_alone(name):
         labels = single.pop("labels") if "labels" in single else torch.tensor([marked(single)])
         single.pop("assistant_masks", None)
         loss = model(**single, labels=labels).loss
+        negative = {**single, "pixel_values": -single["pixel_values"]}
+        assert abs(float(model(**negative, labels=labels).loss - loss)) > 1e-3
         torch.testing.assert_close(found.losses[row], loss.detach(), rtol=1e-5, atol=1e-6)
         assert int(found.tokens[row]) == int((labels != IGNORED).sum())
         for target in targets:

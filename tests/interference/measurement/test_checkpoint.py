@@ -11,7 +11,7 @@ from interference.errors import CheckpointError
 from interference.measurement import checkpoint
 from mixlora.checkpoints import loading
 from tests.support.checkpoints import write_adapter
-from tests.support.models import batch, llama, lora, perturb
+from tests.support.models import batch, gpt2, llama, llava, lora, opt, perturb
 
 
 @pytest.fixture
@@ -25,6 +25,12 @@ def test_the_model_is_the_one_that_was_saved(settings):
     torch.testing.assert_close(found(**data).loss, expected(**data).loss)
     assert not found.training and found.dtype == torch.float32
     assert loading.load_processor(settings).convert_tokens_to_ids("<image>") == 63
+
+
+@pytest.mark.parametrize(("model", "expected"), [(gpt2, 64), (opt, 64), (llama, None), (llava, None)])
+def test_positions_are_limited_where_they_are_learned(model, expected, tmp_path):
+    model().config.save_pretrained(tmp_path)
+    assert loading.positions(ModelConfig(base=str(tmp_path), adapter="a")) == expected
 
 
 def test_a_dtype_is_that_of_the_base(settings):

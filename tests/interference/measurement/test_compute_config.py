@@ -50,7 +50,7 @@ def test_gram_and_order_are_those_of_the_sample(tiny, tmp_path):
     model = checkpoint.load_model(settings.model)
     rows = []
     for place in range(12):
-        (one,) = sample.unit_batches(encoded, place, settings, torch.device("cpu"))
+        ((one, _),) = sample.padded_batches(encoded, [place], settings.probe.batch_size, torch.device("cpu"))
         found = reference.gradients(model, one, layers=[1])
         rows.append(torch.cat([gradient.flatten() for gradient in found.values()]).double().numpy())
         assert run.probes["tokens"][place] == encoded.units[place].examples[0].supervised
@@ -119,7 +119,7 @@ def test_pictures_are_measured_apart_and_in_order(tiny_llava, tmp_path):
     assert run.probes["ids"].tolist()[:3] == [u.unit.ids for u in encoded.units[:3]]
     assert set(run.probes["ids"][:3]) == with_image and set(run.probes["ids"][3:6]) == {"r0", "r2", "r4"}
     model = checkpoint.load_model(settings.model)
-    (one,) = sample.unit_batches(encoded, 0, settings, torch.device("cpu"))
+    ((one, _),) = sample.padded_batches(encoded, [0], settings.probe.batch_size, torch.device("cpu"))
     assert one["pixel_values"].shape == (1, 3, 16, 16)
     targets = find_targets(model, "default", [1])
     assert sum((g**2).sum().item() for g in reference.of_targets(model, one, targets).values()) == pytest.approx(

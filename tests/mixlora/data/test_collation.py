@@ -1,5 +1,7 @@
 """Batches of a model, how long examples are cut, and what cannot be encoded."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from PIL import Image
@@ -7,7 +9,8 @@ from PIL import Image
 from mixlora.common.errors import DataError, MixLoraError
 from mixlora.common.labels import IGNORED
 from mixlora.data import mini
-from mixlora.data.examples import Form
+from mixlora.data.collation import Collator
+from mixlora.data.examples import Form, LossOn
 from mixlora.data.images import open_image
 from tests.support.small_processors import (
     CHATML,
@@ -19,6 +22,7 @@ from tests.support.small_processors import (
     llava,
     picture,
     words,
+    written_by,
 )
 
 # --- batches ---
@@ -91,6 +95,49 @@ def test_an_answer_cut_off_entirely_is_refused():
     )
     with pytest.raises(DataError, match="the prompt of example '7' alone has 10 tokens, more than max_length 7"):
         collator.encode_prompt(example("What is it? Yes", "Paris"))
+
+
+def test_an_example_longer_than_the_models_positions_is_refused_or_cut():
+    tokenizer = words()
+    template = written_by(tokenizer, CHATML)
+    given = example("What?", "Paris. Yes")  # 11 tokens
+    with pytest.raises(DataError) as error:
+        Collator(tokenizer, template=template, positions=10).encode(given)
+    assert str(error.value) == (
+        "file.jsonl:7: example '7' has 11 tokens, but the model has positions for 10; set max_length to 10 or less, or "
+        "drop the record"
+    )
+    assert len(Collator(tokenizer, template=template, positions=11).encode(given).input_ids) == 11
+    assert Collator(tokenizer, 10, template, positions=10).encode(given).truncated == 1
+    with pytest.raises(DataError, match=r"'7' has 7 tokens, but the model has positions for 6"):
+        Collator(tokenizer, template=template, positions=6).encode_prompt(given)
+
+
+# --- which answers ---
+
+
+def test_the_last_answer_alone_and_turns_of_weight_0():
+    collator = collating(words(), CHATML)
+    given = example("What?", "Paris", "Is it?", "Yes", "What?", "is")
+    assert learned(collator, collator.encode(given)) == [*["Paris", "<|im_end|>"], *["Yes", "<|im_end|>"],
+                                                         *["is", "<|im_end|>"]]  # fmt: skip
+    last = replace(given, loss_on=LossOn.LAST_ANSWER)
+    assert learned(collator, collator.encode(last)) == ["is", "<|im_end|>"]
+    turns = tuple(replace(turn, supervised=k != 3) for k, turn in enumerate(given.turns))
+    some = replace(given, turns=turns)
+    assert learned(collator, collator.encode(some)) == ["Paris", "<|im_end|>", "is", "<|im_end|>"]
+    assert collator.encode(some).input_ids == collator.encode(given).input_ids
+    everything = collator.encode(replace(given, loss_on=LossOn.EVERYTHING))
+    assert everything.labels == everything.input_ids == collator.encode(given).input_ids
+
+
+@pytest.mark.parametrize("loss_on", [LossOn.ANSWERS, LossOn.LAST_ANSWER])
+def test_answers_that_are_all_of_weight_0_are_refused(loss_on):
+    given = example("What?", "Paris", loss_on=loss_on)
+    turns = tuple(replace(turn, supervised=False) for turn in given.turns)
+    with pytest.raises(DataError) as error:
+        collating(words(), CHATML).encode(replace(given, turns=turns))
+    assert str(error.value) == f"file.jsonl:7: loss_on: {loss_on} leaves no token to learn; drop the record"
 
 
 # --- refusals ---
