@@ -10,8 +10,8 @@ import torch
 from interference.config import AnalysisConfig
 from interference.measurement.compute import compute_config
 from mixlora.common.errors import DataError
+from mixlora.common.files import TRAINING
 from mixlora.common.settings import build
-from mixlora.training.config import RECORD
 from tests.support import evaluations, trainings
 from tests.support.paths import ROOT
 
@@ -46,7 +46,7 @@ def trained(folder, task):
     (path,) = trainings.train(
         trainings.made(folder / "out", tasks={"bad": own}, training={"steps": 1, "save_steps": 1})
     )
-    found = json.loads((path / RECORD).read_text())
+    found = json.loads((path / TRAINING).read_text())
     return found["noted"]["bad"], found["examples"]["bad"]
 
 

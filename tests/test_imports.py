@@ -31,7 +31,7 @@ WINGS = {  # a wing, or a module at the top of a package, may import those liste
     "mixlora.data": "common",
     "mixlora.checkpoints": "common tuner data",
     "mixlora.training": "common tuner data checkpoints",
-    "mixlora.evaluation": "common tuner data checkpoints training",
+    "mixlora.evaluation": "common tuner data checkpoints",
     "mixlora.pretraining": "common data evaluation",
     "mixlora.cli": "common data checkpoints training evaluation",
 }

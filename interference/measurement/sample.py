@@ -117,8 +117,7 @@ def collator_of(config: AnalysisConfig, day: date | None = None) -> Collator:
 
 def dated(config: AnalysisConfig, collator: Collator) -> AnalysisConfig:
     """The configuration with the day that its template writes, which reruns it on any day; no day if it writes none."""
-    day = collator.template.day.isoformat() if collator.template.dated else None
-    return config.model_copy(update={"model": config.model.model_copy(update={"date": day})})
+    return config.model_copy(update={"model": config.model.model_copy(update={"date": collator.template.written_day})})
 
 
 def encode(drawn: Drawn, collator: Collator, config: AnalysisConfig) -> Sample:

@@ -11,11 +11,19 @@ from typing import Any
 from transformers.utils import cached_file
 
 from mixlora.checkpoints.loading import base_of, image_aspect_ratio, is_llava_v1, load_processor, positions
-from mixlora.common.files import LARGEST_JSON, is_file, is_folder, read_text
+from mixlora.common.files import LARGEST_JSON, SNAPSHOTS, TRAINING, is_file, is_folder, read_json, read_text
 from mixlora.common.sections import BaseSection
 from mixlora.data.collation import Collator
 from mixlora.data.images import Square
-from mixlora.data.templates import LLAVA_V1, TEMPLATE_FILE, ChatTemplate, named_template, own_template, template_of
+from mixlora.data.templates import (
+    LLAVA_V1,
+    RAW_TEXT,
+    TEMPLATE_FILE,
+    ChatTemplate,
+    named_template,
+    own_template,
+    template_of,
+)
 
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 
@@ -29,7 +37,8 @@ def load_collator(
         section: the base, and what the configuration says of its template and pictures.
         adapter: path or hub id of an adapter, whose tokenizer and template come before the base's.
         max_length: tokens kept of an example; None keeps all.
-        day: the day that a template takes for today where the configuration names none; None for today.
+        day: the day that a template takes for today where the configuration names none; None for the day of the
+            training that made the adapter, where its record tells it, else today.
 
     Raises:
         CheckpointError: there is no tokenizer or processor.
@@ -38,18 +47,38 @@ def load_collator(
     own = adapter if adapter is not None and _holds(adapter) else None
     processor = load_processor(section, own)
     place = f"the {'adapter' if own else 'base'}'s ({own or base_of(section)})"
-    template = _template(section, processor, adapter if own is None else None, place, section.day or day)
+    day = section.day or day or _trained_day(adapter)
+    template = _template(section, processor, adapter if own is None else None, place, day)
     return Collator(processor, max_length, template, _square(section, processor), positions(section))
 
 
 def with_template(collator: Collator) -> Any:
     """The collator's tokenizer or processor with its chat template, to be saved beside what is trained by it."""
-    processor, text = copy(collator.processor), collator.template.text
+    processor, template = copy(collator.processor), collator.template
+    text = RAW_TEXT if template.is_raw and template.named else template.text
     processor.chat_template = text
     if not collator.is_tokenizer:
         processor.tokenizer = copy(collator.tokenizer)
         processor.tokenizer.chat_template = text
     return processor
+
+
+def recorded_day(path: Path) -> str | None:
+    """The day that the training in a directory takes for today; None where there is none, or it writes no date."""
+    try:
+        found = read_json(path / TRAINING)["config"]["model"]["date"]
+        return None if found is None else date.fromisoformat(found).isoformat()
+    except (OSError, ValueError, LookupError, TypeError):  # no training, or a damaged one, which is refused later
+        return None
+
+
+def _trained_day(adapter: str | None) -> date | None:
+    """The day that the training took for today which made an adapter, or a snapshot of it."""
+    if adapter is None:
+        return None
+    path = Path(adapter)
+    found = recorded_day(path.parent.parent if path.parent.name == SNAPSHOTS else path)
+    return None if found is None else date.fromisoformat(found)
 
 
 def _template(section: BaseSection, processor: Any, adapter: str | None, place: str, day: date | None) -> ChatTemplate:

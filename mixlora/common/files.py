@@ -19,6 +19,10 @@ LARGEST_DATA = 2**32
 """The largest file of records, predictions or judgements, in bytes."""
 DEEPEST = 64
 """The deepest nesting of lists and mappings in such a file and in a configuration."""
+TRAINING = "training.json"
+"""The file of a training's record, by which its directory is recognised."""
+SNAPSHOTS = "snapshots"
+"""The folder of weights along the way, in that directory."""
 LONGEST_NAME = 200
 """The most characters of a name that `file_name` makes: with an ending it stays within what file systems allow."""
 

@@ -46,8 +46,9 @@ def check(
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     skipping: Mapping[str, Noted] | None = None,
+    new_tokens: int | None = None,
 ) -> Checked:
-    """Encode every example as for training, and append an error to `problems` for each that cannot be used.
+    """Encode every example, and append an error to `problems` for each that cannot be used.
 
     Args:
         examples: what is to be checked.
@@ -57,6 +58,8 @@ def check(
         threads: how many pictures are decoded at once; as many as there are cores, but at most 8, if None.
         progress: told after each example how many are done, and how many there are.
         skipping: {task: where its unusable examples are counted}; of other tasks they are problems.
+        new_tokens: encode prompts alone, after which the model is to generate so many tokens; None to encode examples
+            as for training.
 
     Raises:
         ConfigError: `threads` is below 1, or the chat template fits no example.
@@ -68,7 +71,7 @@ def check(
     for at, (example, is_fine) in enumerate(zip(examples, decoded, strict=False)):
         own: list[DataError] = []
         with collecting(own):
-            encoded = collator.encode(example)
+            encoded = collator.encode(example) if new_tokens is None else collator.encode_prompt(example, new_tokens)
             if not is_fine:
                 for number in range(len(example.images)):
                     open_image(example, number)

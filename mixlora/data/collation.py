@@ -127,11 +127,16 @@ class Collator:
         self._check_positions(kept)
         return kept
 
-    def encode_prompt(self, example: Example) -> Encoded:
+    def encode_prompt(self, example: Example, new_tokens: int = 0) -> Encoded:
         """The tokens before the last answer, as a model that is to generate it sees them; nothing is supervised.
 
+        Args:
+            example: the whole of it.
+            new_tokens: the most tokens that the model is to generate.
+
         Raises:
-            DataError: it cannot be rendered, or is longer than `max_length` or the model's positions.
+            DataError: it cannot be rendered, is longer than `max_length`, or with the new tokens longer than the
+                model's positions.
         """
         self._check_pictures(example)
         found: Sequenced = self.encoder.prompt(example)
@@ -142,7 +147,7 @@ class Collator:
             )
         prompt = Encoded(found.ids, [IGNORED] * len(found.ids), example, text=found.text)
         self._check_marked(prompt)
-        self._check_positions(prompt)
+        self._check_positions(prompt, new_tokens)
         return prompt
 
     def collate(
@@ -264,12 +269,20 @@ class Collator:
                 "use a vision-language model or records without images."
             )
 
-    def _check_positions(self, encoded: Encoded) -> None:
-        if self.positions is not None and len(encoded.input_ids) > self.positions:
+    def _check_positions(self, encoded: Encoded, new_tokens: int = 0) -> None:
+        length = len(encoded.input_ids)
+        if self.positions is None or length + new_tokens <= self.positions:
+            return
+        which = f"{encoded.source}: example {encoded.id!r}"
+        if new_tokens:
             raise DataError(
-                f"{encoded.source}: example {encoded.id!r} has {len(encoded.input_ids)} tokens, but the model has "
-                f"positions for {self.positions}; set max_length to {self.positions} or less, or drop the record"
+                f"{which} has a prompt of {length} tokens, but the model has positions for {self.positions}, those of "
+                f"up to {new_tokens} new ones among them; lower generation.max_new_tokens, or drop the record"
             )
+        raise DataError(
+            f"{which} has {length} tokens, but the model has positions for {self.positions}; set max_length to "
+            f"{self.positions} or less, or drop the record"
+        )
 
     def _check_marked(self, encoded: Encoded) -> None:
         """Raise a DataError where a record has pictures and writes their placeholder, which some processors count."""

@@ -138,7 +138,7 @@ def described_template(template: ChatTemplate) -> dict[str, Any]:
         "source": template.source,
         "text": template.text,
         "training": template.training is not None,
-        "day": template.day.isoformat() if template.dated else None,
+        "day": template.written_day,
     }
 
 

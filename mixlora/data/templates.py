@@ -40,6 +40,9 @@ LLAVA_V1_TEXT = (
 )
 """The conversation format of LLaVA and Vicuna v1, which MixLoRA was trained with."""
 
+RAW_TEXT = "{% for message in messages %}{{ message['content'] }}{% endfor %}{{ eos_token }}"
+"""`RAW` as a template, by which a training that used none says so beside its adapter."""
+
 _MARKED = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
@@ -68,6 +71,11 @@ class ChatTemplate:
     def dated(self) -> bool:
         """Whether it writes the date."""
         return self.text is not None and "strftime_now" in self.text
+
+    @property
+    def written_day(self) -> str | None:
+        """The day that it writes, as "2026-03-04"; None where it writes none."""
+        return self.day.isoformat() if self.dated else None
 
     @property
     def is_raw(self) -> bool:
@@ -111,7 +119,7 @@ def template_of(
         named: whether a configuration names it.
     """
     day = day or today()
-    if text is None:
+    if text is None or text == RAW_TEXT:
         return ChatTemplate(None, None, source, day, named=named)
     asked = copy(processor)
     asked.chat_template = text

@@ -10,6 +10,7 @@ out/.lock                        held by the process that works in the directory
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,14 @@ class Folder:
             raise CheckpointError(
                 f"{path} cannot be written: {error.strerror or error}; choose another --out"
             ) from None
+
+    @property
+    def day(self) -> str | None:
+        """The day that the answers in it took for today; None where there are none, or their template writes none."""
+        try:
+            return date.fromisoformat((self._identity() or {})["model"]["date"]).isoformat()
+        except (ValueError, LookupError, TypeError):  # free, or of an earlier version
+            return None
 
     def complete(self, task: str, ids: Sequence[str]) -> list[Prediction] | None:
         """The predictions of a task if all exist, else None."""

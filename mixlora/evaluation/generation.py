@@ -39,7 +39,7 @@ class Generator:
         The longest come first, so that a batch that does not fit into memory fails at once.
         """
         encoded = sorted(
-            (self.collator.encode_prompt(example) for example in examples),
+            (self._encoded(example) for example in examples),
             key=lambda item: (item.has_image, -len(item.input_ids), item.id),
         )
         found: list[list[Encoded]] = []
@@ -55,7 +55,7 @@ class Generator:
         Raises:
             TrainingError: memory ran out.
         """
-        batch = self.collator.collate([self.collator.encode_prompt(one) for one in examples], padding="left")
+        batch = self.collator.collate([self._encoded(one) for one in examples], padding="left")
         width = batch["input_ids"].shape[1]
         given: dict[str, Any] = {"tasks": [example.task for example in examples]} if self.named else {}
         if self.how.do_sample:
@@ -70,6 +70,9 @@ class Generator:
                 f"at most: {self._remedy(len(examples))}"
             ) from None
         return [text.strip() for text in self.collator.processor.batch_decode(out[:, width:], skip_special_tokens=True)]
+
+    def _encoded(self, example: Example) -> Encoded:
+        return self.collator.encode_prompt(example, self.how.max_new_tokens)
 
     def _remedy(self, rows: int) -> str:
         if rows == 1:

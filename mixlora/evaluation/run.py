@@ -10,7 +10,7 @@ from typing import Any
 from mixlora.checkpoints import loading
 from mixlora.checkpoints.prompting import load_collator
 from mixlora.common.errors import CheckpointError, ConfigError, DataError, RunError, plain, reason
-from mixlora.common.files import exists, file_name, is_folder
+from mixlora.common.files import TRAINING, exists, file_name, is_folder
 from mixlora.common.progress import Progress, silent
 from mixlora.common.sections import resolved
 from mixlora.data.checking import as_error, check, fingerprint
@@ -29,7 +29,6 @@ from mixlora.evaluation.scoring import mme
 from mixlora.evaluation.scoring.intervals import Estimate
 from mixlora.evaluation.scoring.metrics import Metric, Score, score
 from mixlora.evaluation.tables import MEAN
-from mixlora.training.config import RECORD as TRAINING
 from mixlora.tuner.config import MixLoraConfig, Routing
 
 Asked = dict[str, tuple[EvaluateTask, list[Example]]]
@@ -78,7 +77,9 @@ def _absolute(out: str) -> Path:
 
 
 def _evaluated(config: EvaluateConfig, folder: Folder, progress: Progress) -> Results:
+    config.model.date = config.model.date or folder.day
     collator = load_collator(config.model, _any_adapter(config))
+    config.model.date = collator.template.written_day
     noted = {name: Noted() for name in config.tasks}
     asked = _read(config, collator, noted, progress)
     tell(noted)
@@ -129,6 +130,7 @@ def _read(config: EvaluateConfig, collator: Collator, noted: Mapping[str, Noted]
         problems,
         progress=lambda done, total: progress("data", done, total),
         skipping=skipping,
+        new_tokens=config.generation.max_new_tokens,
     )
     if problems:
         raise as_error(problems)

@@ -8,11 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from mixlora.common import settings
+from mixlora.common.files import TRAINING
 from mixlora.common.sections import BaseSection, TaskGroupSection
 from mixlora.common.settings import Number, Place, Section
-
-RECORD = "training.json"
-"""The file of a training's record, by which its directory is recognised."""
 
 EPOCHS = 3
 """Passes over the data if neither epochs nor steps are given."""
@@ -225,6 +223,6 @@ def load(path: Path | None, settings_: Sequence[str] = (), options: Mapping[str,
     Raises:
         ConfigError: if the file is missing, is no YAML, or has a key or value that cannot be used.
     """
-    data = settings.read(path, TrainConfig, RECORD) if path else {}
+    data = settings.read(path, TrainConfig, TRAINING) if path else {}
     whole = settings.overridden(data, settings_, options or {})
     return settings.build(TrainConfig, whole, str(path) if path else "the options")

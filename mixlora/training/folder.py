@@ -13,22 +13,21 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
 from mixlora.common.errors import CheckpointError, TrainingError
-from mixlora.common.files import exists, read_json
+from mixlora.common.files import SNAPSHOTS, TRAINING, exists, read_json
 from mixlora.common.locks import LOCK, locked
 from mixlora.common.settings import leaves
 from mixlora.common.writing import growing, write_json, write_remedy
-from mixlora.training.config import RECORD, Method
+from mixlora.training.config import Method
 
 FORMAT = 1
-_BEGUN = growing(Path(RECORD)).name
-OWN = {"checkpoints", "snapshots", "logs", RECORD, _BEGUN, LOCK}
+_BEGUN = growing(Path(TRAINING)).name
+OWN = {"checkpoints", SNAPSHOTS, "logs", TRAINING, _BEGUN, LOCK}
 """Names that a training uses in its directory, which no specialist's directory may have."""
 _FREE = {
     "out",
@@ -81,7 +80,7 @@ class Folder:
 
     def snapshot(self, step: int) -> Path:
         """The directory of the weights after `step` steps."""
-        return self.path / "snapshots" / f"step-{step}"
+        return self.path / SNAPSHOTS / f"step-{step}"
 
     def last_checkpoint(self) -> Path | None:
         """The newest whole checkpoint; None if there is none."""
@@ -128,7 +127,7 @@ class Folder:
 
     def _write(self, known: Mapping[str, Any]) -> None:
         self.record = {"format": FORMAT, "config": self.config, "data": self.data, **known}
-        write_json(self.path / RECORD, self.record)
+        write_json(self.path / TRAINING, self.record)
 
     def _found(self) -> dict[str, Any] | None:
         """The record of the same training; None if the directory is free."""
@@ -158,30 +157,21 @@ def read_record(path: Path) -> dict[str, Any] | None:
         CheckpointError: it cannot be read.
     """
     try:
-        record = read_json(path / RECORD)
+        record = read_json(path / TRAINING)
         newer = record["format"] > FORMAT
         if not newer:
             dict(record["config"]), record["data"], record["finished"]
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise CheckpointError(f"{path / RECORD} cannot be read: {error.strerror or error}") from None
+        raise CheckpointError(f"{path / TRAINING} cannot be read: {error.strerror or error}") from None
     except (ValueError, LookupError, TypeError):
-        raise CheckpointError(f"{path / RECORD} is damaged; restore it, or train again elsewhere") from None
+        raise CheckpointError(f"{path / TRAINING} is damaged; restore it, or train again elsewhere") from None
     if newer:
         raise CheckpointError(
             f"{path} was written by a newer version (format {record['format']!r:.20}); update task-interference"
         )
     return dict(record)
-
-
-def recorded_day(path: Path) -> str | None:
-    """The day that the training in a directory takes for today; None where there is none, or it writes no date."""
-    try:
-        found = read_json(path / RECORD)["config"]["model"]["date"]
-        return None if found is None else date.fromisoformat(found).isoformat()
-    except (OSError, ValueError, LookupError, TypeError):  # no training, or a damaged one, which is refused later
-        return None
 
 
 @contextmanager
@@ -247,7 +237,7 @@ def record_summary(path: Path) -> str:
     record = read_record(path) or {}
     losses = [loss for _, loss in record.get("losses", ())]
     ends = dict.fromkeys(f"{loss:.3g}" for loss in (losses[:1] + losses[-1:]))
-    course = f", loss {' to '.join(ends)} ({RECORD})" if losses else ""
+    course = f", loss {' to '.join(ends)} ({TRAINING})" if losses else ""
     never = [task for task, seen in record.get("examples_seen", {}).items() if not seen]
     missed = f"; never seen in so few steps: {', '.join(never)}" if never else ""
     return f"trained: {path}, {record.get('steps', 0)} steps{course}{missed}"

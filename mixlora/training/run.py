@@ -15,7 +15,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, set_seed
 from transformers.integrations import TensorBoardCallback
 
 from mixlora.checkpoints import loading
-from mixlora.checkpoints.prompting import load_collator, with_template
+from mixlora.checkpoints.prompting import load_collator, recorded_day, with_template
 from mixlora.common import processes
 from mixlora.common.errors import ConfigError, TrainingError
 from mixlora.common.files import file_name
@@ -26,7 +26,7 @@ from mixlora.data.checking import fingerprint
 from mixlora.data.collation import Collator
 from mixlora.training.config import EPOCHS, Method, RecipeSection, TrainConfig
 from mixlora.training.corpus import Corpus, gather
-from mixlora.training.folder import OWN, Folder, recorded_day, written
+from mixlora.training.folder import OWN, Folder, written
 from mixlora.training.methods import adapter_config, prepare
 from mixlora.training.order import Epochs
 from mixlora.training.trainer import Batches, Report, Snapshots, TaskTrainer, arguments
@@ -95,7 +95,7 @@ def _train(
     with processes.together():
         recipe = config.training
         collator = load_collator(config.model, max_length=recipe.max_length)
-        config.model.date = collator.template.day.isoformat() if collator.template.dated else None
+        config.model.date = collator.template.written_day
         corpus = gather(config.tasks, collator, recipe.seed, recipe.check_images and is_main, report)
         for clause in corpus.told if is_main else ():
             tell(clause)

@@ -111,6 +111,13 @@ def test_an_example_longer_than_the_models_positions_is_refused_or_cut():
     assert Collator(tokenizer, 10, template, positions=10).encode(given).truncated == 1
     with pytest.raises(DataError, match=r"'7' has 7 tokens, but the model has positions for 6"):
         Collator(tokenizer, template=template, positions=6).encode_prompt(given)
+    assert len(Collator(tokenizer, template=template, positions=10).encode_prompt(given, new_tokens=3).input_ids) == 7
+    with pytest.raises(DataError) as error:
+        Collator(tokenizer, template=template, positions=10).encode_prompt(given, new_tokens=4)
+    assert str(error.value) == (
+        "file.jsonl:7: example '7' has a prompt of 7 tokens, but the model has positions for 10, those of up to 4 new "
+        "ones among them; lower generation.max_new_tokens, or drop the record"
+    )
 
 
 # --- which answers ---

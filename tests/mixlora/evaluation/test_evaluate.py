@@ -3,14 +3,16 @@
 import json
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 
 import pytest
 import torch
 
 from mixlora.common.errors import CheckpointError, ConfigError, DataError, RunError
-from mixlora.data import mini
+from mixlora.data import mini, templates
 from mixlora.data.mini.draw import INKS
+from mixlora.data.templates import LLAVA_V1_TEXT
 from mixlora.evaluation import predictions, results
 from mixlora.evaluation.run import evaluate
 from mixlora.evaluation.scoring.metrics import score
@@ -138,6 +140,22 @@ def test_a_killed_evaluation_ends_as_an_uninterrupted_one(place, tmp_path, monke
     assert [example.task for example in asked] == ["name_ink"] * 2 + ["follow"] * 6
     assert predictions_of(out) == predictions_of(place / "whole")
     assert results.load(out).tasks == results.load(place / "whole").tasks
+
+
+def test_an_evaluation_continues_on_the_day_that_it_began(place, tmp_path, monkeypatch):
+    tasks = tasks_of(place)
+    dated = {"chat_template": "{{ strftime_now('%Y') }} " + LLAVA_V1_TEXT}
+    monkeypatch.setattr(templates, "today", lambda: date(2020, 1, 2))
+    found = ran(tmp_path / "out", {"follow": tasks["follow"]}, model=lora(place) | dated)
+    assert found.meta["config"]["model"]["date"] == "2020-01-02"
+    monkeypatch.setattr(templates, "today", lambda: date(2021, 1, 2))
+    asked = []
+    monkeypatch.setattr("mixlora.evaluation.run.generate", spy(asked))
+    found = ran(tmp_path / "out", tasks, model=lora(place) | dated)
+    assert found.meta["config"]["model"]["date"] == "2020-01-02"
+    assert {example.task for example in asked} == {"read_word", "name_ink"}
+    plain = ran(tmp_path / "plain", {"follow": tasks["follow"]}, model=lora(place))
+    assert plain.meta["config"]["model"]["date"] is None
 
 
 def predictions_of(out):

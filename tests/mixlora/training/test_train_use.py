@@ -348,6 +348,17 @@ def test_a_named_template_is_found_beside_the_adapter_and_its_snapshots(tmp_path
     assert not (bare / "tokenizer.json").exists()
 
 
+def test_that_no_template_was_used_is_told_beside_the_adapter(tmp_path, textual):
+    (tmp_path / "sums.jsonl").write_text('{"prompt": "2+0=", "completion": " 2"}\n' * 8)
+    own = {"file": str(tmp_path / "sums.jsonl")}
+    wanted = {"model": textual | {"chat_template": "raw"}, "tasks": {"sums": own}}
+    (path,) = run.train(made(tmp_path / "out", **wanted, training={"steps": 1}))
+    found = load_collator(made("o", model=textual).model, str(path))
+    assert found.template.is_raw and found.template.source == f"the adapter's ({path})"
+    messages = [{"role": "user", "content": "2+0="}, {"role": "assistant", "content": " 2"}]
+    assert found.tokenizer.apply_chat_template(messages, tokenize=False) == f"2+0= 2{found.tokenizer.eos_token}"
+
+
 def test_the_path_of_a_template_is_absolute_in_what_is_recorded(tmp_path, monkeypatch):
     (tmp_path / "own.jinja").write_text("x")
     monkeypatch.chdir(tmp_path)
@@ -367,6 +378,13 @@ def test_a_training_continues_on_the_day_that_it_began(tmp_path, textual, monkey
     told = []
     assert run.train(made(tmp_path / "out", **wanted, training={"steps": 1}), tell=told.append) == [path]
     assert record(path)["config"]["model"]["date"] == "2020-01-02" and told[0].endswith("which is 2020-01-02")
+    wanted["training"] = {"steps": 1, "snapshots": [0]}
+    monkeypatch.setattr(templates, "today", lambda: date(2022, 1, 2))
+    path = run.train(made(tmp_path / "other", **wanted))[0]
+    monkeypatch.setattr(templates, "today", lambda: date(2023, 1, 2))
+    for place in (path, path / "snapshots" / "step-0"):  # measured later, its prompts have the day of its training
+        assert load_collator(made("o", model=textual).model, str(place)).template.written_day == "2022-01-02"
+    assert load_collator(made("o", model=model).model).template.written_day == "2023-01-02"
 
 
 def test_the_command_previews_without_training(mixlora, recipe):
