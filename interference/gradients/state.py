@@ -36,19 +36,18 @@ def as_found(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def own_randomness(model: nn.Module, seed: int) -> Iterator[None]:
+def own_randomness(seed: int) -> Iterator[None]:
     """Inside, random numbers start from a seed; afterwards the generators are as before."""
     python, numpy = random.getstate(), np.random.get_state()
     with ExitStack() as stack:
         stack.callback(random.setstate, python)
         stack.callback(np.random.set_state, numpy)
-        stack.enter_context(torch.random.fork_rng(devices=[]))
-        for device in {parameter.device for parameter in model.parameters()}:
-            if device.type != "cpu":
-                stack.enter_context(torch.random.fork_rng([device], device_type=device.type))
+        kind = torch.accelerator.current_accelerator()
+        devices = [] if kind is None else range(torch.accelerator.device_count())
+        stack.enter_context(torch.random.fork_rng(devices, device_type="cuda" if kind is None else kind.type))
         random.seed(seed)
         np.random.seed(seed)
-        torch.default_generator.manual_seed(seed)
+        torch.manual_seed(seed)
         yield
 
 

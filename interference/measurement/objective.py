@@ -116,7 +116,7 @@ def agrees(model: nn.Module, adapter: str, batch: Batch, loss: Loss | None) -> b
         return True
     rows = len(batch["labels"])
     example = singles(batch)[0] if rows == 1 else single(batch, int(supervised.nonzero()[0]))
-    with as_found(model), own_randomness(model, 0), _without_graph(model):
+    with as_found(model), own_randomness(0), _without_graph(model):
         activate(model, adapter)
         model.eval()
         found, plain = _own(model, example) if loss is None else _both(model, example, loss)
@@ -164,7 +164,7 @@ def _own(model: nn.Module, example: dict[str, Any]) -> tuple[Tensor | None, Tens
 
 
 def _both(model: nn.Module, example: dict[str, Any], loss: Loss) -> tuple[Tensor, Tensor]:
-    with own_randomness(model, 0):
+    with own_randomness(0):
         plain = example_losses(model, example)[0][0].double()
-    with own_randomness(model, 0):
+    with own_randomness(0):
         return loss_of(model, example, loss).double(), plain

@@ -167,7 +167,7 @@ def handed_over(trainer: Trainer, seed: int) -> Iterator[nn.Module]:
     model: nn.Module = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
     with ExitStack() as stack:
         stack.enter_context(_aside(trainer))
-        stack.enter_context(own_randomness(model, seed))
+        stack.enter_context(own_randomness(seed))
         stack.enter_context(without_autocast(model))
         yield model
 
