@@ -122,9 +122,12 @@ def evaluate(
     resolved = configs.load(config, settings or (), options)
     from mixlora.evaluation.run import evaluate as run_evaluation
 
+    console = terminal.console(stderr=True)
     try:
-        with terminal.progress(terminal.console(stderr=True), quiet) as report:
-            results = run_evaluation(resolved, report)
+        with terminal.progress(console, quiet) as report:
+            results = run_evaluation(
+                resolved, report, tell=lambda clause: console.print(f"note: {plain(clause)}", soft_wrap=True)
+            )
     except KeyboardInterrupt:
         _interrupted()
     from mixlora.evaluation import printing

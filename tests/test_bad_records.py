@@ -1,7 +1,6 @@
 """Thirty unusable records of ninety, and a key of no known meaning, through every command that reads data."""
 
 import json
-import logging
 import shutil
 
 import pytest
@@ -12,6 +11,7 @@ from interference.measurement.compute import compute_config
 from mixlora.common.errors import DataError
 from mixlora.common.files import TRAINING
 from mixlora.common.settings import build
+from mixlora.data.described import sentences
 from tests.support import evaluations, trainings
 from tests.support.paths import ROOT
 
@@ -38,7 +38,7 @@ def computed(folder, task):
     model = {"base": "mini", "adapter": str(folder / "adapter"), "device": "cpu"}
     config = build(AnalysisConfig, {"model": model, "tasks": tasks, "probe": probe, "out": str(folder / "out")}, "test")
     run = compute_config(config)
-    return run.meta["data"]["tasks"]["bad"], run.probes["task"].value_counts()["bad"]
+    return run.meta["data"], run.probes["task"].value_counts()["bad"]
 
 
 def trained(folder, task):
@@ -47,16 +47,16 @@ def trained(folder, task):
         trainings.made(folder / "out", tasks={"bad": own}, training={"steps": 1, "save_steps": 1})
     )
     found = json.loads((path / TRAINING).read_text())
-    return found["noted"]["bad"], found["examples"]["bad"]
+    return found["noted"], found["examples"]["bad"]
 
 
 def evaluated(folder, task):
     found = evaluations.ran(folder / "out", {"bad": task}, generation={"batch_size": 60, "max_new_tokens": 1})
-    return found.meta["data"]["bad"], found.tasks["bad"]["n"]
+    return found.meta["data"], found.tasks["bad"]["n"]
 
 
 @pytest.mark.parametrize("command", [computed, trained, evaluated])
-def test_they_are_refused_the_first_twenty_at_once_or_skipped_and_counted(tmp_path, file, command, caplog):
+def test_they_are_refused_the_first_twenty_at_once_or_skipped_and_counted(tmp_path, file, command):
     task = {"file": str(file)} | ({"score": "exact"} if command is evaluated else {})
     with pytest.raises(DataError) as error:
         command(tmp_path, task)
@@ -67,10 +67,10 @@ def test_they_are_refused_the_first_twenty_at_once_or_skipped_and_counted(tmp_pa
     ]
     assert told[21:] == ["  and 10 more"]
     shutil.rmtree(tmp_path / "out", ignore_errors=True)
-    with caplog.at_level(logging.WARNING):
-        data, used = command(tmp_path, task | {"on_error": "skip"})
-    assert (data, used) == ({"skipped": {EMPTY: 30}, "unread_keys": ["level"]}, 60)
-    assert [line for line in caplog.messages if line.startswith("task 'bad'")] == [SKIPPED, UNREAD]
+    data, used = command(tmp_path, task | {"on_error": "skip"})
+    own = data["tasks"]["bad"]
+    assert (own["skipped"], own["unread_keys"], own["examples"], used) == ({EMPTY: 30}, ["level"], 60, 60)
+    assert [line for line in sentences(data) if line.startswith("task 'bad'")] == [SKIPPED, UNREAD]
 
 
 @pytest.mark.parametrize("command", [trained, evaluated])

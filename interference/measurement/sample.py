@@ -18,7 +18,7 @@ from mixlora.data.collation import Collator, Encoded
 from mixlora.data.described import of_task
 from mixlora.data.examples import Example
 from mixlora.data.images import content
-from mixlora.data.preview import described_template, pieces_of, shortened
+from mixlora.data.preview import pieces_of, shortened
 from mixlora.data.reading.problems import Noted, collecting
 from mixlora.data.sources import examples_of
 
@@ -229,7 +229,7 @@ def describe(encoded: Sample) -> dict[str, Any]:
             task: of_task([example.example for example in own], cut[task], encoded.noted.get(task, Noted()))
             for task, own in tasks.items()
         },
-        "template": described_template(encoded.collator.template),
+        "template": encoded.collator.template.json(),
         "examples": {task: _shown(own[0], encoded.collator) for task, own in tasks.items()},
     }
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers.utils import cached_file
 
-from mixlora.checkpoints.loading import base_of, image_aspect_ratio, is_llava_v1, load_processor, positions
+from mixlora.checkpoints.loading import image_aspect_ratio, is_llava_v1, load_processor, positions
 from mixlora.common.files import LARGEST_JSON, SNAPSHOTS, TRAINING, is_file, is_folder, read_json, read_text
 from mixlora.common.sections import BaseSection
 from mixlora.data.collation import Collator
@@ -46,7 +46,7 @@ def load_collator(
     """
     own = adapter if adapter is not None and _holds(adapter) else None
     processor = load_processor(section, own)
-    place = f"the {'adapter' if own else 'base'}'s ({own or base_of(section)})"
+    place = f"the {'adapter' if own else 'base'}'s ({own or section.base})"
     day = section.day or day or _trained_day(adapter)
     template = _template(section, processor, adapter if own is None else None, place, day)
     return Collator(processor, max_length, template, _square(section, processor), positions(section))

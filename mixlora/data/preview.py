@@ -117,7 +117,7 @@ def previews(
             records[task] = described.of_task(examples, 0, noted)  # each preview says what is cut of it
     if problems:
         raise as_error(problems)
-    return found, described.sentences({"template": described_template(collator.template), "tasks": records})
+    return found, described.sentences({"template": collator.template.json(), "tasks": records})
 
 
 def show(found: Sequence[Preview], echo: Callable[[str], object], colour: bool, as_json: bool = False) -> None:
@@ -130,16 +130,6 @@ def show(found: Sequence[Preview], echo: Callable[[str], object], colour: bool, 
 def wants_colour(is_terminal: bool) -> bool:
     """Whether marks are colours; NO_COLOR in the environment says no."""
     return is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-
-
-def described_template(template: ChatTemplate) -> dict[str, Any]:
-    """What a job records of its chat template; `day` is that which it writes, None where it writes no date."""
-    return {
-        "source": template.source,
-        "text": template.text,
-        "training": template.training is not None,
-        "day": template.written_day,
-    }
 
 
 def pieces_of(encoded: Encoded, collator: Collator) -> list[Piece]:

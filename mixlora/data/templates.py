@@ -87,6 +87,15 @@ class ChatTemplate:
         """Whether it is LLaVA v1's, whose trainer also begins with the tokenizer's BOS and puts pictures first."""
         return self.text == LLAVA_V1_TEXT
 
+    def json(self) -> dict[str, Any]:
+        """What a job records of it."""
+        return {
+            "source": self.source,
+            "text": self.text,
+            "training": self.training is not None,
+            "day": self.written_day,
+        }
+
     def jinja(self, training: bool) -> str:
         """The template, or its variant for training."""
         text = self.training if training else self.text

@@ -2,7 +2,7 @@
 
 import gc
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,11 @@ from mixlora.common.errors import CheckpointError, ConfigError, DataError, RunEr
 from mixlora.common.files import TRAINING, exists, file_name, is_folder
 from mixlora.common.progress import Progress, silent
 from mixlora.common.sections import resolved
+from mixlora.data import described
 from mixlora.data.checking import as_error, check, fingerprint
 from mixlora.data.collation import Collator
 from mixlora.data.examples import Example
-from mixlora.data.reading.problems import Noted, tell
+from mixlora.data.reading.problems import Noted
 from mixlora.data.sources import examples_of
 from mixlora.evaluation.config import JUDGE, TASK, EvaluateConfig, EvaluateTask
 from mixlora.evaluation.folder import HASH, Folder
@@ -41,7 +42,9 @@ _PIECE, _PIECES = 2**20, 256
 """The bytes of a piece of a large file, and the number of pieces that are hashed."""
 
 
-def evaluate(config: EvaluateConfig, progress: Progress = silent) -> Results:
+def evaluate(
+    config: EvaluateConfig, progress: Progress = silent, tell: Callable[[str], object] = lambda clause: None
+) -> Results:
     """Evaluate a model on tasks; its scores, which are saved to `out` with every answer.
 
     Existing answers of the same model to the same examples are not generated again: an interrupted evaluation
@@ -50,6 +53,7 @@ def evaluate(config: EvaluateConfig, progress: Progress = silent) -> Results:
     Args:
         config: the model, the tasks, how to generate and score answers; `out` is required.
         progress: called after examples.
+        tell: told what a reader should know of the data before answers are generated, clause by clause.
 
     Raises:
         ConfigError: a value of the configuration cannot be used.
@@ -66,7 +70,7 @@ def evaluate(config: EvaluateConfig, progress: Progress = silent) -> Results:
         _refuse_missing(config.model.adapter)
     folder = Folder(out)
     with folder.alone():
-        return _evaluated(config, folder, progress)
+        return _evaluated(config, folder, progress, tell)
 
 
 def _absolute(out: str) -> Path:
@@ -76,13 +80,17 @@ def _absolute(out: str) -> Path:
         raise RunError(f"{out} cannot be written: {reason(error)}; choose another --out") from None
 
 
-def _evaluated(config: EvaluateConfig, folder: Folder, progress: Progress) -> Results:
+def _evaluated(config: EvaluateConfig, folder: Folder, progress: Progress, tell: Callable[[str], object]) -> Results:
     config.model.date = config.model.date or folder.day
     collator = load_collator(config.model, _any_adapter(config))
     config.model.date = collator.template.written_day
-    noted = {name: Noted() for name in config.tasks}
-    asked = _read(config, collator, noted, progress)
-    tell(noted)
+    asked, noted = _read(config, collator, progress)
+    data = {
+        "template": collator.template.json(),
+        "tasks": {task: described.of_task(own, 0, noted[task]) for task, (_, own) in asked.items()},
+    }
+    for clause in described.sentences(data):
+        tell(clause)
     _refuse_unscorable(config, asked)
     adapters = _adapters(config, asked)
     _refuse_undefined(asked, adapters)
@@ -101,7 +109,7 @@ def _evaluated(config: EvaluateConfig, folder: Folder, progress: Progress) -> Re
     results.add_totals(_totals(config, asked, found))
     results.meta = {
         "config": resolved(config),
-        "data": {task: own.json() for task, own in noted.items()},
+        "data": data,
         "labels": {task: how.labels for task, (how, _) in asked.items() if how.labels is not None},
         "versions": {name: version(name) for name in ("torch", "transformers", "peft", "task-interference")},
     }
@@ -109,14 +117,17 @@ def _evaluated(config: EvaluateConfig, folder: Folder, progress: Progress) -> Re
     return results
 
 
-def _read(config: EvaluateConfig, collator: Collator, noted: Mapping[str, Noted], progress: Progress) -> Asked:
-    """All tasks' examples, each checked; `noted` tells what of their data is not used."""
+def _read(config: EvaluateConfig, collator: Collator, progress: Progress) -> tuple[Asked, dict[str, Noted]]:
+    """All tasks' examples, each checked, and what of their data is not used."""
     problems: list[DataError] = []
     asked: Asked = {}
+    noting: dict[str, Noted] = {}
     skipping: dict[str, Noted] = {}
     for name, task in config.tasks.items():
-        found = examples_of(name, task, task.samples, config.seed, problems, noted[name])
-        skipping |= dict.fromkeys(found, noted[name]) if task.on_error == "skip" else {}
+        noted = Noted()
+        found = examples_of(name, task, task.samples, config.seed, problems, noted)
+        noting |= dict.fromkeys(found, noted)
+        skipping |= dict.fromkeys(found, noted) if task.on_error == "skip" else {}
         for own, examples in found.items():
             if own == MEAN:
                 raise ConfigError(f"tasks: a task is called {MEAN!r}, which tables call their mean; rename it")
@@ -138,7 +149,7 @@ def _read(config: EvaluateConfig, collator: Collator, noted: Mapping[str, Noted]
     asked = {task: (how, [one for one in found if id(one) in usable]) for task, (how, found) in asked.items()}
     if lost := [task for task, (_, found) in asked.items() if not found]:
         raise DataError(f"task {lost[0]!r} has no record that can be used; correct its data, or leave it out")
-    return asked
+    return asked, noting
 
 
 def _refuse_unscorable(config: EvaluateConfig, asked: Asked) -> None:

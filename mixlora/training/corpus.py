@@ -1,8 +1,9 @@
 """The corpus of a training: the examples of a configuration's tasks, all checked before any model is loaded."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from torch.utils.data import Dataset
 
@@ -12,7 +13,6 @@ from mixlora.data import described
 from mixlora.data.checking import as_error, check
 from mixlora.data.collation import Collator
 from mixlora.data.examples import Example
-from mixlora.data.preview import described_template
 from mixlora.data.reading.problems import Noted
 from mixlora.data.sources import examples_of
 from mixlora.training.config import TrainTask
@@ -26,13 +26,13 @@ class Corpus(Dataset[Example]):
         examples: the examples.
         lengths: the tokens of each.
         weights: {task: share of an epoch, relative to the others'}; empty if each example comes once an epoch.
-        told: what a reader should know of the data, in clauses.
+        noted: the chat template, and for each task what of its data is used, cut and left out.
     """
 
     examples: Sequence[Example]
     lengths: Sequence[int]
     weights: Mapping[str, float]
-    told: Sequence[str] = ()
+    noted: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -46,6 +46,11 @@ class Corpus(Dataset[Example]):
         return [example.task for example in self.examples]
 
     @property
+    def told(self) -> list[str]:
+        """What a reader should know of the data, in clauses."""
+        return list(described.sentences(self.noted))
+
+    @property
     def mixed(self) -> bool:
         """Whether some examples have a picture and others none."""
         return len({example.has_image for example in self.examples}) > 1
@@ -53,7 +58,8 @@ class Corpus(Dataset[Example]):
     def only(self, task: str) -> "Corpus":
         """The examples of one task, each once an epoch."""
         places = [k for k, own in enumerate(self.tasks) if own == task]
-        return Corpus([self.examples[k] for k in places], [self.lengths[k] for k in places], {}, self.told)
+        noted = {**self.noted, "tasks": {task: self.noted["tasks"][task]}}
+        return Corpus([self.examples[k] for k in places], [self.lengths[k] for k in places], {}, noted)
 
 
 def gather(tasks: Mapping[str, TrainTask], collator: Collator, seed: int, decode: bool, progress: Progress) -> Corpus:
@@ -78,10 +84,10 @@ def gather(tasks: Mapping[str, TrainTask], collator: Collator, seed: int, decode
     noting: dict[str, Noted] = {}
     skipping: dict[str, Noted] = {}
     for name, task in tasks.items():
-        noted = Noted()
-        found = examples_of(name, task, task.samples, seed, problems, noted)
-        noting |= dict.fromkeys(found, noted)
-        skipping |= dict.fromkeys(found, noted) if task.on_error == "skip" else {}
+        own_notes = Noted()
+        found = examples_of(name, task, task.samples, seed, problems, own_notes)
+        noting |= dict.fromkeys(found, own_notes)
+        skipping |= dict.fromkeys(found, own_notes) if task.on_error == "skip" else {}
         if twice := [own for own in found if own in known]:
             raise ConfigError(
                 f"tasks: {twice[0]!r} comes from {known[twice[0]]!r} and from {name!r}; give every task a name of its "
@@ -100,5 +106,5 @@ def gather(tasks: Mapping[str, TrainTask], collator: Collator, seed: int, decode
         raise DataError(f"task {min(lost)!r} has no record that can be used; correct its data, or leave it out")
     by_task = described.by_task(checked.examples)
     records = {task: described.of_task(own, checked.cut[task], noting[task]) for task, own in by_task.items()}
-    data = {"template": described_template(collator.template), "tasks": records}
-    return Corpus(checked.examples, checked.lengths, weights, described.sentences(data))
+    noted = {"template": collator.template.json(), "tasks": records}
+    return Corpus(checked.examples, checked.lengths, weights, noted)

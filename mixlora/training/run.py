@@ -243,6 +243,7 @@ def _known(trainer: Any, job: Job) -> dict[str, Any]:
         "steps": trainer.state.global_step,
         "losses": losses,
         "trained_parameters": sum(counted),
+        "noted": job.corpus.noted,
         "examples": {task: tasks.count(task) for task in dict.fromkeys(tasks)},
         "examples_seen": job.epochs.taken(trainer.state.global_step),
         "versions": {name: version(name) for name in ("torch", "transformers", "peft", "task-interference")},

@@ -15,6 +15,8 @@ from mixlora.evaluation.run import evaluate
 from tests.support.adapted import perturb
 from tests.support.records import save_picture
 
+TEMPLATE = "note: chat template: the base's (mini)\n"
+"""What the command says first of the mini base."""
 TARGETS = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
 FOLLOW = [("one", "two"), ("two", "three"), ("three", "four"), ("four", "five"), ("five", "six"), ("six", "seven")]
 

@@ -1,16 +1,14 @@
 """What is wrong with data, collected while reading goes on, and what of it is skipped. `checking` reports it."""
 
-import logging
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from mixlora.common.errors import DataError
 
-_LOG = logging.getLogger(__name__)
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|\b\d+\b")
 
 
@@ -43,13 +41,6 @@ class Noted:
     def json(self) -> dict[str, Any]:
         """What a run records."""
         return {"skipped": dict(self.skipped), "unread_keys": sorted(self.unread)}
-
-
-def tell(noted: Mapping[str, Noted]) -> None:
-    """Log what was not used of each task's data, as warnings: {task: what was noted}."""
-    for task, own in noted.items():
-        for sentence in own.sentences(task):
-            _LOG.warning("%s", sentence)
 
 
 @contextmanager

@@ -140,13 +140,13 @@ def test_texts_are_bounded(tmp_path):
     assert all(len(found["prompt"]) <= 340 for driver in shown.runs[0]["drivers"] for found in driver["examples"])
 
 
-def example(image):
-    return Example("r", "t", (Turn("user", "?"), Turn("assistant", "!")), image, "s")
+def example(*images):
+    return Example("r", "t", (Turn("user", "?"), Turn("assistant", "!")), images, "s")
 
 
 def test_a_broken_picture_is_none(tmp_path):
     (tmp_path / "bad.png").write_bytes(b"no picture")
-    assert thumbnail(example(tmp_path / "bad.png")) is None and thumbnail(example(None)) is None
+    assert thumbnail(example(tmp_path / "bad.png")) is None and thumbnail(example()) is None
     assert thumbnail(example(Image.new("RGB", (5, 3)))).startswith("data:image/png;base64,")
 
 

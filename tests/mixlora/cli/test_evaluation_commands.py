@@ -13,7 +13,7 @@ from mixlora.checkpoints import loading
 from mixlora.evaluation import printing, results
 from mixlora.evaluation.comparison import compare
 from mixlora.evaluation.generation import Generator
-from tests.support.evaluations import FOLLOW, answer, files, follow_file, lines, saved, values
+from tests.support.evaluations import FOLLOW, TEMPLATE, answer, files, follow_file, lines, saved, values
 
 torch.set_num_threads(1)
 EVIL = "a|b\x1b[31m<i>&%_\n$x"
@@ -64,7 +64,7 @@ def test_scores_go_to_stdout_and_progress_to_stderr(place, mixlora, tmp_path):
     assert all(character.isprintable() or character == "\n" for character in out + err)
     before = files(tmp_path / "out")
     code, again, err = mixlora("evaluate", place / "c.yaml", "--out", tmp_path / "out", "--quiet", "--json")
-    assert (code, err) == (0, "") and files(tmp_path / "out") == before
+    assert (code, err) == (0, TEMPLATE) and files(tmp_path / "out") == before
     assert json.loads(again) == {"label": "out", "tasks": json.loads(printing.to_json(found))["tasks"], "totals": {}}
     assert json.loads(again)["tasks"].keys() == {EVIL, "yes"}
 
@@ -72,7 +72,7 @@ def test_scores_go_to_stdout_and_progress_to_stderr(place, mixlora, tmp_path):
 def test_options_go_over_the_file(place, mixlora, tmp_path):
     arguments = ["--base", "mini", "--task", f"t={place / 'follow.jsonl'}", "--out", tmp_path / "out"]
     code, out, err = mixlora("evaluate", *arguments, "--set", "generation.max_new_tokens=2", "-q", "--label", "x")
-    assert (code, err) == (0, "") and results.load(tmp_path / "out").label == "x" and "6" in out
+    assert (code, err) == (0, TEMPLATE) and results.load(tmp_path / "out").label == "x" and "6" in out
     config = results.load(tmp_path / "out").meta["config"]
     assert (config["generation"]["max_new_tokens"], list(config["tasks"])) == (2, ["t"])
     code, again, _ = mixlora("evaluate", tmp_path / "out", "--out", tmp_path / "again", "-q")
@@ -134,7 +134,7 @@ def test_an_interrupted_evaluation_continues(place, mixlora, tmp_path, monkeypat
         return answers(self, examples)
 
     monkeypatch.setattr(Generator, "answers", second)
-    assert mixlora(*arguments) == (130, "", "interrupted: the same command continues\n")
+    assert mixlora(*arguments) == (130, "", f"{TEMPLATE}interrupted: the same command continues\n")
     assert [len(lines(path)) for path in (tmp_path / "out" / "predictions").iterdir()] == [4]
     assert mixlora(*arguments)[0] == 0 and len(calls) == 2 + 3  # the rest of the first task, and the second
     code, out, err = mixlora("compare", tmp_path / "out", tmp_path / "out")
@@ -155,13 +155,14 @@ def test_memory_that_runs_out_ends_with_1(place, mixlora, tmp_path, monkeypatch)
 
     monkeypatch.setattr(loading, "load_base", small)
     code, out, err = mixlora("evaluate", place / "c.yaml", "--out", tmp_path / "out", "-q")
-    assert (code, out) == (1, "") and err.count("\n") == 1
-    assert err.startswith("error: memory ran out with 4 prompts of ") and "lower generation.batch_size, and the" in err
+    assert (code, out) == (1, "") and err.count("\n") == 2
+    assert err.startswith(f"{TEMPLATE}error: memory ran out with 4 prompts of ")
+    assert "lower generation.batch_size, and the" in err
     monkeypatch.undo()
     code, _, err = mixlora(
         "evaluate", place / "c.yaml", "--out", tmp_path / "out", "-q", "--set", "generation.batch_size=1"
     )
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, TEMPLATE)
 
 
 def test_compare_prints_and_parses(two, mixlora):

@@ -15,7 +15,7 @@ QA = (Turn("user", "Q"), Turn("assistant", "A"))
 def test_a_shared_picture_is_written_once(tmp_path):
     picture = Image.new("RGB", (4, 4), (9, 8, 7))
     turns = (Turn("system", "S"), Turn("user", "Q"), Turn("assistant", "Ä"))
-    write([Example("a/1", task, turns, picture, "s") for task in ("x", "y")], tmp_path / "out")
+    write([Example("a/1", task, turns, (picture,), "s") for task in ("x", "y")], tmp_path / "out")
     records = json.loads((tmp_path / "out" / "suite.json").read_text(encoding="utf-8"))
     assert [path.name for path in (tmp_path / "out" / "images").iterdir()] == ["a-1.png"]
     assert records[1] == {
@@ -31,7 +31,7 @@ def test_a_shared_picture_is_written_once(tmp_path):
 
 
 def test_examples_without_picture_have_none(tmp_path):
-    write([Example("1", "x", QA, None, "s")], tmp_path / "out")
+    write([Example("1", "x", QA, (), "s")], tmp_path / "out")
     assert "image" not in json.loads((tmp_path / "out" / "suite.json").read_text())[0]
 
 
@@ -46,7 +46,7 @@ def test_what_is_there_stays(tmp_path):
 def test_an_empty_directory_is_taken(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "link").symlink_to("out")
-    write([Example("1", "x", QA, None, "s")], tmp_path / "link")
+    write([Example("1", "x", QA, (), "s")], tmp_path / "link")
     assert (tmp_path / "out" / "suite.json").is_file() and (tmp_path / "link").is_symlink()
 
 
@@ -57,5 +57,12 @@ def test_a_picture_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Image.Image, "save", full)
     with pytest.raises(DataError, match=r"out cannot be written: No space left on device\.$"):
-        write([Example("1", "x", QA, Image.new("RGB", (4, 4)), "s")], tmp_path / "out")
+        write([Example("1", "x", QA, (Image.new("RGB", (4, 4)),), "s")], tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_several_pictures_are_refused(tmp_path):
+    pictures = (Image.new("RGB", (4, 4)), Image.new("RGB", (4, 4)))
+    with pytest.raises(DataError, match=r"^s: several pictures; LLaVA's JSON has one a record\.$"):
+        write([Example("1", "x", QA, pictures, "s")], tmp_path / "out")
+    assert not (tmp_path / "out").exists()

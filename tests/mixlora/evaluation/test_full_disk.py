@@ -9,7 +9,7 @@ from mixlora.common.errors import BusyError, CheckpointError, TrainingError
 from mixlora.evaluation.folder import Folder
 from mixlora.evaluation.run import evaluate
 from tests.support import disks
-from tests.support.evaluations import copied, files, follow_file, lines, made, ran, refusal, values
+from tests.support.evaluations import TEMPLATE, copied, files, follow_file, lines, made, ran, refusal, values
 from tests.support.judging import judge_of, saved_judge, tasks_of
 
 torch.set_num_threads(1)
@@ -65,7 +65,8 @@ def test_the_command_says_that_the_work_failed(place, tmp_path, mixlora):
     (tmp_path / "c.yaml").write_text(json.dumps(given))
     with disks.full(sizes(place)["results.json"] - 20):
         code, out, err = mixlora("evaluate", tmp_path / "c.yaml", "-q")
-    assert (code, out) == (1, "") and err.startswith(f"error: the results cannot be written to {tmp_path / 'out'}: ")
+    assert (code, out) == (1, "")
+    assert err.startswith(f"{TEMPLATE}error: the results cannot be written to {tmp_path / 'out'}: ")
 
 
 def test_judgements_that_do_not_fit_are_asked_again(place, tmp_path):

@@ -75,7 +75,7 @@ def work(config, moment, step):
     elif moment == "end":
         run.Folder.close = die
     elif moment == "final":
-        run._save = lambda own, path, collator: half_written(own, path)
+        run._save = lambda own, path, *_: half_written(own, path)
     run.train(config, callbacks=callbacks)
 
 
