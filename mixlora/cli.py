@@ -271,7 +271,7 @@ def info(
 
 def main() -> None:
     """Entry point: errors become one sentence on stderr and an exit code."""
-    command.run(app, lines=True)
+    command.run(app)
 
 
 def _preview(config: "TrainConfig") -> None:

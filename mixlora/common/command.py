@@ -21,12 +21,11 @@ SETTINGS: Mapping[str, Any] = {
 """What both say to the library that parses their options."""
 
 
-def run(app: Callable[[], object], lines: bool = False) -> None:
+def run(app: Callable[[], object]) -> None:
     """Run a command: errors become one sentence on stderr and an exit code; with --debug they are raised.
 
     Args:
         app: reads the arguments and does what they ask for.
-        lines: keep the line breaks of a message: a list of problems has a line for each.
     """
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # PEFT loads it; its kernels are not our subject
     warnings.filterwarnings("ignore", category=FutureWarning)  # between PEFT and transformers
@@ -37,13 +36,13 @@ def run(app: Callable[[], object], lines: bool = False) -> None:
         if debug:
             raise
         if not error.shared or speaks():  # all raise it, and one tells it
-            _complain(str(error), lines)
+            _complain(str(error), error.lines)
         sys.exit(error.exit_code)
     except Exception as error:
         if debug:
             raise
         hint = "run again with --debug (before the command) for the traceback"
-        _complain(f"{type(error).__name__}: {error}; {hint}", lines)
+        _complain(f"{type(error).__name__}: {error}; {hint}")
         sys.exit(1)
 
 
@@ -85,6 +84,6 @@ def _task(text: str) -> tuple[str, dict[str, str]]:
     return name, {"file": file}
 
 
-def _complain(message: str, lines: bool) -> None:
+def _complain(message: str, lines: bool = False) -> None:
     shown = "\n".join(map(plain, message.split("\n"))) if lines else plain(message)
     print(f"error: {shown}", file=sys.stderr, flush=True)

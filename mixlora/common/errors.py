@@ -17,10 +17,12 @@ class ToolError(Exception):
     Attributes:
         exit_code: the command's exit code: 2 for a mistake in the input, 1 if the work failed.
         shared: whether every process of a job raises it; only the first one then prints it.
+        lines: whether the message is a list, a line for each problem, whose line breaks are printed.
     """
 
     exit_code = 2
     shared = False
+    lines = False
 
 
 MixLoraError = ToolError

@@ -10,7 +10,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-from mixlora.common.errors import ConfigError, DataError
+from mixlora.common.errors import ConfigError, DataError, plain
 from mixlora.data.collation import Collator
 from mixlora.data.examples import Example, Picture
 from mixlora.data.images import identity, is_encoded, open_image
@@ -89,14 +89,17 @@ def check(
 
 
 def as_error(problems: Sequence[DataError]) -> DataError:
-    """One error for at least one problem: how many records are affected, the remedy, and the first twenty in full.
+    """One error for at least one problem: the only one, or how many records are affected and the first twenty in full.
 
     A record that several tasks read has the same problem in each, which counts once.
     """
-    listed = list(dict.fromkeys(map(str, problems)))
-    affected = "1 record" if len(listed) == 1 else f"{len(listed)} records"
+    listed = list(dict.fromkeys(map(plain, problems)))
+    if len(listed) == 1:
+        return DataError(listed[0])
     lines = listed[:_LISTED] + [f"and {len(listed) - _LISTED} more"] * (len(listed) > _LISTED)
-    return DataError("\n  ".join([f"{affected} cannot be used; correct or remove what is listed:", *lines]))
+    error = DataError("\n  ".join([f"{len(listed)} records cannot be used; correct or remove what is listed:", *lines]))
+    error.lines = True
+    return error
 
 
 def _decoded(examples: Iterable[Example], threads: int) -> Iterator[bool]:

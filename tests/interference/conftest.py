@@ -91,12 +91,14 @@ def interference(monkeypatch, capsys):
 
 @pytest.fixture
 def refused(interference):
-    """A command that must end with 2, one sentence on stderr, and nothing at `out`; the sentence."""
+    """A command that must end with 2, one sentence on stderr or a list, and nothing at `out`; what it says."""
 
     def call(*arguments, out=None) -> str:
         said = interference(*arguments)
         assert (said.code, said.out) == (2, ""), (said.code, said.err[-2000:])
-        assert said.err.startswith("error: ") and said.err.count("\n") == 1, said.err
+        first, *listed = said.err.splitlines()
+        assert first.startswith("error: ") and said.err.endswith("\n"), said.err
+        assert all(line.startswith("  ") for line in listed) and bool(listed) == first.endswith(" listed:"), said.err
         for path in [] if out is None else [out, out.with_name(out.name + ".partial")]:
             assert not path.exists(), path
         return said.err.removeprefix("error: ").strip()

@@ -15,10 +15,10 @@ def raising(error):
     return app
 
 
-def ended(app, capsys, **options):
+def ended(app, capsys):
     """Exit code and stderr of a command."""
     with pytest.raises(SystemExit) as caught:
-        command.run(app, **options)
+        command.run(app)
     return caught.value.code, capsys.readouterr().err
 
 
@@ -46,7 +46,9 @@ def test_an_error_is_a_sentence_and_an_exit_code(capsys, error, code, said):
 
 @pytest.mark.parametrize(("lines", "said"), [(True, "two:\n  a?[31m\n  b"), (False, "two:?  a?[31m?  b")])
 def test_a_message_steers_no_terminal_and_may_have_lines(capsys, lines, said):
-    found = ended(raising(DataError("two:\n  a\x1b[31m\n  b")), capsys, lines=lines)[1]
+    error = DataError("two:\n  a\x1b[31m\n  b")
+    error.lines = lines
+    found = ended(raising(error), capsys)[1]
     assert found.replace("\N{REPLACEMENT CHARACTER}", "?") == f"error: {said}\n"
 
 

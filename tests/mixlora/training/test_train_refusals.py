@@ -295,7 +295,7 @@ def test_a_task_without_a_record_that_can_be_used(tmp_path):
     message = refused(DataError, made(tmp_path / "out", tasks=tasks))
     assert message == f"Task empty: {tmp_path / 'empty.jsonl'} holds no record; give a file with at least one."
     tasks["empty"] = jsonl(tmp_path / "empty.jsonl", [{"id": "1", "prompt": "p"}])
-    assert refused(DataError, made(tmp_path / "out", tasks=tasks)).startswith("1 record cannot be used; ")
+    assert refused(DataError, made(tmp_path / "out", tasks=tasks)).startswith("empty.jsonl:1: ")
 
 
 def short_of_memory(monkeypatch, step):

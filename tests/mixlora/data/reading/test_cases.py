@@ -159,8 +159,11 @@ def test_files_that_are_refused_or_skipped(name):
     problems: list[DataError] = []
     examples_of("t", task_of(**keys(name)), None, 0, problems)
     told = str(as_error(problems)).split("\n")
-    assert told[0].startswith(f"{bad} record{'s' * (bad > 1)} cannot be used;") and told[1] == f"  {place}: {said}"
-    assert len(told) == 1 + min(bad, 20) + (bad > 20) and (bad <= 20 or told[-1] == f"  and {bad - 20} more")
+    if bad == 1:
+        assert told == [f"{place}: {said}"]
+    else:
+        assert told[0].startswith(f"{bad} records cannot be used;") and told[1] == f"  {place}: {said}"
+        assert len(told) == 1 + min(bad, 20) + (bad > 20) and (bad <= 20 or told[-1] == f"  and {bad - 20} more")
     examples, noted = read(name, on_error="skip")
     assert (len(examples), noted.skipped.total(), len(noted.skipped)) == (good, bad, 1)
     (reason,) = noted.skipped
