@@ -56,7 +56,7 @@ def evaluated(sections, name, out):
     values = {"model": section_of(sections, name), "tasks": {"t": task_of(name)}, "out": str(out)}
     config = build(EvaluateConfig, values, "test")
     collator = load_collator(config.model)
-    asked, _ = evaluation._read(config, collator, silent)
+    asked, *_ = evaluation._read(config, collator, silent)
     return [collator.encode_prompt(example) for example in asked["t"][1]]
 
 

@@ -118,8 +118,8 @@ def preview(
 ) -> None:
     """Show examples as they reach the model, supervised tokens marked. No weights are loaded.
 
-    They are coloured on a terminal, in [brackets] elsewhere; ↵ is a supervised line break. --json prints a line an
-    example, with its tokens.
+    They are coloured on a terminal, in square brackets elsewhere; ↵ is a supervised line break. --json prints
+    a line an example, with its tokens.
 
     Example: interference preview analysis_configs/demo.yaml -n 1
     """

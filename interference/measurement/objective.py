@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.loss.loss_utils import ForCausalLMLoss
 
-from interference.errors import ConfigError
+from interference.errors import ConfigError, MeasurementError
 from interference.gradients.autograd import Loss, loss_of, model_loss
-from interference.gradients.examples import inputs_of, single, singles
+from interference.gradients.examples import inputs_of, single
 from interference.gradients.losses import example_losses
 from interference.gradients.state import activate, as_found, own_randomness
-from interference.measurement.units import Batch, Workload
+from interference.measurement.units import Batch, Workload, one_by_one
 from interference.run.remarks import PLAIN_LOSS
 from mixlora import routed
 from mixlora.common.labels import IGNORED
@@ -69,14 +69,15 @@ def of_work(model: nn.Module, adapter: str, work: Workload, loss: Loss | None = 
         loss: the caller's.
     """
     if loss is not None:
-        return given(loss), work
+        return given(loss), replace(work, parts=map(one_by_one, work.parts))
     parts = iter(work.parts)
     first = next(parts, None)
     if first is None:
         return PLAIN, replace(work, parts=())
-    batch = next((batch for batch, _ in first.batches), None)
+    batch = next((batch for batch, _ in one_by_one(first).batches), None)
     found = PLAIN if batch is None else of_model(model, adapter, batch)
-    return found, replace(work, parts=chain([first], parts))
+    whole = chain([first], parts)
+    return found, replace(work, parts=whole if found.loss is None else map(one_by_one, whole))
 
 
 def of_model(model: nn.Module, adapter: str, batch: Batch) -> Objective:
@@ -114,8 +115,12 @@ def agrees(model: nn.Module, adapter: str, batch: Batch, loss: Loss | None) -> b
     supervised = (batch["labels"][:, 1:] != IGNORED).any(dim=1)
     if not bool(supervised.any()):
         return True
-    rows = len(batch["labels"])
-    example = singles(batch)[0] if rows == 1 else single(batch, int(supervised.nonzero()[0]))
+    try:
+        example = single(batch, int(supervised.nonzero()[0]))
+    except MeasurementError:  # its pictures cannot be told apart
+        if loss is not None:
+            raise
+        example = dict(batch)
     with as_found(model), own_randomness(0), _without_graph(model):
         activate(model, adapter)
         model.eval()
@@ -151,16 +156,19 @@ def name_of(function: Callable[..., Any]) -> str:
 
 
 def _own(model: nn.Module, example: dict[str, Any]) -> tuple[Tensor | None, Tensor]:
-    """The loss that the model's forward returns, if any, and the mean cross-entropy of the same logits."""
-    with routed(model, tasks=example.get("tasks"), alone=True):
+    """The loss that the model's forward returns, if any, and the mean cross-entropy of the same logits.
+
+    The batch is of one example, or of several that cannot be taken apart.
+    """
+    with routed(model, tasks=example.get("tasks"), alone=len(example["labels"]) == 1):
         output = model(**{"use_cache": False, "return_dict": True, **inputs_of(example)})
     loss, logits = getattr(output, "loss", None), getattr(output, "logits", None)
     if loss is None:
         return None, torch.zeros(())
     if not isinstance(logits, Tensor) or logits.shape[:2] != example["labels"].shape:
         return loss.double(), example_losses(model, example)[0][0].double()
-    targets = example["labels"][0, 1:].to(logits.device)
-    return loss.double(), F.cross_entropy(logits[0, :-1].float(), targets, ignore_index=IGNORED).double()
+    targets = example["labels"][:, 1:].flatten().to(logits.device)
+    return loss.double(), F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets, ignore_index=IGNORED).double()
 
 
 def _both(model: nn.Module, example: dict[str, Any], loss: Loss) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any
 
@@ -226,7 +226,12 @@ def describe(encoded: Sample) -> dict[str, Any]:
         "fingerprint": found.hexdigest()[:32],
         "truncated_answers": sum(cut.values()),
         "tasks": {
-            task: of_task([example.example for example in own], cut[task], encoded.noted.get(task, Noted()))
+            task: of_task(
+                [example.example for example in own],
+                cut[task],
+                encoded.noted.get(task, Noted()),
+                sum(example.marked for example in own),
+            )
             for task, own in tasks.items()
         },
         "template": encoded.collator.template.json(),
@@ -267,3 +272,7 @@ class _Batches:
             moved: Batch = {key: value.to(self.device) for key, value in batch.items()}
             owners = [owner for _, owner in chunk]
             yield {**moved, "tasks": [self.units[owner].task for owner in owners]}, owners
+
+    def alone(self) -> "_Batches":
+        """The same, one example at a time."""
+        return replace(self, batch_size=1)

@@ -27,7 +27,7 @@ from interference.measurement.compute import measured
 from interference.measurement.objective import Objective, agrees, name_of, of_model, own_function
 from interference.measurement.rows import Row, drawn
 from interference.measurement.spec import Spec
-from interference.measurement.units import Batch, Part, Unit, Workload, of_collated, refuse_packed
+from interference.measurement.units import Batch, Part, Unit, Workload, of_collated, one_by_one, refuse_packed
 from interference.run import Run
 from interference.run.remarks import PLAIN_LOSS
 from mixlora.common.labels import IGNORED
@@ -190,15 +190,15 @@ def refuse_shards(trainer: Trainer) -> None:
 
 @dataclass(frozen=True)
 class _Collated:
-    """The batches of some rows, collated when they are iterated; `alone`: one row at a time."""
+    """The batches of some rows, collated when they are iterated; `single`: one row at a time."""
 
     trainer: Trainer
     rows: Sequence[Row]
-    alone: bool = False
+    single: bool = False
 
     def __iter__(self) -> Iterator[tuple[Batch, list[int]]]:
         """Yield them together if the collator keeps them apart, else one by one, as a padding-free collator needs."""
-        if len(self.rows) > 1 and not self.alone:
+        if len(self.rows) > 1 and not self.single:
             batch = _prepared(self.trainer, self.rows)
             if len(batch["labels"]) == len(self.rows):
                 refuse_packed(batch, self.rows[0].source)
@@ -208,6 +208,10 @@ class _Collated:
                 return
         for k, row in enumerate(self.rows):
             yield _alone(self.trainer, row), [k]
+
+    def alone(self) -> "_Collated":
+        """The same, one row at a time."""
+        return replace(self, single=True)
 
 
 def _workload(trainer: Trainer, rows: Sequence[Row], batch_size: int) -> Workload:
@@ -258,7 +262,7 @@ def _objective_of(trainer: Trainer, model: nn.Module, adapter: str, work: Worklo
         if first is None or _is_plain(trainer, model, adapter, first):
             return Objective(None, PLAIN_LOSS + _unfollowed(trainer)), work
     _refuse_processes(trainer, f"{own.words} is measured in one process")
-    return own, replace(work, parts=map(_one_by_one, work.parts))
+    return own, replace(work, parts=map(one_by_one, work.parts))
 
 
 def _is_plain(trainer: Trainer, model: nn.Module, adapter: str, batch: Batch) -> bool:
@@ -274,13 +278,8 @@ def _first(work: Workload) -> tuple[Batch | None, Workload]:
     first = next(parts, None)
     if first is None:
         return None, replace(work, parts=())
-    batch = next((batch for batch, _ in _one_by_one(first).batches), None)
+    batch = next((batch for batch, _ in one_by_one(first).batches), None)
     return batch, replace(work, parts=chain([first], parts))
-
-
-def _one_by_one(part: Part) -> Part:
-    """A part whose rows are collated one at a time, if they are collated here."""
-    return replace(part, batches=replace(part.batches, alone=True)) if isinstance(part.batches, _Collated) else part
 
 
 def _loss(trainer: Trainer, model: nn.Module, batch: dict[str, Any]) -> Tensor:

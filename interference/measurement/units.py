@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,12 @@ class Part:
 
     units: Sequence[Unit]
     batches: Iterable[tuple[Batch, Sequence[int]]]
+
+
+def one_by_one(part: Part) -> Part:
+    """The part with batches of one example each, where its batches can be made anew (`alone`); else as it is."""
+    alone = getattr(part.batches, "alone", None)
+    return part if alone is None else replace(part, batches=alone())
 
 
 @dataclass(frozen=True)

@@ -6,20 +6,24 @@ tokenizer on prompt, completion and eos.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 from torch.nn import functional as F
 
 from interference.errors import MeasurementError
 from mixlora.common.labels import IGNORED
 from mixlora.data.collation import Collator, Encoded
-from mixlora.data.examples import Example, Form, LossOn, Turn
+from mixlora.data.examples import Example, Form, LossOn, Turn, with_values
 from mixlora.data.images import open_image, squared
 from mixlora.data.processing import takes_suffix
 
 Given = Mapping[str, Any]
+_REFUSALS = (TemplateError, TypeError, ValueError, LookupError, AttributeError)
+"""What a template raises that cannot write a conversation."""
 
 
 def example_batch(collator: Collator, encoded: Encoded) -> dict[str, Tensor]:
@@ -34,7 +38,8 @@ def example_batch(collator: Collator, encoded: Encoded) -> dict[str, Tensor]:
     Raises:
         MeasurementError: it was measured as other tokens, or with other tokens supervised.
     """
-    if any(collator.encoder.special.search(turn.text) for turn in encoded.example.turns):
+    as_tokens = encoded.example.form in (Form.PLAIN, Form.TEXT)
+    if not as_tokens and any(collator.encoder.special.search(turn.text) for turn in encoded.example.turns):
         return collator.collate([encoded])
     single = _Single(collator, encoded.example)
     found = single.batch()
@@ -78,7 +83,17 @@ class _Single:
         self.pictures = pictures if square is None else [squared(picture, square) for picture in pictures]
 
     def batch(self) -> dict[str, Tensor]:
-        """The tensors, with `labels` where they can be told."""
+        """The tensors, with `labels` where they can be told; arguments of tool calls are values where they have to."""
+        turns = tuple(map(with_values, self.example.turns))
+        try:
+            return self._batch()
+        except _REFUSALS:
+            if turns == self.example.turns:
+                raise
+            self.example = replace(self.example, turns=turns)
+            return self._batch()
+
+    def _batch(self) -> dict[str, Tensor]:
         example = self.example
         if self.processor is not None and takes_suffix(self.processor):
             prompt, answer = (self._flat(turn) for turn in example.turns)

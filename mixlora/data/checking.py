@@ -30,12 +30,14 @@ class Checked:
         lengths: the tokens of each of `examples`.
         bad: the positions of the unusable ones among all that were checked.
         cut: {task: how many of its `examples` have an answer that the collator's `max_length` cuts short}.
+        marked: {task: how many hold special tokens of the model, which are read as text}.
     """
 
     examples: list[Example]
     lengths: list[int]
     bad: list[int]
     cut: Counter[str]
+    marked: Counter[str]
 
 
 def check(
@@ -67,7 +69,7 @@ def check(
     if threads is not None and threads < 1:
         raise ConfigError(f"threads is {threads}; give at least 1.")
     decoded = _decoded(examples, threads or min(_THREADS, os.cpu_count() or 1)) if decode else repeat(True)
-    good, lengths, bad, cut = [], [], [], Counter[str]()
+    good, lengths, bad, cut, marked = [], [], [], Counter[str](), Counter[str]()
     for at, (example, is_fine) in enumerate(zip(examples, decoded, strict=False)):
         own: list[DataError] = []
         with collecting(own):
@@ -78,6 +80,7 @@ def check(
             good.append(example)
             lengths.append(len(encoded.input_ids))
             cut[example.task] += encoded.truncated > 0
+            marked[example.task] += encoded.marked
         bad += [at] * bool(own)
         if own and skipping is not None and example.task in skipping:
             skipping[example.task].skip(own)
@@ -85,7 +88,7 @@ def check(
             problems += own
         if progress is not None:
             progress(at + 1, len(examples))
-    return Checked(good, lengths, bad, cut)
+    return Checked(good, lengths, bad, cut, marked)
 
 
 def as_error(problems: Sequence[DataError]) -> DataError:

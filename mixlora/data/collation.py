@@ -57,6 +57,11 @@ class Encoded:
         return bool(self.example.images)
 
     @property
+    def marked(self) -> bool:
+        """Whether its record holds special tokens of the model, which are read as text."""
+        return MARKERS[0] in self.text
+
+    @property
     def supervised(self) -> int:
         """The number of supervised tokens."""
         return sum(label != IGNORED for label in self.labels)

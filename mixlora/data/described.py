@@ -15,18 +15,21 @@ _TEXTUAL = (Form.PLAIN.value, Form.TEXT.value)
 """Forms that no chat template writes."""
 
 
-def of_task(examples: Sequence[Example], cut: int, noted: Noted) -> dict[str, Any]:
+def of_task(examples: Sequence[Example], cut: int, noted: Noted, marked: int = 0) -> dict[str, Any]:
     """What a job records of a task's data.
 
     Args:
         examples: those that are used.
         cut: how many of them have an answer that max_length cuts.
         noted: what of its data is not used.
+        marked: how many of them hold special tokens of the model, which are read as text.
     """
     return {
         "examples": len(examples),
         "with_picture": sum(example.has_image for example in examples),
         "cut": cut,
+        "special_as_text": marked,
+        "several_answers": sum(len(set(example.references)) > 1 for example in examples),
         "forms": sorted({example.form.value for example in examples}),
         "loss_on": sorted({str(example.loss_on) for example in examples}),
         **noted.json(),
@@ -58,6 +61,13 @@ def _of_task(task: str, own: Mapping[str, Any], template: Mapping[str, Any]) -> 
     count, cut, seeing = (_number(own.get(key)) for key in ("examples", "cut", "with_picture"))
     if cut:
         yield f"task {task!r}: max_length cuts the answers of {cut} of {count} examples"
+    if marked := _number(own.get("special_as_text")):
+        yield (
+            f"task {task!r}: messages of {marked} of {count} examples hold special tokens of the model, which are read "
+            "as text here; SFTTrainer reads them as the tokens"
+        )
+    if several := _number(own.get("several_answers")):
+        yield f"task {task!r}: {several} of {count} examples list several answers, of which the most frequent is theirs"
     if 0 < seeing < count:
         yield f"task {task!r}: {count - seeing} of {count} examples have no picture"
     if template.get("text") and (forms := [form for form in _texts(own.get("forms")) if form in _TEXTUAL]):

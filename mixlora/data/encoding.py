@@ -5,6 +5,7 @@ Tokens and labels are those of TRL's SFTTrainer: of messages with `assistant_onl
 template they are those of LLaVA's own trainer.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -66,6 +67,7 @@ class Encoder:
         self.written_by = written_by
         self.special = special_tokens(tokenizer, image_token)
         self.image_token = image_token
+        self._of_pictures = re.compile(re.escape(image_token) if image_token else r"(?!)")
         self.renderer = None if template.is_raw or written_by else Renderer(tokenizer, template, image_token)
         self._bos = self._own_beginning()
         self._sees = image_token is not None
@@ -180,11 +182,16 @@ class Encoder:
         return Sequenced(found.text, found.tokens.ids, [True] * len(found.tokens.ids))
 
     def _text(self, example: Example, number: int) -> str:
-        """The text of a turn as it stands, a placeholder where each picture is."""
+        """The text of a turn as it stands, a placeholder where each picture is.
+
+        Special tokens in a text, or in a prompt and its completion, are the tokens, as their trainer reads them: such
+        records are often conversations that were rendered before. The placeholder of a picture is text in any form.
+        """
+        as_text = self._of_pictures if example.form in (Form.PLAIN, Form.TEXT) else self.special
         turn = example.turns[number]
         pieces, at = [], 0
         for place in (*turn.places, len(turn.text)):
-            pieces.append(str(mark_control_tokens(self._cut(turn.text[at:place]), self.special)))
+            pieces.append(str(mark_control_tokens(self._cut(turn.text[at:place]), as_text)))
             at = place
         return str(self.image_token).join(pieces) if len(pieces) > 1 else pieces[0]
 

@@ -1,6 +1,8 @@
 """What an example of a task is. How it is read from files is in `reading`, how it becomes tensors in `collation`."""
 
+import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -47,6 +49,20 @@ class Turn:
     places: tuple[int, ...] = ()
     supervised: bool = True
     more: Mapping[str, Any] = field(default_factory=dict)
+
+
+def with_values(turn: Turn) -> Turn:
+    """The turn, arguments of its tool calls that are JSON in a string as values, which some templates ask for."""
+    if "tool_calls" not in turn.more:
+        return turn
+    calls = []
+    for call in turn.more["tool_calls"]:
+        function = dict(call.get("function", call))
+        if isinstance(function.get("arguments"), str):
+            with suppress(ValueError):  # some are plain text, which the template writes as it stands
+                function["arguments"] = json.loads(function["arguments"])
+        calls.append({**call, "function": function} if "function" in call else function)
+    return replace(turn, more={**turn.more, "tool_calls": calls})
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from mixlora.common.sections import TaskSection
 from mixlora.data import described
 from mixlora.data.checking import as_error
 from mixlora.data.collation import Collator, Encoded
-from mixlora.data.examples import Example
+from mixlora.data.examples import Example, Form, LossOn
 from mixlora.data.images import image_size
 from mixlora.data.reading.problems import Noted, collecting
 from mixlora.data.sources import examples_of
@@ -71,7 +71,10 @@ class Preview:
         yield plain(f"task {example.task!r}, example {encoded.id!r} ({encoded.source})")
         cut = f", {encoded.truncated} more cut off by max_length" if encoded.truncated else ""
         yield f"  {len(encoded.input_ids)} tokens, {encoded.supervised} of them supervised{cut}"
-        yield f"  form: {example.form.value}; loss_on: {example.loss_on}"
+        on = LossOn.EVERYTHING if example.form is Form.TEXT else example.loss_on
+        yield f"  form: {example.form.value}; loss_on: {on}"
+        if self.encoded.marked:
+            yield "  special tokens of the record are read as text"
         if self.sizes:
             shown = ", ".join(f"{width} x {height}" for width, height in self.sizes)
             yield f"  pictures: {shown} pixels"

@@ -7,6 +7,7 @@ a template that renders an earlier turn differently from the last is refused.
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,13 +19,15 @@ from transformers.utils.chat_template_utils import (
 )
 
 from mixlora.common.errors import ConfigError, DataError
-from mixlora.data.examples import Example, Turn
+from mixlora.data.examples import Example, Turn, with_values
 from mixlora.data.templates import ChatTemplate
 
 Span = tuple[int, int]
 """Characters of a text, from the first to behind the last."""
 
 _PROBE = Example("probe", "", (Turn("user", "PROBE-OF-A-QUESTION"), Turn("assistant", "PROBE-OF-AN-ANSWER")), (), "")
+_REFUSALS = (TemplateError, TypeError, ValueError, LookupError, AttributeError)
+"""What a template raises that cannot write a conversation."""
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
@@ -106,22 +109,34 @@ class Renderer:
     def _render(
         self, example: Example, turns: Sequence[Turn], training: bool, answering: bool = False
     ) -> tuple[str, list[Span]]:
-        known: Any = self.tokenizer.special_tokens_map
+        """The turns as the template writes them, and what of the text the assistant does, if that is for `training`.
+
+        Arguments of tool calls stand as the record has them; they are values where the template takes nothing else.
+        """
         try:
-            with self.template.on_its_day(training) as jinja:
-                rendered: Any = render_jinja_template(
-                    conversations=[[self._message(turn, self.listed) for turn in turns]],
-                    tools=mark_control_tokens([dict(tool) for tool in example.tools], self.special) or None,
-                    chat_template=jinja,
-                    return_assistant_tokens_mask=training,
-                    add_generation_prompt=answering,
-                    **known,
-                )
-        except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
+            return self._by_template(example, turns, training, answering)
+        except _REFUSALS as error:
+            if (others := [with_values(turn) for turn in turns]) != list(turns):
+                with suppress(*_REFUSALS):
+                    return self._by_template(example, others, training, answering)
             raise DataError(
                 f"{example.source}: the chat template ({self.template.source}) refuses this conversation: {error}; "
                 "change its turns, or give another model.chat_template"
             ) from None
+
+    def _by_template(
+        self, example: Example, turns: Sequence[Turn], training: bool, answering: bool
+    ) -> tuple[str, list[Span]]:
+        known: Any = self.tokenizer.special_tokens_map
+        with self.template.on_its_day(training) as jinja:
+            rendered: Any = render_jinja_template(
+                conversations=[[self._message(turn, self.listed) for turn in turns]],
+                tools=mark_control_tokens([dict(tool) for tool in example.tools], self.special) or None,
+                chat_template=jinja,
+                return_assistant_tokens_mask=training,
+                add_generation_prompt=answering,
+                **known,
+            )
         (text, *_), spans = rendered
         return str(text), [(start, end) for start, end in spans[0]] if training else []
 

@@ -2,6 +2,7 @@
 
 import gc
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -84,10 +85,10 @@ def _evaluated(config: EvaluateConfig, folder: Folder, progress: Progress, tell:
     config.model.date = config.model.date or folder.day
     collator = load_collator(config.model, _any_adapter(config))
     config.model.date = collator.template.written_day
-    asked, noted = _read(config, collator, progress)
+    asked, noted, marked = _read(config, collator, progress)
     data = {
         "template": collator.template.json(),
-        "tasks": {task: described.of_task(own, 0, noted[task]) for task, (_, own) in asked.items()},
+        "tasks": {task: described.of_task(own, 0, noted[task], marked[task]) for task, (_, own) in asked.items()},
     }
     for clause in described.sentences(data):
         tell(clause)
@@ -117,8 +118,10 @@ def _evaluated(config: EvaluateConfig, folder: Folder, progress: Progress, tell:
     return results
 
 
-def _read(config: EvaluateConfig, collator: Collator, progress: Progress) -> tuple[Asked, dict[str, Noted]]:
-    """All tasks' examples, each checked, and what of their data is not used."""
+def _read(
+    config: EvaluateConfig, collator: Collator, progress: Progress
+) -> tuple[Asked, dict[str, Noted], Counter[str]]:
+    """All tasks' examples, each checked; what of their data is not used, and how many have special tokens as text."""
     problems: list[DataError] = []
     asked: Asked = {}
     noting: dict[str, Noted] = {}
@@ -149,7 +152,7 @@ def _read(config: EvaluateConfig, collator: Collator, progress: Progress) -> tup
     asked = {task: (how, [one for one in found if id(one) in usable]) for task, (how, found) in asked.items()}
     if lost := [task for task, (_, found) in asked.items() if not found]:
         raise DataError(f"task {lost[0]!r} has no record that can be used; correct its data, or leave it out")
-    return asked, noting
+    return asked, noting, checked.marked
 
 
 def _refuse_unscorable(config: EvaluateConfig, asked: Asked) -> None:

@@ -105,6 +105,9 @@ def gather(tasks: Mapping[str, TrainTask], collator: Collator, seed: int, decode
     if lost := set(known) - {example.task for example in checked.examples}:
         raise DataError(f"task {min(lost)!r} has no record that can be used; correct its data, or leave it out")
     by_task = described.by_task(checked.examples)
-    records = {task: described.of_task(own, checked.cut[task], noting[task]) for task, own in by_task.items()}
+    records = {
+        task: described.of_task(own, checked.cut[task], noting[task], checked.marked[task])
+        for task, own in by_task.items()
+    }
     noted = {"template": collator.template.json(), "tasks": records}
     return Corpus(checked.examples, checked.lengths, weights, noted)

@@ -70,7 +70,8 @@ def chosen_split(splits: list[str], split: str | None, shown: str) -> str:
     """
     chosen = split or next(iter(splits))
     if chosen not in splits or (split is None and len(splits) > 1):
-        raise DataError(f"{shown} has the splits {', '.join(splits)}; choose one with `split`, not {split}.")
+        other = "" if split is None else f", not {split}"
+        raise DataError(f"{shown} has the splits {', '.join(splits)}; choose one with `split`{other}.")
     return chosen
 
 

@@ -130,7 +130,8 @@ def _object_records(whole: Any, name: str, split: str | None, file: Path, proble
         return
     key = next(iter(lists)) if split is None and len(lists) == 1 else split
     if key not in lists:
-        raise DataError(f"{file} holds the lists {', '.join(lists)}; choose one with `split`, not {split}.")
+        other = "" if split is None else f", not {split}"
+        raise DataError(f"{file} holds the lists {', '.join(lists)}; choose one with `split`{other}.")
     yield from numbered(lists[key], f"{name}/{key}", problems)
 
 

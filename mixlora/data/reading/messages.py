@@ -1,9 +1,7 @@
 """Lists of messages to turns: roles and their aliases, parts, tool calls, and which turns are context only."""
 
-import json
 from collections.abc import Mapping
-from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from mixlora.data.examples import Role, Turn
 from mixlora.data.reading.values import Record, as_text, is_missing, of_json, shown
@@ -19,14 +17,39 @@ _CALL = "function_call"
 """The role of an assistant's turn that calls a tool, in ShareGPT's files."""
 _KEYS = (("role", "content"), ("from", "value"), ("role", "value"), ("from", "content"))
 _REASONING = ("reasoning_content", "thinking", "reasoning")
-_CONTEXT = ("weight", "train", "loss")
+_CONTEXT = ("weight", "train", "loss", "trainable", "training")
 """Keys that keep an assistant's message out of the loss where they are 0 or false."""
-_REFUSED = ("video", "videos", "audio", "audios", "images", "image", "label", "documents")
+_WEIGHING = ("train_detail", "mask", "masked", "loss_mask", "loss_weight")
+_REFUSED = (
+    *("video", "videos", "audio", "audios", "images", "image", "label", "documents", "thought", "prefix"),
+    *_WEIGHING,
+)
+"""Keys of a message that say what is trained on, and are not read."""
 _PICTURE_KEYS = ("image", "path", "bytes", "base64", "url", "image_url")
+_READ = {
+    *("role", "from", "content", "value", "tool_calls", _CALL, "tool_call_id", "name"),
+    *_REASONING,
+    *_CONTEXT,
+    *_REFUSED,
+}
 
 
-def read_messages(value: Any, name: str, record: Record) -> tuple[tuple[Turn, ...], tuple[Any, ...]]:
-    """The turns of a list of messages, and the pictures that their parts hold; None for one that the record names.
+class Messages(NamedTuple):
+    """What a list of messages says.
+
+    Attributes:
+        turns: one a message.
+        pictures: those that their parts hold, in order; None for one that the record itself names.
+        unread: keys that are of no known meaning, and are not read.
+    """
+
+    turns: tuple[Turn, ...]
+    pictures: tuple[Any, ...]
+    unread: frozenset[str]
+
+
+def read_messages(value: Any, name: str, record: Record) -> Messages:
+    """The turns of a list of messages.
 
     Args:
         value: the list, or the same as JSON in a string.
@@ -41,11 +64,14 @@ def read_messages(value: Any, name: str, record: Record) -> tuple[tuple[Turn, ..
         raise record.error(f"{name} is {shown(value)}; write a list of messages.")
     turns: list[Turn] = []
     pictures: list[Any] = []
+    unread: set[str] = set()
     for number, message in enumerate(messages, 1):
         turn, own = _turn(message, number, record)
         turns.append(turn)
         pictures += own
-    return tuple(turns), tuple(pictures)
+        other = message.keys() - _READ - record.ignored
+        unread |= {f"{name}[].{key}" for key in other if not is_missing(message[key])}
+    return Messages(tuple(turns), tuple(pictures), frozenset(unread))
 
 
 def _turn(message: Any, number: int, record: Record) -> tuple[Turn, list[Any]]:
@@ -53,7 +79,7 @@ def _turn(message: Any, number: int, record: Record) -> tuple[Turn, list[Any]]:
     keys = next((pair for pair in _KEYS if isinstance(message, Mapping) and pair[0] in message), None)
     if keys is None:
         raise record.error(f"{what} is {shown(message)}; write {{role, content}} or {{from, value}}.")
-    message = {key: value for key, value in message.items() if not is_missing(value)}
+    message = {key: own for key, own in message.items() if not is_missing(own) and key not in record.ignored}
     role_key = keys[0]
     text_key = next((key for key in ("content", "value") if key in message), None)
     named = str(message.get(role_key)).strip()
@@ -69,13 +95,15 @@ def _turn(message: Any, number: int, record: Record) -> tuple[Turn, list[Any]]:
     more = {"tool_calls": calls} if calls else {}
     more |= {key: message[key] for key in ("tool_call_id", "name", *_REASONING) if key in message}
     for key in _REFUSED:
-        if message.get(key):
-            raise record.error(f"{what} has {key} {shown(message[key])}, which is not read there; remove it.")
+        if key in message and message[key] not in ("", []):
+            raise record.error(
+                f"{what} has {key} {shown(message[key])}, which is not read there; remove it, or say ignore: [{key}]."
+            )
     return Turn(role, text, places, supervised, more), pictures
 
 
 def _calls(message: Mapping[str, Any], named: str, text_key: str | None, what: str, record: Record) -> list[Any]:
-    """The tool calls of a message, their arguments as values: templates write them as JSON."""
+    """The tool calls of a message as they stand; arguments may be written as JSON in a string."""
     calls = of_json(message.get("tool_calls", []), f"tool_calls of {what}", record)
     if named.lower() == _CALL and text_key is not None:
         called = of_json(message[text_key], what, record)
@@ -84,17 +112,11 @@ def _calls(message: Mapping[str, Any], named: str, text_key: str | None, what: s
         calls = [{"type": "function", "function": of_json(message["function_call"], what, record)}]
     if not isinstance(calls, list) or not all(isinstance(call, Mapping) for call in calls):
         raise record.error(f"the tool calls of {what} are {shown(calls)}; write a list of {{function}}.")
-    found = []
     for call in calls:
         function = call.get("function", call)
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
             raise record.error(f"{what} calls {shown(call)}; write {{function: {{name, arguments}}}}.")
-        arguments = function.get("arguments", {})
-        if isinstance(arguments, str):
-            with suppress(ValueError):  # some are plain text, which the template writes as it stands
-                arguments = json.loads(arguments)
-        found.append({**call, "function": {**function, "arguments": arguments}} if "function" in call else call)
-    return found
+    return calls
 
 
 def _is_supervised(message: Mapping[str, Any], what: str, record: Record) -> bool:
@@ -116,6 +138,7 @@ def _content(content: Any, what: str, record: Record) -> tuple[str, tuple[int, .
         return as_text(content, what, record), (), []
     text, places, pictures = "", [], []
     for part in content:
+        _refuse_weights(part, what, record)
         kind = part.get("type") if isinstance(part, Mapping) else None
         if kind is None and isinstance(part, str):
             text += as_text(part, what, record)
@@ -129,6 +152,15 @@ def _content(content: Any, what: str, record: Record) -> tuple[str, tuple[int, .
                 f'{what} has a part {shown(part)}; parts are {{"type": "text", "text": ...}} and {{"type": "image"}}.'
             )
     return text, tuple(places), pictures
+
+
+def _refuse_weights(part: Any, what: str, record: Record) -> None:
+    for key in (*_CONTEXT, *_WEIGHING):
+        if isinstance(part, Mapping) and key in part and key not in record.ignored:
+            raise record.error(
+                f"{what} has a part with {key} {shown(part[key])}; only whole messages are kept out of the loss: "
+                f"write it there, or say ignore: [{key}]."
+            )
 
 
 def _picture(part: Mapping[str, Any]) -> Any:

@@ -19,6 +19,8 @@ PLACEHOLDER = "<image>"
 _OTHERS = ("<video>", "<audio>")
 """Where they put what is not read."""
 PICTURE_KEYS = ("image", "images", "image_path")
+_BASE64, _LEAST = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "Qk0"), 64
+"""How PNG, JPEG, GIF, WebP and BMP begin in base64, and more characters than a file's name would have behind that."""
 _WEB = ("http://", "https://", "ftp://", "s3://", "gs://")
 
 
@@ -105,6 +107,8 @@ def _picture(value: Any, record: Record, root: Path, outside: bool) -> Picture:
         raise record.error(f"the image is {shown(value)}, a {type(value).__name__}; give the name of a file.")
     if value.startswith("data:"):
         return _decoded(_from_base64(value.partition(",")[2], record), record)
+    if len(value) > _LEAST and value.startswith(_BASE64):
+        return _decoded(_from_base64(value, record), record)
     if value.lower().startswith(_WEB):
         raise record.error(
             f"the image {value!r:.200} is on the web; nothing is downloaded: save it, and name the file."

@@ -62,7 +62,7 @@ def _example(record: Record, reading: Reading, unread: set[str] | None) -> Examp
     own_id = next((values[key] for key in _IDS if not is_missing(values.get(key))), record.position)
     if unread is not None:
         other = values.keys() - content.used - {*PICTURE_KEYS, *_IDS, *reading.known}
-        unread |= {str(key) for key in other if not is_missing(values[key])}
+        unread |= {str(key) for key in other if not is_missing(values[key])} | content.unread
     return Example(
         as_text(own_id if isinstance(own_id, str) else str(own_id), "id", record),
         reading.task,
@@ -84,7 +84,7 @@ def _renamed(record: Record, reading: Reading) -> Record:
         if own not in values:
             raise record.error(f"no field {own!r}, which `fields` names as the {name}; it has {record.keys}.")
         values[name] = values.pop(own)
-    return replace(record, values=values)
+    return replace(record, values=values, ignored=frozenset(reading.ignore))
 
 
 def _check_turns(turns: Sequence[Turn], form: Form, record: Record) -> None:

@@ -29,7 +29,8 @@ MEANINGFUL = frozenset(
         *(*_MESSAGE_LISTS, "texts", "text", "prompt", "completion", "response", "target", "answers", "references"),
         *("instruction", "input", "output", "query", "system", "history", "tools", "functions", *PICTURE_KEYS),
         *(*_MOVING, "chosen", "rejected", "documents", "chat_template_kwargs", "weight", "train", "loss"),
-        *("reasoning_content", "thinking", "reasoning"),
+        *("reasoning_content", "thinking", "reasoning", "suffix", "segments"),
+        *("loss_mask", "completion_mask", "assistant_masks", "assistant_mask", "loss_weight"),
     }
 )
 """Keys that say what is trained on: each is read, or the record is refused."""
@@ -47,6 +48,7 @@ class Content:
         prompt_turns: of prompt and completion as messages, how many turns are the prompt.
         tools: schemas of functions.
         references: accepted answers.
+        unread: keys within messages that are of no known meaning, and are not read.
     """
 
     turns: tuple[Turn, ...]
@@ -56,6 +58,7 @@ class Content:
     prompt_turns: int = 0
     tools: tuple[Mapping[str, Any], ...] = ()
     references: tuple[str, ...] = ()
+    unread: frozenset[str] = frozenset()
 
 
 def read_content(record: Record) -> Content:
@@ -94,31 +97,47 @@ def _refuse_missing(given: Collection[str], record: Record) -> None:
 def _conversation(record: Record) -> Content:
     """Messages, under any of their names, with a system prompt and tools beside them."""
     name = next(key for key in _MESSAGE_LISTS if not is_missing(record.values.get(key)))
-    turns, pictures = read_messages(record.values[name], name, record)
+    found = read_messages(record.values[name], name, record)
     before, used = _system(record)
-    if before and turns and turns[0].role == "system":
+    if before and found.turns[0].role == "system":
         raise record.error("it has a system message and a field system; say ignore: [system], or remove one.")
     tools, of_tools = _tools(record)
-    return Content((*before, *turns), Form.MESSAGES, frozenset({name, *used, *of_tools}), pictures, tools=tools)
+    return Content(
+        (*before, *found.turns),
+        Form.MESSAGES,
+        frozenset({name, *used, *of_tools}),
+        found.pictures,
+        tools=tools,
+        unread=found.unread,
+    )
 
 
 def _completion(record: Record) -> Content:
     """A prompt and its completion: both text, or both messages."""
     prompt, completion = record.values["prompt"], record.values["completion"]
     used = frozenset({"prompt", "completion"})
+    if isinstance(record.values.get("label"), bool):
+        raise record.error(
+            "label says whether the completion is wanted, which is not read beside prompt, completion; drop what is "
+            "not, and say ignore: [label]."
+        )
+    for name, value in (("prompt", prompt), ("completion", completion)):
+        if isinstance(value, list) and not all(isinstance(one, Mapping) for one in value):
+            raise record.error(f"{name} is {shown(value)}; write a text, or a list of messages.")
     if isinstance(prompt, list) or isinstance(completion, list):
-        before, first = read_messages(prompt, "prompt", record)
-        after, second = read_messages(completion, "completion", record)
+        before = read_messages(prompt, "prompt", record)
+        after = read_messages(completion, "completion", record)
         system, of_system = _system(record)
         tools, of_tools = _tools(record)
-        turns = (*system, *before, *after)
+        turns = (*system, *before.turns, *after.turns)
         return Content(
             turns,
             Form.COMPLETION,
             used | of_system | of_tools,
-            (*first, *second),
-            len(turns) - len(after),
+            (*before.pictures, *after.pictures),
+            len(turns) - len(after.turns),
             tools,
+            unread=before.unread | after.unread,
         )
     turns = (
         Turn("user", as_text(prompt, "prompt", record)),

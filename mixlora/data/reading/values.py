@@ -12,11 +12,19 @@ from mixlora.common.files import parse_json
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record, its place for messages, and its position, which is its id if it has none."""
+    """One record.
+
+    Attributes:
+        values: by key.
+        source: its place, for messages.
+        position: its number in its file, which is its id if it has none.
+        ignored: keys that are not read in its messages.
+    """
 
     values: Mapping[str, Any]
     source: str
     position: int
+    ignored: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if not isinstance(self.values, Mapping):

@@ -27,6 +27,7 @@ FORMS = [
     {"form": Form.PLAIN, "turns": TURNS[:2]},
     {"form": Form.PLAIN, "turns": TURNS[:2], "loss_on": LossOn.EVERYTHING},
     {"form": Form.TEXT, "turns": TURNS[1:2]},
+    {"form": Form.TEXT, "turns": (Turn("assistant", "<s>user Q</s> and A</s>"),)},
     {"turns": (TURNS[0], replace(TURNS[1], supervised=False), *TURNS[2:])},
     {"turns": (TURNS[0], Turn("assistant", "<s>old</s>"))},
 ]

@@ -90,7 +90,7 @@ def test_answers_that_max_length_cuts():
 
 
 def test_nothing_to_check_has_no_lengths(collator):
-    assert check([], collator, []) == checking.Checked([], [], [], Counter())
+    assert check([], collator, []) == checking.Checked([], [], [], Counter(), Counter())
 
 
 def test_embedded_pictures_stay_encoded(tmp_path, collator):

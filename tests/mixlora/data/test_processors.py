@@ -139,7 +139,8 @@ def test_paligemmas_prompt_for_an_answer_is_its_processors_own():
         ),
         (
             Example(
-                "1", "t", (Turn("user", "Q", (0,)), Turn("assistant", "</s>A")), (speckled(0),), "f:1", form=Form.PLAIN
+                *("1", "t", (Turn("user", "Q", (0,)), Turn("assistant", "</s>A")), (speckled(0),), "f:1"),
+                form=Form.QUESTION,
             ),
             "f:1: the record holds a special token of the model, which PaliGemmaProcessor cannot read as text; remove",
         ),

@@ -113,7 +113,15 @@ def test_tools_are_trls_or_are_refused(name, model, tmp_path):
 
 @pytest.mark.parametrize("bos", [True, False])
 @pytest.mark.parametrize("loss_on", [LossOn.ANSWERS, LossOn.EVERYTHING])
-@pytest.mark.parametrize(("prompt", "completion"), [("2+0=", " 2"), ("What is it? ", "Paris"), ("Q", "a</s>")])
+@pytest.mark.parametrize(
+    ("prompt", "completion"),
+    [
+        ("2+0=", " 2"),
+        ("What is it? ", "Paris"),
+        ("Q", "a</s>"),
+        ("<s>user\nQ</s>\n<s>assistant\n", "a</s>\n"),
+    ],
+)
 def test_plain_prompts_and_completions_are_trls(prompt, completion, loss_on, bos, model, tmp_path):
     tokenizer = byte_level(bos=bos)
     answers = loss_on is LossOn.ANSWERS
@@ -135,9 +143,30 @@ def test_prompts_and_completions_of_messages_are_trls(name, loss_on, model, tmp_
     assert expected is not None and [ours(tokenizer, example)] == expected
 
 
+@pytest.mark.parametrize("text", ["### Q 0 ### A 0", "<s>user\nQ</s>\n<s>assistant\nA</s>", "<s>user\nQ</s>\n"])
 @pytest.mark.parametrize("bos", [True, False])
-def test_texts_are_trls(bos, model, tmp_path):
+def test_texts_are_trls(text, bos, model, tmp_path):
+    """Also one that was rendered before: special tokens in it are the tokens."""
     tokenizer = byte_level(bos=bos)
-    expected = trained_on(model, tokenizer, [{"text": "### Q 0 ### A 0"}], tmp_path)
-    assert [ours(tokenizer, of([("assistant", "### Q 0 ### A 0")], form=Form.TEXT))] == expected
-    assert -100 not in expected[0][1]
+    expected = trained_on(model, tokenizer, [{"text": text}], tmp_path)
+    assert [ours(tokenizer, of([("assistant", text)], form=Form.TEXT))] == expected
+    assert -100 not in expected[0][1] and tokenizer.eos_token_id in expected[0][0]
+
+
+@pytest.mark.parametrize("name", ["qwen2_5", "qwen3", "qwen3_8", "glm4moe", "gptoss", "deepseekv3"])
+def test_arguments_in_a_string_are_written_as_trl_does_or_else_as_values(name, model, tmp_path):
+    tokenizer = templated(known_to_trl()[name])
+    written = {**CALL, "function": {**CALL["function"], "arguments": json.dumps(CALL["function"]["arguments"])}}
+
+    def rows(call):
+        messages = [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+        trained = trained_on(
+            model, tokenizer, [{"messages": messages, "tools": json.dumps(TOOLS)}], tmp_path, assistant_only_loss=True
+        )
+        turns = tuple(
+            Turn(one["role"], one["content"], more={k: one[k] for k in ("tool_calls",) if k in one}) for one in messages
+        )
+        return trained, ours(tokenizer, Example("1", "t", turns, (), "f:1", tools=tuple(TOOLS)))
+
+    expected, found = rows(written)
+    assert [found] == (expected or rows(CALL)[0])

@@ -18,7 +18,7 @@ from tests.support.records import refusal, task_of, with_image
 CASES = ROOT / "tests" / "cases"
 DATA, IMAGES = CASES / "data", CASES / "images"
 QA, ASKED = ("user: Q 0", "assistant: A 0"), ("user: Q 0", "assistant: A")
-CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
+CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}
 PIXEL = (1, 1)
 SQUARE = (60, 50)
 M, Q, P = Form.MESSAGES, Form.QUESTION, Form.PLAIN

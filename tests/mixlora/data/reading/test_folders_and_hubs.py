@@ -41,7 +41,7 @@ def test_the_layout_of_hubs(tmp_path):
     assert told.startswith(f"{folder} has the splits ") and {"train", "heldout"} <= set(
         told.partition("splits ")[2].split(", ")
     )
-    assert asked == "choose one with `split`, not None."
+    assert asked == "choose one with `split`."
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_a_data_set_of_the_hub(tmp_path, monkeypatch):
     assert answers("org/name") == answers("org/name", split="train") == ["train"]
     (example,) = read("org/two:main", split="test")
     assert (example.turns[-1].text, example.source) == ("test", "org/two/test[0]")
-    assert refusal("org/two:main") == ("org/two:main has the splits train, test; choose one with `split`, not None.")
+    assert refusal("org/two:main") == ("org/two:main has the splits train, test; choose one with `split`.")
     assert refusal("org/two").startswith(
         "there is no path org/two, and no data set of that id can be had from the hub (Config name is missing. Please "
         "pick one among the available configs: ['main', 'other']); check the path, the id"

@@ -119,7 +119,7 @@ def test_an_object_around_the_records(tmp_path, indent):
     both = {"train": [RECORD], "test": [RECORD | {"response": "Blue"}]}
     file.write_text(json.dumps(both, indent=indent))
     assert said(file, split="test") == [("Blue", "x.json/test[0]")]
-    assert refusal(file) == f"{file} holds the lists train, test; choose one with `split`, not None."
+    assert refusal(file) == f"{file} holds the lists train, test; choose one with `split`."
     assert refusal(file, split="dev") == f"{file} holds the lists train, test; choose one with `split`, not dev."
 
 

@@ -142,7 +142,7 @@ def test_dataset_directories(tmp_path):
     assert plain == Example("0", "colors", QA, (), "flat[0]", form=Form.QUESTION)
     assert open_image(pictured).getpixel((0, 0)) == (0, 0, 255) and image_size(pictured) == (6, 4)
     assert [e.source for e in read(tmp_path / "split", split="test", where={"level": 2})] == ["split/test[0]"]
-    assert refusal(tmp_path / "split").endswith("split has the splits train, test; choose one with `split`, not None.")
+    assert refusal(tmp_path / "split").endswith("split has the splits train, test; choose one with `split`.")
     assert refusal(tmp_path / "split", split="dev").endswith(
         "split has the splits train, test; choose one with `split`, not dev."
     )
