@@ -15,7 +15,7 @@ from typing import Any
 from mixlora.common.errors import DataError
 from mixlora.common.files import is_folder
 from mixlora.common.sections import TaskGroupSection, TaskSection
-from mixlora.data.examples import Example, LossOn
+from mixlora.data.examples import Example, Form, LossOn
 from mixlora.data.reading.files import folder_of, is_there, read_records
 from mixlora.data.reading.mme import read_mme
 from mixlora.data.reading.problems import Noted, collecting
@@ -119,11 +119,23 @@ def _examples(
         LossOn(task.loss_on),
     )
     unread = None if noted is None else noted.unread
-    found = []
+    found: list[Example] = []
     for record in records:
         with collecting(problems):
-            found.append(read_example(record, reading, unread))
+            example = read_example(record, reading, unread)
+            _check_form(example, found[0] if found else example)
+            found.append(example)
     return _with_unique_ids(found)
+
+
+def _check_form(example: Example, first: Example) -> None:
+    """Raise a DataError for an example that a trainer writes otherwise than the first of its task."""
+    own, others = (Form.MESSAGES if one.form is Form.QUESTION else one.form for one in (example, first))
+    if own is not others:
+        raise DataError(
+            f"{example.source}: a record of {example.form.value}, but the first ({first.source}) is of "
+            f"{first.form.value}, which trainers write differently; give each a task and a file of its own."
+        )
 
 
 def _task_of(record: Record, by: str) -> str:

@@ -352,17 +352,16 @@ def test_a_number_is_its_text(tmp_path):
 
 
 def test_each_record_of_a_file_is_of_its_own_shape_and_none_loses_a_key(tmp_path):
-    """A file may mix shapes: each record is understood alone. One that is not is refused by its place and its keys."""
+    """Shapes of one form may be mixed: each record is understood alone, or refused by its place and its keys."""
     shapes = [
         {"prompt": "What?", "response": "Red", "messages": None},
         {"messages": [USER, ASSISTANT], "prompt": None},
-        {"prompt": "What?", "completion": "Red"},
-        {"text": "Red"},
+        {"instruction": "What?", "output": "Red"},
     ]
-    assert [e.form for e in read(write(tmp_path, *shapes))] == [Form.QUESTION, Form.MESSAGES, Form.PLAIN, Form.TEXT]
+    assert [e.form for e in read(write(tmp_path, *shapes))] == [Form.QUESTION, Form.MESSAGES, Form.QUESTION]
     other = {"question": "What?", "answer": "Red"}
     told = refusal(write(tmp_path, *shapes, other, other))
-    assert told.startswith("records.jsonl:5: a record of unknown shape, with the keys question, answer; understood are")
+    assert told.startswith("records.jsonl:4: a record of unknown shape, with the keys question, answer; understood are")
     noted = Noted()
-    read_task(task_of(file=write(tmp_path, shapes[0] | {"level": 3}, shapes[3] | {"url": "x"})), "t", None, noted)
+    read_task(task_of(file=write(tmp_path, shapes[0] | {"level": 3}, shapes[2] | {"url": "x"})), "t", None, noted)
     assert list(noted.sentences("t")) == ["task 't': these keys of its records are not read: level, url"]

@@ -11,7 +11,7 @@ from mixlora.common.sections import TaskSection
 from mixlora.common.settings import build
 from mixlora.data.reading.tasks import read_task, read_tasks
 from mixlora.data.sources import examples_of
-from tests.support.records import QA, SHOWN, save_picture, task_of, write
+from tests.support.records import QA, SHOWN, refusal, save_picture, task_of, write
 
 GOOD = {"prompt": "What?", "response": "Red"}
 
@@ -21,6 +21,20 @@ def told(problems: list[DataError]) -> list[str]:
 
 
 # --- reading that goes on ---
+
+
+def test_records_of_two_forms_are_no_task(tmp_path):
+    chat = {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]}
+    alike = [{"prompt": "Q", "response": "A"}, chat, {"instruction": "Q", "output": "A"}]
+    records = [*alike, {"text": "T"}, {"prompt": "Q", "completion": "A"}]
+    file = tmp_path / "x.jsonl"
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert refusal(file) == (
+        "x.jsonl:4: a record of text, but the first (x.jsonl:1) is of prompt/response, which trainers write "
+        "differently; give each a task and a file of its own."
+    )
+    problems = []
+    assert len(read_task(task_of(file=file), "t", problems)) == 3 and len(problems) == 2
 
 
 def test_bad_records_are_told_and_left_out(tmp_path):
