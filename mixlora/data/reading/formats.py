@@ -109,7 +109,7 @@ def _single_object(data: bytes, name: str) -> Any:
         return None
     first, second = lines.groups()
     try:
-        found = json.loads(first)
+        found = _loads(first)
         return None if second else found
     except json.JSONDecodeError as error:
         cut = error.pos >= len(error.doc.rstrip()) and second
@@ -150,12 +150,25 @@ def _text(data: bytes, name: str, first_line: int) -> str:
 
 def _parse(text: str, name: str, first_line: int) -> Any:
     try:
-        return json.loads(text)
+        return _loads(text)
     except json.JSONDecodeError as error:
         place = f"{name}:{first_line + error.lineno - 1}"
         raise DataError(f"{place}: no JSON at column {error.colno} ({error.msg}); write an object a line.") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{name}:{first_line}: JSON that cannot be read ({error}); simplify it.") from error
+
+
+def _loads(text: str | bytes) -> Any:
+    """The value of JSON in which no object has a key twice: one of its values would be dropped without a word."""
+    return json.loads(text, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r:.60} is there twice")
+    return found
 
 
 def _csv_records(text: str, delimiter: str, name: str, problems: Problems) -> list[Record]:

@@ -204,6 +204,8 @@ def test_a_file_without_records(tmp_path, content):
         ('{"prompt": "a"}'.encode("utf-16"), "r:1: byte 0xff is not UTF-8; save the file as UTF-8."),
         (b'{"a": ' * 100_000, "r:1: JSON that cannot be read (maximum recursion depth exceeded"),
         (b'{"a": ' + b"1" * 5000 + b"}", "r:1: JSON that cannot be read (Exceeds the limit"),
+        (b'{"a": 1, "b": 2, "b": 3}', "r:1: JSON that cannot be read (the key 'b' is there twice); simplify it."),
+        (b'[{"a": 1}, {"a": 1, "a": 1}]', "r:1: JSON that cannot be read (the key 'a' is there twice); simplify it."),
         (b'"text"', "r:1: a str where a record is expected; write an object."),
         (b'[{"prompt": "a", "response": "b"}, 3]', "r[1]: a int where a record is expected; write an object."),
     ],
