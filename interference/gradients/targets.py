@@ -123,7 +123,7 @@ def find_targets(
 
 
 def unprobed(model: nn.Module, adapter: str) -> list[str]:
-    """What the adapter trains besides the A and B of Linear layers, in words. None of it is part of theta."""
+    """In words: what the adapter trains that is not A or B of a Linear layer, and so is not measured."""
     notes = set()
     for module in model.modules():
         if isinstance(module, LoraLayer):

@@ -70,14 +70,19 @@ def of_work(model: nn.Module, adapter: str, work: Workload, loss: Loss | None = 
     """
     if loss is not None:
         return given(loss), replace(work, parts=map(one_by_one, work.parts))
+    batch, work = first_batch(work)
+    found = PLAIN if batch is None else of_model(model, adapter, batch)
+    return found, work if found.loss is None else replace(work, parts=map(one_by_one, work.parts))
+
+
+def first_batch(work: Workload) -> tuple[Batch | None, Workload]:
+    """The first batch of some work, of one example where it can be made again, and the work with this batch in it."""
     parts = iter(work.parts)
     first = next(parts, None)
     if first is None:
-        return PLAIN, replace(work, parts=())
+        return None, replace(work, parts=())
     batch = next((batch for batch, _ in one_by_one(first).batches), None)
-    found = PLAIN if batch is None else of_model(model, adapter, batch)
-    whole = chain([first], parts)
-    return found, replace(work, parts=whole if found.loss is None else map(one_by_one, whole))
+    return batch, replace(work, parts=chain([first], parts))
 
 
 def of_model(model: nn.Module, adapter: str, batch: Batch) -> Objective:

@@ -98,7 +98,7 @@ def day_of(out: Path) -> date | None:
     """The day that the unfinished work on a result takes for today; None where there is none, or it writes no date."""
     try:
         identity = _noted(partial_folder(out) / _IDENTITY) or ""
-        config = json.loads(identity[identity.index("{") :])
+        config, _ = json.JSONDecoder().raw_decode(identity, identity.index("{"))  # words on the loss may follow
         return date.fromisoformat(config["model"]["date"])
     except (RunError, ValueError, LookupError, TypeError):  # other work, of an earlier version, unreadable: told later
         return None

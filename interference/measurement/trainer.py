@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +23,7 @@ from interference.config import MEMORY_BUDGET
 from interference.errors import CheckpointError, MeasurementError, ScopeError
 from interference.gradients.state import own_randomness, without_autocast
 from interference.measurement.compute import measured
-from interference.measurement.objective import Objective, agrees, name_of, of_model, own_function
+from interference.measurement.objective import Objective, agrees, first_batch, name_of, of_model, own_function
 from interference.measurement.rows import Row, drawn
 from interference.measurement.spec import Spec
 from interference.measurement.units import Batch, Part, Unit, Workload, of_collated, one_by_one, refuse_packed
@@ -258,7 +257,7 @@ def _objective_of(trainer: Trainer, model: nn.Module, adapter: str, work: Worklo
     reasons = _reasons(trainer, model)
     own = Objective(partial(_loss, trainer), _words(trainer, reasons))
     if not reasons:
-        first, work = _first(work)
+        first, work = first_batch(work)
         if first is None or _is_plain(trainer, model, adapter, first):
             return Objective(None, PLAIN_LOSS + _unfollowed(trainer)), work
     _refuse_processes(trainer, f"{own.words} is measured in one process")
@@ -270,16 +269,6 @@ def _is_plain(trainer: Trainer, model: nn.Module, adapter: str, batch: Batch) ->
     if trainer.accelerator.num_processes == 1:
         return agrees(model, adapter, batch, partial(_loss, trainer))
     return _of_trl(trainer) or of_model(model, adapter, batch).loss is None  # TRL's loss waits for all processes
-
-
-def _first(work: Workload) -> tuple[Batch | None, Workload]:
-    """The first batch of some work, of one example where the work collates it, and the work with this batch in it."""
-    parts = iter(work.parts)
-    first = next(parts, None)
-    if first is None:
-        return None, replace(work, parts=())
-    batch = next((batch for batch, _ in one_by_one(first).batches), None)
-    return batch, replace(work, parts=chain([first], parts))
 
 
 def _loss(trainer: Trainer, model: nn.Module, batch: dict[str, Any]) -> Tensor:

@@ -41,7 +41,7 @@ class Part:
 
 
 def one_by_one(part: Part) -> Part:
-    """The part with batches of one example each, where its batches can be made anew (`alone`); else as it is."""
+    """The part with one example in each batch, if its batches can be made again (`alone`); otherwise unchanged."""
     alone = getattr(part.batches, "alone", None)
     return part if alone is None else replace(part, batches=alone())
 

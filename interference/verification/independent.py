@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -20,10 +19,8 @@ from mixlora.data.collation import Collator, Encoded
 from mixlora.data.examples import Example, Form, LossOn, Turn, with_values
 from mixlora.data.images import open_image, squared
 from mixlora.data.processing import takes_suffix
-
-Given = Mapping[str, Any]
-_REFUSALS = (TemplateError, TypeError, ValueError, LookupError, AttributeError)
-"""What a template raises that cannot write a conversation."""
+from mixlora.data.templates import REFUSALS
+from mixlora.data.tokens import common_prefix_length
 
 
 def example_batch(collator: Collator, encoded: Encoded) -> dict[str, Tensor]:
@@ -60,8 +57,7 @@ def example_batch(collator: Collator, encoded: Encoded) -> dict[str, Tensor]:
 def _check(encoded: Encoded, what: str, expected: Sequence[int], measured: Sequence[int], single: "_Single") -> None:
     if list(expected) == list(measured):
         return
-    apart = (k for k, (one, other) in enumerate(zip(expected, measured, strict=False)) if one != other)
-    place = next(apart, min(len(expected), len(measured)))
+    place = common_prefix_length(expected, measured)
     raise MeasurementError(
         f"{encoded.source}: example {encoded.id!r} was measured with other {what} than {single.name} gives, from token "
         f"{place} on; the run is not of the gradients of its trainer, do not use it"
@@ -87,7 +83,7 @@ class _Single:
         turns = tuple(map(with_values, self.example.turns))
         try:
             return self._batch()
-        except _REFUSALS:
+        except REFUSALS:
             if turns == self.example.turns:
                 raise
             self.example = replace(self.example, turns=turns)
@@ -152,8 +148,7 @@ class _Single:
         if prompt is None:
             return batch
         whole = ids[0].tolist()
-        apart = (k for k, (one, other) in enumerate(zip(prompt, whole, strict=False)) if one != other)
-        shared = next(apart, min(len(prompt), len(whole)))
+        shared = common_prefix_length(prompt, whole)
         return {**batch, "labels": torch.tensor([[IGNORED] * shared + whole[shared:]])}
 
     def _by_template_of_strings(self) -> dict[str, Tensor]:
@@ -248,5 +243,5 @@ def _words(text: str) -> list[dict[str, Any]]:
     return [{"type": "text", "text": text}] if text else []
 
 
-def _tensors(found: Given) -> dict[str, Tensor]:
+def _tensors(found: Mapping[str, Any]) -> dict[str, Tensor]:
     return {key: value if isinstance(value, Tensor) else torch.as_tensor(value) for key, value in found.items()}

@@ -60,8 +60,8 @@ def check(
         threads: how many pictures are decoded at once; as many as there are cores, but at most 8, if None.
         progress: told after each example how many are done, and how many there are.
         skipping: {task: where its unusable examples are counted}; of other tasks they are problems.
-        new_tokens: encode prompts alone, after which the model is to generate so many tokens; None to encode examples
-            as for training.
+        new_tokens: None to encode whole examples, as for training. A number to encode their prompts, behind which the
+            model may generate so many tokens.
 
     Raises:
         ConfigError: `threads` is below 1, or the chat template fits no example.

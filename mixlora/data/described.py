@@ -1,4 +1,4 @@
-"""What a job records of its data, and what a reader is told of it: template, skipped records, cut answers.
+"""What a job records of its data (template, skipped records, cut answers), and the sentences that tell it.
 
 Both are of plain values, so that a run is read and printed without a model. Not here: the examples themselves
 (`preview`).
@@ -29,11 +29,16 @@ def of_task(examples: Sequence[Example], cut: int, noted: Noted, marked: int = 0
         "with_picture": sum(example.has_image for example in examples),
         "cut": cut,
         "special_as_text": marked,
-        "several_answers": sum(len(set(example.references)) > 1 for example in examples),
+        "several_answers": sum(_is_one_of_several(example) for example in examples),
         "forms": sorted({example.form.value for example in examples}),
         "loss_on": sorted({str(example.loss_on) for example in examples}),
         **noted.json(),
     }
+
+
+def _is_one_of_several(example: Example) -> bool:
+    """Whether a record lists several answers, and its last turn is one of them."""
+    return len(set(example.references)) > 1 and example.turns[-1].text in example.references
 
 
 def sentences(data: Mapping[str, Any]) -> list[str]:
@@ -67,7 +72,9 @@ def _of_task(task: str, own: Mapping[str, Any], template: Mapping[str, Any]) -> 
             "as text here; SFTTrainer reads them as the tokens"
         )
     if several := _number(own.get("several_answers")):
-        yield f"task {task!r}: {several} of {count} examples list several answers, of which the most frequent is theirs"
+        yield (
+            f"task {task!r}: {several} of {count} examples list several answers; the conversation ends with one of them"
+        )
     if 0 < seeing < count:
         yield f"task {task!r}: {count - seeing} of {count} examples have no picture"
     if template.get("text") and (forms := [form for form in _texts(own.get("forms")) if form in _TEXTUAL]):

@@ -1,6 +1,5 @@
 """What an example of a task is. How it is read from files is in `reading`, how it becomes tensors in `collation`."""
 
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -9,6 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from PIL import Image
+
+from mixlora.common.files import parse_json
 
 Role = Literal["system", "user", "assistant", "tool"]
 Picture = Path | Image.Image
@@ -60,7 +61,7 @@ def with_values(turn: Turn) -> Turn:
         function = dict(call.get("function", call))
         if isinstance(function.get("arguments"), str):
             with suppress(ValueError):  # some are plain text, which the template writes as it stands
-                function["arguments"] = json.loads(function["arguments"])
+                function["arguments"] = parse_json(function["arguments"])
         calls.append({**call, "function": function} if "function" in call else function)
     return replace(turn, more={**turn.more, "tool_calls": calls})
 
@@ -101,6 +102,6 @@ class Example:
 
 
 def pictures_first(turns: tuple[Turn, ...], count: int = 1) -> tuple[Turn, ...]:
-    """The turns with so many pictures at the beginning of the first user turn."""
+    """The turns, with `count` pictures put at the beginning of the first user turn."""
     first = next((turn for turn in turns if turn.role == "user"), None)
     return tuple(replace(turn, places=(0,) * count + turn.places) if turn is first else turn for turn in turns)

@@ -11,7 +11,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import (
     mark_control_tokens,
@@ -20,14 +19,12 @@ from transformers.utils.chat_template_utils import (
 
 from mixlora.common.errors import ConfigError, DataError
 from mixlora.data.examples import Example, Turn, with_values
-from mixlora.data.templates import ChatTemplate
+from mixlora.data.templates import REFUSALS, ChatTemplate
 
 Span = tuple[int, int]
 """Characters of a text, from the first to behind the last."""
 
 _PROBE = Example("probe", "", (Turn("user", "PROBE-OF-A-QUESTION"), Turn("assistant", "PROBE-OF-AN-ANSWER")), (), "")
-_REFUSALS = (TemplateError, TypeError, ValueError, LookupError, AttributeError)
-"""What a template raises that cannot write a conversation."""
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
@@ -115,9 +112,9 @@ class Renderer:
         """
         try:
             return self._by_template(example, turns, training, answering)
-        except _REFUSALS as error:
+        except REFUSALS as error:
             if (others := [with_values(turn) for turn in turns]) != list(turns):
-                with suppress(*_REFUSALS):
+                with suppress(*REFUSALS):
                     return self._by_template(example, others, training, answering)
             raise DataError(
                 f"{example.source}: the chat template ({self.template.source}) refuses this conversation: {error}; "

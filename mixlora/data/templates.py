@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
@@ -42,6 +43,9 @@ LLAVA_V1_TEXT = (
 
 RAW_TEXT = "{% for message in messages %}{{ message['content'] }}{% endfor %}{{ eos_token }}"
 """`RAW` as a template, by which a training that used none says so beside its adapter."""
+
+REFUSALS = (TemplateError, TypeError, ValueError, LookupError, AttributeError)
+"""What a template raises that cannot write a conversation."""
 
 _MARKED = re.compile(r"\{%-?\s*generation\s*-?%\}")
 

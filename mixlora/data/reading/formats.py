@@ -28,7 +28,7 @@ _ROW = 16
 """Bytes that a row counts, besides its values."""
 
 _OF_RECORDS = MEANINGFUL - {"train"}
-"""Keys of a record, by which it is told from an object around records."""
+"""Keys that only a record has. An object without any of them may hold a list of records."""
 
 Problems = list[DataError] | None
 """Collects what is wrong with single records; None to raise the first."""

@@ -19,6 +19,8 @@ _KEYS = (("role", "content"), ("from", "value"), ("role", "value"), ("from", "co
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 _CONTEXT = ("weight", "train", "loss", "trainable", "training")
 """Keys that keep an assistant's message out of the loss where they are 0 or false."""
+_FLAGS = ("mask", "masked", "prefix")
+"""Of the keys below, those that mean nothing where they are false."""
 _WEIGHING = ("train_detail", "mask", "masked", "loss_mask", "loss_weight")
 _REFUSED = (
     *("video", "videos", "audio", "audios", "images", "image", "label", "documents", "thought", "prefix"),
@@ -95,7 +97,7 @@ def _turn(message: Any, number: int, record: Record) -> tuple[Turn, list[Any]]:
     more = {"tool_calls": calls} if calls else {}
     more |= {key: message[key] for key in ("tool_call_id", "name", *_REASONING) if key in message}
     for key in _REFUSED:
-        if key in message and message[key] not in ("", []):
+        if key in message and message[key] not in ("", []) and not (key in _FLAGS and message[key] is False):
             raise record.error(
                 f"{what} has {key} {shown(message[key])}, which is not read there; remove it, or say ignore: [{key}]."
             )

@@ -76,7 +76,7 @@ def _has(turns: Sequence[Turn], placeholder: str) -> bool:
 
 
 def _placed(turn: Turn, each: int) -> Turn:
-    """A turn whose placeholders are places of so many pictures each; a newline behind the first belongs to it."""
+    """The turn without its placeholders, where `each` pictures stand instead; a newline behind the first goes, too."""
     first, *others = turn.text.split(PLACEHOLDER)
     text, places = first.lstrip() if not first.strip() else first, []
     for piece in others:

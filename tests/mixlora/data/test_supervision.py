@@ -10,7 +10,7 @@ from trl.chat_template_utils import get_training_chat_template, supports_tool_ca
 
 from mixlora.common.errors import DataError
 from mixlora.data.collation import Collator
-from mixlora.data.examples import Example, Form, LossOn, Turn
+from mixlora.data.examples import Example, Form, LossOn, Turn, with_values
 from mixlora.data.templates import known_to_trl
 from tests.support.small_processors import byte_level, templated
 
@@ -170,3 +170,7 @@ def test_arguments_in_a_string_are_written_as_trl_does_or_else_as_values(name, m
 
     expected, found = rows(written)
     assert [found] == (expected or rows(CALL)[0])
+    deep = {**CALL, "function": {**CALL["function"], "arguments": "[" * 100_000}}
+    turns = (Turn("user", "Where?"), Turn("assistant", "", more={"tool_calls": [deep]}))
+    assert with_values(turns[1]) == turns[1]  # what is no JSON, or too deep, stays text
+    ours(tokenizer, Example("1", "t", turns, (), "f:1", tools=tuple(TOOLS)))

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from mixlora.data.described import of_task, sentences
 from mixlora.data.reading.problems import Noted
 from mixlora.data.sources import examples_of
 from tests.support.records import refusal, task_of
@@ -49,6 +50,12 @@ def test_a_key_of_a_message_that_says_what_is_trained_on_is_refused_or_ignored(t
     assert [turn.text for turn in read(path, ignore=[key])[0].turns] == ["Q", "A", "R", "B"]
 
 
+@pytest.mark.parametrize("key", ["mask", "masked", "prefix"])
+def test_a_flag_that_is_false_means_nothing(tmp_path, key):
+    example, noted = read(written(tmp_path, **{key: False}))
+    assert example.turns[3].supervised and noted.json()["unread_keys"] == []
+
+
 def test_other_keys_of_messages_are_told_once(tmp_path):
     assert read(written(tmp_path, wieght=0, id=7, empty=None))[1].json()["unread_keys"] == [
         "messages[].id", "messages[].wieght",
@@ -86,3 +93,18 @@ def test_several_answers_are_told(tmp_path):
     (tmp_path / "x.jsonl").write_text(json.dumps({"prompt": "p", "response": ["a", "b", "b"]}))
     example, _ = read(tmp_path / "x.jsonl")
     assert (example.turns[1].text, example.references) == ("b", ("a", "b", "b"))
+    data = {"tasks": {"t": of_task([example], 0, Noted(), marked=1)}}
+    assert sentences(data) == [
+        "task 't': messages of 1 of 1 examples hold special tokens of the model, which are read as text here; "
+        "SFTTrainer reads them as the tokens",
+        "task 't': 1 of 1 examples list several answers; the conversation ends with one of them",
+    ]
+
+
+def test_the_fields_of_dolly(tmp_path):
+    record = {"instruction": "I", "context": "C", "response": "R", "category": "qa"}
+    (tmp_path / "x.jsonl").write_text(json.dumps(record))
+    fields = {"instruction": "instruction", "input": "context", "output": "response"}
+    example, noted = read(tmp_path / "x.jsonl", fields=fields)
+    assert [turn.text for turn in example.turns] == ["I\nC", "R"]
+    assert noted.json()["unread_keys"] == ["category"]
