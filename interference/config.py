@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from interference.blocks import Component, Granularity
 from interference.errors import ConfigError
 from mixlora.common import settings as yaml_settings
 from mixlora.common.sections import BaseSection, TaskSection
 from mixlora.common.settings import Place, Section
+from mixlora.data.groups import IMAGE, NONE
 
 LEAST_SUMS = 16
 """The smallest number of random sums in a sketch."""
@@ -27,6 +28,23 @@ class ModelConfig(BaseSection):
     """The checkpoint that is measured: the base's keys, and `adapter`, the path or hub id of a PEFT adapter for it."""
 
     adapter: Place
+
+
+class TaskConfig(TaskSection):
+    """A task that is measured: where its examples come from, and which of them are not independent.
+
+    Attributes:
+        group: what examples that are not independent share: "image" (a picture, by its content), a key of their
+            records, or "none". One value of a key of one name is one group in all tasks, as one picture is.
+    """
+
+    group: str = Field(IMAGE, min_length=1)
+
+    @model_validator(mode="after")
+    def _group_of_file(self) -> "TaskConfig":
+        if self.mini is not None and self.group not in (IMAGE, NONE):
+            raise ValueError(f"group is {self.group!r}, but mini has no records; write image or none")
+        return self
 
 
 class ProbeConfig(Section):
@@ -83,7 +101,7 @@ class AnalysisConfig(Section):
     """Everything `compute` needs; `out` is the run's directory."""
 
     model: ModelConfig
-    tasks: dict[str, TaskSection] = Field(min_length=1)
+    tasks: dict[str, TaskConfig] = Field(min_length=1)
     probe: ProbeConfig = Field(default_factory=lambda: ProbeConfig.model_validate({}))
     out: Place | None = None
 

@@ -39,7 +39,8 @@ def section_of(sections, name):
 
 def computed(sections, name, out):
     model = section_of(sections, name) | {"adapter": str(sections["adapter"])}
-    tasks = {"t": task_of(name), "other": task_of(name)}
+    own = task_of(name) | {"group": "none"}  # some files show one picture throughout
+    tasks = {"t": own, "other": own}
     config = build(AnalysisConfig, {"model": model, "tasks": tasks, "probe": {}, "out": str(out)}, "test")
     found = sample.encode(sample.read(config), sample.collator_of(config), config)
     return [unit.examples[0] for unit in found.units if unit.task == "t"]

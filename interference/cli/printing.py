@@ -14,6 +14,8 @@ from interference.run import Run, Scope
 from interference.run.remarks import (
     ZERO,
     also_trained,
+    copied,
+    dependence,
     has_null,
     nearly_stationary,
     nonpositive,
@@ -109,6 +111,9 @@ def show(run: Run, metric: str, console: Console, **options: Any) -> None:
         console.print(frame(null, f"split-half null: I of one half of a task's units against the other; {how}"))
     signal = run.signal(**scope.options)
     console.print(frame(signal, "signal of each task's mean gradient"))
+    shared = run.overlap()
+    if (shared.to_numpy() > 0).sum() > len(shared):
+        console.print(frame(shared, "groups in common (share)"))
     for line in remarks(run, table, signal, metric, options.get("reduce")):
         console.print(Text(f"note: {line}"))
 
@@ -158,6 +163,10 @@ def remarks(
             f"{nearly_stationary(_listed(forced))}: their off-diagonal must average below 0 there, whatever the tasks "
             "are; compare with an earlier checkpoint"
         )
+    if shared := dependence(run.probes):
+        found.append(plain(shared))
+    if again := copied(run.copies(), run.probes):
+        found.append(plain(again))
     if sketch := sketched(run.meta):
         found.append(sketch)
     if loss := other_loss(run.meta):

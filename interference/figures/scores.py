@@ -13,7 +13,8 @@ from interference.errors import ScopeError
 from interference.figures.canvas import COLOURS, SHAPES, Picture, short
 from mixlora.evaluation.comparison import Comparison
 from mixlora.evaluation.results import Results
-from mixlora.evaluation.tables import MEAN, table
+from mixlora.evaluation.scoring.intervals import Estimate
+from mixlora.evaluation.tables import MEAN, average, table
 
 Groups = Mapping[str, Sequence[str]]
 _POINTS = "MME"
@@ -24,7 +25,8 @@ _ROOM = 0.6  # of a row, shared by the models
 def scores(results: Sequence[Results], comparison: Comparison | None = None, unseen: Sequence[str] = ()) -> Picture:
     """Every model's score on every task with its 95% interval, tasks down the side, and the paired difference.
 
-    Scores are in percent and their mean over the tasks takes tasks as independent; MME's sums are in points, below.
+    Scores are in percent; MME's sums are in points, below. The interval of the mean over the tasks takes tasks that
+    share groups, as pictures, as fully dependent, and others as independent.
 
     Args:
         results: of the models, whose labels must differ.
@@ -96,16 +98,16 @@ def _differences(comparison: Comparison, groups: Groups) -> pd.DataFrame:
             found.append([math.nan] * 3 if value is None else [100 * v for v in (value.value, value.low, value.high)])
         rows += [("difference", group, task, title, *ends) for task, ends in zip(tasks, found, strict=True)]
         if group != _POINTS:
-            rows.append(("difference", group, MEAN, title, *_mean(found)))
+            rows.append(("difference", group, MEAN, title, *_mean(found, tasks, comparison.dependent)))
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 
-def _mean(parts: Sequence[Sequence[float]]) -> tuple[float, float, float]:
-    """The mean of independent values with their intervals, whose ends' distances add up as roots of squares do."""
-    value = sum(middle for middle, _, _ in parts) / len(parts)
-    below = math.hypot(*(middle - low for middle, low, _ in parts)) / len(parts)
-    above = math.hypot(*(high - middle for middle, _, high in parts)) / len(parts)
-    return value, value - below, value + above
+def _mean(
+    parts: Sequence[Sequence[float]], tasks: Sequence[str], dependent: Sequence[Sequence[str]]
+) -> tuple[float, float, float]:
+    """The mean of the tasks' values and the ends of its interval."""
+    found = average([Estimate(*ends) for ends in parts], [(task,) for task in tasks], dependent)
+    return found.value, found.low, found.high
 
 
 def _draw(axes: Axes, data: pd.DataFrame, names: Sequence[str], models: Sequence[str], signed: bool) -> None:

@@ -134,6 +134,8 @@ class RunBuilder:
                 "source": [unit.source for unit in units],
             }
         )
+        if all(unit.group is not None for unit in units):
+            probes["group"] = [unit.group for unit in units]
         frame = to_frame(self.stored()[0])
         return Run(probes, frame, grams, {**meta, "seconds": self.seconds}, self._selections(spool))
 

@@ -19,13 +19,14 @@ from interference.gradients.probe import Probe
 from interference.gradients.targets import Target, unprobed
 from interference.measurement import checkpoint, sample
 from interference.measurement.builder import RunBuilder
+from interference.measurement.labels import Labels, check_labels, labelled
 from interference.measurement.objective import PLAIN, Objective, of_work
 from interference.measurement.prober import Prober
 from interference.measurement.resume import clear, day_of, gram_file, refuse_busy, settle, unfinished
 from interference.measurement.shard import Shard
 from interference.measurement.spec import Spec
 from interference.measurement.spool import DiskSpool, MemorySpool
-from interference.measurement.units import Batch, Probed, Workload, of_collated
+from interference.measurement.units import Batch, Part, Probed, Workload, of_collated
 from interference.run import Run, load
 from interference.run.run import check_free
 from mixlora.checkpoints.loading import SPLIT, kind_of
@@ -64,6 +65,7 @@ def compute(
     spool_dir: Path | str | None = None,
     sketch: int | None = None,
     loss: Loss | None = None,
+    groups: Labels | None = None,
     progress: Progress = silent,
 ) -> Run:
     """The run of a model with a LoRA or MixLoRA adapter, over batches that the caller collated.
@@ -91,6 +93,9 @@ def compute(
         sketch: keep this number of random sums instead of every block's gradient; see `interference.gradients.sketch`.
         loss: a function of (model, batch of one example) to a scalar tensor, measured in place of the mean
             cross-entropy, one example a backward pass.
+        groups: {task: a label for every unit, in the order of its batches}; units of one label, in one task or in two,
+            are not independent, as those that share a picture or a document. None where it is not known: units are
+            then taken as independent.
         progress: called as the work goes on.
 
     Returns:
@@ -99,8 +104,8 @@ def compute(
     Raises:
         CheckpointError: if the model has no adapter that can be probed, or not all of its weights are in memory.
         ConfigError: if the seed, granularity, sketch or loss cannot be used.
-        ScopeError: if a layer or module does not exist, a row holds several packed examples, or a task has fewer than
-            two units.
+        ScopeError: if a layer or module does not exist, a row holds several packed examples, a task has fewer than two
+            units or groups, or the labels of `groups` are not one a unit.
         MeasurementError: if a loss or gradient is not finite, or every gradient is zero.
         RunError: if `out` exists already, or cannot be written.
     """
@@ -109,7 +114,11 @@ def compute(
         token_mean=token_mean, granularity=granularity, weight_space=weight_space, sketch=sketch, seed=seed,
         memory_budget=memory_budget,
     )  # fmt: skip
-    work = Workload(of_collated(model, batches, unit), batches)
+    parts: Iterable[Part] = of_collated(model, batches, unit)
+    if groups is not None:
+        check_labels(groups, batches, unit)
+        parts = labelled(parts, groups)
+    work = Workload(parts, batches)
     return measured(model, spec, work, partial(of_work, loss=loss), out, spool_dir, progress)
 
 

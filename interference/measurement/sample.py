@@ -17,6 +17,7 @@ from mixlora.data.checking import as_error
 from mixlora.data.collation import Collator, Encoded
 from mixlora.data.described import of_task
 from mixlora.data.examples import Example
+from mixlora.data.groups import IMAGE, connected, shared_by
 from mixlora.data.images import content
 from mixlora.data.preview import pieces_of, shortened
 from mixlora.data.reading.problems import Noted, collecting
@@ -25,16 +26,17 @@ from mixlora.data.sources import examples_of
 
 @dataclass(frozen=True)
 class EncodedUnit:
-    """A unit's examples as tokens."""
+    """A unit's examples as tokens, and the number of the group it is in."""
 
     task: str
     examples: tuple[Encoded, ...]
+    group: int = 0
 
     @property
     def unit(self) -> Unit:
         """What the run records of it."""
         ids = " + ".join(example.id for example in self.examples)
-        return Unit(self.task, ids, " + ".join(example.source for example in self.examples))
+        return Unit(self.task, ids, " + ".join(example.source for example in self.examples), self.group)
 
     @property
     def length(self) -> int:
@@ -125,7 +127,7 @@ def encode(drawn: Drawn, collator: Collator, config: AnalysisConfig) -> Sample:
 
     Raises:
         DataError: if an answer is empty or truncated away, or a prompt cannot be rendered.
-        ScopeError: if a task has fewer than two units.
+        ScopeError: if a task has fewer than two units, or groups of them.
     """
     size, units = config.probe.unit_size, list[EncodedUnit]()
     for name, encoded in _encoded(drawn, collator, config).items():
@@ -139,7 +141,28 @@ def encode(drawn: Drawn, collator: Collator, config: AnalysisConfig) -> Sample:
                 f"task {name!r} has {count} units of {size} examples that all have an image or all have none, but 2 "
                 "are needed; give it more examples or a smaller unit_size"
             )
-    return Sample(collator, units, drawn.noted)
+    return Sample(collator, _grouped(units, config), drawn.noted)
+
+
+def _grouped(units: Sequence[EncodedUnit], config: AnalysisConfig) -> list[EncodedUnit]:
+    """The units with their groups: units that share a picture or a value of a key are in one, also through others.
+
+    Raises:
+        ScopeError: if a task has fewer than two groups.
+    """
+    kinds = {name: task.group for name, task in config.tasks.items()}
+    shared = ([key for one in unit.examples for key in shared_by(one.example, kinds[unit.task])] for unit in units)
+    found = [replace(unit, group=group) for unit, group in zip(units, connected(shared), strict=True)]
+    for name, kind in kinds.items():
+        own = [unit.group for unit in found if unit.task == name]
+        if len(set(own)) < 2:
+            smaller = "" if config.probe.unit_size == 1 else ", or a smaller unit_size"
+            what = "pictures" if kind == IMAGE else f"values of {kind!r}"
+            raise ScopeError(
+                f"the {len(own)} units of task {name!r} are 1 group, as they share {what}, but at least 2 groups are "
+                f"needed: give it examples with other {what}{smaller}, or write group: none if they are independent"
+            )
+    return found
 
 
 def _encoded(drawn: Drawn, collator: Collator, config: AnalysisConfig) -> dict[str, list[Encoded]]:

@@ -20,11 +20,19 @@ Batch = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Unit:
-    """What one gradient belongs to: its task, and the examples it is the mean of."""
+    """What one gradient belongs to.
+
+    Attributes:
+        task: its task.
+        ids: of the examples it is the mean of.
+        source: of those.
+        group: the same number for units that are not independent, in all tasks; None where that is not known.
+    """
 
     task: str
     ids: str
     source: str
+    group: int | None = None
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,8 @@ def notes(run: RunSummary) -> list[str]:
         why = remarks.nonpositive(several(tasks))
         found.append(sentence(f"{why}: means of ratios are unstable there, the ratio of means is not"))
     if not remarks.has_null(run.run.probes):
-        found.append(f"There is no split-half null: it needs at least {LEAST_UNITS} units of every task.")
+        noun = "groups" if remarks.dependent(run.run.probes) else "units"
+        found.append(f"There is no split-half null: it needs at least {LEAST_UNITS} {noun} of every task.")
     if run.empty:
         found.append(f"Every gradient is zero in {several([_place(scope) for scope in run.empty])}: nothing to show.")
     if sketch := remarks.sketched(run.run.meta):
@@ -232,6 +233,10 @@ def _reality(run: RunSummary) -> list[str]:
     found = []
     if 0 < len(silent(run)) < len(run.signal):
         found.append(f"{several(silent(run))} cannot be judged: no gradient there rises above its own noise.")
+    if shared := remarks.dependence(run.run.probes):
+        found.append(sentence(shared))
+    if again := remarks.copied(run.run.copies(), run.run.probes):
+        found.append(sentence(again))
     if run.null.empty:
         return found
     failed = failed_null(run)

@@ -89,7 +89,7 @@ def summarise(label: str, run: Run, contents: Contents, replicates: int, progres
 
 def resamples_of(run: Run, gram: Any, replicates: int) -> Resamples:
     """The resamples of a scope whose Gram is known, as `Run.table` draws them."""
-    return Resamples(gram, list(run.probes["task"]), replicates=replicates, seed=run.seed)
+    return Resamples(gram, list(run.probes["task"]), replicates=replicates, seed=run.seed, groups=run.groups)
 
 
 def table_of(resamples: Resamples, choice: Choice) -> pd.DataFrame:

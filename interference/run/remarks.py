@@ -3,7 +3,7 @@
 Names in a clause are listed by whoever shows it: a terminal lists them otherwise than a page.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -13,6 +13,8 @@ from mixlora.data import described
 
 UNSTABLE = 0.05
 """A share of units with an own Delta at or below 0, beyond which means of ratios are unstable."""
+NAMED = 3
+"""Copies, and units of each, that are named."""
 PLAIN_LOSS = "mean cross-entropy over supervised tokens of an example, nats per token"
 """How a run's meta names the loss that is measured unless the model, its trainer or the caller has another."""
 STATIONARY = 0.25
@@ -65,8 +67,50 @@ def other_loss(meta: Mapping[str, Any]) -> str | None:
 
 
 def has_null(probes: pd.DataFrame) -> bool:
-    """Whether every task of `Run.probes` has enough units for a split-half null."""
-    return bool(probes["task"].value_counts().min() >= LEAST_UNITS)
+    """Whether every task of `Run.probes` has enough units, or groups of them, for a split-half null."""
+    by_task = probes.groupby("task")
+    counts = by_task["group"].nunique() if "group" in probes else by_task.size()
+    return bool(counts.min() >= LEAST_UNITS)
+
+
+def dependent(probes: pd.DataFrame) -> bool:
+    """Whether some units of `Run.probes` are known to share a group."""
+    return "group" in probes and bool(probes["group"].duplicated().any())
+
+
+def dependence(probes: pd.DataFrame) -> str | None:
+    """What the units of `Run.probes` share, or that nothing is known of it; None where no two share a group."""
+    if "group" not in probes:
+        return (
+            "the run has no groups, so its units were taken as independent: where examples share pictures or "
+            "documents, intervals are too narrow; compute it again"
+        )
+    if not dependent(probes):
+        return None
+    own = probes.drop_duplicates(["task", "group"])
+    counts = probes["task"].value_counts(sort=False)
+    groups = own["task"].value_counts(sort=False)
+    few = f"{len(probes)} units are of {probes['group'].nunique()} groups"
+    least = str((groups / counts).idxmin())
+    tasks = f", fewest for their number in {least}: {groups[least]} groups of {counts[least]} units"
+    shared = own.groupby("group")["task"].nunique()
+    several = int((shared > 1).sum())
+    both = f"; {several} {'is' if several == 1 else 'are'} in more than one task" if several else ""
+    return f"{few}{tasks if len(own) < len(probes) else ''}{both}; intervals and verdicts are of groups"
+
+
+def copied(copies: Sequence[Sequence[int]], probes: pd.DataFrame) -> str | None:
+    """That examples come more than once, and which, by `Run.copies` and `Run.probes`; None where none does."""
+    if not copies:
+        return None
+    names = [f"{task} {ids}" for task, ids in zip(probes["task"], probes["ids"], strict=True)]
+    shown = [" = ".join(names[row] for row in rows[:NAMED]) + (" = ..." if rows[NAMED:] else "") for rows in copies]
+    more = f", and {len(copies) - NAMED} more" if copies[NAMED:] else ""
+    count = sum(map(len, copies))
+    return (
+        f"{count} units are copies of {len(copies)} examples, by their gradients, and those of one example are one "
+        f"group: {'; '.join(shown[:NAMED])}{more}"
+    )
 
 
 def opposed(table: pd.DataFrame, reduce: str | None = None) -> str | None:

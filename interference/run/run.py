@@ -24,6 +24,7 @@ from interference.run.remarks import other_units
 from interference.run.schema import SCHEMA, check_whole, read_meta
 from interference.statistics import metrics, uncertainty
 from interference.statistics.estimand import Aggregate, Estimand, estimate
+from interference.statistics.layout import held_repeatedly
 from mixlora.common import directories
 from mixlora.common.files import expanded
 
@@ -35,7 +36,8 @@ class Run:
     """One measurement.
 
     Attributes:
-        probes: one row a unit: task, loss (nats per token), tokens (supervised), ids, source.
+        probes: one row a unit: task, loss (nats per token), tokens (supervised), ids, source; and group, the same
+            number for units that are not independent, in all tasks, where that is known.
         blocks: one row a block: name, component, layer, module, group, side, size.
         meta: how the run came about: config, conventions, fingerprints, versions, timings, notes.
         selections: of a MixLoRA run, the factors that every example used: {block name: [examples, r], ranked}, and
@@ -76,6 +78,16 @@ class Run:
     def tasks(self) -> list[str]:
         """Task names, by first appearance."""
         return list(dict.fromkeys(self.probes["task"]))
+
+    @property
+    def groups(self) -> list[int] | None:
+        """The group of every unit; None where units are taken as independent because nothing is known of groups."""
+        return [int(group) for group in self.probes["group"]] if "group" in self.probes else None
+
+    @property
+    def _labels(self) -> list[int]:
+        """A label of every unit, its own where nothing is known of groups."""
+        return list(range(len(self.probes))) if self.groups is None else self.groups
 
     @property
     def seed(self) -> int:
@@ -163,7 +175,7 @@ class Run:
         """
         estimand = Estimand(metric, aggregate=aggregate, **options)
         grams = self._theta(Scope(layers, modules, side, space), aggregate)
-        values = estimate(estimand, grams, list(self.probes["task"]))[0]
+        values = estimate(estimand, grams, list(self.probes["task"]), groups=self._labels)[0]
         affected, stepped = (pd.Index(self.tasks, name=name) for name in ("affected", "stepped"))
         return pd.DataFrame(values, affected, stepped)
 
@@ -187,12 +199,12 @@ class Run:
             side: as in `matrix`.
             space: as in `matrix`.
             aggregate: as in `matrix`.
-            options: those of `matrix`, and `replicates` (1000), `level` (0.95), `seed`.
+            options: those of `matrix`, and `replicates` (1000), `level` (0.95), `seed`, `groups` (the run's own).
 
         Returns:
             Columns affected, stepped, value, low and high (95% bootstrap interval), verdict (about Delta_j L_i), p, q
             (p adjusted over the cells), nonpositive (share of units whose own Delta is not above 0), leverage (share
-            of the worst unit).
+            of the worst unit), both of groups where units have them.
 
         Raises:
             ScopeError: as in `matrix`.
@@ -200,7 +212,7 @@ class Run:
             MeasurementError: as in `matrix`.
         """
         grams = self._theta(Scope(layers, modules, side, space), aggregate)
-        options = {"seed": self.seed} | options
+        options = {"seed": self.seed, "groups": self.groups} | options
         found = uncertainty.table(grams, list(self.probes["task"]), metric, aggregate=aggregate, **options)
         return pd.DataFrame(found.columns())
 
@@ -223,7 +235,7 @@ class Run:
             ScopeError: if the scope is not there.
             MeasurementError: if every gradient in the scope is zero.
         """
-        found = metrics.signal(self._sum(Scope(layers, modules, side, space)), list(self.probes["task"]))
+        found = metrics.signal(self._sum(Scope(layers, modules, side, space)), list(self.probes["task"]), self._labels)
         columns = {
             name: getattr(found, name) for name in ("squared_norm", "unit_noise", "snr", "reliability", "balance")
         }
@@ -251,7 +263,7 @@ class Run:
             side: as in `matrix`.
             space: as in `matrix`.
             aggregate: as in `matrix`.
-            options: `pairs`, `reduce`, `splits`, `level`, `seed`; see `uncertainty.split_half_null`.
+            options: `pairs`, `reduce`, `splits`, `level`, `seed`, `groups`; see `uncertainty.split_half_null`.
 
         Returns:
             Columns mean, low, high over the splits.
@@ -261,7 +273,7 @@ class Run:
             ConfigError: as in `matrix`.
         """
         grams = self._theta(Scope(layers, modules, side, space), aggregate)
-        options = {"seed": self.seed} | options
+        options = {"seed": self.seed, "groups": self.groups} | options
         found = uncertainty.split_half_null(grams, list(self.probes["task"]), aggregate=aggregate, **options)
         columns = {name: getattr(found, name) for name in ("mean", "low", "high")}
         return pd.DataFrame(columns, index=pd.Index(found.tasks, name="task"))
@@ -269,6 +281,23 @@ class Run:
     def zero_blocks(self) -> list[str]:
         """Blocks in which every gradient is zero: A's, as long as B is at its initial zero."""
         return [name for name in self.blocks["name"] if not self._grams[name].any()]
+
+    def overlap(self) -> pd.DataFrame:
+        """The share of a row's groups of which a column has units, too: 1 for a task and itself.
+
+        For two tasks it is 0 where nothing is known of groups.
+
+        Returns:
+            [tasks, tasks].
+        """
+        held = [set(self.probes.loc[self.probes["task"] == task].get("group", [])) for task in self.tasks]
+        shares = [[len(own & other) / max(len(own), 1) for other in held] for own in held]
+        np.fill_diagonal(values := np.array(shares, dtype=float), 1)
+        return pd.DataFrame(values, pd.Index(self.tasks, name="task"), self.tasks)
+
+    def copies(self) -> list[list[int]]:
+        """Rows of `probes` whose gradients are the same but for rounding: each list is one example, held repeatedly."""
+        return held_repeatedly(self.gram())
 
     def save(self, out: Path | str, grams: Path | None = None) -> None:
         """Write the run to a directory that must not exist yet: to a temporary name, synced, renamed.
@@ -364,7 +393,8 @@ def compare(a: Run, b: Run, metric: str = "interference", **options: Any) -> pd.
             other_units(a.meta, b.meta)
             or "the runs do not hold the same examples in the same order; compute both with the same seed"
         )
-    scope, options = Scope.split({"seed": a.seed} | options)
+    groups = b.groups if a.groups is None else a.groups
+    scope, options = Scope.split({"seed": a.seed, "groups": groups} | options)
     first, second = (run._theta(scope, options.get("aggregate", Aggregate.SUM)) for run in (a, b))
     found = uncertainty.compare(first, second, list(a.probes["task"]), metric, **options)
     return pd.DataFrame(found.columns())

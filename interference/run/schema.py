@@ -38,6 +38,8 @@ def check_whole(folder: Path, probes: pd.DataFrame, blocks: pd.DataFrame, grams:
     for frame, name, column in ((probes, "probes", "task"), (blocks, "blocks", "name")):
         if not len(frame) or frame[column].isna().any():
             raise RunError(f"{folder / f'{name}.parquet'} is damaged: a {column} is missing")
+    if "group" in probes and not _whole_numbers(probes["group"]):
+        raise RunError(f"{folder / 'probes.parquet'} is damaged: a group is no whole number")
     layers = blocks["layer"].dropna()
     if blocks["name"].duplicated().any() or (layers != layers.round()).any() or (layers.abs() > 2**31).any():
         raise RunError(f"{folder / 'blocks.parquet'} is damaged: it holds a block twice, or a layer that cannot be")
@@ -47,3 +49,10 @@ def check_whole(folder: Path, probes: pd.DataFrame, blocks: pd.DataFrame, grams:
             raise RunError(f"{folder / 'gram.safetensors'} is damaged: it lacks block {name}")
         if grams.kind(name) != "F32" or grams.shape(name) != [size]:
             raise RunError(f"{folder / 'gram.safetensors'} is damaged: block {name} is not of {len(probes)} units")
+
+
+def _whole_numbers(column: pd.Series) -> bool:
+    """Whether every value of a column is a whole number that 64 bits hold."""
+    if not record.is_number(column) or column.isna().any():
+        return False
+    return bool((column == column.round()).all() and (column.abs() < 2**53).all())

@@ -6,7 +6,7 @@ intervals of `uncertainty.py` come from.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interference.errors import ConfigError, MeasurementError
-from interference.statistics.layout import Array, Grams, Layout, Pairs, blocks_of, copies_of, pool
+from interference.statistics.layout import Array, Grams, Layout, Pairs, blocks_of, layout_of, pool
 from interference.statistics.pairs import Kernel, chunks, pair_means, unit_means
 from mixlora.common.enums import member
 
@@ -178,13 +178,12 @@ class Estimand:
         """What is averaged over pairs, and its factor: estimands of equal `kernel` and `pair_rule` share pair means."""
         return METRICS[self.metric].kernel, self.step if self.metric == "delta" else 1.0
 
-    def kernels(self, gram: Grams, layout: Layout, copies: NDArray[np.intp] | None = None) -> Iterator[Kernel]:
+    def kernels(self, gram: Grams, layout: Layout) -> Iterator[Kernel]:
         """The kernels whose metrics are averaged: one for a sum of blocks or a linear metric, else one a block.
 
         Args:
             gram: [units, units], or a stack or sequence of them, one a block.
             layout: The tasks of the units.
-            copies: `copies_of` the sum of the blocks, where it is known already.
 
         Raises:
             MeasurementError: If every Gram is zero throughout.
@@ -192,11 +191,8 @@ class Estimand:
         layout.check_pairs(self.pair_rule)
         blocks = blocks_of(gram, layout)
         if self.aggregate is Aggregate.SUM:
-            total = pool(gram, layout)
-            blocks = iter([total])
-        if self.pair_rule is Pairs.LEAVE_ONE_OUT and copies is None:
-            copies = copies_of(total if self.aggregate is Aggregate.SUM else pool(gram, layout), layout)
-        kernels: Iterator[Kernel] = (self._kernel(block, copies) for block in blocks if block.any())
+            blocks = iter([pool(gram, layout)])
+        kernels: Iterator[Kernel] = (self._kernel(block) for block in blocks if block.any())
         if self.aggregate is Aggregate.MEAN and self.linear:
             kernels = iter(_average(kernels))
         empty = True
@@ -206,10 +202,10 @@ class Estimand:
         if empty:
             raise MeasurementError("every Gram is zero throughout: no unit has a gradient in this scope")
 
-    def _kernel(self, block: Array, copies: NDArray[np.intp] | None) -> Kernel:
+    def _kernel(self, block: Array) -> Kernel:
         make, factor = self.kernel
         kernel = make(np.asarray(block, dtype=np.float64))
-        return Kernel(factor * kernel.values, None if kernel.own is None else factor * kernel.own, copies)
+        return Kernel(factor * kernel.values, None if kernel.own is None else factor * kernel.own)
 
     def finish(self, means: Array) -> Array:
         """[replicates, i, j] pair means to the metric."""
@@ -232,11 +228,11 @@ class Estimand:
 
 def _average(kernels: Iterator[Kernel]) -> list[Kernel]:
     """The mean of kernels: a linear metric of it is the mean of their metrics."""
-    count, values, own, copies = 0, np.zeros(()), np.zeros(()), None
+    count, values, own = 0, np.zeros(()), np.zeros(())
     for kernel in kernels:
-        count, values, copies = count + 1, values + kernel.values, kernel.copies
+        count, values = count + 1, values + kernel.values
         own = own + (0 if kernel.own is None else kernel.own)
-    return [Kernel(values / count, own / count if own.ndim else None, copies)] if count else []
+    return [Kernel(values / count, own / count if own.ndim else None)] if count else []
 
 
 def _fill_diagonal(values: Array) -> None:
@@ -254,7 +250,7 @@ def reduce_ratios(units: Array, weights: Array, layout: Layout, reduce: Reduce) 
 
     Args:
         units: [replicates, tasks j, units v], from `unit_means`.
-        weights: [replicates, units]; counts (whole numbers, of equal total) for the median.
+        weights: [replicates, units]; counts (whole numbers) for the median.
         layout: The tasks of the grouped units.
         reduce: "mean-of-ratios" or "median-of-ratios".
     """
@@ -280,9 +276,10 @@ def _mean(numerators: Array, denominators: Array, weights: Array) -> Array:
 def _median(numerators: Array, denominators: Array, weights: Array) -> Array:
     """Exact median of the resampled multiset; an even number of ratios gives the mean of the middle two."""
     below = np.where(denominators == 0, np.nan, denominators)
-    count = int(weights[0].sum())
-    drawn = np.repeat(np.tile(np.arange(weights.shape[1]), len(weights)), weights.astype(int).ravel())
-    ratios = np.take_along_axis(numerators / below[:, None], drawn.reshape(len(weights), 1, count), axis=2)
+    drawn = _listed(weights.astype(int))
+    count = drawn.shape[1]
+    ratios = np.concatenate([numerators / below[:, None], np.full((*numerators.shape[:2], 1), np.nan)], axis=2)
+    ratios = np.take_along_axis(ratios, drawn[:, None], axis=2)
     ratios.sort(axis=2)  # NaN last
     defined = count - np.isnan(ratios[:, :1]).sum(axis=2, keepdims=True)
     middle = np.concatenate([np.maximum(defined - 1, 0) // 2, np.minimum(defined // 2, count - 1)], axis=2)
@@ -290,7 +287,23 @@ def _median(numerators: Array, denominators: Array, weights: Array) -> Array:
     return median
 
 
-def estimate(estimand: Estimand, gram: Grams, tasks: Sequence[str], weights: Array | None = None) -> Array:
+def _listed(counts: NDArray[np.intp]) -> NDArray[np.intp]:
+    """The units of each resample, as often as it drew them [replicates, most drawn]; at the end one past the last."""
+    totals = counts.sum(axis=1)
+    drawn = np.full((len(counts), totals.max()), counts.shape[1])
+    drawn[np.arange(totals.max()) < totals[:, None]] = np.repeat(
+        np.tile(np.arange(counts.shape[1]), len(counts)), counts.ravel()
+    )
+    return drawn
+
+
+def estimate(
+    estimand: Estimand,
+    gram: Grams,
+    tasks: Sequence[str],
+    weights: Array | None = None,
+    groups: Sequence[Hashable] | None = None,
+) -> Array:
     """The estimand under resampling weights: [replicates, i, j].
 
     Args:
@@ -298,10 +311,12 @@ def estimate(estimand: Estimand, gram: Grams, tasks: Sequence[str], weights: Arr
         gram: [units, units], or a stack or sequence of them, one a block.
         tasks: The task of every unit.
         weights: [replicates, units], in the order of `tasks`; the data as measured where None.
+        groups: A label of every unit, the same for units that are not independent; None where all are.
 
     A block in which a cell has no value (NaN) does not count for that cell.
     """
-    layout = Layout.of(tasks)
+    paired = estimand.pair_rule is Pairs.LEAVE_ONE_OUT
+    layout = layout_of(gram, tasks, groups) if paired else Layout.of(tasks, groups)
     drawn = np.ones((1, len(tasks))) if weights is None else layout.group(np.asarray(weights, dtype=np.float64), (1,))
     average = Average()
     for kernel in estimand.kernels(gram, layout):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 
@@ -11,22 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interference.errors import MeasurementError, ScopeError
+from interference.statistics.groups import Cells, codes_of, joined
 
 Array = NDArray[np.floating]
 Grams = NDArray[np.floating] | Sequence[NDArray[np.floating]]
 
 COPY = 1e-3
-"""|g_u - g_v|^2, relative to the mean of |g_u|^2 and |g_v|^2, below which two units of different tasks are one example.
+"""|g_u - g_v|^2, relative to the mean of |g_u|^2 and |g_v|^2, below which two units are one example.
 
 One example in two batches differs by 1e-7 in float32 and 1e-4 in bfloat16 (padding, order of sums). Different examples
-rarely come nearer than 1e-2; should they, one pair of a mean is left out without need, which hardly moves it.
+rarely come nearer than 1e-2; should they, one pair of a mean is left out without need, and the interval is wider.
 """
 
 
 class Pairs(StrEnum):
     """Which pairs (u, v) of stepped unit u and affected unit v count."""
 
-    LEAVE_ONE_OUT = "leave-one-out"  # an example never steps on itself, not even on its copy in another task
+    LEAVE_ONE_OUT = "leave-one-out"  # an example never steps on its own group, nor on its copy in another task
     UNI_PERCEIVER = "uni-perceiver"  # the unit of the same index is dropped for every pair of tasks
     ALL = "all"  # self pairs count
     SAME_EXAMPLE = "same-example"  # v's own step is the denominator: Delta_i L_i(v) = sqrt(K[v, v])
@@ -39,13 +40,20 @@ class Layout:
     tasks: tuple[str, ...]
     order: NDArray[np.intp]  # [units]: the permutation that groups units by task, order within a task kept
     counts: NDArray[np.intp]  # [tasks]
+    groups: NDArray[np.intp] | None = None  # [units], in that order: equal for units that share a group; None: none do
 
     @classmethod
-    def of(cls, tasks: Sequence[str]) -> Layout:
+    def of(cls, tasks: Sequence[str], groups: Sequence[Hashable] | None = None) -> Layout:
         """The layout of units whose task names are `tasks`.
 
+        Args:
+            tasks: The task of every unit.
+            groups: A label of every unit, the same, within a task or between two, for units that are not independent;
+                None where all are.
+
         Raises:
-            ScopeError: If there is no unit, or a task has a single one: the mean over *other* units is then empty.
+            ScopeError: If there is no unit, a task has a single unit or group (the mean over *others* is then empty),
+                or there are more or fewer labels than units.
         """
         tasks = [str(task) for task in tasks]
         names = tuple(dict.fromkeys(tasks))
@@ -57,7 +65,71 @@ class Layout:
         if counts.min() < 2:
             lonely = ", ".join(repr(names[index]) for index in np.flatnonzero(counts < 2))
             raise ScopeError(f"every task needs at least 2 units, but {lonely} has 1: probe more samples")
-        return cls(names, np.argsort(codes, kind="stable"), counts)
+        found = cls(names, np.argsort(codes, kind="stable"), counts)
+        if groups is None:
+            return found
+        if len(groups) != len(tasks):
+            raise ScopeError(f"groups has {len(groups)} labels, but there are {len(tasks)} units: give one a unit")
+        return found.grouped(codes_of(groups)[found.order])
+
+    def grouped(self, groups: NDArray[np.intp]) -> Layout:
+        """The same units with groups [units], in this layout's order.
+
+        Raises:
+            ScopeError: If all units of a task are in one group.
+        """
+        if len(np.unique(groups)) == len(groups):
+            return replace(self, groups=None)
+        found = replace(self, groups=groups)
+        for task, units, count in zip(self.tasks, self.counts, found.cells.counts, strict=True):
+            if count < 2:
+                raise ScopeError(
+                    f"the {units} units of task {task!r} are 1 group, but at least 2 are needed: give it examples that "
+                    "share nothing with these, or leave out its groups if its examples are independent"
+                )
+        return found
+
+    def with_copies(self, total: Array, within: bool = True) -> Layout:
+        """The same units, those with equal gradients in one group; itself where there are none.
+
+        Where that would leave a task a single group, as one whose units are all the same, the copies of an example
+        within a task stay apart, and the k-th shares a group with the k-th in another task.
+
+        Args:
+            total: [units, units], the Gram of all blocks, grouped.
+            within: Join the copies within a task, too.
+        """
+        equal = equal_pairs(total)
+        if not len(equal):
+            return self
+        found = self._joined(equal) if within else None
+        if found is None:
+            partners = copies_of(total, self)
+            units = np.nonzero(partners >= 0)[1]
+            found = self._joined(np.stack([units, partners[partners >= 0]], axis=1))
+        return self if found is None else found
+
+    def merged(self, other: Layout) -> Layout:
+        """The same units, those that share a group here or in another layout of them in one."""
+        _, first, place = np.unique(other.labels, return_index=True, return_inverse=True)
+        found = self._joined(np.stack([np.arange(len(self.order)), first[place]], axis=1))
+        return self if found is None else found
+
+    def _joined(self, pairs: NDArray[np.intp]) -> Layout | None:
+        """The same units, the two of every pair in one group; None where a task would be left with a single one."""
+        own = self.labels
+        found = joined(own.max() + 1, own[pairs[:, 0]], own[pairs[:, 1]])[own]
+        return self.grouped(found) if Cells.of(self.counts, found).counts.min() > 1 else None
+
+    @cached_property
+    def labels(self) -> NDArray[np.intp]:
+        """[units]: the group of each; where there are none, every unit is one."""
+        return np.arange(len(self.order)) if self.groups is None else self.groups
+
+    @cached_property
+    def cells(self) -> Cells:
+        """The groups of every task."""
+        return Cells.of(self.counts, self.labels)
 
     @cached_property
     def starts(self) -> NDArray[np.intp]:
@@ -111,6 +183,13 @@ def blocks_of(gram: Grams, layout: Layout) -> Iterator[Array]:
         yield layout.group(np.asarray(block), (0, 1))
 
 
+def held_repeatedly(total: Array) -> list[list[int]]:
+    """The units of every example that comes more than once, in order, by `equal_pairs` of a Gram."""
+    pairs = equal_pairs(total)
+    found = joined(len(total), pairs[:, 0], pairs[:, 1])
+    return [np.flatnonzero(found == one).tolist() for one in np.unique(found[pairs[:, 0]])]
+
+
 def copies_of(total: Array, layout: Layout) -> NDArray[np.intp]:
     """[tasks j, units v]: the unit of another task j that is the same example as v, or -1.
 
@@ -135,6 +214,24 @@ def copies_of(total: Array, layout: Layout) -> NDArray[np.intp]:
         for j in set(of_unit[group]) - {of_unit[v]}:
             theirs = group[of_unit[group] == j]
             found[j, v] = theirs[place] if place < len(theirs) else -1
+    return found
+
+
+def layout_of(gram: Grams, tasks: Sequence[str], groups: Sequence[Hashable] | None) -> Layout:
+    """The layout of the units of a Gram, copies of one example in one group; within a task only if there are labels."""
+    layout = Layout.of(tasks, groups)
+    return layout.with_copies(pool(gram, layout), within=groups is not None)
+
+
+def equal_pairs(total: Array) -> NDArray[np.intp]:
+    """[pairs, 2]: the units u < v whose gradients are the same but for rounding (`COPY`): copies of one example.
+
+    Args:
+        total: [units, units], the Gram of all blocks.
+    """
+    norms = np.diagonal(total)
+    middle = np.add.outer(norms, norms) / 2
+    found: NDArray[np.intp] = np.argwhere(np.triu((middle - total <= COPY / 2 * middle) & (norms > 0), k=1))
     return found
 
 

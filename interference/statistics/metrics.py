@@ -8,14 +8,17 @@ of them, [blocks, units, units], which `aggregate` turns into one matrix. How su
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from interference.statistics.estimand import METRICS, Aggregate, Average, Estimand, Norms, Reduce, estimate
-from interference.statistics.layout import Array, Grams, Layout, Pairs
+from interference.statistics.layout import Array, Grams, Layout, Pairs, layout_of
 from interference.statistics.pairs import Kernel, pair_means, unit_means
+
+Groups = Sequence[Hashable] | None
 
 __all__ = [
     "METRICS",
@@ -44,6 +47,7 @@ def interference(
     pairs: Pairs | str = Pairs.LEAVE_ONE_OUT,
     reduce: Reduce | str = Reduce.MEAN_OF_RATIOS,
     aggregate: Aggregate | str = Aggregate.SUM,
+    groups: Groups = None,
 ) -> Array:
     """The task interference I, [tasks i, tasks j], with exactly 1 on the diagonal.
 
@@ -59,13 +63,17 @@ def interference(
             "same-example" (the denominator is the unit's own step, sqrt(K[v, v]): the mean pair cosine).
         reduce: "mean-of-ratios", "ratio-of-means" or "median-of-ratios" over v.
         aggregate: "sum" (blocks are one theta) or "mean" (mean of the blocks' I; all-zero blocks do not count).
+        groups: A label of every unit, the same for units that are not independent, within a task or between two: pairs
+            of them are left out as a unit and itself are. So are copies of one example, told by their gradients: in
+            two tasks always, within a task if there are labels. None where all units of a task are independent.
 
     Returns:
         [tasks, tasks]. A unit whose own Delta is exactly 0 has no ratio and does not count; a row without any is NaN.
 
     Raises:
         ConfigError: If a setting is not one of the allowed values.
-        ScopeError: If a task has fewer than 2 units, or unequally many for "uni-perceiver".
+        ScopeError: If a task has fewer than 2 units or groups, or unequally many units for "uni-perceiver", or the
+            labels of `groups` are not as many as the units.
         MeasurementError: If the Gram has the wrong shape, is not finite, or is zero throughout.
 
     Example:
@@ -74,7 +82,9 @@ def interference(
         >>> interference(g @ g.T, ["a", "a", "b", "b"]).round(3).tolist()
         [[1.0, -0.707], [-0.707, 1.0]]
     """
-    return estimate(Estimand("interference", pairs=pairs, reduce=reduce, aggregate=aggregate), gram, tasks)[0]
+    return estimate(
+        Estimand("interference", pairs=pairs, reduce=reduce, aggregate=aggregate), gram, tasks, groups=groups
+    )[0]
 
 
 def delta(
@@ -83,6 +93,7 @@ def delta(
     pairs: Pairs | str = Pairs.LEAVE_ONE_OUT,
     aggregate: Aggregate | str = Aggregate.SUM,
     step: float = 1.0,
+    groups: Groups = None,
 ) -> Array:
     """Delta_j L_i, [tasks i, tasks j]: the first-order fall of i's loss (nats per token) when j takes a step.
 
@@ -90,7 +101,7 @@ def delta(
     the length of the step along a unit's normalised gradient. Positive helps. A unit of zero gradient takes a step of
     length zero.
     """
-    return estimate(Estimand("delta", pairs=pairs, aggregate=aggregate, step=step), gram, tasks)[0]
+    return estimate(Estimand("delta", pairs=pairs, aggregate=aggregate, step=step), gram, tasks, groups=groups)[0]
 
 
 def cosine(
@@ -98,6 +109,7 @@ def cosine(
     tasks: Sequence[str],
     norms: Norms | str = Norms.PLAIN,
     aggregate: Aggregate | str = Aggregate.SUM,
+    groups: Groups = None,
 ) -> Array:
     """Cosine of the tasks' mean gradients, [tasks i, tasks j], symmetric, 1 on the diagonal.
 
@@ -107,20 +119,24 @@ def cosine(
     norms as well: comparable between runs of different size, but no longer within [-1, 1], and NaN for a task whose
     squared norm is not above 0. Plain is the default because the other has the heavy tails of a ratio of noise.
     """
-    return estimate(Estimand("cosine", norms=norms, aggregate=aggregate), gram, tasks)[0]
+    return estimate(Estimand("cosine", norms=norms, aggregate=aggregate), gram, tasks, groups=groups)[0]
 
 
-def pair_cosine(gram: Grams, tasks: Sequence[str], aggregate: Aggregate | str = Aggregate.SUM) -> Array:
+def pair_cosine(
+    gram: Grams, tasks: Sequence[str], aggregate: Aggregate | str = Aggregate.SUM, groups: Groups = None
+) -> Array:
     """Mean cosine of a unit of i and a unit of j, [tasks, tasks], self pairs left out.
 
     The diagonal is how much a task's units agree among themselves. The cosine with a zero gradient counts as 0.
     """
-    return estimate(Estimand("pair_cosine", aggregate=aggregate), gram, tasks)[0]
+    return estimate(Estimand("pair_cosine", aggregate=aggregate), gram, tasks, groups=groups)[0]
 
 
-def conflict_rate(gram: Grams, tasks: Sequence[str], aggregate: Aggregate | str = Aggregate.SUM) -> Array:
+def conflict_rate(
+    gram: Grams, tasks: Sequence[str], aggregate: Aggregate | str = Aggregate.SUM, groups: Groups = None
+) -> Array:
     """Share of unit pairs (u of j, v of i) with K[u, v] < 0, [tasks, tasks], self pairs left out; noise gives 0.5."""
-    return estimate(Estimand("conflict_rate", aggregate=aggregate), gram, tasks)[0]
+    return estimate(Estimand("conflict_rate", aggregate=aggregate), gram, tasks, groups=groups)[0]
 
 
 def magnitude_similarity(
@@ -128,12 +144,13 @@ def magnitude_similarity(
     tasks: Sequence[str],
     norms: Norms | str = Norms.PLAIN,
     aggregate: Aggregate | str = Aggregate.SUM,
+    groups: Groups = None,
 ) -> Array:
     """Gradient magnitude similarity 2|a||b| / (|a|^2 + |b|^2) of the mean gradients (Yu et al. 2020): 1 if equal.
 
     `norms` as in `cosine`: plain norms are lengthened by noise, so two weak tasks look alike.
     """
-    return estimate(Estimand("magnitude_similarity", norms=norms, aggregate=aggregate), gram, tasks)[0]
+    return estimate(Estimand("magnitude_similarity", norms=norms, aggregate=aggregate), gram, tasks, groups=groups)[0]
 
 
 def curvature(
@@ -141,13 +158,14 @@ def curvature(
     tasks: Sequence[str],
     norms: Norms | str = Norms.PLAIN,
     aggregate: Aggregate | str = Aggregate.SUM,
+    groups: Groups = None,
 ) -> Array:
     """PCGrad's curvature bounding measure of the mean gradients, [tasks, tasks], 0 on the diagonal.
 
     `xi(a, b) = (1 - cos(a, b)^2) |a - b|^2 / |a + b|^2` (Yu et al. 2020). Large where the two gradients differ and
     cancel; NaN where |a + b| is 0. `norms` as in `cosine`.
     """
-    return estimate(Estimand("curvature", norms=norms, aggregate=aggregate), gram, tasks)[0]
+    return estimate(Estimand("curvature", norms=norms, aggregate=aggregate), gram, tasks, groups=groups)[0]
 
 
 @dataclass(frozen=True)
@@ -157,6 +175,8 @@ class RatioHealth:
     Attributes:
         nonpositive: Share of units v of task i with Delta_i L_i(v) <= 0, whose ratio points the wrong way.
         leverage: max_v |ratio| / sum_v |ratio|: 1 / units where all agree, near 1 where one unit is the whole cell.
+
+    Where units have groups, both are of groups, with the mean Delta of the units of each.
     """
 
     nonpositive: Array
@@ -168,27 +188,32 @@ def ratio_health(
     tasks: Sequence[str],
     pairs: Pairs | str = Pairs.LEAVE_ONE_OUT,
     aggregate: Aggregate | str = Aggregate.SUM,
+    groups: Groups = None,
 ) -> RatioHealth:
     """Health of every cell's ratios; with `aggregate="mean"` the mean of the blocks' health."""
-    estimand, layout = Estimand("interference", pairs=pairs, aggregate=aggregate), Layout.of(tasks)
+    estimand, layout = Estimand("interference", pairs=pairs, aggregate=aggregate), layout_of(gram, tasks, groups)
     return health_of(estimand.kernels(gram, layout), layout, estimand.pair_rule)
 
 
 def health_of(kernels: Iterable[Kernel], layout: Layout, pairs: Pairs) -> RatioHealth:
     """The mean health of the ratios of some kernels, under a rule of pairs."""
     ones = np.ones((1, len(layout.order)))
+    cells, every = layout.cells, range(len(layout.tasks))
     nonpositive, leverage = Average(), Average()
     for kernel in kernels:
         units = unit_means(kernel, ones, layout, pairs)[0]  # [tasks j, units v]
-        shares, worst = zip(*(_row_health(units[:, v], units[i, v]) for i, v in enumerate(layout.slices)), strict=True)
+        if layout.groups is not None:
+            units = (cells.averaging @ units.T).T
+        rows = ((units[:, v], units[i, v], cells.sizes[v]) for i, v in enumerate(map(cells.of_task, every)))
+        shares, worst = zip(*(_row_health(*row) for row in rows), strict=True)
         nonpositive.add(np.repeat(np.array(shares)[:, None], len(layout.tasks), axis=1))
         leverage.add(np.stack(worst))
     return RatioHealth(nonpositive.mean(), leverage.mean())
 
 
-def _row_health(numerators: Array, own: Array) -> tuple[float, Array]:
-    """Of one affected task: the share of units without a positive denominator, and the leverage [tasks j]."""
-    size = np.abs(np.divide(numerators, own, out=np.zeros_like(numerators), where=own != 0))
+def _row_health(numerators: Array, own: Array, units: NDArray[np.intp]) -> tuple[float, Array]:
+    """Of the cells of an affected task: the share without a positive denominator, and the leverage [tasks j]."""
+    size = np.abs(np.divide(numerators, own, out=np.zeros_like(numerators), where=own != 0)) * units
     total = size.sum(axis=1)
     return float((own <= 0).mean()), np.divide(
         size.max(axis=1), total, out=np.full_like(total, np.nan), where=total > 0
@@ -201,9 +226,11 @@ class Signal:
 
     Attributes:
         tasks: Their names.
-        squared_norm: Unbiased |mean g_i|^2, the mean of K over pairs u != v; may be below 0 where there is no signal.
+        squared_norm: Unbiased |mean g_i|^2, the mean of K over pairs u != v of different groups; may be below 0 where
+            there is no signal.
         unit_noise: Expected squared distance of one unit's gradient from the mean: mean K[u, u] - squared_norm.
-        snr: squared_norm / (unit_noise / units): signal to noise of the measured mean gradient, in power.
+        snr: squared_norm / (unit_noise / units): signal to noise of the measured mean gradient, in power. Where units
+            have groups, squared_norm / (|measured mean|^2 - squared_norm), which is the same where each has one.
         reliability: squared_norm / |measured mean|^2, at most 1: what `cosine` is attenuated by.
         balance: sum_j <mean g_i, mean g_j> / |mean g_i|^2. Near 0 the summed loss is stationary for task i, and its
             off-diagonal interference must then average below 0 whatever the tasks are; NaN where squared_norm <= 0.
@@ -217,9 +244,9 @@ class Signal:
     balance: Array
 
 
-def signal(gram: Grams, tasks: Sequence[str]) -> Signal:
+def signal(gram: Grams, tasks: Sequence[str], groups: Groups = None) -> Signal:
     """The signal of every task, over the sum of the blocks."""
-    layout = Layout.of(tasks)
+    layout = layout_of(gram, tasks, groups)
     (kernel,) = Estimand("cosine").kernels(gram, layout)
     ones = np.ones((1, len(tasks)))
     inner = pair_means(kernel, ones, layout, Pairs.LEAVE_ONE_OUT)[0]
@@ -227,7 +254,7 @@ def signal(gram: Grams, tasks: Sequence[str]) -> Signal:
     squared_norm = np.diagonal(inner).copy()
     unit_noise = np.add.reduceat(np.diagonal(kernel.values), layout.starts) / layout.counts - squared_norm
     with np.errstate(divide="ignore", invalid="ignore"):  # a task without noise has infinite snr, without gradient NaN
-        snr = squared_norm / (unit_noise / layout.counts)
+        snr = squared_norm / (unit_noise / layout.counts if layout.groups is None else plain - squared_norm)
         reliability = squared_norm / plain
         balance = np.where(squared_norm > 0, inner.sum(axis=1) / squared_norm, np.nan)
     return Signal(layout.tasks, squared_norm, unit_noise, snr, reliability, balance)

@@ -10,10 +10,9 @@ multinomial counts is a bootstrap resample, a row of zeros and ones is a subset.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from interference.statistics.layout import Array, Layout, Pairs
 
@@ -26,18 +25,17 @@ class Kernel:
 
     values: Array  # [units, units]
     own: Array | None = None  # [units]: for pairs "same-example", v's own value, which stands on the diagonal
-    copies: NDArray[np.intp] | None = None  # [tasks, units], from `copies_of`: for pairs "leave-one-out"
+    _kept: dict[str, Array] = field(default_factory=dict, repr=False, compare=False)
 
     def astype(self, dtype: type[np.floating]) -> Kernel:
         """The kernel in another precision."""
-        return Kernel(self.values.astype(dtype), None if self.own is None else self.own.astype(dtype), self.copies)
+        return Kernel(self.values.astype(dtype), None if self.own is None else self.own.astype(dtype))
 
-    def copies_in(self, task: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """The units of other tasks that have a copy in a task, and those copies."""
-        if self.copies is None:
-            return np.zeros(0, dtype=np.intp), np.zeros(0, dtype=np.intp)
-        units = np.flatnonzero(self.copies[task] >= 0)
-        return units, self.copies[task, units]
+    def group_means(self, layout: Layout) -> Array:
+        """[cells, units]: means over the stepped units of each group of a task."""
+        if "means" not in self._kept:
+            self._kept["means"] = (layout.cells.averaging @ self.values).astype(self.values.dtype)
+        return self._kept["means"]
 
 
 def unit_means(kernel: Kernel, weights: Array, layout: Layout, pairs: Pairs) -> Array:
@@ -48,10 +46,11 @@ def unit_means(kernel: Kernel, weights: Array, layout: Layout, pairs: Pairs) -> 
 
     Args:
         kernel: Over grouped units.
-        weights: [replicates, units], grouped; at least one unit of every task weighs more than 0.
+        weights: [replicates, units], grouped; at least one unit of every task weighs more than 0, and units of one
+            group weigh alike.
         layout: The tasks of the grouped units.
-        pairs: The rule for partners; "leave-one-out": v itself where i = j, else its copy in j (`copies_of`), if j has
-            one; "uni-perceiver": the unit of v's index, for every j.
+        pairs: The rule for partners; "leave-one-out": all units of v's group in j, without groups v itself where i = j;
+            "uni-perceiver": the unit of v's index, for every j.
 
     Returns:
         [replicates, tasks j, units v].
@@ -61,12 +60,14 @@ def unit_means(kernel: Kernel, weights: Array, layout: Layout, pairs: Pairs) -> 
         drawn = weights[:, stepped]
         total = drawn.sum(axis=1, keepdims=True)
         mean = np.matmul(drawn / total, kernel.values[stepped], out=out[j])
-        if pairs is Pairs.LEAVE_ONE_OUT:
+        if pairs is Pairs.LEAVE_ONE_OUT and layout.groups is not None:
+            affected, cell = layout.cells.partners(j)
+            drawn_of_cell = weights[:, layout.cells.first[cell]] * layout.cells.sizes[cell]
+            value = kernel.group_means(layout)[cell, affected]
+            mean[:, affected] = _without(mean[:, affected], drawn_of_cell, value, total)
+        elif pairs is Pairs.LEAVE_ONE_OUT:
             partner = np.arange(stepped.start, stepped.stop)
             mean[:, stepped] = _without(mean[:, stepped], weights[:, stepped], kernel.values[partner, partner], total)
-            affected, copy = kernel.copies_in(j)
-            if len(copy):
-                mean[:, affected] = _without(mean[:, affected], weights[:, copy], kernel.values[copy, affected], total)
         elif pairs is Pairs.UNI_PERCEIVER:
             partner = stepped.start + layout.rank
             mean[:] = _without(mean, weights[:, partner], kernel.values[partner, np.arange(len(partner))], total)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from interference.statistics.groups import Cells
 from interference.statistics.layout import Array, Layout, Pairs
 from interference.statistics.pairs import Kernel
 
@@ -42,37 +43,88 @@ def pair_mean_variance(kernel: Kernel, layout: Layout, pairs: Pairs) -> tuple[Ar
     var(epsilon), which is taken out, and a component below 0 counts as 0. The diagonal is a U-statistic of the
     symmetrised kernel, Var = 4 var(alpha) / n + 2 var(epsilon) / (n (n - 1)); it needs 4 units and is NaN below.
     Degrees of freedom are Satterthwaite's. Whether self pairs or partners are dropped changes the variance by a share
-    of 1 / units, which is not followed here; of a unit and its copy in another task the value is replaced by the mean.
+    of 1 / units, which is not followed here.
+    Where units have groups, the analysis is of groups (`_of_groups`).
     """
-    parts, freedom = _two_way(_without_copies(kernel, layout), layout)
+    if layout.groups is not None:
+        parts, freedom = _of_groups(kernel, layout, pairs)
+        return _added(parts, freedom)
+    parts, freedom = _two_way(kernel.values, layout)
     for i, task in enumerate(layout.slices):
         if pairs is Pairs.SAME_EXAMPLE and kernel.own is not None:
             own = kernel.own[task]
             parts[:, i, i], freedom[:, i, i] = (own.var(ddof=1) / len(own), 0, 0), len(own) - 1
         else:
             parts[:, i, i], freedom[:, i, i] = _one_way(kernel.values[task, task])
+    return _added(parts, freedom)
+
+
+def _added(parts: Array, freedom: Array) -> tuple[Array, Array]:
+    """The sum of the terms [3, i, j] of a variance, and Satterthwaite's degrees of freedom."""
     variance = parts.sum(axis=0)
     spread = (parts**2 / freedom).sum(axis=0)
     degrees = np.divide(variance**2, spread, out=np.ones_like(variance), where=spread > 0)
     return variance, degrees
 
 
-def _without_copies(kernel: Kernel, layout: Layout) -> Array:
-    """The kernel's values, those of a unit and its copy in another task replaced by the mean of the tasks' others."""
-    values = kernel.values
-    for j, stepped in enumerate(layout.slices):
-        units, copies = kernel.copies_in(j)
-        for affected in layout.slices if len(units) else []:
-            here = (units >= affected.start) & (units < affected.stop)
-            if here.any():
-                values = values.copy() if values is kernel.values else values
-                values[copies[here], units[here]] = np.nan
-                block = values[stepped, affected]
-                block[np.isnan(block)] = 0 if np.isnan(block).all() else np.nanmean(block)
-    return values
+def _of_groups(kernel: Kernel, layout: Layout, pairs: Pairs) -> tuple[Array, Array]:
+    """The terms of the variance [3, i, j] where units have groups, and their degrees of freedom.
+
+    With k[a, b] the mean over the units of groups a and b, and w the units of a group relative to the task's mean, a
+    mean over pairs of units is sum w_a w_b k[a, b] / sum w_a w_b. Its error is that of the mean of
+
+        h[a, b] = w_a w_b (k[a, b] - value),
+
+    to first order, and groups are drawn independently. So the analysis of variance is that of h: two-way where the
+    tasks share no group; where they do, that of a U-statistic over the groups of both, in which a group that a task
+    lacks weighs 0 there. It holds what a group does to both tasks at once. Pairs of one group are left out.
+    """
+    cells = layout.cells
+    weight = cells.sizes * np.repeat(cells.counts / layout.counts, cells.counts)
+    counted = np.outer(weight, weight) * (cells.label[:, None] != cells.label)
+    values = cells.averaged(kernel.values.astype(np.float64, copy=False))
+    total, of_task = (_summed(_summed(array, cells, 0), cells, 1) for array in (values * counted, counted))
+    mean = np.divide(total, of_task, out=np.zeros_like(total), where=of_task > 0)
+    task = np.repeat(np.arange(len(cells.counts)), cells.counts)
+    centred = counted * (values - mean[np.ix_(task, task)])
+    parts, freedom = _two_way(centred, cells)
+    for i, j in _related(cells):
+        parts[:, i, j], freedom[:, i, j] = _shared(centred, cells, i, j)
+        if i == j and pairs is Pairs.SAME_EXAMPLE and kernel.own is not None:
+            own = cells.averaged(kernel.own)[cells.of_task(i)]
+            share = weight[cells.of_task(i)]
+            scatter = share * (own - (share * own).mean())
+            parts[:, i, i] = (scatter**2).sum() / (len(own) - 1) / len(own), 0, 0
+            freedom[:, i, i] = len(own) - 1
+    return parts, freedom
 
 
-def _two_way(values: Array, layout: Layout) -> tuple[Array, Array]:
+def _summed(array: Array, cells: Cells, axis: int) -> Array:
+    """Sums over the cells of every task along an axis."""
+    found: Array = np.add.reduceat(array, cells.starts, axis=axis)
+    return found
+
+
+def _related(cells: Cells) -> list[tuple[int, int]]:
+    """The pairs of tasks that share a group, each task with itself among them."""
+    held = np.zeros((len(cells.counts), cells.label.max() + 1))
+    held[np.repeat(np.arange(len(cells.counts)), cells.counts), cells.label] = 1
+    return [(int(i), int(j)) for i, j in np.argwhere(held @ held.T)]
+
+
+def _shared(centred: Array, cells: Cells, i: int, j: int) -> tuple[Array, Array]:
+    """The terms of the variance, and their degrees of freedom, of tasks i and j that share groups."""
+    rows, columns = cells.of_task(j), cells.of_task(i)
+    labels, place = np.unique(np.concatenate([cells.label[rows], cells.label[columns]]), return_inverse=True)
+    m, n = cells.counts[j], cells.counts[i]
+    whole = np.zeros((len(labels), len(labels)))
+    whole[np.ix_(place[:m], place[m:])] = centred[rows, columns] * (len(labels) / m) * (len(labels) / n)
+    parts, freedom = _one_way(whole)
+    freedom[0] = min(m, n) - 1
+    return parts, freedom
+
+
+def _two_way(values: Array, layout: Layout | Cells) -> tuple[Array, Array]:
     """The three terms of the variance of a mean over pairs of two tasks, and their degrees of freedom: [3, i, j]."""
 
     def blocks(array: Array, axis: int) -> Array:

@@ -5,7 +5,7 @@ The resamples come from `bootstrap.py`, whose head says how they are corrected a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from interference.errors import ScopeError
 from interference.statistics.bootstrap import Resamples, bootstrap_weights, check_level, resample_pair_means
 from interference.statistics.estimand import Aggregate, Estimand, Norms, Reduce, estimate
-from interference.statistics.layout import Array, Grams, Layout, Pairs, blocks_of
+from interference.statistics.layout import Array, Grams, Pairs, blocks_of, layout_of
 from interference.statistics.pairs import Kernel
 from interference.statistics.significance import benjamini_hochberg, changes, interval_p_value, p_value, verdicts
 
@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 LEAST_UNITS = 4
-"""Units of a task that a split-half null needs: each half needs 2."""
+"""Units of a task, or groups where units have them, that a split-half null needs: each half needs 2."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,7 @@ def table(
     replicates: int = 1000,
     level: float = 0.95,
     seed: int = 0,
+    groups: Sequence[Hashable] | None = None,
 ) -> Table:
     """A metric with bootstrap intervals and verdicts; see `Table`, and the head of this file for the bootstrap.
 
@@ -98,9 +99,12 @@ def table(
         replicates: Resamples.
         level: Of the intervals; verdicts hold the false discovery rate at 1 - level.
         seed: Of the resamples.
+        groups: A label of every unit, the same for units that are not independent, within a task or between two: whole
+            groups are drawn, and pairs of one group are left out. None where all units are independent.
     """
     estimand = Estimand(metric, pairs, reduce, aggregate, norms, step)
-    return table_of(Resamples(gram, tasks, aggregate, replicates=replicates, level=level, seed=seed), estimand)
+    drawn = Resamples(gram, tasks, aggregate, replicates=replicates, level=level, seed=seed, groups=groups)
+    return table_of(drawn, estimand)
 
 
 def table_of(resamples: Resamples, estimand: Estimand) -> Table:
@@ -180,6 +184,7 @@ def compare(
     replicates: int = 1000,
     level: float = 0.95,
     seed: int = 0,
+    groups: Sequence[Hashable] | None = None,
 ) -> Comparison:
     """Run b beside run a, unit by unit: the Grams must hold the same units in the same order.
 
@@ -187,15 +192,15 @@ def compare(
     """
     estimand = Estimand(metric, pairs, reduce, aggregate, norms, step)
     first, second = (
-        Resamples(gram, tasks, aggregate, replicates=replicates, level=level, seed=seed) for gram in (gram_a, gram_b)
+        Resamples(gram, tasks, aggregate, replicates=replicates, level=level, seed=seed, groups=groups)
+        for gram in (gram_a, gram_b)
     )
     return change_of(first, second, estimand)
 
 
 def change_of(first: Resamples, second: Resamples, estimand: Estimand) -> Comparison:
     """What `compare` gives, of one of several estimands that share their resamples: the same units, drawn alike."""
-    copies = np.where(first.copies >= 0, first.copies, second.copies)  # the same pairs count in both
-    first, second = first.with_copies(copies), second.with_copies(copies)
+    first, second = first.alike(second), second.alike(first)  # the same pairs count in both
     a, b = first.value(estimand), second.value(estimand)
     layout, level = first.layout, first.level
     if estimand.linear:
@@ -205,7 +210,7 @@ def change_of(first: Resamples, second: Resamples, estimand: Estimand) -> Compar
         p = p_value(change.value, change.variance, change.degrees)
     else:
         low, high = _around(b - a, interval(second.of(estimand)[1] - first.of(estimand)[1], level))
-        p = interval_p_value(b - a, low, high, level, np.minimum.outer(layout.counts, layout.counts) - 1)
+        p = interval_p_value(b - a, low, high, level, np.minimum.outer(layout.cells.counts, layout.cells.counts) - 1)
     if estimand.metric == "interference":
         signal = np.logical_and(*(np.diagonal(interval(one.fall.draws, level)[0]) > 0 for one in (first, second)))
         p = np.where(signal[:, None], p, np.nan)
@@ -226,7 +231,7 @@ def _around(value: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
 
 def _difference(a: Kernel, b: Kernel) -> Kernel:
     """The kernel whose pair mean is the change of a linear estimand."""
-    return Kernel(b.values - a.values, None if a.own is None or b.own is None else b.own - a.own, a.copies)
+    return Kernel(b.values - a.values, None if a.own is None or b.own is None else b.own - a.own)
 
 
 @dataclass(frozen=True)
@@ -256,27 +261,35 @@ def split_half_null(
     splits: int = 200,
     level: float = 0.95,
     seed: int = 0,
+    groups: Sequence[Hashable] | None = None,
 ) -> SplitHalfNull:
-    """The interference between two random halves of each task's own units.
+    """The interference between two random halves of each task's own units, or groups where units have them.
 
     With pairs "same-example" it is the mean pair cosine within the task, which is not 1. A task without a gradient is
     NaN.
 
     Raises:
-        ScopeError: If a task has fewer than 4 units: each half needs 2.
+        ScopeError: If a task has fewer than 4 units, or groups where units have them: each half needs 2.
     """
     check_level(level)
-    estimand, layout = Estimand("interference", pairs, reduce, aggregate), Layout.of(tasks)
-    if layout.counts.min() < LEAST_UNITS:
-        least = layout.tasks[int(layout.counts.argmin())]
-        raise ScopeError(f"a split-half null needs {LEAST_UNITS} units a task, but {least!r} has {layout.counts.min()}")
+    labels = range(len(tasks)) if groups is None else groups
+    estimand, layout = Estimand("interference", pairs, reduce, aggregate), layout_of(gram, tasks, labels)
+    cells = layout.cells
+    if cells.counts.min() < LEAST_UNITS:
+        least, kind = int(cells.counts.argmin()), "units" if layout.groups is None else "groups"
+        raise ScopeError(
+            f"a split-half null needs {LEAST_UNITS} {kind} a task, but {layout.tasks[least]!r} has "
+            f"{cells.counts[least]}"
+        )
     rng, blocks = np.random.default_rng(seed), list(blocks_of(gram, layout))
     bounds = np.full((3, len(layout.tasks)), np.nan)
-    for index, (task, count) in enumerate(zip(layout.slices, layout.counts, strict=True)):
+    for index, (task, count) in enumerate(zip(layout.slices, cells.counts, strict=True)):
         halves = rng.permuted(np.tile(np.arange(count) < count // 2, (splits, 1)), axis=1)
+        own = cells.of_unit[task] - cells.starts[index]
         twice = [np.tile(block[task, task], (2, 2)) for block in blocks]  # the same units as two tasks
         if any(block.any() for block in twice):
-            weights = np.concatenate([halves, ~halves], axis=1).astype(np.float64)
-            null = estimate(estimand, twice, ["half"] * count + ["other half"] * count, weights)[:, 0, 1]
+            weights = np.concatenate([halves[:, own], ~halves[:, own]], axis=1).astype(np.float64)
+            names = ["half"] * len(own) + ["other half"] * len(own)
+            null = estimate(estimand, twice, names, weights, [*own, *own])[:, 0, 1]
             bounds[:, index] = null.mean(), *interval(null, level)
     return SplitHalfNull(layout.tasks, *bounds)

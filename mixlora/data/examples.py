@@ -82,6 +82,7 @@ class Example:
         prompt_turns: of `Form.COMPLETION`, how many turns are the prompt.
         tools: JSON schemas of the functions that the assistant may call.
         loss_on: which tokens are supervised; all of a text.
+        group: the value of the record's key that a task's `group` names; None where it names none.
     """
 
     id: str
@@ -94,6 +95,7 @@ class Example:
     prompt_turns: int = 0
     tools: tuple[Mapping[str, Any], ...] = ()
     loss_on: LossOn = LossOn.ANSWERS
+    group: str | None = field(default=None, repr=False)  # no fingerprint of examples depends on it
 
     @property
     def has_image(self) -> bool:

@@ -10,13 +10,14 @@ import numpy as np
 from mixlora.common.errors import DataError, ToolError
 from mixlora.common.files import file_name
 from mixlora.common.settings import build
+from mixlora.data.groups import connected
 from mixlora.evaluation import predictions, results
 from mixlora.evaluation.config import JUDGE, RECORD, JudgeSection, MetaSection
 from mixlora.evaluation.folder import JUDGEMENTS, PREDICTIONS
 from mixlora.evaluation.judging.verdicts import verdicts
 from mixlora.evaluation.predictions import Prediction
 from mixlora.evaluation.scoring.intervals import Sample, Share, differences
-from mixlora.evaluation.scoring.metrics import Difference, difference, matched
+from mixlora.evaluation.scoring.metrics import Difference, difference, matched, number, shared
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,16 @@ class Comparison:
         second: the label of the second.
         differences: {task: difference}, for tasks that both were evaluated on.
         left_out: tasks that only one was evaluated on, or that are scored differently.
+        dependent: sets of tasks with examples of the same groups, in either evaluation.
+        ungrouped: tasks whose answers are taken as independent because neither evaluation has stored their groups.
     """
 
     first: str
     second: str
     differences: dict[str, Difference]
     left_out: list[str]
+    dependent: list[list[str]]
+    ungrouped: list[str]
 
 
 class _Side:
@@ -93,7 +98,9 @@ def compare(first: Path, second: Path) -> Comparison:
         _refuse_other_judge(one, other)
     found = {task: _difference(one, other, task) for task in shared}
     left = [task for task in dict.fromkeys([*one.tasks, *other.tasks]) if task not in found]
-    return Comparison(one.results.label, other.results.label, found, left)
+    dependent = [*one.results.dependent, *(own for own in other.results.dependent if own not in one.results.dependent)]
+    ungrouped = [task for task in found if all(side.tasks[task]["groups"] is None for side in (one, other))]
+    return Comparison(one.results.label, other.results.label, found, left, dependent, ungrouped)
 
 
 def _refuse_other_judge(one: _Side, other: _Side) -> None:
@@ -127,7 +134,7 @@ def judged_difference(
 ) -> Difference:
     """The share of the second model's answers that a judge calls correct, minus the first's.
 
-    Examples are matched by question_id, in any order.
+    Examples are matched by question_id, in any order; those of one group on either side are resampled together.
 
     Args:
         first: one model's answers.
@@ -147,6 +154,7 @@ def judged_difference(
     said = [verdicts(file, judge, side) for file, side in zip(files, (first, second), strict=True)]
     one, other = (np.array([verdict is True for verdict in side], dtype=float) for side in said)
     whole = np.ones_like(one)
-    paired = Sample(np.stack([whole, one, whole, other], axis=1))
+    groups = np.array(connected(shared(*pair) for pair in zip(first, second, strict=True)))
+    paired = Sample(np.stack([whole, one, whole, other], axis=1), groups)
     values = differences(paired, {"accuracy": Share(1, 0)}, draws, seed)
-    return Difference(JUDGE, len(one), int((one != other).sum()), "accuracy", values)
+    return Difference(JUDGE, len(one), number(groups), int((one != other).sum()), "accuracy", values)

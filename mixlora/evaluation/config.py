@@ -12,6 +12,7 @@ from mixlora.common.errors import ConfigError
 from mixlora.common.files import exists, file_name, is_folder, read_json
 from mixlora.common.sections import MINI, SPLIT, BaseSection, TaskGroupSection
 from mixlora.common.settings import Number, Place, Section
+from mixlora.data.groups import IMAGE, NONE
 from mixlora.evaluation.scoring.metrics import Metric
 
 RECORD = "results.json"
@@ -44,12 +45,15 @@ class EvaluateTask(TaskGroupSection):
             "mme" if the task is MME's folder, else for "exact".
         labels: the answers that classification chooses from; the targets if None.
         definition: a description of the task, for a MixLoRA that routes by task and was not trained on it.
+        group: what answers that are not independent share: "image" (a picture, by its content), a key of the file's
+            records, or "none". Intervals resample whole groups.
     """
 
     samples: int | None = Field(None, ge=1)
     score: str | None = None
     labels: list[str] | None = None
     definition: str | None = None
+    group: str = Field(IMAGE, min_length=1)
 
     @property
     def metric(self) -> str:
@@ -69,6 +73,13 @@ class EvaluateTask(TaskGroupSection):
             raise ValueError(f"labels are for score: classification, not {self.metric}")
         if self.mme is not None and self.samples is not None:
             raise ValueError("samples would take an image's two questions apart; leave it out with mme")
+        return self
+
+    @model_validator(mode="after")
+    def _group_of_file(self) -> "EvaluateTask":
+        if self.file is None and self.group not in (IMAGE, NONE):
+            source = "mini" if self.mini is not None else "mme"
+            raise ValueError(f"group is {self.group!r}, but {source} has no records; write image or none")
         return self
 
 

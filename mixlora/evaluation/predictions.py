@@ -23,6 +23,7 @@ class Prediction:
         target: the right answer.
         references: right answers of several people, if the task has them.
         image_path: the path of the example's image.
+        group: what it shares with other examples of its group, as a picture; None if it is independent of all others.
     """
 
     question_id: str
@@ -32,6 +33,7 @@ class Prediction:
     target: str
     references: tuple[str, ...] = ()
     image_path: str | None = None
+    group: str | None = None
 
     @property
     def place(self) -> str:
@@ -48,7 +50,8 @@ class Prediction:
             "image_path": self.image_path,
             "task": self.task,
         }
-        return record | ({"references": list(self.references)} if self.references else {})
+        record |= {"references": list(self.references)} if self.references else {}
+        return record | ({} if self.group is None else {"group": self.group})
 
 
 def read(path: Path | str, task: str | None = None) -> list[Prediction]:
@@ -56,7 +59,7 @@ def read(path: Path | str, task: str | None = None) -> list[Prediction]:
 
     Args:
         path: a file with one JSON object a line: `question_id`, `prompt`, `predict`, `target`, and optionally
-            `image_path`, `task` and `references`.
+            `image_path`, `task`, `references` and `group`.
         task: the task of records that name none; the file's name without its suffix if None.
 
     Raises:
@@ -103,7 +106,7 @@ def _records(data: bytes, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 def _prediction(record: Mapping[str, Any], place: str, task: str) -> Prediction:
     if missing := [key for key in _REQUIRED if record.get(key) is None]:
         raise DataError(f"{place}: no {missing[0]!r}; a prediction has {', '.join(_REQUIRED)}.")
-    references, image = record.get("references") or [], record.get("image_path")
+    references, image, group = record.get("references") or [], record.get("image_path"), record.get("group")
     if not isinstance(references, list):
         raise DataError(f"{place}: the references are {references!r:.60}, but must be a list of answers.")
     return Prediction(
@@ -114,6 +117,7 @@ def _prediction(record: Mapping[str, Any], place: str, task: str) -> Prediction:
         target=_text(record["target"], "target", place),
         references=tuple(_text(answer, "references", place) for answer in references),
         image_path=None if image is None else _text(image, "image_path", place),
+        group=None if group is None else _text(group, "group", place),
     )
 
 

@@ -17,25 +17,35 @@ FORMS = ("text", "markdown", "csv", "latex")
 
 
 def scores(found: Results) -> str:
-    """Every score of a model with its 95% interval, one a line; shares in percent, MME's scores in points."""
-    rows = [["task", "score", "value", "95% interval", "examples", "no answer found"]]
+    """Every score of a model with its 95% interval, one a line; shares in percent, MME's scores in points.
+
+    The number of groups is there if it is below that of the examples in some task.
+    """
+    rows = [["task", "score", "value", "95% interval", "examples", "groups", "no answer found"]]
     for task, entry in found.tasks.items():
-        main, counts = entry["main"], [str(entry["n"]), str(entry["unparsed"] or "")]
-        rows += _rows(task, entry["metric"], main, entry["scores"], counts)
+        counts = [str(entry["n"]), _groups(entry["n"], entry.get("groups")), str(entry["unparsed"] or "")]
+        rows += _rows(task, entry["metric"], entry["main"], entry["scores"], counts)
     for name, value in found.totals.items():
-        rows.append([f"MME {plain(name)}", "", *_numbers(value, 1), "", ""])
-    return _aligned(rows)
+        rows.append([f"MME {plain(name)}", "", *_numbers(value, 1), "", "", ""])
+    old = [task for task, entry in found.tasks.items() if entry.get("groups") is None]
+    return _aligned(_without_empty(rows, "groups")) + (f"\n{tables.ungrouped(old)}" if old else "")
 
 
 def differences(found: Comparison) -> str:
-    """Every difference, second model minus first, one a line, in points, with paired 95% intervals."""
+    """Every difference, second model minus first, one a line, in points, with paired 95% intervals.
+
+    The number of groups is there if it is below that of the examples in some task.
+    """
     title = f"{plain(found.second)} minus {plain(found.first)}"
-    rows = [["task", "score", title, "95% interval", "examples", "differ"]]
+    rows = [["task", "score", title, "95% interval", "examples", "groups", "differ"]]
     for task, own in found.differences.items():
         values = {name: asdict(value) for name, value in own.values.items()}
-        rows += _rows(task, own.metric, own.main, values, [str(own.n), str(own.differing)], signed=True)
-    left = f"\nleft out, not in both or scored otherwise: {', '.join(map(plain, found.left_out))}"
-    return _aligned(rows) + (left if found.left_out else "")
+        counts = [str(own.n), _groups(own.n, own.groups), str(own.differing)]
+        rows += _rows(task, own.metric, own.main, values, counts, signed=True)
+    notes = [tables.ungrouped(found.ungrouped)] if found.ungrouped else []
+    if found.left_out:
+        notes.append(f"left out, not in both or scored otherwise: {', '.join(map(plain, found.left_out))}")
+    return "\n".join([_aligned(_without_empty(rows, "groups")), *notes])
 
 
 def table(
@@ -92,6 +102,17 @@ def _rows(
         head = [plain(task), f"{metric} {name}"] if name == main else ["", f"  {name}"]
         rows.append([*head, *numbers, *(counts if name == main else [""] * len(counts))])
     return rows
+
+
+def _groups(examples: int, groups: int | None) -> str:
+    """The number of groups, if it is known and below that of the examples."""
+    return str(groups) if groups is not None and groups < examples else ""
+
+
+def _without_empty(rows: list[list[str]], column: str) -> list[list[str]]:
+    """The rows, the first of which has the columns' names, without this column if it is empty."""
+    at = rows[0].index(column)
+    return rows if any(row[at] for row in rows[1:]) else [row[:at] + row[at + 1 :] for row in rows]
 
 
 def _numbers(value: Mapping[str, float], scale: int, signed: bool = False) -> list[str]:

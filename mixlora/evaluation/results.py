@@ -25,9 +25,11 @@ class Results:
     Attributes:
         label: the model's name in tables.
         model: the evaluated model's section of the configuration.
-        tasks: {task: {"metric", "n", "unparsed", "main", "scores": {name: {"value", "low", "high"}}}}.
+        tasks: {task: {"metric", "n", "groups", "unparsed", "main", "scores": {name: {"value", "low", "high"}}}}; groups
+            are None in results of earlier versions, whose intervals treat all answers as independent.
         totals: sums over tasks, such as MME's: {name: {"value", "low", "high"}}.
         meta: the configuration, versions and labels.
+        dependent: sets of tasks with examples of the same groups, as questions about the same pictures.
     """
 
     label: str
@@ -35,12 +37,14 @@ class Results:
     tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
     totals: dict[str, dict[str, float]] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
+    dependent: list[list[str]] = field(default_factory=list)
 
     def add(self, task: str, score: Score) -> None:
         """Add the score of a task."""
         self.tasks[task] = {
             "metric": str(score.metric),
             "n": score.n,
+            "groups": score.groups,
             "unparsed": score.unparsed,
             "main": score.main,
             "scores": {name: asdict(estimate) for name, estimate in score.values.items()},
@@ -100,7 +104,8 @@ def _results(record: Mapping[str, Any], file: Path) -> Results:
     try:
         tasks = {name: _task(entry) for name, entry in record["tasks"].items()}
         totals = {name: _estimate(entry) for name, entry in record["totals"].items()}
-        return Results(str(record["label"]), record["model"], tasks, totals, record["meta"])
+        dependent = [list(map(str, names)) for names in record.get("dependent", [])]
+        return Results(str(record["label"]), record["model"], tasks, totals, record["meta"], dependent)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise _damaged(file, f"a score in it lacks a part ({error!r:.200})") from error
 
@@ -108,8 +113,9 @@ def _results(record: Mapping[str, Any], file: Path) -> Results:
 def _task(entry: Mapping[str, Any]) -> dict[str, Any]:
     scores = {name: _estimate(score) for name, score in entry["scores"].items()}
     scores[entry["main"]]  # a main value must be there
-    kept = {"metric": str(entry["metric"]), "n": int(entry["n"]), "unparsed": int(entry["unparsed"])}
-    return kept | {"main": entry["main"], "scores": scores}
+    groups = None if entry.get("groups") is None else int(entry["groups"])
+    kept = {"metric": str(entry["metric"]), "n": int(entry["n"]), "groups": groups}
+    return kept | {"unparsed": int(entry["unparsed"]), "main": entry["main"], "scores": scores}
 
 
 def _estimate(entry: Mapping[str, Any]) -> dict[str, float]:

@@ -4,6 +4,7 @@ import gc
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from mixlora.data.sources import examples_of
 from mixlora.evaluation.config import JUDGE, TASK, EvaluateConfig, EvaluateTask
 from mixlora.evaluation.folder import HASH, Folder
 from mixlora.evaluation.generation import Generator, generate
+from mixlora.evaluation.grouping import dependent, groups_of
 from mixlora.evaluation.judging.judge import Judgement, judge_score
 from mixlora.evaluation.judging.run import judge_all
 from mixlora.evaluation.predictions import Prediction
@@ -95,8 +97,9 @@ def _evaluated(config: EvaluateConfig, folder: Folder, progress: Progress, tell:
     _refuse_unscorable(config, asked)
     adapters = _adapters(config, asked)
     _refuse_undefined(asked, adapters)
+    groups = {task: groups_of(examples, how.group) for task, (how, examples) in asked.items()}
     folder.claim(_identity(config), _identities(asked, adapters))
-    found = _answered(config, asked, adapters, collator, folder, progress)
+    found = _answered(config, asked, adapters, groups, collator, folder, progress)
     results = Results(config.label or folder.path.name, model=config.model.model_dump(mode="json"))
     to_judge = {task: found[task] for task, (how, _) in asked.items() if how.metric == JUDGE}
     said: dict[str, list[Judgement]] = {}
@@ -105,9 +108,10 @@ def _evaluated(config: EvaluateConfig, folder: Folder, progress: Progress, tell:
     for task, own in _scores(config, asked, found).items():
         results.add(task, own)
     for task, words in said.items():
-        results.add(task, judge_score(words, config.draws, config.seed))
+        results.add(task, judge_score(words, config.draws, config.seed, [one.group for one in to_judge[task]]))
     results.tasks = {task: results.tasks[task] for task in asked}
     results.add_totals(_totals(config, asked, found))
+    results.dependent = dependent({task: (how.group, groups[task].values()) for task, (how, _) in asked.items()})
     results.meta = {
         "config": resolved(config),
         "data": data,
@@ -157,7 +161,9 @@ def _read(
 
 def _refuse_unscorable(config: EvaluateConfig, asked: Asked) -> None:
     """Refuse targets that do not suit their score now, not after hours of generation."""
-    silent_model = {task: [_prediction(task, one, "") for one in examples] for task, (_, examples) in asked.items()}
+    silent_model = {
+        task: [_prediction(task, one, "", None) for one in examples] for task, (_, examples) in asked.items()
+    }
     once = config.model_copy(update={"draws": 1})
     _scores(once, asked, silent_model)
     _totals(once, asked, silent_model)
@@ -272,11 +278,15 @@ def _answered(
     config: EvaluateConfig,
     asked: Asked,
     adapters: Mapping[str, str | None],
+    groups: Mapping[str, Mapping[str, str | None]],
     collator: Collator,
     folder: Folder,
     progress: Progress,
 ) -> dict[str, list[Prediction]]:
-    """The predictions of every task; a model is loaded only if some are missing."""
+    """The predictions of every task; a model is loaded only if some are missing.
+
+    Kept predictions of other groups, or of an earlier version without groups, are written again with these.
+    """
     found: dict[str, list[Prediction]] = {}
     todo: dict[str | None, list[str]] = {}
     for task, (_, examples) in asked.items():
@@ -284,11 +294,13 @@ def _answered(
         if kept is None:
             todo.setdefault(adapters[task], []).append(task)
         else:
-            found[task] = kept
+            found[task] = [replace(one, group=groups[task][one.question_id]) for one in kept]
+            if found[task] != kept:
+                folder.finish(task, found[task])
     for adapter, tasks in todo.items():
         generator = _generator(config, adapter, collator, {task: asked[task][0] for task in tasks})
         for task in tasks:
-            found[task] = _answer(generator, task, asked[task][1], folder, progress)
+            found[task] = _answer(generator, task, asked[task][1], groups[task], folder, progress)
         del generator
         gc.collect()
     return found
@@ -307,13 +319,18 @@ def _generator(
 
 
 def _answer(
-    generator: Generator, task: str, examples: Sequence[Example], folder: Folder, progress: Progress
+    generator: Generator,
+    task: str,
+    examples: Sequence[Example],
+    groups: Mapping[str, str | None],
+    folder: Folder,
+    progress: Progress,
 ) -> list[Prediction]:
     known = folder.partial(task)
     found: dict[str, Prediction] = {}
     texts = {example.id: known[example.id].predict for example in examples if example.id in known}
     for batch in generate(generator, examples, lambda example: texts.get(example.id)):
-        own = [_prediction(task, example, text) for example, text in batch]
+        own = [_prediction(task, example, text, groups[example.id]) for example, text in batch]
         if any(one.question_id not in known for one in own):
             folder.append(task, [one for one in own if one.question_id not in known])
         found |= {one.question_id: one for one in own}
@@ -323,7 +340,7 @@ def _answer(
     return ordered
 
 
-def _prediction(task: str, example: Example, text: str) -> Prediction:
+def _prediction(task: str, example: Example, text: str, group: str | None) -> Prediction:
     asked = "\n".join(turn.text for turn in example.turns[:-1] if turn.role == "user")
     image = next((str(image) for image in example.images if isinstance(image, Path)), None)
-    return Prediction(example.id, task, asked, text, example.turns[-1].text, example.references, image)
+    return Prediction(example.id, task, asked, text, example.turns[-1].text, example.references, image, group)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mixlora.common.errors import DataError, plain
+from mixlora.data.groups import connected
 from mixlora.evaluation.results import Results
 from mixlora.evaluation.scoring.intervals import Estimate
 from mixlora.evaluation.scoring.metrics import Metric
@@ -53,7 +54,7 @@ class Table:
         columns: names of the columns, except the first, which has the models.
         models: labels of the rows.
         cells: [models][columns].
-        notes: columns that cannot be compared, means that are missing, answers that were not parsed.
+        notes: columns that cannot be compared, means that are missing, answers that were not parsed, or of no groups.
     """
 
     columns: tuple[str, ...]
@@ -118,9 +119,9 @@ def table(results: Sequence[Results], columns: Sequence[str] | None = None, merg
     """The main scores of several models: first MME in points, then the other tasks in percent, then their mean.
 
     MME is shown as its totals alone, "MME perception" and "MME cognition", which are not in the mean. The mean's
-    interval treats the tasks' examples as independent. A model without a score in one of the columns has no mean: it
-    would be over other tasks than the other means. The best is marked in comparable columns with at least two models;
-    models that print the same number are all marked.
+    interval takes tasks that share groups, as pictures, as fully dependent, and others as independent. A model without
+    a score in one of the columns has no mean: it would be over other tasks than the other means. The best is marked in
+    comparable columns with at least two models; models that print the same number are all marked.
 
     Args:
         results: one for each row.
@@ -141,7 +142,7 @@ def table(results: Sequence[Results], columns: Sequence[str] | None = None, merg
         raise DataError(f"No results have the column {unknown[0]!r}; the columns are {', '.join([*found, MEAN])}.")
     models, shown = tuple(one.label for one in results), [found[name] for name in wanted]
     notes = [note for column in shown for note in _differences(column, models)]
-    mean = _mean([column for column in shown if column.averaged], len(results))
+    mean = _mean([column for column in shown if column.averaged], results)
     if mean and (columns is None or MEAN in columns):
         notes += _gaps(mean, shown, models)
         left = [column.name for column in shown if not column.averaged]
@@ -149,6 +150,10 @@ def table(results: Sequence[Results], columns: Sequence[str] | None = None, merg
         shown = [*shown, mean]
     behind = _tasks_behind([column.name for column in shown], results)
     notes += [note for one in results if (note := _unparsed(one, behind))]
+    old = {
+        task for one in results for task, entry in one.tasks.items() if entry.get("groups") is None and task in behind
+    }
+    notes += [ungrouped(sorted(old))] if old else []
     cells = zip(*(_cells(column) for column in shown), strict=True) if shown else ((),) * len(models)
     return Table(tuple(column.name for column in shown), models, tuple(map(tuple, cells)), tuple(notes))
 
@@ -156,6 +161,15 @@ def table(results: Sequence[Results], columns: Sequence[str] | None = None, merg
 def printable(text: str) -> str:
     """The text on one line, without control characters."""
     return plain(" ".join(text.split()))
+
+
+def ungrouped(tasks: Sequence[str]) -> str:
+    """A sentence on tasks whose answers an earlier version has stored without groups."""
+    named = ", ".join(map(plain, tasks))
+    return (
+        f"Intervals of {named} treat all answers as independent, since results of an earlier version name no groups; "
+        "the command that evaluated adds them."
+    )
 
 
 def _totals(results: Sequence[Results]) -> list[_Column]:
@@ -218,23 +232,37 @@ def _alike(row: Sequence[tuple[str, str] | None]) -> tuple[str, str] | None:
     return " and ".join(metrics), " and ".join(counts)
 
 
-def _mean(columns: Sequence[_Column], rows: int) -> _Column | None:
+def _mean(columns: Sequence[_Column], results: Sequence[Results]) -> _Column | None:
     """The mean of the columns, in rows that have all of them."""
     if not columns:
         return None
+    tasks = [POPE_SPLITS if column.name == POPE else (column.name,) for column in columns]
     estimates: list[Estimate | None] = []
-    for row in range(rows):
+    for row, own in enumerate(results):
         parts = [part for column in columns if (part := column.estimates[row]) is not None]
-        estimates.append(_average(parts) if len(parts) == len(columns) else None)
+        whole = len(parts) == len(columns)
+        estimates.append(average(parts, tasks, own.dependent) if whole else None)
     return _Column(MEAN, tuple(estimates), comparable=all(column.comparable for column in columns))
 
 
-def _average(parts: Sequence[Estimate]) -> Estimate:
-    """The mean of independent estimates; the distances of the ends add in quadrature."""
+def average(parts: Sequence[Estimate], tasks: Sequence[Sequence[str]], dependent: Sequence[Sequence[str]]) -> Estimate:
+    """The mean of estimates, those of tasks that share groups fully dependent, the others independent.
+
+    The distances of the ends from the values add up between dependent estimates, and in quadrature between others.
+
+    Args:
+        parts: the estimates.
+        tasks: the tasks that each is about.
+        dependent: sets of tasks that share groups.
+    """
+    blocks = connected([at for at, names in enumerate(dependent) if set(names) & set(own)] for own in tasks)
     value = sum(part.value for part in parts) / len(parts)
-    below = math.hypot(*(part.value - part.low for part in parts)) / len(parts)
-    above = math.hypot(*(part.high - part.value for part in parts)) / len(parts)
-    return Estimate(value, value - below, value + above)
+    below, above = dict.fromkeys(blocks, 0.0), dict.fromkeys(blocks, 0.0)
+    for part, block in zip(parts, blocks, strict=True):
+        below[block] += part.value - part.low
+        above[block] += part.high - part.value
+    low, high = (math.hypot(*ends.values()) / len(parts) for ends in (below, above))
+    return Estimate(value, value - low, value + high)
 
 
 def _cells(column: _Column) -> list[Cell]:

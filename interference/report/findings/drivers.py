@@ -4,12 +4,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from interference.report.summary import RunSummary, rows
 from interference.run import Run
 from interference.statistics.estimand import Estimand
-from interference.statistics.layout import Array, Layout, Pairs
-from interference.statistics.pairs import Kernel, unit_means
+from interference.statistics.layout import Array, Layout, Pairs, layout_of
+from interference.statistics.pairs import unit_means
 from interference.statistics.significance import Verdict
 
 CELLS = 6
@@ -28,8 +29,9 @@ class Contributions:
 
     def __init__(self, run: Run) -> None:
         tasks = list(run.probes["task"])
-        self._layout = Layout.of(tasks)
-        (self._kernel,) = Estimand("delta").kernels(run.gram(), self._layout)
+        gram = run.gram()
+        self._layout = layout_of(gram, tasks, run.groups or range(len(tasks)))
+        (self._kernel,) = Estimand("delta").kernels(gram, self._layout)
         self._falls = unit_means(self._kernel, np.ones((1, len(tasks))), self._layout, Pairs.LEAVE_ONE_OUT)[0]
 
     def affected(self, i: str, j: str) -> pd.Series:
@@ -39,7 +41,9 @@ class Contributions:
 
     def stepped(self, i: str, j: str) -> pd.Series:
         """The shares of the units of the stepped task j, another than i, by row of `Run.probes`."""
-        terms = _means(self._kernel, self._layout.tasks.index(j), self._place(j), self._place(i))
+        counted = _counted(self._layout, self._layout.tasks.index(j))[:, self._place(i)]
+        falls = self._kernel.values[self._place(j), self._place(i)]
+        terms = (falls * counted / counted.sum(axis=0)).sum(axis=1)
         return self._shares(terms, self._place(j))
 
     def _place(self, task: str) -> slice:
@@ -93,16 +97,10 @@ def clearest(pairs: pd.DataFrame, count: int = CELLS) -> pd.DataFrame:
     return clear.loc[order[:count]]
 
 
-def _means(kernel: Kernel, task: int, stepped: slice, affected: slice) -> Array:
-    """Of each stepped unit of a task, its part of the falls of the affected units, other than its own copy."""
-    falls = kernel.values[stepped, affected]
-    units, copies = kernel.copies_in(task)
-    here = (units >= affected.start) & (units < affected.stop)
-    if here.any():
-        falls = falls.copy()
-        falls[copies[here] - stepped.start, units[here] - affected.start] = 0
-        left = np.full(falls.shape[1], len(falls))
-        left[units[here] - affected.start] -= 1
-        falls /= left
-    found: Array = falls.mean(axis=1)
-    return found
+def _counted(layout: Layout, task: int) -> NDArray[np.bool_]:
+    """Which pairs of a task's stepped units and all affected units count: not those of one group."""
+    stepped = layout.slices[task]
+    if layout.groups is None:
+        return np.ones((layout.counts[task], len(layout.order)), dtype=bool)
+    counted: NDArray[np.bool_] = layout.groups[stepped, None] != layout.groups
+    return counted

@@ -24,6 +24,7 @@ class Reading:
         known: keys that something else reads, as `where` and `by`.
         outside: pictures may lie outside of `root`.
         loss_on: which tokens are supervised.
+        group: the key whose value an example's group is named by; None for no group.
     """
 
     task: str
@@ -33,6 +34,7 @@ class Reading:
     known: Collection[str] = ()
     outside: bool = False
     loss_on: LossOn = LossOn.ANSWERS
+    group: str | None = None
 
 
 def read_example(record: Record, reading: Reading, unread: set[str] | None = None) -> Example:
@@ -53,6 +55,7 @@ def read_example(record: Record, reading: Reading, unread: set[str] | None = Non
 
 
 def _example(record: Record, reading: Reading, unread: set[str] | None) -> Example:
+    group = None if reading.group is None else _group_of(record, reading.group)
     record = _renamed(record, reading) if reading.fields or reading.ignore else record
     values = record.values
     content = read_content(record)
@@ -74,7 +77,16 @@ def _example(record: Record, reading: Reading, unread: set[str] | None) -> Examp
         content.prompt_turns,
         content.tools,
         reading.loss_on,
+        group,
     )
+
+
+def _group_of(record: Record, key: str) -> str:
+    """The group that a record names."""
+    if is_missing(value := record.values.get(key)):
+        remedy = f"it has {record.keys}; name a key that every record has, or write `group: none`."
+        raise record.error(f"no value of {key!r}, which `group` names; {remedy}")
+    return as_text(value, f"{key}, which `group` names,", record)
 
 
 def _renamed(record: Record, reading: Reading) -> Record:

@@ -16,6 +16,7 @@ from mixlora.common.errors import DataError
 from mixlora.common.files import is_folder
 from mixlora.common.sections import TaskGroupSection, TaskSection
 from mixlora.data.examples import Example, Form, LossOn
+from mixlora.data.groups import IMAGE, NONE
 from mixlora.data.reading.files import folder_of, is_there, read_records
 from mixlora.data.reading.mme import read_mme
 from mixlora.data.reading.problems import Noted, collecting
@@ -108,15 +109,17 @@ def _examples(
     problems: list[DataError] | None,
     noted: Noted | None,
 ) -> list[Example]:
-    by = getattr(task, "by", None)
+    by, group = getattr(task, "by", None), getattr(task, "group", NONE)
+    key = None if group in (IMAGE, NONE) else group
     reading = Reading(
         name,
         Path(task.images or folder_of(file)).resolve(),
         task.fields,
         frozenset(task.ignore),
-        frozenset({*task.where, *([by] if by else [])}),
+        frozenset({*task.where, *([by] if by else []), *([key] if key else [])}),
         task.outside,
         LossOn(task.loss_on),
+        key,
     )
     unread = None if noted is None else noted.unread
     found: list[Example] = []

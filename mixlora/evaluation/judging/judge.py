@@ -21,10 +21,11 @@ from mixlora.checkpoints.loading import LOAD_ERRORS, first_words, without_bars
 from mixlora.common.errors import CheckpointError, ConfigError, DataError
 from mixlora.data.collation import Collator, Encoded
 from mixlora.data.examples import Example, Turn
+from mixlora.data.groups import connected
 from mixlora.data.templates import llava_v1, own_template
 from mixlora.evaluation.predictions import Prediction
 from mixlora.evaluation.scoring.intervals import Sample, Share, estimates
-from mixlora.evaluation.scoring.metrics import Score
+from mixlora.evaluation.scoring.metrics import Score, number
 
 PROMPT = (
     "A model was asked a question about a picture. Decide whether its prediction is correct: it has to mean the same "
@@ -227,13 +228,16 @@ def answer_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
     return found[_YES], found[_NO]
 
 
-def judge_score(judgements: Sequence[Judgement], draws: int = 1000, seed: int = 0) -> Score:
+def judge_score(
+    judgements: Sequence[Judgement], draws: int = 1000, seed: int = 0, groups: Sequence[str | None] | None = None
+) -> Score:
     """The share of predictions judged correct, with its 95% interval; one without a verdict counts as wrong.
 
     Args:
         judgements: of one task.
         draws: bootstrap resamples.
         seed: of the resamples.
+        groups: the group of each prediction, resampled together; None for predictions that are independent.
 
     Raises:
         DataError: there is no judgement.
@@ -241,10 +245,11 @@ def judge_score(judgements: Sequence[Judgement], draws: int = 1000, seed: int = 
     if not judgements:
         raise DataError("There are no judgements to sum up; give at least one.")
     credit = np.array([one.verdict is True for one in judgements], dtype=np.float64)
-    sample = Sample(np.stack([np.ones_like(credit), credit], axis=1))
+    together = np.array(connected([] if one is None else [one] for one in groups or [None] * len(credit)))
+    sample = Sample(np.stack([np.ones_like(credit), credit], axis=1), together)
     unparsed = sum(one.verdict is None for one in judgements)
     values = estimates(sample, {"accuracy": Share(1, 0)}, draws, seed)
-    return Score("judge", len(judgements), unparsed, "accuracy", values)
+    return Score("judge", len(judgements), number(together), unparsed, "accuracy", values)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Metrics: scores of predictions with intervals, and differences of two models' scores."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from mixlora.common.enums import member
 from mixlora.common.errors import ConfigError, DataError
+from mixlora.data.groups import connected
 from mixlora.evaluation.predictions import Prediction
 from mixlora.evaluation.scoring import vqa
 from mixlora.evaluation.scoring.intervals import Array, Dice, Estimate, Sample, Share, differences, estimates
@@ -45,6 +46,7 @@ class Score:
     Attributes:
         metric: a `Metric`, or a judge's.
         n: the number of examples.
+        groups: the number of groups that intervals treat as independent; n if every example is a group of its own.
         unparsed: the number of predictions without an answer of the expected kind; they count as wrong.
         main: the name of the value to report.
         values: statistics by name. Shares are between 0 and 1, the score of MME between 0 and 200; NaN if a statistic
@@ -53,6 +55,7 @@ class Score:
 
     metric: str
     n: int
+    groups: int
     unparsed: int
     main: str
     values: dict[str, Estimate]
@@ -65,6 +68,7 @@ class Difference:
     Attributes:
         metric: a `Metric`, or a judge's.
         n: the number of examples.
+        groups: the number of groups that intervals treat as independent; n if every example is a group of its own.
         differing: the number of examples on which the two sides got different credit.
         main: the name of the value to report.
         values: second minus first, by name.
@@ -72,6 +76,7 @@ class Difference:
 
     metric: str
     n: int
+    groups: int
     differing: int
     main: str
     values: dict[str, Estimate]
@@ -95,6 +100,17 @@ class Outcomes:
     unit: NDArray[np.int64]
     unparsed: int
 
+    def grouped(self, shared: Sequence[Sequence[Hashable]]) -> NDArray[np.int64]:
+        """The number of each unit's group [units]: those that share something are one, also through others.
+
+        Args:
+            shared: what each example shares with others [examples].
+        """
+        own: list[list[Hashable]] = [[] for _ in self.columns]
+        for unit, keys in zip(self.unit, shared, strict=True):
+            own[unit] += keys
+        return np.array(connected(own))
+
 
 def score(
     predictions: Sequence[Prediction],
@@ -105,8 +121,9 @@ def score(
 ) -> Score:
     """The score of the predictions of one task, with 95% intervals.
 
-    Units of the intervals are examples, or images for MME. Intervals are Wilson's; for VQA and MME, whose credit can be
-    partial, they are at least as wide as a bootstrap's.
+    Units of the intervals are examples, or images for MME; units of one group are resampled together. Intervals are
+    Wilson's, of the effective number of units; for VQA and MME, whose credit can be partial, and wherever a group has
+    several units, they are at least as wide as a bootstrap's.
 
     Args:
         predictions: of one task.
@@ -121,8 +138,9 @@ def score(
     """
     metric = _known(metric)
     found = outcomes(predictions, metric, labels)
-    values = estimates(Sample(found.columns), found.shares, draws, seed)
-    return Score(metric, len(predictions), found.unparsed, next(iter(values)), values)
+    groups = found.grouped([shared(one) for one in predictions])
+    values = estimates(Sample(found.columns, groups), found.shares, draws, seed)
+    return Score(metric, len(predictions), number(groups), found.unparsed, next(iter(values)), values)
 
 
 def difference(
@@ -135,8 +153,9 @@ def difference(
 ) -> Difference:
     """The second model's score minus the first's on the same examples, which are resampled together.
 
-    Examples are matched by question_id, in any order. Two models that agree throughout differ by 0, with an interval of
-    what more examples could still show. Arguments are as in `score`.
+    Examples are matched by question_id, in any order; those of one group on either side are resampled together. Two
+    models that agree throughout differ by 0, with an interval of what more examples could still show. Arguments are as
+    in `score`.
 
     Raises:
         DataError: as in `score`, or the two sides have different examples.
@@ -146,8 +165,20 @@ def difference(
     one, other = outcomes(first, metric, labels), outcomes(second, metric, labels)
     if not np.array_equal(one.unit, other.unit):
         raise DataError("The two sides pair questions to images in different ways; score the same files of MME.")
-    values = differences(Sample(np.hstack([one.columns, other.columns])), one.shares, draws, seed)
-    return Difference(metric, len(first), int((one.credit != other.credit).sum()), next(iter(values)), values)
+    groups = one.grouped([shared(*pair) for pair in zip(first, second, strict=True)])
+    values = differences(Sample(np.hstack([one.columns, other.columns]), groups), one.shares, draws, seed)
+    differing = int((one.credit != other.credit).sum())
+    return Difference(metric, len(first), number(groups), differing, next(iter(values)), values)
+
+
+def shared(*answers: Prediction) -> list[Hashable]:
+    """What answers to one example, of one model or of each of two, share with others: (which model's, group)."""
+    return [(side, one.group) for side, one in enumerate(answers) if one.group is not None]
+
+
+def number(groups: NDArray[np.int64]) -> int:
+    """How many groups there are, by the group of each unit."""
+    return len(np.unique(groups))
 
 
 def outcomes(predictions: Sequence[Prediction], metric: Metric, labels: Sequence[str] | None = None) -> Outcomes:

@@ -1,13 +1,14 @@
 """MME (Fu et al., 2023): its subtasks, and their two sums, perception and cognition."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 
 from mixlora.common.errors import DataError
+from mixlora.data.groups import connected
 from mixlora.evaluation.predictions import Prediction
-from mixlora.evaluation.scoring.intervals import Estimate, Sample, around, percentiles, summed, wilson
-from mixlora.evaluation.scoring.metrics import Metric, outcomes
+from mixlora.evaluation.scoring.intervals import Array, Estimate, Sample, Share, around, percentiles, summed, wilson
+from mixlora.evaluation.scoring.metrics import Metric, Outcomes, outcomes, shared
 
 PERCEPTION = ("existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR")
 """The subtasks of perception, with at most 200 points each."""
@@ -19,8 +20,8 @@ GROUPS = {"perception": PERCEPTION, "cognition": COGNITION}
 def totals(subtasks: Mapping[str, Sequence[Prediction]], draws: int = 1000, seed: int = 0) -> dict[str, Estimate]:
     """The sums of the subtasks' scores: perception with at most 2000 points, cognition with at most 800.
 
-    Images are resampled within each subtask, independently. The name of a sum shows missing subtasks, as in
-    "perception (7 of 10 subtasks)"; a sum without subtasks is omitted.
+    Images are resampled within each subtask, independently; groups of images together if they span subtasks. The name
+    of a sum shows missing subtasks, as in "perception (7 of 10 subtasks)"; a sum without subtasks is omitted.
 
     Raises:
         DataError: MME has no such subtask, or predictions cannot be scored.
@@ -38,11 +39,32 @@ def totals(subtasks: Mapping[str, Sequence[Prediction]], draws: int = 1000, seed
 
 
 def _total(subtasks: Mapping[str, Sequence[Prediction]], draws: int, seed: int) -> Estimate:
-    parts, sums = [], np.zeros(draws)
-    for name, predictions in subtasks.items():
-        judged = outcomes(predictions, Metric.MME)
-        sample, share = Sample(judged.columns), judged.shares["score"]
+    judged = {name: outcomes(predictions, Metric.MME) for name, predictions in subtasks.items()}
+    keys = {name: [shared(one) for one in predictions] for name, predictions in subtasks.items()}
+    parts, sums, share = [], np.zeros(draws), next(iter(judged.values())).shares["score"]
+    for name, own in judged.items():
+        sample = Sample(own.columns, own.grouped(keys[name]))
         resampled = share.of(sample.resampled(draws, [seed, (*PERCEPTION, *COGNITION).index(name)]))
         parts.append(around(float(share.of(sample.sums())), percentiles(resampled), wilson(sample, share)))
         sums += resampled
+    groups = [{key for one in own for key in one} for own in keys.values()]
+    if sum(map(len, groups)) > len(set().union(*groups)):
+        sums = _together(list(judged.values()), list(keys.values()), share, draws, seed)
     return summed(parts, sums)
+
+
+def _together(
+    judged: Sequence[Outcomes], keys: Sequence[Sequence[Sequence[Hashable]]], share: Share, draws: int, seed: int
+) -> Array:
+    """The sum of all subtasks' scores in resamples of groups that span subtasks [draws]."""
+    width, starts = judged[0].columns.shape[1], np.cumsum([0, *(len(own.columns) for own in judged)])
+    columns = np.zeros((starts[-1], width * len(judged)))
+    units: list[list[Hashable]] = [[] for _ in columns]
+    places = [slice(at * width, (at + 1) * width) for at in range(len(judged))]
+    for own, own_keys, start, place in zip(judged, keys, starts, places, strict=False):
+        columns[start : start + len(own.columns), place] = own.columns
+        for unit, key in zip(own.unit, own_keys, strict=True):
+            units[start + unit] += key
+    sums = Sample(columns, np.array(connected(units))).resampled(draws, seed)
+    scores: Array = np.sum([share.of(sums[:, place]) for place in places], axis=0)
+    return scores

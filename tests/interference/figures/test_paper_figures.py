@@ -194,8 +194,10 @@ def test_a_difference_beyond_noise_is_filled_and_others_hollow(both, tmp_path):
     assert dots.get_facecolor()[:2, :3].tolist() == [[0, 0, 0], [1, 1, 1]]
 
 
-def test_the_mean_difference_takes_tasks_as_independent():
-    found = scores._mean([(2.0, 1.0, 5.0), (4.0, 1.0, 8.0)])
+def test_the_mean_difference_takes_tasks_that_share_pictures_as_dependent():
+    parts = [(2.0, 1.0, 5.0), (4.0, 1.0, 8.0)]
+    assert scores._mean(parts, ["a", "b"], [["b", "a"]]) == pytest.approx((3, 3 - (1 + 3) / 2, 3 + (3 + 4) / 2))
+    found = scores._mean(parts, ["a", "b"], [["a", "c"]])
     assert found == pytest.approx((3, 3 - math.hypot(1, 3) / 2, 3 + math.hypot(3, 4) / 2))
 
 

@@ -34,7 +34,10 @@ def values(tmp_path_factory):
     evaluations.saved(folder / "adapter")
     return {
         "model": {"base": "mini", "adapter": str(folder / "adapter"), "device": "cpu"},
-        "tasks": {name: {"file": str(folder / f"{name}.jsonl"), "images": str(folder)} for name in ("two", "others")},
+        "tasks": {
+            name: {"file": str(folder / f"{name}.jsonl"), "images": str(folder), "group": "none"}
+            for name in ("two", "others")
+        },
         "probe": {"samples": 4, "layers": [0], "modules": ["q_proj"]},
     }
 

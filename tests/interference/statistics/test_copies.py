@@ -9,7 +9,7 @@ from interference.measurement.compute import compute_config
 from interference.statistics import metrics
 from interference.statistics.bootstrap import bootstrap_weights
 from interference.statistics.estimand import Aggregate, Reduce
-from interference.statistics.layout import Layout, Pairs, copies_of
+from interference.statistics.layout import Layout, Pairs, copies_of, equal_pairs, layout_of
 from interference.statistics.pairs import Kernel, pair_means
 from interference.statistics.significance import pair_mean_variance
 from interference.statistics.uncertainty import compare, table
@@ -75,10 +75,10 @@ def test_a_shared_example_is_left_out_of_the_means_it_would_be_alone_in():
 
 def test_no_resample_pairs_an_example_with_its_copy():
     gram, tasks = twice(6)
-    layout, weights = Layout.of(tasks), bootstrap_weights(tasks, 20, seed=2)
+    layout, weights = layout_of(gram, tasks, None), bootstrap_weights(tasks, 20, seed=2)
     same = [*range(6), *range(6), *range(6, 12)]
     values = gram / np.sqrt(np.diagonal(gram))[:, None]
-    kernel = Kernel(values, copies=copies_of(gram, layout))
+    kernel = Kernel(values)
     found = pair_means(kernel, weights, layout, Pairs.LEAVE_ONE_OUT)
     for one, drawn in zip(found, weights, strict=True):
         assert_allclose(one, literal(gram, tasks, same, drawn))
@@ -112,11 +112,11 @@ def test_the_verdict_of_a_task_under_two_names_is_synergy_and_its_interval_holds
 
 def test_the_variance_of_a_mean_does_not_count_the_pair_left_out():
     gram, tasks = twice(6)
-    layout = Layout.of(tasks)
-    kernels = [Kernel(gram, copies=copies_of(gram, layout))]
+    layout = layout_of(gram, tasks, None)
+    kernels = [Kernel(gram)]
     wild = gram.copy()
     wild[np.arange(6), np.arange(6, 12)] = 1e6
-    kernels.append(Kernel(wild, copies=kernels[0].copies))
+    kernels.append(Kernel(wild))
     variances = [pair_mean_variance(kernel, layout, Pairs.LEAVE_ONE_OUT)[0] for kernel in kernels]
     assert_allclose(*variances)
 
@@ -133,6 +133,27 @@ def test_a_file_under_two_names_in_a_real_run(tiny, tmp_path, dtype):
         found = run.matrix(reduce=reduce)
         assert_allclose(found.loc["red", "red again"], 1, rtol=1e-4 if dtype == "float32" else 0.05)
         assert_allclose(found.loc["red again", "red"], 1, rtol=1e-4 if dtype == "float32" else 0.05)
+
+
+def test_copies_within_a_task_share_a_group_where_there_are_labels():
+    gradients = np.concatenate([noisy(6), noisy(6)[[0, 1, 1]], noisy(8, seed=1)])
+    tasks, same = ["a"] * 9 + ["b"] * 8, [0, 1, 2, 3, 4, 5, 0, 1, 1, *range(6, 14)]
+    gram = gradients @ gradients.T
+    assert equal_pairs(gram).tolist() == [[0, 6], [1, 7], [1, 8], [7, 8]]
+    assert_allclose(metrics.delta(gram, tasks, groups=range(17)), literal(gram, tasks, same))
+    assert_allclose(metrics.delta(gram, tasks), literal(gram, tasks, range(17)))
+    assert_allclose(table(gram, tasks, "delta").value, literal(gram, tasks, same))
+    assert_allclose(table(gram, tasks, "delta").low, table(gram, tasks, "delta", groups=same).low)
+
+
+def test_units_that_are_all_the_same_stay_apart():
+    gradients = np.repeat(noisy(2), 5, axis=0)
+    tasks = ["a"] * 5 + ["b"] * 5
+    layout = layout_of(gradients @ gradients.T, tasks, range(10))
+    assert layout.groups is None
+    again = np.concatenate([gradients, gradients[:5]])
+    layout = layout_of(again @ again.T, [*tasks, *"ccccc"], range(15))
+    assert layout.groups.tolist() == [*range(10), *range(5)]
 
 
 def test_an_example_that_only_one_of_two_runs_shows_to_be_shared_counts_in_neither():

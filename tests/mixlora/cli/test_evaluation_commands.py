@@ -219,7 +219,7 @@ def test_points_of_mme_are_whole_numbers_not_powers(tmp_path):
     low = {"value": 1543.2, "low": 1500.0, "high": 1580.04}
     share = {"value": 0.5, "low": 0.25, "high": 0.75}
     scores = {"score": {"value": 178.33, "low": 150.0, "high": 190.0}, "accuracy": share}
-    found.tasks["count"] = {"metric": "mme", "n": 60, "unparsed": 0, "main": "score", "scores": scores}
+    found.tasks["count"] = {"metric": "mme", "n": 60, "groups": 60, "unparsed": 0, "main": "score", "scores": scores}
     found.totals["perception"] = low
     rows = [line.split() for line in printing.scores(found).splitlines()[2:]]
     assert rows == [

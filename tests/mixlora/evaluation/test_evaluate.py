@@ -49,7 +49,7 @@ def test_predictions_are_in_the_papers_format_in_the_datas_order(place):
     for task in ("read_word", "name_ink"):
         found = lines(place / "whole" / "predictions" / f"{task}.jsonl")
         for row, example in zip(found, mini.examples(task, "heldout", 6), strict=True):
-            assert list(row) == ["question_id", "prompt", "predict", "target", "image_path", "task"]
+            assert list(row) == ["question_id", "prompt", "predict", "target", "image_path", "task", "group"]
             assert (row["question_id"], row["task"], row["image_path"]) == (example.id, task, None)
             assert (row["prompt"], row["target"]) == tuple(turn.text for turn in example.turns)
     found = lines(place / "whole" / "predictions" / "follow.jsonl")

@@ -27,7 +27,9 @@ def test_what_is_written_is_read_back(tmp_path):
     own = [
         Prediction("a", "ink", "What?\n", "rouge é", "red", ("red", "crimson"), "images/a.png"),
         Prediction("b", "ink", "What?", "", "red"),
+        Prediction("c", "ink", "What?", "", "red", group="d41d"),
     ]
+    assert "group" not in own[1].to_record() and own[2].to_record()["group"] == "d41d"
     assert "references" not in own[1].to_record()
     assert list(own[0].to_record())[:5] == ["question_id", "prompt", "predict", "target", "image_path"]
     assert read(write(tmp_path, *(one.to_record() for one in own)), task="other") == own

@@ -29,6 +29,7 @@ def test_saved_and_loaded(tmp_path):
     assert found.tasks["ink"] | {"scores": None} == {
         "metric": "exact",
         "n": 2,
+        "groups": 2,
         "unparsed": 1,
         "main": "accuracy",
         "scores": None,

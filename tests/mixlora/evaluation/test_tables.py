@@ -15,7 +15,7 @@ from mixlora.evaluation.tables import table
 
 def entry(value, half=0.1, metric="exact", n=100, unparsed=0):
     scores = {"accuracy": {"value": value, "low": value - half, "high": value + half}}
-    return {"metric": metric, "n": n, "unparsed": unparsed, "main": "accuracy", "scores": scores}
+    return {"metric": metric, "n": n, "groups": n, "unparsed": unparsed, "main": "accuracy", "scores": scores}
 
 
 def results(label, totals=None, /, **tasks):
@@ -54,6 +54,19 @@ def test_markdown_and_latex():
         r"\bottomrule",
         r"\end{tabular}",
     ]
+
+
+def test_the_mean_takes_tasks_that_share_pictures_as_dependent():
+    """Half widths of 10 points: sqrt(3) * 10 / 3 of independent tasks; 10 of dependent ones."""
+    found = results("m", a=0.5, b=0.6, c=0.7)
+    for sets, half in (([], 3**0.5 * 10 / 3), ([["a", "b", "c"]], 10), ([["a", "c"]], 5**0.5 * 10 / 3)):
+        found.dependent = sets
+        mean = table([found]).cells[0][-1].estimate
+        assert (mean.value, mean.low, mean.high) == pytest.approx((60, 60 - half, 60 + half))
+    found = results("m", pope_rand=0.5, pope_adv=0.5, pope_pop=0.5, b=0.6)
+    found.dependent = [["pope_adv", "b"]]
+    mean = table([found], merge_pope=True).cells[0][-1].estimate
+    assert mean.high - mean.low == pytest.approx(20)
 
 
 def test_intervals():

@@ -1,5 +1,6 @@
 """A language model's verdicts: what it is shown, what is read off it, and that nothing else changes them."""
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -16,6 +17,7 @@ from mixlora.evaluation.judging.judge import (
     verdict_of,
 )
 from mixlora.evaluation.predictions import Prediction
+from mixlora.evaluation.scoring.intervals import Sample, Share, wilson
 from tests.support.small_processors import CHATML, byte_level, metaspace, words
 
 torch.set_num_threads(1)
@@ -246,3 +248,13 @@ def test_a_judge_is_loaded_from_a_directory(tmp_path):
     for options in ({"device": "nowhere"}, {"dtype": "float33"}):
         with pytest.raises(MixLoraError, match=r"the judge .* cannot be loaded: \S+"):
             Judge.load(str(tmp_path), **options)
+
+
+def test_a_score_resamples_groups():
+    """Six answers about each of ten pictures, all right or all wrong: as certain as one answer a picture."""
+    said = [Judgement(str(k), k // 6 % 2 == 0) for k in range(60)]
+    alone, found = judge_score(said), judge_score(said, groups=[str(k // 6) for k in range(60)])
+    assert (alone.groups, found.groups, judge_score(said, groups=[None] * 60)) == (60, 10, alone)
+    low, high = wilson(Sample(np.array([[1.0, k % 2] for k in range(10)])), Share(1, 0))
+    assert found.values["accuracy"].low <= low + 1e-9 < alone.values["accuracy"].low
+    assert found.values["accuracy"].high >= high - 1e-9 > alone.values["accuracy"].high

@@ -205,3 +205,18 @@ def test_a_real_judge(place, tmp_path):
     kept = files(out)["judgements/follow.jsonl"]
     ran(out, tasks_of(place), judge=judge_of(place, model=str(smollm2.saved())))
     assert files(out)["judgements/follow.jsonl"] == kept
+
+
+def test_a_difference_under_a_judge_resamples_groups(place, tmp_path, no_judge):
+    """Grouped in threes, in which all changed alike, six answers are two."""
+    section = JudgeSection(**judge_of(place))
+    for name, verdicts in (("first", [True] * 3 + [False] * 3), ("second", [True] * 6)):
+        ruled(copied(place / "whole", tmp_path / name), section, verdicts)
+    alone = compare(tmp_path / "first", tmp_path / "second").differences["follow"]
+    file = tmp_path / "second" / "predictions" / "follow.jsonl"
+    rows = [row | {"group": str(k // 3)} for k, row in enumerate(lines(file))]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = compare(tmp_path / "first", tmp_path / "second").differences["follow"]
+    assert (alone.groups, found.groups, alone.differing, found.differing) == (6, 2, 3, 3)
+    one, other = alone.values["accuracy"], found.values["accuracy"]
+    assert one.value == other.value == 0.5 and other.high - other.low > one.high - one.low

@@ -157,3 +157,138 @@ def test_around_holds_everything():
 def test_draws_must_be_some():
     with pytest.raises(ConfigError, match="draws is 0, but an interval needs at least 1"):
         Sample(binary(1, 2)).resampled(0, seed=0)
+
+
+# --- groups of dependent units ---
+
+
+def soft(n=20):
+    rng = np.random.default_rng(0)
+    whole = (rng.random(n) < 0.8).astype(float)
+    return np.stack([np.ones(n), whole, whole * rng.choice([0, 0.3, 0.6, 0.9, 1], n)], axis=1)
+
+
+def clustered(rng, pictures, each, p=0.8, intraclass=0.3):
+    """Right or wrong answers to `each` questions about every picture, by the beta-binomial law, and their pictures."""
+    often = 1 / intraclass - 1
+    picture = np.repeat(np.arange(pictures), each)
+    right = rng.random(len(picture)) < rng.beta(p * often, (1 - p) * often, pictures)[picture]
+    return np.stack([np.ones(len(picture)), right], axis=1).astype(float), picture
+
+
+def within(columns, groups):
+    """Sums within groups, group by group."""
+    return np.array([columns[groups == group].sum(axis=0) for group in np.unique(groups)])
+
+
+@pytest.mark.parametrize("shares", [{"a": Share(2, 1)}, {"a": Share(2, 1, 200)}, {"a": Dice(2, 1)}])
+def test_groups_of_one_change_nothing(shares):
+    """To the bit, in any order."""
+    columns, alone = soft(), np.random.default_rng(1).permutation(20)
+    paired = np.hstack([columns, columns * [1, 1, 0.5]])
+    assert estimates(Sample(columns, alone), shares, 200, 3) == estimates(Sample(columns), shares, 200, 3)
+    assert differences(Sample(paired, alone), shares, 200, 3) == differences(Sample(paired), shares, 200, 3)
+
+
+def test_independent_units_have_the_intervals_of_before_there_were_groups():
+    columns, shares = soft(), {"a": Share(2, 1)}
+    score = estimates(Sample(columns, np.arange(20)), shares, 200, 3)["a"]
+    paired = Sample(np.hstack([columns, columns * [1, 1, 0.5]]), np.arange(20))
+    change = differences(paired, shares, 200, 3)["a"]
+    assert [score.value, score.low, score.high] == [0.6071428571428571, 0.38894667420774176, 0.8]
+    assert [change.value, change.low, change.high] == [-0.30357142857142855, -0.46704325321593526, -0.06420674678406474]
+
+
+def test_the_order_of_units_does_not_matter():
+    columns, groups = soft(), np.arange(20) % 6
+    order = np.random.default_rng(2).permutation(20)
+    one, other = Sample(columns, groups), Sample(columns[order], 7 - groups[order])
+    assert np.array_equal(one.rows, other.rows) and np.array_equal(one.counts, other.counts)
+
+
+def test_a_resample_of_groups_has_the_cluster_robust_variance():
+    columns, groups = clustered(np.random.default_rng(0), 60, 6)
+    sums = within(columns, groups)
+    mean, n = columns[:, 1].mean(), len(columns)
+    robust = ((sums[:, 1] - mean * sums[:, 0]) ** 2).sum() / n**2
+    draws = Share(1, 0).of(Sample(columns, groups).resampled(50_000, seed=1))
+    assert draws.mean() == pytest.approx(mean, abs=1e-3)
+    assert draws.var() == pytest.approx(robust, rel=0.03)
+    assert robust > 1.5 * mean * (1 - mean) / n
+
+
+@pytest.mark.parametrize(("low", "copies"), [(0, 1.92), (-1, 1)])
+def test_a_padded_variance_is_the_cluster_robust_one_of_the_groups_with_those_added(low, copies):
+    rng = np.random.default_rng(3)
+    groups = np.sort(rng.integers(0, 9, 40))
+    columns = np.stack([np.ones(40), rng.choice([low, 0.25, 1], 40)], axis=1)
+    sample = Sample(columns, groups)
+    size = intervals.added_size(sample, lambda rows: rows[:, 1], 0)
+    sums = np.vstack([within(columns, groups), [size, size], [size, low * size]])
+    counts = np.array([*[1] * (len(sums) - 2), copies, copies])
+    n = counts @ sums[:, 0]
+    mean = counts @ sums[:, 1] / n
+    expected = mean, counts @ (sums[:, 1] - mean * sums[:, 0]) ** 2 / n, n
+    assert intervals.padded(sample, lambda rows: rows[:, 1], 0, low, copies) == pytest.approx(expected)
+
+
+def test_the_size_of_an_added_group_by_hand():
+    """Groups of three, all alike within: three dependent units are worth one. As if drawn alone: one is worth one."""
+    right = np.repeat([1, 0, 1, 1, 0, 0, 1, 0], 3)
+    columns, groups = np.stack([np.ones(24), right], axis=1).astype(float), np.repeat(np.arange(8), 3)
+    value = lambda rows: rows[:, 1]  # noqa: E731
+    # variances of sums: 8 groups of 3 deviate by 1.5, 24 units by 0.5; each with n / (n - 1)
+    effect = (8 * 2.25 * 8 / 7) / (24 * 0.25 * 24 / 23)
+    assert intervals.added_size(Sample(columns, groups), value, 0) == pytest.approx(np.sqrt(3 * min(effect, 3)))
+    apart = np.tile(np.arange(8), 3)  # each group now has 1, 2 or 3 of eight different ones
+    sums = within(columns, apart)[:, 1]
+    effect = ((sums - 1.5) ** 2).sum() * 8 / 7 / (24 * 0.25 * 24 / 23)
+    assert intervals.added_size(Sample(columns, apart), value, 0) == pytest.approx(np.sqrt(3 * np.clip(effect, 1, 3)))
+    assert intervals.added_size(Sample(columns, np.zeros(24, int)), value, 0) == 24
+    assert intervals.added_size(Sample(columns), value, 0) == 1
+
+
+def test_all_right_in_groups_is_as_certain_as_one_answer_a_group():
+    """Nothing is known of how answers about one picture go together, so they count as one."""
+    columns = binary(60, 60)
+    grouped = wilson(Sample(columns, np.arange(60) // 6), Share(1, 0))
+    assert grouped == pytest.approx(wilson(Sample(binary(10, 10)), Share(1, 0)))
+
+
+def test_doubled_answers_tell_no_more():
+    """An interval of answers that are all there twice is that of the answers, once they are many."""
+    columns = binary(300, 400)
+    twice, groups = np.repeat(columns, 2, axis=0), np.repeat(np.arange(400), 2)
+    once = estimates(Sample(columns), ACCURACY, 4000, seed=0)["accuracy"]
+    both = estimates(Sample(twice, groups), ACCURACY, 4000, seed=0)["accuracy"]
+    assert (both.low, both.high) == pytest.approx((once.low, once.high), abs=0.004)
+    assert both.high - both.low > 1.3 * np.diff(wilson(Sample(twice), Share(1, 0)))[0]
+
+
+@pytest.mark.parametrize(("pictures", "p"), [(20, 0.8), (50, 0.5), (50, 0.9)])
+def test_six_questions_a_picture_are_covered(pictures, p):
+    """Scores and paired differences, of answers with an intraclass correlation of 0.3."""
+    rng, held, plain = np.random.default_rng(0), np.zeros(2), np.zeros(2)
+    for _ in range(400):
+        first, picture = clustered(rng, pictures, 6, p)
+        second = np.where(rng.random((len(first), 1)) < 0.5, first, clustered(rng, pictures, 6, p)[0])
+        for counts, groups in ((held, picture), (plain, None)):
+            score = estimates(Sample(first, groups), ACCURACY, 200, seed=0)["accuracy"]
+            change = differences(Sample(np.hstack([first, second]), groups), ACCURACY, 200, seed=0)["accuracy"]
+            counts += [score.low <= p <= score.high, change.low <= 0 <= change.high]
+    assert (held / 400 >= 0.92).all() and (held / 400 <= 0.995).all(), held / 400
+    assert plain[0] / 400 < 0.85 and plain[1] < held[1], plain / 400
+
+
+def test_f1_of_six_questions_a_picture_is_covered():
+    rng, held, plain, shares = np.random.default_rng(0), 0, 0, {"f1": Dice(1, 0)}
+    for _ in range(300):
+        right, picture = clustered(rng, 50, 6, 0.9)
+        true = rng.random(len(right)) < 0.5
+        yes = np.where(right[:, 1] > 0, true, ~true)
+        columns = np.stack([yes | true, yes & true], axis=1).astype(float)
+        for groups in (picture, None):
+            found = estimates(Sample(columns, groups), shares, 200, seed=0)["f1"]
+            inside = found.low <= 0.9 <= found.high  # true positives 0.45; false ones of either kind 0.05
+            held, plain = held + inside * (groups is not None), plain + inside * (groups is None)
+    assert 0.92 <= held / 300 <= 0.995 and plain / 300 < 0.88, (held / 300, plain / 300)

@@ -1,5 +1,7 @@
 """MME's totals by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -51,3 +53,36 @@ def test_the_order_of_subtasks_does_not_matter():
 def test_an_unknown_subtask():
     with pytest.raises(DataError, match="MME has no subtask 'ocr'; its subtasks are existence, count"):
         totals({"ocr": coded("tn", image=True)})
+
+
+def shown(one, prefix=""):
+    """The same answers with a group for each picture."""
+    return [replace(answer, group=f"{prefix}{answer.image_path}") for answer in one]
+
+
+def test_groups_of_a_picture_each_change_nothing():
+    parts = {"OCR": coded("tntm" * 5, image=True), "count": coded("tntnff" * 5, image=True)}
+    assert totals({name: shown(own, name) for name, own in parts.items()}) == totals(parts)
+    assert score(shown(parts["OCR"]), "mme") == score(parts["OCR"], "mme")
+
+
+def test_subtasks_about_the_same_pictures_vary_together():
+    """The interval of four equal subtasks is four times that of one, not twice."""
+    half = coded("tnff" * 100, image=True)
+    one = totals({"code_reasoning": shown(half)})["cognition (1 of 4 subtasks)"]
+    four = totals(dict.fromkeys(COGNITION, shown(half)))["cognition"]
+    assert four.value == pytest.approx(4 * one.value)
+    assert (four.high - four.low) / (one.high - one.low) == pytest.approx(4, rel=0.06)
+    two = {name: shown(half, at // 2) for at, name in enumerate(COGNITION)}  # of two pairs
+    pairs = totals(two)["cognition"]
+    assert (pairs.high - pairs.low) / (one.high - one.low) == pytest.approx(np.sqrt(8), rel=0.06)
+
+
+def test_a_subtask_with_a_picture_twice():
+    """Every second picture is right in both questions; each is there twice, so n is half of what it seems."""
+    twice = coded("tnff" * 100, image=True)
+    copies = [replace(one, group=f"{k // 8}-{k // 2 % 2}") for k, one in enumerate(twice)]
+    alone, found = score(twice, "mme"), score(copies, "mme")
+    assert (alone.groups, found.groups) == (200, 100)
+    widths = [own.values["score"].high - own.values["score"].low for own in (alone, found)]
+    assert np.sqrt(2) - 0.03 < widths[1] / widths[0] < 1.6  # and the wider of two intervals is taken

@@ -1,0 +1,89 @@
+"""Labels that a caller gives units of collated batches: which of them are in one group.
+
+Not here: groups of a configuration's examples (`sample`), and what groups mean for numbers (`statistics`).
+"""
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from interference.errors import ScopeError
+from interference.measurement.units import Batch, Part, Unit
+
+Labels = Mapping[str, Sequence[Hashable]]
+
+
+def check_labels(groups: object, batches: Mapping[str, Iterable[Batch]], unit: str) -> None:
+    """Check that labels fit the batches, as far as these are lists.
+
+    Args:
+        groups: {task: a label a unit}.
+        batches: {task: collated batches}.
+        unit: "example" or "batch".
+
+    Raises:
+        ScopeError: if they do not, or a task's units are all in one group.
+    """
+    if not isinstance(groups, Mapping):
+        raise ScopeError(f"groups is a {type(groups).__name__}, but must be a dict {{task: a label for every unit}}")
+    if missing := [task for task in batches if task not in groups]:
+        raise ScopeError(f"groups has no task {missing[0]!r}: give its units labels, or leave groups out altogether")
+    if unknown := [task for task in groups if task not in batches]:
+        raise ScopeError(f"groups has a task {unknown[0]!r}, which has no batches; leave it out")
+    for task, labels in groups.items():
+        if isinstance(labels, str) or not isinstance(labels, Iterable) or not hasattr(labels, "__len__"):
+            raise ScopeError(
+                f"groups of task {task!r} is a {type(labels).__name__}, but must be a list: a label for every unit"
+            )
+        _check_task(task, list(labels), batches[task], unit)
+
+
+def labelled(parts: Iterable[Part], groups: Labels) -> Iterator[Part]:
+    """The parts, their units with the groups that labels name.
+
+    Raises:
+        ScopeError: as soon as a task has more units than labels; at the end, if one has fewer.
+    """
+    codes: dict[Hashable, int] = {}
+    numbers = {task: [codes.setdefault(label, len(codes)) for label in labels] for task, labels in groups.items()}
+    seen = Counter[str]()
+    for part in parts:
+        yield replace(part, units=[_with_group(unit, numbers[unit.task], seen) for unit in part.units])
+    for task, own in numbers.items():
+        _check_count(task, len(own), seen[task])
+
+
+def _with_group(unit: Unit, numbers: Sequence[int], seen: Counter[str]) -> Unit:
+    """The next unit of its task with its group."""
+    seen[unit.task] += 1
+    if seen[unit.task] > len(numbers):
+        raise ScopeError(_unlike(unit.task, len(numbers), "more units"))
+    return replace(unit, group=numbers[seen[unit.task] - 1])
+
+
+def _check_task(task: str, labels: Sequence[Hashable], batches: Iterable[Batch], unit: str) -> None:
+    unhashable = [label for label in labels if not isinstance(label, Hashable)]
+    if unhashable:
+        raise ScopeError(
+            f"groups of task {task!r} has the label {unhashable[0]!r:.60}, a {type(unhashable[0]).__name__}; use text "
+            "or numbers"
+        )
+    if len(labels) > 1 and len(set(labels)) < 2:
+        raise ScopeError(
+            f"groups of task {task!r} puts all its {len(labels)} units into 1 group, but at least 2 are needed: give "
+            "it examples that share nothing with these, or labels of their own if they are independent"
+        )
+    if isinstance(batches, Sequence) and all(isinstance(batch, Mapping) and "labels" in batch for batch in batches):
+        _check_count(task, len(labels), sum(len(each["labels"]) if unit == "example" else 1 for each in batches))
+
+
+def _check_count(task: str, labels: int, units: int) -> None:
+    if labels != units:
+        raise ScopeError(_unlike(task, labels, f"{units} units"))
+
+
+def _unlike(task: str, labels: int, units: str) -> str:
+    return (
+        f"groups of task {task!r} has {labels} labels, but its batches have {units}; give a label for every "
+        "example, or for every batch where unit is 'batch'"
+    )
