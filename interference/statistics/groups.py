@@ -76,17 +76,17 @@ class Cells:
         """The cells of a task."""
         return slice(self.starts[task], self.starts[task] + self.counts[task])
 
-    def places(self, task: int) -> Codes:
-        """[groups]: the cell that each group has in a task, or -1."""
-        cells, found = self.of_task(task), np.full(self.label.max() + 1, -1, dtype=np.intp)
-        found[self.label[cells]] = np.arange(cells.start, cells.stop)
-        return found
+    @cached_property
+    def related(self) -> dict[tuple[int, int], Codes]:
+        """Pairs (i, j) of tasks that share a group, each task with itself among them, and where their cells stand.
 
-    def partners(self, task: int) -> tuple[Codes, Codes]:
-        """The units, of any task, whose group has a cell in a task, and those cells."""
-        cell = self.places(task)[self.label[self.of_unit]]
-        units = np.flatnonzero(cell >= 0)
-        return units, cell[units]
+        The places, [cells of j, then of i], are among the groups that either has, from 0: equal for one group's cells.
+        """
+        held = np.zeros((len(self.counts), self.label.max() + 1))
+        held[np.repeat(np.arange(len(self.counts)), self.counts), self.label] = 1
+        pairs = np.argwhere(held @ held.T).tolist()
+        labels = [self.label[self.of_task(task)] for task in range(len(self.counts))]
+        return {(i, j): np.unique(np.concatenate([labels[j], labels[i]]), return_inverse=True)[1] for i, j in pairs}
 
     def families(self) -> list[Codes]:
         """Tasks that share groups, directly or through others: [tasks of a family], by first task."""

@@ -31,11 +31,11 @@ class Kernel:
         """The kernel in another precision."""
         return Kernel(self.values.astype(dtype), None if self.own is None else self.own.astype(dtype))
 
-    def group_means(self, layout: Layout) -> Array:
-        """[cells, units]: means over the stepped units of each group of a task."""
-        if "means" not in self._kept:
-            self._kept["means"] = (layout.cells.averaging @ self.values).astype(self.values.dtype)
-        return self._kept["means"]
+    def between_groups(self, layout: Layout) -> Array:
+        """[units, units]: the values, 0 where both units are of one group."""
+        if "between" not in self._kept:
+            self._kept["between"] = np.where(layout.labels[:, None] == layout.labels, 0, self.values)
+        return self._kept["between"]
 
 
 def unit_means(kernel: Kernel, weights: Array, layout: Layout, pairs: Pairs) -> Array:
@@ -56,16 +56,13 @@ def unit_means(kernel: Kernel, weights: Array, layout: Layout, pairs: Pairs) -> 
         [replicates, tasks j, units v].
     """
     out = np.empty((len(layout.tasks), *weights.shape), np.result_type(kernel.values, weights))
+    if pairs is Pairs.LEAVE_ONE_OUT and layout.groups is not None:
+        return _between_groups(kernel, weights, layout, out)
     for j, stepped in enumerate(layout.slices):
         drawn = weights[:, stepped]
         total = drawn.sum(axis=1, keepdims=True)
         mean = np.matmul(drawn / total, kernel.values[stepped], out=out[j])
-        if pairs is Pairs.LEAVE_ONE_OUT and layout.groups is not None:
-            affected, cell = layout.cells.partners(j)
-            drawn_of_cell = weights[:, layout.cells.first[cell]] * layout.cells.sizes[cell]
-            value = kernel.group_means(layout)[cell, affected]
-            mean[:, affected] = _without(mean[:, affected], drawn_of_cell, value, total)
-        elif pairs is Pairs.LEAVE_ONE_OUT:
+        if pairs is Pairs.LEAVE_ONE_OUT:
             partner = np.arange(stepped.start, stepped.stop)
             mean[:, stepped] = _without(mean[:, stepped], weights[:, stepped], kernel.values[partner, partner], total)
         elif pairs is Pairs.UNI_PERCEIVER:
@@ -73,6 +70,21 @@ def unit_means(kernel: Kernel, weights: Array, layout: Layout, pairs: Pairs) -> 
             mean[:] = _without(mean, weights[:, partner], kernel.values[partner, np.arange(len(partner))], total)
         elif pairs is Pairs.SAME_EXAMPLE and kernel.own is not None:
             mean[:, stepped] = kernel.own[stepped]
+    return out.transpose(1, 0, 2)
+
+
+def _between_groups(kernel: Kernel, weights: Array, layout: Layout, out: Array) -> Array:
+    """`unit_means` of groups, into `out` [tasks j, replicates, units v]: all that share a group with v are left out."""
+    values, cells = kernel.between_groups(layout), layout.cells
+    labels = cells.label[cells.of_unit]
+    for j, stepped in enumerate(layout.slices):
+        total = weights[:, stepped].sum(axis=1, keepdims=True)
+        left = np.repeat(total, cells.label.max() + 1, axis=1)  # [replicates, groups]: what the others of j weigh
+        own = cells.of_task(j)
+        left[:, cells.label[own]] -= weights[:, cells.first[own]] * cells.sizes[own]
+        left[left == 0] = np.nan
+        drawn = np.matmul(weights[:, stepped], values[stepped], out=out[j])
+        drawn *= np.take(1 / left, labels, axis=1)
     return out.transpose(1, 0, 2)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from interference.statistics.groups import Cells
+from interference.statistics.groups import Cells, Codes
 from interference.statistics.layout import Array, Layout, Pairs
 from interference.statistics.pairs import Kernel
 
@@ -88,8 +88,8 @@ def _of_groups(kernel: Kernel, layout: Layout, pairs: Pairs) -> tuple[Array, Arr
     task = np.repeat(np.arange(len(cells.counts)), cells.counts)
     centred = counted * (values - mean[np.ix_(task, task)])
     parts, freedom = _two_way(centred, cells)
-    for i, j in _related(cells):
-        parts[:, i, j], freedom[:, i, j] = _shared(centred, cells, i, j)
+    for (i, j), places in cells.related.items():
+        parts[:, i, j], freedom[:, i, j] = _shared(centred, cells, i, j, places)
         if i == j and pairs is Pairs.SAME_EXAMPLE and kernel.own is not None:
             own = cells.averaged(kernel.own)[cells.of_task(i)]
             share = weight[cells.of_task(i)]
@@ -105,20 +105,12 @@ def _summed(array: Array, cells: Cells, axis: int) -> Array:
     return found
 
 
-def _related(cells: Cells) -> list[tuple[int, int]]:
-    """The pairs of tasks that share a group, each task with itself among them."""
-    held = np.zeros((len(cells.counts), cells.label.max() + 1))
-    held[np.repeat(np.arange(len(cells.counts)), cells.counts), cells.label] = 1
-    return [(int(i), int(j)) for i, j in np.argwhere(held @ held.T)]
-
-
-def _shared(centred: Array, cells: Cells, i: int, j: int) -> tuple[Array, Array]:
+def _shared(centred: Array, cells: Cells, i: int, j: int, places: Codes) -> tuple[Array, Array]:
     """The terms of the variance, and their degrees of freedom, of tasks i and j that share groups."""
-    rows, columns = cells.of_task(j), cells.of_task(i)
-    labels, place = np.unique(np.concatenate([cells.label[rows], cells.label[columns]]), return_inverse=True)
     m, n = cells.counts[j], cells.counts[i]
-    whole = np.zeros((len(labels), len(labels)))
-    whole[np.ix_(place[:m], place[m:])] = centred[rows, columns] * (len(labels) / m) * (len(labels) / n)
+    count = places.max() + 1
+    whole = np.zeros((count, count))
+    whole[np.ix_(places[:m], places[m:])] = centred[cells.of_task(j), cells.of_task(i)] * (count / m) * (count / n)
     parts, freedom = _one_way(whole)
     freedom[0] = min(m, n) - 1
     return parts, freedom

@@ -1,6 +1,6 @@
 """Seconds for every metric with 1000 bootstraps of 600 units (6 tasks) x 448 blocks; prints, asserts nothing.
 
-python tests/benchmarks/bench_metrics.py [--blocks 448] [--units 600] [--replicates 1000]
+python tests/benchmarks/bench_metrics.py [--blocks 448] [--units 600] [--replicates 1000] [--groups fives]
 """
 
 from __future__ import annotations
@@ -13,6 +13,12 @@ import numpy as np
 
 from interference.statistics.metrics import METRICS
 from interference.statistics.uncertainty import split_half_null, table
+
+GROUPS = {
+    "none": lambda units, each: None,
+    "fives": lambda units, each: [unit // 5 for unit in range(units)],
+    "shared": lambda units, each: [unit % each for unit in range(units)],
+}
 
 
 def synthetic_grams(blocks: int, units: int, tasks: int, rank: int = 64, seed: int = 0) -> tuple[np.ndarray, list[str]]:
@@ -37,15 +43,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     for name, default in (("blocks", 448), ("units", 600), ("tasks", 6), ("replicates", 1000)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument(
+        "--groups", choices=GROUPS, default="none", help="of five units of a task, or of one of each task"
+    )
     options = parser.parse_args()
     grams, tasks = synthetic_grams(options.blocks, options.units, options.tasks)
+    groups = GROUPS[options.groups](options.units, options.units // options.tasks)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for aggregate in ("sum", "mean"):
         total = np.zeros(2)
         cases = [(metric, "ratio-of-means") for metric in METRICS] + [("interference", "mean-of-ratios")]
         for metric, reduce in cases:
             start = clocks()
-            table(grams, tasks, metric, reduce=reduce, aggregate=aggregate, replicates=options.replicates)
+            table(
+                grams, tasks, metric, reduce=reduce, aggregate=aggregate, replicates=options.replicates, groups=groups
+            )
             spent = clocks() - start
             total += spent
             print(
@@ -53,7 +65,7 @@ def main() -> None:
             )
         print(f"{aggregate:5} {'all of them':37} {total[0]:7.2f} s, {total[1]:7.2f} s of processor", flush=True)
     start = clocks()
-    split_half_null(grams, tasks)
+    split_half_null(grams, tasks, groups=groups)
     print(f"split-half null {(clocks() - start)[0]:.2f} s")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(f"peak memory above the Grams {(peak - before) / 2**20:.2f} GiB")
