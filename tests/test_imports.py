@@ -41,8 +41,10 @@ PURE = (
     "interference.blocks",
     "interference.errors",
     "interference.factors.affinity",
+    "interference.factors.contrast",
     "interference.factors.neighbours",
     "interference.factors.selections",
+    "interference.factors.shuffles",
     "interference.statistics",
     "mixlora.evaluation.scoring",
 )

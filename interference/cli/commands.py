@@ -280,11 +280,14 @@ def factors(
 ) -> None:
     """Say which factors (MixLoRA) or directions (LoRA) examples use, by task: purity, usage, overlap, and a t-SNE map.
 
+    Beside them is what the same adapter selects untrained (its snapshot of step 0, or drawn by its seed): a second
+    forward over the prompts. Chance and intervals are of groups of examples, as those that share a picture.
+
     Example: interference factors analysis_configs/demo.yaml --out reports/factors --run reports/demo/mixlora/step-12
     """
     from interference.cli import printing
+    from interference.factors import contrast, neighbours, observer
     from interference.factors import factors as library
-    from interference.factors import neighbours, observer
     from interference.figures import factors, matrices
     from interference.run import load
     from mixlora.common import terminal
@@ -298,9 +301,13 @@ def factors(
     with terminal.progress(terminal.console(stderr=True), quiet) as report:
         found = observer.kept_or_computed(resolved, out, report)
     embedded = neighbours.embed(found.selections, perplexity, seed=resolved.probe.seed)
-    tables = library.tables(found, embedded, beside)
-    matrices.save(factors.embedding(found, embedded, unseen or ()), out / "figures", "embedding")
+    control = found.untrained
+    untrained = None if control is None else contrast.contrast(found.selections, control, embedded)
+    tables = library.tables(found, embedded, beside, untrained)
+    matrices.save(factors.embedding(found, embedded, unseen or (), beside=untrained), out / "figures", "embedding")
     matrices.save(factors.usage(found), out / "figures", "usage")
+    for note in library.remarks(found):
+        typer.echo(f"note: {plain(note)}", err=True)
     if as_json:
         typer.echo(printing.tables_json(tables))
     else:
@@ -359,7 +366,7 @@ def figure(
 
     selections (5): factors. Map of what examples of the --unseen tasks select (all if none is named).
 
-    pairs (6): factors. Map and overlap of each --pair SEEN=UNSEEN.
+    pairs (6): factors. Map and overlap of each --pair SEEN=UNSEEN. Both beside the same adapter's untrained.
 
     methods (7): runs of LoRA and of MixLoRA. Interference averaged over layers, and its difference.
 

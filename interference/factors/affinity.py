@@ -11,7 +11,7 @@ from math import factorial
 import numpy as np
 import pandas as pd
 
-from interference.errors import ScopeError
+from interference.errors import MeasurementError, ScopeError
 from interference.factors.selections import PERMUTATIONS, Selections, overlap
 
 _ROUNDING = 1e-12
@@ -24,7 +24,8 @@ class Pairing:
 
     Attributes:
         pairs: (seen, unseen).
-        overlap: [seen, unseen] in the pairs' order: the diagonal holds the pairs; see `selections.overlap`.
+        overlap: [seen, unseen] in the pairs' order: the diagonal holds the pairs; see `selections.overlap`, which
+            compares examples of different groups alone.
         mean: mean of the pairs' overlaps.
         others: mean overlap of a seen and an unseen task that are not a pair; NaN for a single pair.
         at_least: number of tried pairings whose mean is at least as high.
@@ -54,11 +55,18 @@ def paired(selections: Selections, pairs: Sequence[tuple[str, str]], seed: int =
 
     Raises:
         ScopeError: if there is no pair, or a task is missing or in two pairs.
+        MeasurementError: if all examples of a seen and an unseen task are of one group.
     """
     check_pairs(pairs, selections.names)
     seen, unseen = (list(tasks) for tasks in zip(*pairs, strict=True))
     matrix = overlap(selections).loc[seen, unseen]
     values, count = matrix.to_numpy(), len(pairs)
+    if np.isnan(values).any():
+        row, column = np.argwhere(np.isnan(values))[0]
+        raise MeasurementError(
+            f"all examples of {seen[row]!r} and {unseen[column]!r} are of one group, so that nothing tells what the "
+            "tasks share; give them examples of other groups"
+        )
     exact, random = factorial(count) <= PERMUTATIONS, np.random.default_rng(seed)
     orders = permutations(range(count)) if exact else (random.permutation(count) for _ in range(PERMUTATIONS))
     means = np.array([values[np.arange(count), list(order)].mean() for order in orders])

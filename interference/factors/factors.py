@@ -1,8 +1,9 @@
 """Factors: what the examples of several tasks select, as an artifact on disk, with tables by task.
 
-On disk it is a directory: `factors.json` (how it was computed, and the blocks), `examples.parquet` (task, id, source;
-one row an example) and `selections.safetensors` (block name -> [examples, r]). It is whole or absent. Neither a model
-nor torch is needed.
+On disk it is a directory: `factors.json` (how it was computed, and the blocks), `examples.parquet` (task, id, source,
+group; one row an example), `selections.safetensors` (block name -> [examples, r]) and `untrained.safetensors` (the same
+of the same adapter untrained). It is whole or absent. Neither a model nor torch is needed. Schema 1 knew neither groups
+nor the untrained adapter.
 
 Not here: the numbers (`selections`, `neighbours`) and the pictures (`figures`).
 """
@@ -19,13 +20,17 @@ from safetensors.numpy import save_file
 
 from interference.errors import RunError
 from interference.factors import neighbours, selections
+from interference.factors.contrast import Contrast
 from interference.factors.neighbours import Embedding
 from interference.factors.selections import Correlation, Selections
+from interference.factors.shuffles import alone
 from interference.run import Run, record
+from interference.statistics.groups import Codes, codes_of
 from mixlora.common import directories
 
-SCHEMA = 1
+SCHEMA, _OLDER = 2, (1,)
 _JSON, _EXAMPLES, _VALUES = "factors.json", "examples.parquet", "selections.safetensors"
+_UNTRAINED = "untrained.safetensors"
 _COLUMNS = ["task", "id", "source"]
 _BLOCK_COLUMNS = ["name", "component", "layer", "module", "group", "side", "factors"]
 _KINDS = {"MIXLORA": True, "LORA": False}
@@ -37,13 +42,16 @@ class Factors:
 
     Attributes:
         selections: by example and block.
-        examples: one row an example: task, id, source.
-        meta: config, adapter, adapter_kind ("MIXLORA" or "LORA"), conventions, fingerprints, versions.
+        examples: one row an example: task, id, source, and group, unless nothing is known of it.
+        meta: config, adapter, adapter_kind ("MIXLORA" or "LORA"), conventions, fingerprints, versions; "untrained": in
+            words what `untrained` is of ("text"), or why there is none ("missing").
+        untrained: what the same examples select of the same adapter untrained; None if that is not known.
     """
 
     selections: Selections
     examples: pd.DataFrame
     meta: Mapping[str, Any]
+    untrained: Selections | None = None
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{task} {count}" for task, count in self.examples["task"].value_counts(sort=False).items())
@@ -63,10 +71,11 @@ class Factors:
 
     def _write(self, folder: Path) -> None:
         self.examples.to_parquet(folder / _EXAMPLES, index=False)
-        values = {name: np.ascontiguousarray(value) for name, value in self.selections.values.items()}
-        save_file(values, folder / _VALUES)
+        held = {_VALUES: self.selections} | ({} if self.untrained is None else {_UNTRAINED: self.untrained})
+        for file, chosen in held.items():
+            save_file({name: np.ascontiguousarray(value) for name, value in chosen.values.items()}, folder / file)
         blocks = json.loads(self.selections.blocks.to_json(orient="records"))
-        sums = {name: record.checksum(folder / name) for name in (_EXAMPLES, _VALUES)}
+        sums = {name: record.checksum(folder / name) for name in (_EXAMPLES, *held)}
         meta = {"schema": SCHEMA, **self.meta, "blocks": blocks, "checksums": sums}
         record.write_meta(folder / _JSON, meta)
 
@@ -84,14 +93,19 @@ def load(path: Path | str) -> Factors:
         if not (folder / name).is_file():
             raise RunError(f"{folder} holds no factors: it has no {name}")
     meta = _read_meta(folder)
-    record.check_sums(folder, meta.pop("checksums"), (_EXAMPLES, _VALUES))
-    examples = record.read_frame(folder / _EXAMPLES, _COLUMNS)
+    sums = meta.pop("checksums")
+    record.check_sums(folder, sums, list(sums))
+    examples, groups = _read_examples(folder / _EXAMPLES)
     mixture = _KINDS[meta["adapter_kind"]]
-    values = record.read_tensors(folder / _VALUES, np.integer if mixture else np.floating)
     blocks = _read_blocks(folder / _JSON, meta.pop("blocks"))
-    found = Selections(list(examples["task"]), blocks, values, mixture)
-    _check_whole(folder, examples, found)
-    return Factors(found, examples, meta)
+
+    def chosen(file: str) -> Selections:
+        values = record.read_tensors(folder / file, np.integer if mixture else np.floating)
+        found = Selections(list(examples["task"]), blocks, values, mixture, groups)
+        _check_whole(folder / file, found)
+        return found
+
+    return Factors(chosen(_VALUES), examples, meta, chosen(_UNTRAINED) if _UNTRAINED in sums else None)
 
 
 def check_free(out: Path) -> None:
@@ -110,23 +124,69 @@ def against(found: Factors, run: Run, **options: Any) -> Correlation:
     return selections.correlate(selections.overlap(found.selections), run.matrix(**options))
 
 
-def tables(found: Factors, embedding: Embedding, run: Run | None = None) -> dict[str, pd.DataFrame]:
+def remarks(found: Factors) -> list[str]:
+    """What a reader must know of the groups of the examples and of the untrained adapter, a sentence each."""
+    said = []
+    if found.selections.groups is None:
+        said.append(
+            "these factors hold no groups, so their examples were taken as independent: where they share pictures or "
+            "documents, chance and intervals are wrong; compute them again"
+        )
+    elif not alone(found.selections.groups):
+        count, groups = len(found.examples), found.examples["group"].nunique()
+        copies = int(found.meta.get("copies") or 0)
+        repeated = f", {copies} of them with the prompt of another" if copies else ""
+        said.append(
+            f"{count} examples are of {groups} groups{repeated}: neighbours are looked for in other groups, and chance "
+            "and intervals are of whole groups"
+        )
+    if found.untrained is None:
+        missing = (found.meta.get("untrained") or {}).get("missing")
+        said.append(
+            f"there is no untrained adapter beside it, {missing}: whether training made these clusters is not known"
+            if missing
+            else "these factors hold no untrained adapter, without which clusters do not speak of learning; to have "
+            "it, run `interference factors` again with another --out"
+        )
+    return said
+
+
+def origin(found: Factors) -> str:
+    """What the untrained adapter is, in words."""
+    return str((found.meta.get("untrained") or {}).get("text", "the same adapter untrained"))
+
+
+def tables(
+    found: Factors, embedding: Embedding, run: Run | None = None, beside: Contrast | None = None
+) -> dict[str, pd.DataFrame]:
     """The tables that go with the map, by name.
 
-    "purity": on the selections and on the map; "tasks": one row a task; "layers": use by layer; "information": the
-    blocks with most information about the task (MixLoRA); "overlap": tasks x tasks; "interference": the correlation of
-    the overlap with a run.
+    "purity": on the selections and on the map; "learning": purity beside the untrained adapter's, with the interval of
+    the difference; "tasks": one row a task; "layers": use by layer; "information": the blocks with most information
+    about the task (MixLoRA); "overlap": tasks x tasks; "interference": the correlation of the overlap with a run.
+
+    Args:
+        found: what the examples select.
+        embedding: `neighbours.embed` of it.
+        run: of the same tasks.
+        beside: `contrast.contrast` with the untrained adapter.
     """
     chosen = found.selections
     by_task = embedding.purity.by_task.copy()
-    by_task["silhouette"] = neighbours.silhouette(neighbours.distances(chosen), chosen.tasks)
+    by_task["silhouette"] = neighbours.silhouette(neighbours.distances(chosen), chosen.tasks, chosen.groups)
     kinds = {"selections": embedding.purity, "map": embedding.map_purity}
+    if beside is not None:
+        kinds |= {"selections, untrained": beside.embedding.purity, "map, untrained": beside.embedding.map_purity}
+        by_task["untrained purity"] = beside.embedding.purity.by_task["purity"]
     rows = [(on, p.value, p.chance, p.low, p.high, p.p) for on, p in kinds.items()]
-    result = {
-        "purity": pd.DataFrame(rows, columns=["neighbours on", "purity", "chance", "chance low", "chance high", "p"]),
-        "tasks": by_task,
-        "layers": selections.usage_by_layer(chosen),
-    }
+    columns = ["neighbours on", "purity", "chance", "chance low", "chance high", "p"]
+    result = {"purity": pd.DataFrame(rows, columns=columns)}
+    if beside is not None:
+        pair = (embedding.purity.value, beside.embedding.purity.value)
+        row = (*pair, beside.difference, beside.low, beside.high, beside.groups, beside.verdict)
+        names = ["purity", "untrained", "difference", "low", "high", "groups", "says"]
+        result["learning"] = pd.DataFrame([row], columns=names)
+    result |= {"tasks": by_task, "layers": selections.usage_by_layer(chosen)}
     if chosen.mixture:
         by_block = selections.information(chosen, seed=embedding.seed)
         result["information"] = by_block.sort_values("corrected", ascending=False, ignore_index=True)
@@ -139,11 +199,30 @@ def tables(found: Factors, embedding: Embedding, run: Run | None = None) -> dict
 
 
 def _read_meta(folder: Path) -> dict[str, Any]:
-    meta = record.read_meta(folder / _JSON, SCHEMA, "factors")
-    whole = isinstance(meta.get("blocks"), list) and set(meta.get("checksums") or ()) == {_EXAMPLES, _VALUES}
+    meta = record.read_meta(folder / _JSON, SCHEMA, "factors", _OLDER)
+    files = set(meta.get("checksums") or ()) - {_UNTRAINED}
+    whole = isinstance(meta.get("blocks"), list) and files == {_EXAMPLES, _VALUES}
+    told = meta.get("untrained") or {}
+    if not isinstance(told, dict) or not all(isinstance(words, str) for words in told.values()):
+        whole = False
+    if not isinstance(meta.get("copies") or 0, int):
+        whole = False
     if not whole or str(meta.get("adapter_kind")) not in _KINDS:
         raise RunError(f"{folder / _JSON} is damaged; compute the factors again")
     return meta
+
+
+def _read_examples(path: Path) -> tuple[pd.DataFrame, Codes | None]:
+    """The examples, and their groups as numbers; None where none are stored."""
+    examples = record.read_frame(path, _COLUMNS)
+    if not len(examples) or examples["task"].isna().any():
+        raise RunError(f"{path} is damaged: a task is missing")
+    if "group" not in examples:
+        return examples, None
+    examples = record.read_frame(path, _COLUMNS, ["group"])
+    if examples["group"].isna().any():
+        raise RunError(f"{path} is damaged: a group is missing")
+    return examples, codes_of(examples["group"].tolist())
 
 
 def _read_blocks(path: Path, rows: list[Any]) -> pd.DataFrame:
@@ -160,15 +239,14 @@ def _read_blocks(path: Path, rows: list[Any]) -> pd.DataFrame:
     return blocks
 
 
-def _check_whole(folder: Path, examples: pd.DataFrame, found: Selections) -> None:
-    """Raise a RunError that names the file in which something is missing or impossible."""
-    if not len(examples) or examples["task"].isna().any():
-        raise RunError(f"{folder / _EXAMPLES} is damaged: a task is missing")
+def _check_whole(path: Path, found: Selections) -> None:
+    """Raise a RunError that names the file of selections in which something is missing or impossible."""
     for name, factors in zip(found.blocks["name"], found.blocks["factors"], strict=True):
         values = found.values.get(name)
         if values is None:
-            raise RunError(f"{folder / _VALUES} is damaged: it lacks block {name}")
-        if values.ndim != 2 or len(values) != len(examples) or (not found.mixture and values.shape[1] != factors):
-            raise RunError(f"{folder / _VALUES} is damaged: block {name} is not of {len(examples)} examples")
+            raise RunError(f"{path} is damaged: it lacks block {name}")
+        count = len(found.tasks)
+        if values.ndim != 2 or len(values) != count or (not found.mixture and values.shape[1] != factors):
+            raise RunError(f"{path} is damaged: block {name} is not of {count} examples")
         if found.mixture and not ((values >= 0) & (values < factors)).all():
-            raise RunError(f"{folder / _VALUES} is damaged: block {name} names a factor that is not among {factors}")
+            raise RunError(f"{path} is damaged: block {name} names a factor that is not among {factors}")

@@ -5,7 +5,7 @@ Not here: what the selections say of tasks (`selections`, `neighbours`, `affinit
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,28 +14,31 @@ import numpy as np
 import pandas as pd
 import torch
 from peft import PeftModel
-from torch import Tensor, nn
+from torch import Tensor
 
-from interference.blocks import Component, to_frame
+from interference.blocks import Component
 from interference.config import AnalysisConfig, whole_seed
-from interference.errors import MeasurementError, RunError, ScopeError
+from interference.errors import ConfigError, RunError, ScopeError
 from interference.factors.factors import Factors, check_free, load
 from interference.factors.selections import Selections, check_tasks
-from interference.gradients.losses import can_skip_logits
+from interference.factors.untrained import Origin, attach, origin
+from interference.factors.watching import Grouping, batches, blocks_of, observe
 from interference.gradients.state import activate, as_found
 from interference.gradients.targets import Target
 from interference.measurement import checkpoint, sample
 from interference.measurement.resume import clear, day_of, refuse_busy, settle, unfinished
+from interference.measurement.sample import EncodedUnit
 from interference.measurement.spec import Spec
 from interference.measurement.spool import DiskSpool
 from interference.measurement.units import digested
-from mixlora import MixLoraLayer, routed
+from interference.statistics.groups import Codes
+from mixlora import MixLoraLayer
 from mixlora.common.files import exists, expanded, is_folder
 from mixlora.common.progress import Progress, silent
 from mixlora.common.sections import resolved
 from mixlora.data.collation import Collator, Encoded
 from mixlora.data.examples import Example
-from mixlora.tuner.context import pool
+from mixlora.data.groups import IMAGE, connected, shared_by
 
 CONVENTIONS = {
     "seen": "the prompt alone, as generation sees it; padding left out; evaluation mode",
@@ -55,6 +58,8 @@ def compute(
     components: Sequence[Component | str] = (Component.LANGUAGE,),
     batch_size: int = 8,
     seed: int = 0,
+    group: str = IMAGE,
+    untrained: int | None = 0,
     progress: Progress = silent,
 ) -> Factors:
     """What the examples of each task select, from forwards over their prompts.
@@ -69,6 +74,10 @@ def compute(
         components: parts of the model: "language", "vision", "projector".
         batch_size: examples in one forward.
         seed: of what routing="random" draws.
+        group: what examples that are not independent share: "image" (a picture, by its content), "none", or the key of
+            their records that they were read with. Examples of the same prompt are one group in any case.
+        untrained: seed of an untrained adapter of the same configuration, which is in the model for the time of the
+            call, and whose selections are the control of the trained one's; None for none.
         progress: called after every batch.
 
     Raises:
@@ -79,8 +88,14 @@ def compute(
         MeasurementError: if a module does not keep examples apart, or a value is not finite.
     """
     check_tasks(list(tasks))
-    targets = Spec(layers, modules, adapter, components).targets(model)
-    return Observer(model, targets, collator, batch_size, whole_seed(seed), progress).run(tasks)
+    spec = Spec(layers, modules, adapter, components)
+    targets = spec.targets(model)
+    observer = Observer(model, targets, collator, batch_size, whole_seed(seed), progress)
+    each = [example for examples in tasks.values() for example in examples]
+    grouping = Grouping.of(observer.encoded(tasks), connected(shared_by(example, group) for example in each))
+    provenance = checkpoint.provenance(model)
+    with _control(model, targets[0].adapter, None if untrained is None else Origin(untrained)) as control:
+        return observer.factors(tasks, grouping, control, spec, provenance)
 
 
 def compute_config(config: AnalysisConfig, out: Path | str, progress: Progress = silent) -> Factors:
@@ -101,18 +116,20 @@ def compute_config(config: AnalysisConfig, out: Path | str, progress: Progress =
     check_tasks(list(config.tasks))
     collator = sample.collator_of(config, day_of(out))
     tasks = sample.read(config).examples
-    for examples in tasks.values():
-        for example in examples:
-            collator.encode_prompt(example)  # raises before the model is loaded
+    units = [EncodedUnit(task, (collator.encode_prompt(one),)) for task, examples in tasks.items() for one in examples]
+    grouping = Grouping.of([unit.examples[0] for unit in units], [one.group for one in sample.grouped(units, config)])
     model = checkpoint.load_model(config.model)
-    targets = replace(Spec.of(probe), routers=False).targets(model)  # routers select and are not selected
+    spec = replace(Spec.of(probe), routers=False)  # routers select and are not selected
+    targets = spec.targets(model)
     described = {**resolved(sample.dated(config, collator)), "out": None}
-    job = f"factors {checkpoint.fingerprint(model)} {json.dumps(described)}"
-    with unfinished(out, job) as spool:
-        observer = Observer(model, targets, collator, probe.batch_size, probe.seed, progress, spool, job)
-        found = observer.run(tasks)
-        found = replace(found, meta={**found.meta, "config": described})
-        settle(found.save, out)
+    provenance = checkpoint.provenance(model)
+    with _control(model, targets[0].adapter, origin(config.model.adapter, probe.seed)) as control:
+        job = f"factors {checkpoint.fingerprint(model)} {json.dumps(described)}"
+        with unfinished(out, job) as spool:
+            observer = Observer(model, targets, collator, probe.batch_size, probe.seed, progress, spool, job)
+            found = observer.factors(tasks, grouping, control, spec, provenance)
+            found = replace(found, meta={**found.meta, "config": described})
+            settle(found.save, out)
     return found
 
 
@@ -152,37 +169,6 @@ def _changed_since(config: AnalysisConfig, moment: float) -> Path | None:
     return next((path for path in files if path.stat().st_mtime > moment), None)
 
 
-def observe(model: nn.Module, targets: Sequence[Target], batch: Mapping[str, Any]) -> dict[str, Tensor]:
-    """What the examples of one batch select: {block name: [batch, r]}.
-
-    Args:
-        model: in evaluation mode, the targets' adapter the active one.
-        targets: all MixLoRA, or all LoRA.
-        batch: collated prompts with `attention_mask`; `tasks`, the task of every example, is for MixLoRA's routers.
-
-    Raises:
-        MeasurementError: if a module does not keep the examples of the batch apart, or a value is not finite.
-    """
-    mask = batch["attention_mask"].bool()
-    inputs = {key: value for key, value in batch.items() if key != "tasks"}
-    if can_skip_logits(model) and all(target.place.layer is not None for target in targets):
-        inputs["logits_to_keep"] = 1
-    found: dict[str, Tensor] = {}
-    with ExitStack() as hooks:
-        for target in targets:
-            hooks.enter_context(_watched(target, mask, found))
-        with routed(model, tasks=batch.get("tasks"), alone=True):
-            model(**inputs, use_cache=False)
-    for target in targets:
-        values = found.get(target.place.name)
-        if values is None or len(values) != len(mask):
-            raise MeasurementError(
-                f"{target.path} does not keep the {len(mask)} examples of a batch apart (one image an example, or text "
-                "alone in the language model); leave the module out"
-            )
-    return found
-
-
 @dataclass
 class Observer:
     """Finds what examples select, batch by batch.
@@ -196,6 +182,7 @@ class Observer:
         progress: called after every batch.
         spool: where the selections of every batch wait; None to keep them in memory.
         job: identity of the work; only selections of the same job are taken from the spool.
+        control: whether the targets are the untrained adapter's.
     """
 
     model: PeftModel
@@ -206,39 +193,85 @@ class Observer:
     progress: Progress = silent
     spool: DiskSpool | None = None
     job: str = ""
+    control: bool = False
 
-    def run(self, tasks: Mapping[str, Sequence[Example]]) -> Factors:
-        """What the examples of each task select.
+    def factors(
+        self,
+        tasks: Mapping[str, Sequence[Example]],
+        grouping: Grouping,
+        control: "_Control",
+        spec: Spec,
+        provenance: Mapping[str, Any],
+    ) -> Factors:
+        """What the examples of each task select, of the adapter and then of its untrained control.
 
         Raises:
             ScopeError: if some targets are LoRA and others MixLoRA.
             DataError, MeasurementError, RunError: see `compute` and `compute_config`.
+        """
+        encoded, owners = self.encoded(tasks), [task for task, examples in tasks.items() for _ in examples]
+        found, beside = self.selections(encoded, owners, grouping.groups), None
+        if control.name is not None:
+            targets = replace(spec, adapter=control.name).targets(self.model)
+            second = replace(self, targets=targets, control=True)
+            beside = second.selections(encoded, owners, grouping.groups)
+        examples = pd.DataFrame(
+            {
+                "task": owners,
+                "id": [one.id for one in encoded],
+                "source": [one.source for one in encoded],
+                "group": grouping.groups,
+            }
+        )
+        meta = {
+            "adapter": self.targets[0].adapter,
+            "adapter_kind": "MIXLORA" if found.mixture else "LORA",
+            "seed": self.seed,
+            "config": None,
+            "conventions": CONVENTIONS,
+            "copies": grouping.copies,
+            "untrained": control.told,
+            **provenance,
+        }
+        return Factors(found, examples, meta, beside)
+
+    def encoded(self, tasks: Mapping[str, Sequence[Example]]) -> list[Encoded]:
+        """The prompts of the examples, task by task."""
+        return [self.collator.encode_prompt(example) for examples in tasks.values() for example in examples]
+
+    def selections(self, encoded: Sequence[Encoded], owners: Sequence[str], groups: Codes) -> Selections:
+        """What the examples select of the targets' adapter.
+
+        Args:
+            encoded: their prompts.
+            owners: their tasks.
+            groups: [examples].
+
+        Raises:
+            ScopeError: if some targets are LoRA and others MixLoRA.
         """
         name = self.targets[0].adapter
         mixtures = {isinstance(target.layer, MixLoraLayer) for target in self.targets}
         if len(mixtures) > 1:
             raise ScopeError(f"adapter {name!r} is a LoRA here and a MixLoRA there; name the modules of one of them")
         mixture = mixtures == {True}
-        owners = [task for task, examples in tasks.items() for _ in examples]
-        encoded = [self.collator.encode_prompt(example) for examples in tasks.values() for example in examples]
         with as_found(self.model), torch.no_grad(), torch.random.fork_rng():
             activate(self.model, name)
             self.model.eval()
             values = self._collect(encoded, owners)
-        examples = {"task": owners, "id": [one.id for one in encoded], "source": [one.source for one in encoded]}
-        found = Selections(owners, _blocks(self.targets, mixture), values, mixture)
-        return Factors(found, pd.DataFrame(examples), self._meta(name, mixture))
+        return Selections(list(owners), blocks_of(self.targets, mixture), values, mixture, groups)
 
     def _collect(self, encoded: Sequence[Encoded], owners: Sequence[str]) -> dict[str, np.ndarray]:
         """{block: [examples, r]} in the order of `encoded`. If memory is too small, the first batch fails."""
         order: list[int] = []
         parts: dict[str, list[np.ndarray]] = {}
-        for number, rows in enumerate(_batches(encoded, self.batch_size)):
+        for number, rows in enumerate(batches(encoded, self.batch_size)):
             batch = self.collator.collate([encoded[k] for k in rows])
             for name, values in self._part(number, batch, [owners[k] for k in rows]).items():
                 parts.setdefault(name, []).append(values.numpy())
             order += rows
-            self.progress("selections", len(order), len(encoded))
+            stage = "selections, untrained" if self.control else "selections"
+            self.progress(stage, len(order), len(encoded))
         place = np.argsort(order)
         return {name: np.concatenate(chunks)[place] for name, chunks in parts.items()}
 
@@ -246,10 +279,11 @@ class Observer:
         """What a batch selects: observed, or taken from the spool where an interrupted call left it."""
         if self.spool is None:
             return self._observed(number, batch, tasks)
+        part = 2 * number + self.control  # both adapters' parts wait in one spool
         digest = digested(self.job, [(batch, [])])
-        if (self.spool.metadata(number) or {}).get("batches") != digest:
-            self.spool.write(number, self._observed(number, batch, tasks), {"batches": digest})
-        return self.spool.rows(number)
+        if (self.spool.metadata(part) or {}).get("batches") != digest:
+            self.spool.write(part, self._observed(number, batch, tasks), {"batches": digest})
+        return self.spool.rows(part)
 
     def _observed(self, number: int, batch: Mapping[str, Tensor], tasks: Sequence[str]) -> dict[str, Tensor]:
         device = next(self.model.parameters()).device
@@ -257,60 +291,33 @@ class Observer:
         moved = {key: value.to(device) for key, value in batch.items() if key != "labels"}
         return {name: each.cpu() for name, each in observe(self.model, self.targets, {**moved, "tasks": tasks}).items()}
 
-    def _meta(self, adapter: str, mixture: bool) -> dict[str, Any]:
-        return {
-            "adapter": adapter,
-            "adapter_kind": "MIXLORA" if mixture else "LORA",
-            "seed": self.seed,
-            "config": None,
-            "conventions": CONVENTIONS,
-            **checkpoint.provenance(self.model),
-        }
 
+@dataclass(frozen=True)
+class _Control:
+    """The untrained adapter in the model.
 
-def _batches(encoded: Sequence[Encoded], batch_size: int) -> Iterator[list[int]]:
-    """The rows of each forward, the longest first. Either all rows of a forward have an image or none has."""
-    longest = sorted(range(len(encoded)), key=lambda k: -len(encoded[k].input_ids))
-    for kind in (False, True):
-        alike = [k for k in longest if encoded[k].has_image is kind]
-        for start in range(0, len(alike), batch_size):
-            yield alike[start : start + batch_size]
+    Attributes:
+        name: of the adapter; None if there is none.
+        told: what factors record of it.
+    """
 
-
-def _blocks(targets: Sequence[Target], mixture: bool) -> pd.DataFrame:
-    blocks = [block for target in targets for block in target.blocks[: 2 if mixture else 1]]
-    weights = [tap.weight for target in targets for tap in list(target.taps.values())[: 2 if mixture else 1]]
-    return to_frame(blocks).drop(columns="size").assign(factors=[len(weight) for weight in weights])
+    name: str | None
+    told: dict[str, str] | None
 
 
 @contextmanager
-def _watched(target: Target, mask: Tensor, found: dict[str, Tensor]) -> Iterator[None]:
-    """Inside, forwards put what the target selects into `found`. If a module runs again, its last call counts."""
-
-    def chosen(layer: Any, _: Any, output: Tensor) -> None:
-        _check_finite(target, output)
-        a, b = target.blocks[:2]
-        found.update({a.name: layer.selection.A.int(), b.name: layer.selection.B.int()})
-
-    def activated(_: nn.Module, __: Any, output: Tensor) -> None:
-        _check_finite(target, output)
-        if target.place.component is not Component.LANGUAGE and output.dim() == 3:
-            found[target.place.name] = pool(output, None).float()
-        elif output.shape[:-1].numel() == mask.numel():  # a DoRA first multiplies its matrices with each other
-            found[target.place.name] = pool(output.reshape(*mask.shape, -1), mask).float()
-
-    mixture = isinstance(target.layer, MixLoraLayer)
-    module = target.layer if mixture else next(iter(target.taps.values())).module
-    handle = module.register_forward_hook(chosen if mixture else activated)
+def _control(model: PeftModel, adapter: str, source: Origin | None) -> Iterator[_Control]:
+    """The untrained adapter, which is in the model inside the block."""
+    if source is None:
+        yield _Control(None, {"missing": "as none was asked for (untrained=None)"})
+        return
     try:
-        yield
+        name = attach(model, adapter, source)
+    except ConfigError as error:
+        yield _Control(None, {"missing": str(error)})
+        return
+    try:
+        yield _Control(name, {"text": source.text})
     finally:
-        handle.remove()
-
-
-def _check_finite(target: Target, output: Tensor) -> None:
-    if not bool(torch.isfinite(output).all()):
-        raise MeasurementError(
-            f"{target.path} gives values that are not finite; the checkpoint is broken or its dtype too narrow (try "
-            "dtype: float32)"
-        )
+        with as_found(model):
+            model.delete_adapter(name)

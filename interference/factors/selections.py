@@ -9,13 +9,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations as orders
 from math import factorial
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import sparse
 from scipy.stats import rankdata
 
 from interference.errors import MeasurementError, ScopeError
+from interference.factors.shuffles import orders as shuffled_orders
+from interference.statistics.groups import Cells, Codes, codes_of
 from interference.statistics.significance import benjamini_hochberg
 
 Array = NDArray[np.float64]
@@ -35,12 +39,14 @@ class Selections:
         values: {block name: [examples, r]}: the indices of the chosen factors, by rank, for a mixture; the mean of A x
             over the prompt's tokens for a LoRA.
         mixture: whether factors were chosen (MixLoRA), or every rank direction is active to some degree (LoRA).
+        groups: [examples], the same number for those that are not independent; None if they are taken as independent.
     """
 
     tasks: list[str]
     blocks: pd.DataFrame
     values: Mapping[str, NDArray]
     mixture: bool
+    groups: Codes | None = None
 
     @property
     def names(self) -> list[str]:
@@ -52,6 +58,12 @@ class Selections:
         """Every example's task as its place in `names`."""
         place = {name: k for k, name in enumerate(self.names)}
         return np.array([place[task] for task in self.tasks])
+
+    def of(self, rows: NDArray[np.intp]) -> "Selections":
+        """What some of the examples used."""
+        values = {name: value[rows] for name, value in self.values.items()}
+        groups = None if self.groups is None else self.groups[rows]
+        return Selections([self.tasks[row] for row in rows], self.blocks, values, self.mixture, groups)
 
     def parts(self) -> Iterator[tuple[str, NDArray]]:
         """Every block's name and features [examples, factors], block by block; see `features`."""
@@ -122,7 +134,8 @@ def information(selections: Selections, permutations: int = PERMUTATIONS, seed: 
 
     I(T; F), in bits, for a random example and one of its chosen factors at random: 0 if all tasks use factors alike,
     H(T) if a factor identifies the task. A finite sample never shows 0, and the r choices of an example are not
-    independent. The level of chance is therefore that of the same selections under permuted task labels.
+    independent. The level of chance is therefore that of the same selections under permuted task labels, those of a
+    group together (`shuffles`).
 
     Columns after those of the block: bits; null and null_high (mean and 95% quantile under permutation); corrected
     (bits - null, which is below H(T) even if a factor identifies the task); p (one-sided) and q (p adjusted over the
@@ -141,7 +154,7 @@ def information(selections: Selections, permutations: int = PERMUTATIONS, seed: 
     bits, null = _bits(one_hot[None], hot, ends)[0], np.empty((permutations, len(ends)))
     for start in range(0, permutations, _TOGETHER):
         rows = min(_TOGETHER, permutations - start)
-        shuffled = random.permuted(np.tile(np.arange(count), (rows, 1)), axis=1)
+        shuffled = shuffled_orders(count, selections.groups, rows, random)
         null[start : start + rows] = _bits(one_hot[shuffled], hot, ends)
     p = (1 + (null >= bits - _ROUNDING).sum(axis=0)) / (1 + permutations)
     mean = null.mean(axis=0)
@@ -150,24 +163,31 @@ def information(selections: Selections, permutations: int = PERMUTATIONS, seed: 
 
 
 def overlap(selections: Selections) -> pd.DataFrame:
-    """What two different examples, one of each task, have in common [tasks, tasks], mean over blocks.
+    """What two examples of different groups, one of each task, have in common [tasks, tasks], mean over blocks.
 
     For a mixture, the expected share of the r chosen factors that both chose: 1 if they always choose the same, r / E
-    if they choose at random. For a LoRA, the expected cosine of their standardised activations. NaN for a task with
-    itself if it has one example.
+    if they choose at random. For a LoRA, the expected cosine of their standardised activations. NaN for two tasks
+    whose examples are all of one group, as a task with itself if it has one example.
     """
-    labels, names = selections.labels, selections.names
-    one_hot = np.eye(len(names))[labels]
+    names = selections.names
+    one_hot = np.eye(len(names))[selections.labels]
+    sums, task, together = _cells(selections)
+    sizes = np.asarray(sums.sum(axis=1)).ravel()
+    of_task = np.eye(len(names))[task]
+
+    def within(products: Array) -> Array:
+        """[tasks, tasks]: the sum over cells of the same group."""
+        return of_task.T @ np.where(together, products, 0) @ of_task
+
     counts = one_hot.sum(axis=0)
-    pairs = np.outer(counts, counts) - np.diag(counts)
+    pairs = np.outer(counts, counts) - within(np.outer(sizes, sizes))
     total = np.zeros_like(pairs)
     for _, part in selections.parts():
         rows = unit_rows(part)  # of a multi-hot: the product of two is the share in common
-        summed = one_hot.T @ rows
-        itself = one_hot.T @ (rows**2).sum(axis=1)
-        total += summed @ summed.T - np.diag(itself)
+        summed, own = one_hot.T @ rows, sums @ rows
+        total += summed @ summed.T - within(own @ own.T)
     with np.errstate(invalid="ignore"):
-        values = total / pairs / len(selections.blocks)
+        values = np.where(pairs > 0, total / pairs / len(selections.blocks), np.nan)
     return pd.DataFrame(values, pd.Index(names, name="task"), pd.Index(names, name="other"))
 
 
@@ -228,6 +248,19 @@ def unit_rows(rows: NDArray) -> Array:
     rows = rows.astype(np.float64)
     length = np.linalg.norm(rows, axis=1, keepdims=True)
     return rows / np.where(length > 0, length, 1)
+
+
+def _cells(selections: Selections) -> tuple[Any, NDArray[np.intp], NDArray[np.bool_]]:
+    """The groups of every task: a matrix [cells, examples] that sums them, their tasks, which are of one group."""
+    labels, groups = selections.labels, selections.groups
+    order = np.argsort(labels, kind="stable")
+    group = np.arange(len(labels)) if groups is None else codes_of(groups.tolist())
+    cells = Cells.of(np.bincount(labels), group[order])
+    of_example = np.empty_like(cells.of_unit)
+    of_example[order] = cells.of_unit
+    sums = sparse.csr_array((np.ones(len(order)), (of_example, np.arange(len(order)))))
+    task = np.repeat(np.arange(len(cells.counts)), cells.counts)
+    return sums, task, cells.label[:, None] == cells.label
 
 
 def _places(selections: Selections) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """Figures of what examples select: the map of the examples, and the use of every factor. Nothing is computed here."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from textwrap import fill
 
 import numpy as np
 import pandas as pd
@@ -15,23 +16,32 @@ from interference.blocks import Side
 from interference.errors import ScopeError
 from interference.factors import selections
 from interference.factors.affinity import Pairing
-from interference.factors.factors import Factors
+from interference.factors.contrast import Contrast
+from interference.factors.factors import Factors, origin, remarks
 from interference.factors.neighbours import Embedding
 from interference.figures.canvas import COLOURS, SHAPES, Picture, room, short
 from mixlora.common.errors import plain
 
 SCALE = "cividis"
 PANELS = 7  # in a row
+TRAINED, UNTRAINED = "trained", "untrained"
 
 
-def embedding(factors: Factors, embedded: Embedding, unseen: Sequence[str] = (), title: str | None = None) -> Picture:
-    """The map of the examples, one point each, a colour and a shape a task.
+def embedding(
+    factors: Factors,
+    embedded: Embedding,
+    unseen: Sequence[str] = (),
+    title: str | None = None,
+    beside: Contrast | None = None,
+) -> Picture:
+    """The map of the examples, one point each, a colour and a shape a task; beside it the untrained adapter's.
 
     Args:
         factors: what the examples select.
         embedded: `neighbours.embed` of it.
         unseen: tasks that the adapter was not trained on; they are drawn hollow.
         title: above the purity; None for none.
+        beside: `contrast.contrast` with the untrained adapter; None if there is none, which the figure then says.
 
     Raises:
         ScopeError: if an unseen task is not among the tasks.
@@ -40,51 +50,62 @@ def embedding(factors: Factors, embedded: Embedding, unseen: Sequence[str] = (),
     for task in unseen:
         if task not in names:
             raise ScopeError(f"unseen task {task!r} is not among the tasks: {', '.join(names)}")
-    figure = Picture((8.6, max(5.2, 1.0 + 0.24 * len(names))))
-    axes = figure.subplots()
-    for place, task in enumerate(names):
-        _scatter(axes, embedded.points[factors.selections.labels == place], place, task, task in unseen)
-    _frame_map(axes, embedded)
-    purity, on_map = embedded.purity, embedded.map_purity
-    lines = [
-        f"{purity.k} nearest by selections of the same task: {purity.value:.0%} (chance {purity.chance:.0%}, 95% of "
-        f"shuffles {purity.low:.0%} to {purity.high:.0%})",
-        f"{on_map.k} nearest on this map: {on_map.value:.0%}",
-    ]
-    text = "\n".join(lines if title is None else [plain(title), *lines])
-    axes.set_title(text, fontsize=9, loc="left", parse_math=False)
-    _legend(figure, axes, hollow=bool(unseen))
-    figure.data = _points(factors, embedded).assign(unseen=factors.examples["task"].isin(unseen).to_numpy())
+    shown = _shown(embedded, beside)
+    height = max(5.2, 1.0 + 0.24 * len(names)) + 0.3 * (beside is not None)
+    figure = Picture((8.6 if beside is None else 12.2, height))
+    panels = figure.grid(1, len(shown))
+    for axes, (adapter, one) in zip(panels, shown.items(), strict=True):
+        for place, task in enumerate(names):
+            _scatter(axes, one.points[factors.selections.labels == place], place, task, task in unseen)
+        _frame_map(axes, one)
+        head = [_adapter(factors, adapter)] if beside is not None else []
+        lines = [*head, *([] if title is None else [plain(title)]), *_purities(one, beside is not None)]
+        axes.set_title("\n".join(lines), fontsize=9, loc="left", parse_math=False)
+    _legend(figure, panels[0], hollow=bool(unseen))
+    _tell_control(figure, factors, embedded, beside)
+    points = {name: _points(factors, one) for name, one in shown.items()}
+    points = {name: own.assign(unseen=own["task"].isin(unseen).to_numpy()) for name, own in points.items()}
+    figure.data = pd.concat([own.assign(adapter=name) for name, own in points.items()], ignore_index=True)
     return figure
 
 
-def pairs(factors: Factors, embedded: Embedding, pairing: Pairing) -> Picture:
+def pairs(
+    factors: Factors,
+    embedded: Embedding,
+    pairing: Pairing,
+    beside: Contrast | None = None,
+    beside_pairing: Pairing | None = None,
+) -> Picture:
     """The map of pairs of a seen and an unseen task, a colour and a shape a pair, and how much every two tasks share.
 
     Args:
         factors: what the examples of the paired tasks select, and of no others.
         embedded: `neighbours.embed` of it.
         pairing: `affinity.paired` of it.
+        beside: `contrast.contrast` with the untrained adapter, in a row below; None if there is none.
+        beside_pairing: `affinity.paired` of the untrained adapter's selections.
     """
+    shown, pairings = _shown(embedded, beside), [pairing, *([] if beside_pairing is None else [beside_pairing])]
     matrix = pairing.overlap
     side, names = max(1.8, 0.62 * len(matrix)), room(factors.selections.names)
     legend = 1.2 + sum(0.5 + 1.15 * room(pair) for pair in pairing.pairs)
-    figure = Picture((max(6.6 + side + names, legend), max(5.8, side + names + 1.8)))
-    axes, beside = figure.subplots(1, 2, width_ratios=(5.6, side))
-    for place, pair in enumerate(pairing.pairs):
-        for hollow, task in enumerate(pair):
-            rows = np.array(factors.selections.tasks) == task
-            _scatter(axes, embedded.points[rows], place, task, bool(hollow))
-    _frame_map(axes, embedded)
-    _overlaps(beside, matrix, factors.selections.mixture)
-    axes.set_title(_overlap_title(pairing), fontsize=9, loc="left")
-    _two_rows(figure, axes)
-    seen = {task: pair[0] for pair in pairing.pairs for task in pair}
-    points = _points(factors, embedded)
-    points = points.assign(pair=points["task"].map(seen), unseen=~points["task"].isin(list(seen.values())))
-    shared = pd.DataFrame({"task": np.repeat(matrix.index, len(matrix)), "other": [*matrix.columns] * len(matrix),
-                           "overlap": matrix.to_numpy().ravel()})  # fmt: skip
-    figure.data = pd.concat({"map": points, "overlap": shared}, names=["panel"]).reset_index(0).reset_index(drop=True)
+    height = max(5.8, side + names + 1.8)
+    figure = Picture((max(6.6 + side + names, legend), height + (len(shown) - 1) * max(5.0, side + names + 1.2)))
+    panels = figure.subplots(len(shown), 2, width_ratios=(5.6, side), squeeze=False)
+    limit = max(float(np.abs(found.overlap.to_numpy()).max()) for found in pairings) or 1.0
+    both = zip(panels, shown.items(), pairings, strict=True)
+    for (axes, right), (adapter, one), found in both:
+        for place, pair in enumerate(found.pairs):
+            for hollow, task in enumerate(pair):
+                rows = np.array(factors.selections.tasks) == task
+                _scatter(axes, one.points[rows], place, task, bool(hollow))
+        _frame_map(axes, one)
+        _overlaps(right, found.overlap, factors.selections.mixture, limit)
+        head = f"{_adapter(factors, adapter)}\n" if beside is not None else ""
+        axes.set_title(f"{head}{_overlap_title(found)}", fontsize=9, loc="left")
+    _two_rows(figure, panels[0, 0])
+    _tell_control(figure, factors, embedded, beside)
+    figure.data = _pair_data(factors, shown, pairings)
     return figure
 
 
@@ -117,6 +138,58 @@ def usage(factors: Factors) -> Picture:
     kind = "share of examples that chose the factor (×: none)" if chosen.mixture else "share of squared activation"
     bar.set_label(kind, fontsize=8)
     return figure
+
+
+def _shown(embedded: Embedding, beside: Contrast | None) -> dict[str, Embedding]:
+    """The maps that are drawn, by adapter."""
+    return {TRAINED: embedded} | ({} if beside is None else {UNTRAINED: beside.embedding})
+
+
+def _adapter(factors: Factors, which: str) -> str:
+    """What a panel is of."""
+    return "the trained adapter" if which == TRAINED else origin(factors)
+
+
+def _purities(embedded: Embedding, narrow: bool) -> list[str]:
+    """The purity of a map, beside its level of chance, in lines."""
+    purity, on_map = embedded.purity, embedded.map_purity
+    chance = f"chance {purity.chance:.0%}, 95% of shuffles {purity.low:.0%} to {purity.high:.0%}"
+    nearest = f"{purity.k} nearest by selections of the same task: {purity.value:.0%}"
+    first = [nearest, f"({chance})"] if narrow else [f"{nearest} ({chance})"]
+    return [*first, f"{on_map.k} nearest on this map: {on_map.value:.0%}"]
+
+
+def _tell_control(figure: Picture, factors: Factors, embedded: Embedding, beside: Contrast | None) -> None:
+    """Write above the panels how the trained adapter's purity differs, or that there is nothing to compare it with."""
+    said = remarks(factors)
+    figure.notes += said
+    if beside is None:
+        _heading(figure, "\n".join(fill(plain(sentence), 100) for sentence in said))
+        return
+    pair = f"purity by selections: trained {embedded.purity.value:.1%}, untrained {beside.embedding.purity.value:.1%}"
+    interval = ""
+    if beside.withheld is None:
+        interval = f" [{100 * beside.low:+.1f}, {100 * beside.high:+.1f}] (95%, of {beside.groups} groups of examples)"
+    found = f"{pair}, difference {100 * beside.difference:+.1f} points{interval}"
+    _heading(figure, f"{found}\n{plain(beside.verdict)}")
+
+
+def _heading(figure: Picture, text: str) -> None:
+    figure.suptitle(text, fontsize=9, x=0.004, ha="left", parse_math=False)
+
+
+def _pair_data(factors: Factors, shown: Mapping[str, Embedding], pairings: Sequence[Pairing]) -> pd.DataFrame:
+    """What the figure of pairs draws: points of the maps and cells of the overlaps, by adapter."""
+    seen = {task: pair[0] for pair in pairings[0].pairs for task in pair}
+    parts = []
+    for (name, one), pairing in zip(shown.items(), pairings, strict=True):
+        points, matrix = _points(factors, one), pairing.overlap
+        points = points.assign(pair=points["task"].map(seen), unseen=~points["task"].isin(list(seen.values())))
+        shared = pd.DataFrame({"task": np.repeat(matrix.index, len(matrix)), "other": [*matrix.columns] * len(matrix),
+                               "overlap": matrix.to_numpy().ravel()})  # fmt: skip
+        both = pd.concat({"map": points, "overlap": shared}, names=["panel"]).reset_index(0)
+        parts.append(both.assign(adapter=name))
+    return pd.concat(parts, ignore_index=True)
 
 
 def _scatter(axes: Axes, points: np.ndarray, place: int, task: str, hollow: bool) -> None:
@@ -152,10 +225,9 @@ def _points(factors: Factors, embedded: Embedding) -> pd.DataFrame:
     return factors.examples.filter(["task", "id"]).reset_index(drop=True).assign(x=x, y=y)
 
 
-def _overlaps(axes: Axes, matrix: pd.DataFrame, mixture: bool) -> None:
-    """Seen tasks down, unseen ones across, so that the pairs are the diagonal, which is framed."""
+def _overlaps(axes: Axes, matrix: pd.DataFrame, mixture: bool, limit: float) -> None:
+    """Seen tasks down, unseen ones across, so that the pairs are the diagonal, which is framed; colours to a limit."""
     count, values = len(matrix), matrix.to_numpy()
-    limit = float(np.abs(values).max()) or 1.0
     axes.imshow(values, cmap=SCALE if mixture else "RdBu_r", vmin=0 if mixture else -limit, vmax=limit)
     for (row, column), value in np.ndenumerate(values):
         dark = value < limit / 2 if mixture else abs(value) > 0.6 * limit

@@ -15,9 +15,10 @@ import numpy as np
 from interference.blocks import Side
 from interference.errors import ScopeError
 from interference.factors import affinity, neighbours
+from interference.factors.contrast import Contrast, contrast
 from interference.factors.factors import Factors
 from interference.factors.neighbours import NEIGHBOURS, PERPLEXITY, Embedding
-from interference.factors.selections import Selections, check_tasks
+from interference.factors.selections import check_tasks
 from interference.figures import factors as maps
 from interference.figures import matrices, scores
 from interference.figures.canvas import Picture
@@ -90,6 +91,8 @@ def conditional(
 def selections(factors: Factors, unseen: Sequence[str] = (), perplexity: float = PERPLEXITY) -> Picture:
     """Figure 5: the map of what examples of unseen tasks select, and how pure their neighbourhoods are.
 
+    Beside it is the map of the same adapter untrained, with the difference of purity and its 95% interval.
+
     Args:
         factors: what the examples select.
         unseen: the tasks to draw; all if there are none.
@@ -105,11 +108,14 @@ def selections(factors: Factors, unseen: Sequence[str] = (), perplexity: float =
             raise ScopeError(f"unseen task {task!r} is not among the tasks: {', '.join(names)}")
     check_tasks(list(unseen) or names)
     chosen = _only(factors, list(unseen) or names)
-    return maps.embedding(chosen, _embedded(chosen, perplexity))
+    embedded = _embedded(chosen, perplexity)
+    return maps.embedding(chosen, embedded, beside=_beside(chosen, embedded))
 
 
 def pairs(factors: Factors, pairs: Sequence[tuple[str, str]], perplexity: float = PERPLEXITY) -> Picture:
     """Figure 6: the map of seen tasks and the unseen ones thought like them, and how much each two of them share.
+
+    Below is the same of the same adapter untrained, with the difference of purity and its 95% interval.
 
     Args:
         factors: what the examples select.
@@ -122,8 +128,10 @@ def pairs(factors: Factors, pairs: Sequence[tuple[str, str]], perplexity: float 
     """
     affinity.check_pairs(pairs, factors.selections.names)
     chosen = _only(factors, [task for pair in pairs for task in pair])
-    pairing = affinity.paired(chosen.selections, pairs, _seed(factors))
-    return maps.pairs(chosen, _embedded(chosen, perplexity), pairing)
+    of = [one for one in (chosen.selections, chosen.untrained) if one is not None]
+    pairing, *others = (affinity.paired(one, pairs, _seed(factors)) for one in of)
+    embedded = _embedded(chosen, perplexity)
+    return maps.pairs(chosen, embedded, pairing, _beside(chosen, embedded), *others)
 
 
 def methods(runs: Mapping[str, Run], metric: str = "interference", **options: Any) -> Picture:
@@ -153,16 +161,20 @@ def _captioned(picture: Picture, metric: str, options: Mapping[str, Any]) -> Pic
 
 def _only(factors: Factors, tasks: Sequence[str]) -> Factors:
     """What the examples of some tasks select."""
-    chosen = factors.selections
-    rows = np.flatnonzero(np.isin(chosen.tasks, tasks))
-    values = {name: value[rows] for name, value in chosen.values.items()}
-    kept = Selections([chosen.tasks[row] for row in rows], chosen.blocks, values, chosen.mixture)
-    return Factors(kept, factors.examples.iloc[rows].reset_index(drop=True), factors.meta)
+    rows = np.flatnonzero(np.isin(factors.selections.tasks, tasks))
+    untrained = None if factors.untrained is None else factors.untrained.of(rows)
+    examples = factors.examples.iloc[rows].reset_index(drop=True)
+    return Factors(factors.selections.of(rows), examples, factors.meta, untrained)
 
 
 def _embedded(factors: Factors, perplexity: float) -> Embedding:
-    count = len(factors.selections.tasks)
-    return neighbours.embed(factors.selections, perplexity, min(NEIGHBOURS, count - 1), seed=_seed(factors))
+    chosen = factors.selections
+    most = neighbours.most_neighbours(len(chosen.tasks), chosen.groups)
+    return neighbours.embed(chosen, perplexity, min(NEIGHBOURS, most), seed=_seed(factors))
+
+
+def _beside(factors: Factors, embedded: Embedding) -> Contrast | None:
+    return None if factors.untrained is None else contrast(factors.selections, factors.untrained, embedded)
 
 
 def _seed(factors: Factors) -> int:

@@ -141,10 +141,10 @@ def encode(drawn: Drawn, collator: Collator, config: AnalysisConfig) -> Sample:
                 f"task {name!r} has {count} units of {size} examples that all have an image or all have none, but 2 "
                 "are needed; give it more examples or a smaller unit_size"
             )
-    return Sample(collator, _grouped(units, config), drawn.noted)
+    return Sample(collator, grouped(units, config), drawn.noted)
 
 
-def _grouped(units: Sequence[EncodedUnit], config: AnalysisConfig) -> list[EncodedUnit]:
+def grouped(units: Sequence[EncodedUnit], config: AnalysisConfig) -> list[EncodedUnit]:
     """The units with their groups: units that share a picture or a value of a key are in one, also through others.
 
     Raises:

@@ -66,8 +66,10 @@ def saving(out: Path, noun: str) -> Iterator[Path]:
         ) from None
 
 
-def read_meta(path: Path, schema: int, noun: str) -> dict[str, Any]:
+def read_meta(path: Path, schema: int, noun: str, older: Collection[int] = ()) -> dict[str, Any]:
     """What `path`, a JSON file, tells of an artifact, which messages call `noun`, without its "schema".
+
+    It must be of `schema`, or of one of the `older` ones.
 
     Raises:
         RunError: it is damaged, or of another schema.
@@ -80,7 +82,7 @@ def read_meta(path: Path, schema: int, noun: str) -> dict[str, Any]:
         raise RunError(f"{path} is damaged; compute the {noun} again")
     found = meta.pop("schema")
     seal = meta.pop(_SEAL, None)
-    if found != schema or isinstance(found, bool):
+    if isinstance(found, bool) or found not in (schema, *older):
         raise RunError(
             f"{path.parent} has schema {found!r:.60}, but this version reads schema {schema}; update task-interference"
         )

@@ -62,10 +62,9 @@ def factor_files(tmp_path_factory):
     columns = ["name", "component", "layer", "module", "group", "side", "factors"]
     frame = pd.DataFrame([["language.0.q_proj.A", "language", 0, "q_proj", "attention", "A", 4]], columns=columns)
     chosen = Selections(TASKS, frame, {"language.0.q_proj.A": np.tile(np.array([[0, 3]], np.int32), (6, 1))}, True)
-    examples = pd.DataFrame({"task": TASKS, "id": list("abcdef"), "source": list("abcdef")})
-    Factors(chosen, examples, {**META, "adapter_kind": "MIXLORA"}).save(
-        out := tmp_path_factory.mktemp("factors") / "whole"
-    )
+    examples = {"task": TASKS, "id": list("abcdef"), "source": list("abcdef"), "group": [0, 0, 1, 2, 3, 4]}
+    told = {**META, "adapter_kind": "MIXLORA", "untrained": {"text": "untrained"}, "copies": 1}
+    Factors(chosen, pd.DataFrame(examples), told, chosen).save(out := tmp_path_factory.mktemp("factors") / "whole")
     return files(out)
 
 
@@ -122,7 +121,7 @@ def use_run(folder):
 
 def use_factors(folder):
     found = factors.load(folder)
-    assert repr(found)
+    assert repr(found) and isinstance(factors.remarks(found), list) and factors.origin(found)
 
 
 def test_the_whole_ones_load(tmp_path, run_files, factor_files):

@@ -38,4 +38,4 @@ def words():
 
 
 def example(task, k, text):
-    return Example(f"{task}{k}", task, (Turn("user", text), Turn("assistant", "w1")), None, f"{task} {k}")
+    return Example(f"{task}{k}", task, (Turn("user", text), Turn("assistant", "w1")), (), f"{task} {k}")

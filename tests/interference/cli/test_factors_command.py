@@ -17,6 +17,7 @@ def test_factors_are_printed_drawn_and_kept(interference, tiny, tmp_path):
         "factors.json",
         "figures",
         "selections.safetensors",
+        "untrained.safetensors",
     }
     names = {file.name for file in (out / "figures").iterdir()}
     assert names == {f"{name}.{kind}" for name in ("embedding", "usage") for kind in ("png", "svg")}
@@ -26,6 +27,10 @@ def test_factors_are_printed_drawn_and_kept(interference, tiny, tmp_path):
     tables = json.loads(again.out)
     assert {row["task"] for row in tables["overlap"]} == {"red", "blue"}
     assert tables["purity"][0]["neighbours on"] == "selections"
+    assert tables["purity"][2]["neighbours on"] == "selections, untrained"
+    (learning,) = tables["learning"]
+    assert learning["difference"] == learning["purity"] - learning["untrained"] and learning["low"] is None
+    assert learning["says"].startswith("no interval: ")
 
 
 def test_what_is_refused(refused, tiny, tmp_path):

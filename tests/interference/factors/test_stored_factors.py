@@ -31,6 +31,7 @@ def test_what_was_saved_is_loaded(folder, found):
         "examples.parquet",
         "factors.json",
         "selections.safetensors",
+        "untrained.safetensors",
     ]
     pd.testing.assert_frame_equal(again.examples, given.examples)
     pd.testing.assert_frame_equal(again.selections.blocks, given.selections.blocks)
@@ -40,7 +41,7 @@ def test_what_was_saved_is_loaded(folder, found):
         np.testing.assert_array_equal(again.selections.values[name], value)
     assert repr(again) == "Factors(MIXLORA; 18 examples: red 6, blue 6, green 6; 8 blocks)"
     meta = json.loads((out / "factors.json").read_text())
-    assert meta["schema"] == 1 and meta["adapter_kind"] == "MIXLORA" and meta["config"]["out"] is None
+    assert meta["schema"] == 2 and meta["adapter_kind"] == "MIXLORA" and meta["config"]["out"] is None
     assert meta["fingerprints"] == {"model": checkpoint.fingerprint(checkpoint.load_model(asked(folder).model))}
     assert config.build(meta["config"], "factors.json").probe.layers == [0, 2]
 
@@ -130,8 +131,8 @@ def test_what_is_no_factors_is_refused_in_words(found, tmp_path):
     assert refused(tmp_path / "none") == f"there are no factors at {tmp_path / 'none'}"
     (tmp_path / "empty").mkdir()
     assert refused(tmp_path / "empty") == f"{tmp_path / 'empty'} holds no factors: it has no factors.json"
-    newer = spoilt(out, tmp_path / "newer", lambda meta: meta.update(schema=2))
-    assert refused(newer) == f"{newer} has schema 2, but this version reads schema 1; update task-interference"
+    newer = spoilt(out, tmp_path / "newer", lambda meta: meta.update(schema=3))
+    assert refused(newer) == f"{newer} has schema 3, but this version reads schema 2; update task-interference"
     for name, change in {
         "kind": lambda meta: meta.update(adapter_kind="IA3"),
         "blocks": lambda meta: meta.pop("blocks"),
@@ -168,7 +169,7 @@ def test_what_is_no_factors_is_refused_in_words(found, tmp_path):
 def test_damage_to_the_record_is_told(found, tmp_path, change, words):
     wrong = spoilt(found[1], tmp_path / "wrong", change)
     if words is None:
-        assert refused(wrong) == f"{wrong} has schema 0, but this version reads schema 1; update task-interference"
+        assert refused(wrong) == f"{wrong} has schema 0, but this version reads schema 2; update task-interference"
     else:
         assert refused(wrong).startswith(f"{wrong / 'factors.json'} is damaged: {words}")
 
@@ -189,10 +190,48 @@ def test_damage_to_the_examples_is_told(found, tmp_path):
         shutil.copytree(found[1], folder)
         change(folder)
         assert "examples.parquet is damaged: its checksum is another" in refused(folder)
-        sums = {file: record.checksum(folder / file) for file in ("examples.parquet", "selections.safetensors")}
+        files = ("examples.parquet", "selections.safetensors", "untrained.safetensors")
+        sums = {file: record.checksum(folder / file) for file in files}
         assert told in refused(
             spoilt(folder, tmp_path / f"{name}-told", lambda meta, now=sums: meta.update(checksums=now))
         )
+
+
+def test_factors_of_before_are_read_and_say_what_they_lack(found, tmp_path):
+    old = tmp_path / "old"
+    shutil.copytree(found[1], old)
+    (old / "untrained.safetensors").unlink()
+    pd.read_parquet(old / "examples.parquet").drop(columns="group").to_parquet(old / "examples.parquet", index=False)
+    sums = {file: record.checksum(old / file) for file in ("examples.parquet", "selections.safetensors")}
+
+    def before(meta):
+        meta.update(schema=1, checksums=sums)
+        del meta["untrained"], meta["copies"]
+
+    given = factors.load(spoilt(old, tmp_path / "first", before))
+    assert given.selections.groups is None and given.untrained is None
+    groups, control = factors.remarks(given)
+    assert groups == (
+        "these factors hold no groups, so their examples were taken as independent: where they share pictures or "
+        "documents, chance and intervals are wrong; compute them again"
+    )
+    assert control == (
+        "these factors hold no untrained adapter, without which clusters do not speak of learning; to have it, run "
+        "`interference factors` again with another --out"
+    )
+    for key, value in (("untrained", {"text": 3}), ("untrained", [1]), ("copies", "two")):
+        wrong = spoilt(found[1], tmp_path / f"{key}-{value}"[:12], lambda meta, new={key: value}: meta.update(new))
+        assert refused(wrong) == f"{wrong / 'factors.json'} is damaged; compute the factors again"
+        shutil.rmtree(wrong)
+
+
+def test_groups_and_the_untrained_adapter_are_kept(found):
+    again = factors.load(found[1])
+    np.testing.assert_array_equal(again.selections.groups, found[0].selections.groups)
+    assert again.untrained.groups is again.selections.groups and again.untrained.tasks == found[0].untrained.tasks
+    for name, value in found[0].untrained.values.items():
+        np.testing.assert_array_equal(again.untrained.values[name], value)
+    assert factors.origin(again) == "an untrained adapter of the same configuration, seed 0"
 
 
 def test_factors_of_a_notebook_are_not_taken_for_those_of_a_configuration(folder, found, tmp_path):

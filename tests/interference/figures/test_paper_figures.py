@@ -4,6 +4,7 @@ import io
 import itertools
 import math
 import warnings
+from dataclasses import replace
 
 import matplotlib as mpl
 import numpy as np
@@ -18,6 +19,7 @@ from PIL import Image
 import interference
 from interference.errors import RunError, ScopeError, WriteError
 from interference.factors import Factors, affinity, neighbours, selections
+from interference.factors.contrast import contrast
 from interference.figures import canvas, matrices, paper, scores
 from interference.run import Run, run
 from mixlora.evaluation import comparison, results, tables
@@ -306,6 +308,80 @@ def test_pairs_share_a_colour_and_are_filled_and_hollow(couples):
     )
 
 
+def beside(given, seed=4):
+    """The same factors with an untrained adapter that chose at random."""
+    random = random_mixture(seed, examples=(len(given.examples),), blocks=len(given.selections.values), factors=6)
+    untrained = replace(given.selections, values=random.values)
+    meta = {**given.meta, "untrained": {"text": "untrained: drawn again by the training's seed 5"}}
+    return replace(given, untrained=untrained, meta=meta)
+
+
+def heading(figure):
+    return figure.get_suptitle()
+
+
+def test_the_untrained_map_is_beside_the_trained_one_with_the_difference(couples):
+    given = beside(couples)
+    figure = paper.selections(given, perplexity=6)
+    trained, untrained = figure.axes
+    embedded = neighbours.embed(given.selections, 6, seed=3)
+    control = contrast(given.selections, given.untrained, embedded)
+    for axes, one, title in (
+        (trained, embedded, "the trained adapter\n"),
+        (untrained, control.embedding, "untrained: drawn again by the training's seed 5\n"),
+    ):
+        np.testing.assert_allclose(np.concatenate(list(points(axes).values())), one.points)
+        assert axes.get_title(loc="left").startswith(title)
+        assert f"10 nearest by selections of the same task: {one.purity.value:.0%}\n(chance" in axes.get_title(
+            loc="left"
+        )
+    assert figure.data["adapter"].tolist() == ["trained"] * 48 + ["untrained"] * 48
+    np.testing.assert_allclose(figure.data[["x", "y"]][48:], control.embedding.points)
+    purities = f"trained {embedded.purity.value:.1%}, untrained {control.embedding.purity.value:.1%}"
+    assert heading(figure) == (
+        f"purity by selections: {purities}, difference {100 * control.difference:+.1f} points\n"
+        "no interval: 48 examples are few for 10 neighbours; 60 are needed"
+    )
+
+
+def test_the_interval_of_the_difference_is_written_where_there_is_one():
+    given = beside(factors(random_mixture(examples=(24, 24, 24), planted=0.5, blocks=2, factors=6)))
+    figure = paper.selections(given, perplexity=6)
+    control = contrast(given.selections, given.untrained, neighbours.embed(given.selections, 6, seed=3))
+    assert 0 < control.low < control.difference < control.high
+    assert heading(figure).endswith(
+        f"difference {100 * control.difference:+.1f} points [{100 * control.low:+.1f}, {100 * control.high:+.1f}] "
+        "(95%, of 72 groups of examples)\ntraining made neighbourhoods purer"
+    )
+
+
+def test_pairs_have_a_row_of_the_untrained_adapter(couples):
+    given = beside(couples)
+    figure = paper.pairs(given, COUPLES, perplexity=6)
+    assert len(figure.axes) == 4
+    images = [child for axes in figure.axes for child in axes.get_children() if isinstance(child, AxesImage)]
+    for image, one in zip(images, (given.selections, given.untrained), strict=True):
+        np.testing.assert_allclose(image.get_array(), selections.overlap(one).loc[list("pqr"), list("suv")])
+    assert images[0].get_clim() == images[1].get_clim()  # one scale for both
+    titles = [axes.get_title(loc="left") for axes in figure.axes[::2]]
+    assert titles[0].startswith("the trained adapter\n") and titles[1].startswith("untrained: drawn again by")
+    shown = figure.data.query("adapter == 'untrained' and panel == 'overlap' and task == 'p' and other == 's'")
+    assert shown["overlap"].item() == pytest.approx(selections.overlap(given.untrained).loc["p", "s"])
+    assert heading(figure).startswith("purity by selections: trained ")
+
+
+def test_a_map_without_its_control_says_so(mixture):
+    figure = paper.selections(mixture, perplexity=6)
+    said = heading(figure).replace("\n", " ")
+    assert said.startswith("these factors hold no groups, so their examples were taken as independent")
+    assert said.endswith("to have it, run `interference factors` again with another --out")
+    assert len(figure.notes) == 2 and figure.data["adapter"].unique() == ["trained"]
+    why = replace(mixture, meta={**mixture.meta, "untrained": {"missing": "as the model is no PeftModel"}})
+    assert "there is no untrained adapter beside it, as the model is no PeftModel" in heading(
+        paper.selections(why, perplexity=6)
+    ).replace("\n", " ")
+
+
 def test_tasks_in_no_pair_are_not_drawn(couples):
     figure = paper.pairs(couples, COUPLES[:1], perplexity=4)
     assert list(points(figure.axes[0])) == ["p", "s"]
@@ -337,7 +413,7 @@ def every(both, couples):
     names = dict(zip("pqrsuv", [*EVIL, "x" * 70, "שלום (RTL)", "a=b", "<i>é</i>"], strict=True))
     kept = selections.Selections([names[task] for task in couples.selections.tasks], couples.selections.blocks,
                                  couples.selections.values, True)  # fmt: skip
-    evil, shown = factors(kept), grouped(names=EVIL)
+    evil, shown = beside(factors(kept)), grouped(names=EVIL)
     return {
         "blocks": paper.blocks(shown, **QUICK),
         "conditional": paper.conditional(both, ["$a", "<b>"], ["c"]),
@@ -366,7 +442,8 @@ def test_names_are_no_formulas_and_nothing_lies_beyond_the_edge(every, name):
     for text in figure.findobj(mpl.text.Text):
         assert not ("$" in text.get_text() and text.get_parse_math()), text
     edge, renderer = figure.bbox, figure.canvas.get_renderer()
-    for part in [*figure.axes, *figure.legends]:
+    title = [figure._suptitle] if figure._suptitle else []
+    for part in [*figure.axes, *figure.legends, *title]:
         box = part.get_tightbbox(renderer)
         assert box.x0 > -2 and box.y0 > -2 and box.x1 < edge.x1 + 2 and box.y1 < edge.y1 + 2, part
 
