@@ -14,11 +14,14 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
 from interference.errors import ConfigError, MeasurementError, RunError, ScopeError
 from interference.measurement.compute import compute
-from interference.measurement.trainer import handed_over, measure_batches, refuse_shards, trainer_batches
+from interference.measurement.grouping import Groups
+from interference.measurement.labels import check_labels
+from interference.measurement.trainer import grouped_batches, handed_over, measure_batches, refuse_shards
 from interference.measurement.units import Batch, check_by_task
 from interference.run import Run, load
 from interference.statistics.estimand import Reduce
 from interference.statistics.significance import Verdict
+from mixlora.data.groups import IMAGE
 
 T = TypeVar("T")
 COUNTS = {
@@ -85,11 +88,14 @@ class InterferenceCallback(TrainerCallback):
             whether or not its task has signal.
         seed: of the bootstraps, of the draw of rows, and of the random numbers of a measurement.
         samples: rows of a task, where they are drawn by a column.
+        groups: which units are not independent: of batches {task: a label for every unit}, as in
+            `interference.compute`; of rows of a column as in `interference.from_trainer`, by default those with the
+            same picture.
         options: further options of `interference.compute`: adapter, components, unit, token_mean, granularity ...
 
     Raises:
         ConfigError: if `every` is below 1.
-        ScopeError: if `batches` can be read only once.
+        ScopeError: if `batches` can be read only once, or `groups` does not fit them.
         TypeError: if `interference.compute` has no such option.
     """
 
@@ -107,10 +113,13 @@ class InterferenceCallback(TrainerCallback):
         verdicts: bool = True,
         seed: int = 0,
         samples: int = 100,
+        groups: Groups | None = None,
         **options: Any,
     ) -> None:
         if not isinstance(batches, str):
             _check_batches(batches)
+            if groups is not None:
+                check_labels(groups, batches, options.get("unit", "example"))
         if every < 1:
             raise ConfigError(f"every is {every}, but must be at least 1 optimizer step")
         if "loss" in options:
@@ -123,6 +132,7 @@ class InterferenceCallback(TrainerCallback):
         self.last = last
         self.verdicts = verdicts
         self.samples = samples
+        self.groups = groups
         self._options = {"layers": layers, "modules": modules, "seed": seed, **options}
         self._series = _Series(None if out is None else Path(out))
         self._unfinished = False
@@ -175,7 +185,7 @@ class InterferenceCallback(TrainerCallback):
         self._series.begin(step, again)
         self._unfinished = True
         if step or not self.first:  # report a wrong probe set now, not at the first measurement
-            self._compute({task: list(islice(given, 2)) for task, given in self._batches().items()})
+            self._compute({task: list(islice(given, 2)) for task, given in self._probes()[0].items()})
         self._series.forget_after(step)
 
     def _measure(self, state: TrainerState, control: TrainerControl) -> None:
@@ -190,20 +200,21 @@ class InterferenceCallback(TrainerCallback):
     def _logs_of(self, step: int) -> dict[str, float]:
         if step in self._series:
             return {}
-        run = self._compute(self._batches())
+        run = self._compute(*self._probes())
         run.meta["step"] = step
         self._series.add(step, run)
         return _logged(run, self.verdicts)
 
-    def _batches(self) -> Mapping[str, Iterable[Batch]]:
-        """The probe set; rows of a column are drawn and collated again every time."""
+    def _probes(self) -> tuple[Mapping[str, Iterable[Batch]], Any]:
+        """The probe set and its groups; rows of a column are drawn and collated again every time."""
         if not isinstance(self.batches, str):
-            return self.batches
-        return trainer_batches(self.trainer, self.batches, self.samples, self._options["seed"])
+            return self.batches, self.groups
+        groups = IMAGE if self.groups is None else self.groups
+        return grouped_batches(self.trainer, self.batches, self.samples, self._options["seed"], groups)
 
-    def _compute(self, batches: Mapping[str, Iterable[Batch]]) -> Run:
+    def _compute(self, batches: Mapping[str, Iterable[Batch]], groups: Any = None) -> Run:
         with handed_over(self.trainer, self._options["seed"]) as model:
-            return measure_batches(self.trainer, model, batches, **self._options)
+            return measure_batches(self.trainer, model, batches, groups=groups, **self._options)
 
     def _together(self, job: Callable[[], T]) -> T:
         """What a job returns on the main process; the others wait for it, and fail if it fails."""

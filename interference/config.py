@@ -36,9 +36,11 @@ class TaskConfig(TaskSection):
     Attributes:
         group: what examples that are not independent share: "image" (a picture, by its content), a key of their
             records, or "none". One value of a key of one name is one group in all tasks, as one picture is.
+        paired: as `paired` of `probe`, of this task alone; None for what that says.
     """
 
     group: str = Field(IMAGE, min_length=1)
+    paired: bool | None = None
 
     @model_validator(mode="after")
     def _group_of_file(self) -> "TaskConfig":
@@ -57,6 +59,12 @@ class ProbeConfig(Section):
         layers: transformer blocks, from 0; None for all.
         modules: module names or "attention", "mlp"; None for all.
         components: "language", "vision", "projector".
+        sample_groups: draw groups, then examples of them: one of every group before a second of any, so that a sample
+            has as many groups as it can.
+        paired: of groups that tasks share, True draws the same ones for all tasks: what differs between tasks is then
+            not their pictures, and a difference of two tasks or cells is surer. False draws other ones for each task,
+            as far as there are others: pairs of tasks are then as independent as they can be, and a matrix is surer
+            where what a picture does to both is noise. None draws each task by itself.
         seed: of the sampling and the bootstrap.
         batch_size: examples in one forward pass.
         max_length: tokens kept of an example; None keeps all.
@@ -71,6 +79,8 @@ class ProbeConfig(Section):
     samples: int = Field(100, ge=2)
     unit_size: int = Field(1, ge=1)
     token_mean: bool = False
+    sample_groups: bool = False
+    paired: bool | None = None
     layers: list[int] | None = None
     modules: list[str] | None = None
     components: list[Component] = Field(default_factory=lambda: [Component.LANGUAGE])
@@ -104,6 +114,37 @@ class AnalysisConfig(Section):
     tasks: dict[str, TaskConfig] = Field(min_length=1)
     probe: ProbeConfig = Field(default_factory=lambda: ProbeConfig.model_validate({}))
     out: Place | None = None
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """{task: what its groups are by}."""
+        return {name: task.group for name, task in self.tasks.items()}
+
+    @property
+    def pairing(self) -> dict[str, bool | None]:
+        """{task: whether it is drawn with others (True), apart from them (False) or by itself (None)}."""
+        return {name: self.probe.paired if task.paired is None else task.paired for name, task in self.tasks.items()}
+
+    @model_validator(mode="after")
+    def _paired_groups(self) -> "AnalysisConfig":
+        modes = {name: mode for name, mode in self.pairing.items() if mode is not None}
+        if not modes or not (self.probe.sample_groups or any(modes.values())):
+            return self  # examples that are drawn one by one are not paired
+        first, mode = next(((name, mode) for name, mode in modes.items() if mode), next(iter(modes.items())))
+        said = f"paired is {str(mode).lower()}"
+        if not self.probe.sample_groups:
+            raise ValueError(
+                f"{said}, but groups are only drawn with probe.sample_groups: true; set it, or drop paired"
+            )
+        for name, task in self.tasks.items():
+            if task.paired is not None and task.group == NONE:
+                raise ValueError(f"task {name!r} has paired, but its group is none; name a group, or drop paired")
+        with_groups = [name for name in modes if self.tasks[name].group != NONE]
+        if len(with_groups) < 2 and (mode or not with_groups or len(self.tasks) < 2):
+            raise ValueError(
+                f"{said} for {first!r}, but that takes two tasks with groups; give a second task one, or drop paired"
+            )
+        return self
 
 
 def load(

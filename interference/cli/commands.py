@@ -11,11 +11,14 @@ from interference.cli.options import (
     Adapter,
     Aggregate,
     Base,
+    Beside,
     ConfigPath,
     DemoOut,
+    Effect,
     FactorsOut,
     FiguresOut,
     Json,
+    Label,
     Layers,
     MemoryBudget,
     Metric,
@@ -24,6 +27,7 @@ from interference.cli.options import (
     Pair,
     Pairs,
     Perplexity,
+    Pilot,
     Quiet,
     Reduce,
     ReportOut,
@@ -37,6 +41,7 @@ from interference.cli.options import (
     Task,
     Unseen,
     configuration,
+    effect_of,
     given_options,
     matrix_options,
     perplexity_for,
@@ -51,10 +56,6 @@ app = typer.Typer(
     epilog="Example: interference compute --base BASE --adapter LORA --task a=a.json --task b=b.json --out reports/ab",
     **command.SETTINGS,
 )
-
-
-_SHOWN = 20
-"""Rows of a long table that are printed."""
 
 
 @app.callback()
@@ -130,8 +131,7 @@ def preview(
     given = given_options(base, adapter, task, None, None, None, None, None, None)
     resolved = configuration(config, settings, given)
     checkpoint.adapter_config(resolved.model)
-    tasks = {name: (section, resolved.probe.samples) for name, section in resolved.tasks.items()}
-    found, notes = preview.previews(tasks, sample.collator_of(resolved), resolved.probe.seed, count)
+    found, notes = sample.previewed(resolved, count)
     for note in notes:
         typer.echo(f"note: {plain(note)}", err=True)
     preview.show(found, typer.echo, preview.wants_colour(terminal.console().is_terminal), as_json)
@@ -238,10 +238,14 @@ def plan(
     seed: Seed = None,
     memory_budget: MemoryBudget = None,
     settings: Set = None,
+    pilot: Pilot = None,
+    effect: Effect = None,
     time: Annotated[bool, typer.Option("--time/--no-time", help="Load the model; measure time and memory.")] = True,
     as_json: Json = False,
 ) -> None:
     """Say what `compute` will cost before it is paid: units, blocks, memory and disk, and coarser choices.
+
+    With --pilot also from how many groups (or units) a verdict has a power of 80%; --pilot alone says only that.
 
     Example: interference plan analysis_configs/paper_figure2.yaml --set probe.unit_size=10
     """
@@ -250,12 +254,14 @@ def plan(
     from mixlora.common import terminal
 
     given = given_options(base, adapter, task, layers, modules, samples, seed, memory_budget, None)
-    resolved = configuration(config, settings, given)
-    found = plan.plan(resolved, timed=time)
+    wished = effect_of(effect, pilot)
+    resolved = configuration(config, settings, given) if pilot is None or config or given or settings else None
+    needs = None if pilot is None else plan.needed_by(pilot, resolved, wished)
+    found = None if resolved is None else plan.plan(resolved, timed=time)
     if as_json:
-        typer.echo(printing.plan_json(found))
+        typer.echo(printing.plan_json(found, needs))
     else:
-        printing.plan(found, terminal.console())
+        printing.plan(found, terminal.console(), needs)
 
 
 @app.command()
@@ -269,9 +275,7 @@ def factors(
     samples: Samples = None,
     seed: Seed = None,
     settings: Set = None,
-    run: Annotated[
-        Path | None, typer.Option(help="A run of the same tasks, to compare with.", show_default=False)
-    ] = None,
+    run: Beside = None,
     unseen: Unseen = None,
     perplexity: Perplexity = None,
     out: FactorsOut = None,
@@ -311,8 +315,7 @@ def factors(
     if as_json:
         typer.echo(printing.tables_json(tables))
     else:
-        for name, table in tables.items():
-            terminal.console().print(printing.frame(table.head(_SHOWN), name))
+        printing.tables(tables, terminal.console())
         typer.echo(plain(f"selections and figures: {out}"))
 
 
@@ -320,9 +323,7 @@ def factors(
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Directories of runs; several are compared.", show_default=False)],
     out: ReportOut = Path("reports/report"),
-    label: Annotated[
-        list[str] | None, typer.Option(help="What a run is called, in their order.", show_default="its path")
-    ] = None,
+    label: Label = None,
     detail: Annotated[str | None, typer.Option(help="small or full: how many scopes.", show_default="by size")] = None,
     examples: Annotated[bool, typer.Option(help="Show the examples that drive a cell.")] = True,
     quiet: Quiet = False,
@@ -345,9 +346,7 @@ def figure(
     name: Annotated[str, typer.Argument(help="Name of the figure, or its number in the paper.", show_default=False)],
     inputs: Annotated[list[Path], typer.Argument(help="Directories that it is drawn from.", show_default=False)],
     out: FiguresOut = Path("reports/figures"),
-    label: Annotated[
-        list[str] | None, typer.Option(help="What a directory is called, in their order.", show_default="by itself")
-    ] = None,
+    label: Label = None,
     metric: Annotated[Metric | None, typer.Option(help="Of the matrices.", show_default="interference")] = None,
     layers: Annotated[str | None, typer.Option(help="Layers from 0: 5,25 or 0-3.", show_default="by figure")] = None,
     modules: Modules = None,
@@ -384,9 +383,7 @@ def figure(
 
 
 @app.command()
-def demo(
-    out: DemoOut = Path("reports/demo"),
-) -> None:
+def demo(out: DemoOut = Path("reports/demo")) -> None:
     """Train a LoRA and a MixLoRA on six small tasks, score and measure them, and show where their matrices differ."""
     from interference.cli import demo
     from mixlora.common import terminal

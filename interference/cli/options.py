@@ -66,6 +66,17 @@ Unseen = Annotated[list[str] | None, typer.Option(help="A task not trained on; r
 Pair = Annotated[
     list[str] | None, typer.Option(help="SEEN=UNSEEN, tasks thought alike; repeatable.", show_default=False)
 ]
+Beside = Annotated[Path | None, typer.Option(help="A run of the same tasks, to compare with.", show_default=False)]
+Label = Annotated[
+    list[str] | None,
+    typer.Option(help="What a run or directory is called, in their order.", show_default="its own name"),
+]
+Pilot = Annotated[
+    Path | None, typer.Option(help="A run to tell from how many groups a verdict needs.", show_default=False)
+]
+Effect = Annotated[
+    str | None, typer.Option(help="With --pilot: interference to be found, or 'observed'.", show_default="-0.1")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 
@@ -129,6 +140,22 @@ def perplexity_for(given: float | None, examples: int) -> float:
             f"--perplexity {perplexity:g} must be at least 1 and below the number of examples, {examples}"
         )
     return perplexity
+
+
+def effect_of(text: str | None, pilot: Path | None) -> float | None:
+    """The interference that a plan wishes to find; None for the pilot's own."""
+    from interference.run.planning import EFFECT
+
+    if text is None:
+        return EFFECT
+    if pilot is None:
+        raise ConfigError(f"--effect {text} is for a --pilot, which tells the variance; name a run")
+    if text == "observed":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"--effect {text!r} is no number; write an interference such as -0.1, or observed") from None
 
 
 def names(text: str | None) -> list[str] | None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
@@ -34,12 +35,15 @@ from mixlora.common.files import amount
 if TYPE_CHECKING:
     from interference.config import AnalysisConfig
     from interference.measurement.plan import Plan
+    from interference.run.planning import Needed
     from interference.verification.verify import Verification
 
 STYLES = {"conflict": "bold blue", "synergy": "bold red", "unclear": "dim", "no-signal": "dim italic", "self": "dim"}
 MARKS = {"conflict": "conflict", "synergy": "synergy", "unclear": "unclear", "no-signal": "no signal", "self": ""}
 
 _CELL = ("affected", "stepped", "value", "low", "high", "verdict")
+_SHOWN = 20
+"""Rows of a long table that are printed."""
 _ENDS = 15
 """Cells at each end that are listed where the matrix does not fit."""
 _NAME, _COLUMN = 10, 7
@@ -223,8 +227,37 @@ def verification(found: "Verification", console: Console) -> None:
         )
 
 
-def plan(found: "Plan", console: Console) -> None:
-    """Print what `plan` found."""
+def tables(named: Mapping[str, pd.DataFrame], console: Console) -> None:
+    """Print the first rows of tables."""
+    for name, table in named.items():
+        console.print(frame(table.head(_SHOWN), name))
+
+
+def plan(found: "Plan | None", console: Console, needs: "Needed | None" = None) -> None:
+    """Print what `plan` found: what a configuration costs, and what verdicts need by a pilot."""
+    if found is not None:
+        _costs(found, console)
+    if needs is not None:
+        _needed(needs, None if found is None else found.groups, console)
+
+
+def _needed(found: "Needed", here: Mapping[str, int] | None, console: Console) -> None:
+    empty = [name for name in ("unlimited",) if found.table[name].isna().all()]
+    shown = found.table.drop(columns=empty if found.found.grouped else [*empty, "units"])
+    counts = [name for name in ("groups", "units", "unlimited") if name in shown]
+    shown = shown.assign(**{name: shown[name].map(_count) for name in counts}).rename(columns={"groups": found.kind})
+    more = f"; the {_ENDS} greatest of {len(shown)} needs, --json has all" if len(shown) > _ENDS else ""
+    console.print(frame(shown.head(_ENDS), f"{found.kind} of each task that a verdict needs, by the pilot{more}"))
+    for line in found.sentences(here):
+        console.print(plain(line), markup=False, highlight=False)
+
+
+def _count(value: float) -> str:
+    """A number of groups or units, which may be too large or not known."""
+    return "–" if pd.isna(value) else f"{value:,.0f}" if np.isfinite(value) else "too many"
+
+
+def _costs(found: "Plan", console: Console) -> None:
     console.print(
         frame(found.choices, f"{found.units} units of {found.blocks} blocks, {found.width:,} gradient entries each")
     )
@@ -253,10 +286,14 @@ def to_json(data: pd.DataFrame) -> str:
     return json.dumps(_rows(data), indent=2)
 
 
-def plan_json(found: "Plan") -> str:
-    """A plan as JSON: what `plan` prints."""
-    names = ("units", "blocks", "width", "spool", "stored", "memory", "gpu_memory", "seconds")
-    return json.dumps({name: getattr(found, name) for name in names} | {"choices": _rows(found.choices)}, indent=2)
+def plan_json(found: "Plan | None", needs: "Needed | None" = None) -> str:
+    """A plan, and what verdicts need by a pilot, as JSON: what `plan` prints."""
+    names = ("units", "groups", "blocks", "width", "spool", "stored", "memory", "gpu_memory", "seconds")
+    cost = {} if found is None else {name: getattr(found, name) for name in names} | {"choices": _rows(found.choices)}
+    if needs is None:
+        return json.dumps(cost, indent=2)
+    finite = needs.table.replace([np.inf, -np.inf], np.nan)
+    return json.dumps(cost | {"effect": needs.effect, "power": needs.power, "needed": _rows(finite)}, indent=2)
 
 
 def tables_json(tables: dict[str, pd.DataFrame]) -> str:

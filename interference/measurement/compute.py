@@ -196,7 +196,8 @@ def compute_config(config: AnalysisConfig, progress: Progress = silent) -> Run |
         given = sample.workload(encoded, config, model.device)
         objective, work = of_work(model, builder.targets[0].adapter, given)
     kept = config.model_dump_json(exclude=_ELSEWHERE)
-    identity = " ".join([provenance["fingerprints"]["model"], kept, *([objective.words] if objective.loss else [])])
+    words = [*([objective.words] if objective.loss else []), *sample.grouping(encoded)]
+    identity = " ".join([provenance["fingerprints"]["model"], kept, *words])
     with _waiting(config, out, identity, builder, sample.count(encoded)) as spool:
         spec, data = builder.spec, sample.describe(encoded)
         meta = {"seed": spec.seed, "config": resolved(config), **spec.meta(), **provenance, "data": data}

@@ -1,10 +1,10 @@
-"""Labels that a caller gives units of collated batches: which of them are in one group.
+"""Labels that a caller gives units of collated batches, or rows of a dataset: which of them are in one group.
 
 Not here: groups of a configuration's examples (`sample`), and what groups mean for numbers (`statistics`).
 """
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from interference.errors import ScopeError
@@ -24,18 +24,43 @@ def check_labels(groups: object, batches: Mapping[str, Iterable[Batch]], unit: s
     Raises:
         ScopeError: if they do not, or a task's units are all in one group.
     """
+    for task, labels in _by_task(groups, batches, "unit", "batches").items():
+        _check_task(task, list(labels), batches[task], unit)
+
+
+def check_row_labels(groups: object, counts: Mapping[str, int]) -> None:
+    """Check that labels fit the rows of a dataset.
+
+    Args:
+        groups: {task: a label a row}.
+        counts: {task: its rows}.
+
+    Raises:
+        ScopeError: if they do not, or a task's rows are all in one group.
+    """
+    for task, labels in _by_task(groups, counts, "row", "rows").items():
+        _check_values(task, list(labels), "rows")
+        if len(labels) != counts[task]:
+            raise ScopeError(
+                f"groups of task {task!r} has {len(labels)} labels, but its dataset has {counts[task]} rows; give a "
+                "label for every row of the task, in the dataset's order"
+            )
+
+
+def _by_task(groups: object, known: Collection[str], unit: str, what: str) -> Labels:
+    """The groups, which are lists of labels by task."""
     if not isinstance(groups, Mapping):
-        raise ScopeError(f"groups is a {type(groups).__name__}, but must be a dict {{task: a label for every unit}}")
-    if missing := [task for task in batches if task not in groups]:
-        raise ScopeError(f"groups has no task {missing[0]!r}: give its units labels, or leave groups out altogether")
-    if unknown := [task for task in groups if task not in batches]:
-        raise ScopeError(f"groups has a task {unknown[0]!r}, which has no batches; leave it out")
+        raise ScopeError(f"groups is a {type(groups).__name__}, but must be a dict {{task: a label for every {unit}}}")
+    if missing := [task for task in known if task not in groups]:
+        raise ScopeError(f"groups has no task {missing[0]!r}: give its {unit}s labels, or leave groups out altogether")
+    if unknown := [task for task in groups if task not in known]:
+        raise ScopeError(f"groups has a task {unknown[0]!r}, which has no {what}; leave it out")
     for task, labels in groups.items():
         if isinstance(labels, str) or not isinstance(labels, Iterable) or not hasattr(labels, "__len__"):
             raise ScopeError(
-                f"groups of task {task!r} is a {type(labels).__name__}, but must be a list: a label for every unit"
+                f"groups of task {task!r} is a {type(labels).__name__}, but must be a list: a label for every {unit}"
             )
-        _check_task(task, list(labels), batches[task], unit)
+    return groups
 
 
 def labelled(parts: Iterable[Part], groups: Labels) -> Iterator[Part]:
@@ -62,6 +87,12 @@ def _with_group(unit: Unit, numbers: Sequence[int], seen: Counter[str]) -> Unit:
 
 
 def _check_task(task: str, labels: Sequence[Hashable], batches: Iterable[Batch], unit: str) -> None:
+    _check_values(task, labels, "units")
+    if isinstance(batches, Sequence) and all(isinstance(batch, Mapping) and "labels" in batch for batch in batches):
+        _check_count(task, len(labels), sum(len(each["labels"]) if unit == "example" else 1 for each in batches))
+
+
+def _check_values(task: str, labels: Sequence[Hashable], what: str) -> None:
     unhashable = [label for label in labels if not isinstance(label, Hashable)]
     if unhashable:
         raise ScopeError(
@@ -70,11 +101,9 @@ def _check_task(task: str, labels: Sequence[Hashable], batches: Iterable[Batch],
         )
     if len(labels) > 1 and len(set(labels)) < 2:
         raise ScopeError(
-            f"groups of task {task!r} puts all its {len(labels)} units into 1 group, but at least 2 are needed: give "
+            f"groups of task {task!r} puts all its {len(labels)} {what} into 1 group, but at least 2 are needed: give "
             "it examples that share nothing with these, or labels of their own if they are independent"
         )
-    if isinstance(batches, Sequence) and all(isinstance(batch, Mapping) and "labels" in batch for batch in batches):
-        _check_count(task, len(labels), sum(len(each["labels"]) if unit == "example" else 1 for each in batches))
 
 
 def _check_count(task: str, labels: int, units: int) -> None:

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -29,7 +29,9 @@ from interference.measurement.prober import Prober
 from interference.measurement.spec import Spec
 from interference.measurement.spool import DiskSpool, temporary
 from interference.measurement.units import Part
+from interference.run import load
 from interference.run.grams import pack, packed_bytes, write_packed
+from interference.run.planning import Needed, check_pilot, needed
 from interference.run.record import checksum
 
 _LOSES = {
@@ -53,6 +55,7 @@ class Plan:
         memory: peak bytes of the process, if it was measured.
         gpu_memory: peak bytes on the GPU (of several: the fullest), if it was measured there.
         seconds: to load the model, for the gradients and for the Gram matrices, if they were measured.
+        groups: {task: its groups}; as many as it has units, where no two share one.
     """
 
     units: int
@@ -63,6 +66,7 @@ class Plan:
     memory: int | None = None
     gpu_memory: int | None = None
     seconds: dict[str, float] | None = None
+    groups: dict[str, int] = field(default_factory=dict)
 
     @property
     def stored(self) -> int:
@@ -90,8 +94,23 @@ def plan(config: AnalysisConfig, timed: bool = False) -> Plan:
         sum(block.size for block in blocks),
         builder.spool_bytes(units),
         _choices(builder, encoded, config),
+        groups={task: len({unit.group for unit in encoded.units if unit.task == task}) for task in config.tasks},
     )
     return _measured(found, config, model, builder, encoded, loaded) if timed else found
+
+
+def needed_by(pilot: Path, config: AnalysisConfig | None, effect: float | None) -> Needed:
+    """What verdicts on the tasks and modules of a configuration need, by a pilot; on the pilot's own if there is none.
+
+    Raises:
+        RunError: if the pilot is no run.
+        ScopeError: if the pilot lacks some of them, or its units are of another size.
+    """
+    run = load(pilot)
+    if config is None:
+        return needed(run, effect)
+    check_pilot(run, config.model_dump(mode="json"))
+    return needed(run, effect, tasks=list(config.tasks), layers=config.probe.layers, modules=config.probe.modules)
 
 
 def _shapes(config: AnalysisConfig) -> nn.Module:

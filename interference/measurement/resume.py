@@ -1,6 +1,6 @@
 """Unfinished work: the directory next to a run or factors in which their parts wait; one process at a time works on it.
 
-    OUT.partial/identity   the configuration and checkpoint
+    OUT.partial/identity   the configuration, the checkpoint and which units are of one group
     OUT.partial/lock       held by the process that works on it
     OUT.partial/part-N     gradients or selections of some examples; if a spool directory is given, in a folder there
     OUT.partial/spools     all folders that have held parts
@@ -171,8 +171,8 @@ def _mark(folder: Path, identity: str) -> None:
     """
     if (known := _noted(folder / _IDENTITY)) is not None and known != identity:
         raise RunError(
-            f"{folder} holds unfinished work on another configuration or checkpoint; finish that, delete the "
-            "directory, or choose another --out"
+            f"{folder} holds unfinished work on another configuration, checkpoint or grouping of examples; finish "
+            "that, delete the directory, or choose another --out"
         )
     _note(folder / _IDENTITY, identity)
 

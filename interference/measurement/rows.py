@@ -1,14 +1,16 @@
 """Rows: what is drawn from a trainer's datasets, each with the collator that the trainer would give it to."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 from transformers import Trainer
 
 from interference.errors import ScopeError
+from interference.measurement.labels import Labels, check_row_labels
 from mixlora.data.sampling import sample
 
 
@@ -21,12 +23,14 @@ class Source:
         rows: the dataset, without the columns that the trainer removes.
         collate: what makes a batch of rows.
         lengths: tokens of a row by its number, where the dataset tells without reading the whole row.
+        records: the dataset with all of its columns, as it was given and as it was prepared.
     """
 
     name: str
     rows: Any
     collate: Callable[[list[Any]], Mapping[str, Any]]
     lengths: Callable[[int], int]
+    records: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -38,11 +42,13 @@ class Row:
         id: its number in the dataset.
         source_of: the dataset.
         length: tokens, as far as known.
+        label: the caller's, which says what group it is of.
     """
 
     task: str
     id: str
     source_of: Source = field(repr=False)
+    label: Hashable = None
 
     @property
     def source(self) -> str:
@@ -54,17 +60,40 @@ class Row:
         """Tokens, 0 where the dataset does not tell."""
         return self.source_of.lengths(int(self.id))
 
+    def record(self) -> dict[str, Any]:
+        """The row with all columns of its dataset, before and after it was prepared; empty where it is no mapping."""
+        found: dict[str, Any] = {}
+        for records in self.source_of.records:
+            one = records.with_format(None)[int(self.id)] if hasattr(records, "with_format") else records[int(self.id)]
+            found |= one if isinstance(one, Mapping) else {}
+        return found
+
     def item(self) -> Any:
         """The row as the collator takes it, which may change it."""
         return copy.deepcopy(self.source_of.rows[int(self.id)])
 
 
-def drawn(trainer: Trainer, by: str | Mapping[str, Any], samples: int, seed: int, split: str) -> list[Row]:
+def drawn(
+    trainer: Trainer,
+    by: str | Mapping[str, Any],
+    samples: int,
+    seed: int,
+    split: str,
+    labels: Labels | None = None,
+) -> list[Row]:
     """`samples` rows of every task, drawn with a seed, in the order of the tasks' first appearance.
 
+    Args:
+        trainer: whose datasets they are of.
+        by: the column of the tasks, or their datasets.
+        samples: rows of a task.
+        seed: of the draw.
+        split: "train" or "eval".
+        labels: {task: a label for every row of it, in the dataset's order}, which rows then have.
+
     Raises:
-        ScopeError: if the dataset is missing, packed or cannot be drawn from, has no such column, or a task has fewer
-            than two rows.
+        ScopeError: if the dataset is missing, packed or cannot be drawn from, has no such column, a task has fewer
+            than two rows, or the labels are not one a row.
     """
     if samples < 2:
         raise ScopeError(f"samples={samples} is too few: a task needs at least 2 rows")
@@ -76,6 +105,12 @@ def drawn(trainer: Trainer, by: str | Mapping[str, Any], samples: int, seed: int
     for task, found in rows.items():
         if len(found) < 2:
             raise ScopeError(f"task {task!r} has {len(found)} rows; at least 2 are needed: give it more examples")
+    if labels is not None:
+        check_row_labels(labels, {task: len(found) for task, found in rows.items()})
+        rows = {
+            task: [replace(row, label=label) for row, label in zip(found, labels[task], strict=True)]
+            for task, found in rows.items()
+        }
     return [row for task, found in rows.items() for row in sample(found, samples, seed, task)]
 
 
@@ -85,7 +120,10 @@ def _of_datasets(trainer: Trainer, by: Mapping[str, Any]) -> dict[str, list[Row]
     for task, dataset in by.items():
         name = f"the dataset of task {task!r}"
         _check(dataset, name)
-        source = _source(trainer, _as_trained(trainer, dataset, str(task)), name)
+        prepared = _as_trained(trainer, dataset, str(task))
+        source = _source(trainer, prepared, name)
+        if len(prepared) == len(dataset):
+            source = replace(source, records=(dataset, *source.records))
         found[str(task)] = [Row(str(task), str(k), source) for k in range(len(source.rows))]
     return found
 
@@ -157,9 +195,14 @@ def _source(trainer: Trainer, dataset: Any, name: str) -> Source:
     if hasattr(dataset, "column_names") and hasattr(dataset, "remove_columns"):
         rows, collate = trainer._remove_unused_columns(dataset), trainer.data_collator
         tokens = dataset.with_format(None) if "input_ids" in rows.column_names else None
-        return Source(name, rows, collate, lambda place: 0 if tokens is None else len(tokens[place]["input_ids"]))
+        return Source(name, rows, collate, partial(_tokens, tokens), (dataset,))
     collate = trainer._get_collator_with_removed_columns(trainer.data_collator)
-    return Source(name, dataset, collate, lambda place: _length(dataset[place]))
+    return Source(name, dataset, collate, lambda place: _length(dataset[place]), (dataset,))
+
+
+def _tokens(rows: Any, place: int) -> int:
+    """Tokens of a row; 0 where its dataset does not tell."""
+    return 0 if rows is None else len(rows[place]["input_ids"])
 
 
 def _length(row: Any) -> int:

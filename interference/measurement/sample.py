@@ -4,22 +4,24 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from interference.config import AnalysisConfig
+from interference.config import AnalysisConfig, TaskConfig
 from interference.errors import DataError, ScopeError
 from interference.measurement.units import Batch, Part, Unit, Workload
 from mixlora.checkpoints.prompting import load_collator
 from mixlora.data.checking import as_error
 from mixlora.data.collation import Collator, Encoded
 from mixlora.data.described import of_task
+from mixlora.data.draws import draw, packed, pool_of, pool_size
 from mixlora.data.examples import Example
 from mixlora.data.groups import IMAGE, connected, shared_by
 from mixlora.data.images import content
-from mixlora.data.preview import pieces_of, shortened
+from mixlora.data.preview import Preview, pieces_of, previews, shortened
 from mixlora.data.reading.problems import Noted, collecting
 from mixlora.data.sources import examples_of
 
@@ -81,12 +83,15 @@ def read(config: AnalysisConfig) -> Drawn:
     """
     probe, problems = config.probe, list[DataError]()
     noted = {name: Noted() for name in config.tasks}
+    read_task = pool_of if probe.sample_groups else _sampled
     drawn = {
-        name: examples_of(name, task, probe.samples, probe.seed, problems, noted[name])[name]
+        name: read_task(name, task, probe.samples, probe.seed, problems, noted[name])
         for name, task in config.tasks.items()
     }
     if problems:
         raise as_error(problems)
+    if probe.sample_groups:
+        drawn = draw(drawn, config.kinds, probe.samples, probe.seed, config.pairing)
     found = {}
     for name, examples in drawn.items():
         if len(examples) < 2 * probe.unit_size:
@@ -101,6 +106,26 @@ def read(config: AnalysisConfig) -> Drawn:
             )
         found[name] = examples
     return Drawn(found, noted)
+
+
+def previewed(config: AnalysisConfig, count: int) -> tuple[list[Preview], list[str]]:
+    """Previews of the first `count` sampled examples of every task, and what a reader should know of the data.
+
+    Raises:
+        DataError: as `read`.
+    """
+    probe, together = config.probe, config.probe.sample_groups
+    tasks = {
+        name: (task, pool_size(task, probe.samples) if together else probe.samples)
+        for name, task in config.tasks.items()
+    }
+    drawing = partial(draw, kinds=config.kinds, count=probe.samples, seed=probe.seed, paired=config.pairing)
+    return previews(tasks, collator_of(config), probe.seed, count, drawing if together else None)
+
+
+def _sampled(name: str, task: TaskConfig, *options: Any) -> list[Example]:
+    """The sampled examples of one task."""
+    return examples_of(name, task, *options)[name]
 
 
 def collator_of(config: AnalysisConfig, day: date | None = None) -> Collator:
@@ -133,6 +158,9 @@ def encode(drawn: Drawn, collator: Collator, config: AnalysisConfig) -> Sample:
     for name, encoded in _encoded(drawn, collator, config).items():
         for kind in (True, False):  # a unit's examples all have an image, or none has
             alike = [example for example in encoded if example.has_image is kind]
+            if config.probe.sample_groups:
+                group = config.tasks[name].group
+                alike = packed(alike, (shared_by(each.example, group) for each in alike), size)
             whole = len(alike) - len(alike) % size
             units += [EncodedUnit(name, tuple(alike[k : k + size])) for k in range(0, whole, size)]
         count = sum(unit.task == name for unit in units)
@@ -150,7 +178,7 @@ def grouped(units: Sequence[EncodedUnit], config: AnalysisConfig) -> list[Encode
     Raises:
         ScopeError: if a task has fewer than two groups.
     """
-    kinds = {name: task.group for name, task in config.tasks.items()}
+    kinds = config.kinds
     shared = ([key for one in unit.examples for key in shared_by(one.example, kinds[unit.task])] for unit in units)
     found = [replace(unit, group=group) for unit, group in zip(units, connected(shared), strict=True)]
     for name, kind in kinds.items():
@@ -260,6 +288,15 @@ def describe(encoded: Sample) -> dict[str, Any]:
         "template": encoded.collator.template.json(),
         "examples": {task: _shown(own[0], encoded.collator) for task, own in tasks.items()},
     }
+
+
+def grouping(encoded: Sample) -> list[str]:
+    """A digest of which units share a group, as another label of a record changes it; empty where none does."""
+    members: dict[int, list[tuple[str, str]]] = {}
+    for unit in encoded.units:
+        members.setdefault(unit.group, []).append((unit.task, unit.unit.ids))
+    shared = sorted(own for own in members.values() if len(own) > 1)
+    return [f"groups {hashlib.sha256(repr(shared).encode()).hexdigest()}"] if shared else []
 
 
 def _shown(example: Encoded, collator: Collator) -> dict[str, Any]:

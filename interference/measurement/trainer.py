@@ -23,6 +23,8 @@ from interference.config import MEMORY_BUDGET
 from interference.errors import CheckpointError, MeasurementError, ScopeError
 from interference.gradients.state import own_randomness, without_autocast
 from interference.measurement.compute import measured
+from interference.measurement.grouping import Groups, groups_of
+from interference.measurement.labels import check_labels, labelled
 from interference.measurement.objective import Objective, agrees, first_batch, name_of, of_model, own_function
 from interference.measurement.rows import Row, drawn
 from interference.measurement.spec import Spec
@@ -31,6 +33,7 @@ from interference.run import Run
 from interference.run.remarks import PLAIN_LOSS
 from mixlora.common.labels import IGNORED
 from mixlora.common.progress import Progress, silent
+from mixlora.data.groups import IMAGE
 
 By = str | Mapping[str, Any]
 """A column whose values are the tasks, or {task: its dataset}."""
@@ -55,6 +58,7 @@ def from_trainer(
     memory_budget: int = MEMORY_BUDGET,
     spool_dir: Path | str | None = None,
     sketch: int | None = None,
+    groups: Groups = IMAGE,
     progress: Progress = silent,
 ) -> Run:
     """The run of a Trainer: its model on its own data, with its own collator and its own loss.
@@ -90,13 +94,17 @@ def from_trainer(
         memory_budget: bytes that gradients may take in memory; the others wait on disk.
         spool_dir: directory of the gradients on disk; None for the system's temporary directory.
         sketch: keep this number of random sums instead of every block's gradient.
+        groups: which rows are not independent, within a task and between two: those with the same picture ("image",
+            by its content), those with one value of a column of this name, or those with one label of {task: a label
+            for every row of it, in the dataset's order}; "none" if all are independent.
         progress: called as the work goes on.
 
     Returns:
         The run, in memory. Its probes name rows by their number in the prepared dataset.
 
     Raises:
-        ScopeError: if the rows cannot be drawn or told apart by task, or a row holds several packed examples.
+        ScopeError: if the rows cannot be drawn or told apart by task, a row holds several packed examples, a row lacks
+            what `groups` names, or its labels do not fit the rows.
         CheckpointError: if the model has no adapter that can be probed, or no process holds all of its weights.
         MeasurementError: as in `interference.compute`, and if several processes would measure.
     """
@@ -107,9 +115,11 @@ def from_trainer(
     refuse_shards(trainer)
     _refuse_processes(trainer, "from_trainer measures in one process")
     with handed_over(trainer, spec.seed) as model:
-        rows = drawn(trainer, by, samples, spec.seed, split)
-        work = _workload(trainer, rows, batch_size or trainer.args.per_device_train_batch_size)
+        rows = drawn(trainer, by, samples, spec.seed, split, None if isinstance(groups, str) else groups)
+        shared, size = groups_of(rows, groups), batch_size or trainer.args.per_device_train_batch_size
+        work = _workload(trainer, rows, shared, size)
         told = {"by": by if isinstance(by, str) else sorted(map(str, by)), "samples": samples, "split": split}
+        told["groups"] = groups if isinstance(groups, str) else "labels"
         return measured(
             model, spec, work, partial(_objective_of, trainer), out, spool_dir, progress,
             trainer={"class": type(trainer).__name__, **told},
@@ -137,9 +147,29 @@ def trainer_batches(
         ScopeError: as `from_trainer`.
     """
     with handed_over(trainer, seed):
-        found: dict[str, list[Batch]] = {}
-        for row in drawn(trainer, by, samples, seed, split):
-            found.setdefault(row.task, []).append(_alone(trainer, row))
+        return _by_task(trainer, drawn(trainer, by, samples, seed, split))
+
+
+def grouped_batches(
+    trainer: Trainer, by: str, samples: int, seed: int, groups: Groups
+) -> tuple[dict[str, list[Batch]], dict[str, list[int]]]:
+    """What `trainer_batches` gives of the training data, and {task: the group of each of its batches}.
+
+    Raises:
+        ScopeError: as `from_trainer`.
+    """
+    with handed_over(trainer, seed):
+        rows = drawn(trainer, by, samples, seed, "train", None if isinstance(groups, str) else groups)
+        labels: dict[str, list[int]] = {}
+        for row, group in zip(rows, groups_of(rows, groups), strict=True):
+            labels.setdefault(row.task, []).append(group)
+        return _by_task(trainer, rows), labels
+
+
+def _by_task(trainer: Trainer, rows: Sequence[Row]) -> dict[str, list[Batch]]:
+    found: dict[str, list[Batch]] = {}
+    for row in rows:
+        found.setdefault(row.task, []).append(_alone(trainer, row))
     return found
 
 
@@ -151,12 +181,19 @@ def measure_batches(trainer: Trainer, model: nn.Module, batches: Mapping[str, It
         model: its model; see `handed_over`.
         batches: {task: collated batches}.
         options: of `interference.compute`.
+
+    Raises:
+        ScopeError: if labels do not fit the batches.
     """
     where = {"spool_dir": options.pop("spool_dir", None), "progress": options.pop("progress", silent)}
-    out, unit = options.pop("out", None), options.pop("unit", "example")
+    out, unit, groups = options.pop("out", None), options.pop("unit", "example"), options.pop("groups", None)
     defaults = {"granularity": Granularity.MODULE, "sketch": None, "seed": 0}
     spec = Spec.checked(unit=unit, **defaults | options)
-    work = Workload(of_collated(model, batches, unit), batches)
+    parts: Iterable[Part] = of_collated(model, batches, unit)
+    if groups is not None:
+        check_labels(groups, batches, unit)
+        parts = labelled(parts, groups)
+    work = Workload(parts, batches)
     return measured(model, spec, work, partial(_objective_of, trainer), out, **where)
 
 
@@ -213,11 +250,11 @@ class _Collated:
         return replace(self, single=True)
 
 
-def _workload(trainer: Trainer, rows: Sequence[Row], batch_size: int) -> Workload:
+def _workload(trainer: Trainer, rows: Sequence[Row], groups: Sequence[int], batch_size: int) -> Workload:
     """Parts of rows of similar length; the longest come first. A part that is one row is measured as it is trained."""
     order = sorted(range(len(rows)), key=lambda k: (-rows[k].length, k))
     chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    units = [Unit(row.task, row.id, row.source) for row in rows]
+    units = [Unit(row.task, row.id, row.source, group) for row, group in zip(rows, groups, strict=True)]
     parts = [Part([units[k] for k in chunk], _Collated(trainer, [rows[k] for k in chunk])) for chunk in chunks]
     return Workload(parts, list(dict.fromkeys(row.task for row in rows)), np.array(order, dtype=np.intp), len(rows))
 

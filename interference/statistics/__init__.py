@@ -2,7 +2,7 @@
 
 `layout` orders units by task, `groups` says which are not independent, `pairs` averages over pairs of units, `metrics`
 names the averages and `estimand` says what is estimated; `bootstrap` resamples, `significance` tests, `uncertainty`
-puts intervals and verdicts together.
+puts intervals and verdicts together, `power` says how many groups they need.
 
 Not here: Gram matrices themselves (`measurement` makes them, `run` stores them) and how a number is drawn or printed.
 """

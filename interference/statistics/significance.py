@@ -46,9 +46,16 @@ def pair_mean_variance(kernel: Kernel, layout: Layout, pairs: Pairs) -> tuple[Ar
     of 1 / units, which is not followed here.
     Where units have groups, the analysis is of groups (`_of_groups`).
     """
+    return added(*variance_terms(kernel, layout, pairs))
+
+
+def variance_terms(kernel: Kernel, layout: Layout, pairs: Pairs) -> tuple[Array, Array]:
+    """The terms of `pair_mean_variance` [3, i, j] and their degrees of freedom.
+
+    They fall as 1 / groups (or units) of i, as those of j, and as the product of both.
+    """
     if layout.groups is not None:
-        parts, freedom = _of_groups(kernel, layout, pairs)
-        return _added(parts, freedom)
+        return _of_groups(kernel, layout, pairs)
     parts, freedom = _two_way(kernel.values, layout)
     for i, task in enumerate(layout.slices):
         if pairs is Pairs.SAME_EXAMPLE and kernel.own is not None:
@@ -56,10 +63,10 @@ def pair_mean_variance(kernel: Kernel, layout: Layout, pairs: Pairs) -> tuple[Ar
             parts[:, i, i], freedom[:, i, i] = (own.var(ddof=1) / len(own), 0, 0), len(own) - 1
         else:
             parts[:, i, i], freedom[:, i, i] = _one_way(kernel.values[task, task])
-    return _added(parts, freedom)
+    return parts, freedom
 
 
-def _added(parts: Array, freedom: Array) -> tuple[Array, Array]:
+def added(parts: Array, freedom: Array) -> tuple[Array, Array]:
     """The sum of the terms [3, i, j] of a variance, and Satterthwaite's degrees of freedom."""
     variance = parts.sum(axis=0)
     spread = (parts**2 / freedom).sum(axis=0)

@@ -150,6 +150,11 @@ def verify_config(
     encoded = sample.encode(sample.read(config), sample.collator_of(config), config)
     if sample.describe(encoded)["fingerprint"] != (run.meta.get("data") or {}).get("fingerprint"):
         raise RunError("the examples have changed since the run was computed; compute it again")
+    if run.groups is not None and run.groups != [unit.group for unit in encoded.units]:
+        raise RunError(
+            "the groups of examples have changed since the run was computed (other labels, or other pictures in "
+            "common), and its intervals are of the old ones; compute it again"
+        )
     model = checkpoint.load_model(config.model)
     if checkpoint.fingerprint(model) != (run.meta.get("fingerprints") or {}).get("model"):
         raise RunError("the checkpoint has changed since the run was computed; compute it again")

@@ -90,7 +90,11 @@ def preview(encoded: Encoded, collator: Collator) -> Preview:
 
 
 def previews(
-    tasks: Mapping[str, tuple[TaskSection, int | None]], collator: Collator, seed: int, count: int
+    tasks: Mapping[str, tuple[TaskSection, int | None]],
+    collator: Collator,
+    seed: int,
+    count: int,
+    draw: Callable[[Mapping[str, list[Example]]], Mapping[str, list[Example]]] | None = None,
 ) -> tuple[list[Preview], list[str]]:
     """Previews of the first `count` sampled examples of each task, and what a reader should know of the data.
 
@@ -99,6 +103,7 @@ def previews(
         collator: of the model that the examples are for.
         seed: of the sample.
         count: examples shown of each task.
+        draw: draws samples of all tasks together, where `tasks` are not sampled one by one.
 
     Raises:
         DataError: some records cannot be used; it describes the first twenty problems.
@@ -106,18 +111,23 @@ def previews(
     problems: list[DataError] = []
     found: list[Preview] = []
     records: dict[str, Any] = {}
+    read: dict[str, list[Example]] = {}
+    sections: dict[str, tuple[TaskSection, Noted]] = {}
     for name, (section, samples) in tasks.items():
         noted = Noted()
-        for task, examples in examples_of(name, section, samples, seed, problems, noted).items():
-            own: list[DataError] = []
-            skips = section.on_error == "skip"
-            first = _first(examples if skips else examples[:count], count, collator, own)
-            if skips:
-                noted.skip(own)
-            else:
-                problems += own
-            found += [preview(encoded, collator) for encoded in first]
-            records[task] = described.of_task(examples, 0, noted)  # each preview says what is cut of it
+        several = examples_of(name, section, samples, seed, problems, noted)
+        read, sections = {**read, **several}, {**sections, **dict.fromkeys(several, (section, noted))}
+    for task, examples in (draw(read) if draw and not problems else read).items():
+        section, noted = sections[task]
+        own: list[DataError] = []
+        skips = section.on_error == "skip"
+        first = _first(examples if skips else examples[:count], count, collator, own)
+        if skips:
+            noted.skip(own)
+        else:
+            problems += own
+        found += [preview(encoded, collator) for encoded in first]
+        records[task] = described.of_task(examples, 0, noted)  # each preview says what is cut of it
     if problems:
         raise as_error(problems)
     return found, described.sentences({"template": collator.template.json(), "tasks": records})

@@ -29,9 +29,9 @@ def sample(examples: Sequence[T], count: int, seed: int, task: str) -> list[T]:
     """
     if count < 1:
         raise DataError(f"Task {task}: {count} examples were asked for; ask for at least 1.")
-    return sorted(examples, key=lambda example: (_place(example.id, task, seed), example.id))[:count]
+    return sorted(examples, key=lambda example: (place(example.id, task, seed), example.id))[:count]
 
 
-def _place(example_id: str, task: str, seed: int) -> bytes:
+def place(example_id: str, task: str, seed: int) -> bytes:
     """A uniform 256-bit number; the length in it distinguishes ("ab", "c") from ("a", "bc")."""
     return hashlib.sha256(f"{seed}:{len(task)}:{task}:{example_id}".encode()).digest()

@@ -10,7 +10,9 @@ from PIL import Image
 from interference.config import AnalysisConfig, build
 from interference.errors import InterferenceError
 from interference.run import Run
+from mixlora.data.draws import draw, packed, pool_of
 from mixlora.data.examples import Example
+from mixlora.data.groups import shared_by
 from mixlora.data.images import open_image
 from mixlora.data.sources import examples_of
 
@@ -64,7 +66,8 @@ class Excerpts:
         if task not in config.tasks:
             return {}
         probe = config.probe
-        key = repr((task, config.tasks[task].model_dump(), probe.samples, probe.seed, probe.unit_size))
+        others = config.model_dump(include={"tasks", "probe"}) if probe.sample_groups else None
+        key = repr((task, config.tasks[task].model_dump(), probe.samples, probe.seed, probe.unit_size, others))
         if key not in self._read:
             self._read[key] = _units_of(config, task)
         return self._read[key]
@@ -94,15 +97,26 @@ def _units_of(config: AnalysisConfig, task: str) -> dict[tuple[str, str], _Unit]
     """A task's units by their names, in groups of `unit_size` that all have a picture or all have none."""
     probe = config.probe
     try:
-        examples = examples_of(task, config.tasks[task], probe.samples, probe.seed)[task]
+        examples = _examples_of(config, task)
     except (InterferenceError, KeyError):
         return {}
     units = []
     for kind in (True, False):
         alike = [example for example in examples if example.has_image is kind]
+        if probe.sample_groups:
+            alike = packed(alike, (shared_by(each, config.tasks[task].group) for each in alike), probe.unit_size)
         starts = range(0, len(alike) - probe.unit_size + 1, probe.unit_size)
         units += [_Unit(tuple(alike[start : start + probe.unit_size])) for start in starts]
     return {unit.names: unit for unit in units}
+
+
+def _examples_of(config: AnalysisConfig, task: str) -> list[Example]:
+    """The sampled examples of a task, which may depend on those of other tasks."""
+    probe = config.probe
+    if not probe.sample_groups:
+        return examples_of(task, config.tasks[task], probe.samples, probe.seed)[task]
+    pools = {name: pool_of(name, own, probe.samples, probe.seed) for name, own in config.tasks.items()}
+    return draw(pools, config.kinds, probe.samples, probe.seed, config.pairing)[task]
 
 
 def _png(picture: Image.Image) -> bytes:

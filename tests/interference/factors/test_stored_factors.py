@@ -88,7 +88,7 @@ def test_what_waits_is_taken_for_the_same_checkpoint_and_examples_alone(folder, 
 
     with pytest.raises(KeyboardInterrupt):
         observer.kept_or_computed(asked(folder), out, stop)
-    words = r"out\.partial holds unfinished work on another configuration or checkpoint; finish that, delete the direct"
+    words = r"out\.partial holds unfinished work on another configuration, checkpoint or grouping of examples; finish "
     with pytest.raises(RunError, match=words):
         observer.kept_or_computed(asked(folder, "lora"), out)
     part = next((tmp_path / "out.partial").glob("part-*"))

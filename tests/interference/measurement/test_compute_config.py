@@ -171,7 +171,7 @@ def test_another_configuration_loses_nothing_of_an_unfinished_run(tiny, tmp_path
     partial = interrupt(tiny.config(tmp_path / "run"))
     before = {path.name: path.read_bytes() for path in partial.iterdir()}
     with pytest.raises(
-        RunError, match=r"run.partial holds unfinished work on another configuration or checkpoint; fin"
+        RunError, match=r"run.partial holds unfinished work on another configuration, checkpoint or grouping of"
     ):
         compute_config(tiny.config(tmp_path / "run", **change))
     assert {path.name: path.read_bytes() for path in partial.iterdir()} == before

@@ -17,6 +17,7 @@ from interference.measurement.compute import compute_config
 from interference.run import compare
 from interference.run.remarks import dependence
 from interference.statistics import uncertainty
+from interference.verification.verify import verify_config
 from tests.support.checkpoints import data, write_task
 from tests.support.models import batch, llama, lora
 
@@ -246,3 +247,31 @@ def test_the_overlap_of_tasks_is_the_share_of_their_groups_in_common(model):
         "8 units are of 4 groups, fewest for their number in red: 3 groups of 5 units; 1 is in more than one task"
         in said
     )
+
+
+@pytest.mark.parametrize("label", ["d9", "d1"])
+def test_unfinished_work_and_runs_of_other_groups_are_told(tiny, tmp_path, label):
+    """What is measured of an example does not depend on its label, but what is concluded from the run does."""
+    values, told = documents(tiny, tmp_path, batch_size=1), pytest.raises(RunError)
+    settings, before = config.build(values, "test"), (tmp_path / "red.jsonl").read_text()
+
+    def stop(stage, done, total):
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compute_config(settings, stop)
+    write_task(tmp_path / "red.jsonl", 8, 0, lambda k, own: own | {"doc": label if k == 0 else f"d{k % 4}"})
+    with told as refused:
+        compute_config(settings)
+    assert str(refused.value) == (
+        f"{tmp_path}/run.partial holds unfinished work on another configuration, checkpoint or grouping of examples; "
+        "finish that, delete the directory, or choose another --out"
+    )
+    (tmp_path / "red.jsonl").write_text(before)
+    run = compute_config(settings)
+    assert verify_config(run).passed
+    write_task(tmp_path / "red.jsonl", 8, 0, lambda k, own: own | {"doc": label if k == 0 else f"d{k % 4}"})
+    with told as refused:
+        verify_config(run)
+    assert str(refused.value).startswith("the groups of examples have changed since the run was computed (other labels")

@@ -164,7 +164,7 @@ def test_gradients_are_those_of_the_training_step(name, tmp_path):
         assert words in run.meta["loss"] and run.meta["loss"].endswith("one example a backward pass")
         assert run.meta["conventions"]["loss"] == run.meta["loss"] and words in other_loss(run.meta)
     assert run.meta["trainer"] == {
-        "class": type(trainer).__name__, "by": "task", "samples": 50, "split": "train"
+        "class": type(trainer).__name__, "by": "task", "samples": 50, "split": "train", "groups": "image"
     }  # fmt: skip
 
 
