@@ -19,7 +19,6 @@ from interference.measurement.labels import check_labels
 from interference.measurement.trainer import grouped_batches, handed_over, measure_batches, refuse_shards
 from interference.measurement.units import Batch, check_by_task
 from interference.run import Run, load
-from interference.statistics.estimand import Reduce
 from interference.statistics.significance import Verdict
 from mixlora.data.groups import IMAGE
 
@@ -295,13 +294,13 @@ def _logged(run: Run, verdicts: bool) -> dict[str, float]:
     found = {f"loss/{task}": value for task, value in signal["loss"].items()}
     found |= {f"signal/{task}": value for task, value in signal["snr"].items()}
     if verdicts:
-        table = run.table("interference", reduce=Reduce.RATIO_OF_MEANS)
+        table = run.table("interference")
         counts = table["verdict"].value_counts()
         found |= {f"interference/{name}": counts.get(verdict.value, 0) for verdict, name in COUNTS.items()}
         table = table[table["verdict"] != Verdict.NO_SIGNAL]
         cells = list(zip(table["affected"], table["stepped"], table["value"], strict=True))
     else:
-        matrix = run.matrix("interference", reduce=Reduce.RATIO_OF_MEANS)
+        matrix = run.matrix("interference")
         cells = [(i, j, value) for i, row in matrix.iterrows() for j, value in row.items()]
     found |= {f"interference/{i}/{j}": value for i, j, value in cells if i != j}
     return {name: float(value) for name, value in found.items() if math.isfinite(value)}

@@ -7,6 +7,7 @@ import typer
 
 from interference.cli.options import (
     PAIRS,
+    RATIO_OF_MEANS,
     REDUCE,
     Adapter,
     Aggregate,
@@ -146,13 +147,13 @@ def show(
     side: Side = None,
     space: Space = "parameters",
     pairs: Pairs = "leave-one-out",
-    reduce: Reduce = "mean-of-ratios",
+    reduce: Reduce = RATIO_OF_MEANS,
     aggregate: Aggregate = "sum",
     as_json: Json = False,
 ) -> None:
     """Print a run's matrix with intervals and verdicts, the null, and each task's signal.
 
-    Example: interference show reports/demo/lora/step-10 --layers 2,3 --modules mlp --side A --reduce ratio-of-means
+    Example: interference show reports/demo/lora/step-10 --layers 2,3 --modules mlp --side A
     """
     from interference.cli import printing
     from interference.run import load
@@ -176,7 +177,7 @@ def compare(
     side: Side = None,
     space: Space = "parameters",
     pairs: Pairs = "leave-one-out",
-    reduce: Reduce = "mean-of-ratios",
+    reduce: Reduce = RATIO_OF_MEANS,
     aggregate: Aggregate = "sum",
     as_json: Json = False,
 ) -> None:
@@ -359,7 +360,7 @@ def figure(
 ) -> None:
     """Draw a figure of the paper from your runs, evaluations or factors: NAME.pdf, .svg, .png, and its data, .csv.
 
-    blocks (2): a run. Interference in A and B of MLP and attention, a row for each of --layers (first and last).
+    blocks (2): a run. I in A and B of MLP and attention, by --layers (first and last): Eq. 3, below it ratio of means.
 
     conditional (4): evaluations, such as without and with conditional factor selection. Scores by task, --unseen apart.
 
@@ -367,7 +368,7 @@ def figure(
 
     pairs (6): factors. Map and overlap of each --pair SEEN=UNSEEN. Both beside the same adapter's untrained.
 
-    methods (7): runs of LoRA and of MixLoRA. Interference averaged over layers, and its difference.
+    methods (7): runs of LoRA and of MixLoRA. I averaged over layers (Eq. 3), below it ratio of means, and differences.
 
     Example: interference figure blocks reports/demo/lora/step-10 --layers 0,3 --out figures
     """

@@ -35,7 +35,6 @@ STEPS = {"lora": (0, 10, 100), "mixlora": (0, 12, 100)}
 SCORED = 200
 PROBED = 100
 STROOP = ("read_word", "name_ink")
-REDUCE = "ratio-of-means"
 SCORES = {"spatial": "vsr", "entailment": "entailment", "presence": "pope"}
 TRAINING: dict[str, Any] = {
     "model": {"base": "mini"},
@@ -75,9 +74,9 @@ def demo(out: Path, console: Console) -> None:
     early = {_title(method, STEPS[method][1]): measured[method, STEPS[method][1]] for method in METHODS}
     for title, run in early.items():
         console.print(f"\n=== {title} ===")
-        printing.show(run, "interference", console, reduce=REDUCE)
+        printing.show(run, "interference", console)
     lora, mixlora = early.values()
-    change = runs.compare(lora, mixlora, "interference", reduce=REDUCE)
+    change = runs.compare(lora, mixlora, "interference")
     title = f"{list(early)[1]} minus {next(iter(early))}, at about the same loss; the same units resampled in both"
     printing.comparison(change, title, [lora, mixlora], console)
     for line in [*_along(measured), *_controls(measured)]:
@@ -154,7 +153,7 @@ def _along(measured: dict[tuple[str, int], Run]) -> Iterable[str]:
     yield "\nAlong the training (loss: mean over the probed examples, nats per token):"
     for (method, step), run in measured.items():
         loss = printing.number(float(run.probes["loss"].mean()))
-        counts = printing.headline(run.table(reduce=REDUCE)).partition(".")[0]
+        counts = printing.headline(run.table()).partition(".")[0]
         yield f"  {_title(method, step)}: loss {loss}; {counts}"
 
 
@@ -162,7 +161,7 @@ def _controls(measured: dict[tuple[str, int], Run]) -> Iterable[str]:
     """What the positive control says at each checkpoint: the same pictures, two answers."""
     yield "\nThe Stroop pair (the same pictures; one task reads the word, the other names its ink):"
     for (method, step), run in measured.items():
-        table = run.table("interference", reduce=REDUCE)
+        table = run.table("interference")
         for affected, stepped in (STROOP, STROOP[::-1]):
             cell = table[(table["affected"] == affected) & (table["stepped"] == stepped)].iloc[0]
             interval = f"[{printing.number(cell['low'])}, {printing.number(cell['high'])}]"
@@ -171,11 +170,11 @@ def _controls(measured: dict[tuple[str, int], Run]) -> Iterable[str]:
 
 
 def _draw(measured: dict[tuple[str, int], Run], early: dict[str, Run], folder: Path) -> list[Path]:
-    paths = matrices.save(matrices.difference(early, reduce=REDUCE), folder, "difference")
+    paths = matrices.save(matrices.difference(early), folder, "difference")
     for method, steps in STEPS.items():
         along = {_title(method, step): measured[method, step] for step in steps}
-        paths += matrices.save(matrices.series(along, reduce=REDUCE), folder, f"{method}-series")
-        paths += matrices.save(matrices.panels(measured[method, steps[1]], reduce=REDUCE), folder, f"{method}-layers")
+        paths += matrices.save(matrices.series(along), folder, f"{method}-series")
+        paths += matrices.save(matrices.panels(measured[method, steps[1]]), folder, f"{method}-layers")
     return paths
 
 

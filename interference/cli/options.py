@@ -57,7 +57,8 @@ MemoryBudget = Annotated[str | None, typer.Option(help="Memory for gradients: 2G
 Side = Annotated[str | None, typer.Option(help="A, B, router-A, router-B or router-AB.", show_default="all")]
 Space = Annotated[str, typer.Option(help="parameters, or weight (independent of how BA is split).")]
 PAIRS = "leave-one-out, uni-perceiver, all or same-example."
-REDUCE = "mean-of-ratios, ratio-of-means or median-of-ratios."
+REDUCE = "ratio-of-means, mean-of-ratios (the paper's Eq. 3) or median-of-ratios."
+RATIO_OF_MEANS = "ratio-of-means"  # as `statistics.estimand.REDUCE`, which would load numpy for every --help
 Pairs = Annotated[str, typer.Option(help=PAIRS)]
 Reduce = Annotated[str, typer.Option(help=REDUCE)]
 Aggregate = Annotated[str, typer.Option(help="sum (one theta) or mean (of the blocks' values).")]

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from interference.run import Run, Scope
 from interference.run.remarks import (
+    AT_ODDS,
     ZERO,
     also_trained,
     copied,
@@ -24,6 +25,8 @@ from interference.run.remarks import (
     other_blocks,
     other_loss,
     reached,
+    reduced_by,
+    shown_verdicts,
     sketched,
     stationary,
     unstable,
@@ -38,8 +41,22 @@ if TYPE_CHECKING:
     from interference.run.planning import Needed
     from interference.verification.verify import Verification
 
-STYLES = {"conflict": "bold blue", "synergy": "bold red", "unclear": "dim", "no-signal": "dim italic", "self": "dim"}
-MARKS = {"conflict": "conflict", "synergy": "synergy", "unclear": "unclear", "no-signal": "no signal", "self": ""}
+STYLES = {
+    "conflict": "bold blue",
+    "synergy": "bold red",
+    "unclear": "dim",
+    "no-signal": "dim italic",
+    "self": "dim",
+    AT_ODDS: "dim",
+}
+MARKS = {
+    "conflict": "conflict",
+    "synergy": "synergy",
+    "unclear": "unclear",
+    "no-signal": "no signal",
+    "self": "",
+    AT_ODDS: "at odds",
+}
 
 _CELL = ("affected", "stepped", "value", "low", "high", "verdict")
 _SHOWN = 20
@@ -58,6 +75,7 @@ def number(value: float) -> str:
 def matrix(table: pd.DataFrame, title: str) -> Table:
     """The cells of `Run.table` as a matrix: value, interval and verdict in each cell."""
     tasks = list(dict.fromkeys(table["affected"]))
+    table = table.assign(verdict=shown_verdicts(table))
     grid = Table(title=plain(title), title_justify="left", show_lines=True, padding=(0, 1))
     grid.add_column("affected \\ stepped", overflow="fold")
     for task in tasks:
@@ -71,6 +89,7 @@ def matrix(table: pd.DataFrame, title: str) -> Table:
 def extremes(table: pd.DataFrame, title: str) -> Table:
     """The lowest and highest cells of `Run.table`, where the matrix of all tasks would not fit."""
     cells = table[table["affected"] != table["stepped"]]
+    cells = cells.assign(verdict=shown_verdicts(cells))
     known = cells.dropna(subset="value").sort_values("value")[list(_CELL)]
     ends = pd.concat([known.head(_ENDS), known.iloc[_ENDS:].tail(_ENDS)])
     none = f", of which {len(cells) - len(known)} have no value" if len(known) < len(cells) else ""
@@ -111,14 +130,14 @@ def show(run: Run, metric: str, console: Console, **options: Any) -> None:
     if metric == "interference" and has_null(run.probes):
         null = run.null(**options)
         meaning = "mean cosine of its pairs" if options.get("pairs") == "same-example" else "should be 1"
-        how = f"{meaning} ({options.get('reduce') or 'mean-of-ratios'})"
+        how = f"{meaning} ({reduced_by(options.get('reduce'))})"
         console.print(frame(null, f"split-half null: I of one half of a task's units against the other; {how}"))
     signal = run.signal(**scope.options)
     console.print(frame(signal, "signal of each task's mean gradient"))
     shared = run.overlap()
     if (shared.to_numpy() > 0).sum() > len(shared):
         console.print(frame(shared, "groups in common (share)"))
-    for line in remarks(run, table, signal, metric, options.get("reduce")):
+    for line in remarks(run, table, signal, metric, options.get("reduce"), options.get("aggregate")):
         console.print(Text(f"note: {line}"))
 
 
@@ -140,7 +159,12 @@ def headline(table: pd.DataFrame) -> str:
 
 
 def remarks(
-    run: Run, table: pd.DataFrame, signal: pd.DataFrame, metric: str = "interference", reduce: str | None = None
+    run: Run,
+    table: pd.DataFrame,
+    signal: pd.DataFrame,
+    metric: str = "interference",
+    reduce: str | None = None,
+    aggregate: str | None = None,
 ) -> list[str]:
     """What a reader of this matrix must know.
 
@@ -150,6 +174,7 @@ def remarks(
         signal: of `Run.signal`, in the same scope.
         metric: of the table.
         reduce: as in `Run.table`; None for the default.
+        aggregate: as in `Run.table`; None for the default.
     """
     found = []
     zero = run.zero_blocks()
@@ -157,10 +182,10 @@ def remarks(
         found.append(
             f"{len(zero)} of {len(run.blocks)} blocks have zero gradients ({zero[0]}, ...) and add nothing: {ZERO}"
         )
-    if metric == "interference" and reduce != "ratio-of-means" and (tasks := unstable(table)):
+    if metric == "interference" and reduced_by(reduce) != reduced_by(None) and (tasks := unstable(table)):
         why = nonpositive(_listed(tasks))
-        found.append(f"{why}, so means of ratios are unstable there; --reduce ratio-of-means is not")
-    if metric == "interference" and (other := opposed(table, reduce)):
+        found.append(f"{why}, so means of ratios are unstable there; the default, {reduced_by(None)}, is not")
+    if other := opposed(table, metric, reduce, aggregate):
         found.append(other)
     if forced := stationary(signal):
         found.append(

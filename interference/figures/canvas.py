@@ -1,6 +1,7 @@
 """Canvas: what all figures share: a figure that a notebook shows and that carries its data, its files, its signs."""
 
 import io
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from mixlora.common.writing import replace_files
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito's, no yellow
 SHAPES = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")  # 10 shapes and 7 colours repeat together after 70
+LETTER = 0.062  # inches that a letter of 8 points takes
 LONGEST = 28  # characters of a name
 DOTS = 150  # of a PNG file, an inch
 PIXELS = 10**8  # of a PNG file; a larger figure has fewer dots an inch, as no viewer opens it else
@@ -29,6 +31,7 @@ class Picture(Figure):
     Attributes:
         data: what is drawn, one row a cell or point, so that others can redraw it.
         notes: what a reader must know besides.
+        caption: the lines below the panels.
     """
 
     def __init__(self, size: tuple[float, float], layout: Literal["constrained", "compressed"] = "constrained") -> None:
@@ -36,10 +39,17 @@ class Picture(Figure):
         FigureCanvasAgg(self)
         self.data = pd.DataFrame()
         self.notes: list[str] = []
+        self.caption: list[str] = []
 
     def grid(self, rows: int, columns: int) -> list[Axes]:
         """Panels, row by row."""
         return list(self.subplots(rows, columns, squeeze=False).ravel())
+
+    def explain(self, lines: Iterable[str]) -> None:
+        """Write lines below the panels, in place of those before."""
+        self.caption = list(lines)
+        wrapped = (textwrap.fill(plain(line), int(self.get_figwidth() / LETTER)) for line in self.caption)
+        self.supxlabel("\n".join(wrapped), fontsize=8, parse_math=False)
 
     def _repr_png_(self) -> bytes:
         """What a notebook shows."""

@@ -16,14 +16,16 @@ from matplotlib.patches import Rectangle
 from interference.blocks import Scope, Side, Space
 from interference.errors import ScopeError
 from interference.figures.canvas import Picture, room, save, short
+from interference.figures.ways import Way, agreed, told
 from interference.run import Run, compare
+from interference.run.remarks import AT_ODDS, opposed, shown_verdicts
 from interference.statistics.estimand import METRICS
 from mixlora.common.errors import plain
 
 __all__ = ["difference", "heatmap", "panels", "save", "series"]
 
 COLOURS = "RdBu_r"  # blue for negative, red for positive, as in the paper's heatmaps
-MARKS = {"conflict": "conflict", "synergy": "synergy", "unclear": "", "no-signal": "no signal", "self": ""}
+MARKS = {"conflict": "conflict", "synergy": "synergy", "unclear": "", "no-signal": "no signal", "self": "", AT_ODDS: ""}
 CHANGES = {"lower": "lower", "higher": "higher"}
 FRAMES = {"conflict": "-", "lower": "-", "synergy": (0, (3, 2)), "higher": (0, (3, 2))}
 KEY = "frame: beyond noise; solid conflict, dashed synergy"  # where verdicts are not written
@@ -51,6 +53,7 @@ def heatmap(run: Run, metric: str = "interference", title: str | None = None, **
     axes.set_title(plain(title), fontsize=10, wrap=True, parse_math=False)
     _colourbar(figure, [axes], metric, limit, [table])
     figure.data = table
+    _explain(figure, metric, [Way("", options)])
     return figure
 
 
@@ -74,15 +77,19 @@ def series(runs: Mapping[str, Run], metric: str = "interference", **options: Any
         axes[place].set_title(plain(title), fontsize=10, parse_math=False)
     _colourbar(figure, axes, metric, limit, tables)
     figure.data = _stacked({(title,): table for title, table in zip(runs, tables, strict=True)}, ["run"])
+    _explain(figure, metric, [Way("", options)])
     return figure
 
 
-def difference(runs: Mapping[str, Run], metric: str = "interference", **options: Any) -> Picture:
+def difference(
+    runs: Mapping[str, Run], metric: str = "interference", ways: Sequence[Way] = (), **options: Any
+) -> Picture:
     """The matrices of two runs on the same examples, and how the second differs, with paired intervals and verdicts.
 
     Args:
         runs: {title: run}, two of them.
         metric: as in `Run.matrix`.
+        ways: one row each, with options of their own; none for the one of the options.
         options: scope and options of `Run.table`.
 
     Raises:
@@ -90,23 +97,37 @@ def difference(runs: Mapping[str, Run], metric: str = "interference", **options:
     """
     if len(runs) != 2:
         raise ScopeError(f"a difference is between two runs, but {len(runs)} were given")
+    ways = ways or [Way("", options)]
+    rows = agreed(ways, [_with_change(runs, metric, way.options) for way in ways])
+    tasks = next(iter(runs.values())).tasks
+    size = 1.0 + 0.95 * len(tasks)
+    more = _more_room(tasks)
+    figure = Picture((size * 3 + 1.5 + more, size * len(ways) + 1.0 + more), "compressed")
+    axes = figure.grid(len(ways), 3)
+    for k, (way, shown) in enumerate(zip(ways, rows, strict=True)):
+        own, limit = axes[3 * k : 3 * k + 3], _limit(list(shown.values()), metric)
+        for place, (title, table) in enumerate(shown.items()):
+            edges = {"labelled": place == 0, "footed": k == len(ways) - 1}
+            _matrix(own[place], table, tasks, metric, limit, detailed=True, judged=way.judged, **edges)
+            own[place].set_title(_titled(title, way), fontsize=10, parse_math=False)
+        _colourbar(figure, own, metric, limit, list(shown.values()))
+    figure.data = _by_way(ways, [{(title,): table for title, table in shown.items()} for shown in rows], ["run"])
+    _explain(figure, metric, ways)
+    return figure
+
+
+def _with_change(runs: Mapping[str, Run], metric: str, options: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
+    """The tables of two runs and of their difference, by title."""
     first, second = runs.values()
     tables = [run.table(metric, **options) for run in runs.values()]
     change = compare(first, second, metric, **options).rename(columns={"difference": "value"})
     change.loc[change["affected"] == change["stepped"], "verdict"] = "self"
     names = [*runs, f"{list(runs)[1]} minus {next(iter(runs))}"]
-    size = 1.0 + 0.95 * len(first.tasks)
-    more = _more_room(first.tasks)
-    figure = Picture((size * 3 + 1.5 + more, size + 1.0 + more), "compressed")
-    axes = figure.grid(1, 3)
-    shown = dict(zip(names, [*tables, change], strict=True))
-    limit = _limit(list(shown.values()), metric)
-    for place, (title, table) in enumerate(shown.items()):
-        _matrix(axes[place], table, first.tasks, metric, limit, detailed=True, labelled=place == 0)
-        axes[place].set_title(plain(title), fontsize=10, parse_math=False)
-    _colourbar(figure, axes, metric, limit, list(shown.values()))
-    figure.data = _stacked({(title,): table for title, table in shown.items()}, ["run"])
-    return figure
+    return dict(zip(names, [*tables, change], strict=True))
+
+
+def _titled(title: str, way: Way) -> str:
+    return f"{way.title}\n{plain(title)}" if way.title else plain(title)
 
 
 def panels(
@@ -116,6 +137,7 @@ def panels(
     modules: Sequence[str] | None = None,
     side: Side | str | None = None,
     space: Space | str = Space.PARAMETERS,
+    ways: Sequence[Way] = (),
     **options: Any,
 ) -> Picture:
     """Small multiples: one row a layer, one column a group of modules and side, as in the paper's Figure 2.
@@ -127,6 +149,7 @@ def panels(
         modules: columns: modules or groups of them; None for every group.
         side: of the columns; None for A and B.
         space: "weight" for columns of W, which has no sides, if the run was computed with weight_space=True.
+        ways: all layers once for each, with options of their own; none for the one of the options.
         options: options of `Run.table`.
 
     Raises:
@@ -140,25 +163,29 @@ def panels(
     groups = modules or list(dict.fromkeys(blocks["group"]))
     sides = (Side.W,) if space == Space.WEIGHT else (Side.A, Side.B) if side is None else (Side(side),)
     columns = [(group, one) for group in groups for one in sides]
-    tables, empty = _panel_tables(run, rows, columns, space, metric, **options)
+    ways = ways or [Way("", options)]
+    found = [_panel_tables(run, rows, columns, space, metric, **way.options) for way in ways]
+    made, empty = agreed(ways, [tables for tables, _ in found]), found[0][1]
     width, longest = max(1.8, 0.42 * len(run.tasks)), room(run.tasks)
     across = width + max(0.25, 0.67 * longest - 0.3)  # names below a panel reach under the one before it
-    figure = Picture((across * len(columns) + longest + 1.4, (width + 0.35) * len(rows) + longest + 0.6), "compressed")
-    axes = figure.grid(len(rows), len(columns))
-    limit = _limit(list(tables.values()), metric)
-    for place, panel in enumerate(axes):
-        r, c = divmod(place, len(columns))
-        key = (rows[r], *columns[c])
-        panel.set_title(f"layer {key[0]}, {plain(key[1])}, {key[2]}", fontsize=8, parse_math=False)
-        if key in tables:
-            _matrix(panel, tables[key], run.tasks, metric, limit, labelled=c == 0, footed=r == len(rows) - 1)
-        else:
-            panel.text(0.5, 0.5, empty[key], ha="center", va="center", fontsize=8)
-            panel.set_axis_off()
-    _colourbar(figure, axes, metric, limit, list(tables.values()))
-    if any(table["verdict"].isin(list(FRAMES)).any() for table in tables.values()):
-        figure.supxlabel(KEY, fontsize=8)
-    figure.data = _stacked(tables, ["layer", "modules", "side"])
+    height = (width + 0.35 + 0.15 * (len(ways) > 1)) * len(rows) * len(ways)
+    figure = Picture((across * len(columns) + longest + 1.4, height + longest + 0.6), "compressed")
+    axes = figure.grid(len(rows) * len(ways), len(columns))
+    for k, (way, tables) in enumerate(zip(ways, made, strict=True)):
+        own, limit = axes[k * len(axes) // len(ways) :][: len(axes) // len(ways)], _limit(list(tables.values()), metric)
+        for place, panel in enumerate(own):
+            r, c = divmod(place, len(columns))
+            key = (rows[r], *columns[c])
+            panel.set_title(_titled(f"layer {key[0]}, {key[1]}, {key[2]}", way), fontsize=8, parse_math=False)
+            if key in tables:
+                edges = {"labelled": c == 0, "footed": (k, r) == (len(ways) - 1, len(rows) - 1)}
+                _matrix(panel, tables[key], run.tasks, metric, limit, judged=way.judged, **edges)
+            else:
+                panel.text(0.5, 0.5, empty[key], ha="center", va="center", fontsize=8)
+                panel.set_axis_off()
+        _colourbar(figure, own, metric, limit, list(tables.values()))
+    figure.data = _by_way(ways, made, ["layer", "modules", "side"])
+    _explain(figure, metric, ways, KEY)
     return figure
 
 
@@ -184,6 +211,33 @@ def _panel_tables(
             else:
                 tables[layer, group, side] = run.table(metric, **scope.options, **options)
     return tables, empty
+
+
+def _by_way(ways: Sequence[Way], tables: Sequence[Mapping[Any, pd.DataFrame]], keys: Sequence[str]) -> pd.DataFrame:
+    """The tables of every way below each other; where there are several, their titles are the first column."""
+    if len(ways) == 1:
+        return _stacked(tables[0], keys)
+    named = {(way.title, *key): table for way, own in zip(ways, tables, strict=True) for key, table in own.items()}
+    return _stacked(named, ["estimator", *keys])
+
+
+def _explain(figure: Picture, metric: str, ways: Sequence[Way], key: str = "") -> None:
+    """Below a figure: what frames mean (the key), what a row without verdicts holds, and where a cell has none."""
+    lines, data = [], figure.data
+    for way in ways:
+        own = data[data["estimator"] == way.title] if len(ways) > 1 else data
+        if not way.judged:
+            by = "run" if "run" in own else "estimator"
+            lines.append(told(way.title, {str(name): part for name, part in own.groupby(by, sort=False)}))
+            figure.notes.append(lines[-1])
+            continue
+        if key and shown_verdicts(own).isin(list(FRAMES)).any():
+            lines.append(key)
+        if found := opposed(own, metric, way.options.get("reduce"), way.options.get("aggregate")):
+            lines.append(found)
+            figure.notes.append(found)
+    if lines:
+        figure.explain(lines)
 
 
 def _stacked(tables: Mapping[Any, pd.DataFrame], keys: Sequence[str]) -> pd.DataFrame:
@@ -233,8 +287,11 @@ def _matrix(
     detailed: bool = False,
     labelled: bool = True,
     footed: bool = True,
+    judged: bool = True,
 ) -> None:
     count = len(tasks)
+    own = table["affected"] == table["stepped"]
+    table = table.assign(verdict=shown_verdicts(table) if judged else np.where(own, table["verdict"], AT_ODDS))
     values = table["value"].to_numpy().reshape(count, count)
     sign = "+" if metric in SIGNED and not detailed else ""
     texts = [_text(row, detailed, sign) for row in table.itertuples()]

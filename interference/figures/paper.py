@@ -22,9 +22,13 @@ from interference.factors.selections import check_tasks
 from interference.figures import factors as maps
 from interference.figures import matrices, scores
 from interference.figures.canvas import Picture
+from interference.figures.ways import published
 from interference.run import Run
-from interference.run.remarks import opposed
+from interference.run.remarks import reduced_by
+from interference.statistics.estimand import Reduce
 from mixlora.evaluation import comparison, results
+
+EQUATION_3 = {"reduce": Reduce.MEAN_OF_RATIOS.value}
 
 
 def blocks(
@@ -37,13 +41,15 @@ def blocks(
 ) -> Picture:
     """Figure 2: task interference in A and B of MLP and attention, one row a layer.
 
+    I is the paper's Eq. 3, without verdicts, and in rows below the ratio of means, with them.
+
     Args:
         run: a run.
         layers: rows; None for the first and the last that were probed.
         metric: as in `Run.matrix`.
         modules: columns: modules or groups of them; None for every group, MLP first.
         side: of the columns; None for A and B.
-        options: options of `Run.table`.
+        options: options of `Run.table`; with `reduce="ratio-of-means"` there are no rows of Eq. 3.
 
     Raises:
         ScopeError: if a layer, module or side is not there, or the run probed no layer.
@@ -53,7 +59,9 @@ def blocks(
         layers = list(dict.fromkeys((there[0], there[-1])))
     if modules is None:
         modules = sorted(dict.fromkeys(run.scope(layers)["group"]), key=lambda group: group != "mlp")
-    return _captioned(matrices.panels(run, metric, layers, modules, side, **options), metric, options)
+    options = EQUATION_3 | options
+    ways = published(metric, options)
+    return _captioned(matrices.panels(run, metric, layers, modules, side, ways=ways), metric, options)
 
 
 def conditional(
@@ -137,6 +145,9 @@ def pairs(factors: Factors, pairs: Sequence[tuple[str, str]], perplexity: float 
 def methods(runs: Mapping[str, Run], metric: str = "interference", **options: Any) -> Picture:
     """Figure 7: task interference averaged over layers, of two methods on the same examples, and how they differ.
 
+    I is the paper's Eq. 3 averaged over blocks, without verdicts, and in a row below the ratio of means of all blocks
+    as one, with them.
+
     Args:
         runs: {title: run}, two of them, such as of LoRA and of MixLoRA.
         metric: as in `Run.matrix`.
@@ -145,17 +156,20 @@ def methods(runs: Mapping[str, Run], metric: str = "interference", **options: An
     Raises:
         ScopeError: there are not two runs, or they do not hold the same units.
     """
-    options = {"aggregate": "mean"} | options
-    return _captioned(matrices.difference(runs, metric, **options), metric, options)
+    options = EQUATION_3 | {"aggregate": "mean"} | options
+    return _captioned(matrices.difference(runs, metric, published(metric, options), **options), metric, options)
 
 
 def _captioned(picture: Picture, metric: str, options: Mapping[str, Any]) -> Picture:
-    """The figure with how its numbers are made, and a note where a ratio's sign opposes the verdict on Delta."""
-    how = "" if metric != "interference" else f"; I: {options.get('reduce') or 'mean-of-ratios'}"
+    """The figure with what its frames mean and how its numbers are made."""
+    how = f"; I: {reduced_by(options.get('reduce'))}" if metric == "interference" else ""
     averaged = ", averaged over blocks" if options.get("aggregate") == "mean" else ""
-    picture.supxlabel(f"{matrices.KEY}{how}{averaged}", fontsize=8)
-    if metric == "interference" and (other := opposed(picture.data, options.get("reduce"))):
-        picture.notes.append(other)
+    lines, key = [line for line in picture.caption if line != matrices.KEY], f"{matrices.KEY}{how}{averaged}"
+    if "estimator" in picture.data:
+        key = f"below: {picture.data['estimator'].iloc[-1]}; {matrices.KEY}"
+        picture.explain([lines[0], key, *lines[1:]])
+    else:
+        picture.explain([key, *lines])
     return picture
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 from interference.blocks import Scope
 from interference.report.findings.grouping import Grouping
 from interference.report.phrases import cell, counted, interval, number, sentence, several
-from interference.report.scopes import BASE, WHOLE, layer_of, part, words_of
+from interference.report.scopes import BASE, PAPER, WHOLE, layer_of, part, words_of
 from interference.report.summary import RunSummary, rows
 from interference.run import remarks
 from interference.statistics.significance import Verdict
@@ -123,6 +123,10 @@ def notes(run: RunSummary) -> list[str]:
     if tasks := remarks.unstable(run.pairs):
         why = remarks.nonpositive(several(tasks))
         found.append(sentence(f"{why}: means of ratios are unstable there, the ratio of means is not"))
+    if told := remarks.opposed(run.tables[WHOLE][PAPER], reduce=PAPER.reduce):
+        found.append(f"By the paper's mean of ratios, over all layers: {told}.")
+    if told := remarks.opposed(run.tables[WHOLE][BASE]):
+        found.append(f"By the ratio of means, over all layers: {told}.")
     if not remarks.has_null(run.run.probes):
         noun = "groups" if remarks.dependent(run.run.probes) else "units"
         found.append(f"There is no split-half null: it needs at least {LEAST_UNITS} {noun} of every task.")
@@ -233,8 +237,6 @@ def _reality(run: RunSummary) -> list[str]:
     found = []
     if 0 < len(silent(run)) < len(run.signal):
         found.append(f"{several(silent(run))} cannot be judged: no gradient there rises above its own noise.")
-    if shared := remarks.dependence(run.run.probes):
-        found.append(sentence(shared))
     if again := remarks.copied(run.run.copies(), run.run.probes):
         found.append(sentence(again))
     if run.null.empty:

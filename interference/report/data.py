@@ -15,6 +15,7 @@ from interference.errors import ScopeError
 from interference.report import conclusions
 from interference.report.findings import changes, depth
 from interference.report.findings.changes import Compared
+from interference.report.findings.dependence import dependences
 from interference.report.findings.drivers import drivers
 from interference.report.findings.excerpts import Excerpts
 from interference.report.findings.grouping import Grouping, group
@@ -36,10 +37,11 @@ CONVENTIONS = [
     "not matter, below 0 undoes i's progress.",
     "Sentences, layers and groups are about the ratio of means with pairs leave-one-out; of the three reductions only "
     "its intervals have the coverage they claim. The paper's Eq. 3 is the mean of ratios.",
-    "Intervals are 95% bootstrap intervals over the units of both tasks.",
+    "Intervals are 95% bootstrap intervals over the units of both tasks, or over whole groups where units have them.",
     "Verdicts are about Delta_j L_i, whatever metric is shown: conflict (below 0) and synergy (above) where the "
     "interval excludes 0 and Benjamini-Hochberg holds the false discovery rate at 5%; unclear otherwise; no-signal "
-    "where the affected task's own Delta_i L_i is not above 0 beyond its interval.",
+    "where the affected task's own Delta_i L_i is not above 0 beyond its interval. Where the value shown has the other "
+    "sign than its verdict, or an interval that holds 0, the cell says 'at odds' instead.",
     "The split-half null is I of one half of a task's units against its other half, which should be 1; its interval "
     "holds 95% of 200 random splits and tells how far noise alone moves a cell, with half the units.",
     "Balance is the sum over tasks j of <mean g_i, mean g_j>, relative to |mean g_i|^2: near 0 the summed loss is "
@@ -73,6 +75,8 @@ class ReportData:
         runs: what each run says; `cells` is {scope key: {choice key: columns over all pairs of tasks, row by row}}.
         differences: pairs of runs, the second minus the first, on the same examples.
         trajectory: cells of runs that are checkpoints of one training.
+        dependence: what is assumed and found of units that are not independent, once for all runs of which it is the
+            same; see `findings.dependence`.
         reached: what reached the model, once for all runs that say the same: labels, sentences (said), and an example a
             task: task, id, tokens, supervised, cut, pieces [text, whether it is supervised].
     """
@@ -91,6 +95,7 @@ class ReportData:
     differences: list[dict[str, Any]]
     trajectory: list[dict[str, Any]]
     reached: list[dict[str, Any]]
+    dependence: list[dict[str, Any]]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as one dict."""
@@ -135,8 +140,9 @@ def report(
     compared, unlike = _compared(summaries, replicates, progress)
     tasks = list(dict.fromkeys(task for run in summaries for task in run.run.tasks))
     excerpts = Excerpts() if examples else None
+    room, sources = depth.ROWS // len(runs), sources or {}
     shown = [
-        _run(run, grouping, tasks, (sources or {}).get(run.label), excerpts, depth.ROWS // len(runs), left_out)
+        _run(run, grouping, tasks, sources.get(run.label), excerpts, room, left_out)
         for run, grouping in zip(summaries, groupings, strict=True)
     ]
     trajectory, cut = depth.trajectory(summaries)
@@ -157,10 +163,10 @@ def report(
         differences=[_difference(found, tasks) for found in compared],
         trajectory=trajectory,
         reached=_reached(summaries),
+        dependence=dependences(summaries),
     )
-    if len(runs) > 1:
-        for run, said in zip(data.runs, details, strict=True):
-            run["notes"] = [*said, *run["notes"]]
+    for run, said in zip(data.runs, details, strict=True):
+        run["notes"] = [*(said if len(runs) > 1 else []), *run["notes"]]
     return ReportData(**{name: _plain(value) for name, value in vars(data).items()})
 
 

@@ -17,7 +17,6 @@ from mixlora.common.files import exists
 from mixlora.common.progress import Progress, silent
 from mixlora.common.writing import replace_files
 
-REDUCE = "ratio-of-means"
 PANEL_CELLS = 4_000
 """Cells of all panels of one figure: more take minutes to draw and cannot be read."""
 SIDE_BY_SIDE = 60
@@ -121,11 +120,11 @@ def _figures(runs: Mapping[str, Run], drawn: Mapping[str, Sequence[int]]) -> Ite
 def _drawn(runs: Mapping[str, Run], drawn: Mapping[str, Sequence[int]]) -> Iterator[tuple[str, Picture]]:
     for place, (name, run) in enumerate(runs.items(), 1):
         if len(run.tasks) <= MATRIX_TASKS:
-            yield f"matrix-{place}", matrices.heatmap(run, title=name, reduce=REDUCE)
+            yield f"matrix-{place}", matrices.heatmap(run, title=name)
         if drawn[name]:
-            yield f"layers-{place}", matrices.panels(run, layers=drawn[name], reduce=REDUCE)
+            yield f"layers-{place}", matrices.panels(run, layers=drawn[name])
     if _side_by_side(runs) and _fits(runs):
-        yield "series", matrices.series(runs, reduce=REDUCE)
+        yield "series", matrices.series(runs)
 
 
 def _replace(files: Mapping[Path, bytes], out: Path) -> None:

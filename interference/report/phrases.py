@@ -21,8 +21,10 @@ def interval(low: float, high: float) -> str:
 
 
 def cell(row: Any, name: str = "I") -> str:
-    """A row of a table of `interference`: who steps, on whom, value and interval."""
-    return f"a step of {row.stepped} on {row.affected}, {name} = {number(row.value)} {interval(row.low, row.high)}"
+    """A row of a table of `interference`: who steps, on whom, value, interval, and whether these contradict Delta's."""
+    said = f"a step of {row.stepped} on {row.affected}, {name} = {number(row.value)} {interval(row.low, row.high)}"
+    against = getattr(row, "at_odds", "")
+    return f"{said}, whose {against} does not bear out what is found of Delta" if against else said
 
 
 def sentence(clause: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from interference.blocks import Scope, Side, Space
 from interference.errors import ScopeError
 from interference.run import Run
-from interference.statistics.estimand import METRICS, Estimand, Reduce
+from interference.statistics.estimand import METRICS, REDUCE, Estimand, Reduce
 from interference.statistics.layout import Pairs
 
 CELLS = 60_000
@@ -54,7 +54,7 @@ class Choice:
 
 WHOLE = Scope()
 """All layers, modules and sides as one theta."""
-BASE = Choice("interference", Pairs.LEAVE_ONE_OUT.value, Reduce.RATIO_OF_MEANS.value)
+BASE = Choice("interference", Pairs.LEAVE_ONE_OUT.value, REDUCE.value)
 """What sentences, profiles and groups are about: the only reduction whose interval has the coverage it claims."""
 PAPER = Choice("interference", Pairs.LEAVE_ONE_OUT.value, Reduce.MEAN_OF_RATIOS.value)
 CORE = [BASE, PAPER, Choice("delta"), Choice("cosine")]

@@ -101,14 +101,20 @@ def null_of(run: Run) -> pd.DataFrame:
     """The split-half null of the ratio of means, or no row where a half would have a single unit."""
     if not has_null(run.probes):
         return pd.DataFrame(columns=["mean", "low", "high"], index=pd.Index([], name="task"), dtype=float)
-    return run.null(reduce=BASE.reduce)
+    return run.null()
 
 
 def cells(table: pd.DataFrame, tasks: Sequence[str], columns: Sequence[str] = COLUMNS) -> dict[str, list[Any]]:
-    """Columns of a table as lists over all pairs of `tasks`, row by row; empty cells for tasks that it lacks."""
+    """Columns of a table as lists over all pairs of `tasks`, row by row; empty cells for tasks that it lacks.
+
+    "at_odds" is among them where a value does not bear its verdict out.
+    """
     places = pd.MultiIndex.from_product([tasks, tasks], names=["affected", "stepped"])
     found = table.set_index(["affected", "stepped"]).reindex(places)
     found["verdict"] = found["verdict"].astype(object).where(found["verdict"].notna(), "")
+    if "at_odds" in found:
+        found["at_odds"] = found["at_odds"].astype(object).where(found["at_odds"].notna(), "")
+        columns = [*columns, *(["at_odds"] if found["at_odds"].any() else [])]
     return {name: found[name].tolist() for name in columns}
 
 

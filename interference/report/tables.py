@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from itertools import product
 from typing import Any
 
 import pandas as pd
@@ -12,7 +13,7 @@ from interference.report.scopes import BASE, WHOLE, key_of
 _WHOLE = key_of(WHOLE)
 _READ = {name: getattr(BASE, name) for name in ("metric", "pairs", "reduce")}
 """How the numbers of the null, the profile and the trajectory are made."""
-FILE = re.compile(r"(matrix-\d+|cells|differences|signal|null|profile|groups|trajectory)\.csv")
+FILE = re.compile(r"(matrix-\d+|cells|differences|signal|null|profile|groups|overlap|trajectory)\.csv")
 """Names of the tables that a report may have."""
 
 
@@ -21,8 +22,8 @@ def render(report: ReportData) -> dict[str, bytes]:
 
     `matrix-K.csv` is the K-th run's interference (ratio of means, all layers) as a matrix, rows affected and columns
     stepped; `cells.csv` every choice of metric over all layers, one row a cell; `differences.csv`, `signal.csv`,
-    `null.csv`, `profile.csv`, `groups.csv` and `trajectory.csv` are what their names say, where there is any. No file
-    is named after a run or task.
+    `null.csv`, `profile.csv`, `groups.csv`, `overlap.csv` and `trajectory.csv` are what their names say, where there is
+    any. No file is named after a run or task.
     """
     frames = {f"matrix-{place + 1}": frame for place, frame in enumerate(_matrices(report))}
     rows = {
@@ -31,6 +32,7 @@ def render(report: ReportData) -> dict[str, bytes]:
         "signal": _signal(report),
         **{name: _rows(report, name) for name in ("null", "profile")},
         "groups": _groups(report),
+        "overlap": _overlap(report),
         "trajectory": ({**row, "run": report.runs[row["run"]]["label"], **_READ} for row in report.trajectory),
     }
     frames |= {name: pd.DataFrame(list(found)) for name, found in rows.items()}
@@ -70,7 +72,8 @@ def _tidy(report: ReportData, names: dict[str, str], choices: Mapping[str, Any])
         for place, (affected, stepped) in enumerate(pairs):
             if columns["verdict"][place]:
                 numbers = {name: values[place] for name, values in columns.items()}
-                yield {**names, **options, "affected": affected, "stepped": stepped, **numbers}
+                odds = {"at_odds": numbers.pop("at_odds", "")} if "run" in names else {}
+                yield {**names, **options, "affected": affected, "stepped": stepped, **numbers, **odds}
 
 
 def _rows(report: ReportData, name: str) -> Iterator[dict[str, Any]]:
@@ -92,3 +95,13 @@ def _groups(report: ReportData) -> Iterator[dict[str, Any]]:
             group_of = {task: k + 1 for k, names in enumerate(run["grouping"]["split"]) for task in names}
             for place, task in enumerate(run["grouping"]["order"]):
                 yield {"run": run["label"], "task": task, "group": group_of[task], "leaf": place + 1}
+
+
+def _overlap(report: ReportData) -> Iterator[dict[str, Any]]:
+    """The share of a task's groups that another task has units of, too, in runs whose groups are known."""
+    for found in report.dependence:
+        tasks = found["tasks"] if found["groups"] else []
+        for label, (i, task), (j, other) in product(found["labels"], enumerate(tasks), enumerate(tasks)):
+            if i != j:
+                counts = {"groups": found["groups"][i], "share": found["overlap"][i][j]}
+                yield {"run": label, "task": task, "other": other, **counts}

@@ -8,25 +8,28 @@ from typing import Any
 
 import pandas as pd
 
+from interference.statistics.estimand import METRICS, REDUCE, Reduce
 from interference.statistics.uncertainty import LEAST_UNITS
 from mixlora.data import described
 
 UNSTABLE = 0.05
 """A share of units with an own Delta at or below 0, beyond which means of ratios are unstable."""
 NAMED = 3
-"""Copies, and units of each, that are named."""
+"""Copies, units of each, and pairs of tasks with groups in common that are named."""
 PLAIN_LOSS = "mean cross-entropy over supervised tokens of an example, nats per token"
 """How a run's meta names the loss that is measured unless the model, its trainer or the caller has another."""
 STATIONARY = 0.25
 """A balance nearer 0 than this calls the summed loss stationary for a task."""
 ZERO = "A's gradient is zero as long as B is at its initial zero"
 """Why blocks have zero gradients."""
+AT_ODDS = "at-odds"
+"""What stands in place of a verdict that the value shown does not bear out."""
 _WHY = {
-    "mean-of-ratios": "a mean of ratios is led by units whose own Delta is near 0; read --reduce ratio-of-means",
-    "median-of-ratios": "a median of ratios weighs all units alike, however small their own Delta; read --reduce "
-    "ratio-of-means",
-    "ratio-of-means": "a mean of blocks' values is led by blocks with an own Delta near 0; the sum of blocks is not",
+    Reduce.MEAN_OF_RATIOS: "a mean of ratios is led by units whose own Delta is near 0; read the ratio of means",
+    Reduce.MEDIAN_OF_RATIOS: "a median of ratios weighs all units alike, however small their own Delta; read the ratio "
+    "of means",
 }
+_AVERAGED = "a mean of blocks' values is led by blocks with an own Delta near 0; the sum of blocks is not"
 
 
 def unstable(table: pd.DataFrame) -> list[str]:
@@ -113,20 +116,45 @@ def copied(copies: Sequence[Sequence[int]], probes: pd.DataFrame) -> str | None:
     )
 
 
-def opposed(table: pd.DataFrame, reduce: str | None = None) -> str | None:
-    """That cells of I have the other sign than their verdict, and why; None where there is no such cell.
+def reduced_by(reduce: str | None) -> str:
+    """How units become one I, in a word, where a reduction is named or, by None, is not."""
+    return reduce or REDUCE.value
+
+
+def shown_verdicts(table: pd.DataFrame) -> pd.Series:
+    """The verdict to show beside each value of a table: AT_ODDS where the value does not bear its verdict out."""
+    return table["verdict"].where(table["at_odds"] == "", AT_ODDS) if "at_odds" in table else table["verdict"]
+
+
+def opposed(
+    table: pd.DataFrame, metric: str = "interference", reduce: str | None = None, aggregate: str | None = None
+) -> str | None:
+    """That cells have no verdict because their value does not bear it out, and why; None where there is no such cell.
 
     Args:
-        table: with columns value, I, and verdict, about Delta.
+        table: of `Run.table`.
+        metric: of the table.
         reduce: how units became I; None for the default.
+        aggregate: how blocks became one matrix; None for their sum.
     """
-    verdicts, values = table["verdict"], table["value"]
-    count = int((((verdicts == "conflict") & (values > 0)) | ((verdicts == "synergy") & (values < 0))).sum())
-    if not count:
+    against, across = ((table["at_odds"] == how).sum() for how in ("sign", "interval"))
+    if not against + across:
         return None
-    cells = "1 cell" if count == 1 else f"{count} cells"
-    why = _WHY[reduce or "mean-of-ratios"]
-    return f"in {cells} I has the other sign than Delta, which the verdict is about: {why}"
+    name = "I" if metric == "interference" else metric
+    even = f"{METRICS[metric].even:g}"
+    side = "has the other sign than Delta" if even == "0" else f"lies on the other side of {even} than Delta says"
+    parts = {
+        f"in {_cells(against)} {name} {side}": against,
+        f"in {_cells(across)} the interval of {name} holds {even}, but that of Delta excludes 0": across,
+    }
+    where = ", and ".join(part for part, count in parts.items() if count)
+    said = f"{where}: no verdict is shown there, as verdicts are about Delta"
+    why = _AVERAGED if aggregate == "mean" else _WHY.get(Reduce(reduced_by(reduce)))
+    return f"{said}; {why}" if metric == "interference" and why else said
+
+
+def _cells(count: int) -> str:
+    return "1 cell" if count == 1 else f"{count} cells"
 
 
 def other_units(first: Mapping[str, Any], second: Mapping[str, Any]) -> str | None:

@@ -1,8 +1,7 @@
 """Run: what a measurement leaves behind. Every number is derived from its Gram matrices, without the model.
 
-On disk a run is a directory: `run.json` (how it came about), `probes.parquet` (one row a unit), `blocks.parquet` (one
-row a block) and `gram.safetensors` (one packed triangle a block). A run of MixLoRA
-also has `selections.safetensors`. It is whole or absent.
+On disk a run is a directory, whole or absent: `run.json` (how it came about), `probes.parquet` (a row for each unit),
+`blocks.parquet` (one for each block), `gram.safetensors` (packed triangles) and MixLoRA's `selections.safetensors`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -204,7 +203,8 @@ class Run:
         Returns:
             Columns affected, stepped, value, low and high (95% bootstrap interval), verdict (about Delta_j L_i), p, q
             (p adjusted over the cells), nonpositive (share of units whose own Delta is not above 0), leverage (share
-            of the worst unit), both of groups where units have them.
+            of the worst unit), both of groups where units have them, at_odds ("sign" or "interval": what of the value
+            contradicts the verdict; else "").
 
         Raises:
             ScopeError: as in `matrix`.

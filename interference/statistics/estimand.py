@@ -22,9 +22,13 @@ from mixlora.common.enums import member
 class Reduce(StrEnum):
     """How the ratios of the units v of the affected task become one number."""
 
-    MEAN_OF_RATIOS = "mean-of-ratios"  # the paper's Eq. 3
     RATIO_OF_MEANS = "ratio-of-means"  # estimates the ratio of expectations; the only one with an honest interval
+    MEAN_OF_RATIOS = "mean-of-ratios"  # the paper's Eq. 3
     MEDIAN_OF_RATIOS = "median-of-ratios"
+
+
+REDUCE = Reduce.RATIO_OF_MEANS
+"""The reduction that is meant wherever none is named."""
 
 
 class Aggregate(StrEnum):
@@ -109,11 +113,15 @@ class Metric:
         meaning: One line for a reader.
         kernel: The Gram of a block to what is averaged over pairs of units.
         finish: [replicates, i, j] pair means to the metric; None where the pair mean is the metric itself.
+        even: The value at which a step of j neither helps nor hurts i; None where the metric has none.
+        helps: 1 where values above `even` mean help, -1 where they mean harm.
     """
 
     meaning: str
     kernel: Callable[[Array], Kernel]
     finish: Callable[[Array], Array] | None = None
+    even: float | None = 0.0
+    helps: int = 1
 
 
 METRICS: dict[str, Metric] = {
@@ -121,9 +129,11 @@ METRICS: dict[str, Metric] = {
     "delta": Metric("first-order fall of i's loss when a unit-length gradient step of j is taken", _stepped),
     "cosine": Metric("cosine of the tasks' mean gradients", _raw, _cosine),
     "pair_cosine": Metric("mean cosine of a unit of i and a unit of j", _cosines),
-    "conflict_rate": Metric("share of unit pairs whose gradients point apart", _negative),
-    "magnitude_similarity": Metric("2|a||b| / (|a|^2 + |b|^2) of the mean gradients", _raw, _magnitude_similarity),
-    "curvature": Metric("PCGrad's curvature bounding measure of the mean gradients", _raw, _curvature),
+    "conflict_rate": Metric("share of unit pairs whose gradients point apart", _negative, even=0.5, helps=-1),
+    "magnitude_similarity": Metric(
+        "2|a||b| / (|a|^2 + |b|^2) of the mean gradients", _raw, _magnitude_similarity, None
+    ),
+    "curvature": Metric("PCGrad's curvature bounding measure of the mean gradients", _raw, _curvature, None),
 }
 
 
@@ -145,7 +155,7 @@ class Estimand:
 
     metric: str = "interference"
     pairs: Pairs | str = Pairs.LEAVE_ONE_OUT
-    reduce: Reduce | str = Reduce.MEAN_OF_RATIOS
+    reduce: Reduce | str = REDUCE
     aggregate: Aggregate | str = Aggregate.SUM
     norms: Norms | str = Norms.PLAIN
     step: float = 1.0

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from interference.statistics.estimand import METRICS, Aggregate, Average, Estimand, Norms, Reduce, estimate
+from interference.statistics.estimand import METRICS, REDUCE, Aggregate, Average, Estimand, Norms, Reduce, estimate
 from interference.statistics.layout import Array, Grams, Layout, Pairs, layout_of
 from interference.statistics.pairs import Kernel, pair_means, unit_means
 
@@ -45,23 +45,23 @@ def interference(
     gram: Grams,
     tasks: Sequence[str],
     pairs: Pairs | str = Pairs.LEAVE_ONE_OUT,
-    reduce: Reduce | str = Reduce.MEAN_OF_RATIOS,
+    reduce: Reduce | str = REDUCE,
     aggregate: Aggregate | str = Aggregate.SUM,
     groups: Groups = None,
 ) -> Array:
     """The task interference I, [tasks i, tasks j], with exactly 1 on the diagonal.
 
-    `I_ij = mean_v Delta_j L_i(v) / Delta_i L_i(v)` over units v of task i (Eq. 3 of Shen et al. 2024, after Zhu et al.
-    2022): how much of the fall of i's loss that its own step brings is brought by a step of j. Below 0, j undoes i's
-    progress. The length lambda of the step cancels.
+    How much of the fall of i's loss that its own step brings is brought by a step of j. Below 0, j undoes i's progress.
+    `I_ij = mean_v Delta_j L_i(v) / mean_v Delta_i L_i(v)` over units v of task i. Eq. 3 of Shen et al. 2024 (after Zhu
+    et al. 2022), the mean over v of the ratios, is `reduce="mean-of-ratios"`. The length lambda of the step cancels.
 
     Args:
         gram: [units, units] or [blocks, units, units], of loss gradients (nats per token, squared).
         tasks: The task of every unit.
         pairs: "leave-one-out" (a unit never steps on itself), "uni-perceiver" (the unit of the same index is dropped
             for every pair of tasks, as in the original notebook; needs equally many units), "all" (self pairs count),
-            "same-example" (the denominator is the unit's own step, sqrt(K[v, v]): the mean pair cosine).
-        reduce: "mean-of-ratios", "ratio-of-means" or "median-of-ratios" over v.
+            "same-example" (the denominator is the unit's own step, sqrt(K[v, v]): the mean pair cosine by Eq. 3).
+        reduce: "ratio-of-means", "mean-of-ratios" (Eq. 3) or "median-of-ratios" over v.
         aggregate: "sum" (blocks are one theta) or "mean" (mean of the blocks' I; all-zero blocks do not count).
         groups: A label of every unit, the same for units that are not independent, within a task or between two: pairs
             of them are left out as a unit and itself are. So are copies of one example, told by their gradients: in

@@ -198,6 +198,34 @@ def verdicts(low: Array, high: Array, own_low: Array, q: Array, level: float) ->
     return verdict
 
 
+def at_odds(
+    value: Array, low: Array, high: Array, verdict: NDArray[np.str_], even: float | None = 0.0, helps: int = 1
+) -> NDArray[np.str_]:
+    """How the value of a cell contradicts the verdict of the cell, which may be about another number.
+
+    Args:
+        value: [cells].
+        low: Lower end of its interval.
+        high: Upper end.
+        verdict: Of `Verdict` or `Change`.
+        even: The value that neither helps nor hurts; None where there is none, and so no contradiction.
+        helps: 1 where values above `even` mean help, -1 where they mean harm.
+
+    Returns:
+        "sign" where a conflict ("lower") lies on the side of help, or a synergy ("higher") on that of harm; "interval"
+        where the side is right but the interval holds `even`; "" for every other cell.
+    """
+    found = np.full(np.shape(value), "", dtype="<U8")
+    if even is None:
+        return found
+    better = np.isin(verdict, [Verdict.SYNERGY, Change.HIGHER])
+    worse = np.isin(verdict, [Verdict.CONFLICT, Change.LOWER])
+    found[(better | worse) & (low <= even) & (high >= even)] = "interval"
+    side = helps * (value - even)
+    found[(better & (side < 0)) | (worse & (side > 0))] = "sign"
+    return found
+
+
 def changes(low: Array, high: Array, q: Array, level: float) -> NDArray[np.str_]:
     """The verdict of every cell of a comparison from the difference's interval and its adjusted p-value."""
     certain = q <= 1 - level

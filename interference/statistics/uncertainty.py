@@ -14,10 +14,17 @@ from numpy.typing import NDArray
 
 from interference.errors import ScopeError
 from interference.statistics.bootstrap import Resamples, bootstrap_weights, check_level, resample_pair_means
-from interference.statistics.estimand import Aggregate, Estimand, Norms, Reduce, estimate
+from interference.statistics.estimand import METRICS, REDUCE, Aggregate, Estimand, Norms, Reduce, estimate
 from interference.statistics.layout import Array, Grams, Pairs, blocks_of, layout_of
 from interference.statistics.pairs import Kernel
-from interference.statistics.significance import benjamini_hochberg, changes, interval_p_value, p_value, verdicts
+from interference.statistics.significance import (
+    at_odds,
+    benjamini_hochberg,
+    changes,
+    interval_p_value,
+    p_value,
+    verdicts,
+)
 
 __all__ = [
     "Comparison",
@@ -52,6 +59,7 @@ class Table:
             "synergy" (above), "unclear", "no-signal" where Delta_i L_i's own interval is not above 0, "self".
         nonpositive: Share of units v of i with Delta_i L_i(v) <= 0.
         leverage: Share of the worst unit in the cell's ratios.
+        at_odds: Where the metric does not bear its verdict out, how: see `significance.at_odds`; else "".
     """
 
     tasks: tuple[str, ...]
@@ -63,10 +71,11 @@ class Table:
     verdict: NDArray[np.str_]
     nonpositive: Array
     leverage: Array
+    at_odds: NDArray[np.str_]
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """The tidy table, one entry a cell, row by row: affected, stepped and every array of the table."""
-        return _tidy(self, ("value", "low", "high", "verdict", "p", "q", "nonpositive", "leverage"))
+        return _tidy(self, ("value", "low", "high", "verdict", "p", "q", "nonpositive", "leverage", "at_odds"))
 
 
 def table(
@@ -75,7 +84,7 @@ def table(
     metric: str = "interference",
     *,
     pairs: Pairs | str = Pairs.LEAVE_ONE_OUT,
-    reduce: Reduce | str = Reduce.MEAN_OF_RATIOS,
+    reduce: Reduce | str = REDUCE,
     aggregate: Aggregate | str = Aggregate.SUM,
     norms: Norms | str = Norms.PLAIN,
     step: float = 1.0,
@@ -118,8 +127,9 @@ def table_of(resamples: Resamples, estimand: Estimand) -> Table:
     verdict = verdicts(low, high, own_low, q, level)
     value, draws = resamples.of(estimand)
     low, high = _around(value, interval(draws, level))
-    health = resamples.health(estimand)
-    return Table(resamples.tasks, value, low, high, p, q, verdict, health.nonpositive, health.leverage)
+    metric, health = METRICS[estimand.metric], resamples.health(estimand)
+    opposed = at_odds(value, low, high, verdict, metric.even, metric.helps)
+    return Table(resamples.tasks, value, low, high, p, q, verdict, health.nonpositive, health.leverage, opposed)
 
 
 def interval(draws: Array, level: float) -> tuple[Array, Array]:
@@ -177,7 +187,7 @@ def compare(
     metric: str = "interference",
     *,
     pairs: Pairs | str = Pairs.LEAVE_ONE_OUT,
-    reduce: Reduce | str = Reduce.MEAN_OF_RATIOS,
+    reduce: Reduce | str = REDUCE,
     aggregate: Aggregate | str = Aggregate.SUM,
     norms: Norms | str = Norms.PLAIN,
     step: float = 1.0,
@@ -256,7 +266,7 @@ def split_half_null(
     tasks: Sequence[str],
     *,
     pairs: Pairs | str = Pairs.LEAVE_ONE_OUT,
-    reduce: Reduce | str = Reduce.MEAN_OF_RATIOS,
+    reduce: Reduce | str = REDUCE,
     aggregate: Aggregate | str = Aggregate.SUM,
     splits: int = 200,
     level: float = 0.95,
@@ -265,8 +275,8 @@ def split_half_null(
 ) -> SplitHalfNull:
     """The interference between two random halves of each task's own units, or groups where units have them.
 
-    With pairs "same-example" it is the mean pair cosine within the task, which is not 1. A task without a gradient is
-    NaN.
+    With pairs "same-example" it is the mean pair cosine within the task (of the ratio of means, one in which longer
+    gradients of the affected half weigh more), which is not 1. A task without a gradient is NaN.
 
     Raises:
         ScopeError: If a task has fewer than 4 units, or groups where units have them: each half needs 2.

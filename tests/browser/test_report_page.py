@@ -241,6 +241,34 @@ def test_every_question_has_its_chart_and_numbers(opened):
         assert page.get_by_text(words, exact=True).first.is_visible()
 
 
+def test_what_is_assumed_and_found_of_the_units_stands_where_the_question_is_asked(opened):
+    page = opened(data := made_up.report(runs=2)).page
+    (told,) = data["dependence"]
+    assert page.locator("#real .dependence p").all_text_contents() == [told["assumed"], told["found"]]
+    table = page.locator("#real .overlap")
+    assert table.locator("thead th").all_text_contents() == ["task", "groups", "ink", "word"]
+    rows = [row.locator("th, td").all_text_contents() for row in table.locator("tbody tr").all()]
+    assert rows == [["ink", "20", "–", "40 %"], ["word", "40", "20 %", "–"]]
+    assert opened(made_up.report(tasks=["alone"])).page.locator("#real .overlap").count() == 0
+
+
+def test_a_verdict_that_its_value_does_not_bear_out_is_not_printed(opened):
+    data = made_up.report()
+    scope, choice = "all/all/both", "interference/leave-one-out/mean-of-ratios"
+    cells = data["runs"][0]["cells"][scope][choice]
+    k, clear = 1, (cells["verdict"][:1] + cells["verdict"][2:]).count("conflict")
+    cells["verdict"][k], cells["value"][k], cells["low"][k], cells["high"][k] = "conflict", 1.59, -3.57, 4.73
+    cells["at_odds"] = ["sign" if place == k else "" for place in range(len(cells["value"]))]
+    page = opened(data).page
+    value, _, verdict = shown(page)[k]
+    assert (value, verdict) == ("+1.59", "at odds")
+    assert [cell[2] for cell in shown(page)].count("conflict") == clear
+    page.locator(".matrix td[data-row='0'][data-column='1']").click()
+    said = page.locator("#details .facts p").first.text_content()
+    assert said.startswith("at odds: the value's sign, or an interval that holds 0, does not bear out the verdict")
+    assert "at odds" in page.locator("#legend").inner_text()
+
+
 @pytest.mark.parametrize("width", [360, 1400])
 def test_hostile_names_are_text_and_nothing_runs(opened, width):
     data = made_up.report(runs=2, tasks=made_up.HOSTILE, layers=2)

@@ -1,4 +1,4 @@
-"""What a page concludes from summaries of runs: changes, depth, drivers, groups of tasks, and excerpts of examples.
+"""What a page concludes from summaries of runs: changes, dependence, depth, drivers, groups of tasks, excerpts.
 
 Not here: the headline of a page (`report.conclusions`).
 """

@@ -8,6 +8,7 @@ const VERDICTS = {
   synergy: ["synergy", "the step helps this loss, beyond noise"],
   unclear: ["unclear", "the interval holds 0, or the many cells tested make it a likely chance"],
   "no-signal": ["no signal", "the affected task's own step does not help it beyond noise, so nothing can be compared with it"],
+  "at-odds": ["at odds", "the value's sign, or an interval that holds 0, does not bear out the verdict, which is about Delta"],
   self: ["own step", "the task's step on its own loss, which the others are measured by"],
   lower: ["lower", "the second run lies below the first, beyond noise"],
   higher: ["higher", "the second run lies above the first, beyond noise"],

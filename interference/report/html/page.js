@@ -9,6 +9,11 @@ const MOST_CHANGES = 24; // pairs in the chart of differences
 const MOST_SMALL_CELLS = 40000; // cells of all small matrices together
 const limits = new Map();
 
+// No verdict stands on a value that does not bear it out.
+for (const cells of report.runs.flatMap((run) => Object.values(run.cells)).flatMap((choices) => Object.values(choices))) {
+  cells.at_odds?.forEach((how, k) => { if (how) cells.verdict[k] = "at-odds"; });
+}
+
 const place = (id) => document.getElementById(id);
 const VIEWS = [
   ...report.runs.map((run, k) => ({ run: k, word: run.label })),

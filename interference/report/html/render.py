@@ -39,6 +39,7 @@ def render(data: Mapping[str, Any] | str) -> str:
     scripts = [_embeddable(_bundle()), _embeddable("\n".join(_read(name) for name in SCRIPTS))]
     style = _read("style.css")
     environment = Environment(loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined)
+    environment.filters["breakable"] = _breakable
     return environment.get_template("template.html").render(
         report=report,
         data=Markup(_json(report)),
@@ -82,6 +83,11 @@ def _printable(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_printable(item) for item in value]
     return value
+
+
+def _breakable(name: str) -> Markup:
+    """A task's name, escaped, which may break behind the marks that join its words, as `nameOf` of matrix.js does."""
+    return Markup("<wbr>").join(re.split(r"(?<=[_\-./])", name))
 
 
 def _embeddable(script: str) -> str:

@@ -19,6 +19,7 @@ from interference.measurement.compute import compute_config
 from interference.measurement.plan import Plan
 from mixlora.common.files import amount, expanded
 from tests.support.checkpoints import ARGUMENTS
+from tests.support.runs import contradicted
 
 COMMANDS = ["compute", "preview", "show", "compare", "verify", "plan", "factors", "report", "demo"]
 SCRIPT = Path(sys.executable).parent / "interference"
@@ -148,6 +149,19 @@ def test_show_prints_matrix_null_signal_and_notes(interference, run, run_dir):
     assert "2 pairs of tasks: " in said.out and "split-half null: I of one half" in said.out
     assert "signal of each task's mean gradient" in said.out
     assert f"{run.signal(layers=[2]).loc['red', 'squared_norm']:.3g}" in said.out
+
+
+def test_show_prints_no_verdict_that_the_value_contradicts(interference, tmp_path):
+    contradicted().save(tmp_path / "run")
+    shown = ["show", tmp_path / "run", "--reduce", "mean-of-ratios"]
+    said = interference(*shown).out
+    assert said.count("at odds") == 1 and "2 pairs of tasks: 2 conflict" in said
+    assert (
+        "note: in 1 cell I has the other sign than Delta: no verdict is shown there, as verdicts are about Delta; a "
+        "mean of ratios is led by units whose own Delta is near 0; read the ratio of means" in flat(said)
+    )
+    assert [row["at_odds"] for row in json.loads(interference(*shown, "--json").out)] == ["", "sign", "", ""]
+    assert "at odds" not in interference("show", tmp_path / "run").out
 
 
 def test_show_of_another_metric_has_no_null(interference, run_dir):

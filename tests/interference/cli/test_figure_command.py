@@ -84,6 +84,7 @@ def test_methods(interference, place, tmp_path):
     assert set(data["run"]) == {"lora/step", "mixlora/step", "mixlora/step minus lora/step"}
     wanted = [load(path).matrix(aggregate="mean", reduce="ratio-of-means").to_numpy().ravel() for path in paths]
     assert abs(wanted[1] - wanted[0]).max() > 0.1
+    data = data[data["estimator"] == "ratio of means, averaged over blocks"]
     for name, values in zip(data["run"].unique(), [*wanted, wanted[1] - wanted[0]], strict=True):
         assert data[data["run"] == name]["value"].tolist() == pytest.approx(values.tolist())
     data, _ = drawn(interference, "methods", tmp_path, *paths, "--label", "LoRA", "--label", "MixLoRA")
@@ -158,7 +159,7 @@ REFUSED = [
     ("methods", ["lora/step"] * 2, [], "{place}/lora/step is given twice; give two directories, or each a --label "
      "of its own"),
     ("conditional", ["ifs"] * 2, [], "two evaluations are called 'IFS'; give each a --label of its own"),
-    ("blocks", RUNS[:1], ["--reduce", "sum"], "reduce is 'sum', but must be one of 'mean-of-ratios', 'ratio-of-means', "
+    ("blocks", RUNS[:1], ["--reduce", "sum"], "reduce is 'sum', but must be one of 'ratio-of-means', 'mean-of-ratios', "
      "'median-of-ratios'"),
     ("blocks", RUNS[:1], ["--layers", "1"], "layer 1 is not among the adapted layers: 0, 2, 5 (counted from 0)"),
     ("blocks", RUNS[:1], ["--modules", "x"], "module 'x' is not among those here: attention, language, mlp, q_proj, "

@@ -291,7 +291,7 @@ def test_a_fresh_adapter_is_measured_and_its_zeros_explained(interference, refus
     ("arguments", "message"),
     [
         (["--pairs", "some"], "pairs is 'some', but must be one of 'leave-one-out', 'uni-perceiver', 'all'"),
-        (["--reduce", "max"], "reduce is 'max', but must be one of 'mean-of-ratios'"),
+        (["--reduce", "max"], "reduce is 'max', but must be one of 'ratio-of-means'"),
         (["--aggregate", "max"], "aggregate is 'max', but must be one of 'sum', 'mean'"),
         (["--side", "C"], "side 'C' is none of A, B, W"),
         (["--space", "time"], "space 'time' is none of parameters, weight"),

@@ -27,7 +27,7 @@ from mixlora.evaluation.scoring.intervals import Estimate
 from tests.support.answers import FIRST, SECOND, evaluation
 from tests.support.disks import no_room
 from tests.support.figures import EVIL, QUICK, labels, mesh, texts
-from tests.support.runs import grouped
+from tests.support.runs import contradicted, grouped
 from tests.support.selections import activated, chosen, factors, random_mixture
 
 
@@ -64,9 +64,10 @@ def test_blocks_are_the_tables_of_the_first_and_last_layer_and_say_what_is_not_t
     shown, plain_table = grouped(), Run.table
     clear = ["self", "conflict", "synergy", "self"]
     monkeypatch.setattr(Run, "table", lambda self, *a, **k: plain_table(self, *a, **k).assign(verdict=clear))
-    figure = paper.blocks(shown, **QUICK)
+    figure = paper.blocks(shown, reduce="ratio-of-means", **QUICK)
     panels, wanted = figure.axes[:8], [(k, g, s) for k in (0, 5) for g in ("mlp", "attention") for s in "AB"]
     assert [axes.get_title() for axes in panels] == [f"layer {k}, {group}, {side}" for k, group, side in wanted]
+    assert len(figure.axes) == 8 + 1  # a second row is for the published estimator alone
     for axes, (layer, group, side) in zip(panels, wanted, strict=True):
         if (layer, group) == (5, "mlp"):
             assert texts(axes) == ["not probed"]
@@ -82,7 +83,7 @@ def test_blocks_are_the_tables_of_the_first_and_last_layer_and_say_what_is_not_t
     assert list(figure.data.columns[:6]) == ["layer", "modules", "side", "affected", "stepped", "value"]
     part = figure.data.query("layer == 5 and modules == 'attention' and side == 'B'")["value"]
     np.testing.assert_allclose(part, shown.matrix(layers=[5], modules=["attention"], side="B").to_numpy().ravel())
-    assert len(figure.data) == 6 * 4 and figure.get_supxlabel() == f"{matrices.KEY}; I: mean-of-ratios"
+    assert len(figure.data) == 6 * 4 and figure.get_supxlabel() == f"{matrices.KEY}; I: ratio-of-means"
 
 
 def test_blocks_can_be_chosen():
@@ -108,13 +109,17 @@ def test_a_run_without_layers_has_no_panels():
 def test_methods_average_over_layers_and_show_the_paired_difference():
     runs = {"LoRA": grouped(), "MixLoRA $": grouped(seed=6)}
     figure = paper.methods(runs, **QUICK)
-    first, second, change, _ = figure.axes
-    for axes, one in zip((first, second), runs.values(), strict=True):
-        np.testing.assert_allclose(np.asarray(mesh(axes).get_array()), one.matrix(aggregate="mean"))
-    table = run.compare(*runs.values(), aggregate="mean", **QUICK)
-    np.testing.assert_allclose(np.asarray(mesh(change).get_array()).ravel(), table["difference"])
-    assert change.get_title() == "MixLoRA $ minus LoRA"
-    assert mesh(first).get_clim() == mesh(second).get_clim() == mesh(change).get_clim()
+    ways = [{"reduce": "mean-of-ratios", "aggregate": "mean"}, {"reduce": "ratio-of-means", "aggregate": "sum"}]
+    for row, way in zip((figure.axes[:3], figure.axes[3:6]), ways, strict=True):
+        for axes, one in zip(row, runs.values(), strict=False):
+            np.testing.assert_allclose(np.asarray(mesh(axes).get_array()), one.matrix(**way))
+        table = run.compare(*runs.values(), **way, **QUICK)
+        np.testing.assert_allclose(np.asarray(mesh(row[2]).get_array()).ravel(), table["difference"])
+        assert row[2].get_title().endswith("\nMixLoRA $ minus LoRA")
+        assert mesh(row[0]).get_clim() == mesh(row[1]).get_clim() == mesh(row[2]).get_clim()
+    assert figure.data["estimator"].unique().tolist() == [
+        "mean of ratios (Eq. 3), averaged over blocks", "ratio of means, all blocks as one",
+    ]  # fmt: skip
     assert list(dict.fromkeys(figure.data["run"])) == ["LoRA", "MixLoRA $", "MixLoRA $ minus LoRA"]
     ends = paper.methods(runs, "delta", **QUICK).data[["low", "high"]].to_numpy()
     wanted = run.compare(*runs.values(), "delta", aggregate="mean", **QUICK)[["low", "high"]]
@@ -168,24 +173,56 @@ def test_no_value_lies_outside_its_panel(tmp_path):
     assert figure.axes[0].get_xlim() == figure.axes[2].get_xlim()
 
 
-def canvas_of(verdicts, values):
-    picture = canvas.Picture((1, 1))
-    picture.data = pd.DataFrame({"verdict": verdicts, "value": values})
-    return picture
+def framed(axes):
+    """(row, column) of the cells that have a frame."""
+    found = [patch.get_xy() for patch in axes.patches if isinstance(patch, Rectangle)]
+    return [(int(y), int(x)) for x, y in found]
 
 
-def test_a_sign_that_opposes_its_verdict_is_told():
-    verdicts, values = ["conflict", "synergy", "conflict", "unclear", "self"], [0.5, -0.1, -0.2, 3.0, 1.0]
-    assert paper._captioned(canvas_of(verdicts, values), "delta", {}).notes == []
-    (note,) = paper._captioned(canvas_of(verdicts, values), "interference", {"reduce": "mean-of-ratios"}).notes
-    said = "in 2 cells I has the other sign than Delta, which the verdict is about: "
-    assert note == f"{said}a mean of ratios is led by units whose own Delta is near 0; read --reduce ratio-of-means"
-    (note,) = paper._captioned(canvas_of(verdicts, values), "interference", {"reduce": "median-of-ratios"}).notes
-    assert note.startswith(f"{said}a median of ratios weighs all units alike")
-    (note,) = paper._captioned(canvas_of(verdicts, values), "interference", {"reduce": "ratio-of-means"}).notes
-    assert note.startswith(f"{said}a mean of blocks' values is led by blocks with an own Delta near 0")
-    (note,) = paper._captioned(canvas_of(verdicts[:1], values[:1]), "interference", {}).notes
-    assert note.startswith("in 1 cell I has")
+def test_methods_frame_no_cell_of_the_published_estimator():
+    """I of b on a is +3 by Eq. 3, deep red, while b hurts a: the verdict stands in the row below alone."""
+    runs = {"one": contradicted(), "two": contradicted(seed=1)}
+    figure = paper.methods(runs, **QUICK)
+    above, below = figure.axes[:3], figure.axes[3:6]
+    assert all(axes.get_title().startswith("mean of ratios (Eq. 3), averaged over blocks\n") for axes in above)
+    assert np.asarray(mesh(above[0]).get_array())[0, 1] > 3 and [framed(axes) for axes in above] == [[], [], []]
+    assert not any(word in text for axes in above for text in texts(axes) for word in ("conflict", "lower", "higher"))
+    assert framed(below[0]) == framed(below[1]) == [(0, 1), (1, 0)]
+    assert np.asarray(mesh(below[0]).get_array())[0, 1] < -0.7 and texts(below[0])[1].endswith("conflict")
+    said = "its 95% interval holds 0 in 1 of 2 cells (one), 1 of 2 cells (two), 2 of 2 cells (two minus one); "
+    assert f"{said}its sign is against the verdict below in 1 (one), 1 (two), 0 (two minus one)" in figure.notes[0]
+    assert figure.caption == [figure.notes[0], f"below: ratio of means, all blocks as one; {matrices.KEY}"]
+    assert " ".join(figure.get_supxlabel().split()) == " ".join(" ".join(figure.caption).split())
+    odds = figure.data.query("run == 'one' and affected == 'a' and stepped == 'b'").set_index("estimator")
+    assert odds["at_odds"].tolist() == ["sign", ""] and odds["verdict"].tolist() == ["conflict"] * 2
+
+
+def test_blocks_have_the_published_estimator_above_and_count_its_cells():
+    shown = contradicted()
+    figure = paper.blocks(shown, **QUICK)
+    above, below = figure.axes[:4], figure.axes[4:8]
+    titles = [f"layer {layer}, attention, {side}" for layer in (0, 3) for side in "AB"]
+    assert [axes.get_title() for axes in above] == [f"mean of ratios (Eq. 3)\n{title}" for title in titles]
+    assert [axes.get_title() for axes in below] == [f"ratio of means\n{title}" for title in titles]
+    assert [framed(axes) for axes in above] == [[]] * 4 and [framed(axes) for axes in below] == [[(0, 1), (1, 0)]] * 4
+    for axes, (layer, side) in zip(above, itertools.product((0, 3), "AB"), strict=True):
+        matrix = shown.matrix(layers=[layer], side=side, reduce="mean-of-ratios")
+        np.testing.assert_allclose(np.asarray(mesh(axes).get_array()), matrix)
+    published = figure.data[figure.data["estimator"] == "mean of ratios (Eq. 3)"].query("affected != stepped")
+    across = int(((published["low"] <= 0) & (published["high"] >= 0)).sum())
+    assert figure.caption[0] == (
+        f"above: mean of ratios (Eq. 3), as published, without verdicts; its 95% interval holds 0 in {across} of 8 "
+        "cells; its sign is against the verdict below in 4"
+    )
+    assert published["at_odds"].tolist() == ["sign", ""] * 4
+
+
+def test_a_figure_without_a_second_row_leaves_the_contradicted_cell_unframed_and_says_so():
+    figure = matrices.heatmap(contradicted(), reduce="mean-of-ratios", **QUICK)
+    assert framed(figure.axes[0]) == [(1, 0)] and "conflict" not in texts(figure.axes[0])[1]
+    why = "a mean of ratios is led by units whose own Delta is near 0; read the ratio of means"
+    said = "in 1 cell I has the other sign than Delta: no verdict is shown there, as verdicts are about Delta"
+    assert figure.notes == figure.caption == [f"{said}; {why}"]
 
 
 def test_a_difference_beyond_noise_is_filled_and_others_hollow(both, tmp_path):

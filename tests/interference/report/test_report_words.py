@@ -1,6 +1,7 @@
 """What a report says of one run, in every case that a run may be in."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,11 +9,12 @@ import pytest
 from interference.report import conclusions
 from interference.report.data import report
 from interference.report.findings.grouping import group
-from interference.report.phrases import SHOWN, counted, interval, number, several
+from interference.report.phrases import SHOWN, cell, counted, interval, number, several
 from interference.report.scopes import BASE, WHOLE, Detail, contents
 from interference.report.summary import RunSummary, summarise
 from mixlora.common.progress import silent
 from tests.support.reported import APART, MIXLORA, TWO_GROUPS, axis, made
+from tests.support.runs import contradicted
 
 
 def measured(run) -> RunSummary:
@@ -216,6 +218,23 @@ def test_unstable_ratios_are_noted():
         and f"More than 5% of the units of {several(list(tasks))} have an own Delta" in conclusions.notes(found)[0]
     )
     assert conclusions.notes(measured(made(TWO_GROUPS))) == []
+
+
+def test_a_verdict_against_the_papers_value_is_told():
+    (note,) = conclusions.notes(measured(contradicted(layers=(0,))))
+    assert note == (
+        "By the paper's mean of ratios, over all layers: in 1 cell I has the other sign than Delta: no verdict is "
+        "shown there, as verdicts are about Delta; a mean of ratios is led by units whose own Delta is near 0; read "
+        "the ratio of means."
+    )
+
+
+def test_a_cell_whose_interval_contradicts_its_verdict_says_so():
+    row = {"affected": "a", "stepped": "b", "value": -0.5, "low": -1.0, "high": 0.125}
+    said = "a step of b on a, I = -0.50 [-1.00, 0.12]"
+    assert cell(SimpleNamespace(**row, at_odds="")) == cell(SimpleNamespace(**row)) == said
+    wanted = f"{said}, whose interval does not bear out what is found of Delta"
+    assert cell(SimpleNamespace(**row, at_odds="interval")) == wanted
 
 
 def test_forty_tasks_are_told_shortly():

@@ -29,3 +29,31 @@ def test_a_null_needs_four_units_of_every_task(units, there):
 
 def test_other_parameters_of_the_adapter_are_named():
     assert remarks.also_trained("biases") == "the adapter also trains biases, which is not part of theta"
+
+
+def table_of(*cells):
+    """The columns of a table that `opposed` and `shown_verdicts` read."""
+    return pd.DataFrame(cells, columns=["verdict", "at_odds"])
+
+
+def test_cells_without_a_verdict_are_counted_and_told_why():
+    table = table_of(("conflict", "sign"), ("synergy", "sign"), ("conflict", "interval"), ("unclear", ""))
+    said = (
+        "in 2 cells I has the other sign than Delta, and in 1 cell the interval of I holds 0, but that of Delta "
+        "excludes 0: no verdict is shown there, as verdicts are about Delta"
+    )
+    ratios = "a mean of ratios is led by units whose own Delta is near 0; read the ratio of means"
+    assert remarks.opposed(table, reduce="mean-of-ratios") == f"{said}; {ratios}"
+    assert remarks.opposed(table) == said
+    assert remarks.opposed(table, reduce="median-of-ratios").startswith(f"{said}; a median of ratios weighs all units")
+    averaged = remarks.opposed(table, reduce="mean-of-ratios", aggregate="mean")
+    assert averaged.startswith(f"{said}; a mean of blocks' values is led by blocks with an own Delta near 0")
+    assert remarks.opposed(table_of(("conflict", "")), reduce="mean-of-ratios") is None
+    other = remarks.opposed(table_of(("conflict", "sign")), "conflict_rate")
+    assert other.startswith("in 1 cell conflict_rate lies on the other side of 0.5 than Delta says: no verdict")
+
+
+def test_a_verdict_that_its_value_does_not_bear_out_is_not_shown():
+    table = table_of(("conflict", "sign"), ("synergy", "interval"), ("conflict", ""), ("no-signal", ""))
+    assert remarks.shown_verdicts(table).tolist() == ["at-odds", "at-odds", "conflict", "no-signal"]
+    assert remarks.shown_verdicts(table.drop(columns="at_odds")).tolist() == table["verdict"].tolist()

@@ -41,7 +41,9 @@ def test_matrix_passes_options_on():
 def test_table_has_the_promised_columns_and_the_matrix_values():
     run = made()
     table = run.table(replicates=50)
-    assert {"affected", "stepped", "value", "low", "high", "verdict", "p", "nonpositive", "leverage"} <= set(table)
+    assert {"affected", "stepped", "value", "low", "high", "verdict", "p", "nonpositive", "leverage", "at_odds"} <= set(
+        table
+    )
     assert table[["affected", "stepped"]].to_numpy().tolist() == [["a", "a"], ["a", "b"], ["b", "a"], ["b", "b"]]
     np.testing.assert_allclose(table["value"], run.matrix().to_numpy().ravel())
     assert table["verdict"].tolist()[0] == "self"
@@ -310,7 +312,7 @@ def test_zero_blocks_add_nothing_and_are_named():
     [
         ({"metric": "hate"}, ConfigError, "metric is 'hate', but must be one of 'interference', 'delta', 'cosine'"),
         ({"pairs": "some"}, ConfigError, "pairs is 'some', but must be one of 'leave-one-out', 'uni-perceiver', 'all'"),
-        ({"reduce": "max"}, ConfigError, "reduce is 'max', but must be one of 'mean-of-ratios', 'ratio-of-means'"),
+        ({"reduce": "max"}, ConfigError, "reduce is 'max', but must be one of 'ratio-of-means', 'mean-of-ratios'"),
         ({"aggregate": "max"}, ConfigError, "aggregate is 'max', but must be one of 'sum', 'mean'"),
         ({"norms": "l1"}, ConfigError, "norms is 'l1', but must be one of 'plain', 'unbiased'"),
         ({"side": "C"}, ScopeError, "side 'C' is none of A, B"),

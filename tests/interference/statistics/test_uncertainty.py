@@ -15,6 +15,7 @@ from interference.statistics.layout import Layout, Pairs
 from interference.statistics.metrics import METRICS
 from interference.statistics.pairs import Kernel
 from interference.statistics.significance import (
+    at_odds,
     benjamini_hochberg,
     changes,
     interval_p_value,
@@ -388,3 +389,26 @@ def test_names_keep_their_last_characters() -> None:
     names = [{"a": "x", "b": "x\0", "c": "x\0\0"}[task] for task in tasks]
     for found in (table(gram, names, replicates=10), compare(gram, gram, names, replicates=10)):
         assert list(dict.fromkeys(found.columns()["affected"])) == ["x", "x\0", "x\0\0"]
+
+
+def test_a_value_is_at_odds_with_a_verdict_by_its_sign_or_by_its_interval() -> None:
+    cells = [
+        ("conflict", 0.5, 0.1, 1.0, "sign"), ("conflict", 0.5, -1.0, 1.0, "sign"), ("lower", 0.5, 0.1, 1.0, "sign"),
+        ("conflict", -0.5, -1.0, 0.1, "interval"), ("conflict", 0.0, -1.0, 1.0, "interval"),
+        ("conflict", -0.5, -1.0, -0.1, ""), ("synergy", -0.1, -0.2, 0.3, "sign"), ("synergy", 0.2, 0.1, 0.3, ""),
+        ("synergy", 0.2, 0.0, 0.3, "interval"), ("higher", 0.5, -0.1, 1.0, "interval"), ("unclear", 0.5, 0.1, 1.0, ""),
+        ("no-signal", 0.5, -1.0, 1.0, ""), ("self", 1.0, 1.0, 1.0, ""), ("conflict", np.nan, np.nan, np.nan, ""),
+        ("conflict", -0.5, np.nan, np.nan, ""),
+    ]  # fmt: skip
+    verdict, *numbers = (np.array(column) for column in list(zip(*cells, strict=True))[:4])
+    assert at_odds(*numbers, verdict).tolist() == [cell[4] for cell in cells]
+    assert at_odds(*numbers, verdict, even=None).tolist() == [""] * len(cells)
+    value, low, high = (0.5 - column for column in numbers)
+    rates = at_odds(value, high, low, verdict, even=0.5, helps=-1)
+    assert rates.tolist() == [cell[4] for cell in cells]
+
+
+def test_no_cell_of_delta_is_at_odds_with_its_own_verdict() -> None:
+    gradients = np.random.default_rng(3).normal(size=(60, 20)) + 0.4 * np.eye(3).repeat(20, axis=0) @ np.ones((3, 20))
+    got = table(gradients @ gradients.T, [t for t in "abc" for _ in range(20)], "delta", replicates=200)
+    assert {"synergy"} <= set(got.verdict.ravel()) and not (got.at_odds != "").any()

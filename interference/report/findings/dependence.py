@@ -1,0 +1,95 @@
+"""What intervals take for granted of a run's units, what was found of them, and how far its tasks share groups."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from interference.report.phrases import counted
+from interference.report.summary import RunSummary
+from interference.run import Run
+from interference.run.remarks import NAMED, dependent
+
+
+def dependences(runs: Sequence[RunSummary]) -> list[dict[str, Any]]:
+    """What is assumed and found of each run, and its overlap; runs of which the same is true stand together.
+
+    Each has labels, assumed, found (sentences) and, in the order of its tasks, groups (how many each has) and overlap
+    (a row of shares of each), both empty where no groups are known, and shown (places of tasks that share groups).
+    """
+    told: list[dict[str, Any]] = []
+    for run in runs:
+        own = {"assumed": assumed(run.run), "found": found(run.run), **_overlap(run.run)}
+        same = next((other for other in told if {**other, "labels": 0} == {**own, "labels": 0}), None)
+        if same is None:
+            told.append({"labels": [run.label], **own})
+        else:
+            same["labels"].append(run.label)
+    return told
+
+
+def assumed(run: Run) -> str:
+    """What every interval and verdict of a run takes for granted, in one sentence."""
+    if run.groups is None:
+        return (
+            "This run has no groups, so its units were taken as independent: where examples share pictures or "
+            "documents, its intervals and verdicts promise too much; compute it again."
+        )
+    return (
+        "Intervals and verdicts assume that units of different groups are independent; what shares a picture, or "
+        "whatever a task's group is set to, is one group, and so are copies of an example."
+    )
+
+
+def found(run: Run) -> str:
+    """What the units of a run are like, in one sentence: every clause of `parts` that has something to say."""
+    parts = [_grouped(run), _shared(run)]  # clauses about the units, such as how many carry a task's gradient
+    return f"Here {', and '.join(part for part in parts if part)}."
+
+
+def _grouped(run: Run) -> str:
+    """How many groups the units are of, and where they are fewest for their number."""
+    if run.groups is None:
+        return "nothing is known of groups or of what tasks have in common"
+    if not dependent(run.probes):
+        return f"each of the {counted(len(run.probes), 'unit')} is a group of its own"
+    groups, units = _counts(run.probes), run.probes["task"].value_counts(sort=False)
+    said = f"{counted(len(run.probes), 'unit')} are of {counted(run.probes['group'].nunique(), 'group')}"
+    least = str((groups / units).idxmin())
+    fewest = f" (fewest for their number in {least}: {counted(groups[least], 'group')} of {units[least]} units)"
+    return said + (fewest if groups[least] < units[least] else "")
+
+
+def _shared(run: Run) -> str:
+    """How many pairs of tasks have groups in common, and which the largest share."""
+    if run.groups is None or len(run.tasks) < 2:
+        return ""
+    shares = np.triu(np.maximum(_shares(run), _shares(run).T))  # of the groups of whichever has fewer
+    sharing = sorted(zip(*np.nonzero(shares), strict=True), key=lambda pair: -shares[pair])
+    if not sharing:
+        return "no two tasks have one in common"
+    named = [f"{run.tasks[i]} and {run.tasks[j]} {shares[i, j]:.0%}" for i, j in sharing[:NAMED]]
+    verb, most = "has" if len(sharing) == 1 else "have", "most: " if len(sharing) > NAMED else ""
+    pairs = counted(len(shares) * (len(shares) - 1) // 2, "pair")
+    return f"{len(sharing)} of {pairs} of tasks {verb} some in common ({most}{', '.join(named)})"
+
+
+def _overlap(run: Run) -> dict[str, Any]:
+    if run.groups is None:
+        return {"tasks": run.tasks, "groups": [], "overlap": [], "shown": []}
+    shown = np.flatnonzero(_shares(run).any(axis=1)).tolist()
+    groups = _counts(run.probes)[run.tasks].tolist()
+    return {"tasks": run.tasks, "groups": groups, "overlap": run.overlap().to_numpy().tolist(), "shown": shown}
+
+
+def _shares(run: Run) -> Any:
+    """[tasks, tasks]: `Run.overlap`, 0 for a task and itself."""
+    shares = run.overlap().to_numpy(copy=True)
+    np.fill_diagonal(shares, 0)
+    return shares
+
+
+def _counts(probes: pd.DataFrame) -> pd.Series:
+    """How many groups the units of every task are of."""
+    return probes.groupby("task", sort=False)["group"].nunique()

@@ -1,0 +1,91 @@
+"""What a report says of units that are not independent: what is assumed, what was found, and what tasks share."""
+
+from io import BytesIO
+
+import pandas as pd
+import pytest
+
+from interference.report import tables
+from interference.report.data import report
+from interference.report.findings import dependence
+from tests.support.reported import APART, made
+from tests.support.runs import contradicted
+
+B = 60
+UNITS = 12
+
+
+def with_groups(groups=None):
+    """A run of a, b and c with 12 units each, and a label for every one of the 36."""
+    run = made(APART, layers=(0,))
+    if groups is not None:
+        run.probes["group"] = groups
+    return run
+
+
+# a's units come in twos; b and c have the same 12 pictures, of which a has one
+SHARED = [*(k // 2 for k in range(UNITS)), 0, *range(100, 111), 0, *range(100, 111)]
+
+
+def test_shared_groups_are_found_and_what_is_assumed_is_said():
+    run = with_groups(SHARED)
+    assert dependence.assumed(run) == (
+        "Intervals and verdicts assume that units of different groups are independent; what shares a picture, or "
+        "whatever a task's group is set to, is one group, and so are copies of an example."
+    )
+    assert dependence.found(run) == (
+        "Here 36 units are of 17 groups (fewest for their number in a: 6 groups of 12 units), and 3 of 3 pairs of "
+        "tasks have some in common (b and c 100%, a and b 17%, a and c 17%)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("groups", "words"),
+    [
+        (range(36), "Here each of the 36 units is a group of its own, and no two tasks have one in common."),
+        ([k // 2 for k in range(36)], "Here 36 units are of 18 groups (fewest for their number in a: 6 groups of 12 "
+         "units), and no two tasks have one in common."),
+        ([*range(24), 23, *range(25, 36)], "Here 36 units are of 35 groups, and 1 of 3 pairs of tasks has some in "
+         "common (b and c 8%)."),
+        (None, "Here nothing is known of groups or of what tasks have in common."),
+    ],
+)  # fmt: skip
+def test_what_was_found_is_one_sentence(groups, words):
+    assert dependence.found(with_groups(groups)) == words
+
+
+def test_a_run_without_groups_was_taken_as_independent_and_has_no_overlap():
+    found = report({"r": with_groups()}, "small", replicates=B)
+    (told,) = found.dependence
+    assert told["assumed"].startswith("This run has no groups, so its units were taken as independent: where examples")
+    assert (told["groups"], told["overlap"], told["shown"]) == ([], [], [])
+    assert "overlap.csv" not in tables.render(found)
+
+
+def test_overlap_is_the_runs_in_the_page_and_in_its_table():
+    run = with_groups(SHARED)
+    found = report({"one": run, "two": run, "three": with_groups()}, "small", replicates=B)
+    together, alone = found.dependence
+    assert (together["labels"], alone["labels"]) == (["one", "two"], ["three"])
+    assert together["groups"] == [6, 12, 12] and together["shown"] == [0, 1, 2]
+    assert together["overlap"] == run.overlap().to_numpy().tolist()
+    assert together["overlap"][0] == [1, 1 / 6, 1 / 6] and together["overlap"][1] == [1 / 12, 1, 1]
+    read = pd.read_csv(BytesIO(tables.render(found)["overlap.csv"]))
+    assert list(read) == ["run", "task", "other", "groups", "share"] and len(read) == 2 * 6
+    row = read.query("run == 'two' and task == 'a' and other == 'c'").iloc[0]
+    assert row["groups"] == 6 and row["share"] == pytest.approx(1 / 6)
+
+
+def test_tasks_that_share_nothing_have_no_table_on_the_page():
+    (told,) = report({"r": with_groups(range(36))}, "small", replicates=B).dependence
+    assert told["shown"] == [] and told["overlap"] == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+
+
+def test_rows_of_cells_say_where_a_value_contradicts_its_verdict():
+    run = contradicted(layers=(0,))
+    found = report({"r": run}, "small", replicates=B)
+    read = pd.read_csv(BytesIO(tables.render(found)["cells.csv"]), keep_default_na=False)
+    paper = read.query("reduce == 'mean-of-ratios' and pairs == 'leave-one-out'")
+    assert paper["at_odds"].tolist() == run.table(reduce="mean-of-ratios", replicates=B)["at_odds"].tolist()
+    assert paper["at_odds"].tolist() == ["", "sign", "", ""] and paper["verdict"].tolist()[1] == "conflict"
+    assert set(read.query("reduce == 'ratio-of-means' and pairs == 'leave-one-out'")["at_odds"]) == {""}
