@@ -12,7 +12,8 @@ NAMES = [
     *("lora", "eager attention", "dora", "tied embeddings", "opt", "gpt2", "llava", "llava's image encoder"),
     *("weight space", "sketch", "units of batches"),
     *("mixlora", "mixlora, official", "mixlora, random", "mixlora, llava", "routers"),
-    *("training", "training, official", "training by task", "training on packed rows"),
+    *("training", "training, official", "training by task"),
+    *("training by task, its tasks on the CPU", "training on packed rows"),
     *("generation", "generation by beams", "generation by token", "generation of llava"),
     *("factors", "rank directions"),
 ]

@@ -37,18 +37,32 @@ def as_found(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def own_randomness(seed: int) -> Iterator[None]:
-    """Inside, random numbers start from a seed; afterwards the generators are as before."""
-    python, numpy = random.getstate(), np.random.get_state()
+    """Inside, random numbers start from a seed; afterwards the generators are as before.
+
+    An accelerator that this process has not used yet stays unused: to ask for the state of its generators would start
+    it, which takes hundreds of megabytes of a GPU for a model on the CPU.
+    """
+    python, numpy, kind = random.getstate(), np.random.get_state(), _started()
     with ExitStack() as stack:
         stack.callback(random.setstate, python)
         stack.callback(np.random.set_state, numpy)
-        kind = torch.accelerator.current_accelerator()
-        devices = [] if kind is None else range(torch.accelerator.device_count())
-        stack.enter_context(torch.random.fork_rng(devices, device_type="cuda" if kind is None else kind.type))
+        devices = () if kind is None else range(torch.accelerator.device_count())
+        stack.enter_context(torch.random.fork_rng(devices, device_type=kind or "cuda"))
         random.seed(seed)
         np.random.seed(seed)
-        torch.manual_seed(seed)
+        if kind is None:
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the others when they start
+        else:
+            torch.manual_seed(seed)
         yield
+
+
+def _started() -> str | None:
+    """The kind of accelerator that this process has used; None if it has used none."""
+    found = torch.accelerator.current_accelerator()
+    if found is None or not getattr(torch.get_device_module(found), "is_initialized", lambda: True)():
+        return None
+    return found.type
 
 
 @contextmanager

@@ -171,7 +171,8 @@ def adapt(model: nn.Module, section: BaseSection, adapter: str, config: PeftConf
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # missing keys are an error below
             saved = load_peft_weights(adapter, device="cpu")
-            adapted = PeftModel.from_pretrained(model, adapter, config=config)
+            # PEFT would read the weights onto a GPU that it finds, whatever the model's device
+            adapted = PeftModel.from_pretrained(model, adapter, config=config, torch_device="cpu")
     except ToolError as error:
         raise CheckpointError(f"{adapter} on {section.base}: {error}") from None
     except UnpicklingError:

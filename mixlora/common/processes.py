@@ -17,7 +17,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from mixlora.common.errors import ToolError
+from mixlora.common.errors import ConfigError, ToolError
 
 PATIENCE = timedelta(days=7)
 """How long a process may wait for another where each measures its own share: as long as the slowest needs."""
@@ -44,7 +44,17 @@ def meet(device: str, patience: timedelta | None = None) -> bool:
     Args:
         device: the type of their devices, "cpu" or "cuda".
         patience: how long a process may wait for another; None for accelerate's default of some minutes.
+
+    Raises:
+        ConfigError: more processes of this machine than it has GPUs are to meet, which nccl refuses.
     """
+    if device == "cuda" and not torch.distributed.is_initialized() and here() > (gpus := torch.cuda.device_count()):
+        refused = ConfigError(
+            f"{here()} processes were started on this machine, where torch finds {gpus} GPU{'s' if gpus != 1 else ''}; "
+            "start one process a GPU, or give device: cpu"
+        )
+        refused.shared = True  # every process finds it
+        raise refused
     waiting = {} if patience is None else {"timeout": patience}
     return bool(PartialState(cpu=device == "cpu", **waiting).is_main_process)
 

@@ -171,7 +171,8 @@ class MixLoraLayer(nn.Module, BaseTunerLayer):
         """The input of the independent routers [instances, width]."""
         config = self.configs[adapter]
         if config.routing is Routing.TASK:
-            return self.tasks[adapter].of(self.tracker.tasks if context is None else context.tasks, len(rows))
+            found = self.tasks[adapter].of(self.tracker.tasks if context is None else context.tasks, len(rows))
+            return found.to(rows.device)  # the bank is the whole model's: the base's devices are none of its own
         return pool(rows, context.mask(Pooling(config.pooling)) if known and context is not None else None)
 
     def _kept(self, context: Context | None, config: MixLoraConfig, adapter: str, instances: int) -> Selection | None:

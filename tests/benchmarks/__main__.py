@@ -1,6 +1,7 @@
 """python -m tests.benchmarks [right] [gradients] [memory] [metrics] [light] [plan] [reading] [large] [whole].
 
 If none is named, all of them but `whole`; `large`, which takes minutes on a CPU, only where there is a GPU.
+--device and --dtype are for large and whole: where, and in which precision the base's weights are.
 """
 
 import argparse
@@ -37,18 +38,28 @@ BENCHMARKS = {
 }
 
 
+PLACED = ("large", "whole")
+"""Those that take a device and a precision."""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("benchmark", nargs="*", help=f"any of {', '.join(BENCHMARKS)}")
-    chosen = parser.parse_args().benchmark or _usual()
+    parser.add_argument(
+        "--device", choices=["cuda", "cpu"], default="", help="of large and whole; a GPU if there is one"
+    )
+    parser.add_argument("--dtype", choices=["bfloat16", "float32"], help="of their base")
+    given = parser.parse_args()
+    chosen = given.benchmark or _usual()
     if unknown := set(chosen) - set(BENCHMARKS):
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
     warnings.simplefilter("ignore")
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     head()
+    dtype = given.dtype and getattr(torch, given.dtype)
     for name in chosen:
-        BENCHMARKS[name]()
+        BENCHMARKS[name](**({"device": given.device, "dtype": dtype} if name in PLACED else {}))
 
 
 def _usual() -> list[str]:

@@ -1,13 +1,13 @@
 """Per-example gradients of a model shaped as LLaVA-7B's language model, with random weights and a float32 LoRA r = 4.
 
 On a GPU: all 32 layers in bfloat16, examples as long as LLaVA's with an image of 576 tokens. On a CPU: 2 layers in
-float32 and short examples, so that a case takes seconds. `whole`: all 32 layers on a CPU, two short examples, once.
+float32 and short examples, so that a case takes seconds. `whole`: all 32 layers and two short examples; on a CPU, once.
 """
 
 import copy
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from peft import PeftModel
@@ -44,7 +44,7 @@ class Size:
 
 
 SIZES = {"cuda": Size(32, torch.bfloat16, 8, 640, 5), "cpu": Size(2, torch.float32, 4, 256, 3)}
-WHOLE = Size(32, torch.bfloat16, 2, 128, 1)
+WHOLE = {"cuda": Size(32, torch.bfloat16, 2, 128, 5), "cpu": Size(32, torch.bfloat16, 2, 128, 1)}
 
 
 @dataclass(frozen=True)
@@ -59,21 +59,25 @@ class Spent:
     memory: int = 0
 
 
-def whole() -> None:
-    """Measure and print all 32 layers on the CPU, for which 20 GiB of memory are needed."""
-    run(WHOLE, "cpu", ("compile", "vmap"))
+def whole(device: str = "", dtype: torch.dtype | None = None) -> None:
+    """Measure and print all 32 layers and two short examples, for which 20 GiB of memory are needed."""
+    _compared(WHOLE, device, dtype, ("compile", "vmap"))
 
 
-def run(size: Size | None = None, device: str = "", without: tuple[str, ...] = ()) -> None:
+def run(device: str = "", dtype: torch.dtype | None = None) -> None:
     """Measure and print.
 
     Args:
-        size: the work; None for the device's own.
         device: "cuda" or "cpu"; "" for a GPU where there is one.
-        without: words in the names of cases that are left out.
+        dtype: of the base; None for the usual one of the device.
     """
+    _compared(SIZES, device, dtype)
+
+
+def _compared(sizes: dict[str, Size], device: str, dtype: torch.dtype | None, without: tuple[str, ...] = ()) -> None:
+    """Measure and print the cases but for those with one of the words `without` in their names."""
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    size = size or SIZES[device]
+    size = replace(sizes[device], dtype=dtype or sizes[device].dtype)
     model, data = built(size, device), batch(size, device)
     cases = {PLAIN: lambda: step(model, data)} | ways(model, data, size.deep)
     cases = {name: case for name, case in cases.items() if not any(word in name for word in without)}

@@ -93,7 +93,7 @@ def write_pictures(folder: Path, names) -> None:
 def data(base: Path, adapter: Path, tasks: dict[str, Path], out: Path | None = None, **probe) -> dict:
     """The nested values of a configuration."""
     return {
-        "model": {"base": str(base), "adapter": str(adapter)},
+        "model": {"base": str(base), "adapter": str(adapter), "device": "cpu"},
         "tasks": {name: {"file": str(file)} for name, file in tasks.items()},
         "probe": {"samples": 6, "layers": [1], "batch_size": 4, **probe},
         **({} if out is None else {"out": str(out)}),

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from accelerate import cpu_offload, dispatch_model
+from peft import peft_model
 from transformers import AutoModelForCausalLM
 
 import interference
@@ -99,7 +100,14 @@ def test_a_model_that_is_spread_over_devices_is_the_same(settings, monkeypatch):
     found, plain = (checkpoint.load_model(settings.model_copy(update={"device": name})) for name in ("split", "cpu"))
     assert given == ["auto", None]
     data = batch([9, 7], [3, 2])
-    torch.testing.assert_close(found(**data).loss, plain(**data).loss, check_device=False)
+    split = found(**{name: tensor.to(found.device) for name, tensor in data.items()})
+    torch.testing.assert_close(split.loss, plain(**data).loss, check_device=False)
+
+
+def test_an_adapter_goes_to_its_base_and_to_no_gpu_beside_it(settings, monkeypatch):
+    monkeypatch.setattr(peft_model, "infer_device", lambda: pytest.fail("PEFT looks for a GPU of its own"))
+    found = checkpoint.load_model(settings.model_copy(update={"device": "cpu"}))
+    assert {parameter.device.type for parameter in found.parameters()} == {"cpu"}
 
 
 def test_hooks_that_move_tensors_between_devices_change_no_gradient(settings):
