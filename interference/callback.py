@@ -28,6 +28,7 @@ COUNTS = {
     Verdict.SYNERGY: "synergies",
     Verdict.UNCLEAR: "unclear",
     Verdict.NO_SIGNAL: "no_signal",
+    Verdict.CARRIED: "carried",
 }
 
 
@@ -44,7 +45,7 @@ class InterferenceCallback(TrainerCallback):
     Every measurement saves a run to `out/step-<N>` and adds an entry to the Trainer's log:
 
         interference/<affected>/<stepped>  I, as the ratio of means, over all probed blocks
-        interference/conflicts             cells with that verdict; likewise synergies, unclear, no_signal
+        interference/conflicts             cells with that verdict; likewise synergies, unclear, no_signal, carried
         loss/<task>                        nats per token
         signal/<task>                      signal to noise of the task's mean gradient, in power (`metrics.Signal.snr`)
 

@@ -16,6 +16,8 @@ from interference.run.remarks import (
     AT_ODDS,
     ZERO,
     also_trained,
+    carried,
+    carried_words,
     copied,
     dependence,
     has_null,
@@ -41,22 +43,10 @@ if TYPE_CHECKING:
     from interference.run.planning import Needed
     from interference.verification.verify import Verification
 
-STYLES = {
-    "conflict": "bold blue",
-    "synergy": "bold red",
-    "unclear": "dim",
-    "no-signal": "dim italic",
-    "self": "dim",
-    AT_ODDS: "dim",
-}
-MARKS = {
-    "conflict": "conflict",
-    "synergy": "synergy",
-    "unclear": "unclear",
-    "no-signal": "no signal",
-    "self": "",
-    AT_ODDS: "at odds",
-}
+STYLES = {"conflict": "bold blue", "synergy": "bold red", "unclear": "dim", "self": "dim"}
+STYLES |= {"no-signal": "dim italic", "carried": "dim italic", AT_ODDS: "dim"}
+MARKS = {"conflict": "conflict", "synergy": "synergy", "unclear": "unclear", "no-signal": "no signal", "self": ""}
+MARKS |= {"carried": "carried by few examples", AT_ODDS: "at odds"}
 
 _CELL = ("affected", "stepped", "value", "low", "high", "verdict")
 _SHOWN = 20
@@ -72,8 +62,15 @@ def number(value: float) -> str:
     return "–" if pd.isna(value) else f"{value:.3g}"
 
 
-def matrix(table: pd.DataFrame, title: str) -> Table:
-    """The cells of `Run.table` as a matrix: value, interval and verdict in each cell."""
+def matrix(table: pd.DataFrame, title: str, carried: Mapping[str, str] | None = None) -> Table:
+    """The cells of `Run.table` as a matrix: value, interval and verdict in each cell.
+
+    Args:
+        table: of `Run.table`.
+        title: above it.
+        carried: what a row says that is carried, by task, if more is known than that.
+    """
+    words = carried or {}
     tasks = list(dict.fromkeys(table["affected"]))
     table = table.assign(verdict=shown_verdicts(table))
     grid = Table(title=plain(title), title_justify="left", show_lines=True, padding=(0, 1))
@@ -82,7 +79,7 @@ def matrix(table: pd.DataFrame, title: str) -> Table:
         grid.add_column(plain(task), justify="center", overflow="fold")
     for task in tasks:
         row = table[table["affected"] == task]
-        grid.add_row(plain(task), *(_cell(cell) for cell in row.to_dict("records")))
+        grid.add_row(plain(task), *(_cell(cell, words.get(task)) for cell in row.to_dict("records")))
     return grid
 
 
@@ -125,7 +122,9 @@ def show(run: Run, metric: str, console: Console, **options: Any) -> None:
     said = ", ".join(f"{key} {value}" for key, value in read_by(metric, options).items())
     title = f"{metric} ({said})" if said else metric
     fits = console.width >= _NAME + _COLUMN * len(run.tasks) or len(table) <= 2 * _ENDS
-    console.print(matrix(table, title) if fits else extremes(table, title))
+    carriers = run.carriers(**scope.options)
+    words = {task: carried_words(groups, run.meta) for task, groups in carriers.items()}
+    console.print(matrix(table, title, words) if fits else extremes(table, title))
     console.print(headline(table))
     if metric == "interference" and has_null(run.probes):
         null = run.null(**options)
@@ -137,7 +136,7 @@ def show(run: Run, metric: str, console: Console, **options: Any) -> None:
     shared = run.overlap()
     if (shared.to_numpy() > 0).sum() > len(shared):
         console.print(frame(shared, "groups in common (share)"))
-    for line in remarks(run, table, signal, metric, options.get("reduce"), options.get("aggregate")):
+    for line in remarks(run, table, signal, metric, options.get("reduce"), options.get("aggregate"), carriers):
         console.print(Text(f"note: {line}"))
 
 
@@ -155,6 +154,8 @@ def headline(table: pd.DataFrame) -> str:
     parts = [
         f"{counts.get(verdict, 0)} {MARKS[verdict]}" for verdict in ("conflict", "synergy", "unclear", "no-signal")
     ]
+    if few := counts.get("carried", 0):
+        parts.append(f"{few} {MARKS['carried']}")
     return f"{len(cells)} pairs of tasks: {', '.join(parts)}. Verdicts are about Delta_j L_i (95%, Benjamini-Hochberg)."
 
 
@@ -165,6 +166,7 @@ def remarks(
     metric: str = "interference",
     reduce: str | None = None,
     aggregate: str | None = None,
+    carriers: Mapping[str, Sequence[Sequence[int]]] | None = None,
 ) -> list[str]:
     """What a reader of this matrix must know.
 
@@ -175,6 +177,7 @@ def remarks(
         metric: of the table.
         reduce: as in `Run.table`; None for the default.
         aggregate: as in `Run.table`; None for the default.
+        carriers: of `Run.carriers`, in the same scope; None: not told.
     """
     found = []
     zero = run.zero_blocks()
@@ -194,6 +197,7 @@ def remarks(
         )
     if shared := dependence(run.probes):
         found.append(plain(shared))
+    found += [plain(line) for line in carried(carriers or {}, run.probes, run.meta)]
     if again := copied(run.copies(), run.probes):
         found.append(plain(again))
     if sketch := sketched(run.meta):
@@ -335,9 +339,10 @@ def _rows(data: pd.DataFrame) -> list[Any]:
     return list(data.astype(object).where(data.notna(), None).to_dict("records"))
 
 
-def _cell(cell: dict[str, Any]) -> Text:
+def _cell(cell: dict[str, Any], carried: str | None) -> Text:
     if cell["affected"] == cell["stepped"]:
         return Text(number(cell["value"]), style=STYLES["self"], justify="center")
     interval = f"[{number(cell['low'])}, {number(cell['high'])}]" if not pd.isna(cell["low"]) else "[no interval]"
     verdict = str(cell["verdict"])
-    return Text(f"{number(cell['value'])}\n{interval}\n{MARKS[verdict]}", style=STYLES[verdict], justify="center")
+    mark = carried or MARKS[verdict] if verdict == "carried" else MARKS[verdict]
+    return Text(f"{number(cell['value'])}\n{interval}\n{mark}", style=STYLES[verdict], justify="center")

@@ -25,7 +25,8 @@ from mixlora.common.errors import plain
 __all__ = ["difference", "heatmap", "panels", "save", "series"]
 
 COLOURS = "RdBu_r"  # blue for negative, red for positive, as in the paper's heatmaps
-MARKS = {"conflict": "conflict", "synergy": "synergy", "unclear": "", "no-signal": "no signal", "self": "", AT_ODDS: ""}
+MARKS = {"conflict": "conflict", "synergy": "synergy", "unclear": "", "self": ""}
+MARKS |= {"no-signal": "no signal", "carried": "carried", AT_ODDS: ""}
 CHANGES = {"lower": "lower", "higher": "higher"}
 FRAMES = {"conflict": "-", "lower": "-", "synergy": (0, (3, 2)), "higher": (0, (3, 2))}
 KEY = "frame: beyond noise; solid conflict, dashed synergy"  # where verdicts are not written

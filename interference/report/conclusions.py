@@ -237,6 +237,7 @@ def _reality(run: RunSummary) -> list[str]:
     found = []
     if 0 < len(silent(run)) < len(run.signal):
         found.append(f"{several(silent(run))} cannot be judged: no gradient there rises above its own noise.")
+    found += [sentence(line) for line in remarks.carried(run.run.carriers(), run.run.probes, run.run.meta)]
     if again := remarks.copied(run.run.copies(), run.run.probes):
         found.append(sentence(again))
     if run.null.empty:

@@ -40,8 +40,9 @@ CONVENTIONS = [
     "Intervals are 95% bootstrap intervals over the units of both tasks, or over whole groups where units have them.",
     "Verdicts are about Delta_j L_i, whatever metric is shown: conflict (below 0) and synergy (above) where the "
     "interval excludes 0 and Benjamini-Hochberg holds the false discovery rate at 5%; unclear otherwise; no-signal "
-    "where the affected task's own Delta_i L_i is not above 0 beyond its interval. Where the value shown has the other "
-    "sign than its verdict, or an interval that holds 0, the cell says 'at odds' instead.",
+    "where the affected task's own Delta_i L_i is not above 0 beyond its interval; carried where a few units have "
+    "nearly all of the affected task's gradient: then Delta has no interval in its row. Where the value shown has the "
+    "other sign than its verdict, or an interval that holds 0, the cell says 'at odds' instead.",
     "The split-half null is I of one half of a task's units against its other half, which should be 1; its interval "
     "holds 95% of 200 random splits and tells how far noise alone moves a cell, with half the units.",
     "Balance is the sum over tasks j of <mean g_i, mean g_j>, relative to |mean g_i|^2: near 0 the summed loss is "
@@ -222,7 +223,7 @@ def _run(
         left_out.add(run.label, f"Along the layers, the {cut} pairs of tasks with the smallest values are not shown")
     config = run.run.meta.get("config") or {}
     base = {scope: found[BASE] for scope, found in run.tables.items() if BASE in found}
-    names = ["squared_norm", "unit_noise", "snr", "reliability", "balance"]
+    names = ["effective", "squared_norm", "unit_noise", "snr", "reliability", "balance"]
     return {
         "label": run.label,
         "source": source or str(config.get("out") or ""),

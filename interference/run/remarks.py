@@ -24,6 +24,7 @@ ZERO = "A's gradient is zero as long as B is at its initial zero"
 """Why blocks have zero gradients."""
 AT_ODDS = "at-odds"
 """What stands in place of a verdict that the value shown does not bear out."""
+_HALF = {False: "has", True: "have"}
 _WHY = {
     Reduce.MEAN_OF_RATIOS: "a mean of ratios is led by units whose own Delta is near 0; read the ratio of means",
     Reduce.MEDIAN_OF_RATIOS: "a median of ratios weighs all units alike, however small their own Delta; read the ratio "
@@ -124,6 +125,32 @@ def reduced_by(reduce: str | None) -> str:
 def shown_verdicts(table: pd.DataFrame) -> pd.Series:
     """The verdict to show beside each value of a table: AT_ODDS where the value does not bear its verdict out."""
     return table["verdict"].where(table["at_odds"] == "", AT_ODDS) if "at_odds" in table else table["verdict"]
+
+
+def carried(
+    carriers: Mapping[str, Sequence[Sequence[int]]], probes: pd.DataFrame, meta: Mapping[str, Any]
+) -> list[str]:
+    """Which tasks a few examples carry, and which examples, by `Run.carriers` and a run's own; one clause a task."""
+    ids, found = list(probes["ids"]), []
+    for task, groups in carriers.items():
+        named = [
+            ", ".join(str(ids[row]) for row in rows[:NAMED]) + (", ..." if rows[NAMED:] else "") for rows in groups
+        ]
+        more = f"; and {len(groups) - NAMED} more" if groups[NAMED:] else ""
+        found.append(
+            f"{task} is {carried_words(groups, meta)} ({'; '.join(named[:NAMED])}{more}), which "
+            f"{_HALF[len(groups) > 1]} half of the squared gradient norms of its {int((probes['task'] == task).sum())} "
+            "units: its row has no verdicts and no intervals of Delta, as other examples may say otherwise; look at "
+            "these, and probe more"
+        )
+    return found
+
+
+def carried_words(carriers: Sequence[Sequence[int]], meta: Mapping[str, Any]) -> str:
+    """What a cell says in place of a verdict where a few examples, units or groups of them carry the affected task."""
+    single = "example" if _unit(meta) == "one example" else "unit"
+    noun = "group" if any(len(rows) > 1 for rows in carriers) else single
+    return f"carried by {len(carriers)} {noun}{'' if len(carriers) == 1 else 's'}"
 
 
 def opposed(

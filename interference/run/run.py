@@ -22,6 +22,7 @@ from interference.run.grams import GramFile, Grams, sum_of, unpack, write_packed
 from interference.run.remarks import other_units
 from interference.run.schema import SCHEMA, check_whole, read_meta
 from interference.statistics import metrics, uncertainty
+from interference.statistics.carriers import carried_by
 from interference.statistics.estimand import Aggregate, Estimand, estimate
 from interference.statistics.layout import held_repeatedly
 from mixlora.common import directories
@@ -152,7 +153,7 @@ class Run:
         aggregate: Aggregate | str = Aggregate.SUM,
         **options: Any,
     ) -> pd.DataFrame:
-        """A metric for every pair of tasks: rows are the affected task i, columns the stepped task j.
+        """A metric for every pair of tasks [tasks, tasks]: rows are the affected task i, columns the stepped task j.
 
         Args:
             metric: "interference", "delta", "cosine", "pair_cosine", "conflict_rate", "magnitude_similarity" or
@@ -163,9 +164,6 @@ class Run:
             space: "parameters", or "weight" if the run was computed with weight_space=True.
             aggregate: "sum" treats the scope as one theta, "mean" averages the blocks' values.
             options: `pairs`, `reduce`, `norms`, `step`; see `metrics`.
-
-        Returns:
-            [tasks, tasks].
 
         Raises:
             ScopeError: if the scope is not there.
@@ -236,13 +234,11 @@ class Run:
             MeasurementError: if every gradient in the scope is zero.
         """
         found = metrics.signal(self._sum(Scope(layers, modules, side, space)), list(self.probes["task"]), self._labels)
-        columns = {
-            name: getattr(found, name) for name in ("squared_norm", "unit_noise", "snr", "reliability", "balance")
-        }
-        frame = pd.DataFrame(columns, index=pd.Index(found.tasks, name="task"))
+        frame = pd.DataFrame(vars(found)).set_index("tasks").rename_axis("task")
         by_task = self.probes.groupby("task", sort=False)
         frame.insert(0, "units", by_task.size())
-        frame.insert(1, "loss", by_task["loss"].mean())
+        frame.insert(1, "effective", frame.pop("effective"))
+        frame.insert(2, "loss", by_task["loss"].mean())
         return frame
 
     def null(
@@ -257,6 +253,8 @@ class Run:
     ) -> pd.DataFrame:
         """The split-half null, one row a task: I of one half of its units against the other, which should be 1.
 
+        Its columns are mean, low and high over the splits.
+
         Args:
             layers: as in `matrix`.
             modules: as in `matrix`.
@@ -264,9 +262,6 @@ class Run:
             space: as in `matrix`.
             aggregate: as in `matrix`.
             options: `pairs`, `reduce`, `splits`, `level`, `seed`, `groups`; see `uncertainty.split_half_null`.
-
-        Returns:
-            Columns mean, low, high over the splits.
 
         Raises:
             ScopeError: if the scope is not there, or a task has fewer than 4 units.
@@ -283,12 +278,9 @@ class Run:
         return [name for name in self.blocks["name"] if not self._grams[name].any()]
 
     def overlap(self) -> pd.DataFrame:
-        """The share of a row's groups of which a column has units, too: 1 for a task and itself.
+        """[tasks, tasks]: the share of a row's groups of which a column has units, too: 1 for a task and itself.
 
         For two tasks it is 0 where nothing is known of groups.
-
-        Returns:
-            [tasks, tasks].
         """
         held = [set(self.probes.loc[self.probes["task"] == task].get("group", [])) for task in self.tasks]
         shares = [[len(own & other) / max(len(own), 1) for other in held] for own in held]
@@ -298,6 +290,14 @@ class Run:
     def copies(self) -> list[list[int]]:
         """Rows of `probes` whose gradients are the same but for rounding: each list is one example, held repeatedly."""
         return held_repeatedly(self.gram())
+
+    def carriers(self, **scope: Any) -> dict[str, list[list[int]]]:
+        """The tasks that a few units carry, each with the rows of `probes` of every group that does, the longest first.
+
+        Args:
+            scope: `layers`, `modules`, `side` and `space`, as in `matrix`.
+        """
+        return carried_by(self.gram(**scope), list(self.probes["task"]), self._labels)
 
     def save(self, out: Path | str, grams: Path | None = None) -> None:
         """Write the run to a directory that must not exist yet: to a temporary name, synced, renamed.

@@ -13,8 +13,10 @@ cosines are functions of those corrected pair means; intervals are the percentil
 Units that share a group are drawn together, in all tasks that have one of it, and the analysis of variance is of groups
 (`significance.py`), so that everything here holds of groups as it does of units. Copies of one example are a group.
 
-What is left. Percentiles follow a skewed law only half-way: with 20 units whose gradient lengths scatter tenfold, a
-task's own Delta is covered in 91 to 93% of cells instead of 95%. In a row without signal the interval of a ratio of
+What is left. Percentiles follow a skewed law only half-way. Where gradient lengths scatter so widely that a task has
+less than a third as many effective units as units (`carriers.py`), the interval of its own Delta is studentised
+(bootstrap-t), which follows the skewness; where they are fewer than 16 besides, Delta's intervals are withheld in its
+row. In a row without signal the interval of a ratio of
 means covers nearly always; an interval of a mean of ratios has no coverage to promise, since that mean need not exist.
 """
 
@@ -31,6 +33,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from interference.errors import ConfigError
+from interference.statistics.carriers import effective_units, is_carried, is_tailed, squared_norms
 from interference.statistics.estimand import Aggregate, Average, Estimand
 from interference.statistics.groups import Cells
 from interference.statistics.layout import Array, Grams, Layout, Pairs, pool
@@ -118,6 +121,57 @@ def resample_pair_means(kernel: Kernel, weights: Array, layout: Layout, pairs: P
     return PairMeans(value, variance, degrees, scale, draws)
 
 
+@dataclass(frozen=True)
+class Studentised:
+    """A task's own Delta with its standard error, and resamples of Student's t.
+
+    Attributes:
+        value: as measured.
+        error: of the value, to first order.
+        t: [replicates], a resample's deviation from the value relative to its own error; NaN where it has none.
+    """
+
+    value: float
+    error: float
+    t: Array
+
+
+def studentised(kernel: Kernel, weights: Array, layout: Layout, task: int) -> Studentised:
+    """Own Delta under resamples, each relative to its own error: t follows the skewness of a heavy-tailed law.
+
+    With S[a, b] the sum of the symmetrised kernel over the units of groups a and b, n their units and w how often a
+    group is drawn, Delta is sum_{a != b} w_a w_b S[a, b] / D, D = sum_{a != b} w_a w_b n_a n_b, and its variance to
+    first order (a U-statistic's) 4 sum_a w_a r_a^2 / D^2, r_a = sum_{b != a} w_b (S[a, b] - Delta n_a n_b).
+
+    Args:
+        kernel: Over grouped units.
+        weights: [replicates, units], grouped.
+        layout: The tasks and groups of the units.
+        task: Its place.
+    """
+    own, cells = layout.slices[task], layout.cells
+    sizes = cells.sizes[cells.of_task(task)].astype(np.float64)
+    starts = cells.of_unit[own] - cells.starts[task]
+    summed = np.zeros((len(sizes), len(sizes)))
+    np.add.at(summed, (starts[:, None], starts), (kernel.values[own, own] + kernel.values[own, own].T) / 2)
+    np.fill_diagonal(summed, 0)
+
+    def estimates(drawn: Array) -> tuple[Array, Array]:
+        units = drawn * sizes
+        effect = drawn @ summed
+        pairs = units.sum(axis=1, keepdims=True) - units  # [replicates, a]: units outside of a
+        count = (units * pairs).sum(axis=1)
+        count[count == 0] = np.nan
+        value = (drawn * effect).sum(axis=1) / count
+        scatter = effect - value[:, None] * sizes * pairs
+        return value, 2 * np.sqrt((drawn * scatter**2).sum(axis=1)) / count
+
+    (value,), (error,) = estimates(np.ones((1, len(sizes))))
+    values, errors = estimates(weights[:, cells.first[cells.of_task(task)]].astype(np.float64))
+    errors[errors == 0] = np.nan
+    return Studentised(float(value), float(error), (values - value) / errors)
+
+
 class Resamples:
     """One scope with its resamples: any number of estimands of it share the draws, and the pair means they rest on.
 
@@ -157,7 +211,7 @@ class Resamples:
         self.level, self.aggregate = level, Aggregate(aggregate)
         layout = Layout.of(tasks, groups)
         total = pool(gram, layout)
-        self._gram, self.layout = gram, layout.with_copies(total)
+        self._gram, self._total, self.layout = gram, total, layout.with_copies(total)
         if self.aggregate is Aggregate.SUM:  # grouped and summed once for all that follows
             self._gram = total
             self.layout = replace(self.layout, order=np.arange(len(tasks)))
@@ -173,7 +227,35 @@ class Resamples:
     @cached_property
     def fall(self) -> PairMeans:
         """Delta, self pairs left out: what every verdict is about."""
-        return self.pair_means(Estimand("delta", aggregate=self.aggregate))
+        return self.pair_means(self.delta)
+
+    @property
+    def delta(self) -> Estimand:
+        """Of `fall`."""
+        return Estimand("delta", aggregate=self.aggregate)
+
+    @cached_property
+    def effective(self) -> Array:
+        """[tasks]: the effective number of units, or groups where units have them."""
+        return effective_units(squared_norms(self._total, self.layout), self.layout.cells)
+
+    @property
+    def carried(self) -> NDArray[np.bool_]:
+        """[tasks]: whether a few units carry a task, so that Delta's intervals in its row would promise too much."""
+        return is_carried(self.effective, self.layout.cells.counts)
+
+    @property
+    def tailed(self) -> NDArray[np.bool_]:
+        """[tasks]: whether own Delta's interval is studentised; it is withheld where a few units carry the task."""
+        return is_tailed(self.effective, self.layout.cells.counts) & ~self.carried
+
+    def studentised(self, estimand: Estimand, task: int) -> Studentised:
+        """The own value of a task, of a linear estimand without self pairs, with resamples of Student's t."""
+        key = ("studentised", *estimand.kernel, task)
+        if key not in self._found:
+            self._found[key] = studentised(self.kernel(estimand), self.weights, self.layout, task)
+        found: Studentised = self._found[key]
+        return found
 
     def kernel(self, estimand: Estimand) -> Kernel:
         """The one kernel of a sum of blocks, or of a linear estimand."""
@@ -205,7 +287,7 @@ class Resamples:
         if np.array_equal(layout.labels, self.layout.labels):
             return self
         found = copy(self)
-        for name in ("fall", "_single"):
+        for name in ("fall", "effective", "_single"):
             found.__dict__.pop(name, None)
         found.layout, found._found = layout, {}
         found.weights = drawn_units(layout, *self._drawing)

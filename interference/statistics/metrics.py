@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from interference.statistics.carriers import effective_units, squared_norms
 from interference.statistics.estimand import METRICS, REDUCE, Aggregate, Average, Estimand, Norms, Reduce, estimate
 from interference.statistics.layout import Array, Grams, Layout, Pairs, layout_of
 from interference.statistics.pairs import Kernel, pair_means, unit_means
@@ -234,6 +235,7 @@ class Signal:
         reliability: squared_norm / |measured mean|^2, at most 1: what `cosine` is attenuated by.
         balance: sum_j <mean g_i, mean g_j> / |mean g_i|^2. Near 0 the summed loss is stationary for task i, and its
             off-diagonal interference must then average below 0 whatever the tasks are; NaN where squared_norm <= 0.
+        effective: Effective number of units, or of groups where units have them (`carriers.effective_units`).
     """
 
     tasks: tuple[str, ...]
@@ -242,6 +244,7 @@ class Signal:
     snr: Array
     reliability: Array
     balance: Array
+    effective: Array
 
 
 def signal(gram: Grams, tasks: Sequence[str], groups: Groups = None) -> Signal:
@@ -257,4 +260,5 @@ def signal(gram: Grams, tasks: Sequence[str], groups: Groups = None) -> Signal:
         snr = squared_norm / (unit_noise / layout.counts if layout.groups is None else plain - squared_norm)
         reliability = squared_norm / plain
         balance = np.where(squared_norm > 0, inner.sum(axis=1) / squared_norm, np.nan)
-    return Signal(layout.tasks, squared_norm, unit_noise, snr, reliability, balance)
+    effective = effective_units(squared_norms(kernel.values, layout), layout.cells)
+    return Signal(layout.tasks, squared_norm, unit_noise, snr, reliability, balance, effective)

@@ -20,6 +20,7 @@ class Verdict(StrEnum):
     SYNERGY = "synergy"
     UNCLEAR = "unclear"
     NO_SIGNAL = "no-signal"
+    CARRIED = "carried"
     SELF = "self"
 
 
@@ -187,12 +188,18 @@ def benjamini_hochberg(p: Array) -> Array:
     return q
 
 
-def verdicts(low: Array, high: Array, own_low: Array, q: Array, level: float) -> NDArray[np.str_]:
-    """The verdict of every cell [i, j] from Delta's interval, its own low end [i], and the adjusted p-value."""
+def verdicts(
+    low: Array, high: Array, own_low: Array, q: Array, level: float, carried: NDArray[np.bool_]
+) -> NDArray[np.str_]:
+    """The verdict of every cell [i, j] from Delta's interval, its own low end [i], and the adjusted p-value.
+
+    Rows of tasks that a few units carry [i] say so instead, unless they have no signal.
+    """
     certain = q <= 1 - level
     verdict = np.full(low.shape, Verdict.UNCLEAR.value, dtype="<U9")
     verdict[certain & (high < 0)] = Verdict.CONFLICT.value
     verdict[certain & (low > 0)] = Verdict.SYNERGY.value
+    verdict[carried] = Verdict.CARRIED.value
     verdict[~(own_low > 0)] = Verdict.NO_SIGNAL.value
     np.fill_diagonal(verdict, Verdict.SELF.value)
     return verdict

@@ -51,12 +51,14 @@ class Table:
     Attributes:
         tasks: Names, in the order of rows and columns.
         value: The metric.
-        low: Lower end of its interval; like `high`, NaN where more resamples than the interval's tail have no value.
+        low: Lower end of its interval; like `high`, NaN where more resamples than the interval's tail have no value,
+            and for Delta in rows of tasks that a few units carry.
         high: Upper end.
         p: Two-sided p-value of Delta_j L_i = 0 (leave-one-out, Student's t), whatever the metric.
-        q: p adjusted by Benjamini-Hochberg over the off-diagonal cells of tasks that carry signal; NaN elsewhere.
+        q: p adjusted by Benjamini-Hochberg over the off-diagonal cells of tasks that have a signal; NaN elsewhere.
         verdict: Values of `Verdict`, always about Delta_j L_i: "conflict" (interval below 0 and q <= 1 - level),
-            "synergy" (above), "unclear", "no-signal" where Delta_i L_i's own interval is not above 0, "self".
+            "synergy" (above), "unclear", "no-signal" where Delta_i L_i's own interval is not above 0, "carried" where a
+            few units have nearly all of i's gradient (`carriers.py`), "self".
         nonpositive: Share of units v of i with Delta_i L_i(v) <= 0.
         leverage: Share of the worst unit in the cell's ratios.
         at_odds: Where the metric does not bear its verdict out, how: see `significance.at_odds`; else "".
@@ -119,17 +121,35 @@ def table(
 def table_of(resamples: Resamples, estimand: Estimand) -> Table:
     """What `table` gives, of one of several estimands that share their resamples, and so most of the work."""
     level, fall = resamples.level, resamples.fall
-    low, high = interval(fall.draws, level)
-    own_low = np.diagonal(low)
+    low, high = _studentised(resamples, resamples.delta, interval(fall.draws, level))
+    own_low, carried = np.diagonal(low), resamples.carried
     p = p_value(fall.value, fall.variance, fall.degrees)
     tested = np.where((own_low > 0)[:, None] & ~np.eye(len(own_low), dtype=bool), p, np.nan)
     q = benjamini_hochberg(tested)
-    verdict = verdicts(low, high, own_low, q, level)
+    verdict = verdicts(low, high, own_low, q, level, carried)
     value, draws = resamples.of(estimand)
     low, high = _around(value, interval(draws, level))
+    if estimand.metric == "delta":
+        low, high = _withheld(carried, _studentised(resamples, estimand, (low, high)))
     metric, health = METRICS[estimand.metric], resamples.health(estimand)
     opposed = at_odds(value, low, high, verdict, metric.even, metric.helps)
     return Table(resamples.tasks, value, low, high, p, q, verdict, health.nonpositive, health.leverage, opposed)
+
+
+def _studentised(resamples: Resamples, estimand: Estimand, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Ends of Delta's intervals, those of own Delta studentised where a task's gradient lengths scatter widely."""
+    low, high = ends
+    for task in np.flatnonzero(resamples.tailed) if estimand.pair_rule is Pairs.LEAVE_ONE_OUT else []:
+        found = resamples.studentised(estimand, int(task))
+        below, above = interval(found.t[:, None], resamples.level)
+        low[task, task], high[task, task] = found.value - found.error * np.concatenate([above, below])
+    return low, high
+
+
+def _withheld(carried: NDArray[np.bool_], ends: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Ends of Delta's intervals, none in the rows of tasks that a few units carry."""
+    low, high = (np.where(carried[:, None], np.nan, end) for end in ends)
+    return low, high
 
 
 def interval(draws: Array, level: float) -> tuple[Array, Array]:
@@ -157,7 +177,8 @@ class Comparison:
         a: The metric in the first run.
         b: The metric in the second.
         difference: b - a.
-        low: Lower end of the difference's interval, from resamples of the same units in both runs.
+        low: Lower end of the difference's interval, from resamples of the same units in both runs; like `high`, NaN for
+            Delta in rows of tasks that a few units carry in either run.
         high: Upper end.
         p: Two-sided p-value of no difference.
         q: p adjusted by Benjamini-Hochberg over the cells that have one.
@@ -217,12 +238,15 @@ def change_of(first: Resamples, second: Resamples, estimand: Estimand) -> Compar
         kernel = _difference(first.kernel(estimand), second.kernel(estimand))
         change = resample_pair_means(kernel, first.weights, layout, estimand.pair_rule, level)
         low, high = interval(change.draws, level)
+        if estimand.metric == "delta":
+            low, high = _withheld(first.carried | second.carried, (low, high))
         p = p_value(change.value, change.variance, change.degrees)
     else:
         low, high = _around(b - a, interval(second.of(estimand)[1] - first.of(estimand)[1], level))
         p = interval_p_value(b - a, low, high, level, np.minimum.outer(layout.cells.counts, layout.cells.counts) - 1)
     if estimand.metric == "interference":
-        signal = np.logical_and(*(np.diagonal(interval(one.fall.draws, level)[0]) > 0 for one in (first, second)))
+        ends = [_studentised(one, one.delta, interval(one.fall.draws, level))[0] for one in (first, second)]
+        signal = np.logical_and(*(np.diagonal(low_end) > 0 for low_end in ends))
         p = np.where(signal[:, None], p, np.nan)
     q = benjamini_hochberg(p)
     return Comparison(layout.tasks, a, b, b - a, low, high, p, q, changes(low, high, q, level))

@@ -152,6 +152,7 @@ def test_what_is_logged(tmp_path):
             ("synergy", "synergies"),
             ("unclear", "unclear"),
             ("no-signal", "no_signal"),
+            ("carried", "carried"),
         ]
         wanted |= {f"interference/{name}": float((table["verdict"] == verdict).sum()) for verdict, name in counts}
         for task in SURE:
@@ -189,7 +190,7 @@ def test_what_means_nothing_is_left_out_of_the_log():
     assert all(np.isfinite(list(found.values())).all() for found in (plain, sure))
     assert cells | losses <= plain.keys() & sure.keys()
     assert not {key for key in plain.keys() | sure.keys() if key.startswith(("interference/noise", "signal/noise"))}
-    counts = {f"interference/{name}" for name in ("conflicts", "synergies", "unclear", "no_signal")}
+    counts = {f"interference/{name}" for name in ("conflicts", "synergies", "unclear", "no_signal", "carried")}
     assert counts <= sure.keys() and not counts & plain.keys() and sure["interference/no_signal"] == 2
 
 

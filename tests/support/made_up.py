@@ -101,7 +101,8 @@ def _run(random: Any, label: str, tasks: list[str], scopes: list, choices: list,
         "counts": {scope: {kind: verdicts.count(kind) for kind in kinds} for scope, verdicts in first.items()},
         "null": [{"task": task, **_interval(random, 1, 0.15)} for task in tasks],
         "signal": [
-            {"task": t, "squared_norm": 0.013, "unit_noise": 0.4, "snr": 1.6, "reliability": 0.62, "balance": None}
+            {"task": t, "effective": 27.5, "squared_norm": 0.013, "unit_noise": 0.4, "snr": 1.6, "reliability": 0.62}
+            | {"balance": None}
             for t in tasks
         ],
         "profile": [

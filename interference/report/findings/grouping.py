@@ -14,6 +14,8 @@ from scipy.spatial.distance import squareform
 from interference.report.phrases import counted, several
 from interference.statistics.significance import Verdict
 
+_NOT_JUDGED = (Verdict.NO_SIGNAL.value, Verdict.CARRIED.value)
+
 
 @dataclass(frozen=True)
 class Grouping:
@@ -83,10 +85,10 @@ def _score(verdicts: NDArray[Any], parts: Sequence[NDArray[np.intp]]) -> tuple[i
 
 
 def _between(verdicts: NDArray[Any], a: NDArray[np.intp], b: NDArray[np.intp]) -> tuple[int, int, int]:
-    """Conflicts, synergies, and cells with a signal between two groups, both directions."""
+    """Conflicts, synergies, and cells with a verdict between two groups, both directions."""
     cells = np.concatenate([verdicts[np.ix_(a, b)].ravel(), verdicts[np.ix_(b, a)].ravel()])
     counted_cells = [int((cells == kind.value).sum()) for kind in (Verdict.CONFLICT, Verdict.SYNERGY)]
-    return counted_cells[0], counted_cells[1], int((cells != Verdict.NO_SIGNAL.value).sum())
+    return counted_cells[0], counted_cells[1], int((~np.isin(cells, _NOT_JUDGED)).sum())
 
 
 def _words(verdicts: NDArray[Any], parts: Sequence[NDArray[np.intp]], split: Sequence[Sequence[str]]) -> str:

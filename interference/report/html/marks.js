@@ -9,6 +9,7 @@ const VERDICTS = {
   unclear: ["unclear", "the interval holds 0, or the many cells tested make it a likely chance"],
   "no-signal": ["no signal", "the affected task's own step does not help it beyond noise, so nothing can be compared with it"],
   "at-odds": ["at odds", "the value's sign, or an interval that holds 0, does not bear out the verdict, which is about Delta"],
+  carried: ["carried", "a few examples have nearly all of the affected task's gradient, so another draw of them may say otherwise"],
   self: ["own step", "the task's step on its own loss, which the others are measured by"],
   lower: ["lower", "the second run lies below the first, beyond noise"],
   higher: ["higher", "the second run lies above the first, beyond noise"],
@@ -111,7 +112,7 @@ function colourLimit(report, metric) {
 
 // What a small matrix prints in a cell: the sign of what is beyond noise, and where nothing can be said.
 function sign(verdict) {
-  return { conflict: MINUS, synergy: "+", "no-signal": "\u00b7" }[verdict] ?? "";
+  return { conflict: MINUS, synergy: "+", "no-signal": "\u00b7", carried: "\u00b7" }[verdict] ?? "";
 }
 
 function cell(cells, index) {

@@ -90,7 +90,7 @@ function mostTelling(figure) {
 
 function showCounts(scope) {
   place("counts").replaceChildren(...runsShown().map((run) => {
-    const counts = Object.entries(run.counts?.[scope.key] ?? {});
+    const counts = Object.entries(run.counts?.[scope.key] ?? {}).filter(([verdict, count]) => count || verdict !== "carried");
     const words = counts.map(([verdict, count]) => {
       const mark = make("span", { className: "swatch word", textContent: `${count} ${verdictWord(verdict)}` });
       mark.dataset.verdict = count ? verdict : "";
@@ -281,18 +281,18 @@ async function showRuns() {
     const nulls = new Map(run.null.map((row) => [row.task, row]));
     const lines = report.tasks.map((task) => {
       const [signal, half] = [signals.get(task) ?? {}, nulls.get(task) ?? {}];
-      return [task, run.units[task] ?? NOT_KNOWN, number(run.loss[task], false), `${number(half.value)} ${interval(half.low, half.high)}`,
+      return [task, run.units[task] ?? NOT_KNOWN, number(signal.effective, false), number(run.loss[task], false), `${number(half.value)} ${interval(half.low, half.high)}`,
         number(signal.snr, false), percent(signal.reliability), number(signal.balance), number(signal.squared_norm), number(signal.unit_noise, false)];
     });
     place("runs").append(make("div", { className: "run" },
       several ? make("h3", {}, make("bdi", { textContent: run.label })) : null,
       make("div", { className: "halves" },
-        table(["task", "units", "loss", "against its own half (1)", "signal to noise", "reliability", "balance", "squared norm", "noise of a unit"], lines),
+        table(["task", "units", "effective units", "loss", "against its own half (1)", "signal to noise", "reliability", "balance", "squared norm", "noise of a unit"], lines),
         rows.length ? chart : null),
       run.notes?.length ? make("ul", { className: "sentences" }, ...run.notes.map((note) => make("li", { dir: "auto", textContent: note }))) : null));
     if (rows.length) await draw(chart, intervals(rows, { rule: 1, xTitle: "I of one half on the other", domain: frame(rows, [0, 1], 5) }));
   }));
-  place("runs").append(make("p", { className: "hint", textContent: "Signal to noise: power of the mean gradient over the power of its noise. Reliability: the share of its measured length that is not noise. Balance: the sum of all tasks' pull on this task over its own; near 0 the training stands still for it, and the others must then oppose it on average." }));
+  place("runs").append(make("p", { className: "hint", textContent: "Signal to noise: power of the mean gradient over the power of its noise. Reliability: the share of its measured length that is not noise. Balance: the sum of all tasks' pull on this task over its own; near 0 the training stands still for it, and the others must then oppose it on average. Effective units: how many of equal length would scatter as much as the gradients do." }));
 }
 
 // What can I do ---------------------------------------------------------------------------------------------------
@@ -339,7 +339,7 @@ async function showDifferences() {
   const signed = SIGNED.includes(report.choices[0].metric);
   await Promise.all(report.differences.map(async ({ first, second, cells, words }) => {
     const [before, after] = [report.runs[first], report.runs[second]];
-    const kinds = ["conflict", "synergy", "unclear", "no-signal"];
+    const kinds = ["conflict", "synergy", "unclear", "no-signal", ...([before, after].some((run) => run.counts?.[everything.key]?.carried) ? ["carried"] : [])];
     const counts = [before, after].map((run) => [run.label, ...kinds.map((kind) => String(run.counts?.[everything.key]?.[kind] ?? NOT_KNOWN))]);
     const losses = report.tasks.map((task) => [task, number(before.loss[task], false), number(after.loss[task], false)]);
     const change = cells[everything.key]?.[report.choices[0].key];

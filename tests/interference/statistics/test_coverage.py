@@ -1,77 +1,83 @@
 """The promise "honest", by simulation: intervals cover, noise is not called conflict, a planted conflict is found.
 
-Gradients are a task's mean plus isotropic Gaussian noise, so that the truth needs no simulation of gradients: with mean
-m of length 1 and noise s in d coordinates, E[g / |g|] points along m with length E[x / sqrt(x^2 + s^2 chi2(d - 1))],
-x ~ N(1, s^2). Seeds are fixed; sizes are small, so the bounds are the promise's own only for cells pooled over a law.
+Every law of `LAWS` is held to the promise's bounds by a slow test (COVERAGE.md has the figures), and by a fast one that
+a mistake fails: it has few data sets, and its bounds are the binomial's for so many.
 """
-
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from scipy import stats
 
+from interference.statistics.carriers import FEW, SHARE
 from interference.statistics.uncertainty import compare, table
+from tests.interference.statistics.coverage import Figures, measured
+from tests.interference.statistics.laws import LAWS, Law
+
+SLOW, FAST = 200, 8
+"""Data sets of a law."""
+BOUNDS = {
+    "delta_or_none": (0.92, 1),
+    "own_or_none": (0.90, 1),
+    "ratio": (0.92, 0.99),
+    "conflict": (0, 0.025),
+    "synergy": (0, 0.025),
+    "signal": (0, 0.05),
+    "change_or_none": (0.92, 1),
+    "false_change": (0, 0.05),
+}
+"""The least and the largest share of `Figures`; an interval that is withheld promises nothing and counts as right."""
+GIVEN = {"delta": (0.92, 0.99), "own": (0.90, 0.99), "change": (0.92, 0.99)}
+"""Of the intervals that are given, where no data set of a law has few enough units for one to be withheld."""
+MISSED = {
+    "spectrum k^-2": {"delta", "own", "ratio", "change"},  # too wide: 99.2 to 99.6%
+    # a third of the samples, and an eighth, have no outlier and cannot know
+    "2% outliers x 30, 50": {"own_or_none", "delta_or_none", "change_or_none"},
+    "2% outliers x 30, 100": {"own_or_none"},
+}
+"""Bounds that a law does not keep, each of which COVERAGE.md explains."""
 
 
-@dataclass(frozen=True)
-class Law:
-    """Three tasks: unit means drawn at random, noise of length `noise` beside them, `tail` the log-scale of units."""
+def outside(name: str, found: Figures, datasets: int | None = None) -> dict[str, float]:
+    """The figures of a law that are out of bounds.
 
-    counts: tuple[int, ...]
-    dim: int
-    noise: float
-    tail: float = 0.0
-
-    def means(self) -> np.ndarray:
-        means = np.random.default_rng(self.dim).normal(size=(len(self.counts), self.dim))
-        return means / np.linalg.norm(means, axis=1, keepdims=True)
-
-    def gram(self, rng: np.random.Generator) -> np.ndarray:
-        units = sum(self.counts)
-        scale = np.exp(self.tail * rng.normal(size=(units, 1)) - self.tail**2 / 2)  # of expectation 1
-        gradients = scale * (
-            np.repeat(self.means(), self.counts, axis=0)
-            + self.noise / np.sqrt(self.dim) * rng.normal(size=(units, self.dim))
-        )
-        return gradients @ gradients.T
-
-    def tasks(self) -> list[str]:
-        return [str(task) for task, count in enumerate(self.counts) for _ in range(count)]
-
-    def delta(self) -> np.ndarray:
-        """The true Delta_j L_i: <m_i, m_j> times the length of E[g_j / |g_j|]."""
-        rng, variance = np.random.default_rng(0), self.noise**2 / self.dim
-        along = 1 + np.sqrt(variance) * rng.normal(size=400_000)
-        length = (along / np.sqrt(along**2 + variance * rng.chisquare(self.dim - 1, size=400_000))).mean()
-        return self.means() @ self.means().T * length
-
-
-LAWS = [
-    (Law((20, 20, 20), 50, 3.0), 120),
-    (Law((20, 20, 20), 1000, 10.0), 120),
-    (Law((50, 50, 50), 50, 10.0), 80),
-    (Law((50, 50, 50), 200, 3.0, tail=0.7), 80),
-    (Law((100, 100, 100), 1000, 3.0), 50),
-    (Law((20, 50, 100), 200, 1.0), 80),
-]
+    Args:
+        name: of the law.
+        found: its figures.
+        datasets: how many they are of, if the bounds are to allow for that: the cells of one are not independent, so
+            that it counts as one.
+    """
+    bounds = BOUNDS | (GIVEN if found.carried == 0 else {})
+    wrong = {}
+    for figure in bounds.keys() - MISSED.get(name, set()):
+        least, most = bounds[figure]
+        if datasets is not None:
+            least = stats.binom.ppf(0.001, datasets, least) / datasets
+            most = stats.binom.ppf(0.999, datasets, most) / datasets
+        if getattr(found, figure) < least or getattr(found, figure) > most:
+            wrong[figure] = getattr(found, figure)
+    return wrong
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("law", "datasets"), LAWS, ids=str)
-def test_intervals_of_delta_and_of_the_ratio_of_means_cover(law: Law, datasets: int) -> None:
-    rng, tasks, truth = np.random.default_rng(1), law.tasks(), law.delta()
-    ratio, off = truth / np.diagonal(truth)[:, None], ~np.eye(len(law.counts), dtype=bool)
-    covered: dict[str, list[np.ndarray]] = {"delta": [], "interference": []}
-    for seed in range(datasets):
-        gram = law.gram(rng)
-        fall = table(gram, tasks, "delta", replicates=500, seed=seed)
-        covered["delta"].append((fall.low <= truth) & (truth <= fall.high))
-        share = table(gram, tasks, reduce="ratio-of-means", replicates=500, seed=seed)
-        # a row without signal has no meaningful ratio; its interval is wide and covers nearly always
-        cells = off & (share.verdict != "no-signal")
-        covered["interference"].append(((share.low <= ratio) & (ratio <= share.high))[cells])
-    for metric, hits in covered.items():
-        assert 0.92 <= np.concatenate([hit.ravel() for hit in hits]).mean() <= 0.99, metric
+@pytest.mark.parametrize("name", LAWS)
+def test_intervals_and_verdicts_keep_the_promise(name: str) -> None:
+    law = LAWS[name]
+    assert outside(name, measured(law, SLOW)) == {}
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_nothing_is_far_from_the_promise(name: str) -> None:
+    law = LAWS[name]
+    many = sum(sizes.sum() for sizes in law.sizes) > 700
+    datasets = 3 if many else FAST
+    assert outside(name, measured(law, datasets, replicates=150, compared=False), datasets) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("groups", [32, 100])
+def test_no_task_of_equal_lengths_is_said_to_be_carried(groups: int) -> None:
+    assert measured(Law(groups), 200, replicates=2, compared=False).carried == 0
+    assert groups > FEW and SHARE < 0.5
 
 
 @pytest.mark.slow
@@ -104,14 +110,23 @@ def test_a_planted_conflict_is_found() -> None:
     assert np.mean(wrong) <= 0.025
 
 
-@pytest.mark.slow
-def test_intervals_of_a_paired_difference_cover() -> None:
-    before, after = Law((30, 30, 30), 100, 3.0), Law((30, 30, 30), 100, 2.0)  # the same means, less noise
-    tasks, rng, hits = before.tasks(), np.random.default_rng(4), []
-    truth = after.delta() - before.delta()
-    for seed in range(80):
-        state = rng.integers(2**32)
-        grams = [law.gram(np.random.default_rng(state)) for law in (before, after)]  # the same units in both
-        got = compare(*grams, tasks, "delta", replicates=400, seed=seed)
-        hits.append((got.low <= truth) & (truth <= got.high))
-    assert 0.92 <= np.mean(hits) <= 0.99
+def test_known_groups_tell_right_intervals_from_wrong_ones() -> None:
+    clusters, shared = Law(20, size=5, intraclass=0.6), Law(50, correlation=-0.5, noise=10.0)
+    for law, rows, columns in ((clusters, [0, 1, 2], [0, 1, 2]), (shared, [0, 1], [1, 0])):
+        truth, hits = law.delta(), {}
+        for labels in (law.labels, None):
+            found = [
+                table(law.gram(seed), law.tasks, "delta", replicates=200, seed=seed, groups=labels)
+                for seed in range(20)
+            ]
+            inside = [(one.low <= truth) & (truth <= one.high) for one in found]
+            hits[labels is not None] = np.mean([one[rows, columns] for one in inside])
+        assert hits[True] >= 0.85
+        assert hits[False] <= 0.5
+
+
+def test_the_change_between_two_measurements_of_a_law_is_its_noise() -> None:
+    law = Law(32)
+    for seed in range(3):
+        found = compare(law.gram(seed), law.gram(seed, again=1), law.tasks, "delta", replicates=200, seed=seed)
+        assert (found.verdict == "unclear").mean() >= 15 / 16

@@ -111,7 +111,9 @@ def test_verdicts_need_interval_and_adjusted_p() -> None:
         ["synergy", "self", "unclear"],
         ["no-signal", "no-signal", "self"],
     ]
-    assert verdicts(low, high, np.diagonal(low), q, 0.95).tolist() == expected
+    assert verdicts(low, high, np.diagonal(low), q, 0.95, np.zeros(3, dtype=bool)).tolist() == expected
+    expected[0] = ["self", "carried", "carried"]  # a row without a signal stays so
+    assert verdicts(low, high, np.diagonal(low), q, 0.95, np.array([True, False, True])).tolist() == expected
     assert changes(low[:2], high[:2], q[:2], 0.95).tolist() == [
         ["unclear", "lower", "unclear"],
         ["higher", "unclear", "unclear"],

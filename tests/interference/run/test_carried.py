@@ -1,0 +1,68 @@
+"""A run of which a few examples carry a task: what `signal`, `show`, its notes and a report say."""
+
+from io import StringIO
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+
+from interference import Run
+from interference.cli.printing import show
+from interference.report import conclusions
+from interference.report.scopes import Detail, contents
+from interference.report.summary import summarise
+from interference.run.grams import pack
+from interference.run.remarks import carried
+from mixlora.common.progress import silent
+from tests.support.runs import made
+
+WORDS = (
+    "b is carried by 1 example (r33), which has half of the squared gradient norms of its 30 units: its row has no "
+    "verdicts and no intervals of Delta, as other examples may say otherwise; look at these, and probe more"
+)
+
+
+def heavy(scale: float = 50.0) -> Run:
+    """Two tasks of 30 units around one mean, of which b's fourth is `scale` times as long."""
+    source, random = made(), np.random.default_rng(0)
+    gradients = random.normal(size=(60, 5)) + 1
+    gradients[33] *= scale
+    packed = {name: pack((gradients @ gradients.T).astype(np.float32)) for name in source.blocks["name"]}
+    names = {"ids": [f"r{k}" for k in range(60)], "source": [f"f.jsonl:{k}" for k in range(60)]}
+    probes = pd.DataFrame({"task": ["a"] * 30 + ["b"] * 30, "loss": 1.0, "tokens": 5, **names, "group": range(60)})
+    return Run(probes, source.blocks, packed, {"seed": 3, "config": None})
+
+
+def test_carriers_and_effective_units_are_told():
+    run = heavy()
+    assert run.carriers(layers=[3]) == {"b": [[33]]} and heavy(1.0).carriers() == {}
+    signal = run.signal()
+    assert list(signal)[:3] == ["units", "effective", "loss"]
+    norms = np.diagonal(run.gram()).astype(float)
+    np.testing.assert_allclose(signal["effective"]["b"], norms[30:].sum() ** 2 / (norms[30:] ** 2).sum(), rtol=1e-6)
+    assert 1 < signal["effective"]["b"] < 1.1 and 20 < signal["effective"]["a"] < 30
+
+
+def test_show_says_by_how_many_and_names_them():
+    out = StringIO()
+    show(heavy(), "delta", Console(file=out, width=220), replicates=50)
+    assert "carried by 1 example " in out.getvalue() and "[no interval]" in out.getvalue()
+    assert "1 carried by few examples. Verdicts are about" in out.getvalue()
+    assert f"note: {WORDS}" in " ".join(out.getvalue().split())
+    plain = StringIO()
+    show(heavy(1.0), "delta", Console(file=plain, width=220), replicates=50)
+    assert "carried" not in plain.getvalue()
+
+
+def test_a_report_names_them():
+    run = heavy()
+    found = summarise("r", run, contents(run, Detail.SMALL, 50), 50, silent)
+    assert WORDS[1:] in " ".join(conclusions.details(found, None))
+
+
+def test_several_groups_of_examples_are_named_shortly():
+    probes = heavy().probes
+    (said,) = carried({"a": [[0, 1], [2, 3, 4, 5], [6], [7], [8]]}, probes, {})
+    assert said.startswith("a is carried by 5 groups (r0, r1; r2, r3, r4, ...; r6; and 2 more), which have half")
+    (said,) = carried({"a": [[0], [1]]}, probes, {"unit": "batch"})
+    assert said.startswith("a is carried by 2 units (r0; r1), which have half")
