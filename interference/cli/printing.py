@@ -28,6 +28,7 @@ from interference.run.remarks import (
     other_loss,
     reached,
     reduced_by,
+    scarce,
     shown_verdicts,
     sketched,
     stationary,
@@ -198,6 +199,8 @@ def remarks(
     if shared := dependence(run.probes):
         found.append(plain(shared))
     found += [plain(line) for line in carried(carriers or {}, run.probes, run.meta)]
+    if metric == "delta" and (led := scarce(table)):
+        found.append(plain(led))
     if again := copied(run.copies(), run.probes):
         found.append(plain(again))
     if sketch := sketched(run.meta):

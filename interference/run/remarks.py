@@ -146,6 +146,19 @@ def carried(
     return found
 
 
+def scarce(table: pd.DataFrame) -> str | None:
+    """That own Delta of tasks has no interval because few units lead it; None where there is no such task."""
+    own = table[(table["affected"] == table["stepped"]) & table["low"].isna() & table["value"].notna()]
+    rows = set(table.loc[table["verdict"] == "carried", "affected"])
+    tasks = [task for task in own["affected"] if task not in rows]
+    if not tasks:
+        return None
+    return (
+        f"own Delta of {', '.join(tasks)} has no interval: few units lead it (see effective), so that none would cover "
+        "it; verdicts, and the intervals of other cells, hold"
+    )
+
+
 def carried_words(carriers: Sequence[Sequence[int]], meta: Mapping[str, Any]) -> str:
     """What a cell says in place of a verdict where a few examples, units or groups of them carry the affected task."""
     single = "example" if _unit(meta) == "one example" else "unit"

@@ -278,10 +278,7 @@ class Run:
         return [name for name in self.blocks["name"] if not self._grams[name].any()]
 
     def overlap(self) -> pd.DataFrame:
-        """[tasks, tasks]: the share of a row's groups of which a column has units, too: 1 for a task and itself.
-
-        For two tasks it is 0 where nothing is known of groups.
-        """
+        """The share of a row's groups of which a column has units, too, [tasks, tasks]; 0 where none are known."""
         held = [set(self.probes.loc[self.probes["task"] == task].get("group", [])) for task in self.tasks]
         shares = [[len(own & other) / max(len(own), 1) for other in held] for own in held]
         np.fill_diagonal(values := np.array(shares, dtype=float), 1)

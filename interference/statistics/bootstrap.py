@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from interference.errors import ConfigError
-from interference.statistics.carriers import effective_units, is_carried, is_tailed, squared_norms
+from interference.statistics.carriers import effective_units, is_carried, is_scarce, is_tailed, squared_norms
 from interference.statistics.estimand import Aggregate, Average, Estimand
 from interference.statistics.groups import Cells
 from interference.statistics.layout import Array, Grams, Layout, Pairs, pool
@@ -245,9 +245,14 @@ class Resamples:
         return is_carried(self.effective, self.layout.cells.counts)
 
     @property
+    def scarce(self) -> NDArray[np.bool_]:
+        """[tasks]: whether so few units lead a task that its own Delta has no interval."""
+        return is_scarce(self.effective, self.layout.cells.counts)
+
+    @property
     def tailed(self) -> NDArray[np.bool_]:
-        """[tasks]: whether own Delta's interval is studentised; it is withheld where a few units carry the task."""
-        return is_tailed(self.effective, self.layout.cells.counts) & ~self.carried
+        """[tasks]: whether own Delta's interval is studentised; it is withheld where the task is scarce."""
+        return is_tailed(self.effective, self.layout.cells.counts)
 
     def studentised(self, estimand: Estimand, task: int) -> Studentised:
         """The own value of a task, of a linear estimand without self pairs, with resamples of Student's t."""

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from interference.statistics.groups import Cells
 from interference.statistics.layout import Array, Grams, Layout, pool
 
-FEW = 16
+FEW = 5
 """Effective units below which a few carry a task that has many more; see `is_carried`."""
+SCARCE = 16
+"""Effective units below which own Delta of a task that has many more has no interval; see `is_scarce`."""
 SHARE = 1 / 3
 """Effective units, relative to all, below which the law of a task's gradients has a heavy tail."""
 
@@ -66,17 +68,29 @@ def is_tailed(effective: Array, counts: NDArray[np.intp]) -> NDArray[np.bool_]:
 
 
 def is_carried(effective: Array, counts: NDArray[np.intp]) -> NDArray[np.bool_]:
-    """[tasks]: whether a few units carry a task, so that an interval of its Delta promises too much.
+    """[tasks]: whether a few units carry a task, so that a verdict, or an interval of its Delta, promises too much.
 
     So it is below `FEW` effective units where the task has three times as many: a task of 5 equal units has few, but
-    none that carries it. `FEW` is the least with which own Delta is covered or withheld in 90% of cases in all
-    simulations where the sample can tell (tests/interference/statistics/COVERAGE.md).
+    none that carries it.
 
     Args:
         effective: [tasks], of `effective_units`.
         counts: [tasks], units, or groups where units have them.
     """
     return is_tailed(effective, counts) & (effective < FEW)
+
+
+def is_scarce(effective: Array, counts: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """[tasks]: whether so few units lead a task that no interval of its own Delta covers.
+
+    `SCARCE` is the least with which own Delta is covered or withheld in 90% of cases in all simulations where the
+    sample can tell (tests/interference/statistics/COVERAGE.md). Verdicts, and intervals of other cells, hold there.
+
+    Args:
+        effective: [tasks], of `effective_units`.
+        counts: [tasks], units, or groups where units have them.
+    """
+    return is_tailed(effective, counts) & (effective < SCARCE)
 
 
 def carriers(norms: Array) -> NDArray[np.intp]:

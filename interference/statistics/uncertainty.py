@@ -52,7 +52,7 @@ class Table:
         tasks: Names, in the order of rows and columns.
         value: The metric.
         low: Lower end of its interval; like `high`, NaN where more resamples than the interval's tail have no value,
-            and for Delta in rows of tasks that a few units carry.
+            for Delta in rows of tasks that a few units carry, and for own Delta where few units lead a task (`scarce`).
         high: Upper end.
         p: Two-sided p-value of Delta_j L_i = 0 (leave-one-out, Student's t), whatever the metric.
         q: p adjusted by Benjamini-Hochberg over the off-diagonal cells of tasks that have a signal; NaN elsewhere.
@@ -130,7 +130,7 @@ def table_of(resamples: Resamples, estimand: Estimand) -> Table:
     value, draws = resamples.of(estimand)
     low, high = _around(value, interval(draws, level))
     if estimand.metric == "delta":
-        low, high = _withheld(carried, _studentised(resamples, estimand, (low, high)))
+        low, high = _withheld((carried, resamples.scarce), _studentised(resamples, estimand, (low, high)))
     metric, health = METRICS[estimand.metric], resamples.health(estimand)
     opposed = at_odds(value, low, high, verdict, metric.even, metric.helps)
     return Table(resamples.tasks, value, low, high, p, q, verdict, health.nonpositive, health.leverage, opposed)
@@ -146,9 +146,11 @@ def _studentised(resamples: Resamples, estimand: Estimand, ends: tuple[Array, Ar
     return low, high
 
 
-def _withheld(carried: NDArray[np.bool_], ends: tuple[Array, Array]) -> tuple[Array, Array]:
-    """Ends of Delta's intervals, none in the rows of tasks that a few units carry."""
-    low, high = (np.where(carried[:, None], np.nan, end) for end in ends)
+def _withheld(few: tuple[NDArray[np.bool_], NDArray[np.bool_]], ends: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Ends of Delta's intervals: none in the rows of carried tasks, and none of own Delta of scarce ones."""
+    carried, scarce = few
+    none = carried[:, None] | np.diag(scarce)
+    low, high = (np.where(none, np.nan, end) for end in ends)
     return low, high
 
 
@@ -239,7 +241,8 @@ def change_of(first: Resamples, second: Resamples, estimand: Estimand) -> Compar
         change = resample_pair_means(kernel, first.weights, layout, estimand.pair_rule, level)
         low, high = interval(change.draws, level)
         if estimand.metric == "delta":
-            low, high = _withheld(first.carried | second.carried, (low, high))
+            few = first.carried | second.carried, first.scarce | second.scarce
+            low, high = _withheld(few, (low, high))
         p = p_value(change.value, change.variance, change.degrees)
     else:
         low, high = _around(b - a, interval(second.of(estimand)[1] - first.of(estimand)[1], level))

@@ -11,6 +11,8 @@ from interference.report.summary import RunSummary
 from interference.run import Run
 from interference.run.remarks import NAMED, dependent
 
+_SHOWN = ("assumed", "tasks", "groups", "overlap", "shown")
+
 
 def dependences(runs: Sequence[RunSummary]) -> list[dict[str, Any]]:
     """What is assumed and found of each run, and its overlap; runs of which the same is true stand together.
@@ -18,15 +20,18 @@ def dependences(runs: Sequence[RunSummary]) -> list[dict[str, Any]]:
     Each has labels, assumed, found (sentences) and, in the order of its tasks, groups (how many each has) and overlap
     (a row of shares of each), both empty where no groups are known, and shown (places of tasks that share groups).
     """
-    told: list[dict[str, Any]] = []
+    alike: list[tuple[dict[str, Any], list[RunSummary]]] = []
     for run in runs:
-        own = {"assumed": assumed(run.run), "found": found(run.run), **_overlap(run.run)}
-        same = next((other for other in told if {**other, "labels": 0} == {**own, "labels": 0}), None)
+        own = {"assumed": assumed(run.run), "common": _common(run.run), **_overlap(run.run)}
+        same = next((members for other, members in alike if other == own), None)
         if same is None:
-            told.append({"labels": [run.label], **own})
+            alike.append((own, [run]))
         else:
-            same["labels"].append(run.label)
-    return told
+            same.append(run)
+    return [
+        {"labels": [run.label for run in members], "found": found(members), **{key: own[key] for key in _SHOWN}}
+        for own, members in alike
+    ]
 
 
 def assumed(run: Run) -> str:
@@ -42,10 +47,18 @@ def assumed(run: Run) -> str:
     )
 
 
-def found(run: Run) -> str:
-    """What the units of a run are like, in one sentence: every clause of `parts` that has something to say."""
-    parts = [_grouped(run), _shared(run)]  # clauses about the units, such as how many carry a task's gradient
-    return f"Here {', and '.join(part for part in parts if part)}."
+def found(runs: Sequence[RunSummary]) -> str:
+    """What the units are like of runs whose units have the same groups, in one sentence."""
+    ends = [_effective(run) for run in runs]
+    if len(runs) > 1:
+        ends = [f"in {run.label} {end}" for run, end in zip(runs, ends, strict=True)]
+    return f"Here {_common(runs[0].run)}; {'; '.join(ends)}."
+
+
+def _common(run: Run) -> str:
+    """What holds of a run's units and their groups."""
+    parts = [_grouped(run), _shared(run)]
+    return ", and ".join(part for part in parts if part)
 
 
 def _grouped(run: Run) -> str:
@@ -73,6 +86,15 @@ def _shared(run: Run) -> str:
     verb, most = "has" if len(sharing) == 1 else "have", "most: " if len(sharing) > NAMED else ""
     pairs = counted(len(shares) * (len(shares) - 1) // 2, "pair")
     return f"{len(sharing)} of {pairs} of tasks {verb} some in common ({most}{', '.join(named)})"
+
+
+def _effective(run: RunSummary) -> str:
+    """How many units (groups, where units have them) effectively make up the task with fewest for their number."""
+    grouped = run.run.groups is not None and dependent(run.run.probes)
+    counts = _counts(run.run.probes) if grouped else run.signal["units"]
+    least = str((run.signal["effective"] / counts).idxmin())
+    noun, effective = "groups" if grouped else "units", float(run.signal["effective"][least])
+    return f"{least} has {effective:.0f} effective {noun} of {counts[least]}, the fewest for their number"
 
 
 def _overlap(run: Run) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import pytest
 from interference.report import tables
 from interference.report.data import report
 from interference.report.findings import dependence
+from interference.report.summary import RunSummary
 from tests.support.reported import APART, made
 from tests.support.runs import contradicted
 
@@ -23,6 +24,11 @@ def with_groups(groups=None):
     return run
 
 
+def found_in(groups=None):
+    run = with_groups(groups)
+    return dependence.found([RunSummary("r", run, {}, run.signal(), pd.DataFrame(), [])])
+
+
 # a's units come in twos; b and c have the same 12 pictures, of which a has one
 SHARED = [*(k // 2 for k in range(UNITS)), 0, *range(100, 111), 0, *range(100, 111)]
 
@@ -33,25 +39,28 @@ def test_shared_groups_are_found_and_what_is_assumed_is_said():
         "Intervals and verdicts assume that units of different groups are independent; what shares a picture, or "
         "whatever a task's group is set to, is one group, and so are copies of an example."
     )
-    assert dependence.found(run) == (
+    assert found_in(SHARED) == (
         "Here 36 units are of 17 groups (fewest for their number in a: 6 groups of 12 units), and 3 of 3 pairs of "
-        "tasks have some in common (b and c 100%, a and b 17%, a and c 17%)."
+        "tasks have some in common (b and c 100%, a and b 17%, a and c 17%); c has 12 effective groups of 12, the "
+        "fewest for their number."
     )
 
 
 @pytest.mark.parametrize(
     ("groups", "words"),
     [
-        (range(36), "Here each of the 36 units is a group of its own, and no two tasks have one in common."),
+        (range(36), "Here each of the 36 units is a group of its own, and no two tasks have one in common; c has 12 "
+         "effective units of 12, the fewest for their number."),
         ([k // 2 for k in range(36)], "Here 36 units are of 18 groups (fewest for their number in a: 6 groups of 12 "
-         "units), and no two tasks have one in common."),
+         "units), and no two tasks have one in common; c has 6 effective groups of 6, the fewest for their number."),
         ([*range(24), 23, *range(25, 36)], "Here 36 units are of 35 groups, and 1 of 3 pairs of tasks has some in "
-         "common (b and c 8%)."),
-        (None, "Here nothing is known of groups or of what tasks have in common."),
+         "common (b and c 8%); c has 12 effective groups of 12, the fewest for their number."),
+        (None, "Here nothing is known of groups or of what tasks have in common; c has 12 effective units of 12, the "
+         "fewest for their number."),
     ],
 )  # fmt: skip
 def test_what_was_found_is_one_sentence(groups, words):
-    assert dependence.found(with_groups(groups)) == words
+    assert found_in(groups) == words
 
 
 def test_a_run_without_groups_was_taken_as_independent_and_has_no_overlap():
@@ -67,6 +76,10 @@ def test_overlap_is_the_runs_in_the_page_and_in_its_table():
     found = report({"one": run, "two": run, "three": with_groups()}, "small", replicates=B)
     together, alone = found.dependence
     assert (together["labels"], alone["labels"]) == (["one", "two"], ["three"])
+    assert together["found"].endswith(
+        "; in one c has 12 effective groups of 12, the fewest for their number; in two c has 12 effective groups of "
+        "12, the fewest for their number."
+    )
     assert together["groups"] == [6, 12, 12] and together["shown"] == [0, 1, 2]
     assert together["overlap"] == run.overlap().to_numpy().tolist()
     assert together["overlap"][0] == [1, 1 / 6, 1 / 6] and together["overlap"][1] == [1 / 12, 1, 1]

@@ -12,7 +12,7 @@ from interference.report import conclusions
 from interference.report.scopes import Detail, contents
 from interference.report.summary import summarise
 from interference.run.grams import pack
-from interference.run.remarks import carried
+from interference.run.remarks import carried, scarce
 from mixlora.common.progress import silent
 from tests.support.runs import made
 
@@ -66,3 +66,20 @@ def test_several_groups_of_examples_are_named_shortly():
     assert said.startswith("a is carried by 5 groups (r0, r1; r2, r3, r4, ...; r6; and 2 more), which have half")
     (said,) = carried({"a": [[0], [1]]}, probes, {"unit": "batch"})
     assert said.startswith("a is carried by 2 units (r0; r1), which have half")
+
+
+def test_own_delta_without_an_interval_is_told():
+    table = heavy().table("delta", replicates=50)
+    assert scarce(table) is None and scarce(heavy(1.0).table("delta", replicates=50)) is None
+    run = heavy(1.0)
+    random = np.random.default_rng(0)
+    gradients = random.normal(size=(60, 5)) + 1
+    gradients[30:37] *= 9
+    led = {name: pack((gradients @ gradients.T).astype(np.float32)) for name in run.blocks["name"]}
+    led_run = Run(run.probes, run.blocks, led, run.meta)
+    out = StringIO()
+    show(led_run, "delta", Console(file=out, width=220), replicates=50)
+    said = (
+        "note: own Delta of b has no interval: few units lead it (see effective), so that none would cover it; verdicts"
+    )
+    assert said in " ".join(out.getvalue().split()) and "carried" not in out.getvalue()

@@ -5,7 +5,14 @@ import pytest
 from numpy.testing import assert_allclose
 
 from interference.statistics.bootstrap import Resamples, studentised
-from interference.statistics.carriers import carried_by, carriers, effective_units, is_carried, squared_norms
+from interference.statistics.carriers import (
+    carried_by,
+    carriers,
+    effective_units,
+    is_carried,
+    is_scarce,
+    squared_norms,
+)
 from interference.statistics.estimand import Estimand
 from interference.statistics.layout import Layout
 from interference.statistics.metrics import signal
@@ -36,9 +43,10 @@ def test_the_gradient_of_a_group_is_its_units_sum() -> None:
     assert_allclose(squared_norms(gradients @ gradients.T, layout), [one @ one for one in sums])
 
 
-def test_few_units_carry_a_task_of_many_only() -> None:
-    effective, counts = np.array([4.9, 15.9, 16.0, 20.0, 6.0, np.nan]), np.array([5, 50, 50, 90, 20, 9])
-    assert is_carried(effective, counts).tolist() == [False, True, False, False, True, False]
+def test_few_units_carry_or_lead_a_task_of_many_only() -> None:
+    effective, counts = np.array([4.9, 4.9, 15.9, 16.0, 20.0, 6.0, np.nan]), np.array([5, 50, 50, 50, 90, 20, 9])
+    assert is_carried(effective, counts).tolist() == [False, True, False, False, False, False, False]
+    assert is_scarce(effective, counts).tolist() == [False, True, True, False, False, True, False]
 
 
 def test_carriers_are_the_fewest_with_half_of_the_squared_norms() -> None:
@@ -94,6 +102,18 @@ def test_studentised_own_delta_is_that_of_resampled_groups_one_by_one(grouped: b
     assert_allclose([found.value, found.error], [value, error], rtol=1e-10)
     expected = [by_hand(weights) for weights in drawn.weights]
     assert_allclose(found.t, [(one - value) / scatter for one, scatter in expected], rtol=1e-8)
+
+
+def test_own_delta_alone_has_no_interval_where_a_few_more_units_lead_a_task() -> None:
+    gradients = Law(60, count=2).gradients(np.random.default_rng(0), np.random.default_rng(1), None)
+    gradients[:9] *= 8
+    gram, tasks = gradients @ gradients.T, ["a"] * 60 + ["b"] * 60
+    assert 5 < Resamples(gram, tasks, replicates=10).effective[0] < 16
+    found = table(gram, tasks, "delta", replicates=100)
+    assert np.isnan(found.low).tolist() == np.isnan(found.high).tolist() == [[True, False], [False, False]]
+    assert found.verdict[0, 1] != "carried" and carried_by(gram, tasks) == {}
+    change = compare(gram, gram, tasks, "delta", replicates=100)
+    assert np.isnan(change.low).tolist() == [[True, False], [False, False]]
 
 
 def test_own_delta_is_studentised_where_lengths_scatter_widely_and_nowhere_else() -> None:
