@@ -293,9 +293,11 @@ def factors(
     from interference.cli import printing
     from interference.factors import contrast, neighbours, observer
     from interference.factors import factors as library
-    from interference.figures import factors, matrices
+    from interference.figures import factors
+    from interference.figures.canvas import files
     from interference.run import load
     from mixlora.common import terminal
+    from mixlora.common.outputs import OutputFolder
 
     given = given_options(base, adapter, task, layers, modules, samples, seed, None, None)
     resolved = configuration(config, settings, given)
@@ -309,8 +311,9 @@ def factors(
     control = found.untrained
     untrained = None if control is None else contrast.contrast(found.selections, control, embedded)
     tables = library.tables(found, embedded, beside, untrained)
-    matrices.save(factors.embedding(found, embedded, unseen or (), beside=untrained), out / "figures", "embedding")
-    matrices.save(factors.usage(found), out / "figures", "usage")
+    drawn = {"embedding": factors.embedding(found, embedded, unseen or (), beside=untrained)}
+    drawn["usage"] = factors.usage(found)
+    OutputFolder(out / "figures", "interference factors").replace(files(drawn))
     for note in library.remarks(found):
         typer.echo(f"note: {plain(note)}", err=True)
     if as_json:

@@ -14,11 +14,13 @@ from interference.cli import printing
 from interference.config import build
 from interference.errors import InterferenceError, RunError
 from interference.figures import matrices
+from interference.figures.canvas import files
 from interference.measurement.compute import compute_config
 from interference.report import directory
 from interference.run import Run
 from interference.run import run as runs
 from mixlora.common import settings, terminal
+from mixlora.common.outputs import OutputFolder
 from mixlora.common.sections import resolved
 from mixlora.data import mini
 from mixlora.evaluation import comparison, tables
@@ -170,12 +172,12 @@ def _controls(measured: dict[tuple[str, int], Run]) -> Iterable[str]:
 
 
 def _draw(measured: dict[tuple[str, int], Run], early: dict[str, Run], folder: Path) -> list[Path]:
-    paths = matrices.save(matrices.difference(early), folder, "difference")
+    drawn: dict[str, Any] = {"difference": matrices.difference(early)}
     for method, steps in STEPS.items():
         along = {_title(method, step): measured[method, step] for step in steps}
-        paths += matrices.save(matrices.series(along), folder, f"{method}-series")
-        paths += matrices.save(matrices.panels(measured[method, steps[1]]), folder, f"{method}-layers")
-    return paths
+        drawn[f"{method}-series"] = matrices.series(along)
+        drawn[f"{method}-layers"] = matrices.panels(measured[method, steps[1]])
+    return OutputFolder(folder, "interference demo").replace(files(drawn))
 
 
 def _report(out: Path) -> Path:

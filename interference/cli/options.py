@@ -8,7 +8,7 @@ import typer
 
 from interference.errors import ConfigError
 from mixlora.common.command import given, tasks
-from mixlora.common.files import expanded
+from mixlora.common.files import expanded, without_dots
 
 
 class Metric(StrEnum):
@@ -25,7 +25,7 @@ class Metric(StrEnum):
 
 def at_home(path: Path | None) -> Path | None:
     """The path, the home directory in place of a ~ that begins it: no shell replaces one after --out=."""
-    return None if path is None else expanded(path)
+    return None if path is None else without_dots(expanded(path))
 
 
 RunPath = Annotated[Path, typer.Argument(help="Directory of a run.", show_default=False)]

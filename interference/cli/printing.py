@@ -226,6 +226,9 @@ def notes(run: Run, config: "AnalysisConfig", origin: Path | None) -> list[str]:
         found.append(f"units of {size} leave {max(left)} of samples={samples} examples of a task over")
     if loss := other_loss(run.meta):
         found.append(loss)
+    if again := run.meta.get("measured_again"):
+        parts = "a part" if again == 1 else f"{again} parts"
+        found.append(f"{parts} of the unfinished work, damaged or of examples that have changed: measured again")
     if len(run.tasks) == 1:
         found.append("a run of one task has no pair of tasks to compare")
     if origin is not None and origin.is_dir() and fingerprint(meta_of(origin)) not in ("", fingerprint(run.meta)):
@@ -234,8 +237,9 @@ def notes(run: Run, config: "AnalysisConfig", origin: Path | None) -> list[str]:
 
 
 def fingerprint(meta: Mapping[str, Any]) -> str:
-    """Of the model that a run measured; empty where its file does not tell."""
-    return str((meta.get("fingerprints") or {}).get("model", ""))
+    """Of the model that a run measured; empty where its file does not tell, or an earlier version wrote it."""
+    known = meta.get("fingerprints") or {}
+    return str(known["model"]) if "base weights" in known else ""
 
 
 def verification(found: "Verification", console: Console) -> None:

@@ -3,7 +3,6 @@
 Not here: what the selections say of tasks (`selections`, `neighbours`, `affinity`).
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -33,9 +32,13 @@ from interference.measurement.spool import DiskSpool
 from interference.measurement.units import digested
 from interference.statistics.groups import Codes
 from mixlora import MixLoraLayer
-from mixlora.common.files import exists, expanded, is_folder
+from mixlora.checkpoints.fingerprints import fingerprints, of_checkpoint, summary
+from mixlora.checkpoints.loading import base_of
+from mixlora.common.files import exists, expanded, without_dots
+from mixlora.common.identity import differences
 from mixlora.common.progress import Progress, silent
 from mixlora.common.sections import resolved
+from mixlora.data.checking import fingerprint
 from mixlora.data.collation import Collator, Encoded
 from mixlora.data.examples import Example
 from mixlora.data.groups import IMAGE, connected, shared_by
@@ -93,7 +96,7 @@ def compute(
     observer = Observer(model, targets, collator, batch_size, whole_seed(seed), progress)
     each = [example for examples in tasks.values() for example in examples]
     grouping = Grouping.of(observer.encoded(tasks), connected(shared_by(example, group) for example in each))
-    provenance = checkpoint.provenance(model)
+    provenance = checkpoint.provenance(fingerprints(model))
     with _control(model, targets[0].adapter, None if untrained is None else Origin(untrained)) as control:
         return observer.factors(tasks, grouping, control, spec, provenance)
 
@@ -109,7 +112,7 @@ def compute_config(config: AnalysisConfig, out: Path | str, progress: Progress =
         DataError: if a task's file or a record cannot be used.
         RunError: if `out` exists already or cannot be written, or another process computes it.
     """
-    out, probe = expanded(out).absolute(), config.probe
+    out, probe = without_dots(expanded(out).absolute()), config.probe
     clear(out, "factors.json")
     refuse_busy(out)
     check_free(out)
@@ -117,19 +120,20 @@ def compute_config(config: AnalysisConfig, out: Path | str, progress: Progress =
     collator = sample.collator_of(config, day_of(out))
     tasks = sample.read(config).examples
     units = [EncodedUnit(task, (collator.encode_prompt(one),)) for task, examples in tasks.items() for one in examples]
-    grouping = Grouping.of([unit.examples[0] for unit in units], [one.group for one in sample.grouped(units, config)])
+    grouped = sample.grouped(units, config)
+    grouping = Grouping.of([unit.examples[0] for unit in grouped], [unit.group for unit in grouped])
     model = checkpoint.load_model(config.model)
     spec = replace(Spec.of(probe), routers=False)  # routers select and are not selected
     targets = spec.targets(model)
     described = {**resolved(sample.dated(config, collator)), "out": None}
-    provenance = checkpoint.provenance(model)
-    with _control(model, targets[0].adapter, origin(config.model.adapter, probe.seed)) as control:
-        job = f"factors {checkpoint.fingerprint(model)} {json.dumps(described)}"
-        with unfinished(out, job) as spool:
-            observer = Observer(model, targets, collator, probe.batch_size, probe.seed, progress, spool, job)
-            found = observer.factors(tasks, grouping, control, spec, provenance)
-            found = replace(found, meta={**found.meta, "config": described})
-            settle(found.save, out)
+    inputs, parts = _inputs(config, tasks), fingerprints(model)
+    job = {"factors of": parts, "config": described, "groups": sample.grouping(grouped)}
+    source = origin(config.model.adapter, probe.seed)
+    with _control(model, targets[0].adapter, source) as control, unfinished(out, job) as spool:
+        observer = Observer(model, targets, collator, probe.batch_size, probe.seed, progress, spool, summary(job))
+        found = observer.factors(tasks, grouping, control, spec, checkpoint.provenance(parts))
+        found = replace(found, meta={**found.meta, "config": described, "inputs": inputs})
+        settle(found.save, out)
     return found
 
 
@@ -138,7 +142,7 @@ def kept_or_computed(config: AnalysisConfig, out: Path | str, progress: Progress
 
     Raises:
         InterferenceError: as in `compute_config`.
-        RunError: if the adapter or a task's file has changed since it was computed.
+        RunError: if the base, the adapter or a task's file has changed since it was computed.
     """
     out = expanded(out)
     clear(out, "factors.json")
@@ -146,8 +150,8 @@ def kept_or_computed(config: AnalysisConfig, out: Path | str, progress: Progress
     if exists(record):
         found = load(out)
         if found.meta.get("config") == _wanted(config, found):
-            if changed := _changed_since(config, record.stat().st_mtime):
-                raise RunError(f"{changed} has changed since {out} was computed; delete that, or choose another --out")
+            if changed := differences(found.meta.get("inputs") or {}, _inputs(config, sample.read(config).examples)):
+                raise RunError(f"{out} was computed from other inputs ({changed}); delete it, or choose another --out")
             return found
     return compute_config(config, out, progress)
 
@@ -161,12 +165,12 @@ def _wanted(config: AnalysisConfig, found: Factors) -> dict[str, Any]:
     return wanted
 
 
-def _changed_since(config: AnalysisConfig, moment: float) -> Path | None:
-    """A file of the adapter or of a task that was written after the moment, if there is one."""
-    adapter = Path(config.model.adapter)
-    named = [Path(task.file) for task in config.tasks.values() if task.file is not None]
-    files = [*(adapter.glob("adapter_*") if is_folder(adapter) else ()), *filter(exists, named)]
-    return next((path for path in files if path.stat().st_mtime > moment), None)
+def _inputs(config: AnalysisConfig, tasks: Mapping[str, Sequence[Example]]) -> dict[str, str]:
+    """A digest of the content of everything that factors are computed from, by key of the configuration."""
+    model = config.model
+    named = {"base": base_of(model), "adapter": model.adapter, "projector": model.projector}
+    found = {f"model.{key}": of_checkpoint(name) for key, name in named.items() if name is not None}
+    return found | {f"tasks.{task}": fingerprint(examples) for task, examples in tasks.items()}
 
 
 @dataclass

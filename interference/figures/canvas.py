@@ -2,7 +2,7 @@
 
 import io
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -80,12 +80,22 @@ def save(figure: Figure, folder: Path, name: str, kinds: Sequence[str] = ("png",
     Raises:
         RunError: if a file cannot be written.
     """
-    files = {folder / f"{name}.{kind}": _content(figure, kind) for kind in kinds}
+    made = {folder / file: content for file, content in files({name: figure}, kinds).items()}
     try:
-        replace_files(files)
+        replace_files(made)
     except OSError as error:
         raise unwritable(f"the figure cannot be written to {folder}: {error.strerror or error}", error) from None
-    return list(files)
+    return list(made)
+
+
+def files(figures: Mapping[str, Figure], kinds: Sequence[str] = ("png", "svg")) -> dict[str, bytes]:
+    """The files of figures: {"name.kind": content}.
+
+    Args:
+        figures: by name.
+        kinds: as in `save`.
+    """
+    return {f"{name}.{kind}": _content(figure, kind) for name, figure in figures.items() for kind in kinds}
 
 
 def _content(figure: Figure, kind: str) -> bytes:

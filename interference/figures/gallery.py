@@ -10,8 +10,9 @@ from typing import Any
 from interference.errors import ConfigError
 from interference.factors import factors
 from interference.figures import paper
-from interference.figures.canvas import Picture, save
+from interference.figures.canvas import Picture, files
 from interference.run import run
+from mixlora.common.outputs import OutputFolder
 
 KINDS = ("pdf", "svg", "png", "csv")
 _MISSING = r"Glyph \d+ \((.*)\) missing from font"  # how matplotlib says it
@@ -121,18 +122,18 @@ def draw(name: str, paths: Sequence[Path], options: Mapping[str, Any]) -> Pictur
 def write(name: str, paths: Sequence[Path], out: Path, options: Mapping[str, Any]) -> tuple[list[Path], list[str]]:
     """Draw a figure into NAME.pdf, .svg, .png and, with the data drawn, .csv; the paths, and what a reader must know.
 
-    Files of these names are replaced, others stay. Arguments and errors as in `draw`.
+    Files of these names that the command wrote before are replaced. Arguments and errors as in `draw`, and a RunError
+    where `out` holds what it did not write.
     """
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out {out} is a file; give a directory")
+    folder = OutputFolder(out, "interference figure")
     with warnings.catch_warnings(record=True) as caught:
         warnings.filterwarnings("always", message=_MISSING)
         picture = draw(name, paths, options)
-        files = save(picture, out, named(name), KINDS)
+        written = folder.replace(files({named(name): picture}, KINDS), keep=True)
     found = [re.match(_MISSING, str(warning.message)) for warning in caught]
     signs = ", ".join(dict.fromkeys(match[1] for match in found if match))
     missing = [f"the font has no {signs}; a box stands for it"] if signs else []
-    return files, [*picture.notes, *missing]
+    return written, [*picture.notes, *missing]
 
 
 def _check_labels(labels: Sequence[str], paths: Sequence[Path]) -> None:

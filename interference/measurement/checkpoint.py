@@ -3,19 +3,18 @@
 Not here: how a base and an adapter are loaded (`mixlora.checkpoints`).
 """
 
-import hashlib
 import time
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from itertools import chain
 from typing import Any
 
-import torch
 from peft import PeftConfig, PeftModel
 from torch import nn
 
 from interference.config import ModelConfig
-from interference.errors import CheckpointError
+from interference.errors import CheckpointError, RunError
 from mixlora.checkpoints import loading
+from mixlora.checkpoints.fingerprints import fingerprints, summary
 
 
 def load_model(config: ModelConfig) -> PeftModel:
@@ -53,22 +52,53 @@ def adapter_config(config: ModelConfig) -> PeftConfig:
     return found
 
 
-def provenance(model: nn.Module) -> dict[str, Any]:
-    """What is recorded of the model, the libraries and the time of a measurement."""
+def provenance(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """What is recorded of the model, the libraries and the time of a measurement.
+
+    Args:
+        parts: the model's `fingerprints`.
+    """
     return {
-        "fingerprints": {"model": fingerprint(model)},
+        "fingerprints": recorded(parts),
         "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
         "computed": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 
 
-def fingerprint(model: nn.Module) -> str:
-    """A hash that changes when the model does: every name and shape, all adapter weights, a sample of the others."""
-    found = hashlib.sha256()
-    for name, parameter in chain(model.named_parameters(), model.named_buffers()):
-        values = parameter.detach().reshape(-1)
-        if "lora_" not in name and len(values) > 64:
-            values = values[:: max(len(values) // 64, 1)]
-        found.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode())
-        found.update(values.to("cpu", torch.float32).numpy().tobytes())
-    return found.hexdigest()[:32]
+def recorded(parts: Mapping[str, Any]) -> dict[str, str]:
+    """Fingerprints as a run keeps them: a digest of each part, and one of all, "model"."""
+    digests = {name: part if isinstance(part, str) else summary(part) for name, part in parts.items()}
+    return {"model": summary(parts), **digests}
+
+
+def refuse_other(model: nn.Module, meta: Mapping[str, Any], noun: str) -> None:
+    """Check that a model is the one that a result was computed with.
+
+    Args:
+        model: the model.
+        meta: the result's.
+        noun: what messages call the result.
+
+    Raises:
+        RunError: if it is another one, or the result is of a version that recorded only a part of it.
+    """
+    known, found = meta.get("fingerprints") or {}, recorded(fingerprints(model))
+    if known.keys() != found.keys():
+        raise RunError(f"{noun} is of an earlier version, which did not record the whole model; compute it again")
+    changed = [name for name in found if name != "model" and found[name] != known[name]]
+    if changed:
+        raise RunError(f"the model's {_listed(changed)} changed since {noun} was computed; compute it again")
+
+
+def _listed(parts: Sequence[str]) -> str:
+    named = [_NAMES[part] for part in parts]
+    return " and ".join([", ".join(named[:-1]), named[-1]] if len(named) > 1 else named)
+
+
+_NAMES = {
+    "base weights": "base weights",
+    "adapter weights": "adapter weights",
+    "base": "base configuration",
+    "adapter": "adapter configuration",
+    "scaling": "scaling of adapted layers",
+}

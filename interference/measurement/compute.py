@@ -29,10 +29,11 @@ from interference.measurement.spool import DiskSpool, MemorySpool
 from interference.measurement.units import Batch, Part, Probed, Workload, of_collated
 from interference.run import Run, load
 from interference.run.run import check_free
+from mixlora.checkpoints.fingerprints import fingerprints, of_processing, summary
 from mixlora.checkpoints.loading import SPLIT, kind_of
 from mixlora.common import processes
 from mixlora.common.directories import check_writable
-from mixlora.common.files import expanded
+from mixlora.common.files import expanded, without_dots
 from mixlora.common.progress import Progress, silent
 from mixlora.common.sections import resolved
 from mixlora.data.templates import today
@@ -42,8 +43,12 @@ CONVENTIONS = {
     "axes": "rows are the affected task i, columns the stepped task j",
     "gram": "K[u, v] = <g_u, g_v>, float32, upper triangle packed row by row",
 }
-_ELSEWHERE: Any = {"out": True, "probe": {"spool_dir", "memory_budget"}}
-"""Keys that say where and with how much memory to measure, and not what."""
+_ELSEWHERE: Any = {
+    "out": True,
+    "model": {"base", "adapter", "projector"},
+    "probe": {"spool_dir", "memory_budget"},
+}
+"""Keys that say where and with how much memory to measure, not what; of what paths name, the content counts."""
 
 
 def compute(
@@ -144,7 +149,7 @@ def measured(
         progress: called as the work goes on.
         meta: what else the run records.
     """
-    out = None if out is None else expanded(out)
+    out = None if out is None else without_dots(expanded(out))
     if out is not None:
         check_free(out)
         check_writable(out)
@@ -155,7 +160,13 @@ def measured(
         "modules": None if spec.modules is None else list(spec.modules),
     }
     with MemorySpool(spec.half_budget, None if spool_dir is None else expanded(spool_dir)) as spool:
-        known = {"seed": spec.seed, "config": None, "scope": scope, **spec.meta(), **_provenance(model, targets)}
+        known = {
+            "seed": spec.seed,
+            "config": None,
+            "scope": scope,
+            **spec.meta(),
+            **_provenance(model, targets, fingerprints(model)),
+        }
         builder = RunBuilder(spec, targets, progress)
         run = measure(builder, model, work, spool, {**known, **meta}, objective=objective)
     if out is not None:
@@ -179,7 +190,7 @@ def compute_config(config: AnalysisConfig, progress: Progress = silent) -> Run |
     """
     if config.out is None:
         raise ScopeError("the configuration names no directory for the run; give out: or --out")
-    out = Path(config.out).absolute()
+    out = without_dots(Path(config.out).absolute())
     shard = Shard.of_processes(kind_of(config.model.device))
     with shard.together():
         if shard.first and out.name:
@@ -191,17 +202,18 @@ def compute_config(config: AnalysisConfig, progress: Progress = silent) -> Run |
     with shard.together():
         encoded, model, builder = _prepared(config, day, progress if shard.first else silent, shard)
     config = sample.dated(config, encoded.collator)
-    provenance = _provenance(model, builder.targets)
+    parts = fingerprints(model)
     with shard.together():
         given = sample.workload(encoded, config, model.device)
         objective, work = of_work(model, builder.targets[0].adapter, given)
-    kept = config.model_dump_json(exclude=_ELSEWHERE)
-    words = [*([objective.words] if objective.loss else []), *sample.grouping(encoded)]
-    identity = " ".join([provenance["fingerprints"]["model"], kept, *words])
+    spec, data = builder.spec, sample.describe(encoded)
+    kept = config.model_dump(mode="json", exclude=_ELSEWHERE)
+    processing, groups = of_processing(encoded.collator), sample.grouping(encoded.units)
+    identity = {"model": parts, "config": kept, "loss": objective.words, "processing": processing, "groups": groups}
     with _waiting(config, out, identity, builder, sample.count(encoded)) as spool:
-        spec, data = builder.spec, sample.describe(encoded)
-        meta = {"seed": spec.seed, "config": resolved(config), **spec.meta(), **provenance, "data": data}
-        run = measure(builder, model, work, spool, meta, gram_file(out), identity, objective)
+        meta = {"seed": spec.seed, "config": resolved(config), **spec.meta(), "data": data}
+        meta |= _provenance(model, builder.targets, parts)
+        run = measure(builder, model, work, spool, meta, gram_file(out), summary(identity), objective)
         with shard.together():
             if shard.first:
                 settle(lambda place: run.save(place, gram_file(out)), out)
@@ -240,13 +252,15 @@ def measure(
         prober = Prober(probe, spool, builder.spec, builder.progress, work.count, shard, job)
         with shard.together():
             found = prober.run(work.parts)
+    again = sum(shard.gathered(len(prober.again)))
     _check_counts(found, work.tasks)
     builder.take(found, work.places)
     with shard.together():
         grams = builder.grams(spool, file)
     with shard.together():
         conventions = {"loss": objective.words, **meta["conventions"]}
-        return builder.run(grams, spool, {**meta, "loss": objective.words, "conventions": conventions})
+        meta = {**meta, "loss": objective.words, "conventions": conventions, "measured_again": again}
+        return builder.run(grams, spool, meta)
 
 
 def _prepared(
@@ -264,7 +278,9 @@ def _prepared(
 
 
 @contextmanager
-def _waiting(config: AnalysisConfig, out: Path, identity: str, builder: RunBuilder, units: int) -> Iterator[DiskSpool]:
+def _waiting(
+    config: AnalysisConfig, out: Path, identity: Mapping[str, Any], builder: RunBuilder, units: int
+) -> Iterator[DiskSpool]:
     """The spool in which this process's gradients wait."""
     shard, spool_dir = builder.shard, config.probe.spool_dir
     need = builder.spool_bytes(units) * processes.here() // shard.count
@@ -274,14 +290,14 @@ def _waiting(config: AnalysisConfig, out: Path, identity: str, builder: RunBuild
         yield shard.first_then_others(lambda: stack.enter_context(opening))
 
 
-def _provenance(model: nn.Module, targets: Sequence[Target]) -> dict[str, Any]:
+def _provenance(model: nn.Module, targets: Sequence[Target], parts: Mapping[str, Any]) -> dict[str, Any]:
     """What the run records of the model and of how it was measured."""
     adapter = targets[0].adapter
     return {
         "conventions": CONVENTIONS,
         "adapter": adapter,
         "not_probed": unprobed(model, adapter),
-        **checkpoint.provenance(model),
+        **checkpoint.provenance(parts),
     }
 
 

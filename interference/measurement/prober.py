@@ -5,7 +5,7 @@ A part is measured and stored together: some whole units, and the batches that h
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -36,6 +36,7 @@ class Prober:
         total: number of units, if known.
         shard: which parts are this process's.
         job: identity of the measurement; only parts of the same job are taken from the spool.
+        again: parts that waited in the spool, damaged or of changed examples, and were measured again.
     """
 
     probe: Probe
@@ -45,6 +46,7 @@ class Prober:
     total: int = 0
     shard: Shard = ALL
     job: str = ""
+    again: list[int] = field(default_factory=list)
 
     def run(self, parts: Iterable[Part]) -> Probed:
         """Measure every part, or take it from the spool where an interrupted run left it.
@@ -71,6 +73,8 @@ class Prober:
         kept = self.spool.metadata(number)
         if kept and kept.get("batches") == digest:
             return json.loads(kept["losses"]), json.loads(kept["tokens"])
+        if self.spool.path(number).exists():
+            self.again.append(number)
         rows, losses, tokens = self._measure(part, batches)
         metadata = {"batches": digest, "losses": json.dumps(losses), "tokens": json.dumps(tokens)}
         self.spool.write(number, rows, metadata)

@@ -1,9 +1,10 @@
 """Unfinished work: the directory next to a run or factors in which their parts wait; one process at a time works on it.
 
-    OUT.partial/identity   the configuration, the checkpoint and which units are of one group
+    OUT.partial/identity   what the result depends on: model, configuration, processing, which units are of one group
     OUT.partial/lock       held by the process that works on it
     OUT.partial/part-N     gradients or selections of some examples; if a spool directory is given, in a folder there
     OUT.partial/spools     all folders that have held parts
+    OUT.partial/secret     a random text, also in those folders: only what has it was made here, and may be deleted
     OUT.partial/gram...    a run's Gram matrices, as they are made
     OUT.partial/result     the run or factors, until they are whole
     OUT.partial/settled    marks a whole result that is about to be moved
@@ -15,15 +16,19 @@ saved, or when the input turns out to be wrong.
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import date
 from pathlib import Path
+from secrets import token_hex
+from typing import Any
 
 from interference.errors import InterferenceError, RunError
 from interference.measurement.spool import DiskSpool
 from mixlora.common.files import amount, exists, is_file
+from mixlora.common.identity import differences
 from mixlora.common.locks import locked
 from mixlora.common.writing import remove_left, whole_file
 
@@ -33,13 +38,22 @@ _RESULT = "result"
 _SPOOLS = "spools"
 _SETTLED = "settled"
 _LOCK = "lock"
+_SECRET = "secret"
 _OWN = {_LOCK, f".{_IDENTITY}.new"}
 """Files of a process that was killed before it wrote its identity."""
+_NAMES = "|".join([r"part-\d+\.safetensors", _GRAM, _RESULT, _SPOOLS, _SETTLED, _SECRET, _IDENTITY])
+_MADE = re.compile(rf"\.?({_NAMES})(\.\w+){{0,2}}")
+"""Names of what work leaves in its directories, under temporary names, too."""
 
 
 @contextmanager
 def unfinished(
-    out: Path, identity: str, spool_dir: Path | None = None, need: int = 0, stored: int = 0, first: bool = True
+    out: Path,
+    identity: Mapping[str, Any],
+    spool_dir: Path | None = None,
+    need: int = 0,
+    stored: int = 0,
+    first: bool = True,
 ) -> Iterator[DiskSpool]:
     """The spool of a job, which continues what an interrupted call of the same job left.
 
@@ -47,7 +61,7 @@ def unfinished(
 
     Args:
         out: where the run or factors will be.
-        identity: of the job.
+        identity: of the job: nested values that JSON has.
         spool_dir: where the parts wait; None for the directory of unfinished work.
         need: bytes that the parts will take; 0 if they are few.
         stored: bytes that the Gram matrices will take in the directory of unfinished work.
@@ -68,14 +82,15 @@ def unfinished(
         try:
             for each in dict.fromkeys([folder, place]) if first else ():
                 _make(each, "--out" if each == folder else "--spool-dir")
-                _mark(each, identity)
+                _mark(each, json.dumps(identity))
             if first:
                 result = folder / _RESULT
-                shutil.rmtree(result, ignore_errors=True)  # its process was killed before it could move it
+                shutil.rmtree(result, ignore_errors=True)  # its process was killed before it was whole
                 remove_left(result)
+                _share_secret(folder, place)
             spool = DiskSpool(place)
             _refuse_full(place, need, folder if first else place, stored if first else 0)
-            former = _former(folder, place) if first else []
+            former = _with_former(folder, place) if first else []
         except RunError:
             _remove(*new)  # nothing is measured yet, and the next call may have another configuration
             raise
@@ -97,9 +112,8 @@ def partial_folder(out: Path) -> Path:
 def day_of(out: Path) -> date | None:
     """The day that the unfinished work on a result takes for today; None where there is none, or it writes no date."""
     try:
-        identity = _noted(partial_folder(out) / _IDENTITY) or ""
-        config, _ = json.JSONDecoder().raw_decode(identity, identity.index("{"))  # words on the loss may follow
-        return date.fromisoformat(config["model"]["date"])
+        identity = json.loads(_noted(partial_folder(out) / _IDENTITY) or "")
+        return date.fromisoformat(identity["config"]["model"]["date"])
     except (RunError, ValueError, LookupError, TypeError):  # other work, of an earlier version, unreadable: told later
         return None
 
@@ -122,23 +136,42 @@ def settle(save: Callable[[Path], None], out: Path) -> None:
     waiting = partial_folder(out) / _RESULT
     save(waiting)
     _note(partial_folder(out) / _SETTLED, "")
-    try:
-        waiting.rename(out)
-    except OSError as error:
-        raise RunError(f"{waiting} cannot be moved to {out}: {error.strerror or error}; move it yourself") from None
+    _move(waiting, out)
 
 
 def clear(out: Path, marker: str) -> None:
-    """Remove what is left of a process that was killed right after it moved its result.
+    """Move a whole result that a killed process did not move, and remove what it left.
 
     Args:
         out: the result's place.
         marker: a file that every such result has.
+
+    Raises:
+        RunError: if the result cannot be moved to its place, or another process is moving it.
     """
     folder = partial_folder(out)
-    if is_file(folder / _SETTLED) and is_file(out / marker):
-        waited = map(Path, (_noted(folder / _SPOOLS) or "").splitlines())
-        _remove(*(path for path in waited if (path / _IDENTITY).is_file()), folder)
+    if not is_file(folder / _SETTLED) or not is_file(folder / _SECRET):
+        return
+    with locked(folder / _LOCK, f"computing {out}"):
+        waiting = folder / _RESULT
+        if is_file(waiting / marker):
+            _move(waiting, out)
+        if is_file(out / marker):
+            _remove(*_former(folder), folder)
+
+
+def _move(waiting: Path, out: Path) -> None:
+    """Move a whole result to its place.
+
+    Raises:
+        RunError: if its place is taken, or cannot be written.
+    """
+    try:
+        waiting.rename(out)
+    except OSError as error:
+        raise RunError(
+            f"{waiting} is a whole result that cannot be moved to {out}: {error.strerror or error}; move it yourself"
+        ) from None
 
 
 def refuse_busy(out: Path) -> None:
@@ -171,18 +204,39 @@ def _mark(folder: Path, identity: str) -> None:
     """
     if (known := _noted(folder / _IDENTITY)) is not None and known != identity:
         raise RunError(
-            f"{folder} holds unfinished work on another configuration, checkpoint or grouping of examples; finish "
-            "that, delete the directory, or choose another --out"
+            f"{folder} holds unfinished work of another job{_other(known, identity)}; finish that, delete the "
+            "directory, or choose another --out"
         )
     _note(folder / _IDENTITY, identity)
 
 
-def _former(folder: Path, place: Path) -> list[Path]:
-    """Folders of earlier spool directories of this job; they are deleted at the end, too."""
-    lines = (_noted(folder / _SPOOLS) or "").splitlines()
-    waited = [path for path in map(Path, lines) if path not in (folder, place)]
-    _note(folder / _SPOOLS, "".join(f"{path}\n" for path in [*waited, place]))
-    return [path for path in waited if (path / _IDENTITY).is_file()]
+def _other(known: str, identity: str) -> str:
+    """What differs between two identities, in brackets; "" if one cannot be read, as those of earlier versions."""
+    try:
+        return f" ({differences(dict(json.loads(known)), json.loads(identity))})"
+    except (ValueError, TypeError):
+        return ""
+
+
+def _with_former(folder: Path, place: Path) -> list[Path]:
+    """Note where parts wait; the folders of earlier spool directories, which end with the job, too."""
+    former = [path for path in _former(folder) if path not in (folder, place)]
+    _note(folder / _SPOOLS, "".join(f"{path}\n" for path in [*former, place]))
+    return former
+
+
+def _former(folder: Path) -> list[Path]:
+    """The noted folders that have held parts of this job, as the secret in them proves."""
+    secret = _noted(folder / _SECRET)
+    waited = [Path(line) for line in (_noted(folder / _SPOOLS) or "").splitlines()]
+    return [path for path in waited if secret and is_file(path / _SECRET) and _noted(path / _SECRET) == secret]
+
+
+def _share_secret(folder: Path, place: Path) -> None:
+    """Write the job's secret into both of its directories."""
+    secret = _noted(folder / _SECRET) or token_hex(16)
+    for each in dict.fromkeys([folder, place]):
+        _note(each / _SECRET, secret)
 
 
 def _noted(path: Path) -> str | None:
@@ -233,8 +287,13 @@ def _size(path: Path) -> int:
 
 
 def _remove(*folders: Path) -> None:
+    """Remove what work has left in folders, and the folders themselves where they hold nothing else."""
     for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):
+            for path in folder.iterdir():
+                if path.name == _LOCK or _MADE.fullmatch(path.name):
+                    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+            folder.rmdir()
 
 
 def _digest(text: str) -> str:

@@ -13,6 +13,7 @@ import torch
 from interference.config import AnalysisConfig, TaskConfig
 from interference.errors import DataError, ScopeError
 from interference.measurement.units import Batch, Part, Unit, Workload
+from mixlora.checkpoints.fingerprints import digest
 from mixlora.checkpoints.prompting import load_collator
 from mixlora.data.checking import as_error
 from mixlora.data.collation import Collator, Encoded
@@ -226,6 +227,13 @@ def workload(encoded: Sample, config: AnalysisConfig, device: torch.device) -> W
 
     Sorting by length saves padding. The longest come first: if memory is too small, the first part fails.
     """
+    runs = parts_of(encoded, config)
+    made = (_part(encoded, run, config.probe.batch_size, device) for run in runs)
+    return Workload(made, list(config.tasks), np.array([k for run in runs for k in run]), count(encoded))
+
+
+def parts_of(encoded: Sample, config: AnalysisConfig) -> list[list[int]]:
+    """The units of every part, in the order in which they are measured."""
     units, size = encoded.units, config.probe.unit_size
     order = sorted(range(len(units)), key=lambda k: (units[k].has_image, -units[k].length, k))
     together = max(config.probe.batch_size // size, 1)
@@ -234,8 +242,7 @@ def workload(encoded: Sample, config: AnalysisConfig, device: torch.device) -> W
         if not runs or len(runs[-1]) == together or units[runs[-1][0]].has_image != units[k].has_image:
             runs.append([])
         runs[-1].append(k)
-    made = (_part(encoded, run, config.probe.batch_size, device) for run in runs)
-    return Workload(made, list(config.tasks), np.array([k for run in runs for k in run]), count(encoded))
+    return runs
 
 
 def example_batches(
@@ -290,13 +297,13 @@ def describe(encoded: Sample) -> dict[str, Any]:
     }
 
 
-def grouping(encoded: Sample) -> list[str]:
-    """A digest of which units share a group, as another label of a record changes it; empty where none does."""
+def grouping(units: Sequence[EncodedUnit]) -> str:
+    """A digest of which units share a group, as another label of a record changes it; "" where none does."""
     members: dict[int, list[tuple[str, str]]] = {}
-    for unit in encoded.units:
+    for unit in units:
         members.setdefault(unit.group, []).append((unit.task, unit.unit.ids))
     shared = sorted(own for own in members.values() if len(own) > 1)
-    return [f"groups {hashlib.sha256(repr(shared).encode()).hexdigest()}"] if shared else []
+    return digest([repr(shared).encode()]) if shared else ""
 
 
 def _shown(example: Encoded, collator: Collator) -> dict[str, Any]:

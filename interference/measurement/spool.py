@@ -3,6 +3,7 @@
 Not here: which directory outlives an interruption, and what it holds besides (`resume`).
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,9 +15,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from interference.errors import RunError, WriteError
+from mixlora.checkpoints.fingerprints import of_tensor
 from mixlora.common.writing import whole_file
 
 Rows = Mapping[str, Tensor]
+
+_SUMS = "sums"
+"""The key of a part's metadata that holds a digest of the rows of each of its blocks."""
+_DAMAGED = (OSError, SafetensorError, ValueError, LookupError, TypeError, AttributeError)
+"""Errors of reading a file whose bytes may be anything."""
 
 
 class Spool(Protocol):
@@ -104,6 +111,7 @@ class DiskSpool:
             RunError: if it cannot be created.
         """
         self.folder = folder
+        self._sums: dict[int, dict[str, str]] = {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -120,14 +128,18 @@ class DiskSpool:
         Args:
             part: number of the part.
             rows: {name: rows}.
-            metadata: what a later process checks before it takes the part; None if there is no later process.
+            metadata: what a later process checks before it takes the part; None if there is no later process. A digest
+                of every block's rows is kept with it.
 
         Raises:
             WriteError: if they cannot be written; earlier parts stay.
         """
+        held = {name: tensor.contiguous() for name, tensor in rows.items()}
+        self._sums[part] = {name: of_tensor(tensor) for name, tensor in held.items()}
+        kept = {**(metadata or {}), _SUMS: json.dumps(self._sums[part])}
         try:
             with whole_file(self.path(part), durable=metadata is not None) as new:
-                save_file({name: tensor.contiguous() for name, tensor in rows.items()}, new, metadata)
+                save_file(held, new, kept)
         except (OSError, SafetensorError) as error:
             failed = f"what is measured cannot be written to {self.folder}: {error}"
             raise WriteError(f"{failed}; make room there, and start again") from None
@@ -139,7 +151,12 @@ class DiskSpool:
             RunError: if the file is gone or damaged.
         """
         with self._opened(part) as file:
-            return file.get_tensor(block)
+            if part not in self._sums:
+                self._sums[part] = json.loads(file.metadata()[_SUMS])
+            found: Tensor = file.get_tensor(block)
+            if of_tensor(found) != self._sums[part][block]:
+                raise ValueError(f"the rows of {block} are not what was measured")
+            return found
 
     def rows(self, part: int) -> dict[str, Tensor]:
         """Read all blocks of a part.
@@ -154,9 +171,12 @@ class DiskSpool:
         """The metadata that was written with a part; None if the part is missing or damaged."""
         try:
             with safe_open(self.path(part), framework="pt") as file:
-                return dict(file.metadata() or {})
-        except (OSError, SafetensorError):
+                found = dict(file.metadata() or {})
+                sums = json.loads(found.pop(_SUMS))
+                held = {name: of_tensor(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118  # no mapping
+        except _DAMAGED:
             return None
+        return found if held == sums else None
 
     @contextmanager
     def _opened(self, part: int) -> Iterator[safe_open]:
@@ -164,5 +184,5 @@ class DiskSpool:
         try:
             with safe_open(path, framework="pt") as file:
                 yield file
-        except (OSError, SafetensorError) as error:
+        except _DAMAGED as error:
             raise RunError(f"{path} is gone or damaged ({error}); the same command measures it again") from None

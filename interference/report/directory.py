@@ -1,6 +1,5 @@
 """The report's directory: the page, the figures and the tables of some runs."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -12,10 +11,9 @@ from interference.report.findings import depth
 from interference.report.html import render
 from interference.run import Run, load
 from mixlora.common.directories import check_writable
-from mixlora.common.errors import unwritable
 from mixlora.common.files import exists
+from mixlora.common.outputs import OutputFolder
 from mixlora.common.progress import Progress, silent
-from mixlora.common.writing import replace_files
 
 PANEL_CELLS = 4_000
 """Cells of all panels of one figure: more take minutes to draw and cannot be read."""
@@ -24,7 +22,6 @@ SIDE_BY_SIDE = 60
 MATRIX_TASKS = 40
 """Tasks of the figure of one run's matrix: more are metres of paper."""
 KINDS = ("png", "svg")
-_FIGURE = re.compile(r"((matrix|layers)-\d+|series)\.(png|svg)")
 
 
 def write(
@@ -49,11 +46,11 @@ def write(
 
     Raises:
         ConfigError: labels are more or fewer than runs, or one is given twice.
-        RunError: a run cannot be read, or the report not written.
+        RunError: a run cannot be read, the report not written, or `out` holds what no report wrote.
     """
     if exists(out / "run.json"):
         raise RunError(f"{out} is a run, which a report has no place in; choose another --out")
-    named = _named(runs, labels)
+    named, folder = _named(runs, labels), OutputFolder(out, "interference report")
     if not exists(out):
         check_writable(out)  # now, not after minutes of bootstraps
     sources = {label: str(path) for label, path in zip(named, runs, strict=True)}
@@ -61,11 +58,11 @@ def write(
     made = data.report(named, detail, examples=examples, sources=sources, progress=progress)
     drawn = {name: _layers(run) for name, run in named.items()}
     made.left_out.extend(_not_drawn(named, drawn))
-    pictures = {out / "figures" / name: content for name, content in _figures(named, drawn)}
-    sheets = {out / "tables" / name: content for name, content in tables.render(made).items()}
-    html = out / "report.html"
-    _replace({html: render.render(made.to_json()).encode("utf-8"), **pictures, **sheets}, out)
-    return [html, *([out / "figures"] if pictures else []), out / "tables"]
+    pictures = {f"figures/{name}": content for name, content in _figures(named, drawn)}
+    sheets = {f"tables/{name}": content for name, content in tables.render(made).items()}
+    html = render.render(made.to_json()).encode("utf-8")
+    folder.replace({"report.html": html, **pictures, **sheets})
+    return [out / "report.html", *([out / "figures"] if pictures else []), out / "tables"]
 
 
 def _named(runs: Sequence[Path], labels: Sequence[str] | None) -> dict[str, Run]:
@@ -125,16 +122,3 @@ def _drawn(runs: Mapping[str, Run], drawn: Mapping[str, Sequence[int]]) -> Itera
             yield f"layers-{place}", matrices.panels(run, layers=drawn[name])
     if _side_by_side(runs) and _fits(runs):
         yield "series", matrices.series(runs)
-
-
-def _replace(files: Mapping[Path, bytes], out: Path) -> None:
-    """Write a report's files over those of a report before, then remove what that one had more."""
-    try:
-        replace_files(files)
-        for folder, names in (("figures", _FIGURE), ("tables", tables.FILE)):
-            for path in set((out / folder).glob("*")) - set(files):
-                if names.fullmatch(path.name):
-                    path.unlink(missing_ok=True)
-    except OSError as error:
-        message = f"the report cannot be written to {out}: {error.strerror or error}; choose another --out"
-        raise unwritable(message, error) from None

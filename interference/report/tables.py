@@ -1,6 +1,5 @@
 """The CSV files of a report: the same numbers as the page's, in full precision, for a spreadsheet or a script."""
 
-import re
 from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any
@@ -13,8 +12,6 @@ from interference.report.scopes import BASE, WHOLE, key_of
 _WHOLE = key_of(WHOLE)
 _READ = {name: getattr(BASE, name) for name in ("metric", "pairs", "reduce")}
 """How the numbers of the null, the profile and the trajectory are made."""
-FILE = re.compile(r"(matrix-\d+|cells|differences|signal|null|profile|groups|overlap|trajectory)\.csv")
-"""Names of the tables that a report may have."""
 
 
 def render(report: ReportData) -> dict[str, bytes]:

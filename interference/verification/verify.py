@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -44,7 +45,8 @@ class Verification:
             relative to its own norm. `worst_block` is the block that differs most, `worst_error` its error relative to
             that block (no block if the two ways agree to the bit).
         gram_error: largest |K - K'| / sqrt(K'[u,u] K'[v,v]) between the run's Gram and that of the derived gradients
-            (of their sketches, if the run is of sketches).
+            (of their sketches, if the run is of sketches): of the units in `gradients`, and of one unit of every other
+            part of the run against them.
         steps: one row a step size: `step` (lambda), `predicted` (root mean square fall of the loss, nats per token),
             `slope` of the real fall on the predicted one, `correlation`, `pairs` of units.
         linear_until: the largest step up to which slope lies within 0.9 to 1.1 and correlation above 0.99; 0 if none.
@@ -99,20 +101,21 @@ def verify(
         loss: the loss that the run measured, if it was the caller's or a trainer's.
 
     Raises:
-        RunError: if the batches hold other units than the run, or it measured a loss that is not given.
+        RunError: if the model is not the run's, the batches hold other units, or it measured a loss that is not given.
         ScopeError: if only one unit would be derived: the steps of a unit are read off the losses of others.
         MeasurementError: if no step moves another unit's loss.
     """
+    checkpoint.refuse_other(model, run.meta, "the run")
     unit = str(run.meta["unit"])
     chosen = _chosen(run, units)
     rows: dict[int, Batch] = {}
     count = 0
     for part in of_collated(model, batches, unit):
-        for place in range(len(part.units)):
-            if count + place in chosen:
-                ((batch, owners),) = part.batches
-                alone = len(batch["labels"]) == 1 or unit == "batch"
-                rows[count + place] = batch if alone else single(batch, owners.index(place))
+        places = range(count, count + len(part.units))
+        for place in [place for place in places if place in chosen] or places[:1]:
+            ((batch, owners),) = part.batches
+            alone = len(batch["labels"]) == 1 or unit == "batch"
+            rows[place] = batch if alone else single(batch, owners.index(place - count))
         count += len(part.units)
     if count != len(run.probes):
         raise RunError(f"the batches hold {count} units, but the run {len(run.probes)}; pass the run's own batches")
@@ -120,9 +123,9 @@ def verify(
     targets = _targets(run, model, scope.get("layers"), scope.get("modules"), adapter)
     loss = _loss(run, model, targets, rows[chosen[0]]) if loss is None else loss
     given = [[rows[k]] for k in chosen]
-    return _verify(
-        run, model, targets, chosen, given, together(given) if loss is None else apart(given), progress, loss
-    )
+    rest = ((k, [batch]) for k, batch in rows.items() if k not in chosen)
+    padded = together(given) if loss is None else apart(given)
+    return _verify(run, model, targets, chosen, given, padded, rest, progress, loss)
 
 
 def verify_config(
@@ -156,15 +159,16 @@ def verify_config(
             "common), and its intervals are of the old ones; compute it again"
         )
     model = checkpoint.load_model(config.model)
-    if checkpoint.fingerprint(model) != (run.meta.get("fingerprints") or {}).get("model"):
-        raise RunError("the checkpoint has changed since the run was computed; compute it again")
+    checkpoint.refuse_other(model, run.meta, "the run")
     targets = _targets(run, model, config.probe.layers, config.probe.modules)
     chosen = _chosen(run, units)
     own = [sample.example_batches(encoded, place, example_batch, model.device) for place in chosen]
     loss = _loss(run, model, targets, own[0][0])
     size = TOGETHER if loss is None else 1
     padded = sample.padded_batches(encoded, chosen, size, model.device)
-    return _verify(run, model, targets, chosen, own, padded, progress, loss)
+    others = [part[0] for part in sample.parts_of(encoded, config) if not set(part) & set(chosen)]
+    rest = ((place, sample.example_batches(encoded, place, example_batch, model.device)) for place in others)
+    return _verify(run, model, targets, chosen, own, padded, rest, progress, loss)
 
 
 def _verify(
@@ -174,6 +178,7 @@ def _verify(
     chosen: list[int],
     units: Sequence[list[Batch]],
     padded: Iterable[tuple[Batch, Sequence[int]]],
+    rest: Iterable[tuple[int, list[Batch]]],
     progress: Progress,
     loss: Loss | None,
 ) -> Verification:
@@ -186,6 +191,7 @@ def _verify(
         chosen: places of the units in the run.
         units: their batches, from which gradients are derived and losses read.
         padded: the same examples as the run batches them, with the position in `chosen` of each row's unit.
+        rest: one unit of every other part of the run, its place and batches.
         progress: called as the work goes on.
         loss: that the run measured; None for the mean cross-entropy over supervised tokens.
     """
@@ -194,19 +200,53 @@ def _verify(
     with as_found(model):
         activate(model, targets[0].adapter)
         derived = derived_gradients(model, targets, units, token_mean, loss)
+        parts = _Parts(run, chosen, derived)
+        for place, batches in rest:
+            parts.check(place, derived_gradients(model, targets, [batches], token_mean, loss))
     progress("gradients", len(chosen), len(chosen))
-    size = run.meta.get("sketch")
     gram, exact = run.gram()[np.ix_(chosen, chosen)].astype(np.float64), gram_of(derived)
-    own = exact if size is None else gram_of(sketched(derived, size, run.seed))
-    norms = np.sqrt(np.outer(np.diagonal(own), np.diagonal(own)))
-    apart = np.abs(gram - own) / np.where(norms > 0, norms, np.nan)
-    gram_error = np.nanmax(apart) if np.isfinite(run.gram()).all() else math.inf
-    predicted = gram if size is None else exact  # the known error of sketches is not one of the gradients
+    predicted = gram if run.meta.get("sketch") is None else exact  # sketches' known error is not the gradients'
     steps = real_steps(model, targets, units, derived, predicted, token_mean, progress, loss)
     routers = any(block.side in ROUTERS for target in targets for block in target.blocks)
     return Verification(
-        _errors(run, chosen, measured, derived), float(gram_error), steps, linear_until(steps), _dtype(model), routers
+        _errors(run, chosen, measured, derived), parts.error, steps, linear_until(steps), _dtype(model), routers
     )
+
+
+class _Parts:
+    """How far a run's Gram is from that of derived gradients: of the chosen units, then of others against these.
+
+    Attributes:
+        error: the largest so far, relative to the two units' norms.
+    """
+
+    def __init__(self, run: Run, chosen: Sequence[int], derived: Mapping[str, Tensor]) -> None:
+        self._run, self._chosen, self._gram = run, chosen, run.gram().astype(np.float64)
+        self._rows = self._flat(derived)
+        self._own = (self._rows @ self._rows.T).numpy()
+        self.error = 0.0
+        self._compare(self._gram[np.ix_(chosen, chosen)], self._own, np.diagonal(self._own))
+
+    def check(self, place: int, derived: Mapping[str, Tensor]) -> None:
+        """Take the unit at a place of the run into account."""
+        row = self._flat(derived)
+        square, with_chosen = (row @ row.T).numpy(), (row @ self._rows.T).numpy()
+        self._compare(self._gram[[[place]], self._chosen], with_chosen, square[0])
+        self._compare(self._gram[[[place]], [place]], square, square[0], square[0])
+
+    def _flat(self, rows: Mapping[str, Tensor]) -> Tensor:
+        """[units, entries] of all blocks, sketched if the run's are."""
+        size = self._run.meta.get("sketch")
+        blocks = (rows if size is None else sketched(rows, size, self._run.seed)).values()
+        return torch.cat([block.flatten(1) for block in blocks], dim=1).double()
+
+    def _compare(self, found: Any, expected: Any, squares: Any, others: Any = None) -> None:
+        norms = np.sqrt(np.outer(squares, np.diagonal(self._own) if others is None else others))
+        apart = np.abs(found - expected) / np.where(norms > 0, norms, np.nan)
+        if not np.isfinite(self._gram).all():
+            self.error = math.inf
+        elif not np.isnan(apart).all():
+            self.error = max(self.error, float(np.nanmax(apart)))
 
 
 def _loss(run: Run, model: nn.Module, targets: Sequence[Target], batch: Batch) -> Loss | None:

@@ -3,6 +3,7 @@
 Not here: writing (`writing`), and who works in a directory (`locks`).
 """
 
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -40,13 +41,25 @@ def check_free(out: Path, marker: str, noun: str, otherwise: str) -> None:
         raise RunError(f"{out} already holds {noun}; choose another --out or delete it first")
     try:
         occupied = is_occupied(out)
-        apart = out.is_symlink() or out.is_mount()  # a directory beside it cannot be renamed to it
+        apart = out.is_symlink() or _is_mounted(out)  # a directory beside it cannot be renamed to it
     except (OSError, ValueError) as error:
         raise RunError(f"{out} cannot be used: {reason(error)}; choose another --out") from None
     if occupied:
         raise RunError(f"{out} exists and {otherwise}; choose another --out")
     if apart:
         raise RunError(f"{out} is a link or the root of a disk; name a directory within it by --out")
+
+
+def _is_mounted(path: Path) -> bool:
+    """Whether something is mounted at a path, a folder of the same disk among them, which `is_mount` does not see."""
+    if path.is_mount():
+        return True
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:  # only Linux has it
+        return False
+    points = {re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), line.split(" ")[4]) for line in lines}
+    return str(path.resolve()) in points
 
 
 def check_writable(out: Path) -> None:

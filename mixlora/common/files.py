@@ -35,6 +35,15 @@ def expanded(path: Path | str) -> Path:
         return Path(path)
 
 
+def without_dots(path: Path) -> Path:
+    """The same place without "..": making the parents of "a/../b" would leave an empty folder "a"."""
+    if ".." not in path.parts:
+        return path
+    if path.name == "..":
+        return Path(os.path.realpath(path))
+    return Path(os.path.realpath(path.parent)) / path.name
+
+
 def exists(path: Path) -> bool:
     """Whether anything is at a path; False for a name that no file can have, as an untrusted file may give."""
     try:

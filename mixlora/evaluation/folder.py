@@ -16,8 +16,8 @@ from typing import Any
 
 from mixlora.common.errors import CheckpointError
 from mixlora.common.files import exists, file_name, read_json
+from mixlora.common.identity import differences
 from mixlora.common.locks import LOCK, locked
-from mixlora.common.settings import leaves
 from mixlora.common.writing import growing, write_json
 from mixlora.evaluation import predictions
 from mixlora.evaluation.lines import append_lines, cut, write_lines, written
@@ -27,8 +27,6 @@ IDENTITY = "evaluation.json"
 PREDICTIONS, JUDGEMENTS = "predictions", "judgements"
 HASH = 32
 """Characters of a hash that stands for something too long for a message."""
-_NAMED = 3
-"""How many differences of two evaluations a message names."""
 
 
 class Folder:
@@ -137,18 +135,11 @@ class Folder:
     def _refuse_other(self, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
         common = found["tasks"].keys() & wanted["tasks"].keys()
         there, here = (
-            dict(leaves({**side, "tasks": {task: own for task, own in side["tasks"].items() if task in common}}))
+            {**side, "tasks": {task: own for task, own in side["tasks"].items() if task in common}}
             for side in (found, wanted)
         )
-        other = [
-            _difference(key, there.get(key), here.get(key)) for key in here | there if there.get(key) != here.get(key)
-        ]
-        if other:
-            more = [f"{len(other) - _NAMED} more"] * (len(other) > _NAMED)
-            raise CheckpointError(
-                f"{self.path} is of another evaluation: {', '.join(other[:_NAMED] + more)}; choose another --out, or "
-                "delete it"
-            )
+        if other := differences(there, here):
+            raise CheckpointError(f"{self.path} is of another evaluation: {other}; choose another --out, or delete it")
 
     def _begun(self, task: str) -> bool:
         return exists(self._file(task)) or exists(self._partial(task))
@@ -163,10 +154,3 @@ class Folder:
 def _is_unfinished(path: Path) -> bool:
     """Whether a file is what a process leaves if it is killed before it has claimed the directory."""
     return path.name in (growing(Path(IDENTITY)).name, LOCK)
-
-
-def _difference(key: str, there: Any, here: Any) -> str:
-    """One difference of two evaluations, for a message."""
-    if isinstance(there, str) and isinstance(here, str) and len(there) == len(here) == HASH:
-        return f"{key:.200} has changed"
-    return f"{key:.200} is {there!r:.200} there and {here!r:.200} here"

@@ -1,7 +1,6 @@
 """A whole evaluation: from its configuration to generated answers and their scores."""
 
 import gc
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -10,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from mixlora.checkpoints import loading
+from mixlora.checkpoints.fingerprints import of_checkpoint
 from mixlora.checkpoints.prompting import load_collator
 from mixlora.common.errors import CheckpointError, ConfigError, DataError, RunError, plain, reason
-from mixlora.common.files import TRAINING, exists, file_name, is_folder
+from mixlora.common.files import TRAINING, file_name, is_folder
 from mixlora.common.progress import Progress, silent
 from mixlora.common.sections import resolved
 from mixlora.data import described
@@ -22,7 +22,7 @@ from mixlora.data.examples import Example
 from mixlora.data.reading.problems import Noted
 from mixlora.data.sources import examples_of
 from mixlora.evaluation.config import JUDGE, TASK, EvaluateConfig, EvaluateTask
-from mixlora.evaluation.folder import HASH, Folder
+from mixlora.evaluation.folder import Folder
 from mixlora.evaluation.generation import Generator, generate
 from mixlora.evaluation.grouping import dependent, groups_of
 from mixlora.evaluation.judging.judge import Judgement, judge_score
@@ -37,12 +37,8 @@ from mixlora.tuner.config import MixLoraConfig, Routing
 
 Asked = dict[str, tuple[EvaluateTask, list[Example]]]
 """{task: (its section of the configuration, its examples)}."""
-FORMAT = 1
+FORMAT = 2
 """The number of the layout of an evaluation's directory."""
-_FILES = (".json", ".jinja", ".model", ".safetensors", ".bin", ".pt")
-"""Suffixes of the files of a checkpoint."""
-_PIECE, _PIECES = 2**20, 256
-"""The bytes of a piece of a large file, and the number of pieces that are hashed."""
 
 
 def evaluate(
@@ -189,8 +185,8 @@ def _identity(config: EvaluateConfig) -> dict[str, Any]:
     model = config.model
     return {
         "format": FORMAT,
-        "base": _content(loading.base_of(model)),
-        "projector": model.projector and _content(model.projector),
+        "base": of_checkpoint(loading.base_of(model)),
+        "projector": model.projector and of_checkpoint(model.projector),
         "model": model.model_dump(mode="json", exclude={"base", "adapter", "projector", "device"}),
         "generation": config.generation.identity,
     }
@@ -198,30 +194,11 @@ def _identity(config: EvaluateConfig) -> dict[str, Any]:
 
 def _identities(asked: Asked, adapters: Mapping[str, str | None]) -> dict[str, dict[str, Any]]:
     """What the answers to each task depend on in addition."""
-    contents = {adapter: adapter and _content(adapter) for adapter in set(adapters.values())}
+    contents = {adapter: adapter and of_checkpoint(adapter) for adapter in set(adapters.values())}
     return {
         task: {"examples": fingerprint(examples), "adapter": contents[adapters[task]], "definition": how.definition}
         for task, (how, examples) in asked.items()
     }
-
-
-def _content(name: str) -> str:
-    """A hash of a checkpoint's files (of samples of large ones); the name itself if it is not on disk."""
-    path = Path(name)
-    if not exists(path):
-        return name
-    files = sorted(file for file in path.iterdir() if file.suffix in _FILES) if path.is_dir() else [path]
-    found = hashlib.sha256()
-    for file in files:
-        size = file.stat().st_size
-        if file.name == TRAINING:
-            continue
-        found.update(f"{file.name} {size} ".encode())
-        with file.open("rb") as stream:
-            for start in range(0, size, max(_PIECE, size // _PIECES)):
-                stream.seek(start)
-                found.update(stream.read(_PIECE))
-    return found.hexdigest()[:HASH]
 
 
 def _any_adapter(config: EvaluateConfig) -> str | None:

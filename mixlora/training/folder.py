@@ -18,8 +18,10 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from mixlora.checkpoints.fingerprints import of_file
 from mixlora.common.errors import CheckpointError, TrainingError
 from mixlora.common.files import SNAPSHOTS, TRAINING, exists, read_json
+from mixlora.common.identity import differences
 from mixlora.common.locks import LOCK, locked
 from mixlora.common.settings import leaves
 from mixlora.common.writing import growing, write_json, write_remedy
@@ -37,6 +39,9 @@ _FREE = {
 }
 """Keys that change how a training is computed and reported, not the result: it continues with another value."""
 
+_SUMS = ".sums"
+"""The suffix of the files of a checkpoint that hold digests of the others."""
+
 _UNFINISHED = ("inline_container", "PytorchStreamWriter", "iostream error")
 """Words in torch.save's errors if it could not finish a file."""
 _UNOPENED = ("Parent directory", "cannot be opened")
@@ -49,7 +54,7 @@ class Folder:
     Args:
         path: the directory.
         config: the resolved configuration.
-        data: fingerprint of the examples; None if not known yet, then the data is not compared.
+        data: fingerprint of the examples and of how they become tokens; None if not known yet, then it is not compared.
         within: the enclosing directory, if that is claimed too.
 
     Raises:
@@ -61,6 +66,7 @@ class Folder:
         self.config = config
         self.data = data
         self.within = within
+        self.model: dict[str, Any] | None = None
         self.record = self._found()
 
     @property
@@ -95,14 +101,31 @@ class Folder:
         """
         return locked(self.path / LOCK, f"training {self.path}")
 
-    def open(self) -> None:
-        """Claim the directory, and remove checkpoints that a killed process did not finish."""
+    def open(self, model: Mapping[str, Any]) -> list[str]:
+        """Claim the directory, and remove checkpoints that a killed process did not finish, or that are damaged.
+
+        Args:
+            model: fingerprints of the model before its first step.
+
+        Returns:
+            The damaged checkpoints that were removed, for a reader.
+
+        Raises:
+            CheckpointError: the training there began with another model, or the directory cannot be written.
+        """
         if self.within is not None:
-            self.within.open()
+            self.within.open(model)
+        if changed := differences((self.record or {}).get("model") or model, model):
+            raise CheckpointError(
+                f"{self.path} is of a training of another model ({changed}); choose another --out, or delete it"
+            )
+        self.model = dict(model)
+        damaged = []
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             for path in self.checkpoints.glob("checkpoint-*"):
                 if not _is_whole(path):
+                    damaged += [path.name] * _is_ended(path)
                     shutil.rmtree(path)
             if self.record is None:
                 self._write({"finished": False})
@@ -110,6 +133,7 @@ class Folder:
             raise CheckpointError(
                 f"{self.path} cannot be written: {error.strerror or error}; choose another --out"
             ) from None
+        return damaged
 
     def close(self, known: Mapping[str, Any]) -> None:
         """Record that the training has finished, with what is known of it, and remove its checkpoints.
@@ -126,7 +150,7 @@ class Folder:
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def _write(self, known: Mapping[str, Any]) -> None:
-        self.record = {"format": FORMAT, "config": self.config, "data": self.data, **known}
+        self.record = {"format": FORMAT, "config": self.config, "data": self.data, "model": self.model, **known}
         write_json(self.path / TRAINING, self.record)
 
     def _found(self) -> dict[str, Any] | None:
@@ -207,7 +231,30 @@ def _words(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error).rstrip(".")
 
 
+def seal(checkpoint: Path, rank: int) -> None:
+    """Write digests of the files that a process wrote into a checkpoint; without them it still counts as whole.
+
+    Args:
+        checkpoint: its directory.
+        rank: of the process. The first one answers for all files but the other processes' own.
+    """
+    own = f"rng_state_{rank}.pth"
+    files = sorted(path for path in checkpoint.iterdir() if path.is_file() and path.suffix != _SUMS)
+    others = {path for path in files if path.name.startswith("rng_state_") and path.name != own}
+    written = [path for path in files if path not in others] if rank == 0 else [checkpoint / own]
+    write_json(checkpoint / f"{rank}{_SUMS}", {path.name: of_file(path) for path in written})
+
+
 def _is_whole(path: Path) -> bool:
+    """Whether a checkpoint is as it was written, to the end."""
+    try:
+        sums = [read_json(file) for file in path.glob(f"*{_SUMS}")]
+        return _is_ended(path) and all(of_file(path / name) == sum for held in sums for name, sum in held.items())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _is_ended(path: Path) -> bool:
     """Whether Trainer finished writing a checkpoint: it writes the state last."""
     try:
         return bool(read_json(path / "trainer_state.json")["global_step"] == _step(path))

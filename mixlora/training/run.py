@@ -15,10 +15,11 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, set_seed
 from transformers.integrations import TensorBoardCallback
 
 from mixlora.checkpoints import loading
+from mixlora.checkpoints.fingerprints import fingerprints, of_processing
 from mixlora.checkpoints.prompting import load_collator, recorded_day, with_template
 from mixlora.common import processes
 from mixlora.common.errors import ConfigError, TrainingError
-from mixlora.common.files import file_name
+from mixlora.common.files import file_name, without_dots
 from mixlora.common.progress import Progress, silent
 from mixlora.common.sections import resolved
 from mixlora.common.writing import growing, whole_directory
@@ -69,7 +70,7 @@ def train(
         )
     if config.method != Method.FULL:
         adapter_config(config)  # check its options before hours of other work
-    out = Path(config.out)
+    out = without_dots(Path(config.out))
     config = TrainConfig.model_validate(resolved(config))  # an adapter stores the path of its base
     config.model.date = config.model.date or recorded_day(out)
     is_main = processes.meet(loading.kind_of(config.model.device))
@@ -92,20 +93,27 @@ def _train(
     tell: Callable[[str], object],
 ) -> list[Path]:
     report = progress if is_main else silent
+    tell = tell if is_main else _unheard
     with processes.together():
         recipe = config.training
         collator = load_collator(config.model, max_length=recipe.max_length)
         config.model.date = collator.template.written_day
         corpus = gather(config.tasks, collator, recipe.seed, recipe.check_images and is_main, report)
-        for clause in corpus.told if is_main else ():
+        for clause in corpus.told:
             tell(clause)
         folder = Folder(out, resolved(config), fingerprint(corpus.examples))
         specialists = config.method == Method.SPECIALIST
         jobs = _specialists(config, folder, corpus) if specialists else {"": Job(folder, corpus, recipe)}
-    done = [_train_one(config, job, collator, device, _of_task(report, task), callbacks) for task, job in jobs.items()]
+    done = [
+        _train_one(config, job, collator, device, _of_task(report, task), callbacks, tell) for task, job in jobs.items()
+    ]
     if specialists and is_main and not folder.finished:
         folder.close({"specialists": {task: job.folder.path.name for task, job in jobs.items()}})
     return done
+
+
+def _unheard(clause: str) -> None:
+    """What all processes but the first tell."""
 
 
 class Job:
@@ -149,12 +157,13 @@ def _train_one(
     device: torch.device,
     progress: Progress,
     callbacks: Sequence[MakeCallback],
+    tell: Callable[[str], object],
 ) -> Path:
     if job.folder.finished:
         if processes.rank() == 0:
             job.folder.tidy()  # a killed process may have left checkpoints
         return job.folder.path
-    trainer = _trainer(config, job, collator, device, progress)
+    trainer = _trainer(config, job, collator, device, progress, tell)
     for make in callbacks:
         trainer.add_callback(make(trainer))
     last = job.folder.last_checkpoint()
@@ -170,7 +179,12 @@ def _train_one(
 
 
 def _trainer(
-    config: TrainConfig, job: Job, collator: Collator, device: torch.device, progress: Progress
+    config: TrainConfig,
+    job: Job,
+    collator: Collator,
+    device: torch.device,
+    progress: Progress,
+    tell: Callable[[str], object],
 ) -> TaskTrainer:
     """The Trainer with a fresh model; it claims the directory after everything that the configuration can make fail."""
     recipe, folder, mixed = config.training, job.folder, job.corpus.mixed
@@ -180,7 +194,8 @@ def _trainer(
     model = prepare(base, collator.tokenizer, config)
     with processes.together():
         if settings.process_index == 0:
-            folder.open()
+            for name in folder.open({**fingerprints(model), **of_processing(collator)}):
+                tell(f"{folder.checkpoints / name} is damaged and was removed: the training continues from before it")
     named = config.method == Method.MIXLORA and config.mixlora.routing == Routing.TASK
     with written(folder.path):
         trainer = TaskTrainer(

@@ -18,7 +18,7 @@ from mixlora.common.progress import Progress
 from mixlora.data.collation import Collator
 from mixlora.data.examples import Example
 from mixlora.training.config import EPOCHS, RecipeSection
-from mixlora.training.folder import Folder, written
+from mixlora.training.folder import Folder, seal, written
 from mixlora.training.order import Epochs
 
 
@@ -49,6 +49,7 @@ class TaskTrainer(Trainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         with written(Path(str(self.args.output_dir))):
             super()._save_checkpoint(model, trial)
+            seal(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}", self.args.process_index)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         own: Any = self.model

@@ -2,6 +2,7 @@
 
 import json
 
+from mixlora.common.outputs import LIST
 from tests.support.checkpoints import ARGUMENTS
 
 
@@ -20,7 +21,7 @@ def test_factors_are_printed_drawn_and_kept(interference, tiny, tmp_path):
         "untrained.safetensors",
     }
     names = {file.name for file in (out / "figures").iterdir()}
-    assert names == {f"{name}.{kind}" for name in ("embedding", "usage") for kind in ("png", "svg")}
+    assert names == {LIST, *(f"{name}.{kind}" for name in ("embedding", "usage") for kind in ("png", "svg"))}
     before = (out / "selections.safetensors").stat().st_mtime_ns
     again = interference(*asked, "--json")
     assert (out / "selections.safetensors").stat().st_mtime_ns == before

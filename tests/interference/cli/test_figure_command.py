@@ -1,5 +1,7 @@
 """The command `interference figure`: the files it leaves, what it says, and what it refuses in which words."""
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
@@ -7,6 +9,7 @@ from interference import load
 from interference.factors import affinity
 from interference.factors import factors as library
 from interference.figures import gallery
+from mixlora.common.outputs import LIST
 from mixlora.evaluation import results
 from tests.support.answers import FIRST, SECOND, evaluation
 from tests.support.runs import grouped
@@ -36,7 +39,7 @@ def drawn(interference, name, out, *arguments):
     assert said.code == 0, said.err
     full = gallery.named(name)
     assert said.out.splitlines() == [str(out / f"{full}.{kind}") for kind in ("pdf", "svg", "png", "csv")]
-    assert {path.name for path in out.iterdir()} == {f"{full}.{kind}" for kind in ("pdf", "svg", "png", "csv")}
+    assert {path.name for path in out.iterdir()} == {LIST, *(f"{full}.{kind}" for kind in ("pdf", "svg", "png", "csv"))}
     return pd.read_csv(out / f"{full}.csv"), said.err
 
 
@@ -91,15 +94,25 @@ def test_methods(interference, place, tmp_path):
     assert set(data["run"]) == {"LoRA", "MixLoRA", "MixLoRA minus LoRA"}
 
 
-def test_files_of_others_stay_and_a_sign_that_the_font_lacks_is_named(interference, tmp_path):
+def test_a_sign_that_the_font_lacks_is_named(interference, tmp_path):
     evaluation(tmp_path / "a", "a 中", FIRST)
     evaluation(tmp_path / "b", "b", SECOND)
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "mine.txt").write_text("mine")
-    said = interference("figure", "4", tmp_path / "a", tmp_path / "b", "--out", out)
-    assert said.code == 0 and (out / "mine.txt").read_text() == "mine"
+    said = interference("figure", "4", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "out")
+    assert said.code == 0
     assert said.err == "note: the font has no \\N{CJK UNIFIED IDEOGRAPH-4E2D}; a box stands for it\n"
+
+
+def test_figures_gather_and_files_of_others_are_refused(interference, refused, place, tmp_path):
+    run, out = place / "lora" / "step", tmp_path / "out"
+    for name in ("blocks", "blocks"):
+        assert interference("figure", name, run, "--out", out).code == 0
+    methods = [place / "lora" / "step", place / "mixlora" / "step", "--label", "x", "--label", "y"]
+    assert interference("figure", "methods", *methods, "--out", out).code == 0
+    assert {path.stem for path in out.iterdir()} == {Path(LIST).stem, "blocks", "methods"}
+    (out / "mine.txt").write_text("mine")
+    words = refused("figure", "blocks", run, "--out", out)
+    assert words == f"{out}/mine.txt was not written by interference figure; choose another --out, or move it"
+    assert (out / "mine.txt").read_text() == "mine"
 
 
 def test_help_names_every_figure_with_an_example(interference):

@@ -16,6 +16,7 @@ from interference.factors import factors, observer
 from interference.measurement import checkpoint, resume, sample
 from interference.run import record
 from mixlora.checkpoints import loading
+from mixlora.checkpoints.fingerprints import fingerprints
 from mixlora.common.locks import locked
 from mixlora.data.collation import Collator
 from tests.support.checkpoints import tokenizer
@@ -42,7 +43,8 @@ def test_what_was_saved_is_loaded(folder, found):
     assert repr(again) == "Factors(MIXLORA; 18 examples: red 6, blue 6, green 6; 8 blocks)"
     meta = json.loads((out / "factors.json").read_text())
     assert meta["schema"] == 2 and meta["adapter_kind"] == "MIXLORA" and meta["config"]["out"] is None
-    assert meta["fingerprints"] == {"model": checkpoint.fingerprint(checkpoint.load_model(asked(folder).model))}
+    model = checkpoint.load_model(asked(folder).model)
+    assert meta["fingerprints"] == checkpoint.recorded(fingerprints(model))
     assert config.build(meta["config"], "factors.json").probe.layers == [0, 2]
 
 
@@ -88,7 +90,7 @@ def test_what_waits_is_taken_for_the_same_checkpoint_and_examples_alone(folder, 
 
     with pytest.raises(KeyboardInterrupt):
         observer.kept_or_computed(asked(folder), out, stop)
-    words = r"out\.partial holds unfinished work on another configuration, checkpoint or grouping of examples; finish "
+    words = r"out\.partial holds unfinished work of another job \(factors of\.adapter weights has changed, .*, \d+ more"
     with pytest.raises(RunError, match=words):
         observer.kept_or_computed(asked(folder, "lora"), out)
     part = next((tmp_path / "out.partial").glob("part-*"))
@@ -254,14 +256,19 @@ def test_factors_of_what_has_changed_since_are_refused(folder, found, tmp_path, 
         "adapter": Path(settings.model.adapter) / "adapter_model.safetensors",
         "task": Path(next(iter(settings.tasks.values())).file),
     }[kind]
-    before = changed.stat()
-    os.utime(changed, (before.st_atime, (out / "factors.json").stat().st_mtime + 10))
+    before = changed.read_bytes()
+    os.utime(changed)  # a file that is only touched is the same
+    assert observer.kept_or_computed(settings, out).meta["inputs"]
+    changed.write_bytes(before.replace(b"w1", b"w2") if kind == "task" else before[:-1] + bytes([before[-1] ^ 1]))
     try:
         with pytest.raises(RunError) as told:
             observer.kept_or_computed(settings, out)
     finally:
-        os.utime(changed, (before.st_atime, before.st_mtime))
-    assert str(told.value) == f"{changed} has changed since {out} was computed; delete that, or choose another --out"
+        changed.write_bytes(before)
+    key = {"adapter": "model.adapter", "task": f"tasks.{next(iter(settings.tasks))}"}[kind]
+    assert str(told.value) == (
+        f"{out} was computed from other inputs ({key} has changed); delete it, or choose another --out"
+    )
 
 
 def test_nothing_is_overwritten_and_nothing_is_left_behind(folder, found, tmp_path, monkeypatch):

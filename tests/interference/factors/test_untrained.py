@@ -18,6 +18,7 @@ from interference.factors.untrained import Origin, origin
 from interference.measurement import checkpoint
 from interference.measurement.compute import compute_config
 from mixlora import MixLoraConfig, routed
+from mixlora.checkpoints.fingerprints import fingerprints
 from mixlora.common import settings
 from mixlora.data.collation import Collator
 from mixlora.training.config import TrainConfig
@@ -86,7 +87,7 @@ def test_it_selects_what_the_model_selected_before_training(kind):
     assert list(model.state_dict()) == modules and list(model.peft_config) == ["default"]
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
     assert factors.origin(after) == "an untrained adapter of the same configuration, seed 7"
-    assert after.meta["fingerprints"] == {"model": checkpoint.fingerprint(model)}  # of the trained adapter alone
+    assert after.meta["fingerprints"] == checkpoint.recorded(fingerprints(model))  # of the trained adapter alone
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ from interference import config, load
 from interference.errors import ConfigError
 from interference.gradients.probe import Probe
 from interference.measurement.compute import compute_config
-from interference.measurement.resume import day_of
 from interference.verification.verify import verify_config
 from mixlora.data import templates
 from tests.support.checkpoints import CHATML
@@ -95,19 +94,10 @@ def test_a_killed_compute_continues_on_another_day(configured, clock, monkeypatc
 def test_another_day_that_is_named_is_other_work_only_where_the_template_writes_it(configured, clock, monkeypatch):
     clock(2026, 3, 4)
     interrupted(monkeypatch, configured("run"))
-    with pytest.raises(Exception, match="holds unfinished work on another configuration"):
+    with pytest.raises(Exception, match=r"another job .config.model.date is '2026-03-04' there and '2026-03-05' here"):
         compute_config(configured("run", date="2026-03-05"))
     interrupted(monkeypatch, configured("plain", template=None))
     assert compute_config(configured("plain", template=None, date="2026-03-05")).meta["config"]["model"]["date"] is None
-
-
-def test_the_day_of_unfinished_work_is_found_before_words_on_its_loss(configured, clock, monkeypatch, tmp_path):
-    """A job that measures a loss of the model's own names it behind its configuration."""
-    clock(2026, 3, 4)
-    interrupted(monkeypatch, configured("run"))
-    file = tmp_path / "run.partial" / "identity"
-    file.write_text(file.read_text().rstrip() + " the model's own loss (f), one example a backward pass")
-    assert day_of(tmp_path / "run").isoformat() == "2026-03-04"
 
 
 def test_a_run_of_before_days_were_kept_is_read(configured, clock, tmp_path):

@@ -24,17 +24,19 @@ from interference.measurement.resume import unfinished
 from mixlora.common.directories import check_writable
 from tests.support.models import batch, llama, lora
 
+JOB = {"job": "a"}
+
 
 def test_it_goes_when_all_is_done_or_the_input_is_wrong_and_stays_otherwise(tmp_path):
     out = tmp_path / "run"
-    with unfinished(out, "a") as spool:
+    with unfinished(out, JOB) as spool:
         spool.write(0, {"b": torch.ones(1, 1)})
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(MeasurementError), unfinished(out, "a"):
+    with pytest.raises(MeasurementError), unfinished(out, JOB):
         raise MeasurementError("wrong")
     assert list(tmp_path.iterdir()) == []
     for stop in (RunError("the disk is full"), KeyboardInterrupt(), RuntimeError("a bug")):
-        with pytest.raises(type(stop)), unfinished(out, "a") as spool:
+        with pytest.raises(type(stop)), unfinished(out, JOB) as spool:
             spool.write(0, {"b": torch.ones(1, 1)})
             raise stop
         assert (tmp_path / "run.partial" / "part-000000.safetensors").exists()
@@ -42,21 +44,23 @@ def test_it_goes_when_all_is_done_or_the_input_is_wrong_and_stays_otherwise(tmp_
 
 def test_gradients_wait_in_the_spool_directory_and_go(tmp_path):
     out, spools = tmp_path / "run", tmp_path / "spools"
-    with unfinished(out, "a", spools) as spool:
+    with unfinished(out, JOB, spools) as spool:
         spool.write(0, {"b": torch.ones(1, 1)})
         assert spool.folder.parent == spools and (tmp_path / "run.partial" / "identity").exists()
-        with unfinished(tmp_path / "other" / "run", "a", spools) as second:
+        with unfinished(tmp_path / "other" / "run", JOB, spools) as second:
             assert second.folder != spool.folder  # of the same name, elsewhere
     assert list(spools.iterdir()) == [] and not (tmp_path / "run.partial").exists()
 
 
 def test_spooled_gradients_of_another_job_are_refused_even_if_the_partial_directory_is_gone(tmp_path):
     out, spools = tmp_path / "run", tmp_path / "spools"
-    with pytest.raises(KeyboardInterrupt), unfinished(out, "a", spools):
+    with pytest.raises(KeyboardInterrupt), unfinished(out, JOB, spools):
         raise KeyboardInterrupt
     shutil.rmtree(tmp_path / "run.partial")
-    refused = pytest.raises(RunError, match=r"spools/run-\w+.partial holds unfinished work on another configuration,")
-    with refused, unfinished(out, "b", spools):
+    refused = pytest.raises(
+        RunError, match=r"spools/run-\w+.partial holds unfinished work of another job \(job is 'a' there and"
+    )
+    with refused, unfinished(out, {"job": "b"}, spools):
         pass
 
 
@@ -67,13 +71,13 @@ def test_a_second_process_is_refused_and_the_first_goes_on(tmp_path):
         from interference.errors import RunError
         from interference.measurement.resume import unfinished
         try:
-            with unfinished(Path({str(out)!r}), "a"):
+            with unfinished(Path({str(out)!r}), dict(job="a")):
                 print("in")
         except RunError as error:
             print(error)
     """
     command = [sys.executable, "-c", textwrap.dedent(code)]
-    with unfinished(out, "a") as spool:
+    with unfinished(out, JOB) as spool:
         said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
         assert said == f"another process is computing {out}; wait for it, or choose another --out"
         spool.write(0, {"b": torch.ones(1, 1)})
@@ -103,7 +107,7 @@ def test_what_a_process_killed_at_once_leaves_is_no_foreign_directory(tmp_path):
     (tmp_path / "run.partial").mkdir()
     (tmp_path / "run.partial" / "lock").touch()
     (tmp_path / "run.partial" / ".identity.new").write_text("ha")
-    with unfinished(tmp_path / "run", "a"):
+    with unfinished(tmp_path / "run", JOB):
         pass
     assert list(tmp_path.iterdir()) == []
 
@@ -130,16 +134,19 @@ def test_a_gram_file_that_will_be_written_again_is_room(tmp_path, monkeypatch):
     def tight(path):
         return usage(0, 0, 100) if "spools" not in str(path) else here(path)
 
-    with pytest.raises(RunError, match="killed"), unfinished(out, "a", spools, stored=1000):
+    with pytest.raises(RunError, match="killed"), unfinished(out, JOB, spools, stored=1000):
         (tmp_path / "run.partial" / "gram.safetensors").write_bytes(bytes(950))
         (tmp_path / "run.partial" / "result").mkdir()
         (tmp_path / "run.partial" / "result" / "gram.safetensors").write_bytes(bytes(950))
         raise RunError("killed")
     monkeypatch.setattr(shutil, "disk_usage", tight)
     monkeypatch.setattr(unfinished_runs, "_apart", lambda place, folder: True)
-    with pytest.raises(RunError, match=r"the Gram matrices need 1\.04 KiB"), unfinished(out, "a", spools, stored=1060):
+    with (
+        pytest.raises(RunError, match=r"the Gram matrices need 1\.04 KiB"),
+        unfinished(out, JOB, spools, stored=1060),
+    ):
         pass
-    with unfinished(out, "a", spools, stored=1000):
+    with unfinished(out, JOB, spools, stored=1000):
         assert not (tmp_path / "run.partial" / "result").exists()
 
 
@@ -223,13 +230,78 @@ def test_gradients_may_wait_elsewhere_when_a_run_continues(tiny, tmp_path):
     assert [*(tmp_path / "one").iterdir(), *(tmp_path / "other").iterdir()] == []  # nothing waits for ever
 
 
+def test_a_stranger_s_word_deletes_nothing(tiny, tmp_path):
+    """What comes beside a run from elsewhere may name any folder as one that held parts."""
+    mine, partial = tmp_path / "mine", tmp_path / "theirs.partial"
+    mine.mkdir()
+    (mine / "identity").write_text("my own")
+    (mine / "book.txt").write_text("mine, too")
+    compute_config(tiny.config(tmp_path / "theirs"))
+    for theirs, own in ((None, None), ("theirs", None), ("theirs", "theirs")):
+        partial.mkdir(exist_ok=True)
+        (partial / "settled").touch()
+        (partial / "spools").write_text(f"{mine}\n")
+        (partial / "notes.txt").write_text("of the user")
+        for folder, secret in ((partial, theirs), (mine, own)):
+            if secret:
+                (folder / "secret").write_text(secret)
+        with pytest.raises(RunError, match="theirs already holds a run; choose another --out"):
+            compute_config(tiny.config(tmp_path / "theirs"))
+        assert (mine / "book.txt").read_text() == "mine, too" and (partial / "notes.txt").read_text() == "of the user"
+        assert (mine / "identity").exists() or own
+
+
+def test_a_whole_result_that_could_not_be_moved_is_kept_until_it_can_be(tiny, tmp_path):
+    """Of two computes with one place, the later finds its place taken when all is done."""
+    out = tmp_path / "run"
+    settings = tiny.config(out)
+    compute_config(tiny.config(tmp_path / "other", seed=1))
+
+    def taken(stage, done, total):
+        if (stage, done) == ("gram", total):
+            (tmp_path / "other").rename(out)
+
+    with pytest.raises(
+        RunError, match=r"run.partial/result is a whole result that cannot be moved to .*/run: Directory"
+    ):
+        compute_config(settings, taken)
+    waiting = tmp_path / "run.partial" / "result"
+    kept = {path.name: path.read_bytes() for path in waiting.iterdir()}
+    for _ in range(3):
+        with pytest.raises(RunError, match=r"whole result that cannot be moved"):
+            compute_config(settings)
+        assert {path.name: path.read_bytes() for path in waiting.iterdir()} == kept
+    out.rename(tmp_path / "other")
+    with pytest.raises(RunError, match="already holds a run"):
+        compute_config(settings)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == kept
+    assert not (tmp_path / "run.partial").exists() and load(out).meta["seed"] == 0
+
+
+def test_a_path_with_dots_leaves_no_empty_folder(tiny, tmp_path):
+    compute_config(tiny.config(tmp_path / "a" / ".." / "run"))
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_folder_that_is_mounted_is_told_before_anything_is_measured(tiny, tmp_path, monkeypatch):
+    """As a bind mount of the same disk, of which only /proc tells."""
+    out, own = tmp_path / "a place", Path.read_text
+    out.mkdir()
+    line = f"36 35 98:0 /mnt1 {str(out).replace(' ', chr(92) + '040')} rw,noatime master:1 - ext3 /dev/root rw\n"
+    monkeypatch.setattr(
+        Path, "read_text", lambda path, *a, **k: line if str(path) == "/proc/self/mountinfo" else own(path, *a, **k)
+    )
+    with pytest.raises(RunError, match="a place is a link or the root of a disk; name a directory within it by --out"):
+        compute_config(tiny.config(out))
+
+
 def test_a_directory_of_others_is_refused_and_left_alone(tmp_path):
     out, spools = tmp_path / "run", tmp_path / "spools"
-    with unfinished(out, "a", spools) as spool:
+    with unfinished(out, JOB, spools) as spool:
         place = spool.folder
     place.mkdir()
     (place / "mine.txt").write_text("mine")
-    with pytest.raises(RunError, match="holds something else"), unfinished(out, "a", spools):
+    with pytest.raises(RunError, match="holds something else"), unfinished(out, JOB, spools):
         pass
     assert (place / "mine.txt").read_text() == "mine" and not (tmp_path / "run.partial").exists()
 
@@ -238,7 +310,7 @@ def test_gradients_do_not_wait_where_the_run_will_be(tmp_path):
     for spools in (tmp_path / "run", tmp_path / "run" / "deeper"):
         with (
             pytest.raises(RunError, match="where the run is to be; choose another --spool-dir"),
-            unfinished(tmp_path / "run", "a", spools),
+            unfinished(tmp_path / "run", JOB, spools),
         ):
             pass
     assert list(tmp_path.iterdir()) == []
@@ -247,7 +319,10 @@ def test_gradients_do_not_wait_where_the_run_will_be(tmp_path):
 def test_an_identity_that_is_no_text_is_of_another_run(tmp_path):
     (tmp_path / "run.partial").mkdir()
     (tmp_path / "run.partial" / "identity").write_bytes(b"\xff\xfe")
-    with pytest.raises(RunError, match="holds unfinished work on another"), unfinished(tmp_path / "run", "a"):
+    with (
+        pytest.raises(RunError, match=r"holds unfinished work of another job; finish that, delete"),
+        unfinished(tmp_path / "run", JOB),
+    ):
         pass
 
 

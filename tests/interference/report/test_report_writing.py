@@ -10,6 +10,7 @@ from interference.errors import RunError, WriteError
 from interference.figures import matrices
 from interference.figures.canvas import rendered
 from interference.report import directory
+from mixlora.common.outputs import LIST
 from tests.support.reported import APART, TWO_GROUPS, made
 
 
@@ -25,7 +26,9 @@ def saved(tmp_path):
 
 
 def contents(out):
-    return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file() and path.name != LIST
+    }
 
 
 def test_a_run_is_no_place_for_a_report(saved):
@@ -50,26 +53,33 @@ def test_a_disk_that_fills_leaves_page_figures_and_tables_of_before(saved, tmp_p
 
     with monkeypatch.context() as patched:
         patched.setattr("mixlora.common.writing.os.fsync", full)
-        with pytest.raises(WriteError, match=r"^the report cannot be written to .*/report: No space left on device; c"):
+        with pytest.raises(WriteError, match=r"^/.*/report cannot be written: No space left on device; choose"):
             directory.write(runs, ["x", "y"], out, "small")
     assert contents(out) == before
     directory.write(runs, ["x", "y"], out, "small")
     assert len(contents(out)) > 16 and contents(out)["report.html"] != before["report.html"]
 
 
-def test_what_a_report_before_had_more_goes_and_files_of_others_stay(saved, tmp_path):
+def test_what_a_report_before_had_more_goes(saved, tmp_path):
     out, runs = tmp_path / "report", [saved("x", TWO_GROUPS, units=3), saved("y", TWO_GROUPS, units=3)]
     directory.write(runs, None, out, "small")
     assert {"tables/matrix-2.csv", "tables/differences.csv", "figures/series.png"} < set(contents(out))
-    for name in ("figures/mine.png", "tables/mine.csv", "tables/matrix-mine.csv", "mine.txt"):
-        (out / name).write_text("mine")
-    (out / "tables" / "null.csv").write_text("of a report with more units")
     assert directory.write(runs[:1], None, out, "small") == [out / "report.html", out / "figures", out / "tables"]
     assert set(contents(out)) == {
-        "report.html", "mine.txt",
-        *(f"figures/{name}" for name in ("matrix-1.png", "matrix-1.svg", "layers-1.png", "layers-1.svg", "mine.png")),
-        *(f"tables/{name}.csv" for name in ("matrix-1", "cells", "signal", "groups", "mine", "matrix-mine")),
+        "report.html",
+        *(f"figures/{name}" for name in ("matrix-1.png", "matrix-1.svg", "layers-1.png", "layers-1.svg")),
+        *(f"tables/{name}.csv" for name in ("matrix-1", "cells", "signal", "groups")),
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["report.html", "tables/cells.csv", "figures/matrix-7.png", "notes.txt"])
+def test_what_no_report_wrote_is_refused_before_anything_is_measured(saved, tmp_path, name):
+    out, said = tmp_path / "report", []
+    (out / name).parent.mkdir(parents=True)
+    (out / name).write_text("mine")
+    with pytest.raises(RunError, match=r"was not written by interference report; choose another --out, or move it$"):
+        directory.write([saved("x")], None, out, "small", progress=lambda *a: said.append(a))
+    assert said == [] and contents(out) == {name: b"mine"}
 
 
 def test_figures_are_named_only_where_one_is_drawn(saved, tmp_path, monkeypatch):
@@ -100,9 +110,7 @@ def test_figures_and_tables_are_numbered_in_the_order_of_the_page(saved, tmp_pat
 
 def test_a_place_that_cannot_be_written_is_told(saved, tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(
-        RunError, match=r"the report cannot be written to .*/file: (Not a directory|File exists); choose"
-    ):
+    with pytest.raises(RunError, match=r"^--out .*/file is a file; give a directory$"):
         directory.write([saved("x")], None, tmp_path / "file", "small")
     assert (tmp_path / "file").read_text() == "mine"
 

@@ -108,7 +108,8 @@ def test_another_model_fails(measured):
         for name, parameter in other.named_parameters():
             if "lora_B" in name:
                 parameter.mul_(1.5)
-    assert not package.verify(measured, other, TASKS).passed
+    with pytest.raises(RunError, match=r"^the model's adapter weights changed since the run was computed"):
+        package.verify(measured, other, TASKS)
 
 
 def test_other_batches_are_refused(model, measured):
@@ -195,7 +196,7 @@ def test_a_changed_adapter_is_refused(refused, own):
         next(p for n, p in changed.named_parameters() if "lora_B" in n)[0, 0] += 1e-3
     write_adapter(own / "adapter", changed)
     assert refused("verify", own / "run", "--quiet") == (
-        "the checkpoint has changed since the run was computed; compute it again"
+        "the model's adapter weights changed since the run was computed; compute it again"
     )
 
 
@@ -251,3 +252,31 @@ def test_pictures_of_other_sizes_do_not_meet_in_a_batch():
     small, large = ({"labels": ids, "pixel_values": torch.zeros(1, 3, size, size)} for size in (8, 16))
     groups = derivation._alike([(0, small), (1, large), (2, small), (3, {"labels": ids})])
     assert [[k for k, _ in group] for group in groups] == [[0, 2], [1], [3]]
+
+
+def part_of(run, places, factor):
+    """The run with the rows of a part scaled, as if its gradients had been damaged while they waited."""
+    scale = np.ones(len(run.probes))
+    scale[places] = factor
+    upper = np.triu_indices(len(scale))
+    return tampered(run, lambda packed: packed * np.outer(scale, scale)[upper].astype(np.float32))
+
+
+@pytest.mark.parametrize("places", [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]])
+@pytest.mark.parametrize("factor", [0, 1.01])
+def test_a_part_with_other_gradients_fails_wherever_it_is(model, places, factor):
+    tasks = {task: [batch([9, 7], [3, 2], seed) for seed in seeds] for task, seeds in (("a", (1, 2, 3)), ("b", (4, 5)))}
+    run = package.compute(model, tasks)
+    assert package.verify(run, model, tasks).passed
+    found = package.verify(part_of(run, places, factor), model, tasks)
+    assert not found.passed and found.error < 1e-5 and found.gram_error > 0.005
+
+
+def test_a_part_of_files_with_other_gradients_fails(own):
+    whole = compute_config(
+        config.load(own / "run", (), {"out": str(own / "small"), "probe": {"batch_size": 1, "sketch": 64}})
+    )
+    assert verify.verify_config(whole).passed
+    chosen = verify._chosen(whole, 2)
+    for place in [place for place in range(len(whole.probes)) if place not in chosen]:
+        assert not verify.verify_config(part_of(whole, [place], 0.5)).passed

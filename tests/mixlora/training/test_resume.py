@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -9,10 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import multiprocessing
 from transformers import TrainerCallback
 
+from mixlora.common.errors import CheckpointError
+from mixlora.data import mini
 from mixlora.training import folder, run, trainer
 from tests.support.trainings import TASKS, made
 
@@ -220,3 +223,70 @@ def test_specialists_go_on_with_the_one_that_was_interrupted(tmp_path):
     assert list(folder.read_record(tmp_path / "out")["specialists"]) == list(TASKS)
     for own, other in zip(found, whole, strict=True):
         assert_same(own, other)
+
+
+@pytest.mark.parametrize("file", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "adapter_model.safetensors"])
+@pytest.mark.parametrize("damage", [lambda content: content[:-20], lambda content: content[:-9] + b"\0" * 9])
+def test_a_damaged_checkpoint_is_left_out_for_the_one_before_it(tmp_path, whole, file, damage):
+    config, steps, told = config_of(tmp_path / "out", "lora"), Steps(), []
+    kill(config, "step", 5)
+    damaged = tmp_path / "out" / "checkpoints" / "checkpoint-4"
+    content = damage((damaged / file).read_bytes())
+    (damaged / file).write_bytes(content)
+    run.train(config, steps, tell=told.append)
+    assert steps.taken == [3, 4, 5, 6]
+    assert f"{damaged} is damaged and was removed: the training continues from before it" in told
+    assert_same(tmp_path / "out", whole("lora"))
+
+
+def test_a_checkpoint_of_an_earlier_version_has_no_digests_and_counts(tmp_path, whole):
+    config, steps = config_of(tmp_path / "out", "lora"), Steps()
+    kill(config, "step", 5)
+    for sums in (tmp_path / "out" / "checkpoints").glob("*/*.sums"):
+        sums.unlink()
+    run.train(config, steps)
+    assert steps.taken == [5, 6]
+    assert_same(tmp_path / "out", whole("lora"))
+
+
+def times(factor):
+    def change(base):
+        weights = load_file(base / "model.safetensors")
+        name = next(name for name in weights if "q_proj" in name)
+        save_file({**weights, name: factor * weights[name]}, base / "model.safetensors", {"format": "pt"})
+
+    return change
+
+
+def added_word(base):
+    tokenizer = json.loads((base / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"] = dict(sorted(tokenizer["model"]["vocab"].items(), key=lambda item: -item[1]))
+    tokenizer["normalizer"] = {"type": "Lowercase"}
+    (base / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
+def other_norm(base):
+    settings = json.loads((base / "config.json").read_text())
+    settings["text_config"]["rms_norm_eps"] = 0.01
+    (base / "config.json").write_text(json.dumps(settings))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (times(1.7), r"\(base weights has changed\)"),
+        (times(1.0001), r"\(base weights has changed\)"),
+        (other_norm, r"\(base\.text_config\.rms_norm_eps is 1e-0\d there and 0\.01 here\)"),
+        (added_word, r"\(tokenizer has changed\)"),
+    ],
+)
+def test_a_training_of_another_base_is_refused_and_keeps_its_checkpoints(tmp_path, change, words):
+    base = tmp_path / "base"
+    shutil.copytree(mini.base_path(), base)
+    config = config_of(tmp_path / "out", "lora")
+    config.model.base = str(base)
+    kill(config, "step", 5)
+    change(base)
+    with pytest.raises(CheckpointError, match=rf"out is of a training of another model {words}; choose another --out"):
+        run.train(config)
+    assert steps_saved(tmp_path / "out") == [2, 4]

@@ -1,0 +1,211 @@
+"""Fingerprints: digests of everything that a model computes from, part by part, so that a change can be named.
+
+A job continues only where they are the same. Not here: what else a job depends on (its data, its configuration).
+"""
+
+import inspect
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+from huggingface_hub import try_to_load_from_cache
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
+from torch import Tensor, nn
+from transformers import GenerationConfig, PreTrainedConfig
+from transformers.utils import GENERATION_CONFIG_NAME
+
+from mixlora.common.files import TRAINING, exists
+from mixlora.data.collation import Collator
+
+_UNREAD = {"_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "id2label", "label2id"} | {
+    "use_cache", "output_attentions", "output_hidden_states", "return_dict", "bos_token_id", "eos_token_id",
+    "pad_token_id", "_attn_implementation_autoset",
+}  # fmt: skip
+"""Keys of a base's configuration that change no logit: names, labels, outputs, what only generation reads."""
+_UNREAD_OF_ADAPTERS = {"base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "peft_version"}
+_FILES = (".json", ".jinja", ".model", ".safetensors", ".bin", ".pt")
+"""Suffixes of the files of a checkpoint."""
+_OTHER_FILES = {TRAINING, GENERATION_CONFIG_NAME}
+_PIECE = 2**24  # bytes of a file that are read at once
+
+
+def fingerprints(model: nn.Module) -> dict[str, Any]:
+    """What the model computes from.
+
+    Args:
+        model: with or without adapters.
+
+    Returns:
+        "base weights" and "adapter weights": digests of all parameters and buffers, with names, shapes and dtypes;
+        "base" and "adapter": the configurations, without paths and what only generation reads; "scaling": of every
+        adapted layer, a digest.
+    """
+    own = set(_adapter_tensors(model))
+    tensors = list(_tensors(model))
+    adapters = getattr(model, "peft_config", {})
+    config = getattr(model, "config", None)
+    return {
+        "base weights": digest(_bytes((_of_base(name), value) for name, value in tensors if name not in own)),
+        "adapter weights": digest(_bytes((name, value) for name, value in tensors if name in own)),
+        "base": _plain(_read(config)) if isinstance(config, PreTrainedConfig) else {},
+        "adapter": {
+            name: _plain({key: value for key, value in adapter.to_dict().items() if key not in _UNREAD_OF_ADAPTERS})
+            for name, adapter in (adapters.items() if isinstance(model, PeftModel) else ())
+        },
+        "scaling": digest([json.dumps(_scaling(model)).encode()]),
+    }
+
+
+def of_processing(collator: Collator) -> dict[str, str]:
+    """Digests of what turns examples into tensors: the tokenizer, the chat template and the processing of pictures."""
+    tokenizer, template = collator.tokenizer, collator.template
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    words = repr(sorted(tokenizer.get_vocab().items())) if backend is None else backend.to_str()
+    special = repr((tokenizer.special_tokens_map, tokenizer.init_kwargs.get("add_bos_token")))
+    found = {
+        "tokenizer": digest([words.encode(), special.encode()]),
+        "chat template": digest([repr((template.text, template.training, template.written_day)).encode()]),
+    }
+    pictures = getattr(collator.processor, "image_processor", None)
+    return found if pictures is None else {**found, "image processor": digest([pictures.to_json_string().encode()])}
+
+
+def summary(parts: Mapping[str, Any]) -> str:
+    """One digest of fingerprints."""
+    return digest([json.dumps(parts, sort_keys=True).encode()])
+
+
+def digest(pieces: Iterable[Any]) -> str:
+    """A digest of bytes, 32 hexadecimal digits: fast, and no protection against forgery."""
+    found = xxhash.xxh3_128()
+    for piece in pieces:
+        found.update(piece)
+    return found.hexdigest()
+
+
+def of_file(path: Path) -> str:
+    """A digest of a file's content.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as stream:
+        return digest(iter(lambda: stream.read(_PIECE), b""))
+
+
+def of_checkpoint(name: str) -> str:
+    """A digest of a checkpoint's files on disk; of a hub id, the commit that is kept of it.
+
+    A moved or copied checkpoint keeps its digest. Records of trainings and what only generation reads do not count.
+
+    Args:
+        name: path of a directory or file, or hub id.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    path = Path(name)
+    if not exists(path):
+        return of_hub(name)
+    files = sorted(file for file in path.iterdir() if file.suffix in _FILES) if path.is_dir() else [path]
+    return digest(f"{file.name} {of_file(file)} ".encode() for file in files if file.name not in _OTHER_FILES)
+
+
+def of_hub(name: str) -> str:
+    """A hub id with the commit that the hub's cache on this machine holds of it, if it holds one."""
+    for file in ("config.json", "adapter_config.json"):
+        found = try_to_load_from_cache(name, file)
+        if isinstance(found, str):
+            return f"{name}@{Path(found).parent.name}"
+    return name
+
+
+def of_tensor(value: Tensor) -> str:
+    """A digest of a tensor: its shape, its dtype and its values to the bit."""
+    return digest(_bytes([("", value)]))
+
+
+def _bytes(tensors: Iterable[tuple[str, Any]]) -> Iterator[Any]:
+    for name, value in tensors:
+        if not isinstance(value, Tensor):
+            yield f"{name} {value!r}".encode()
+            continue
+        yield f"{name} {tuple(value.shape)} {value.dtype}".encode()
+        flat = value.detach().contiguous().reshape(-1)
+        yield flat.view(torch.uint8).cpu().numpy() if flat.numel() else b""
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Everything that the model holds, by name: what it saves, quantisation included, and buffers that it does not."""
+    saved = model.state_dict()
+    yield from saved.items()
+    yield from ((name, value) for name, value in model.named_buffers() if name not in saved)
+
+
+def _adapter_tensors(model: nn.Module) -> Iterator[str]:
+    """Names of the tensors that belong to adapters."""
+    for name, module in model.named_modules():
+        if isinstance(module, BaseTunerLayer):
+            for own in module.adapter_layer_names:
+                yield from _under(name, own, getattr(module, own, None))
+        elif isinstance(module, AuxiliaryTrainingWrapper):
+            for own, child in module.named_children():
+                if own != "original_module":
+                    yield from _under(name, own, child)
+
+
+def _of_base(name: str) -> str:
+    """The name that a base's tensor has without adapters."""
+    for wrapper in ("base_model.model.", "base_layer.", "original_module."):
+        name = name.replace(wrapper, "")
+    return name
+
+
+def _under(*place: Any) -> Iterator[str]:
+    *path, held = place
+    if isinstance(held, nn.Module):
+        yield from (".".join([*path, key]) for key in (*held.state_dict(), *dict(held.named_buffers())))
+    elif isinstance(held, Tensor):
+        yield ".".join(path)
+
+
+def _scaling(model: nn.Module) -> dict[str, Any]:
+    """The scaling of every adapted layer, which a notebook can change without a configuration."""
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
+    held = {name: getattr(layer, "scaling", None) for name, layer in layers.items()}
+    return {
+        name: {adapter: float(value) for adapter, value in scaling.items()}
+        for name, scaling in held.items()
+        if isinstance(scaling, dict)
+    }
+
+
+def _read(config: PreTrainedConfig) -> dict[str, Any]:
+    """What a model reads of its configuration, and of those within it."""
+    own = inspect.signature(type(config)).parameters
+    unread = _UNREAD | (GenerationConfig().to_dict().keys() - own)
+    found = {key: value for key, value in config.to_dict().items() if key not in unread}
+    for key in found:
+        inner = getattr(config, key, None)
+        if isinstance(inner, PreTrainedConfig):
+            found[key] = _read(inner)
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON has it, sets in order."""
+    if isinstance(value, Mapping):
+        return {str(_plain(key)): _plain(each) for key, each in value.items()}
+    if isinstance(value, Enum):
+        return _plain(value.value)
+    if isinstance(value, set | frozenset):
+        return sorted(map(str, value))
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
