@@ -2,17 +2,25 @@
 
 import io
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+import unicodedata
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import matplotlib as mpl
 import pandas as pd
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ft2font import FT2Font
+from matplotlib.text import Text
 
 from mixlora.common.errors import plain, unwritable
+from mixlora.common.spreadsheets import frame_csv
 from mixlora.common.writing import replace_files
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito's, no yellow
@@ -22,6 +30,7 @@ LONGEST = 28  # characters of a name
 DOTS = 150  # of a PNG file, an inch
 PIXELS = 10**8  # of a PNG file; a larger figure has fewer dots an inch, as no viewer opens it else
 _SETTINGS: Any = {"pdf.fonttype": 42, "svg.fonttype": "path", "svg.hashsalt": "interference"}
+_MISSING = r"Glyph \d+ \(.*\) missing from"  # how matplotlib begins to say that a font lacks a sign
 _METADATA = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}  # so that the same data give the same bytes
 
 
@@ -51,6 +60,16 @@ class Picture(Figure):
         wrapped = (textwrap.fill(plain(line), int(self.get_figwidth() / LETTER)) for line in self.caption)
         self.supxlabel("\n".join(wrapped), fontsize=8, parse_math=False)
 
+    def draw(self, renderer: Any) -> None:
+        """Draw it, as every way of saving and showing does."""
+        with _signs(self):
+            super().draw(renderer)
+
+    def get_tightbbox(self, *arguments: Any, **options: Any) -> Any:
+        """What surrounds it, which notebooks ask before they draw."""
+        with _signs(self):
+            return super().get_tightbbox(*arguments, **options)
+
     def _repr_png_(self) -> bytes:
         """What a notebook shows."""
         return rendered(self, "png", self.dpi)
@@ -63,7 +82,7 @@ def rendered(figure: Figure, kind: str, dots: float = DOTS) -> bytes:
     """
     width, height = figure.get_size_inches()
     dots = min(dots, (PIXELS / (width * height)) ** 0.5) if kind == "png" else dots
-    with mpl.rc_context(_SETTINGS):
+    with mpl.rc_context(_SETTINGS), _signs(figure):
         figure.savefig(file := io.BytesIO(), format=kind, dpi=dots, metadata=_METADATA.get(kind))
     return file.getvalue()
 
@@ -100,7 +119,7 @@ def files(figures: Mapping[str, Figure], kinds: Sequence[str] = ("png", "svg")) 
 
 def _content(figure: Figure, kind: str) -> bytes:
     if kind == "csv" and isinstance(figure, Picture):
-        return figure.data.to_csv(index=False, lineterminator="\n").encode(errors="replace")
+        return frame_csv(figure.data)
     return rendered(figure, kind)
 
 
@@ -113,3 +132,50 @@ def short(name: str) -> str:
     """A name, its middle left out where it would push the drawing off the figure."""
     name = plain(name)
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 11]}…{name[-10:]}"
+
+
+@contextmanager
+def _signs(figure: Figure) -> Iterator[None]:
+    """Draw within this: a sign that a text's font lacks comes from an installed font, or is a box without a warning."""
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        if not (shown := text.get_text()).isascii():
+            own = tuple(text.get_fontfamily())
+            others = {_family_with(sign) for sign in shown if not any(_has(_file(one), sign) for one in own)} - {""}
+            if others:
+                text.set_fontfamily([*own, *sorted(others)])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=_MISSING)
+        yield
+
+
+@cache
+def _family_with(sign: str) -> str:
+    """The name of an installed font that draws a sign, upright and of normal weight if possible; "" without one."""
+    fonts = font_manager.fontManager.ttflist
+    for font in sorted(fonts, key=lambda one: (one.style != "normal", one.weight != 400, one.name)):
+        if "LastResort" not in font.fname and _has(font.fname, sign):
+            return str(font.name)
+    return ""
+
+
+@cache
+def _file(family: str) -> str:
+    return str(font_manager.findfont(font_manager.FontProperties(family=[family])))
+
+
+@cache
+def _has(file: str, sign: str) -> bool:
+    """Whether a font has a sign and an outline of it; those of bitmaps and of colours alone have none."""
+    try:
+        font = _opened(file)
+        if not font.get_char_index(ord(sign)):
+            return False
+        return unicodedata.category(sign)[0] in "ZCM" or font.load_char(ord(sign)).width > 0
+    except (OSError, RuntimeError, ValueError):  # a font that FreeType cannot read, or that is gone
+        return False
+
+
+@cache
+def _opened(file: str) -> FT2Font:
+    return FT2Font(file)

@@ -1,7 +1,5 @@
 """Gallery: the paper's figures by name, from directories to files. What each name reads and which options it takes."""
 
-import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,6 @@ from interference.run import run
 from mixlora.common.outputs import OutputFolder
 
 KINDS = ("pdf", "svg", "png", "csv")
-_MISSING = r"Glyph \d+ \((.*)\) missing from font"  # how matplotlib says it
 _SCOPE = ("metric", "layers", "modules", "side", "pairs", "reduce")
 
 
@@ -126,14 +123,8 @@ def write(name: str, paths: Sequence[Path], out: Path, options: Mapping[str, Any
     where `out` holds what it did not write.
     """
     folder = OutputFolder(out, "interference figure")
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.filterwarnings("always", message=_MISSING)
-        picture = draw(name, paths, options)
-        written = folder.replace(files({named(name): picture}, KINDS), keep=True)
-    found = [re.match(_MISSING, str(warning.message)) for warning in caught]
-    signs = ", ".join(dict.fromkeys(match[1] for match in found if match))
-    missing = [f"the font has no {signs}; a box stands for it"] if signs else []
-    return written, [*picture.notes, *missing]
+    picture = draw(name, paths, options)
+    return folder.replace(files({named(name): picture}, KINDS), keep=True), picture.notes
 
 
 def _check_labels(labels: Sequence[str], paths: Sequence[Path]) -> None:

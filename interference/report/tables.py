@@ -8,6 +8,7 @@ import pandas as pd
 
 from interference.report.data import ReportData
 from interference.report.scopes import BASE, WHOLE, key_of
+from mixlora.common.spreadsheets import frame_csv
 
 _WHOLE = key_of(WHOLE)
 _READ = {name: getattr(BASE, name) for name in ("metric", "pairs", "reduce")}
@@ -34,11 +35,7 @@ def render(report: ReportData) -> dict[str, bytes]:
     }
     frames |= {name: pd.DataFrame(list(found)) for name, found in rows.items()}
     shown = {f"{name}.csv": frame for name, frame in frames.items() if not frame.empty}
-    return {name: _text(frame, name.startswith("matrix-")) for name, frame in shown.items()}
-
-
-def _text(frame: pd.DataFrame, index: bool) -> bytes:
-    return frame.to_csv(index=index, lineterminator="\n").encode(errors="replace")
+    return {name: frame_csv(frame, name.startswith("matrix-")) for name, frame in shown.items()}
 
 
 def _matrices(report: ReportData) -> Iterator[pd.DataFrame]:

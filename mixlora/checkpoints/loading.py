@@ -23,6 +23,7 @@ from transformers import (
 )
 from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, cached_file, logging
 
+from mixlora.checkpoints.patterns import check_patterns
 from mixlora.checkpoints.projector import PROJECTOR_MODULE, load_projector
 from mixlora.common.errors import CheckpointError, ToolError
 from mixlora.common.files import exists, is_folder, read_json
@@ -168,6 +169,7 @@ def adapt(model: nn.Module, section: BaseSection, adapter: str, config: PeftConf
     """
     misfit = _misfit(section, adapter)
     try:
+        check_patterns(config, model, _slow)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # missing keys are an error below
             saved = load_peft_weights(adapter, device="cpu")
@@ -198,9 +200,9 @@ def empty_adapted(section: BaseSection, adapter: str) -> PeftModel:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # transformers' deprecations
-            return get_peft_model(
-                _auto_class(own).from_config(own, trust_remote_code=section.trust_remote_code), config
-            )
+            base = _auto_class(own).from_config(own, trust_remote_code=section.trust_remote_code)
+            check_patterns(config, base, _slow)
+            return get_peft_model(base, config)
     except ToolError as error:
         raise CheckpointError(f"{adapter} on {section.base}: {error}") from None
     except LOAD_ERRORS as error:
@@ -268,6 +270,11 @@ def first_words(error: BaseException) -> str:
     if chosen.endswith(":"):
         chosen = " ".join(lines[lines.index(chosen) :])
     return chosen.rstrip(".:") if len(chosen) <= 300 else f"{chosen[:300]}…"
+
+
+def _slow(what: str) -> ToolError:
+    """The error for an adapter whose patterns take too long."""
+    return CheckpointError(f"{what}; write names of modules into its {ADAPTER_CONFIG}")
 
 
 def _refuse_specials(folder: Path) -> None:

@@ -105,7 +105,7 @@ class Collator:
         self._image_token = None if self.is_tokenizer else self._placeholder()
         self.template = template or template_of(processor, own_template(processor), "the processor's own")
         written_by = type(processor).__name__ if takes_suffix(processor) else None
-        self.encoder = Encoder(self.tokenizer, self.template, self._image_token, self._expanded, written_by)
+        self.encoder = Encoder(self.tokenizer, self.template, self._image_token, self._expanded, written_by, max_length)
         self._expansions: dict[tuple[int, int], str] = {}
 
     @property

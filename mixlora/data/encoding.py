@@ -22,6 +22,11 @@ Expand = Callable[[Example, str, Sequence[Span]], tuple[str, list[Span]]]
 """Writes the placeholders of an example's pictures as often as the model has features of them; moves spans along."""
 
 
+_LONG, _SPARE = 16, 100
+"""Characters of the beginning of a long text for each token of it, and tokens beyond those that are kept: where a text
+is cut, its last tokens may differ from those of the whole."""
+
+
 @dataclass(frozen=True)
 class Sequenced:
     """An example in tokens.
@@ -48,6 +53,7 @@ class Encoder:
         image_token: the placeholder of a picture; None for a language model.
         expand: see `Expand`.
         written_by: the name of a processor that writes a prompt and its answer itself; None of any other.
+        max_length: tokens that are kept of an example; None for all. What is refused for it is not tokenized whole.
 
     Raises:
         ConfigError: the template renders no conversation, or there is no eos token to end a text with.
@@ -60,11 +66,13 @@ class Encoder:
         image_token: str | None,
         expand: Expand,
         written_by: str | None = None,
+        max_length: int | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.template = template
         self.expand = expand
         self.written_by = written_by
+        self.max_length = max_length
         self.special = special_tokens(tokenizer, image_token)
         self.image_token = image_token
         self._of_pictures = re.compile(re.escape(image_token) if image_token else r"(?!)")
@@ -88,10 +96,12 @@ class Encoder:
         if self.written_by is not None:
             return self._suffixed(example, answered=False)
         if self.renderer is None or example.form in (Form.PLAIN, Form.TEXT):
-            found = self._written(example, self._text(example, 0), begins=True)
+            text, begins = self._text(example, 0), True
         else:
             last = max(k for k, turn in enumerate(example.turns) if turn.role == "assistant")
-            found = self._written(example, self.renderer.prompt(example, example.turns[:last], training=False))
+            text, begins = self.renderer.prompt(example, example.turns[:last], training=False), None
+        self._check_prompt(example, text)
+        found = self._written(example, text, begins=begins)
         return Sequenced(found.text, found.tokens.ids, [False] * len(found.tokens.ids))
 
     def _encode(self, example: Example) -> Sequenced:
@@ -114,7 +124,10 @@ class Encoder:
         if example.loss_on is LossOn.EVERYTHING:
             return self._all(self._written(example, self.renderer.whole(example).text))
         rendered = self.renderer.answered(example)
-        found = self._written(example, rendered.text, self._chosen(example, rendered.answers))
+        chosen = self._chosen(example, rendered.answers)
+        if chosen:
+            self._check_before(example, rendered.text[: chosen[0][0]])
+        found = self._written(example, rendered.text, chosen)
         return Sequenced(found.text, found.tokens.ids, found.tokens.within(found.spans))
 
     def _chosen(self, example: Example, answers: Sequence[Span]) -> Sequence[Span]:
@@ -135,12 +148,35 @@ class Encoder:
 
     def _completion(self, example: Example, prompt: str, whole: str, begins: bool | None = None) -> Sequenced:
         """The tokens of a prompt and its completion, supervised from where they differ from the prompt's own."""
+        if example.loss_on is not LossOn.EVERYTHING and whole.startswith(prompt):
+            self._check_before(example, prompt)
         alone = self._written(example, prompt, begins=begins).tokens.ids
         found = self._written(example, whole, begins=begins)
         shared = common_prefix_length(alone, found.tokens.ids)
         everything = example.loss_on is LossOn.EVERYTHING
         supervised = [everything or k >= shared for k in range(len(found.tokens.ids))]
         return Sequenced(found.text, found.tokens.ids, supervised)
+
+    def _check_before(self, example: Example, text: str) -> None:
+        """Raise a DataError where what precedes the answer is much longer than what is kept."""
+        if self._is_beyond(text):
+            raise DataError(
+                f"{example.source}: max_length {self.max_length} cuts off the whole answer of example {example.id!r}, "
+                f"which has more than {self.max_length} tokens before it; raise max_length or drop the record."
+            )
+
+    def _check_prompt(self, example: Example, text: str) -> None:
+        if self._is_beyond(text):
+            raise DataError(
+                f"{example.source}: the prompt of example {example.id!r} alone has more tokens than max_length "
+                f"{self.max_length}; raise max_length or drop the record."
+            )
+
+    def _is_beyond(self, text: str) -> bool:
+        """Whether the beginning of a long text alone has more tokens than are kept, so that no more need be read."""
+        if self.max_length is None or len(text) <= (most := _LONG * (self.max_length + _SPARE)):
+            return False
+        return len(tokenize(self.tokenizer, text[:most]).ids) > self.max_length + _SPARE
 
     def _suffixed(self, example: Example, answered: bool = True) -> Sequenced:
         """A prompt and its answer as PaliGemma's processor writes them: the pictures, BOS, the prompt, a newline."""
@@ -162,6 +198,7 @@ class Encoder:
                 f"{example.source}: the record holds a special token of the model, which {self.written_by} cannot read "
                 "as text; remove it"
             )
+        (self._check_before if answered else self._check_prompt)(example, prompt)
         at = prompt.rfind(str(self.image_token)) + len(str(self.image_token))
         written = f"{prompt[:at]}{self.tokenizer.bos_token}{prompt[at:]}\n"
         before = tokenize(self.tokenizer, self.expand(example, written, ())[0]).ids

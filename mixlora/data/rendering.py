@@ -6,10 +6,10 @@ a template that renders an earlier turn differently from the last is refused.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import (
@@ -18,13 +18,20 @@ from transformers.utils.chat_template_utils import (
 )
 
 from mixlora.common.errors import ConfigError, DataError
+from mixlora.common.limits import restart
 from mixlora.data.examples import Example, Turn, with_values
-from mixlora.data.templates import REFUSALS, ChatTemplate
+from mixlora.data.templates import REFUSALS, ChatTemplate, bounded
+
+Result = TypeVar("Result")
 
 Span = tuple[int, int]
 """Characters of a text, from the first to behind the last."""
 
-_PROBE = Example("probe", "", (Turn("user", "PROBE-OF-A-QUESTION"), Turn("assistant", "PROBE-OF-AN-ANSWER")), (), "")
+_PROBE = Example(
+    "probe", "", (Turn("user", "PROBE-OF-A-QUESTION"), Turn("assistant", "PROBE-OF-AN-ANSWER")), (), "a trial of ours"
+)
+_LONGEST, _TIMES = 2**20, 64
+"""Characters of a text, and how often what it is made of: a template that writes more than both is refused."""
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
@@ -59,17 +66,16 @@ class Renderer:
         self.template = template
         self.image_token = image_token
         self.special = special_tokens(tokenizer, image_token)
-        self.listed = self._find_content_style()
+        self.listed = bounded(self._find_content_style, template.source)
 
     def whole(self, example: Example) -> Rendered:
         """A conversation as a trainer writes it that computes its loss on every token.
 
         Raises:
             DataError: the template refuses the conversation, or drops something of it.
+            ConfigError: it takes for ever, or writes a text without measure.
         """
-        text, _ = self._render(example, example.turns, training=False)
-        self._check_kept(example, text)
-        return Rendered(text)
+        return Rendered(self._bounded(lambda: self._whole(example), example))
 
     def answered(self, example: Example) -> Rendered:
         """A conversation as a trainer writes it that computes its loss on answers.
@@ -77,22 +83,33 @@ class Renderer:
         Raises:
             DataError: as `whole`, or what is an answer cannot be told.
         """
+        return self._bounded(lambda: self._answered(example), example)
+
+    def prompt(self, example: Example, turns: Sequence[Turn], training: bool) -> str:
+        """The first turns of an example and the generation prompt, by the template or its variant for training."""
+        return self._bounded(lambda: self._render(example, turns, training, answering=True)[0], example)
+
+    def _bounded(self, render: Callable[[], Result], example: Example) -> Result:
+        return bounded(render, self.template.source, example.source)
+
+    def _whole(self, example: Example) -> str:
+        text, _ = self._render(example, example.turns, training=False)
+        self._check_kept(example, text)
+        return text
+
+    def _answered(self, example: Example) -> Rendered:
         if self.template.training is None:
-            text = self.whole(example).text
+            text = self._whole(example)
             return Rendered(text, tuple(self._by_prefixes(example, text)))
         text, answers = self._render(example, example.turns, training=True)
         self._check_kept(example, text)
         return Rendered(text, tuple(answers))
 
-    def prompt(self, example: Example, turns: Sequence[Turn], training: bool) -> str:
-        """The first turns of an example and the generation prompt, by the template or its variant for training."""
-        return self._render(example, turns, training, answering=True)[0]
-
     def _by_prefixes(self, example: Example, whole: str) -> Iterator[Span]:
         for k, turn in enumerate(example.turns):
             if turn.role != "assistant":
                 continue
-            before = self.prompt(example, example.turns[:k], training=False)
+            before, _ = self._render(example, example.turns[:k], training=False, answering=True)
             until, _ = self._render(example, example.turns[: k + 1], training=False)
             if not (whole.startswith(until) and until.startswith(before)):
                 raise DataError(
@@ -110,15 +127,18 @@ class Renderer:
 
         Arguments of tool calls stand as the record has them; they are values where the template takes nothing else.
         """
+        restart()  # of a conversation of many turns, many parts are rendered
         try:
             return self._by_template(example, turns, training, answering)
+        except (MemoryError, ConfigError):
+            raise
         except REFUSALS as error:
             if (others := [with_values(turn) for turn in turns]) != list(turns):
                 with suppress(*REFUSALS):
                     return self._by_template(example, others, training, answering)
             raise DataError(
-                f"{example.source}: the chat template ({self.template.source}) refuses this conversation: {error}; "
-                "change its turns, or give another model.chat_template"
+                f"{example.source}: the chat template ({self.template.source}) refuses this conversation: "
+                f"{_words(error)}; change its turns, or give another model.chat_template"
             ) from None
 
     def _by_template(
@@ -135,6 +155,11 @@ class Renderer:
                 **known,
             )
         (text, *_), spans = rendered
+        if len(text) > _LONGEST and len(text) > _TIMES * len(repr((turns, example.tools))):
+            raise ConfigError(
+                f"the chat template ({self.template.source}) makes {len(text)} characters of one conversation "
+                f"({example.source}); give another model.chat_template"
+            )
         return str(text), [(start, end) for start, end in spans[0]] if training else []
 
     def _message(self, turn: Turn, listed: bool) -> dict[str, Any]:
@@ -163,7 +188,7 @@ class Renderer:
             try:
                 text, _ = self._render(_PROBE, turns, training=False)
             except DataError as error:
-                reason = f" ({error.__context__})"
+                reason = f" ({_words(error.__context__ or error)})"
                 continue
             shown = all(text.count(turn.text) == 1 for turn in turns)
             if shown and (not seeing or text.count(str(self.image_token)) == 1):
@@ -203,6 +228,11 @@ class Renderer:
                     f"{example.source}: the record has tools, which the chat template ({self.template.source}) does "
                     f"not write ({name!r:.60} is missing); give another model.chat_template, or ignore: [tools]"
                 )
+
+
+def _words(error: BaseException) -> str:
+    """What an error says, on one line."""
+    return f"{' '.join(str(error).split()) or type(error).__name__:.300}"
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase, image_token: str | None) -> re.Pattern[str]:

@@ -4,21 +4,22 @@ How a conversation is rendered by one, and what of the text is supervised, is in
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
 from datetime import date
 from functools import cache
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from mixlora.common.errors import ConfigError
 from mixlora.common.files import LARGEST_JSON, exists, read_text
+from mixlora.common.limits import limited
 from mixlora.common.sections import NAMED_TEMPLATES
 
 RAW, LLAVA_V1 = NAMED_TEMPLATES
@@ -44,8 +45,10 @@ LLAVA_V1_TEXT = (
 RAW_TEXT = "{% for message in messages %}{{ message['content'] }}{% endfor %}{{ eos_token }}"
 """`RAW` as a template, by which a training that used none says so beside its adapter."""
 
-REFUSALS = (TemplateError, TypeError, ValueError, LookupError, AttributeError)
-"""What a template raises that cannot write a conversation."""
+REFUSALS = (Exception,)
+"""What a template raises that cannot write a conversation: it divides by 0, calls itself, takes what is not there."""
+
+Result = TypeVar("Result")
 
 _MARKED = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
@@ -130,13 +133,35 @@ def template_of(
         source: where it comes from, for a reader.
         day: the day that it takes for today; None for today.
         named: whether a configuration names it.
+
+    Raises:
+        ConfigError: it does not end, or not before memory does.
     """
     day = day or today()
     if text is None or text == RAW_TEXT:
         return ChatTemplate(None, None, source, day, named=named)
     asked = copy(processor)
     asked.chat_template = text
-    return ChatTemplate(text, _training(asked), source, day, _calls_tools(asked), named)
+    import_module("trl.chat_template_utils")  # which takes longer than a template may
+    training, calls_tools = bounded(lambda: (_training(asked), _calls_tools(asked)), source)
+    return ChatTemplate(text, training, source, day, calls_tools, named)
+
+
+def bounded(render: Callable[[], Result], source: str, example: str = "") -> Result:
+    """What a template renders, if it does so within bounds.
+
+    Args:
+        render: renders by it.
+        source: where the template comes from.
+        example: where the example stands whose conversation it is, if there is one.
+
+    Raises:
+        ConfigError: it does not end, or not before memory does.
+    """
+    place, remedy = f"{example}: " if example else "", "give another model.chat_template"
+    return limited(
+        render, lambda what: ConfigError(f"{place}the chat template ({source}) {what} for one conversation; {remedy}")
+    )
 
 
 def llava_v1(processor: Any) -> ChatTemplate:

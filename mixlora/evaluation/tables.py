@@ -1,13 +1,12 @@
 """Tables of results: models as rows, tasks as columns, as text, Markdown, CSV and LaTeX."""
 
-import csv
-import io
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mixlora.common import spreadsheets
 from mixlora.common.errors import DataError, plain
 from mixlora.data.groups import connected
 from mixlora.evaluation.results import Results
@@ -79,14 +78,13 @@ class Table:
     def csv(self, intervals: bool = False) -> str:
         """For a program: four decimals, empty if there is no number; intervals add two columns for each."""
         ends = ("value", "low", "high") if intervals else ("value",)
-        names = [printable(f"{column} {end}".removesuffix(" value")) for column in self.columns for end in ends]
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(["Model", *names])
+        names = [f"{column} {end}".removesuffix(" value") for column in self.columns for end in ends]
+        rows = [["Model", *(spreadsheets.cell(printable(name)) for name in names)]]
         for model, row in zip(self.models, self.cells, strict=True):
             found = [getattr(cell.estimate, end, None) for cell in row for end in ends]
-            writer.writerow([printable(model), *("" if number is None else f"{number:.4f}" for number in found)])
-        return out.getvalue()
+            numbers = ("" if number is None else f"{number:.4f}" for number in found)
+            rows.append([spreadsheets.cell(printable(model)), *numbers])
+        return spreadsheets.rows_csv(rows)
 
     def latex(self, intervals: bool = False) -> str:
         """For LaTeX: a tabular with rules of the package booktabs, the best of a column bold, notes as comments."""

@@ -6,6 +6,7 @@ from typing import Any
 from peft import LoraConfig, PeftConfig, get_peft_model, prepare_model_for_kbit_training
 from torch import nn
 
+from mixlora.checkpoints.patterns import check_patterns
 from mixlora.checkpoints.projector import PROJECTOR_MODULE
 from mixlora.common.errors import ConfigError, ToolError
 from mixlora.training.config import Method, TrainConfig
@@ -61,6 +62,7 @@ def prepare(base: Any, tokenizer: Any, config: TrainConfig) -> Any:
         config.adapter.target_modules or language_targets(base),
         [projector_of(base)] if config.adapter.train_projector else None,
     )
+    check_patterns(adapter, base, lambda what: ConfigError(f"adapter: {what}; list names of modules, as [q_proj]"))
     try:
         model = get_peft_model(base, adapter)
     except ToolError:

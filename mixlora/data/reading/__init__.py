@@ -1,8 +1,8 @@
 """Files to examples.
 
-`files` finds a task's records: in files (`formats`, `unpacking`), folders (`directories`), on a hub (`hub`). `records`
-turns one record into an example, by its `shapes`, `messages`, `pictures` and `values`; `tasks` reads all examples of a
-configuration's task; `mme` reads MME's folders; `problems` collects errors while reading continues.
+`files` finds a task's records: in files (`formats`, `tables`, `unpacking`), folders (`directories`), on a hub (`hub`).
+`records` turns one record into an example, by its `shapes`, `messages`, `pictures` and `values`; `tasks` reads all
+examples of a configuration's task; `mme` reads MME's folders; `problems` collects errors while reading continues.
 
 Not here: prompts and tokens (`data.templates`, `data.collation`).
 """

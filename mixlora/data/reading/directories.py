@@ -9,7 +9,8 @@ from typing import Any
 
 from mixlora.common.errors import DataError
 from mixlora.common.files import exists, read_json
-from mixlora.data.reading.formats import ENDINGS, Problems, batch_rows, has_ending, numbered, read_file
+from mixlora.data.reading.formats import ENDINGS, Problems, has_ending, numbered, read_file
+from mixlora.data.reading.tables import batch_rows
 from mixlora.data.reading.unpacking import Allowance
 from mixlora.data.reading.values import Record
 
@@ -59,7 +60,8 @@ def records_of_dataset(
         name, loaded = f"{name}/{chosen}", loaded[chosen]
     elif split is not None:
         raise DataError(f"{shown} has no splits; leave out `split: {split}`.")
-    return numbered(_stored_rows(loaded, name, shown, allowance), name, problems)
+    allowance.expect(len(loaded), name)
+    return numbered(_stored_rows(loaded, name, shown, allowance), name, allowance, problems)
 
 
 def chosen_split(splits: list[str], split: str | None, shown: str) -> str:

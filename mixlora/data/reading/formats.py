@@ -1,7 +1,7 @@
 """One data file to records: JSON, JSON lines, CSV, parquet and arrow, by their first bytes, CSV by its ending.
 
 Text is read here and not by `datasets`, which would tell no line, make 7 of 007 and a gap of NA, and give every record
-the keys of all. Not here: compressed files (`unpacking`), folders (`directories`).
+the keys of all. Not here: compressed files (`unpacking`), parquet and arrow (`tables`), folders (`directories`).
 """
 
 import codecs
@@ -16,16 +16,12 @@ from typing import Any
 from mixlora.common.errors import DataError
 from mixlora.data.reading.problems import collecting
 from mixlora.data.reading.shapes import MEANINGFUL
+from mixlora.data.reading.tables import is_table, table_rows
 from mixlora.data.reading.unpacking import PACKED, Allowance, read_data
 from mixlora.data.reading.values import Record
 
 ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 """Endings of data files, besides those of compressed ones; other files are read as JSON."""
-_PARQUET, _ARROW, _ARROW_STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
-_AT_ONCE = 1000
-"""Rows of a table that are converted together."""
-_ROW = 16
-"""Bytes that a row counts, besides its values."""
 
 _OF_RECORDS = MEANINGFUL - {"train"}
 """Keys that only a record has. An object without any of them may hold a list of records."""
@@ -50,43 +46,37 @@ def read_file(
         file: a regular file.
         name: what messages call it.
         split: of a JSON object that holds several lists of records, the key of one.
-        allowance: how many bytes may be read.
+        allowance: how many bytes and records may be read.
         problems: collects a line that is no JSON and an entry that is no record, which are then skipped.
 
     Raises:
         DataError: the file cannot be read, or (without `problems`) something in it is no record.
     """
     data, ending = read_data(file, allowance)
-    if data[:4] in (_PARQUET, _ARROW_STREAM) or data[:6] == _ARROW:
+    if is_table(data):
         _refuse_split(split, file)
-        yield from numbered(_table_rows(data, name, allowance), name, problems)
+        yield from numbered(table_rows(data, name, allowance), name, allowance, problems)
         return
     data = data.removeprefix(codecs.BOM_UTF8)
     if ending in (".csv", ".tsv"):
         _refuse_split(split, file)
-        yield from _csv_records(_text(data, name, 1), "\t" if ending == ".tsv" else "", name, problems)
+        yield from _csv_records(_text(data, name, 1), "\t" if ending == ".tsv" else "", name, allowance, problems)
     elif re.match(rb"\s*\[", data):
         _refuse_split(split, file)
-        yield from numbered(_parse(_text(data, name, 1), name, 1), name, problems)
+        yield from numbered(_parse(_text(data, name, 1), name, 1), name, allowance, problems)
     elif (whole := _single_object(data, name)) is not None:
-        yield from _object_records(whole, name, split, file, problems)
+        yield from _object_records(whole, name, split, file, allowance, problems)
     else:
         _refuse_split(split, file)
-        yield from _line_records(data, name, problems)
+        yield from _line_records(data, name, allowance, problems)
 
 
-def numbered(rows: Iterable[Any], name: str, problems: Problems) -> Iterator[Record]:
+def numbered(rows: Iterable[Any], name: str, allowance: Allowance, problems: Problems) -> Iterator[Record]:
     """Rows as records, each placed by its number."""
     for index, values in enumerate(rows):
+        allowance.count(name)
         with collecting(problems):
             yield Record(values, f"{name}[{index}]", index)
-
-
-def batch_rows(batches: Iterable[Any], name: str, allowance: Allowance) -> Iterator[Any]:
-    """The rows of arrow's batches or tables; an image stays {"bytes", "path"}."""
-    for batch in batches:
-        allowance.take(batch.nbytes + _ROW * len(batch), name)
-        yield from batch.to_pylist()
 
 
 def _refuse_split(split: str | None, file: Path) -> None:
@@ -94,9 +84,10 @@ def _refuse_split(split: str | None, file: Path) -> None:
         raise DataError(f"{file} has no splits; leave out `split: {split}`.")
 
 
-def _line_records(data: bytes, name: str, problems: Problems) -> Iterator[Record]:
+def _line_records(data: bytes, name: str, allowance: Allowance, problems: Problems) -> Iterator[Record]:
     # split at "\n", not by splitlines: a JSON string may contain other line separators unescaped
     for number, line in enumerate(io.BytesIO(data), 1):
+        allowance.count(name)
         with collecting(problems):
             if (text := _text(line.removesuffix(b"\n"), name, number)).strip():
                 yield Record(_parse(text, name, number), f"{name}:{number}", number)
@@ -120,7 +111,9 @@ def _single_object(data: bytes, name: str) -> Any:
     return _parse(_text(data, name, 1), name, 1)
 
 
-def _object_records(whole: Any, name: str, split: str | None, file: Path, problems: Problems) -> Iterator[Record]:
+def _object_records(
+    whole: Any, name: str, split: str | None, file: Path, allowance: Allowance, problems: Problems
+) -> Iterator[Record]:
     """The records in an object, as {"data": [...]} or {"train": [...], "test": [...]}; or the object as a record."""
     lists = {key: value for key, value in whole.items() if _is_list_of_objects(value)}
     if not lists or whole.keys() & _OF_RECORDS:
@@ -132,7 +125,7 @@ def _object_records(whole: Any, name: str, split: str | None, file: Path, proble
     if key not in lists:
         other = "" if split is None else f", not {split}"
         raise DataError(f"{file} holds the lists {', '.join(lists)}; choose one with `split`{other}.")
-    yield from numbered(lists[key], f"{name}/{key}", problems)
+    yield from numbered(lists[key], f"{name}/{key}", allowance, problems)
 
 
 def _is_list_of_objects(value: Any) -> bool:
@@ -171,7 +164,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _csv_records(text: str, delimiter: str, name: str, problems: Problems) -> list[Record]:
+def _csv_records(text: str, delimiter: str, name: str, allowance: Allowance, problems: Problems) -> list[Record]:
     """The rows of a table whose first line names its columns. Every cell is text as it stands, an empty one missing."""
     first = text.partition("\n")[0]
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter or _separator(first), strict=True)
@@ -182,6 +175,7 @@ def _csv_records(text: str, delimiter: str, name: str, problems: Problems) -> li
         if twice := [one for at, one in enumerate(names) if one in names[:at]]:
             raise DataError(f"{name}:1: two columns are called {twice[0]!r:.60}; rename one.")
         for line, row in rows:
+            allowance.count(name)
             with collecting(problems):
                 if len(row) != len(names):
                     asked = f"{len(row)} cells where {len(names)} columns are named"
@@ -210,29 +204,3 @@ def _csv_rows(reader: Any, name: str) -> Iterator[tuple[int, list[str]]]:
 def _separator(first: str) -> str:
     """What separates the columns: a comma, unless the first line has only semicolons or tabs."""
     return next((one for one in ",;\t" if one in first), ",")
-
-
-def _table_rows(data: bytes, name: str, allowance: Allowance) -> Iterator[Any]:
-    """The rows of a parquet or arrow file."""
-    from pyarrow import BufferReader, ipc, parquet
-
-    kind = "a parquet" if data[:4] == _PARQUET else "an arrow"
-    try:
-        source = BufferReader(data)
-        if data[:4] == _PARQUET:
-            file = parquet.ParquetFile(source)
-            groups = range(file.metadata.num_row_groups)
-            size = sum(file.metadata.row_group(group).total_byte_size for group in groups)
-            if size > allowance.left:
-                allowance.take(size, name)
-            batches: Any = file.iter_batches(_AT_ONCE)
-        elif data[:6] == _ARROW:
-            reader = ipc.open_file(source)
-            batches = (reader.get_batch(number) for number in range(reader.num_record_batches))
-        else:
-            batches = ipc.open_stream(source)
-        yield from batch_rows(batches, name, allowance)
-    except DataError:
-        raise
-    except Exception as error:  # pyarrow raises errors of every kind on broken input
-        raise DataError(f"{name}: {kind} file that cannot be read ({error}); write it again.") from error

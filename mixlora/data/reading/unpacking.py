@@ -20,13 +20,18 @@ PACKED = (".gz", ".zst", ".bz2", ".xz", ".zip")
 """Endings of compressed files. What a file is, its first bytes say."""
 _PIECE = 2**20
 """Bytes that are unpacked at once."""
+MOST_RECORDS = 2**23
+"""The most records of a task's data: each takes about a kilobyte of memory, however few bytes it has in a file."""
+_USUAL, _TIMES = 2**28, 100
+"""Bytes of unpacked data, and how often its packed size: what is larger than both is refused."""
 
 
 @dataclass
 class Allowance:
-    """How many bytes a task's data may still have, unpacked."""
+    """How many bytes a task's data may still have, unpacked, and how many records."""
 
     left: int = field(default_factory=lambda: LARGEST_DATA)
+    records: int = field(default_factory=lambda: MOST_RECORDS)
 
     def take(self, count: int, name: str) -> None:
         """Count bytes that were read.
@@ -37,6 +42,24 @@ class Allowance:
         self.left -= count
         if self.left < 0:
             raise DataError(f"{name}: unpacked, the data has more than {LARGEST_DATA} bytes; give a part of it.")
+
+    def count(self, name: str) -> None:
+        """Count a record, or what stands in the place of one.
+
+        Raises:
+            DataError: there are more than are left.
+        """
+        self.expect(1, name)
+        self.records -= 1
+
+    def expect(self, count: int, name: str) -> None:
+        """Check that so many records are left.
+
+        Raises:
+            DataError: they are not.
+        """
+        if count > self.records:
+            raise DataError(f"{name}: the data has more than {MOST_RECORDS} records; give a part of it.")
 
 
 def read_data(file: Path, allowance: Allowance) -> tuple[bytes, str]:
@@ -57,18 +80,20 @@ def read_data(file: Path, allowance: Allowance) -> tuple[bytes, str]:
         return data, ending
     try:
         stream, inner = unpack(data)
-        return _content(stream, allowance, file.name), inner or ending
+        return _content(stream, allowance, file.name, max(_USUAL, _TIMES * len(data))), inner or ending
     except DataError:
         raise
     except Exception as error:  # each library raises errors of its own on broken input
         raise DataError(f"{file.name}: a compressed file that cannot be unpacked ({error}); pack it again.") from error
 
 
-def _content(stream: Any, allowance: Allowance, name: str) -> bytes:
+def _content(stream: Any, allowance: Allowance, name: str, most: int) -> bytes:
     found = bytearray()
     while piece := stream.read(_PIECE):
         allowance.take(len(piece), name)
         found += piece
+        if len(found) > most:
+            raise DataError(f"{name}: unpacked, it is more than {_TIMES} times as large; unpack it, if you trust it.")
     return bytes(found)
 
 

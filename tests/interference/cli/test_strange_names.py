@@ -7,6 +7,7 @@ import pytest
 
 from interference import load
 from tests.support.checkpoints import ARGUMENTS
+from tests.support.runs import grouped
 
 NAMES = [
     "../../evil\x1b[31m[/bold] :smile: [x]",
@@ -69,3 +70,22 @@ def test_names_that_steer_are_escaped_in_json_and_refusals(interference, tiny, p
         said = interference(*wrong)
         assert (said.code, said.out) == (2, "") and said.err.startswith("error: "), wrong
         assert not STEERING & set(said.err), said.err
+
+
+def test_a_spreadsheet_takes_no_name_for_a_formula_and_json_has_them_exactly(interference, tmp_path):
+    names = ["=HYPERLINK(1)", "\t+1"]
+    run, out = tmp_path / "run", tmp_path / "out"
+    grouped(names=names).save(run)
+    assert interference("report", run, run, "--label=-1", "--label=@x", "--out", out, "--quiet").code == 0
+    assert interference("figure", "blocks", run, "--out", tmp_path / "drawn").code == 0
+    sheets = [*(out / "tables").iterdir(), tmp_path / "drawn" / "blocks.csv"]
+    assert len(sheets) > 5
+    for sheet in sheets:
+        table = pd.read_csv(sheet)
+        texts = [*table.columns, *table.select_dtypes(exclude="number").to_numpy().ravel()]
+        assert not [text for text in texts if str(text).startswith(("=", "+", "-", "@", "\t", "\r"))], sheet
+    cells = pd.read_csv(out / "tables" / "cells.csv")
+    assert set(cells["affected"]) == {f"'{name}" for name in names} and set(cells["run"]) == {"'-1", "'@x"}
+    assert cells["value"].dtype == float and (cells["value"] < 0).any()
+    shown = json.loads(interference("show", run, "--json").out)
+    assert {row["affected"] for row in shown} == set(names)

@@ -187,6 +187,15 @@ def test_names_are_escaped():
     assert "\x1b" not in made.text() + made.markdown() + made.csv() + made.latex()
 
 
+def test_a_spreadsheet_takes_no_name_for_a_formula_and_numbers_for_numbers():
+    made = table([results("=LoRA", **{"@a": -0.5, "+b": 0.25})])
+    assert list(csv.reader(io.StringIO(made.csv()))) == [
+        ["Model", "'@a", "'+b", "Mean"],
+        ["'=LoRA", "-50.0000", "25.0000", "-12.5000"],
+    ]
+    assert made.columns == ("@a", "+b", "Mean") and made.models == ("=LoRA",)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.text(max_size=8), min_size=1, max_size=3), st.lists(st.text(max_size=8), min_size=1, unique=True))
 def test_no_name_breaks_a_row(labels, tasks):
