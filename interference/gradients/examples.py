@@ -27,15 +27,15 @@ def singles(batch: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [dict(batch)] if size == 1 else [single(batch, row) for row in range(size)]
 
 
-def single(batch: Mapping[str, Any], row: int) -> dict[str, Any]:
-    """Example `row` of a batch as a batch of its own, without padding.
+def single(batch: Mapping[str, Any], row: int, padded: bool = False) -> dict[str, Any]:
+    """Example `row` of a batch as a batch of its own, without padding unless `padded`.
 
     Raises:
         MeasurementError: as `singles`.
     """
     size, seq = batch["labels"].shape
     mask = batch.get("attention_mask")
-    kept = torch.ones(seq, dtype=torch.bool) if mask is None else mask[row].bool()
+    kept = torch.ones(seq, dtype=torch.bool) if mask is None or padded else mask[row].bool()
     example: dict[str, Any] = {}
     for key, value in batch.items():
         if key in COUNTS:

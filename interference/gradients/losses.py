@@ -1,4 +1,4 @@
-"""The loss of every example of a batch. Logits are computed only where tokens are supervised."""
+"""The loss of every example of a batch, as if it were alone. Logits are computed only where tokens are supervised."""
 
 import inspect
 from collections.abc import Mapping
@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from interference.errors import MeasurementError
 from interference.gradients.autograd import tokens_of
 from interference.gradients.examples import inputs_of
+from interference.gradients.padding import with_positions
 from mixlora import routed
 from mixlora.common.labels import IGNORED
 from mixlora.tuner.model import base_model_of
@@ -31,8 +33,9 @@ def example_losses(model: nn.Module, batch: Mapping[str, Any], whole_logits: boo
         losses [batch] (nats per token, differentiable) and the number of supervised tokens [batch].
 
     Raises:
-        MeasurementError: if an example has no supervised token.
+        MeasurementError: if an example has no supervised token, or the model has no head.
     """
+    batch = with_positions(model, batch)
     labels = batch["labels"]
     targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED)
     supervised, tokens = targets != IGNORED, tokens_of(batch)
@@ -41,7 +44,7 @@ def example_losses(model: nn.Module, batch: Mapping[str, Any], whole_logits: boo
     if not whole_logits and can_skip_logits(model):
         inputs["logits_to_keep"] = _last(supervised) if _spread(model) else kept
     with routed(model, tasks=batch.get("tasks"), labels=labels, alone=True):
-        logits = model(**inputs, use_cache=False, return_dict=True).logits
+        logits = _logits(model, model(**inputs, use_cache=False, return_dict=True))
     chosen = supervised[:, -logits.shape[1] :] if logits.dim() == 3 else supervised[kept]
     logits = logits[chosen.to(logits.device)]
     losses = F.cross_entropy(
@@ -52,6 +55,16 @@ def example_losses(model: nn.Module, batch: Mapping[str, Any], whole_logits: boo
     rows = supervised.nonzero()[:, 0].to(logits.device)
     summed = losses.new_zeros(len(labels)).index_add(0, rows, losses)
     return summed / tokens.to(logits.device), tokens
+
+
+def _logits(model: nn.Module, output: Any) -> Tensor:
+    found = getattr(output, "logits", None)
+    if not isinstance(found, Tensor):
+        name = type(base_model_of(model)).__name__
+        raise MeasurementError(
+            f"{name} gives no logits, as it has no head that predicts tokens; load the base with AutoModelForCausalLM"
+        )
+    return found
 
 
 def can_skip_logits(model: nn.Module) -> bool:

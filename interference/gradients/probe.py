@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from interference.errors import MeasurementError
-from interference.gradients.autograd import Loss, gradients_of, selections_of, tokens_of, weights_of
+from interference.gradients.autograd import Loss, gradients_of, model_loss, selections_of, tokens_of, weights_of
 from interference.gradients.layers import by_example, per_example
 from interference.gradients.losses import example_losses
+from interference.gradients.padding import check_padding, with_positions
 from interference.gradients.state import activate, as_found
 from interference.gradients.targets import Tap, Target
 
@@ -62,6 +63,7 @@ class Probe:
         self._stack = ExitStack()
         self._gradients: dict[str, Tensor] = {}
         self._batch_shape = (0, 0)
+        self._padding_checked = False
 
     def __enter__(self) -> "Probe":
         try:
@@ -92,13 +94,16 @@ class Probe:
 
         Raises:
             MeasurementError: if an example has no supervised token, a module does not keep examples apart, or the
-                probe's own loss is no scalar that depends on every target.
+                probe's own loss is no scalar that depends on every target, or the model's loss depends on padding.
         """
         if self.loss is not None:
             tokens = tokens_of(batch)
+            batch = with_positions(self.model, batch) if self.loss is model_loss else batch
             with torch.enable_grad():
                 found, own, selections = gradients_of(self.model, batch, self.targets, self.loss)
             return BatchGradients(found, own, tokens, selections)
+        if not self._padding_checked:
+            self._padding_checked = check_padding(self.model, batch, lambda one: example_losses(self.model, one)[0])
         self._gradients = {}
         self._batch_shape = (batch["labels"].shape[0], batch["labels"].shape[1])
         with torch.enable_grad():

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.variants import DoraLinearVariant
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -106,10 +105,12 @@ def find_targets(
         routers: also probe MixLoRA's routers, as blocks of their own.
 
     Raises:
-        CheckpointError: if the adapter is merged, switched off, or of a kind that cannot be probed.
+        CheckpointError: if the adapter is merged, switched off, or of a kind that cannot be probed, or the model has an
+            encoder for its text.
         ScopeError: if a layer, module or component holds no adapted module; the message lists those that do.
     """
-    everything = list(_all_targets(model, adapter, routers))
+    _check_decoder(model)
+    everything = list(all_targets(model, adapter, routers))
     if not everything:
         raise CheckpointError(f"adapter {adapter!r} adapts no Linear module; only adapters of Linear layers are probed")
     wanted = [member(Component, name, "component", ScopeError, NONE_OF) for name in components]
@@ -122,31 +123,8 @@ def find_targets(
     return [target for target in inside if target.place.name in chosen]
 
 
-def unprobed(model: nn.Module, adapter: str) -> list[str]:
-    """In words: what the adapter trains that is not A or B of a Linear layer, and so is not measured."""
-    notes = set()
-    for module in model.modules():
-        if isinstance(module, LoraLayer):
-            if adapter in module.lora_embedding_A:
-                notes.add("LoRA on embeddings")
-            if adapter in module.lora_A and not isinstance(module.lora_A[adapter], nn.Linear):
-                notes.add(f"LoRA on {type(module.get_base_layer()).__name__} modules")
-            if adapter in module.lora_magnitude_vector:
-                notes.add("DoRA magnitudes")
-            if module.lora_bias.get(adapter):
-                notes.add("biases of lora_B")
-    config = model.peft_config.get(adapter) if isinstance(model, PeftModel) else None
-    if saved := getattr(config, "modules_to_save", None):
-        notes.add("modules_to_save: " + ", ".join(saved))
-    return sorted(notes)
-
-
-def _adapters(layer: Any) -> list[str]:
-    """Names of the adapters that a layer holds."""
-    return [*layer.mixlora_A] if isinstance(layer, MixLoraLayer) else [*layer.lora_A, *layer.lora_embedding_A]
-
-
-def _all_targets(model: nn.Module, adapter: str, routers: bool) -> Iterator[Target]:
+def all_targets(model: nn.Module, adapter: str, routers: bool = False) -> Iterator[Target]:
+    """The adapted Linears of the whole model, in the order of its modules; see `find_targets`."""
     where = _Map(model)
     taken: set[str] = set()
     for path, module in model.named_modules():
@@ -163,6 +141,20 @@ def _all_targets(model: nn.Module, adapter: str, routers: bool) -> Iterator[Targ
         }
         taken.add(taps[Side.A].block.name)
         yield Target(path, module, adapter, taps)
+
+
+def _check_decoder(model: nn.Module) -> None:
+    base = base_model_of(model)
+    if getattr(getattr(base, "config", None), "is_encoder_decoder", False):
+        raise CheckpointError(
+            f"{type(base).__name__} has an encoder and a decoder, whose labels are not shifted as those of a causal "
+            "language model; only decoder-only models are measured"
+        )
+
+
+def _adapters(layer: Any) -> list[str]:
+    """Names of the adapters that a layer holds."""
+    return [*layer.mixlora_A] if isinstance(layer, MixLoraLayer) else [*layer.lora_A, *layer.lora_embedding_A]
 
 
 def _weights(path: str, layer: nn.Module, adapter: str, routers: bool) -> dict[Side, tuple[Tensor, nn.Module]]:

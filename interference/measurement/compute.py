@@ -16,7 +16,8 @@ from interference.config import MEMORY_BUDGET, AnalysisConfig
 from interference.errors import ScopeError
 from interference.gradients.autograd import Loss
 from interference.gradients.probe import Probe
-from interference.gradients.targets import Target, unprobed
+from interference.gradients.targets import Target
+from interference.gradients.trained import unprobed
 from interference.measurement import checkpoint, sample
 from interference.measurement.builder import RunBuilder
 from interference.measurement.labels import Labels, check_labels, labelled
@@ -296,7 +297,7 @@ def _provenance(model: nn.Module, targets: Sequence[Target], parts: Mapping[str,
     return {
         "conventions": CONVENTIONS,
         "adapter": adapter,
-        "not_probed": unprobed(model, adapter),
+        "not_probed": unprobed(model, adapter, targets),
         **checkpoint.provenance(parts),
     }
 

@@ -22,13 +22,14 @@ from interference.blocks import Component, Granularity
 from interference.config import MEMORY_BUDGET
 from interference.errors import CheckpointError, MeasurementError, ScopeError
 from interference.gradients.state import own_randomness, without_autocast
+from interference.measurement.collated import refuse_packed
 from interference.measurement.compute import measured
 from interference.measurement.grouping import Groups, groups_of
 from interference.measurement.labels import check_labels, labelled
 from interference.measurement.objective import Objective, agrees, first_batch, name_of, of_model, own_function
 from interference.measurement.rows import Row, drawn
 from interference.measurement.spec import Spec
-from interference.measurement.units import Batch, Part, Unit, Workload, of_collated, one_by_one, refuse_packed
+from interference.measurement.units import Batch, Part, Unit, Workload, of_collated, one_by_one
 from interference.run import Run
 from interference.run.remarks import PLAIN_LOSS
 from mixlora.common.labels import IGNORED

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from interference.errors import ScopeError
-from interference.gradients.examples import packed
 from interference.gradients.probe import BatchGradients
+from interference.measurement.collated import check_batch, refuse_packed
 from mixlora.checkpoints.loading import refuse_offloaded
 
 Batch = Mapping[str, Any]
@@ -137,7 +137,8 @@ def of_collated(model: nn.Module, batches: Mapping[str, Iterable[Batch]], unit: 
         unit: "example" if every row is a unit, "batch" if the batch is one.
 
     Raises:
-        ScopeError: if the batches are not given by task, one has no labels, or a row holds several examples.
+        ScopeError: if the batches are not given by task, one is not what the model takes, or a row holds several
+            examples.
         CheckpointError: if not all of the model's weights are in memory.
     """
     check_by_task(batches)
@@ -147,7 +148,7 @@ def of_collated(model: nn.Module, batches: Mapping[str, Iterable[Batch]], unit: 
     refuse_offloaded(model)
     device = next(model.parameters()).device
     return (
-        _collated(task, number, _moved(batch, device), unit)
+        _collated(model, task, number, batch, unit, device)
         for task, given in batches.items()
         for number, batch in enumerate(given)
     )
@@ -157,15 +158,6 @@ def check_by_task(batches: object) -> None:
     """Raise a ScopeError if batches are not a dict by task."""
     if not isinstance(batches, Mapping):
         raise ScopeError(f"batches is a {type(batches).__name__}, but must be a dict {{task: its batches}}")
-
-
-def refuse_packed(batch: Batch, place: str) -> None:
-    """Raise a ScopeError if a row of the batch at a `place` holds several examples."""
-    if packed(batch):
-        raise ScopeError(
-            f"{place}: a row holds several packed examples, whose gradients cannot be told apart; collate without "
-            "packing (of TRL: packing=False, padding_free=False)"
-        )
 
 
 def digested(job: str, batches: Iterable[tuple[Batch, Sequence[int]]]) -> str:
@@ -189,12 +181,13 @@ def _moved(batch: Batch, device: torch.device) -> Batch:
     return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
 
 
-def _collated(task: str, number: int, given: Batch, unit: str) -> Part:
+def _collated(model: nn.Module, task: str, number: int, batch: Batch, unit: str, device: torch.device) -> Part:
     """Batch `number` of a task as a part."""
-    if "labels" not in given:
-        raise ScopeError(f"task {task!r}, batch {number} has no labels; collate it with labels [batch, seq]")
+    place = f"task {task!r}, batch {number}"
+    check_batch(model, batch, place)
+    refuse_packed(batch, place)
+    given = _moved(batch, device)
     rows = range(len(given["labels"]))
-    refuse_packed(given, f"task {task!r}, batch {number}")
     batch = {"tasks": [task] * len(rows), **given}
     if unit == "batch":
         return Part([Unit(task, f"batch {number}", f"{task} batch {number}")], [(batch, [0] * len(rows))])

@@ -22,6 +22,9 @@ from mixlora.common.files import read_json
 from mixlora.common.writing import whole_directory
 
 _SEAL = "seal"
+_SEAL_LENGTH = 32
+_SEALS = 64
+"""Values of a record without a seal that are tried as one: it has a handful of keys, and a stranger's may have more."""
 _KINDS: Mapping[str, type] = {
     "config": dict,
     "data": dict,
@@ -86,7 +89,8 @@ def read_meta(path: Path, schema: int, noun: str, older: Collection[int] = ()) -
         raise RunError(
             f"{path.parent} has schema {found!r:.60}, but this version reads schema {schema}; update task-interference"
         )
-    if seal is not None and seal != _seal({"schema": found, **meta}):
+    whole = {"schema": found, **meta}
+    if _misnamed(whole) if seal is None else seal != _seal(whole):
         raise RunError(f"{path} is damaged: its checksum is another than was written; compute the {noun} again")
     for key, kind in _KINDS.items():
         if not _is_of(kind, value := meta.get(key, kind())) and (value is not None or key == "seed"):
@@ -114,7 +118,13 @@ def write_meta(path: Path, meta: Mapping[str, Any]) -> None:
 
 def _seal(meta: Mapping[str, Any]) -> str:
     text = json.dumps(meta, sort_keys=True, ensure_ascii=True)
-    return hashlib.blake2b(text.encode()).hexdigest()[:32]
+    return hashlib.blake2b(text.encode()).hexdigest()[:_SEAL_LENGTH]
+
+
+def _misnamed(whole: Mapping[str, Any]) -> bool:
+    """Whether one of the keys is the seal of the others, whose own name was damaged."""
+    texts = [key for key, value in whole.items() if isinstance(value, str) and len(value) == _SEAL_LENGTH]
+    return any(whole[name] == _seal({k: v for k, v in whole.items() if k != name}) for name in texts[-_SEALS:])
 
 
 def check_sums(folder: Path, sums: Mapping[str, Any], names: Collection[str]) -> None:
@@ -126,7 +136,8 @@ def check_sums(folder: Path, sums: Mapping[str, Any], names: Collection[str]) ->
         names: of the files that such an artifact may have; nothing else is looked for.
 
     Raises:
-        RunError: a file is gone, cannot be read, or is another than was written; the message names it.
+        RunError: a file is gone, cannot be read, is another than was written, or was not written with the others; the
+            message names it.
     """
     for name, wanted in sums.items():
         if name not in names:
@@ -139,6 +150,10 @@ def check_sums(folder: Path, sums: Mapping[str, Any], names: Collection[str]) ->
             raise RunError(f"{folder / name} cannot be read: {error.strerror or error}") from None
         if found != wanted:
             raise RunError(f"{folder / name} is damaged: its checksum is another than was written; compute it again")
+    if sums:
+        for name in names:
+            if name not in sums and (folder / name).exists():
+                raise RunError(f"{folder / name} is no part of {folder}, which has no checksum of it; remove the file")
 
 
 def checksum(path: Path) -> str:

@@ -1,7 +1,7 @@
 """Loading base models, their processors and PEFT adapters from disk or hub; every weight must find its place."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
@@ -11,7 +11,8 @@ import torch
 from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.utils import CONFIG_NAME as ADAPTER_CONFIG
 from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME, load_peft_weights
-from torch import nn
+from safetensors import SafetensorError
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -81,7 +82,11 @@ def is_llava_v1(section: BaseSection) -> bool:
 
 def positions(section: BaseSection) -> int | None:
     """How many tokens the base has positions for; None where they are computed, as rotary ones, for any number."""
-    text = _own_config(section).get_text_config()
+    return positions_of(_own_config(section).get_text_config())
+
+
+def positions_of(text: Any) -> int | None:
+    """The same of a text model's configuration."""
     if hasattr(text, "rope_parameters") or hasattr(text, "rope_theta"):
         return None
     found = getattr(text, "max_position_embeddings", None)
@@ -172,13 +177,12 @@ def adapt(model: nn.Module, section: BaseSection, adapter: str, config: PeftConf
         check_patterns(config, model, _slow)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # missing keys are an error below
-            saved = load_peft_weights(adapter, device="cpu")
+            saved = _saved(adapter)
             # PEFT would read the weights onto a GPU that it finds, whatever the model's device
             adapted = PeftModel.from_pretrained(model, adapter, config=config, torch_device="cpu")
     except ToolError as error:
-        raise CheckpointError(f"{adapter} on {section.base}: {error}") from None
-    except UnpicklingError:
-        raise CheckpointError(f"the weights of {adapter} hold other things than tensors; {_NOT_EXECUTED}") from None
+        own = isinstance(error, CheckpointError)  # it names the adapter
+        raise CheckpointError(str(error) if own else f"{adapter} on {section.base}: {error}") from None
     except LOAD_ERRORS as error:
         raise CheckpointError(f"{misfit}: {first_words(error)}") from None
     expected = get_peft_model_state_dict(adapted, save_embedding_layers=False)
@@ -187,6 +191,7 @@ def adapt(model: nn.Module, section: BaseSection, adapter: str, config: PeftConf
         raise CheckpointError(f"{misfit}: it holds no weights for {name}")
     for name in sorted(saved.keys() - expected.keys() - optional.keys()):
         raise CheckpointError(f"{misfit}: the base has no place for {name}")
+    _check_numbers(adapter, saved, {**optional, **expected})
     return adapted.eval()
 
 
@@ -241,6 +246,8 @@ def device_of(name: str) -> torch.device:
     Raises:
         CheckpointError: if it cannot be used.
     """
+    if name.partition(":")[0] == "meta":
+        raise CheckpointError(f"device {name!r} holds no numbers, only shapes; name cpu or cuda")
     try:
         return torch.empty(0, device=kind_of(name) if name in ("auto", SPLIT) else name).device
     except (RuntimeError, AssertionError) as error:
@@ -320,6 +327,40 @@ def _left_whole(section: BaseSection, own: PreTrainedConfig) -> list[str] | None
     head = model.get_output_embeddings()
     named = model.named_modules()
     return [name for name, module in named if module is head or name.rpartition(".")[2] == PROJECTOR_MODULE]
+
+
+def _saved(adapter: str) -> dict[str, Tensor]:
+    """The weights of an adapter as they were saved.
+
+    Raises:
+        CheckpointError: if they cannot be read.
+    """
+    try:
+        return load_peft_weights(adapter, device="cpu")
+    except UnpicklingError:
+        raise CheckpointError(f"the weights of {adapter} hold other things than tensors; {_NOT_EXECUTED}") from None
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"the weights of the adapter at {adapter} are damaged: {first_words(error)}; fetch or write them again"
+        ) from None
+
+
+def _check_numbers(adapter: str, saved: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Raise a CheckpointError if a weight is of another kind than the model's, or not finite."""
+    for name, values in saved.items():
+        if not expected[name].is_floating_point():
+            continue
+        if not values.is_floating_point():
+            kind = str(values.dtype).removeprefix("torch.")
+            raise CheckpointError(
+                f"the adapter at {adapter} holds {kind} values in {name}, where floating-point weights belong; "
+                "write it again from the model that was trained"
+            )
+        if not bool(values.float().isfinite().all()):
+            raise CheckpointError(
+                f"the adapter at {adapter} holds numbers in {name} that are not finite; its training diverged, or the "
+                "file is damaged"
+            )
 
 
 def _misfit(section: BaseSection, adapter: str) -> str:

@@ -5,12 +5,14 @@ Nothing heavy is imported here, nor the library that parses the options: that is
 
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mixlora.common.errors import ConfigError, ToolError, plain
+from mixlora.common import system
+from mixlora.common.errors import ConfigError, EndedError, ToolError, plain
 
 SETTINGS: Mapping[str, Any] = {
     "no_args_is_help": True,
@@ -19,6 +21,8 @@ SETTINGS: Mapping[str, Any] = {
     "context_settings": {"help_option_names": ["-h", "--help"]},
 }
 """What both say to the library that parses their options."""
+_ASK_NOTHING = {"--help", "-h", "--version"}
+"""Options that need no libraries."""
 
 
 def run(app: Callable[[], object]) -> None:
@@ -30,20 +34,49 @@ def run(app: Callable[[], object]) -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # PEFT loads it; its kernels are not our subject
     warnings.filterwarnings("ignore", category=FutureWarning)  # between PEFT and transformers
     debug = "--debug" in sys.argv
+    system.open_streams()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        signal.signal(signal.SIGTERM, _stop)
     try:
-        app()
-    except ToolError as error:
+        with system.written():
+            if not _ASK_NOTHING & {*sys.argv[1:]}:
+                system.raise_limits()
+            app()
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # a panic of a library in Rust is no Exception
         if debug:
             raise
-        if not error.shared or speaks():  # all raise it, and one tells it
-            _complain(str(error), error.lines)
-        sys.exit(error.exit_code)
-    except Exception as error:
-        if debug:
-            raise
+        sys.exit(_told(error))
+    finally:
+        _leave_signals()
+
+
+def _stop(*_: object) -> None:
+    """Answer SIGTERM, which launchers send to the others where one process ended."""
+    _leave_signals()  # a second one ends this process at once
+    raise EndedError("told to stop (SIGTERM), as where another process ended; the same command continues")
+
+
+def _leave_signals() -> None:
+    if signal.getsignal(signal.SIGTERM) is _stop:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _told(error: BaseException) -> int:
+    """Tell an error in one sentence; the exit code."""
+    _leave_signals()  # what comes now is told already
+    if isinstance(error, EndedError):
+        _complain(str(error), word="stopped")
+        return error.exit_code
+    known = error if isinstance(error, ToolError) else system.scarce(error)
+    if known is None:
         hint = "run again with --debug (before the command) for the traceback"
         _complain(f"{type(error).__name__}: {error}; {hint}")
-        sys.exit(1)
+        return 1
+    if not known.shared or speaks():  # all raise it, and one tells it
+        _complain(str(known), known.lines)
+    return known.exit_code
 
 
 def speaks() -> bool:
@@ -84,6 +117,9 @@ def _task(text: str) -> tuple[str, dict[str, str]]:
     return name, {"file": file}
 
 
-def _complain(message: str, lines: bool = False) -> None:
+def _complain(message: str, lines: bool = False, word: str = "error") -> None:
     shown = "\n".join(map(plain, message.split("\n"))) if lines else plain(message)
-    print(f"error: {shown}", file=sys.stderr, flush=True)
+    try:
+        print(f"{word}: {shown}", file=sys.stderr, flush=True)
+    except OSError:  # the exit code tells, too
+        system.silence(sys.stderr)

@@ -55,6 +55,18 @@ class WriteError(RunError):
     exit_code = 1
 
 
+class ResourceError(RunError):
+    """The system gives the process too little: open files, memory. The input is right."""
+
+    exit_code = 1
+
+
+class EndedError(RunError):
+    """Another process of the same job ended, so that this one cannot go on. What is done is kept."""
+
+    exit_code = 1
+
+
 class TrainingError(ToolError):
     """A training or evaluation failed: memory ran out, a file cannot be written, the loss is not finite."""
 

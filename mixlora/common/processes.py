@@ -17,10 +17,13 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from mixlora.common.errors import ConfigError, ToolError
+from mixlora.common.errors import ConfigError, EndedError, ToolError
 
 PATIENCE = timedelta(days=7)
 """How long a process may wait for another where each measures its own share: as long as the slowest needs."""
+
+_GONE = ("gloo", "NCCL", "peer", "Timed out", "timed out", "Socket", "TCPStore")
+"""Words of torch's errors where another process does not answer."""
 
 
 def count() -> int:
@@ -56,7 +59,25 @@ def meet(device: str, patience: timedelta | None = None) -> bool:
         refused.shared = True  # every process finds it
         raise refused
     waiting = {} if patience is None else {"timeout": patience}
-    return bool(PartialState(cpu=device == "cpu", **waiting).is_main_process)
+    with noticing():
+        return bool(PartialState(cpu=device == "cpu", **waiting).is_main_process)
+
+
+@contextmanager
+def noticing() -> Iterator[None]:
+    """Tell torch's error for a process that no longer answers in our own words.
+
+    Raises:
+        EndedError: another process has ended.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if count() == 1 or isinstance(error, ToolError) or not any(words in str(error) for words in _GONE):
+            raise
+        raise EndedError(
+            f"another of the {count()} processes ended or cannot be reached; the same command continues"
+        ) from None
 
 
 @contextmanager
@@ -65,10 +86,13 @@ def together() -> Iterator[None]:
 
     Raises:
         ToolError: the error of one process, with `shared` set.
+        EndedError: another process has ended without one.
     """
     failed: ToolError | None = None
     try:
         yield
+    except EndedError:  # there is nobody to wait for
+        raise
     except ToolError as error:
         failed = error
     found = gathered(failed)
@@ -80,12 +104,14 @@ def together() -> Iterator[None]:
 
 def gathered(value: Any) -> list[Any]:
     """The value of every process, by rank."""
-    return list(gather_object([value])) if count() > 1 else [value]
+    with noticing():
+        return list(gather_object([value])) if count() > 1 else [value]
 
 
 def total(values: Tensor) -> Tensor:
     """Sum a CPU tensor over all processes, in place and in each of them."""
-    torch.distributed.all_reduce(values, group=_of_cpus())
+    with noticing():
+        torch.distributed.all_reduce(values, group=_of_cpus())
     return values
 
 

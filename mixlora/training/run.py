@@ -167,14 +167,15 @@ def _train_one(
     for make in callbacks:
         trainer.add_callback(make(trainer))
     last = job.folder.last_checkpoint()
-    with _explained_memory_error(config, max(job.corpus.lengths)):
+    with processes.noticing(), _explained_memory_error(config, max(job.corpus.lengths)):
         trainer.train(resume_from_checkpoint=str(last) if last else None)
     named = config.model.chat_template is not None
     with written(job.folder.path):
         _save(trainer, job.folder.path, collator, named)
     if trainer.is_world_process_zero():
         job.folder.close(_known(trainer, job))
-    trainer.accelerator.wait_for_everyone()
+    with processes.noticing():
+        trainer.accelerator.wait_for_everyone()
     return job.folder.path
 
 

@@ -3,8 +3,9 @@
 Not here: how it gets to know that (`tracker`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,9 @@ from torch import Tensor
 from mixlora.common.labels import IGNORED
 from mixlora.tuner.config import Pooling
 from mixlora.tuner.routing import Selection
+
+_GRIDS = ("image_grid_thw", "video_grid_thw")
+"""Inputs with a row for each picture or video of a batch, in models that pack them into one sequence."""
 
 Held = dict[tuple[str, str], Selection]  # by adapted module and adapter
 
@@ -49,6 +53,7 @@ class Context:
         prompt: [instances, seq], attended tokens before the first supervised one; None for all.
         packing: how rows split into instances; None if each row is one instance.
         tasks: the task of every instance; None if they were not given.
+        pictures: number of pictures among its inputs; None if unknown.
         alone: whether even `all` ignores padding, as if every instance were alone in its batch.
         decoding: whether the tokens continue a cached prompt.
         held: the prompt's selections, which generated tokens use.
@@ -60,6 +65,7 @@ class Context:
     prompt: Tensor | None = None
     packing: Packing | None = None
     tasks: Sequence[str] | None = None
+    pictures: int | None = None
     alone: bool = False
     decoding: bool = False
     held: Held = field(default_factory=dict)
@@ -81,6 +87,15 @@ def pool(x: Tensor, mask: Tensor | None) -> Tensor:
     dtype = torch.promote_types(x.dtype, torch.float32)
     weights = mask.to(dtype) / count  # divided before the sum, which could overflow float16
     return torch.bmm(weights.unsqueeze(1).to(x.dtype), x).squeeze(1).to(dtype)
+
+
+def pictures_of(inputs: Mapping[str, Any]) -> int | None:
+    """The number of pictures among a forward's inputs; None if they do not tell."""
+    grids = [inputs[name] for name in _GRIDS if isinstance(inputs.get(name), Tensor)]
+    if grids:
+        return sum(len(grid) for grid in grids)
+    pixels = inputs.get("pixel_values")
+    return len(pixels) if isinstance(pixels, Tensor) and pixels.dim() == 4 else None
 
 
 def packing_of(positions: Tensor | None, tokens: Tensor, attended: Tensor | None) -> Packing | None:

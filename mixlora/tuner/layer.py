@@ -113,6 +113,8 @@ class MixLoraLayer(nn.Module, BaseTunerLayer):
         bank_a, bank_b = self.mixlora_A[adapter], self.mixlora_B[adapter]
         x = self._cast_input_dtype(x, bank_a.dtype)
         context, known = self._context(x, adapter)
+        if not known:
+            self._check_instances(x)
         if known and context is not None:
             x = x.reshape(*context.shape, -1)
         packing = context.packing if known and context is not None else None
@@ -131,8 +133,7 @@ class MixLoraLayer(nn.Module, BaseTunerLayer):
         context = self.tracker.context
         if not self.in_stream:
             return context, False
-        flat = (math.prod(context.shape),) if context is not None else None
-        if context is not None and x.shape[:-1] in (context.shape, flat):
+        if context is not None and _tokens_of(context.shape, tuple(x.shape[:-1])):
             return context, True
         if self.configs[adapter].pooling is not Pooling.ALL:
             self.tracker.warn_once(
@@ -141,6 +142,24 @@ class MixLoraLayer(nn.Module, BaseTunerLayer):
                 "not tell apart, so MixLoRA pools over all its positions; call the model that holds it",
             )
         return None, False
+
+    def _check_instances(self, x: Tensor) -> None:
+        """Raise a RoutingError if instances share rows of x, whose positions are not the tokens of the forward."""
+        shape = tuple(x.shape)
+        if x.dim() > 3:
+            raise RoutingError(
+                f"{self.name} is called with an input of shape {shape}, in which MixLoRA cannot tell the instances "
+                "apart; leave it out of target_modules"
+            )
+        context = self.tracker.context
+        if self.in_stream or context is None or 1 in (context.shape[0], context.pictures):
+            return
+        if x.dim() == 2 or (len(x) == 1 and context.pictures is not None):
+            raise RoutingError(
+                f"{self.name} is called with an input of shape {shape}, which packs the pictures of "
+                f"{context.shape[0]} instances into one sequence, so all would get one routing; leave it out of "
+                "target_modules, or give batches of one instance"
+            )
 
     def _route(
         self, rows: Tensor, context: Context | None, known: bool, adapter: str
@@ -213,6 +232,14 @@ class MixLoraLayer(nn.Module, BaseTunerLayer):
 
     def __repr__(self) -> str:
         return f"mixlora.{super().__repr__()}"
+
+
+def _tokens_of(tokens: tuple[int, int], leading: tuple[int, ...]) -> bool:
+    """Whether leading axes of an input are those of the forward's tokens (batch, seq), but for axes of length 1."""
+    batch, seq = tokens
+    if leading in (tokens, (batch * seq,)):
+        return True
+    return len(leading) > 2 and (leading[0], leading[-1]) == tokens and math.prod(leading) == batch * seq
 
 
 def _equal(selection: Tensor, rows: Tensor, config: MixLoraConfig) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mixlora.common.errors import RoutingError
-from mixlora.tuner.context import Context, Held, packing_of, prompt_mask
+from mixlora.tuner.context import Context, Held, packing_of, pictures_of, prompt_mask
 
 _CHECKPOINT = "_gradient_checkpointing_func"
 """Attribute of every block that holds transformers' checkpointing function."""
@@ -148,7 +148,7 @@ class Tracker:
 
     def _context_of(self, tokens: Tensor, inputs: Mapping[str, Any], tasks: Any) -> Context:
         batch, seq = tokens.shape[:2]
-        context = Context((batch, seq), alone=bool(self._given.get("alone")))
+        context = Context((batch, seq), pictures=pictures_of(inputs), alone=bool(self._given.get("alone")))
         self._continue(context, inputs.get("past_key_values"))
         attention = inputs.get("attention_mask")
         if self._generation is not None and not context.decoding:

@@ -10,16 +10,21 @@ import base64
 import hashlib
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import vl_convert
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from mixlora.common.errors import ResourceError, reason
+from mixlora.common.system import scarce
+
 FOLDER = Path(__file__).parent
+SNIPPET = "window.vegaEmbed = vegaEmbed;"
 SCRIPTS = ("marks.js", "charts.js", "matrix.js", "page.js")  # one program, in this order
 # Controls other than tab and line feed, lone surrogates, and marks that turn the direction of the text behind them.
 UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
@@ -101,6 +106,22 @@ def _read(name: str) -> str:
 
 @cache
 def _bundle() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script, which sets window.vegaEmbed; takes seconds to put together."""
-    snippet = "window.vegaEmbed = vegaEmbed;"
-    return vl_convert.javascript_bundle(snippet)
+    """Vega, Vega-Lite and Vega-Embed as one script, which sets window.vegaEmbed; takes seconds to put together.
+
+    Another process does that: the library ends its process where memory or open files run out.
+
+    Raises:
+        ResourceError: if it cannot be done.
+    """
+    code = f"import sys, vl_convert; sys.stdout.buffer.write(vl_convert.javascript_bundle({SNIPPET!r}).encode())"
+    call = [sys.executable, "-c", code]
+    try:  # in a folder of our own: in the user's, a file of the library's name would be imported
+        done = subprocess.run(call, capture_output=True, check=False, stdin=subprocess.DEVNULL, cwd=FOLDER)
+    except OSError as error:
+        raise scarce(error) or ResourceError(f"the page's script cannot be put together: {reason(error)}") from None
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip()
+        last = said.rpartition("\n")[2]
+        short = scarce(MemoryError(last) if done.returncode < 0 else RuntimeError(said))
+        raise short or ResourceError(f"the page's script cannot be put together: {last}")
+    return done.stdout.decode()

@@ -77,7 +77,7 @@ def test_an_adapter_of_another_kind(compute, tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("adapter_model.safetensors", "the adapter at TMP/a does not fit the base TINY/base: "),
+        ("adapter_model.safetensors", "the weights of the adapter at TMP/a are damaged: "),
         ("adapter_config.json", "there is no PEFT adapter at TMP/a (no adapter_config.json can be read: "),
     ],
 )
@@ -85,6 +85,49 @@ def test_a_damaged_adapter(compute, tiny, tmp_path, name, message):
     shutil.copytree(tiny.adapter, tmp_path / "a")
     (tmp_path / "a" / name).write_bytes(b"{ broken")
     assert compute(adapter=tmp_path / "a").startswith(message)
+
+
+def changed(tiny, folder, change):
+    """A copy of the tiny adapter whose first weight is changed, and the name of that weight."""
+    shutil.copytree(tiny.adapter, folder)
+    weights = load_file(folder / "adapter_model.safetensors")
+    name = sorted(weights)[0]
+    save_file({**weights, name: change(weights[name])}, folder / "adapter_model.safetensors")
+    return name
+
+
+def test_a_truncated_adapter(compute, tiny, tmp_path):
+    shutil.copytree(tiny.adapter, tmp_path / "a")
+    file = tmp_path / "a" / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    assert compute(adapter=tmp_path / "a") == (
+        "the weights of the adapter at TMP/a are damaged: Error while deserializing header: incomplete metadata, file "
+        "not fully covered; fetch or write them again"
+    )
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_an_adapter_with_a_number_that_is_not_finite(compute, tiny, tmp_path, value):
+    name = changed(tiny, tmp_path / "a", lambda weight: weight.index_fill(0, torch.tensor([1]), float(value)))
+    assert compute(adapter=tmp_path / "a") == (
+        f"the adapter at TMP/a holds numbers in {name} that are not finite; its training diverged, or the file is "
+        "damaged"
+    )
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int8"])
+def test_an_adapter_of_other_numbers(compute, tiny, tmp_path, dtype):
+    name = changed(tiny, tmp_path / "a", lambda weight: weight.to(getattr(torch, dtype)))
+    assert compute(adapter=tmp_path / "a") == (
+        f"the adapter at TMP/a holds {dtype} values in {name}, where floating-point weights belong; write it again "
+        "from the model that was trained"
+    )
+
+
+@pytest.mark.parametrize("device", ["meta", "meta:0"])
+def test_a_device_without_numbers(compute, tiny, device):
+    said = compute("--set", f"model.device={device}", adapter=tiny.adapter)
+    assert said == f"device '{device}' holds no numbers, only shapes; name cpu or cuda"
 
 
 def test_a_directory_that_is_no_adapter(compute, tmp_path, monkeypatch):

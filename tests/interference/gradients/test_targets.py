@@ -3,11 +3,14 @@
 import pytest
 from peft import LoraConfig, get_peft_model
 from torch import nn
+from transformers import BartConfig, BartForConditionalGeneration, T5Config, T5ForConditionalGeneration
 
+import interference
 from interference.blocks import Side
 from interference.errors import CheckpointError
-from interference.gradients.targets import find_targets, probed_adapter, unprobed
-from tests.support.models import gpt2, llama, llava, lora, opt
+from interference.gradients.targets import find_targets, probed_adapter
+from interference.verification import reference
+from tests.support.models import batch, gpt2, llama, llava, lora, opt
 
 
 def names(model, **scope):
@@ -54,15 +57,6 @@ def test_sizes_and_factors():
 def test_a_rank_pattern_is_followed():
     found = find_targets(lora(llama(), ["q_proj", "v_proj"], rank_pattern={"v_proj": 2}), "default", [0])
     assert [target.taps[Side.A].block.size for target in found] == [128, 64]
-
-
-def test_what_is_not_probed_is_said():
-    plain = lora(llama(), ["q_proj"])
-    assert unprobed(plain, "default") == []
-    more = lora(llama(), ["q_proj", "embed_tokens"], modules_to_save=["norm"], lora_bias=False, use_dora=False)
-    assert unprobed(more, "default") == ["LoRA on embeddings", "modules_to_save: norm"]
-    assert unprobed(lora(llama(), ["q_proj"], use_dora=True), "default") == ["DoRA magnitudes"]
-    assert unprobed(lora(llama(), ["q_proj"], lora_bias=True), "default") == ["biases of lora_B"]
 
 
 def test_the_probed_adapter():
@@ -114,3 +108,24 @@ def switched_off(model):
 def test_adapters_that_cannot_be_probed(build, message):
     with pytest.raises(CheckpointError, match=message):
         find_targets(build(), "default")
+
+
+def bart():
+    config = BartConfig(vocab_size=64, d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=4,
+                        decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48)  # fmt: skip
+    return lora(BartForConditionalGeneration(config), ["q_proj"])
+
+
+def t5():
+    config = T5Config(vocab_size=64, d_model=32, d_kv=8, d_ff=48, num_layers=1, num_heads=4, decoder_start_token_id=0)
+    return lora(T5ForConditionalGeneration(config), ["q"])
+
+
+@pytest.mark.parametrize(("build", "name"), [(bart, "Bart"), (t5, "T5")])
+def test_encoder_decoders_are_refused(build, name):
+    model, batches = build(), {"a": [batch([9, 7], [3, 2])], "b": [batch([9, 7], [3, 2], seed=3)]}
+    said = rf"^{name}ForConditionalGeneration has an encoder and a decoder, whose labels are not shifted .*; only decod"
+    with pytest.raises(CheckpointError, match=said):
+        interference.compute(model, batches)
+    with pytest.raises(CheckpointError, match=said):
+        reference.gradients(model, batches["a"][0])

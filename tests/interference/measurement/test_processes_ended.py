@@ -1,6 +1,7 @@
 """What goes wrong in one of several processes ends all of them, at once and in one sentence."""
 
 import json
+import time
 
 import pytest
 
@@ -65,6 +66,79 @@ def test_a_fault_of_one_process_ends_all_in_one_sentence_and_loses_nothing(fault
     (said,) = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
     assert ended.returncode != 0 and words in said, ended.stderr
     assert not (tmp_path / "run").exists()
+    assert len(compute_config(settings).probes) == 12
+
+
+KILLED = """
+import os, signal
+from interference import cli
+from interference.measurement import spool
+
+write, written = spool.DiskSpool.write, []
+
+def dying(*arguments):
+    write(*arguments)
+    written.append(1)
+    if os.environ["RANK"] == "{rank}" and len(written) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+spool.DiskSpool.write = dying
+import sys
+sys.argv = ["interference", "compute", "{settings}", "--quiet"]
+cli.main()
+"""
+READ_ONLY = """
+import os, pathlib, sys
+from interference import cli
+
+make = pathlib.Path.mkdir
+
+def refused(path, *arguments, **named):
+    if os.environ["RANK"] == "1" and "spools" in str(path):
+        raise OSError(30, "Read-only file system", str(path))
+    return make(path, *arguments, **named)
+
+pathlib.Path.mkdir = refused
+sys.argv = ["interference", "compute", "{settings}", "--quiet"]
+cli.main()
+"""
+
+
+def one_of_two(tmp_path, program, settings, **values):
+    """How a program ends in two processes, and the sentences that it says."""
+    (tmp_path / "c.yaml").write_text(json.dumps(settings.model_dump(mode="json")))
+    (tmp_path / "program.py").write_text(program.format(settings=tmp_path / "c.yaml", **values))
+    begun = time.monotonic()
+    ended = launched(2, tmp_path / "program.py")
+    assert ended.returncode != 0 and time.monotonic() - begun < 60
+    assert not (tmp_path / "run").exists()
+    return [line for line in ended.stderr.splitlines() if line.startswith(("error: ", "stopped: "))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_others_stop_where_one_process_is_killed_and_the_same_command_continues(tiny, tmp_path, rank):
+    settings = tiny.config(tmp_path / "run", **SETTINGS)
+    (said,) = one_of_two(tmp_path, KILLED, settings, rank=rank)
+    assert said in (
+        "stopped: told to stop (SIGTERM), as where another process ended; the same command continues",
+        "stopped: another of the 2 processes ended or cannot be reached; the same command continues",
+    )
+    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "run.partial").glob("part-*.safetensors")}
+    assert len(kept) >= 2
+    seen = []
+    note = lambda *_: seen.append({path.name: path.stat().st_mtime_ns for path in tmp_path.glob("run.partial/part-*")})  # noqa: E731
+    assert len(compute_config(settings, note).probes) == 12
+    assert kept.items() <= seen[-1].items()
+
+
+@pytest.mark.slow
+def test_a_spool_directory_that_one_machine_cannot_write_ends_all(tiny, tmp_path):
+    settings = tiny.config(tmp_path / "run", **SETTINGS, spool_dir=str(tmp_path / "spools"))
+    (said,) = one_of_two(tmp_path, READ_ONLY, settings)
+    assert said.startswith(f"error: {tmp_path / 'spools'}/run-")
+    assert said.endswith("cannot be made: Read-only file system; choose a --spool-dir that can be written wherever a "
+                         "process runs")  # fmt: skip
     assert len(compute_config(settings).probes) == 12
 
 

@@ -1,5 +1,6 @@
 """A run on disk and in a notebook: whole or absent, loaded without a model, damaged ones told from good ones."""
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -285,6 +286,28 @@ def test_a_run_of_before_seals_and_checksums_is_read(tmp_path):
     edit(checksums=None)(tmp_path / "run")
     assert "seal" not in json.loads((tmp_path / "run" / "run.json").read_text())
     assert np.array_equal(load(tmp_path / "run").gram(), made().gram())
+
+
+def test_selections_beside_a_run_that_were_not_written_with_it_are_refused(tmp_path):
+    def strange(folder):
+        save_file(SELECTED, folder / "selections.safetensors")
+
+    assert broken(tmp_path, strange) == (
+        "RUN/selections.safetensors is no part of RUN, which has no checksum of it; remove the file"
+    )
+
+
+def test_every_flip_in_the_name_of_the_seal_is_noticed(tmp_path):
+    made().save(tmp_path / "run")
+    file = tmp_path / "run" / "run.json"
+    whole = file.read_bytes()
+    at = whole.index(b'"seal"')
+    for place, bit in itertools.product(range(at, at + 8), range(8)):  # the quotes and the colon, too
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << bit
+        file.write_bytes(damaged)
+        with pytest.raises(RunError, match=r"run\.json is damaged"):
+            load(tmp_path / "run")
 
 
 def test_a_sketch_is_told_with_and_without_its_error(tmp_path):
