@@ -151,12 +151,11 @@ def read_by(metric: str, options: dict[str, Any]) -> dict[str, Any]:
 def headline(table: pd.DataFrame) -> str:
     """How many pairs of tasks conflict, help, or are noise."""
     cells = table[table["affected"] != table["stepped"]]
-    counts = cells["verdict"].value_counts()
+    counts = shown_verdicts(cells).value_counts()
     parts = [
         f"{counts.get(verdict, 0)} {MARKS[verdict]}" for verdict in ("conflict", "synergy", "unclear", "no-signal")
     ]
-    if few := counts.get("carried", 0):
-        parts.append(f"{few} {MARKS['carried']}")
+    parts += [f"{counts[mark]} {MARKS[mark]}" for mark in ("carried", AT_ODDS) if counts.get(mark, 0)]
     return f"{len(cells)} pairs of tasks: {', '.join(parts)}. Verdicts are about Delta_j L_i (95%, Benjamini-Hochberg)."
 
 

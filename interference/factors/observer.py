@@ -127,7 +127,7 @@ def compute_config(config: AnalysisConfig, out: Path | str, progress: Progress =
     targets = spec.targets(model)
     described = {**resolved(sample.dated(config, collator)), "out": None}
     inputs, parts = _inputs(config, tasks), fingerprints(model)
-    job = {"factors of": parts, "config": described, "groups": sample.grouping(grouped)}
+    job = {"factors of": parts, "config": described}
     source = origin(config.model.adapter, probe.seed)
     with _control(model, targets[0].adapter, source) as control, unfinished(out, job) as spool:
         observer = Observer(model, targets, collator, probe.batch_size, probe.seed, progress, spool, summary(job))

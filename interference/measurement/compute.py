@@ -122,8 +122,7 @@ def compute(
     )  # fmt: skip
     parts: Iterable[Part] = of_collated(model, batches, unit)
     if groups is not None:
-        check_labels(groups, batches, unit)
-        parts = labelled(parts, groups)
+        parts = labelled(parts, check_labels(groups, batches, unit))
     work = Workload(parts, batches)
     return measured(model, spec, work, partial(of_work, loss=loss), out, spool_dir, progress)
 
@@ -209,8 +208,8 @@ def compute_config(config: AnalysisConfig, progress: Progress = silent) -> Run |
         objective, work = of_work(model, builder.targets[0].adapter, given)
     spec, data = builder.spec, sample.describe(encoded)
     kept = config.model_dump(mode="json", exclude=_ELSEWHERE)
-    processing, groups = of_processing(encoded.collator), sample.grouping(encoded.units)
-    identity = {"model": parts, "config": kept, "loss": objective.words, "processing": processing, "groups": groups}
+    processing = of_processing(encoded.collator)
+    identity = {"model": parts, "config": kept, "loss": objective.words, "processing": processing}
     with _waiting(config, out, identity, builder, sample.count(encoded)) as spool:
         meta = {"seed": spec.seed, "config": resolved(config), **spec.meta(), "data": data}
         meta |= _provenance(model, builder.targets, parts)

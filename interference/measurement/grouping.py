@@ -15,7 +15,7 @@ from torch import Tensor
 from interference.errors import ScopeError
 from interference.measurement.labels import Labels
 from interference.measurement.rows import Row
-from mixlora.data.groups import IMAGE, NONE, connected
+from mixlora.data.groups import IMAGE, NONE, connected, label_of
 from mixlora.data.images import content
 
 Groups = str | Labels
@@ -57,18 +57,19 @@ def _shared(row: Row, kind: str) -> list[Hashable]:
     record = row.record()
     if kind == IMAGE:
         return [hashlib.sha256(picture).hexdigest() for picture in _pictures(record, row)]
-    value = record.get(kind)
-    if value is None:
+    try:
+        label = label_of(record.get(kind))
+    except TypeError as error:
+        raise ScopeError(
+            f"{row.source}: {kind}, which groups names, is a {error}; use a column of text or numbers"
+        ) from None
+    if label is None:
         columns = ", ".join(map(str, record)) or "no columns"
         raise ScopeError(
             f"{row.source}: no value of {kind!r}, which groups names; it has {columns}; name a column that every row "
             "has, or give groups='image' or 'none'"
         )
-    if not isinstance(value, str | int | float):
-        raise ScopeError(
-            f"{row.source}: {kind}, which groups names, is a {type(value).__name__}; use a column of text or numbers"
-        )
-    return [(kind, str(value))]
+    return [(kind, label)]
 
 
 def _pictures(record: Mapping[str, Any], row: Row) -> Iterator[bytes]:

@@ -9,12 +9,13 @@ from dataclasses import replace
 
 from interference.errors import ScopeError
 from interference.measurement.units import Batch, Part, Unit
+from mixlora.data.groups import label_of
 
 Labels = Mapping[str, Sequence[Hashable]]
 
 
-def check_labels(groups: object, batches: Mapping[str, Iterable[Batch]], unit: str) -> None:
-    """Check that labels fit the batches, as far as these are lists.
+def check_labels(groups: object, batches: Mapping[str, Iterable[Batch]], unit: str) -> dict[str, list[Hashable]]:
+    """The labels by task, as `mixlora.data.groups.label_of` has them, if they fit batches that are lists.
 
     Args:
         groups: {task: a label a unit}.
@@ -24,12 +25,12 @@ def check_labels(groups: object, batches: Mapping[str, Iterable[Batch]], unit: s
     Raises:
         ScopeError: if they do not, or a task's units are all in one group.
     """
-    for task, labels in _by_task(groups, batches, "unit", "batches").items():
-        _check_task(task, list(labels), batches[task], unit)
+    given = _by_task(groups, batches, "unit", "batches")
+    return {task: _checked(task, list(labels), batches[task], unit) for task, labels in given.items()}
 
 
-def check_row_labels(groups: object, counts: Mapping[str, int]) -> None:
-    """Check that labels fit the rows of a dataset.
+def check_row_labels(groups: object, counts: Mapping[str, int]) -> dict[str, list[Hashable]]:
+    """The labels by task, as `mixlora.data.groups.label_of` has them, if they fit the rows of a dataset.
 
     Args:
         groups: {task: a label a row}.
@@ -38,19 +39,24 @@ def check_row_labels(groups: object, counts: Mapping[str, int]) -> None:
     Raises:
         ScopeError: if they do not, or a task's rows are all in one group.
     """
+    found = {}
     for task, labels in _by_task(groups, counts, "row", "rows").items():
-        _check_values(task, list(labels), "rows")
+        found[task] = _values(task, list(labels), "rows")
         if len(labels) != counts[task]:
             raise ScopeError(
                 f"groups of task {task!r} has {len(labels)} labels, but its dataset has {counts[task]} rows; give a "
                 "label for every row of the task, in the dataset's order"
             )
+    return found
 
 
 def _by_task(groups: object, known: Collection[str], unit: str, what: str) -> Labels:
     """The groups, which are lists of labels by task."""
     if not isinstance(groups, Mapping):
-        raise ScopeError(f"groups is a {type(groups).__name__}, but must be a dict {{task: a label for every {unit}}}")
+        raise ScopeError(
+            f"groups is a {type(groups).__name__}, but must be a dict {{task: a label for every {unit}}}, or left out "
+            "where all are independent"
+        )
     if missing := [task for task in known if task not in groups]:
         raise ScopeError(f"groups has no task {missing[0]!r}: give its {unit}s labels, or leave groups out altogether")
     if unknown := [task for task in groups if task not in known]:
@@ -86,24 +92,34 @@ def _with_group(unit: Unit, numbers: Sequence[int], seen: Counter[str]) -> Unit:
     return replace(unit, group=numbers[seen[unit.task] - 1])
 
 
-def _check_task(task: str, labels: Sequence[Hashable], batches: Iterable[Batch], unit: str) -> None:
-    _check_values(task, labels, "units")
+def _checked(task: str, labels: Sequence[object], batches: Iterable[Batch], unit: str) -> list[Hashable]:
+    found = _values(task, labels, "units")
     if isinstance(batches, Sequence) and all(isinstance(batch, Mapping) and "labels" in batch for batch in batches):
         _check_count(task, len(labels), sum(len(each["labels"]) if unit == "example" else 1 for each in batches))
+    return found
 
 
-def _check_values(task: str, labels: Sequence[Hashable], what: str) -> None:
-    unhashable = [label for label in labels if not isinstance(label, Hashable)]
-    if unhashable:
-        raise ScopeError(
-            f"groups of task {task!r} has the label {unhashable[0]!r:.60}, a {type(unhashable[0]).__name__}; use text "
-            "or numbers"
-        )
-    if len(labels) > 1 and len(set(labels)) < 2:
+def _values(task: str, labels: Sequence[object], what: str) -> list[Hashable]:
+    found: list[Hashable] = []
+    for place, label in enumerate(labels):
+        try:
+            own = label_of(label)
+        except TypeError as error:
+            raise ScopeError(
+                f"groups of task {task!r} has the label {label!r:.60}, a {error}; use text or numbers"
+            ) from None
+        if own is None or (isinstance(own, tuple) and None in own):
+            raise ScopeError(
+                f"groups of task {task!r} has no label at place {place}: {label!r:.60} is a missing value; give one "
+                "of its own where it is independent"
+            )
+        found.append(own)
+    if len(found) > 1 and len(set(found)) < 2:
         raise ScopeError(
             f"groups of task {task!r} puts all its {len(labels)} {what} into 1 group, but at least 2 are needed: give "
             "it examples that share nothing with these, or labels of their own if they are independent"
         )
+    return found
 
 
 def _check_count(task: str, labels: int, units: int) -> None:

@@ -1,6 +1,6 @@
 """Unfinished work: the directory next to a run or factors in which their parts wait; one process at a time works on it.
 
-    OUT.partial/identity   what the result depends on: model, configuration, processing, which units are of one group
+    OUT.partial/identity   what the result depends on: model, configuration, loss, processing
     OUT.partial/lock       held by the process that works on it
     OUT.partial/part-N     gradients or selections of some examples; if a spool directory is given, in a folder there
     OUT.partial/spools     all folders that have held parts

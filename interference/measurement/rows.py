@@ -106,9 +106,9 @@ def drawn(
         if len(found) < 2:
             raise ScopeError(f"task {task!r} has {len(found)} rows; at least 2 are needed: give it more examples")
     if labels is not None:
-        check_row_labels(labels, {task: len(found) for task, found in rows.items()})
+        known = check_row_labels(labels, {task: len(found) for task, found in rows.items()})
         rows = {
-            task: [replace(row, label=label) for row, label in zip(found, labels[task], strict=True)]
+            task: [replace(row, label=label) for row, label in zip(found, known[task], strict=True)]
             for task, found in rows.items()
         }
     return [row for task, found in rows.items() for row in sample(found, samples, seed, task)]

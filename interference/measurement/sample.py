@@ -13,7 +13,6 @@ import torch
 from interference.config import AnalysisConfig, TaskConfig
 from interference.errors import DataError, ScopeError
 from interference.measurement.units import Batch, Part, Unit, Workload
-from mixlora.checkpoints.fingerprints import digest
 from mixlora.checkpoints.prompting import load_collator
 from mixlora.data.checking import as_error
 from mixlora.data.collation import Collator, Encoded
@@ -295,15 +294,6 @@ def describe(encoded: Sample) -> dict[str, Any]:
         "template": encoded.collator.template.json(),
         "examples": {task: _shown(own[0], encoded.collator) for task, own in tasks.items()},
     }
-
-
-def grouping(units: Sequence[EncodedUnit]) -> str:
-    """A digest of which units share a group, as another label of a record changes it; "" where none does."""
-    members: dict[int, list[tuple[str, str]]] = {}
-    for unit in units:
-        members.setdefault(unit.group, []).append((unit.task, unit.unit.ids))
-    shared = sorted(own for own in members.values() if len(own) > 1)
-    return digest([repr(shared).encode()]) if shared else ""
 
 
 def _shown(example: Encoded, collator: Collator) -> dict[str, Any]:

@@ -192,8 +192,7 @@ def measure_batches(trainer: Trainer, model: nn.Module, batches: Mapping[str, It
     spec = Spec.checked(unit=unit, **defaults | options)
     parts: Iterable[Part] = of_collated(model, batches, unit)
     if groups is not None:
-        check_labels(groups, batches, unit)
-        parts = labelled(parts, groups)
+        parts = labelled(parts, check_labels(groups, batches, unit))
     work = Workload(parts, batches)
     return measured(model, spec, work, partial(_objective_of, trainer), out, **where)
 

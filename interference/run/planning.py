@@ -35,6 +35,7 @@ class Needed:
         effect: the interference to be found; None for each cell's own in the pilot.
         power: share of data sets that get the verdict.
         pictures: whether groups are pictures.
+        carried: tasks that a few units of the pilot carry.
     """
 
     table: pd.DataFrame
@@ -42,6 +43,7 @@ class Needed:
     effect: float | None
     power: float
     pictures: bool = False
+    carried: Sequence[str] = ()
 
     @property
     def kind(self) -> str:
@@ -59,6 +61,11 @@ class Needed:
             found.append(
                 f"the pilot has no signal for {names} (own Delta not above 0 beyond noise), so nothing can be said of "
                 "what these rows need; measure a larger pilot, or an earlier checkpoint"
+            )
+        if self.carried:
+            found.append(
+                f"a few examples of the pilot carry {', '.join(self.carried)}, so that the needs in their rows are "
+                "guesses; measure a larger pilot"
             )
         return found + self._crowded("pictures" if self.pictures else "groups")
 
@@ -125,7 +132,8 @@ def needed(
     groups = None if pilot.groups is None else [pilot.groups[row] for row in rows]
     gram = pilot.gram(**scope)[np.ix_(rows, rows)]
     found = needs(gram, list(own), effect, power=power, level=level, groups=groups)
-    return Needed(_table(found), found, effect, power, _by_pictures(pilot))
+    carried = [task for task in pilot.carriers(**scope) if task in found.tasks]
+    return Needed(_table(found), found, effect, power, _by_pictures(pilot), carried)
 
 
 def _by_pictures(pilot: Run) -> bool:

@@ -4,7 +4,13 @@ Not here: reading the key of a record (`reading.records`), and what groups mean 
 """
 
 import hashlib
+import math
+import re
 from collections.abc import Hashable, Iterable
+from datetime import date
+from pathlib import PurePath
+from typing import Any
+from uuid import UUID
 
 from mixlora.data.examples import Example
 from mixlora.data.images import content
@@ -13,6 +19,29 @@ IMAGE = "image"
 """Examples that share a picture are in one group; those without a picture are independent."""
 NONE = "none"
 """Every example is independent."""
+_WHOLE = re.compile(r"^(-?\d+)\.0+$")  # a whole number as pandas writes it into a column with an empty cell
+
+
+def label_of(value: Any) -> Hashable | None:
+    """The label that a value names, the same wherever it comes from: 3, 3.0, "3" and a tensor of 3 are one; None if it
+    is missing: None, NaN, blank text.
+
+    Raises:
+        TypeError: it is no text, number, date or identifier, nor a tuple of these, so that it cannot be told from
+            others by its content.
+    """
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):  # a scalar of numpy or torch
+        value = value.item()
+    if isinstance(value, tuple):
+        return tuple(label_of(one) for one in value)
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return None
+    if isinstance(value, float):
+        return None if math.isnan(value) else str(int(value)) if value.is_integer() else repr(value)
+    if not isinstance(value, str | int | date | UUID | PurePath):
+        raise TypeError(type(value).__name__)
+    text = str(value)
+    return None if not text.strip() else _WHOLE.sub(r"\1", text)
 
 
 def shared_by(example: Example, group: str) -> list[tuple[str, str]]:

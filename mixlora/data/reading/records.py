@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mixlora.data.examples import Example, Form, LossOn, Turn
+from mixlora.data.groups import label_of
 from mixlora.data.reading.pictures import PICTURE_KEYS, placed, read_pictures
 from mixlora.data.reading.shapes import read_content
 from mixlora.data.reading.values import Record, as_text, is_missing
@@ -83,10 +84,12 @@ def _example(record: Record, reading: Reading, unread: set[str] | None) -> Examp
 
 def _group_of(record: Record, key: str) -> str:
     """The group that a record names."""
-    if is_missing(value := record.values.get(key)):
+    value = record.values.get(key)
+    label = None if is_missing(value) else label_of(as_text(value, f"{key}, which `group` names,", record))
+    if label is None:
         remedy = f"it has {record.keys}; name a key that every record has, or write `group: none`."
         raise record.error(f"no value of {key!r}, which `group` names; {remedy}")
-    return as_text(value, f"{key}, which `group` names,", record)
+    return str(label)
 
 
 def _renamed(record: Record, reading: Reading) -> Record:

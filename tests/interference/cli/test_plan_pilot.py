@@ -147,3 +147,14 @@ def test_one_task_has_no_verdict_to_plan(refused, tiny, stored):
     task = f"red={tiny.tasks['red']}"
     given = ["--base", tiny.base, "--adapter", tiny.adapter, "--task", task, "--pilot", stored, "--no-time"]
     assert refused("plan", *given).startswith("there is one task, so no pair to plan a verdict for; name two or more")
+
+
+def test_rows_that_a_few_examples_of_the_pilot_carry_are_called_guesses():
+    run = pilot()
+    gradients = np.random.default_rng(1).normal(size=(len(run.probes), DIM)) + 1
+    gradients[:4] *= 30  # a group of red's
+    packed = (gradients @ gradients.T)[np.triu_indices(len(gradients))].astype(np.float32)
+    found = needed(Run(run.probes, run.blocks, {"b": packed}, run.meta), -0.2)
+    assert found.carried == ["red"] and needed(run, -0.2).carried == []
+    said = "a few examples of the pilot carry red, so that the needs in their rows are guesses; measure a larger pilot"
+    assert said in found.sentences() and said not in needed(run, -0.2).sentences()

@@ -1,11 +1,13 @@
 """Groups of a run: from pictures, a key of records, or labels in a notebook; stored, read, and refused in words."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 
@@ -74,6 +76,27 @@ def test_labels_of_a_notebook_call_become_one_number_a_group(model, tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        torch.tensor,
+        np.array,
+        pd.Series,
+        lambda labels: [torch.tensor(label) for label in labels],
+        lambda labels: [str(label) for label in labels],
+        lambda labels: [float(label) for label in labels],
+    ],
+)
+def test_labels_are_told_apart_by_what_they_say_whatever_holds_them(model, given):
+    numbers = {"red": [7, 7, 1, 2, 7], "blue": [1, 3, 3]}
+    wanted = interference.compute(model, BATCHES, groups=numbers).groups
+    assert (
+        interference.compute(model, BATCHES, groups={"red": given(numbers["red"]), "blue": numbers["blue"]}).groups
+        == wanted
+    )
+    assert wanted == [0, 0, 1, 2, 0, 1, 3, 3]
+
+
 def test_batches_that_come_only_once_and_batch_units_take_labels(model):
     once = {task: iter(given) for task, given in BATCHES.items()}
     assert interference.compute(model, once, groups=LABELS).groups == [0, 0, 1, 2, 0, 1, 3, 3]
@@ -89,6 +112,12 @@ def test_batches_that_come_only_once_and_batch_units_take_labels(model):
         (LABELS | {"green": [1, 2]}, "groups has a task 'green', which has no batches; leave it out"),
         (LABELS | {"red": "abcde"}, "groups of task 'red' is a str, but must be a list: a label for every unit"),
         (LABELS | {"red": [[1], 2, 3, 4, 5]}, r"groups of task 'red' has the label \[1\], a list; use text or numbers"),
+        (
+            LABELS | {"red": ["a", float("nan"), "b", "c", "d"]},
+            "groups of task 'red' has no label at place 1: nan is a missing value; give one of its own",
+        ),
+        (LABELS | {"red": ["a", "b", " ", "c", "d"]}, "groups of task 'red' has no label at place 2: ' ' is a missing"),
+        (LABELS | {"red": [object(), 2, 3, 4, 5]}, "groups of task 'red' has the label <object .*, a object; use text"),
         (
             LABELS | {"red": [1] * 5},
             "groups of task 'red' puts all its 5 units into 1 group, but at least 2 are needed",
@@ -262,12 +291,9 @@ def test_unfinished_work_and_runs_of_other_groups_are_told(tiny, tmp_path, label
     with pytest.raises(KeyboardInterrupt):
         compute_config(settings, stop)
     write_task(tmp_path / "red.jsonl", 8, 0, lambda k, own: own | {"doc": label if k == 0 else f"d{k % 4}"})
-    with told as refused:
-        compute_config(settings)
-    assert str(refused.value) == (
-        f"{tmp_path}/run.partial holds unfinished work on another configuration, checkpoint or grouping of examples; "
-        "finish that, delete the directory, or choose another --out"
-    )
+    run, whole = compute_config(settings), compute_config(settings.model_copy(update={"out": str(tmp_path / "whole")}))
+    assert run.groups == whole.groups and np.array_equal(run.gram(), whole.gram()) and run.meta["measured_again"] == 0
+    shutil.rmtree(tmp_path / "run")
     (tmp_path / "red.jsonl").write_text(before)
     run = compute_config(settings)
     assert verify_config(run).passed

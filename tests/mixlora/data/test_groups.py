@@ -1,13 +1,17 @@
 """Groups of examples: what they share, and who is connected through it."""
 
 from pathlib import Path
+from uuid import UUID
 
+import numpy as np
+import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from mixlora.common.errors import DataError
 from mixlora.data.examples import Example, Turn
-from mixlora.data.groups import connected, shared_by
+from mixlora.data.groups import connected, label_of, shared_by
 from mixlora.data.reading.records import Reading, read_example
 from mixlora.data.reading.values import Record
 
@@ -50,8 +54,29 @@ def test_a_key_of_the_record_is_read_whatever_fields_rename_or_ignore() -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "label"),
+    [
+        (3, "3"), (3.0, "3"), ("3", "3"), ("3.0", "3"), (np.int64(3), "3"), (np.float32(3), "3"), (np.array(3), "3"),
+        (torch.tensor(3), "3"), ("03", "03"), (-2.0, "-2"), (0.5, "0.5"), ("3.05", "3.05"), ("v3.0", "v3.0"),
+        (UUID(int=1), str(UUID(int=1))), ((1, "a"), ("1", "a")), (" a ", " a "),
+        (None, None), (float("nan"), None), (np.float64("nan"), None), (pd.NA, None), (pd.NaT, None), ("", None),
+        ("  ", None),
+    ],
+)  # fmt: skip
+def test_a_label_is_what_a_value_says(value: object, label: object) -> None:
+    assert label_of(value) == label
+
+
+@pytest.mark.parametrize("value", [[1], {"a": 1}, object(), torch.ones(2), b"a"])
+def test_what_cannot_be_told_apart_by_content_is_no_label(value: object) -> None:
+    with pytest.raises(TypeError, match=type(value).__name__):
+        label_of(value)
+
+
+@pytest.mark.parametrize(
     ("value", "message"),
     [
+        ("", "f.jsonl:1: no value of 'document', which `group` names; it has prompt, response, document; name a key "),
         (
             None,
             "f.jsonl:1: no value of 'document', which `group` names; it has prompt, response, document; name a key ",
