@@ -26,7 +26,7 @@ from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, cached_file
 
 from mixlora.checkpoints.patterns import check_patterns
 from mixlora.checkpoints.projector import PROJECTOR_MODULE, load_projector
-from mixlora.common.errors import CheckpointError, ToolError
+from mixlora.common.errors import CheckpointError, ConfigError, ToolError
 from mixlora.common.files import exists, is_folder, read_json
 from mixlora.common.sections import MINI, SPLIT, BaseSection
 from mixlora.tuner.model import register
@@ -281,7 +281,7 @@ def first_words(error: BaseException) -> str:
 
 def _slow(what: str) -> ToolError:
     """The error for an adapter whose patterns take too long."""
-    return CheckpointError(f"{what}; write names of modules into its {ADAPTER_CONFIG}")
+    return ConfigError(f"{what}; write names of modules into its {ADAPTER_CONFIG}")
 
 
 def _refuse_specials(folder: Path) -> None:

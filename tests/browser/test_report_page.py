@@ -221,7 +221,7 @@ def test_every_question_has_its_chart_and_numbers(opened):
     half = data["runs"][1]["null"][2]
     row = page.locator("#runs .run").nth(1).locator("tbody tr").nth(2).locator("td").all_text_contents()
     ends = f"[{number(half['low'], coarse=False)}, {number(half['high'], coarse=False)}]"
-    assert row[2] == f"{number(half['value'], coarse=False)} {ends}"
+    assert row[3] == f"{number(half['value'], coarse=False)} {ends}"
     assert page.locator("#grouping svg").count() == 2
     labels = page.locator("#grouping svg").first.locator(".role-axis-label text").all_text_contents()
     assert sorted(labels) == sorted(data["tasks"] * 2)

@@ -51,6 +51,7 @@ def test_lora_and_mixlora_compare_pair_by_pair():
     table = interference.compare(plain, mixed, "delta")
     both = [run.matrix("delta").to_numpy().ravel() for run in (plain, mixed)]
     np.testing.assert_allclose(table["difference"], both[1] - both[0])
+    table = interference.compare(plain, mixed)
     assert (table["low"] <= table["difference"]).all() and (table["difference"] <= table["high"]).all()
 
 

@@ -74,7 +74,7 @@ def test_other_draws_are_other_jobs(tiny, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         compute_config(config.build(documents(tiny, tmp_path), "test"), stop)
     for change in ({"paired": True}, {"paired": False}, {"sample_groups": False}):
-        with pytest.raises(RunError, match="holds unfinished work on another configuration"):
+        with pytest.raises(RunError, match="holds unfinished work of another job"):
             compute_config(config.build(documents(tiny, tmp_path, **change), "test"))
     compute_config(config.build(documents(tiny, tmp_path), "test"))
 

@@ -1,7 +1,7 @@
 """The promise "honest", by simulation: intervals cover, noise is not called conflict, a planted conflict is found.
 
-Every law of `LAWS` is held to the promise's bounds by a slow test (COVERAGE.md has the figures), and by a fast one that
-a mistake fails: it has few data sets, and its bounds are the binomial's for so many.
+Every law of `LAWS` is held to the promise's bounds by a slow test and a fast one of fewer data sets, which a mistake
+fails; their bounds are the binomial's for so many. COVERAGE.md has the figures of 200, and the command that takes them.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ from interference.statistics.uncertainty import compare, table
 from tests.interference.statistics.coverage import Figures, measured
 from tests.interference.statistics.laws import LAWS, Law
 
-SLOW, FAST = 200, 8
+SLOW, FAST = 30, 8
 """Data sets of a law."""
 BOUNDS = {
     "delta_or_none": (0.92, 1),
@@ -63,7 +63,7 @@ def outside(name: str, found: Figures, datasets: int | None = None) -> dict[str,
 @pytest.mark.parametrize("name", LAWS)
 def test_intervals_and_verdicts_keep_the_promise(name: str) -> None:
     law = LAWS[name]
-    assert outside(name, measured(law, SLOW)) == {}
+    assert outside(name, measured(law, SLOW), SLOW) == {}
 
 
 @pytest.mark.parametrize("name", LAWS)
