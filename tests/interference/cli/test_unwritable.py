@@ -92,7 +92,10 @@ def test_what_has_come_to_lie_in_the_runs_place_is_left_alone(tiny, tmp_path, wh
         compute_config(tiny.config(tmp_path / "run", **SETTINGS), put)
     assert (tmp_path / "run" / "thesis.tex").read_text() == "years of work"
     (tmp_path / "run").rename(tmp_path.parent / f"{tmp_path.name} thesis")
-    ends_as_ever(tiny, tmp_path, whole)
+    with pytest.raises(RunError, match="run already holds a run"):  # the whole result moves to its place now
+        compute_config(tiny.config(tmp_path / "run", **SETTINGS))
+    assert bytes_of(tmp_path / "run") == whole
+    assert not (tmp_path / "run.partial").exists()
 
 
 def test_an_identity_that_cannot_be_written(tiny, tmp_path):
