@@ -57,7 +57,12 @@ OWNERS = {  # libraries, and the only files that may import them
         "mixlora/data/mini/draw.py",  # the suite draws words in its font
     ],
     "seaborn": ["interference/figures/matrices.py"],
-    "typer": ["interference/cli/commands.py", "interference/cli/options.py", "mixlora/cli.py"],
+    "typer": [
+        "interference/cli/commands.py",
+        "interference/cli/drawing.py",
+        "interference/cli/options.py",
+        "mixlora/cli.py",
+    ],
     "rich": ["interference/cli/demo.py", "interference/cli/printing.py", "mixlora/common/terminal.py"],
     "filelock": ["mixlora/common/locks.py"],
     "yaml": ["mixlora/common/settings.py"],

@@ -45,7 +45,7 @@ class Contrast:
 
     @property
     def verdict(self) -> str:
-        """What the interval says, in words."""
+        """The conclusion from the interval."""
         if self.withheld is not None:
             return f"no interval: {self.withheld}"
         if self.low <= 0 <= self.high:

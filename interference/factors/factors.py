@@ -152,7 +152,7 @@ def remarks(found: Factors) -> list[str]:
 
 
 def origin(found: Factors) -> str:
-    """What the untrained adapter is, in words."""
+    """Where the untrained adapter comes from, for a reader."""
     return str((found.meta.get("untrained") or {}).get("text", "the same adapter untrained"))
 
 

@@ -4,7 +4,7 @@ Not here: what the selections say of tasks (`selections`, `neighbours`, `affinit
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -127,9 +127,12 @@ def compute_config(config: AnalysisConfig, out: Path | str, progress: Progress =
     targets = spec.targets(model)
     described = {**resolved(sample.dated(config, collator)), "out": None}
     inputs, parts = _inputs(config, tasks), fingerprints(model)
-    job = {"factors of": parts, "config": described}
-    source = origin(config.model.adapter, probe.seed)
-    with _control(model, targets[0].adapter, source) as control, unfinished(out, job) as spool:
+    with ExitStack() as stack:
+        source = origin(config.model.adapter, probe.seed)
+        control = stack.enter_context(_control(model, targets[0].adapter, source))
+        untrained = fingerprints(model)["adapter weights"]  # of both adapters
+        job = {"factors of": parts, "weights of it and its untrained control": untrained, "config": described}
+        spool = stack.enter_context(unfinished(out, job))
         observer = Observer(model, targets, collator, probe.batch_size, probe.seed, progress, spool, summary(job))
         found = observer.factors(tasks, grouping, control, spec, checkpoint.provenance(parts))
         found = replace(found, meta={**found.meta, "config": described, "inputs": inputs})
@@ -170,6 +173,8 @@ def _inputs(config: AnalysisConfig, tasks: Mapping[str, Sequence[Example]]) -> d
     model = config.model
     named = {"base": base_of(model), "adapter": model.adapter, "projector": model.projector}
     found = {f"model.{key}": of_checkpoint(name) for key, name in named.items() if name is not None}
+    if snapshot := origin(model.adapter, config.probe.seed).snapshot:
+        found["the untrained adapter"] = of_checkpoint(str(snapshot))
     return found | {f"tasks.{task}": fingerprint(examples) for task, examples in tasks.items()}
 
 

@@ -1,7 +1,7 @@
 """Untrained: the control of what a trained adapter selects, the same adapter at step 0, in the same model beside it.
 
-Its weights are those of the training's snapshot of step 0, if there is one; else they are drawn again by the seed that
-the training recorded; else, where nothing is known of the training, by a seed that is told.
+Its weights are those of the training's snapshot of step 0, if there is one. Otherwise they are drawn again by the seed
+that the training recorded, or, if no training is known, by `probe.seed`, which the output names.
 """
 
 from copy import deepcopy
@@ -42,7 +42,7 @@ class Origin:
 
     @property
     def text(self) -> str:
-        """In words."""
+        """What a reader is told of it."""
         if self.snapshot is not None:
             return "untrained: the training's snapshot of step 0"
         if self.recorded:

@@ -71,7 +71,7 @@ class Grouping:
 
     @classmethod
     def of(cls, encoded: Sequence[Encoded], groups: Sequence[int]) -> "Grouping":
-        """Groups as they are told, joined where examples have the same prompt, which selects the same."""
+        """The given groups; groups of examples with the same prompt, whose selections are equal, are one."""
         prompts = [_prompt(one) for one in encoded]
         joined = connected([("group", group), prompt] for group, prompt in zip(groups, prompts, strict=True))
         return cls(np.array(joined, dtype=np.intp), len(prompts) - len(set(prompts)))

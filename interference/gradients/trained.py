@@ -23,7 +23,7 @@ _KINDS = {
     "lora_embedding_B": "LoRA on embeddings",
     "mixlora_router": "routers of MixLoRA",
 }
-"""Attributes of tuners' layers whose parameters are told without the module's name."""
+"""Parameters of tuners' layers, by attribute, that are reported without their module's name."""
 _NAMED = {
     "lora_A": "LoRA on ",
     "lora_B": "LoRA on ",
@@ -31,7 +31,7 @@ _NAMED = {
     "mixlora_B": "MixLoRA on ",
     "trainable_tokens_delta": "trainable tokens of ",
 }
-"""Attributes whose parameters are told with it."""
+"""Parameters that are reported with it."""
 
 
 class Trained(NamedTuple):

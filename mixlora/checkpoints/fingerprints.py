@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedConfig
 from transformers.utils import GENERATION_CONFIG_NAME
 
-from mixlora.common.files import TRAINING, exists
+from mixlora.common.files import TRAINING, exists, is_file
 from mixlora.data.collation import Collator
 
 _UNREAD = {"_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "id2label", "label2id"} | {
@@ -113,7 +113,8 @@ def of_checkpoint(name: str) -> str:
     path = Path(name)
     if not exists(path):
         return of_hub(name)
-    files = sorted(file for file in path.iterdir() if file.suffix in _FILES) if path.is_dir() else [path]
+    held = path.iterdir() if path.is_dir() else [path]
+    files = sorted(file for file in held if is_file(file) and (file == path or file.suffix in _FILES))
     return digest(f"{file.name} {of_file(file)} ".encode() for file in files if file.name not in _OTHER_FILES)
 
 

@@ -54,7 +54,7 @@ class Folder:
     Args:
         path: the directory.
         config: the resolved configuration.
-        data: fingerprint of the examples and of how they become tokens; None if not known yet, then it is not compared.
+        data: fingerprint of the examples; None if not known yet, then the data is not compared.
         within: the enclosing directory, if that is claimed too.
 
     Raises:
@@ -66,8 +66,8 @@ class Folder:
         self.config = config
         self.data = data
         self.within = within
-        self.model: dict[str, Any] | None = None
         self.record = self._found()
+        self.model: dict[str, Any] | None = (self.record or {}).get("model")
 
     @property
     def finished(self) -> bool:
@@ -115,7 +115,7 @@ class Folder:
         """
         if self.within is not None:
             self.within.open(model)
-        if changed := differences((self.record or {}).get("model") or model, model):
+        if changed := differences(self.model or model, model):
             raise CheckpointError(
                 f"{self.path} is of a training of another model ({changed}); choose another --out, or delete it"
             )
@@ -184,7 +184,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
         record = read_json(path / TRAINING)
         newer = record["format"] > FORMAT
         if not newer:
-            dict(record["config"]), record["data"], record["finished"]
+            dict(record["config"]), dict(record.get("model") or {}), record["data"], record["finished"]
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -239,9 +239,9 @@ def seal(checkpoint: Path, rank: int) -> None:
         rank: of the process. The first one answers for all files but the other processes' own.
     """
     own = f"rng_state_{rank}.pth"
-    files = sorted(path for path in checkpoint.iterdir() if path.is_file() and path.suffix != _SUMS)
-    others = {path for path in files if path.name.startswith("rng_state_") and path.name != own}
-    written = [path for path in files if path not in others] if rank == 0 else [checkpoint / own]
+    files = [path for path in checkpoint.iterdir() if path.is_file() and path.suffix != _SUMS]
+    of_all = [path for path in files if path.name == own or not path.name.startswith("rng_state_")]
+    written = of_all if rank == 0 else [checkpoint / own]
     write_json(checkpoint / f"{rank}{_SUMS}", {path.name: of_file(path) for path in written})
 
 

@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from interference import config
-from interference.errors import CheckpointError
+from interference.errors import CheckpointError, RunError
 from interference.factors import factors, neighbours, observer
 from interference.factors.contrast import contrast
 from interference.factors.untrained import Origin, origin
@@ -201,6 +201,32 @@ def test_an_interrupted_second_forward_is_continued(folder, tmp_path):
     whole = observer.compute_config(asked(folder, batch_size=4), tmp_path / "whole")
     same(found.untrained, whole.untrained)
     same(found.selections, whole.selections)
+
+
+def test_another_snapshot_of_step_0_is_another_job(home, tmp_path):
+    moved = tmp_path / "moved"
+    shutil.copytree(home, moved)
+    weights = moved / "snapshots" / "step-0" / "adapter_model.safetensors"
+    nested = {
+        "model": {"base": "mini", "adapter": str(moved), "device": "cpu"},
+        "tasks": {name: {"mini": "heldout"} for name in ("read_word", "name_ink")},
+        "probe": {"samples": 12},
+    }
+    settings = config.build(nested, "the test")
+
+    def stop(stage, done, total):
+        if stage == "selections, untrained":
+            raise KeyboardInterrupt
+
+    observer.kept_or_computed(settings, tmp_path / "kept")
+    with pytest.raises(KeyboardInterrupt):
+        observer.compute_config(settings, tmp_path / "out", stop)
+    save_file({name: 2 * value for name, value in load_file(weights).items()}, weights, {"format": "pt"})
+    words = r"out\.partial holds unfinished work of another job \(weights of it and its untrained control has changed\)"
+    with pytest.raises(RunError, match=words):
+        observer.compute_config(settings, tmp_path / "out")
+    with pytest.raises(RunError, match=r"was computed from other inputs \(the untrained adapter has changed\)"):
+        observer.kept_or_computed(settings, tmp_path / "kept")
 
 
 def test_groups_are_those_of_a_run_joined_where_prompts_are_the_same(folder, tmp_path):
