@@ -1,5 +1,6 @@
 """AnalysisConfig: what `interference compute` is to do, from YAML, options or both. No model is loaded here."""
 
+import numbers
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -180,8 +181,8 @@ def whole_seed(seed: int) -> int:
     Raises:
         ConfigError: if a generator does not accept it.
     """
-    if not 0 <= int(seed) < _SEEDS:
-        raise ConfigError(f"seed is {int(seed)}, but must be from 0 to {_SEEDS - 1}")
+    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or not 0 <= seed < _SEEDS:
+        raise ConfigError(f"seed is {seed}, but must be a whole number from 0 to {_SEEDS - 1}")
     return int(seed)
 
 

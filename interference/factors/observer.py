@@ -17,10 +17,10 @@ from torch import Tensor
 
 from interference.blocks import Component
 from interference.config import AnalysisConfig, whole_seed
-from interference.errors import ConfigError, RunError, ScopeError
+from interference.errors import RunError, ScopeError
 from interference.factors.factors import Factors, check_free, load
 from interference.factors.selections import Selections, check_tasks
-from interference.factors.untrained import Origin, attach, origin
+from interference.factors.untrained import NoControlError, Origin, attach, origin
 from interference.factors.watching import Grouping, batches, blocks_of, observe
 from interference.gradients.state import activate, as_found
 from interference.gradients.targets import Target
@@ -32,7 +32,7 @@ from interference.measurement.spool import DiskSpool
 from interference.measurement.units import digested
 from interference.statistics.groups import Codes
 from mixlora import MixLoraLayer
-from mixlora.checkpoints.fingerprints import fingerprints, of_checkpoint, summary
+from mixlora.checkpoints.fingerprints import fingerprints, of_checkpoint, of_processing, summary
 from mixlora.checkpoints.loading import base_of
 from mixlora.common.files import exists, expanded, without_dots
 from mixlora.common.identity import differences
@@ -91,14 +91,16 @@ def compute(
         MeasurementError: if a module does not keep examples apart, or a value is not finite.
     """
     check_tasks(list(tasks))
+    source = None if untrained is None else Origin(whole_seed(untrained))
     spec = Spec(layers, modules, adapter, components)
     targets = spec.targets(model)
     observer = Observer(model, targets, collator, batch_size, whole_seed(seed), progress)
-    each = [example for examples in tasks.values() for example in examples]
-    grouping = Grouping.of(observer.encoded(tasks), connected(shared_by(example, group) for example in each))
+    owners, each = zip(*((task, example) for task, own in tasks.items() for example in own), strict=True)
+    encoded = [collator.encode_prompt(example) for example in each]
+    grouping = Grouping.of(encoded, connected(shared_by(example, group) for example in each))
     provenance = checkpoint.provenance(fingerprints(model))
-    with _control(model, targets[0].adapter, None if untrained is None else Origin(untrained)) as control:
-        return observer.factors(tasks, grouping, control, spec, provenance)
+    with _control(model, targets[0].adapter, source) as control:
+        return observer.factors(encoded, owners, grouping, control, spec, provenance)
 
 
 def compute_config(config: AnalysisConfig, out: Path | str, progress: Progress = silent) -> Factors:
@@ -121,7 +123,8 @@ def compute_config(config: AnalysisConfig, out: Path | str, progress: Progress =
     tasks = sample.read(config).examples
     units = [EncodedUnit(task, (collator.encode_prompt(one),)) for task, examples in tasks.items() for one in examples]
     grouped = sample.grouped(units, config)
-    grouping = Grouping.of([unit.examples[0] for unit in grouped], [unit.group for unit in grouped])
+    encoded, owners = [unit.examples[0] for unit in grouped], [unit.task for unit in grouped]
+    grouping = Grouping.of(encoded, [unit.group for unit in grouped])
     model = checkpoint.load_model(config.model)
     spec = replace(Spec.of(probe), routers=False)  # routers select and are not selected
     targets = spec.targets(model)
@@ -132,9 +135,10 @@ def compute_config(config: AnalysisConfig, out: Path | str, progress: Progress =
         control = stack.enter_context(_control(model, targets[0].adapter, source))
         untrained = fingerprints(model)["adapter weights"]  # of both adapters
         job = {"factors of": parts, "weights of it and its untrained control": untrained, "config": described}
+        job |= {"processing": of_processing(collator), **checkpoint.origin_of(model)}
         spool = stack.enter_context(unfinished(out, job))
         observer = Observer(model, targets, collator, probe.batch_size, probe.seed, progress, spool, summary(job))
-        found = observer.factors(tasks, grouping, control, spec, checkpoint.provenance(parts))
+        found = observer.factors(encoded, owners, grouping, control, spec, checkpoint.provenance(parts))
         found = replace(found, meta={**found.meta, "config": described, "inputs": inputs})
         settle(found.save, out)
     return found
@@ -173,8 +177,8 @@ def _inputs(config: AnalysisConfig, tasks: Mapping[str, Sequence[Example]]) -> d
     model = config.model
     named = {"base": base_of(model), "adapter": model.adapter, "projector": model.projector}
     found = {f"model.{key}": of_checkpoint(name) for key, name in named.items() if name is not None}
-    if snapshot := origin(model.adapter, config.probe.seed).snapshot:
-        found["the untrained adapter"] = of_checkpoint(str(snapshot))
+    source = origin(model.adapter, config.probe.seed)
+    found["the untrained adapter"] = source.text if source.snapshot is None else of_checkpoint(str(source.snapshot))
     return found | {f"tasks.{task}": fingerprint(examples) for task, examples in tasks.items()}
 
 
@@ -206,19 +210,27 @@ class Observer:
 
     def factors(
         self,
-        tasks: Mapping[str, Sequence[Example]],
+        encoded: Sequence[Encoded],
+        owners: Sequence[str],
         grouping: Grouping,
         control: "_Control",
         spec: Spec,
         provenance: Mapping[str, Any],
     ) -> Factors:
-        """What the examples of each task select, of the adapter and then of its untrained control.
+        """What examples select, of the adapter and then of its untrained control.
+
+        Args:
+            encoded: their prompts.
+            owners: their tasks.
+            grouping: their groups.
+            control: the untrained adapter, if there is one.
+            spec: which modules are observed.
+            provenance: what the factors record of the model.
 
         Raises:
             ScopeError: if some targets are LoRA and others MixLoRA.
             DataError, MeasurementError, RunError: see `compute` and `compute_config`.
         """
-        encoded, owners = self.encoded(tasks), [task for task, examples in tasks.items() for _ in examples]
         found, beside = self.selections(encoded, owners, grouping.groups), None
         if control.name is not None:
             targets = replace(spec, adapter=control.name).targets(self.model)
@@ -243,10 +255,6 @@ class Observer:
             **provenance,
         }
         return Factors(found, examples, meta, beside)
-
-    def encoded(self, tasks: Mapping[str, Sequence[Example]]) -> list[Encoded]:
-        """The prompts of the examples, task by task."""
-        return [self.collator.encode_prompt(example) for examples in tasks.values() for example in examples]
 
     def selections(self, encoded: Sequence[Encoded], owners: Sequence[str], groups: Codes) -> Selections:
         """What the examples select of the targets' adapter.
@@ -289,7 +297,7 @@ class Observer:
         if self.spool is None:
             return self._observed(number, batch, tasks)
         part = 2 * number + self.control  # both adapters' parts wait in one spool
-        digest = digested(self.job, [(batch, [])])
+        digest = digested(self.job, [({**batch, "tasks": list(tasks)}, [])])
         if (self.spool.metadata(part) or {}).get("batches") != digest:
             self.spool.write(part, self._observed(number, batch, tasks), {"batches": digest})
         return self.spool.rows(part)
@@ -322,7 +330,7 @@ def _control(model: PeftModel, adapter: str, source: Origin | None) -> Iterator[
         return
     try:
         name = attach(model, adapter, source)
-    except ConfigError as error:
+    except NoControlError as error:
         yield _Control(None, {"missing": str(error)})
         return
     try:

@@ -26,6 +26,10 @@ _DRAWN = (True, False, "gaussian", "orthogonal")
 """`init_lora_weights` of LoRA that draw weights; others compute them from the base's, or change those."""
 
 
+class NoControlError(ConfigError):
+    """There is no untrained adapter like the trained one."""
+
+
 @dataclass(frozen=True)
 class Origin:
     """Where the weights of an untrained adapter come from.
@@ -71,11 +75,11 @@ def attach(model: nn.Module, adapter: str, source: Origin) -> str:
     The trained one stays active and as it was, and so do the random generators.
 
     Raises:
-        ConfigError: if such an adapter cannot be made; the words go on from "there is no untrained adapter, ".
+        NoControlError: if such an adapter cannot be made; the words go on from "there is no untrained adapter, ".
         CheckpointError: if the snapshot is not of the same adapter.
     """
     if not isinstance(model, PeftModel):
-        raise ConfigError("as the model is no PeftModel")
+        raise NoControlError("as the model is no PeftModel")
     config = deepcopy(model.peft_config[adapter])
     _check(config)
     name = NAME
@@ -85,7 +89,7 @@ def attach(model: nn.Module, adapter: str, source: Origin) -> str:
         try:
             model.add_adapter(name, config)
         except (ValueError, TypeError, NotImplementedError) as error:
-            raise ConfigError(f"as PEFT cannot make a second one in this model ({error})") from None
+            raise NoControlError(f"as PEFT cannot make a second one in this model ({error})") from None
     banks: Any = getattr(model.base_model, "mixlora_tasks", {})
     if adapter in banks:  # encoded definitions are not trained
         banks[name].load_state_dict(banks[adapter].state_dict())
@@ -103,12 +107,12 @@ def _recorded(home: Path) -> int | None:
 
 
 def _check(config: Any) -> None:
-    """Raise a ConfigError if PEFT would not draw weights for a second adapter like this."""
+    """Raise a NoControlError if PEFT would not draw weights for a second adapter like this."""
     drawn = getattr(config, "init_lora_weights", True)
     if drawn not in _DRAWN:
-        raise ConfigError(f"as init_lora_weights={drawn!r} makes weights from those of the base")
+        raise NoControlError(f"as init_lora_weights={drawn!r} makes weights from those of the base")
     if getattr(config, "bias", "none") != "none":
-        raise ConfigError(f"as bias={config.bias!r} trains weights of the base itself")
+        raise NoControlError(f"as bias={config.bias!r} trains weights of the base itself")
 
 
 def _fill(model: nn.Module, name: str, snapshot: Path) -> None:

@@ -13,10 +13,13 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from torch import nn
 
-from interference.gradients.targets import Target, all_targets, find_targets
+from interference.blocks import ROUTERS
+from interference.gradients.targets import Target, all_targets
 from mixlora import MixLoraLayer
 from mixlora.tuner.routing import learns
 
+_MOST = 8
+"""Names of a kind that are listed."""
 _KINDS = {
     "lora_magnitude_vector": "DoRA magnitudes",
     "lora_embedding_A": "LoRA on embeddings",
@@ -48,7 +51,7 @@ class Trained(NamedTuple):
     name: str = ""
 
 
-def unprobed(model: nn.Module, adapter: str, targets: Sequence[Target] | None = None) -> list[str]:
+def unprobed(model: nn.Module, adapter: str, targets: Sequence[Target]) -> list[str]:
     """In words: what trains with the adapter and is not measured.
 
     Other layers of modules that are measured are not told: they are left out by choice, and the scope says so.
@@ -56,12 +59,12 @@ def unprobed(model: nn.Module, adapter: str, targets: Sequence[Target] | None = 
     Args:
         model: the model with the adapter.
         adapter: its name.
-        targets: what is measured; None for A and B of every Linear of the language model.
+        targets: what is measured.
     """
-    targets = find_targets(model, adapter) if targets is None else targets
     measured = {id(tap.weight) for target in targets for tap in target.taps.values()}
     places = {(block.component, block.module, block.side) for target in targets for block in target.blocks}
-    for target in all_targets(model, adapter):
+    routers = any(block.side in ROUTERS for target in targets for block in target.blocks)
+    for target in all_targets(model, adapter, routers):
         for tap in target.taps.values():
             if (tap.block.component, tap.block.module, tap.block.side) in places:
                 measured.add(id(tap.weight))
@@ -70,7 +73,13 @@ def unprobed(model: nn.Module, adapter: str, targets: Sequence[Target] | None = 
         if id(found.parameter) not in measured:
             names.setdefault(found.kind, set()).add(found.name)
             measured.add(id(found.parameter))
-    return sorted(f"{kind}{', '.join(sorted(told))}" for kind, told in names.items())
+    return sorted(kind + _listed(sorted(told)) for kind, told in names.items())
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The names, of many the first few."""
+    more = [f"{len(names) - _MOST} more"] if len(names) > _MOST else []
+    return ", ".join([*names[:_MOST], *more])
 
 
 def _trained(model: nn.Module, adapter: str) -> Iterator[Trained]:
@@ -89,7 +98,8 @@ def _trained(model: nn.Module, adapter: str) -> Iterator[Trained]:
     yield from _biases(model, adapter)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and id(parameter) not in owned:
-            yield Trained(parameter, "parameters of the base: ", name.removeprefix("base_model.model."))
+            plain = name.removeprefix("base_model.model.").replace(".base_layer", "")
+            yield Trained(parameter, "parameters of the base: ", plain)
 
 
 def _of_tuner(path: str, module: Any, adapter: str) -> Iterator[Trained]:

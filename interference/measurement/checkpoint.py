@@ -60,9 +60,20 @@ def provenance(parts: Mapping[str, Any]) -> dict[str, Any]:
     """
     return {
         "fingerprints": recorded(parts),
-        "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
+        "versions": versions(),
         "computed": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries that compute a measurement."""
+    return {name: version(name) for name in ("torch", "transformers", "peft")}
+
+
+def origin_of(model: nn.Module) -> dict[str, Any]:
+    """What the parts of a job share beside the model: the versions that compute them, and the kind of device."""
+    own = {**versions(), "task-interference": version("task-interference")}
+    return {"versions": own, "device": next(model.parameters()).device.type}
 
 
 def recorded(parts: Mapping[str, Any]) -> dict[str, str]:

@@ -20,14 +20,14 @@ from interference.gradients.targets import Target
 from interference.gradients.trained import unprobed
 from interference.measurement import checkpoint, sample
 from interference.measurement.builder import RunBuilder
-from interference.measurement.labels import Labels, check_labels, labelled
+from interference.measurement.labels import Labels, workload
 from interference.measurement.objective import PLAIN, Objective, of_work
 from interference.measurement.prober import Prober
 from interference.measurement.resume import clear, day_of, gram_file, refuse_busy, settle, unfinished
 from interference.measurement.shard import Shard
 from interference.measurement.spec import Spec
 from interference.measurement.spool import DiskSpool, MemorySpool
-from interference.measurement.units import Batch, Part, Probed, Workload, of_collated
+from interference.measurement.units import Batch, Probed, Workload
 from interference.run import Run, load
 from interference.run.run import check_free
 from mixlora.checkpoints.fingerprints import fingerprints, of_processing, summary
@@ -120,10 +120,7 @@ def compute(
         token_mean=token_mean, granularity=granularity, weight_space=weight_space, sketch=sketch, seed=seed,
         memory_budget=memory_budget,
     )  # fmt: skip
-    parts: Iterable[Part] = of_collated(model, batches, unit)
-    if groups is not None:
-        parts = labelled(parts, check_labels(groups, batches, unit))
-    work = Workload(parts, batches)
+    work = workload(model, batches, unit, groups)
     return measured(model, spec, work, partial(of_work, loss=loss), out, spool_dir, progress)
 
 
@@ -210,6 +207,7 @@ def compute_config(config: AnalysisConfig, progress: Progress = silent) -> Run |
     kept = config.model_dump(mode="json", exclude=_ELSEWHERE)
     processing = of_processing(encoded.collator)
     identity = {"model": parts, "config": kept, "loss": objective.words, "processing": processing}
+    identity |= checkpoint.origin_of(model)
     with _waiting(config, out, identity, builder, sample.count(encoded)) as spool:
         meta = {"seed": spec.seed, "config": resolved(config), **spec.meta(), "data": data}
         meta |= _provenance(model, builder.targets, parts)

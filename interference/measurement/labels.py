@@ -6,9 +6,13 @@ Not here: groups of a configuration's examples (`sample`), and what groups mean 
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
+
+from torch import nn
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
 
 from interference.errors import ScopeError
-from interference.measurement.units import Batch, Part, Unit
+from interference.measurement.units import Batch, Part, Unit, Workload, of_collated
 from mixlora.data.groups import label_of
 
 Labels = Mapping[str, Sequence[Hashable]]
@@ -69,6 +73,25 @@ def _by_task(groups: object, known: Collection[str], unit: str, what: str) -> La
     return groups
 
 
+def workload(model: nn.Module, batches: Mapping[str, Iterable[Batch]], unit: str, groups: object = None) -> Workload:
+    """The parts of batches that the caller collated, their units with the groups that labels name, if there are any.
+
+    Args:
+        model: its device is where the batches go.
+        batches: {task: collated batches}.
+        unit: "example" or "batch".
+        groups: {task: a label a unit}; None where all are independent.
+
+    Raises:
+        ScopeError: as `units.of_collated` and `check_labels`.
+        CheckpointError: if not all of the model's weights are in memory.
+    """
+    parts: Iterable[Part] = of_collated(model, batches, unit)
+    if groups is not None:
+        parts = labelled(parts, check_labels(groups, batches, unit))
+    return Workload(parts, batches)
+
+
 def labelled(parts: Iterable[Part], groups: Labels) -> Iterator[Part]:
     """The parts, their units with the groups that labels name.
 
@@ -94,9 +117,25 @@ def _with_group(unit: Unit, numbers: Sequence[int], seen: Counter[str]) -> Unit:
 
 def _checked(task: str, labels: Sequence[object], batches: Iterable[Batch], unit: str) -> list[Hashable]:
     found = _values(task, labels, "units")
+    if isinstance(batches, DataLoader) and not isinstance(batches.dataset, IterableDataset):
+        _refuse_shuffled(task, batches)
+        if batches.batch_size is not None and not batches.drop_last:  # else its dataset may hold whole batches
+            rows: Any = batches.dataset
+            _check_count(task, len(labels), len(rows) if unit == "example" else len(batches))
     if isinstance(batches, Sequence) and all(isinstance(batch, Mapping) and "labels" in batch for batch in batches):
         _check_count(task, len(labels), sum(len(each["labels"]) if unit == "example" else 1 for each in batches))
     return found
+
+
+def _refuse_shuffled(task: str, batches: "DataLoader[Any]") -> None:
+    """Raise a ScopeError if the examples come in another order each time, so that labels in order are of others."""
+    if not (
+        isinstance(batches.sampler, SequentialSampler) and type(batches.batch_sampler) in (BatchSampler, type(None))
+    ):
+        raise ScopeError(
+            f"the batches of task {task!r} come from a DataLoader that shuffles, so that `groups` cannot say which "
+            "example a label is of; give shuffle=False, or a list of batches"
+        )
 
 
 def _values(task: str, labels: Sequence[object], what: str) -> list[Hashable]:

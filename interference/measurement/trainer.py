@@ -25,11 +25,11 @@ from interference.gradients.state import own_randomness, without_autocast
 from interference.measurement.collated import refuse_packed
 from interference.measurement.compute import measured
 from interference.measurement.grouping import Groups, groups_of
-from interference.measurement.labels import check_labels, labelled
+from interference.measurement.labels import workload
 from interference.measurement.objective import Objective, agrees, first_batch, name_of, of_model, own_function
 from interference.measurement.rows import Row, drawn
 from interference.measurement.spec import Spec
-from interference.measurement.units import Batch, Part, Unit, Workload, of_collated, one_by_one
+from interference.measurement.units import Batch, Part, Unit, Workload, one_by_one
 from interference.run import Run
 from interference.run.remarks import PLAIN_LOSS
 from mixlora.common.labels import IGNORED
@@ -190,10 +190,7 @@ def measure_batches(trainer: Trainer, model: nn.Module, batches: Mapping[str, It
     out, unit, groups = options.pop("out", None), options.pop("unit", "example"), options.pop("groups", None)
     defaults = {"granularity": Granularity.MODULE, "sketch": None, "seed": 0}
     spec = Spec.checked(unit=unit, **defaults | options)
-    parts: Iterable[Part] = of_collated(model, batches, unit)
-    if groups is not None:
-        parts = labelled(parts, check_labels(groups, batches, unit))
-    work = Workload(parts, batches)
+    work = workload(model, batches, unit, groups)
     return measured(model, spec, work, partial(_objective_of, trainer), out, **where)
 
 

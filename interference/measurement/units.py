@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from interference.errors import ScopeError
 from interference.gradients.probe import BatchGradients
 from interference.measurement.collated import check_batch, refuse_packed
+from mixlora.checkpoints.fingerprints import of_tensor
 from mixlora.checkpoints.loading import refuse_offloaded
 
 Batch = Mapping[str, Any]
@@ -161,14 +162,16 @@ def check_by_task(batches: object) -> None:
 
 
 def digested(job: str, batches: Iterable[tuple[Batch, Sequence[int]]]) -> str:
-    """A digest of a job and of batches with the owners of their rows; only the same measurement has the same one."""
+    """A digest of a job and of batches with the owners of their rows; only the same measurement has the same one.
+
+    Whatever a batch holds counts: its tensors to the bit, and what is no tensor by its `repr`.
+    """
     found = hashlib.sha256(job.encode())
     for batch, owners in batches:
         found.update(repr(list(owners)).encode())
         for key, value in sorted(batch.items()):
-            found.update(key.encode())
-            if isinstance(value, Tensor):
-                found.update(value.detach().cpu().contiguous().numpy().tobytes())
+            held = of_tensor(value) if isinstance(value, Tensor) else repr(value)  # the tasks of its rows, among others
+            found.update(f"{key} {held} ".encode())
     return found.hexdigest()
 
 

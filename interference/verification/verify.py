@@ -96,7 +96,8 @@ def verify(
         model: the same model; parameters are moved along gradients and restored to the bit.
         batches: the same batches.
         adapter: the probed adapter; None for the active one.
-        units: units that are re-derived for each task, drawn with the run's seed.
+        units: units that are re-derived for each task, drawn with the run's seed; beside them is one of every other
+            batch that was measured.
         progress: called as the work goes on.
         loss: the loss that the run measured, if it was the caller's or a trainer's.
 
@@ -115,7 +116,8 @@ def verify(
         for place in [place for place in places if place in chosen] or places[:1]:
             ((batch, owners),) = part.batches
             alone = len(batch["labels"]) == 1 or unit == "batch"
-            rows[place] = batch if alone else single(batch, owners.index(place - count))
+            own = batch if alone else single(batch, owners.index(place - count))
+            rows[place] = own if place in chosen else _on(own, "cpu")  # there may be as many as the run has units
         count += len(part.units)
     if count != len(run.probes):
         raise RunError(f"the batches hold {count} units, but the run {len(run.probes)}; pass the run's own batches")
@@ -123,7 +125,8 @@ def verify(
     targets = _targets(run, model, scope.get("layers"), scope.get("modules"), adapter)
     loss = _loss(run, model, targets, rows[chosen[0]]) if loss is None else loss
     given = [[rows[k]] for k in chosen]
-    rest = ((k, [batch]) for k, batch in rows.items() if k not in chosen)
+    device = next(model.parameters()).device
+    rest = ((k, [_on(batch, device)]) for k, batch in rows.items() if k not in chosen)
     padded = together(given) if loss is None else apart(given)
     return _verify(run, model, targets, chosen, given, padded, rest, progress, loss)
 
@@ -135,7 +138,8 @@ def verify_config(
 
     Args:
         run: the run.
-        units: units that are re-derived for each task, drawn with the run's seed.
+        units: units that are re-derived for each task, drawn with the run's seed; beside them is one of every other
+            batch that was measured.
         progress: called as the work goes on.
         trust_remote_code: run code that comes with the base, whatever the run says.
 
@@ -213,6 +217,10 @@ def _verify(
     )
 
 
+def _on(batch: Batch, device: torch.device | str) -> Batch:
+    return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+
+
 class _Parts:
     """How far a run's Gram is from that of derived gradients: of the chosen units, then of others against these.
 
@@ -221,10 +229,10 @@ class _Parts:
     """
 
     def __init__(self, run: Run, chosen: Sequence[int], derived: Mapping[str, Tensor]) -> None:
-        self._run, self._chosen, self._gram = run, chosen, run.gram().astype(np.float64)
+        self._run, self._chosen, self._gram = run, chosen, run.gram()
         self._rows = self._flat(derived)
         self._own = (self._rows @ self._rows.T).numpy()
-        self.error = 0.0
+        self.error = 0.0 if np.isfinite(self._gram).all() else math.inf
         self._compare(self._gram[np.ix_(chosen, chosen)], self._own, np.diagonal(self._own))
 
     def check(self, place: int, derived: Mapping[str, Tensor]) -> None:
@@ -243,9 +251,7 @@ class _Parts:
     def _compare(self, found: Any, expected: Any, squares: Any, others: Any = None) -> None:
         norms = np.sqrt(np.outer(squares, np.diagonal(self._own) if others is None else others))
         apart = np.abs(found - expected) / np.where(norms > 0, norms, np.nan)
-        if not np.isfinite(self._gram).all():
-            self.error = math.inf
-        elif not np.isnan(apart).all():
+        if not np.isnan(apart).all():
             self.error = max(self.error, float(np.nanmax(apart)))
 
 

@@ -108,7 +108,7 @@ def test_what_waits_is_taken_for_the_same_checkpoint_and_examples_alone(folder, 
 def test_a_seed_that_no_generator_takes_is_told(folder, seed):
     config = asked(folder)
     model, processor = checkpoint.load_model(config.model), loading.load_processor(config.model)
-    with pytest.raises(ConfigError, match=rf"^seed is {seed}, but must be from 0 to 4294967295$"):
+    with pytest.raises(ConfigError, match=rf"^seed is {seed}, but must be a whole number from 0 to 4294967295$"):
         observer.compute(model, Collator(processor), sample.read(config).examples, seed=seed)
 
 

@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from interference import config
-from interference.errors import CheckpointError, RunError
+from interference.errors import CheckpointError, ConfigError, RunError
 from interference.factors import factors, neighbours, observer
 from interference.factors.contrast import contrast
 from interference.factors.untrained import Origin, origin
@@ -201,6 +201,12 @@ def test_an_interrupted_second_forward_is_continued(folder, tmp_path):
     whole = observer.compute_config(asked(folder, batch_size=4), tmp_path / "whole")
     same(found.untrained, whole.untrained)
     same(found.selections, whole.selections)
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, True, "a"])
+def test_a_seed_of_the_untrained_adapter_that_no_generator_takes_is_refused(seed):
+    with pytest.raises(ConfigError, match=rf"seed is {seed}, but must be a whole number from 0 to 4294967295"):
+        observer.compute(lora(llama()), Collator(tokenizer()), words(), untrained=seed)
 
 
 def test_another_snapshot_of_step_0_is_another_job(home, tmp_path):

@@ -17,7 +17,7 @@ def said(model, **scope):
 
 
 def test_of_a_plain_adapter_nothing_is_left_out():
-    assert unprobed(lora(llama(), ["q_proj"]), "default") == []
+    assert said(lora(llama(), ["q_proj"])) == []
     assert said(lora(llama(), ["q_proj", "v_proj"]), layers=[0, 2]) == []
 
 
@@ -44,7 +44,7 @@ def test_what_is_left_out_is_said(build, expected, training):
     model = build()
     if not training:  # as PeftModel.from_pretrained leaves it
         model.requires_grad_(False)
-    assert unprobed(model, "default") == expected
+    assert said(model) == expected
 
 
 def test_modules_outside_the_scope_are_said():
@@ -69,14 +69,22 @@ def test_unfrozen_parameters_of_the_base_are_said_and_those_of_another_adapter_a
     model = lora(llama(), ["q_proj"])
     model.add_adapter("other", LoraConfig(r=2, target_modules=["v_proj"], modules_to_save=["norm"]))
     model.base_model.set_adapter(["default", "other"])
-    assert unprobed(model, "default") == []
+    assert said(model) == []
     model.get_base_model().lm_head.weight.requires_grad_(True)
-    assert unprobed(model, "default") == ["parameters of the base: lm_head.weight"]
+    assert said(model) == ["parameters of the base: lm_head.weight"]
 
 
 def test_routers_that_are_measured_are_not_left_out():
     model = adapt(llama(), target_modules=["q_proj"])
-    assert said(model, routers=True) == []
+    assert said(model, routers=True) == said(model, routers=True, layers=[0]) == []
+
+
+def test_many_names_are_counted():
+    model = lora(llama(), ["q_proj"])
+    model.get_base_model().requires_grad_(True)
+    (told,) = said(model)
+    assert told.startswith("parameters of the base: lm_head.weight, ") and told.endswith(" more")
+    assert told.count(",") == 8 and "base_layer" not in told
 
 
 def test_a_run_names_them():

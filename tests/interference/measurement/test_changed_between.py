@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 from interference import config
 from interference.errors import RunError
 from interference.gradients.probe import Probe
+from interference.measurement import checkpoint
 from interference.measurement.compute import compute_config
-from tests.support.checkpoints import data, write_adapter, write_base, write_task
+from tests.support.checkpoints import data, tokenizer, write_adapter, write_base, write_task
 from tests.support.mixtures import mixture
 
 
@@ -116,6 +117,29 @@ def test_a_checkpoint_that_moved_is_the_same_job(job, tmp_path, monkeypatch):
     forwards, own = [], Probe.gradients
     monkeypatch.setattr(Probe, "gradients", lambda self, batch: forwards.append(1) or own(self, batch))
     assert compute_config(settings).meta["measured_again"] == 0 and len(forwards) == 3  # of six
+
+
+def test_examples_that_change_their_task_are_measured_again_where_routers_look_at_tasks(job, tmp_path):
+    words = {"red": "w1 w2", "blue": "w9 w8 w7"}
+    adapted = mixture(routing="task", task_definitions=words)
+    adapted.base_model.encode_tasks(tokenizer())
+    settings = job(adapted)
+    interrupted(settings)
+    red, blue = (tmp_path / f"{name}.jsonl" for name in ("red", "blue"))
+    before = red.read_bytes(), blue.read_bytes()
+    red.write_bytes(before[1])
+    blue.write_bytes(before[0])
+    run = compute_config(settings)
+    whole = compute_config(settings.model_copy(update={"out": str(tmp_path / "whole")}))
+    assert np.array_equal(run.gram(), whole.gram()) and run.meta["measured_again"] == 3
+
+
+def test_another_version_of_a_library_is_another_job(job, monkeypatch):
+    settings = job()
+    interrupted(settings)
+    monkeypatch.setattr(checkpoint, "version", lambda name: "99.0")
+    with pytest.raises(RunError, match=r"another job \(versions.torch is '.*' there and '99.0' here, "):
+        compute_config(settings)
 
 
 def zeroed(part):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
+from torch.utils.data import DataLoader, RandomSampler
 
 import interference
 from interference import config, load
@@ -95,6 +96,48 @@ def test_labels_are_told_apart_by_what_they_say_whatever_holds_them(model, given
         == wanted
     )
     assert wanted == [0, 0, 1, 2, 0, 1, 3, 3]
+
+
+def collated(rows):
+    return batch([9] * len(rows), [3] * len(rows), seed=rows[0])
+
+
+@pytest.mark.parametrize("options", [{"shuffle": True}, {"sampler": RandomSampler(range(6))}])
+def test_labels_of_a_loader_that_shuffles_are_refused(model, options):
+    loader = DataLoader(range(6), batch_size=2, collate_fn=collated, **options)
+    with pytest.raises(
+        ScopeError, match="the batches of task 'red' come from a DataLoader that shuffles, so that `grou"
+    ):
+        interference.compute(
+            model, {"red": loader, "blue": BATCHES["blue"]}, groups={"red": [0, 0, 1, 1, 2, 2], "blue": [3, 4, 5]}
+        )
+
+
+def test_labels_of_a_loader_in_order_are_counted_before_anything_is_measured(model):
+    loader = DataLoader(range(6), batch_size=2, collate_fn=collated)
+    groups = {"red": [0, 0, 1, 1, 2, 2], "blue": [3, 4, 5]}
+    found = interference.compute(model, {"red": loader, "blue": BATCHES["blue"]}, groups=groups)
+    assert found.groups == [0, 0, 1, 1, 2, 2, 3, 4, 5]
+    asked = []
+    with pytest.raises(ScopeError, match="groups of task 'red' has 5 labels, but its batches have 6 units"):
+        interference.compute(
+            model,
+            {"red": loader, "blue": BATCHES["blue"]},
+            groups=groups | {"red": [0, 0, 1, 1, 2]},
+            progress=lambda *said: asked.append(said),
+        )
+    assert asked == []
+    whole = DataLoader(BATCHES["red"], batch_size=None)  # of batches
+    assert interference.compute(model, {"red": whole, "blue": BATCHES["blue"]}, groups=LABELS).groups == [
+        0,
+        0,
+        1,
+        2,
+        0,
+        1,
+        3,
+        3,
+    ]
 
 
 def test_batches_that_come_only_once_and_batch_units_take_labels(model):

@@ -48,7 +48,7 @@ def test_a_run_of_sketches_is_verified_by_sketches(tiny, tmp_path):
 def test_a_sketch_of_too_few_sums_is_refused_at_once():
     with pytest.raises(ConfigError, match="sketch is 8, but must be at least 16"):
         compute(torch.nn.Linear(1, 1), {}, sketch=8)
-    with pytest.raises(ConfigError, match="seed is -1, but must be from 0 to 4294967295"):
+    with pytest.raises(ConfigError, match="seed is -1, but must be a whole number from 0 to 4294967295"):
         compute(torch.nn.Linear(1, 1), {}, seed=-1)
 
 

@@ -38,7 +38,7 @@ def test_the_defaults_are_those_of_compute():
         ({"unit": "token"}, ScopeError, "unit 'token' is none of example, batch"),
         ({"granularity": "row"}, ConfigError, "granularity is 'row', but must be one of 'module', 'group', 'layer'"),
         ({"sketch": 15}, ConfigError, "sketch is 15, but must be at least 16 (4096 is usual)"),
-        ({"seed": -1}, ConfigError, "seed is -1, but must be from 0 to 4294967295"),
+        ({"seed": -1}, ConfigError, "seed is -1, but must be a whole number from 0 to 4294967295"),
     ],
 )
 def test_what_cannot_be_used_is_named(wrong, error, words):
