@@ -127,7 +127,7 @@ def show(run: Run, metric: str, console: Console, **options: Any) -> None:
     words = {task: carried_words(groups, run.meta) for task, groups in carriers.items()}
     console.print(matrix(table, title, words) if fits else extremes(table, title))
     console.print(headline(table))
-    if metric == "interference" and has_null(run.probes):
+    if metric == "interference" and has_null(run.gram(), run.probes):
         null = run.null(**options)
         meaning = "mean cosine of its pairs" if options.get("pairs") == "same-example" else "should be 1"
         how = f"{meaning} ({reduced_by(options.get('reduce'))})"
@@ -135,7 +135,7 @@ def show(run: Run, metric: str, console: Console, **options: Any) -> None:
     signal = run.signal(**scope.options)
     console.print(frame(signal, "signal of each task's mean gradient"))
     shared = run.overlap()
-    if (shared.to_numpy() > 0).sum() > len(shared):
+    if fits and (shared.to_numpy() > 0).sum() > len(shared):  # a remark tells how many units share groups
         console.print(frame(shared, "groups in common (share)"))
     for line in remarks(run, table, signal, metric, options.get("reduce"), options.get("aggregate"), carriers):
         console.print(Text(f"note: {line}"))
@@ -198,7 +198,7 @@ def remarks(
     if shared := dependence(run.probes):
         found.append(plain(shared))
     found += [plain(line) for line in carried(carriers or {}, run.probes, run.meta)]
-    if metric == "delta" and (led := scarce(table)):
+    if metric == "delta" and (led := scarce(table, carriers or {})):
         found.append(plain(led))
     if again := copied(run.copies(), run.probes):
         found.append(plain(again))
@@ -327,7 +327,8 @@ def plan_json(found: "Plan | None", needs: "Needed | None" = None) -> str:
     cost = {} if found is None else {name: getattr(found, name) for name in names} | {"choices": _rows(found.choices)}
     if needs is None:
         return json.dumps(cost, indent=2)
-    finite = needs.table.replace([np.inf, -np.inf], np.nan)
+    rows = needs.table.assign(reachable=np.isfinite(needs.table["groups"]).where(needs.table["groups"].notna(), None))
+    finite = rows.replace([np.inf, -np.inf], np.nan)  # what is not reachable takes more than a million groups
     return json.dumps(cost | {"effect": needs.effect, "power": needs.power, "needed": _rows(finite)}, indent=2)
 
 

@@ -168,14 +168,9 @@ def _file(family: str) -> str:
 def _has(file: str, sign: str) -> bool:
     """Whether a font has a sign and an outline of it; those of bitmaps and of colours alone have none."""
     try:
-        font = _opened(file)
+        font = FT2Font(file)  # not kept: each holds its file open
         if not font.get_char_index(ord(sign)):
             return False
         return unicodedata.category(sign)[0] in "ZCM" or font.load_char(ord(sign)).width > 0
     except (OSError, RuntimeError, ValueError):  # a font that FreeType cannot read, or that is gone
         return False
-
-
-@cache
-def _opened(file: str) -> FT2Font:
-    return FT2Font(file)

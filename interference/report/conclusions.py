@@ -12,7 +12,7 @@ from interference.report.phrases import cell, counted, interval, number, sentenc
 from interference.report.scopes import BASE, PAPER, WHOLE, layer_of, part, words_of
 from interference.report.summary import RunSummary, rows
 from interference.run import remarks
-from interference.statistics.significance import Verdict
+from interference.statistics.significance import NOT_JUDGED, Verdict
 from interference.statistics.uncertainty import LEAST_UNITS
 
 ROUGH = 1.0
@@ -35,6 +35,8 @@ def overview(runs: Sequence[RunSummary]) -> str:
     counts = [(len(clear(run, Verdict.CONFLICT)), len(run.pairs), run.label) for run in runs if len(run.signal) > 1]
     if not counts:
         return "Every run has a single task, so there is no pair of tasks that could interfere."
+    if not any(len(_judged(run)) for run in runs):
+        return "No run has a pair of tasks with a verdict: there is no signal, or a few examples carry the tasks."
     found = several([f"{conflicts} of {pairs} in {label}" for conflicts, pairs, label in counts])
     first = "Tasks interfere" if any(conflicts for conflicts, _, _ in counts) else "No interference shows"
     return f"{first}: pairs of tasks that conflict beyond noise are {found}."
@@ -127,7 +129,7 @@ def notes(run: RunSummary) -> list[str]:
         found.append(f"By the paper's mean of ratios, over all layers: {told}.")
     if told := remarks.opposed(run.tables[WHOLE][BASE]):
         found.append(f"By the ratio of means, over all layers: {told}.")
-    if not remarks.has_null(run.run.probes):
+    if not remarks.has_null(run.run.gram(), run.run.probes):
         noun = "groups" if remarks.dependent(run.run.probes) else "units"
         found.append(f"There is no split-half null: it needs at least {LEAST_UNITS} {noun} of every task.")
     if run.empty:
@@ -173,34 +175,51 @@ def clear(run: RunSummary, verdict: Verdict) -> pd.DataFrame:
 
 def _verdict(run: RunSummary) -> str:
     conflicts, synergies = clear(run, Verdict.CONFLICT), clear(run, Verdict.SYNERGY)
-    count = counted(len(run.pairs), "pair")
+    count = f"{counted(len(run.pairs), 'pair')} of tasks"
     if len(silent(run)) == len(run.signal):
         return (
             "This probe is too small to tell whether the tasks interfere: none of the "
             f"{counted(len(run.signal), 'task')} has a gradient that rises above its own noise."
         )
+    judged = _judged(run)
+    if judged.empty:
+        return f"No pair of tasks has a verdict: {_carried(run)}" + (
+            f", and no gradient of {several(silent(run))} rises above its own noise." if silent(run) else "."
+        )
+    if len(judged) < len(run.pairs):
+        count = f"{counted(len(judged), 'pair')} of tasks that have a verdict"
     if conflicts.empty and synergies.empty:
         if failed := failed_null(run):
             return (
-                f"None of the {count} of tasks conflicts or helps beyond noise, but the probe is too small to tell: "
+                f"None of the {count} conflicts or helps beyond noise, but the probe is too small to tell: "
                 f"half of a task's units against its other half does not give 1 for {several(failed)}."
             )
         seen = _reach(run)
         limit = "" if math.isnan(seen) else f"; an I nearer 0 than about {number(seen)} would not show here"
-        return f"None of the {count} of tasks conflicts or helps beyond noise{limit}."
+        return f"None of the {count} conflicts or helps beyond noise{limit}."
     if conflicts.empty:
         best = cell(rows(synergies)[0])
-        return f"No conflict beyond noise in {count} of tasks; {len(synergies)} help beyond noise, most: {best}."
+        return f"No conflict beyond noise in {count}; {len(synergies)} help beyond noise, most: {best}."
     helped = "none helps" if synergies.empty else f"{len(synergies)} {'helps' if len(synergies) == 1 else 'help'}"
     verb = "conflicts" if len(conflicts) == 1 else "conflict"
     worst = cell(rows(conflicts)[0])
-    said = f"{len(conflicts)} of {count} of tasks {verb} beyond noise and {helped}; worst: {worst}"
+    said = f"{len(conflicts)} of {count} {verb} beyond noise and {helped}; worst: {worst}"
     return f"{said}; best: {cell(rows(synergies)[0])}." if len(synergies) else f"{said}."
+
+
+def _judged(run: RunSummary) -> pd.DataFrame:
+    """The pairs of tasks that have a verdict."""
+    return run.pairs[~run.pairs["verdict"].isin(NOT_JUDGED)]
+
+
+def _carried(run: RunSummary) -> str:
+    rows = run.pairs.loc[run.pairs["verdict"] == Verdict.CARRIED.value, "affected"]
+    return f"a few examples carry {several(list(dict.fromkeys(rows)))}"
 
 
 def _reach(run: RunSummary) -> float:
     """The median half-width of the intervals of rows with signal: about the least I that would be seen, or NaN."""
-    judged = run.pairs[run.pairs["verdict"] != Verdict.NO_SIGNAL.value]
+    judged = _judged(run)
     return float(((judged["high"] - judged["low"]) / 2).median())
 
 
@@ -237,7 +256,7 @@ def _reality(run: RunSummary) -> list[str]:
     found = []
     if 0 < len(silent(run)) < len(run.signal):
         found.append(f"{several(silent(run))} cannot be judged: no gradient there rises above its own noise.")
-    found += [sentence(line) for line in remarks.carried(run.run.carriers(), run.run.probes, run.run.meta)]
+    found += [f"{line}." for line in remarks.carried(run.run.carriers(), run.run.probes, run.run.meta)]
     if again := remarks.copied(run.run.copies(), run.run.probes):
         found.append(sentence(again))
     if run.null.empty:
@@ -315,7 +334,8 @@ def _against_noise(run: RunSummary) -> list[Suggestion]:
         found.append(
             Suggestion("Probe more examples of ", f"{several(wide)} (now {_units(run, wide)} a task{enough})", why)
         )
-    if not run.pairs["verdict"].isin([Verdict.CONFLICT.value, Verdict.SYNERGY.value]).any() and not wide:
+    judged = _judged(run)["verdict"]
+    if len(judged) and not judged.isin([Verdict.CONFLICT.value, Verdict.SYNERGY.value]).any() and not wide:
         found.append(Suggestion("Nothing is clear: four times as many examples a task would halve every interval"))
     return found
 

@@ -99,7 +99,7 @@ def table_of(resamples: Resamples, choice: Choice) -> pd.DataFrame:
 
 def null_of(run: Run) -> pd.DataFrame:
     """The split-half null of the ratio of means, or no row where a half would have a single unit."""
-    if not has_null(run.probes):
+    if not has_null(run.gram(), run.probes):
         return pd.DataFrame(columns=["mean", "low", "high"], index=pd.Index([], name="task"), dtype=float)
     return run.null()
 

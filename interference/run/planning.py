@@ -75,7 +75,7 @@ class Needed:
         much = f"{count:.0f} {kind} of each task" if math.isfinite(count) else f"more than {MOST:,} {kind} of each task"
         size = f" ({row['units']:.0f} units at the pilot's number a group)" if self.found.grouped else ""
         both = [here[task] for task in (row["affected"], row["stepped"]) if task in here]
-        planned = f"; {min(both)} are planned" if both else ""
+        planned = f"; {min(both)} {kind} are planned" if both else ""
         return (
             f"a verdict on {wished} takes {much}{size if math.isfinite(count) else ''} for a power of {self.power:.0%} "
             f"where it takes most: a step of {row['stepped']} on {row['affected']}{planned}"

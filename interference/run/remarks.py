@@ -6,10 +6,11 @@ Names in a clause are listed by whoever shows it: a terminal lists them otherwis
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from interference.statistics.estimand import METRICS, REDUCE, Reduce
-from interference.statistics.uncertainty import LEAST_UNITS
+from interference.statistics.uncertainty import can_split
 from mixlora.data import described
 
 UNSTABLE = 0.05
@@ -70,11 +71,14 @@ def other_loss(meta: Mapping[str, Any]) -> str | None:
     return None if loss == PLAIN_LOSS else f"the loss that was measured: {loss}"
 
 
-def has_null(probes: pd.DataFrame) -> bool:
-    """Whether every task of `Run.probes` has enough units, or groups of them, for a split-half null."""
-    by_task = probes.groupby("task")
-    counts = by_task["group"].nunique() if "group" in probes else by_task.size()
-    return bool(counts.min() >= LEAST_UNITS)
+def has_null(gram: np.ndarray, probes: pd.DataFrame) -> bool:
+    """Whether every task of a run has enough units, or groups of them, for a split-half null.
+
+    Args:
+        gram: of the run.
+        probes: the run's.
+    """
+    return can_split(gram, list(probes["task"]), list(probes["group"]) if "group" in probes else None)
 
 
 def dependent(probes: pd.DataFrame) -> bool:
@@ -146,11 +150,10 @@ def carried(
     return found
 
 
-def scarce(table: pd.DataFrame) -> str | None:
+def scarce(table: pd.DataFrame, carriers: Collection[str] = ()) -> str | None:
     """That own Delta of tasks has no interval because few units lead it; None where there is no such task."""
     own = table[(table["affected"] == table["stepped"]) & table["low"].isna() & table["value"].notna()]
-    rows = set(table.loc[table["verdict"] == "carried", "affected"])
-    tasks = [task for task in own["affected"] if task not in rows]
+    tasks = [task for task in own["affected"] if task not in carriers]
     if not tasks:
         return None
     return (

@@ -390,8 +390,10 @@ def compare(a: Run, b: Run, metric: str = "interference", **options: Any) -> pd.
             other_units(a.meta, b.meta)
             or "the runs do not hold the same examples in the same order; compute both with the same seed"
         )
-    groups = b.groups if a.groups is None else a.groups
-    scope, options = Scope.split({"seed": a.seed, "groups": groups} | options)
+    own = {"groups": a.groups, "groups_b": b.groups}
+    if "groups" in options:
+        own["groups_b"] = options["groups"]
+    scope, options = Scope.split({"seed": a.seed, **own} | options)
     first, second = (run._theta(scope, options.get("aggregate", Aggregate.SUM)) for run in (a, b))
     found = uncertainty.compare(first, second, list(a.probes["task"]), metric, **options)
     return pd.DataFrame(found.columns())

@@ -25,7 +25,7 @@ class Kernel:
 
     values: Array  # [units, units]
     own: Array | None = None  # [units]: for pairs "same-example", v's own value, which stands on the diagonal
-    _kept: dict[str, Array] = field(default_factory=dict, repr=False, compare=False)
+    _kept: dict[bytes, Array] = field(default_factory=dict, repr=False, compare=False)
 
     def astype(self, dtype: type[np.floating]) -> Kernel:
         """The kernel in another precision."""
@@ -33,9 +33,10 @@ class Kernel:
 
     def between_groups(self, layout: Layout) -> Array:
         """[units, units]: the values, 0 where both units are of one group."""
-        if "between" not in self._kept:
-            self._kept["between"] = np.where(layout.labels[:, None] == layout.labels, 0, self.values)
-        return self._kept["between"]
+        key = layout.labels.tobytes()
+        if key not in self._kept:
+            self._kept[key] = np.where(layout.labels[:, None] == layout.labels, 0, self.values)
+        return self._kept[key]
 
 
 def unit_means(kernel: Kernel, weights: Array, layout: Layout, pairs: Pairs) -> Array:

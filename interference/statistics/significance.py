@@ -24,6 +24,10 @@ class Verdict(StrEnum):
     SELF = "self"
 
 
+NOT_JUDGED = (Verdict.NO_SIGNAL.value, Verdict.CARRIED.value)
+"""What stands in a row in place of verdicts."""
+
+
 class Change(StrEnum):
     """What a cell of a comparison says about run b beside run a."""
 

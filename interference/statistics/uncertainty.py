@@ -40,6 +40,13 @@ __all__ = [
     "table_of",
 ]
 
+
+def can_split(gram: Grams, tasks: Sequence[str], groups: Sequence[Hashable] | None = None) -> bool:
+    """Whether every task has enough units, or groups where units have them, for a split-half null."""
+    labels = range(len(tasks)) if groups is None else groups
+    return bool(layout_of(gram, tasks, labels).cells.counts.min() >= LEAST_UNITS)
+
+
 LEAST_UNITS = 4
 """Units of a task, or groups where units have them, that a split-half null needs: each half needs 2."""
 
@@ -218,15 +225,17 @@ def compare(
     level: float = 0.95,
     seed: int = 0,
     groups: Sequence[Hashable] | None = None,
+    groups_b: Sequence[Hashable] | None = None,
 ) -> Comparison:
     """Run b beside run a, unit by unit: the Grams must hold the same units in the same order.
 
-    The blocks need not be the same: two methods, or two moments of one training. Arguments as in `table`.
+    The blocks need not be the same: two methods, or two moments of one training. Arguments as in `table`. Units that
+    share a group in either run (`groups`, `groups_b`) share one in both.
     """
     estimand = Estimand(metric, pairs, reduce, aggregate, norms, step)
     first, second = (
-        Resamples(gram, tasks, aggregate, replicates=replicates, level=level, seed=seed, groups=groups)
-        for gram in (gram_a, gram_b)
+        Resamples(gram, tasks, aggregate, replicates=replicates, level=level, seed=seed, groups=own)
+        for gram, own in ((gram_a, groups), (gram_b, groups_b))
     )
     return change_of(first, second, estimand)
 

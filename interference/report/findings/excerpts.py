@@ -2,7 +2,9 @@
 
 import base64
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from PIL import Image
@@ -42,6 +44,7 @@ class Excerpts:
 
     def __init__(self) -> None:
         self._read: dict[str, dict[tuple[str, str], _Unit]] = {}
+        self._drawn: dict[str, dict[str, list[Example]]] = {}
 
     def of(self, run: Run, row: int) -> dict[str, Any]:
         """Prompt, answer and thumbnail (a PNG as data URI) of a unit; "" and None where they cannot be had.
@@ -69,8 +72,18 @@ class Excerpts:
         others = config.model_dump(include={"tasks", "probe"}) if probe.sample_groups else None
         key = repr((task, config.tasks[task].model_dump(), probe.samples, probe.seed, probe.unit_size, others))
         if key not in self._read:
-            self._read[key] = _units_of(config, task)
+            self._read[key] = _units_of(config, task, partial(self._examples, config, repr(others)))
         return self._read[key]
+
+    def _examples(self, config: AnalysisConfig, key: str, task: str) -> list[Example]:
+        """The sampled examples of a task. Where they depend on those of others, all are drawn, once for all tasks."""
+        probe = config.probe
+        if not probe.sample_groups:
+            return examples_of(task, config.tasks[task], probe.samples, probe.seed)[task]
+        if key not in self._drawn:
+            pools = {name: pool_of(name, own, probe.samples, probe.seed) for name, own in config.tasks.items()}
+            self._drawn[key] = draw(pools, config.kinds, probe.samples, probe.seed, config.pairing)
+        return self._drawn[key][task]
 
 
 def shortened(text: str, limit: int = TEXT) -> str:
@@ -93,11 +106,13 @@ def thumbnail(example: Example) -> str | None:
     return "data:image/png;base64," + base64.b64encode(data).decode("ascii")
 
 
-def _units_of(config: AnalysisConfig, task: str) -> dict[tuple[str, str], _Unit]:
+def _units_of(
+    config: AnalysisConfig, task: str, sampled: Callable[[str], list[Example]]
+) -> dict[tuple[str, str], _Unit]:
     """A task's units by their names, in groups of `unit_size` that all have a picture or all have none."""
     probe = config.probe
     try:
-        examples = _examples_of(config, task)
+        examples = sampled(task)
     except (InterferenceError, KeyError):
         return {}
     units = []
@@ -108,15 +123,6 @@ def _units_of(config: AnalysisConfig, task: str) -> dict[tuple[str, str], _Unit]
         starts = range(0, len(alike) - probe.unit_size + 1, probe.unit_size)
         units += [_Unit(tuple(alike[start : start + probe.unit_size])) for start in starts]
     return {unit.names: unit for unit in units}
-
-
-def _examples_of(config: AnalysisConfig, task: str) -> list[Example]:
-    """The sampled examples of a task, which may depend on those of other tasks."""
-    probe = config.probe
-    if not probe.sample_groups:
-        return examples_of(task, config.tasks[task], probe.samples, probe.seed)[task]
-    pools = {name: pool_of(name, own, probe.samples, probe.seed) for name, own in config.tasks.items()}
-    return draw(pools, config.kinds, probe.samples, probe.seed, config.pairing)[task]
 
 
 def _png(picture: Image.Image) -> bytes:

@@ -12,9 +12,7 @@ from scipy.cluster import hierarchy
 from scipy.spatial.distance import squareform
 
 from interference.report.phrases import counted, several
-from interference.statistics.significance import Verdict
-
-_NOT_JUDGED = (Verdict.NO_SIGNAL.value, Verdict.CARRIED.value)
+from interference.statistics.significance import NOT_JUDGED, Verdict
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ def group(table: pd.DataFrame) -> Grouping | None:
 
 def distances(values: NDArray[Any], verdicts: NDArray[Any]) -> NDArray[np.float64]:
     """[tasks, tasks], symmetric, 0 on the diagonal; see `group`."""
-    known = np.isfinite(values) & (verdicts != Verdict.NO_SIGNAL.value)
+    known = np.isfinite(values) & ~np.isin(verdicts, NOT_JUDGED)
     total = np.where(known, values, 0) + np.where(known, values, 0).T
     mean = total / np.maximum(known.astype(int) + known.T, 1)
     found: NDArray[np.float64] = 1 - np.clip(mean, -1, 1)
@@ -88,7 +86,7 @@ def _between(verdicts: NDArray[Any], a: NDArray[np.intp], b: NDArray[np.intp]) -
     """Conflicts, synergies, and cells with a verdict between two groups, both directions."""
     cells = np.concatenate([verdicts[np.ix_(a, b)].ravel(), verdicts[np.ix_(b, a)].ravel()])
     counted_cells = [int((cells == kind.value).sum()) for kind in (Verdict.CONFLICT, Verdict.SYNERGY)]
-    return counted_cells[0], counted_cells[1], int((~np.isin(cells, _NOT_JUDGED)).sum())
+    return counted_cells[0], counted_cells[1], int((~np.isin(cells, NOT_JUDGED)).sum())
 
 
 def _words(verdicts: NDArray[Any], parts: Sequence[NDArray[np.intp]], split: Sequence[Sequence[str]]) -> str:

@@ -62,7 +62,7 @@ def test_more_examples_of_the_same_groups_are_said_not_to_help_where_they_would_
     assert said[0] == (
         f"a verdict on an interference of -0.2 takes {worst['groups']:.0f} groups of each task ({worst['units']:.0f} "
         "units at the pilot's number a group) for a power of 80% where it takes most: a step of "
-        f"{worst['stepped']} on {worst['affected']}; 12 are planned"
+        f"{worst['stepped']} on {worst['affected']}; 12 groups are planned"
     )
     rho = np.nanmax(alike.found.intraclass)
     assert said[1] == (

@@ -101,7 +101,7 @@ def test_no_signal_anywhere_is_no_finding():
 def test_one_row_without_signal_is_named():
     means = TWO_GROUPS | {"n": np.zeros(8)}
     answer, details, advice = said(measured(made(means, noise=0.4, seed=1)))
-    assert answer.startswith("8 of 20 pairs")
+    assert answer.startswith("8 of 16 pairs of tasks that have a verdict conflict beyond noise and 4 help;")
     assert "n cannot be judged: no gradient there rises above its own noise." in details
     assert "n: no signal; probe more examples" in advice
 

@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from interference import Run
+from interference import Run, compare
 from interference.cli.printing import show
 from interference.report import conclusions
 from interference.report.scopes import Detail, contents
 from interference.report.summary import summarise
 from interference.run.grams import pack
-from interference.run.remarks import carried, scarce
+from interference.run.remarks import carried, has_null, scarce
 from mixlora.common.progress import silent
 from tests.support.runs import made
 
@@ -57,7 +57,7 @@ def test_show_says_by_how_many_and_names_them():
 def test_a_report_names_them():
     run = heavy()
     found = summarise("r", run, contents(run, Detail.SMALL, 50), 50, silent)
-    assert WORDS[1:] in " ".join(conclusions.details(found, None))
+    assert f"{WORDS}." in " ".join(conclusions.details(found, None))
 
 
 def test_several_groups_of_examples_are_named_shortly():
@@ -70,7 +70,7 @@ def test_several_groups_of_examples_are_named_shortly():
 
 def test_own_delta_without_an_interval_is_told():
     table = heavy().table("delta", replicates=50)
-    assert scarce(table) is None and scarce(heavy(1.0).table("delta", replicates=50)) is None
+    assert scarce(table, heavy().carriers()) is None and scarce(heavy(1.0).table("delta", replicates=50)) is None
     run = heavy(1.0)
     random = np.random.default_rng(0)
     gradients = random.normal(size=(60, 5)) + 1
@@ -83,3 +83,51 @@ def test_own_delta_without_an_interval_is_told():
         "note: own Delta of b has no interval: few units lead it (see effective), so that none would cover it; verdicts"
     )
     assert said in " ".join(out.getvalue().split()) and "carried" not in out.getvalue()
+
+
+def opposed(scale):
+    """Two tasks of 30 units whose means are opposed, each with one unit that is `scale` times as long."""
+    source, random = made(), np.random.default_rng(1)
+    gradients = random.normal(size=(60, 5)) + 2 * np.repeat([[1.0], [-1.0]], 30, axis=0)
+    gradients[[3, 33]] *= scale
+    packed = {name: pack((gradients @ gradients.T).astype(np.float32)) for name in source.blocks["name"]}
+    return Run(heavy().probes, source.blocks, packed, {"seed": 3, "config": None})
+
+
+def test_the_page_does_not_conclude_from_rows_that_have_no_verdict():
+    run = opposed(15.0)
+    found = summarise("r", run, contents(run, Detail.SMALL, 50), 50, silent)
+    assert conclusions.answer(found) == "No pair of tasks has a verdict: a few examples carry a and b."
+    assert "Nothing is clear" not in str(conclusions.advice(found, None))
+    plain = summarise("r", opposed(1.0), contents(run, Detail.SMALL, 50), 50, silent)
+    assert conclusions.answer(plain).startswith("2 of 2 pairs of tasks conflict beyond noise")
+
+
+def test_a_row_without_signal_that_is_carried_is_told_once():
+    run = heavy()
+    table = run.table("delta", replicates=50)
+    noise = table.assign(verdict=table["verdict"].where(table["affected"] != "b", "no-signal"))
+    assert scarce(noise, run.carriers()) is None
+
+
+def test_a_copy_that_leaves_too_few_groups_leaves_out_the_null():
+    source, random = made(), np.random.default_rng(0)
+    gradients = random.normal(size=(8, 5)) + 1
+    gradients[1] = gradients[0]
+    packed = {name: pack((gradients @ gradients.T).astype(np.float32)) for name in source.blocks["name"]}
+    probes = heavy().probes.iloc[[0, 1, 2, 3, 30, 31, 32, 33]].reset_index(drop=True)
+    run = Run(probes, source.blocks, packed, {"seed": 3})
+    assert not has_null(run.gram(), run.probes) and has_null(np.eye(8), run.probes)
+    out = StringIO()
+    show(run, "interference", Console(file=out, width=220), replicates=50)
+    assert "split-half" not in out.getvalue() and "signal of each task" in out.getvalue()
+
+
+def test_a_comparison_is_by_the_groups_of_both_runs():
+    first, second = heavy(1.0), opposed(1.0)
+    apart = Run(second.probes, second.blocks, second._grams, second.meta)
+    apart.probes["group"] = [k // 3 for k in range(60)]
+    one, other = compare(first, apart, "delta", replicates=50), compare(apart, first, "delta", replicates=50)
+    np.testing.assert_allclose(one["difference"], -other["difference"])
+    np.testing.assert_allclose(one["b"], apart.matrix("delta").to_numpy().ravel())
+    np.testing.assert_allclose(one["low"], -other["high"])
