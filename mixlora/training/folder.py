@@ -239,7 +239,8 @@ def seal(checkpoint: Path, rank: int) -> None:
         rank: of the process. The first one answers for all files but the other processes' own.
     """
     own = f"rng_state_{rank}.pth"
-    files = [path for path in checkpoint.iterdir() if path.is_file() and path.suffix != _SUMS]
+    files = [path for path in checkpoint.iterdir() if not _is_temporary(path.name) and path.suffix != _SUMS]
+    files = [path for path in files if path.is_file()]
     of_all = [path for path in files if path.name == own or not path.name.startswith("rng_state_")]
     written = of_all if rank == 0 else [checkpoint / own]
     write_json(checkpoint / f"{rank}{_SUMS}", {path.name: of_file(path) for path in written})
@@ -249,9 +250,15 @@ def _is_whole(path: Path) -> bool:
     """Whether a checkpoint is as it was written, to the end."""
     try:
         sums = [read_json(file) for file in path.glob(f"*{_SUMS}")]
-        return _is_ended(path) and all(of_file(path / name) == sum for held in sums for name, sum in held.items())
+        files = [(name, sum) for held in sums for name, sum in held.items() if not _is_temporary(name)]
+        return _is_ended(path) and all(of_file(path / name) == sum for name, sum in files)
     except (OSError, ValueError, AttributeError):
         return False
+
+
+def _is_temporary(name: str) -> bool:
+    """Whether a file has the name that another process of the job gives it until it is whole."""
+    return name.startswith(".")
 
 
 def _is_ended(path: Path) -> bool:

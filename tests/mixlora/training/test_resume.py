@@ -249,6 +249,23 @@ def test_a_checkpoint_of_an_earlier_version_has_no_digests_and_counts(tmp_path, 
     assert_same(tmp_path / "out", whole("lora"))
 
 
+def test_temporary_files_of_other_processes_are_in_no_digests(tmp_path):
+    checkpoint = tmp_path / "checkpoint-4"
+    checkpoint.mkdir()
+    (checkpoint / "trainer_state.json").write_text('{"global_step": 4}')
+    for rank in (0, 1):
+        (checkpoint / f"rng_state_{rank}.pth").write_bytes(b"state")
+    (checkpoint / ".1.sums.new").write_text("{")  # the other process is about to rename it
+    folder.seal(checkpoint, 0)
+    assert sorted(json.loads((checkpoint / "0.sums").read_text())) == ["rng_state_0.pth", "trainer_state.json"]
+    (checkpoint / ".1.sums.new").unlink()
+    folder.seal(checkpoint, 1)
+    assert folder._is_whole(checkpoint)
+    sums = json.loads((checkpoint / "0.sums").read_text())
+    (checkpoint / "0.sums").write_text(json.dumps(sums | {".1.sums.new": "0" * 32}))
+    assert folder._is_whole(checkpoint)
+
+
 def times(factor):
     def change(base):
         weights = load_file(base / "model.safetensors")
