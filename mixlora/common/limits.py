@@ -6,6 +6,7 @@ Not here: how much of a file is read (`files`).
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
@@ -15,24 +16,30 @@ from mixlora.common.errors import ToolError
 from mixlora.common.files import amount
 
 SECONDS = 2.0
-"""Of the processor, which a busy machine does not use up."""
+"""Of the processor, in the thread that works: neither a busy machine nor other threads use it up."""
+WALL = 10.0
+"""By the clock, which a busy machine may use up first."""
+_LEAST = 0.25
+"""Seconds of the processor below which the clock ends nothing: the process was stopped, not the work long."""
+_TICK = 0.05
+"""Seconds of the processor, in all threads, after which the time is looked at."""
 MEMORY = 2**31
 """Bytes above what the process has. Threads that decode pictures at the same time take of them, too."""
-_AGAIN = 2.0
-"""Seconds after which work that held the first signal back gets another one."""
 _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
 
 Result = TypeVar("Result")
 
 
 class _Overrun(BaseException):
-    """The time is over. No `except Exception` of the work can hold it back."""
+    """So many seconds are over. No `except Exception` of the work can hold it back."""
 
 
 class _Clock:
-    """Whether a signal ends the work of the main thread."""
+    """Whether a signal ends the work of the main thread, and when it was given its time."""
 
     runs = False
+    processor = 0.0
+    wall = 0.0
 
 
 def limited(
@@ -45,7 +52,7 @@ def limited(
     Args:
         work: called without arguments.
         refusal: the error for work that "takes more than 2 s" or "needs more than 2 GiB of memory".
-        timed: whether it has `SECONDS`, or any time.
+        timed: whether it has `SECONDS` and `WALL`, or any time.
         memory: what it has in place of `MEMORY`.
 
     Raises:
@@ -61,21 +68,24 @@ def limited(
             _Clock.runs = False  # before anything is called, so that a signal cannot end what follows
             _unbound_memory(most)
             _stop(before)
-    except _Overrun:
-        raise refusal(f"takes more than {SECONDS:g} s") from None
+    except _Overrun as over:
+        raise refusal(f"takes more than {over.args[0]:g} s") from None
     except MemoryError:
         raise refusal(f"needs more than {amount(memory)} of memory") from None
 
 
 def restart() -> None:
     """Give what runs in `limited` all its time again: a part of the work is done."""
-    if _Clock.runs:
-        signal.setitimer(signal.ITIMER_PROF, SECONDS, _AGAIN)
+    _Clock.processor, _Clock.wall = time.thread_time(), time.monotonic()
 
 
-def _end(_signal: int, _frame: FrameType | None) -> None:
-    if _Clock.runs:
-        raise _Overrun
+def _look(_signal: int, _frame: FrameType | None) -> None:
+    """End the work if its time is over."""
+    processor, wall = time.thread_time() - _Clock.processor, time.monotonic() - _Clock.wall
+    over = SECONDS if processor >= SECONDS else WALL if wall >= WALL and processor >= min(_LEAST, SECONDS) else None
+    if _Clock.runs and over is not None:
+        restart()  # what holds it back for good is ended again
+        raise _Overrun(over)
 
 
 def _start() -> tuple[Any, tuple[float, float]] | None:
@@ -83,9 +93,10 @@ def _start() -> tuple[Any, tuple[float, float]] | None:
     if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         return None
     handler = signal.getsignal(signal.SIGPROF)
-    if handler is not _end:
-        signal.signal(signal.SIGPROF, _end)
-    return handler, signal.setitimer(signal.ITIMER_PROF, SECONDS, _AGAIN)
+    if handler is not _look:
+        signal.signal(signal.SIGPROF, _look)
+    restart()
+    return handler, signal.setitimer(signal.ITIMER_PROF, _TICK, _TICK)
 
 
 def _stop(before: tuple[Any, tuple[float, float]] | None) -> None:
@@ -94,7 +105,7 @@ def _stop(before: tuple[Any, tuple[float, float]] | None) -> None:
         return
     handler, timer = before
     signal.setitimer(signal.ITIMER_PROF, *timer)
-    if handler not in (None, _end, signal.SIG_DFL):
+    if handler not in (None, _look, signal.SIG_DFL):
         signal.signal(signal.SIGPROF, handler)
 
 

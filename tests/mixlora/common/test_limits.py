@@ -1,5 +1,6 @@
 """Work that may never end: what ends it, in which words, and that nothing of it is left."""
 
+import hashlib
 import re
 import resource
 import signal
@@ -92,3 +93,39 @@ def test_another_thread_works_without_limit(monkeypatch):
     thread.start()
     thread.join()
     assert found == ["done"]
+
+
+def test_other_threads_use_up_none_of_its_time(monkeypatch):
+    monkeypatch.setattr(limits, "SECONDS", 0.3)
+    ends = threading.Event()
+    content = bytes(2**24)
+
+    def hashes():  # without Python's lock, as torch's threads
+        while not ends.is_set():
+            hashlib.sha256(content).digest()
+
+    def waits():
+        start = time.process_time()
+        while time.process_time() - start < 1:
+            time.sleep(0.02)
+        return "done"
+
+    thread = threading.Thread(target=hashes)
+    thread.start()
+    try:
+        assert limited(waits, refusal) == "done"
+    finally:
+        ends.set()
+        thread.join()
+
+
+def test_a_busy_machine_does_not_prolong_work_without_end(monkeypatch):
+    monkeypatch.setattr(limits, "SECONDS", 100)
+    monkeypatch.setattr(limits, "WALL", 0.5)
+    with pytest.raises(ConfigError, match=r"^the work takes more than 0\.5 s; do less$"):
+        limited(_forever, refusal)
+
+
+def test_a_process_that_was_stopped_goes_on(monkeypatch):
+    monkeypatch.setattr(limits, "WALL", 0.2)
+    assert limited(lambda: time.sleep(0.5) or _busy(0.15) or "done", refusal) == "done"
