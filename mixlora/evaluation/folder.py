@@ -59,7 +59,7 @@ class Folder:
             tasks: {task: what its answers depend on}. Tasks with answers in the directory are kept.
 
         Raises:
-            CheckpointError: it holds answers of another evaluation, or cannot be written.
+            CheckpointError: it holds answers of another evaluation or version, or cannot be written.
         """
         path, found = self.path, self._identity()
         wanted = json.loads(json.dumps({**identity, "tasks": tasks}))
@@ -138,6 +138,11 @@ class Folder:
             {**side, "tasks": {task: own for task, own in side["tasks"].items() if task in common}}
             for side in (found, wanted)
         )
+        if (layout := found.get("format")) != wanted["format"]:
+            raise CheckpointError(
+                f"{self.path} holds answers of another version (format {layout!r:.20}, not {wanted['format']}), which "
+                "cannot be completed; evaluate again into another --out"
+            )
         if other := differences(there, here):
             raise CheckpointError(f"{self.path} is of another evaluation: {other}; choose another --out, or delete it")
 

@@ -262,7 +262,7 @@ def _answered(
 ) -> dict[str, list[Prediction]]:
     """The predictions of every task; a model is loaded only if some are missing.
 
-    Kept predictions of other groups, or of an earlier version without groups, are written again with these.
+    Kept predictions of other groups are written again with these.
     """
     found: dict[str, list[Prediction]] = {}
     todo: dict[str | None, list[str]] = {}

@@ -166,7 +166,7 @@ def ungrouped(tasks: Sequence[str]) -> str:
     named = ", ".join(map(plain, tasks))
     return (
         f"Intervals of {named} treat all answers as independent, since results of an earlier version name no groups; "
-        "the command that evaluated adds them."
+        "evaluate again into another --out."
     )
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from mixlora.common.errors import ConfigError, DataError
+from mixlora.common.errors import CheckpointError, ConfigError, DataError
 from mixlora.data.checking import fingerprint
 from mixlora.data.examples import Example
 from mixlora.evaluation import predictions, printing, results
@@ -54,6 +54,8 @@ def without_groups(folder):
     record = json.loads((folder / "results.json").read_text())
     del record["dependent"], record["tasks"]["asked"]["groups"]
     (folder / "results.json").write_text(json.dumps(record))
+    identity = json.loads((folder / "evaluation.json").read_text())
+    (folder / "evaluation.json").write_text(json.dumps(identity | {"format": 1}))
     return folder
 
 
@@ -128,8 +130,7 @@ def test_a_difference_is_of_groups_that_either_side_has(place, tmp_path, no_mode
     ran(other, tasks_of(place))
     grouped = compare(place / "whole", other).differences["asked"]
     assert (grouped.n, grouped.groups, grouped.differing) == (6, 2, 4)
-    without_groups(other)
-    found = compare(place / "whole", other)
+    found = compare(place / "whole", without_groups(copied(other, tmp_path / "old")))
     assert (found.differences["asked"], found.ungrouped) == (grouped, [])
     ran(other, tasks_of(place, group="album"))  # pictures on one side, and an album of both on the other
     assert compare(place / "whole", other).differences["asked"].groups == 1
@@ -138,8 +139,8 @@ def test_a_difference_is_of_groups_that_either_side_has(place, tmp_path, no_mode
 def test_results_of_an_earlier_version_are_of_independent_answers_and_say_so(place, tmp_path, no_model):
     old = without_groups(copied(place / "whole", tmp_path / "old"))
     said = (
-        "Intervals of asked treat all answers as independent, since results of an earlier version name no groups; the "
-        "command that evaluated adds them."
+        "Intervals of asked treat all answers as independent, since results of an earlier version name no groups; "
+        "evaluate again into another --out."
     )
     found = results.load(old)
     assert (found.tasks["asked"]["groups"], found.dependent) == (None, [])
@@ -149,9 +150,12 @@ def test_results_of_an_earlier_version_are_of_independent_answers_and_say_so(pla
     assert printing.differences(both).splitlines()[-1] == said
     assert printing.table([old], "text").splitlines()[-1] == said
     assert said not in printing.table([place / "whole"], "text")
-    ran(old, tasks_of(place), label="whole")
-    assert files(old)["predictions/asked.jsonl"] == files(place / "whole")["predictions/asked.jsonl"]
-    assert results.load(old).tasks == results.load(place / "whole").tasks
+    before = files(old)
+    assert refusal(CheckpointError, old, tasks_of(place)) == (
+        f"{old} holds answers of another version (format 1, not 2), which cannot be completed; evaluate again into "
+        "another --out"
+    )
+    assert files(old) == before
 
 
 def test_tasks_about_the_same_pictures_are_dependent(place, tmp_path):
