@@ -41,7 +41,7 @@ from mixlora.common.sections import resolved
 from mixlora.data.checking import fingerprint
 from mixlora.data.collation import Collator, Encoded
 from mixlora.data.examples import Example
-from mixlora.data.groups import IMAGE, connected, shared_by
+from mixlora.data.groups import IMAGE, all_shared, connected
 
 CONVENTIONS = {
     "seen": "the prompt alone, as generation sees it; padding left out; evaluation mode",
@@ -97,7 +97,7 @@ def compute(
     observer = Observer(model, targets, collator, batch_size, whole_seed(seed), progress)
     owners, each = zip(*((task, example) for task, own in tasks.items() for example in own), strict=True)
     encoded = [collator.encode_prompt(example) for example in each]
-    grouping = Grouping.of(encoded, connected(shared_by(example, group) for example in each))
+    grouping = Grouping.of(encoded, connected(all_shared((example, group) for example in each)))
     provenance = checkpoint.provenance(fingerprints(model))
     with _control(model, targets[0].adapter, source) as control:
         return observer.factors(encoded, owners, grouping, control, spec, provenance)

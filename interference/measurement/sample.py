@@ -19,7 +19,7 @@ from mixlora.data.collation import Collator, Encoded
 from mixlora.data.described import of_task
 from mixlora.data.draws import draw, packed, pool_of, pool_size
 from mixlora.data.examples import Example
-from mixlora.data.groups import IMAGE, connected, shared_by
+from mixlora.data.groups import IMAGE, all_shared, connected
 from mixlora.data.images import content
 from mixlora.data.preview import Preview, pieces_of, previews, shortened
 from mixlora.data.reading.problems import Noted, collecting
@@ -160,7 +160,7 @@ def encode(drawn: Drawn, collator: Collator, config: AnalysisConfig) -> Sample:
             alike = [example for example in encoded if example.has_image is kind]
             if config.probe.sample_groups:
                 group = config.tasks[name].group
-                alike = packed(alike, (shared_by(each.example, group) for each in alike), size)
+                alike = packed(alike, all_shared((each.example, group) for each in alike), size)
             whole = len(alike) - len(alike) % size
             units += [EncodedUnit(name, tuple(alike[k : k + size])) for k in range(0, whole, size)]
         count = sum(unit.task == name for unit in units)
@@ -176,10 +176,12 @@ def grouped(units: Sequence[EncodedUnit], config: AnalysisConfig) -> list[Encode
     """The units with their groups: units that share a picture or a value of a key are in one, also through others.
 
     Raises:
+        DataError: if a picture can no longer be read.
         ScopeError: if a task has fewer than two groups.
     """
     kinds = config.kinds
-    shared = ([key for one in unit.examples for key in shared_by(one.example, kinds[unit.task])] for unit in units)
+    each = all_shared((one.example, kinds[unit.task]) for unit in units for one in unit.examples)
+    shared = ([key for _ in unit.examples for key in next(each)] for unit in units)
     found = [replace(unit, group=group) for unit, group in zip(units, connected(shared), strict=True)]
     for name, kind in kinds.items():
         own = [unit.group for unit in found if unit.task == name]

@@ -29,8 +29,8 @@ _UNREAD = {"_name_or_path", "transformers_version", "architectures", "dtype", "t
 }  # fmt: skip
 """Keys of a base's configuration that change no logit: names, labels, outputs, what only generation reads."""
 _UNREAD_OF_ADAPTERS = {"base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "peft_version"}
-_FILES = (".json", ".jinja", ".model", ".safetensors", ".bin", ".pt")
-"""Suffixes of the files of a checkpoint."""
+_FILES = (".json", ".jinja", ".model", ".safetensors", ".bin", ".pt", ".txt", ".tiktoken", ".spm", ".bpe", ".py")
+"""Suffixes of the files of a checkpoint: configurations, weights, vocabularies of tokenizers, code of its own."""
 _OTHER_FILES = {TRAINING, GENERATION_CONFIG_NAME}
 _PIECE = 2**24  # bytes of a file that are read at once
 

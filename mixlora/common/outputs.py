@@ -44,7 +44,7 @@ class OutputFolder:
             keep: whether earlier files of other names stay.
 
         Raises:
-            RunError: they cannot be written; those of before stay.
+            RunError: they cannot be written; those of earlier calls stay.
         """
         listed, new = self._check(), {name: [_digest(content)] for name, content in files.items()}
         paths = {self.path / name: content for name, content in files.items()}

@@ -13,7 +13,8 @@ from typing import Any
 from mixlora.common.errors import ConfigError, DataError, plain
 from mixlora.data.collation import Collator
 from mixlora.data.examples import Example, Picture
-from mixlora.data.images import identity, is_encoded, open_image
+from mixlora.data.groups import IMAGE, all_shared
+from mixlora.data.images import is_encoded, open_image
 from mixlora.data.reading.problems import Noted, collecting
 
 _THREADS, _AHEAD = 8, 4
@@ -136,9 +137,14 @@ def _can_decode(example: Example) -> bool:
 
 
 def fingerprint(examples: Iterable[Example]) -> str:
-    """A hash of the examples' texts and of which pictures they show, in order."""
-    found = hashlib.sha256()
-    for example in examples:
-        shown = [identity(image) for image in example.images]
+    """A hash of the examples' texts and of the content of the pictures that they show, in order.
+
+    Raises:
+        DataError: a picture cannot be read.
+    """
+    found, examples = hashlib.sha256(), list(examples)
+    pictures = all_shared((example, IMAGE) for example in examples)
+    for example, keys in zip(examples, pictures, strict=True):
+        shown = [picture for _, picture in keys]
         found.update(repr((replace(example, images=()), shown)).encode())
     return found.hexdigest()[:32]

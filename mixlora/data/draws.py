@@ -7,19 +7,18 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 from mixlora.common.errors import DataError
 from mixlora.common.sections import TaskSection
 from mixlora.data.examples import Example
-from mixlora.data.groups import IMAGE, connected, shared_by
+from mixlora.data.groups import NONE, Key, all_shared, connected
 from mixlora.data.reading.problems import Noted
 from mixlora.data.sampling import place
 from mixlora.data.sources import MINI_COUNT, examples_of
 
 T = TypeVar("T")
-Group = tuple[str, str]
+Group = Key
 """What names a group: the least of the keys that its examples share; the example itself where it shares none."""
 
 
@@ -84,15 +83,13 @@ def draw(
         paired: {task: True to draw it with the other paired ones, False apart from all others, None by itself}.
 
     Raises:
-        DataError: if a picture cannot be read, or paired tasks have no group in common.
+        DataError: if a picture cannot be read, or a paired task has no group in common with another.
     """
     groups = _groups(pools, kinds)
     candidates = {task: _candidates(task, pools[task], groups[task], seed) for task in pools}
     pairs, apart = ([task for task in pools if paired[task] is mode] for mode in (True, False))
     held = Counter(group for task in pairs for group in set(groups[task]))
-    if pairs and max(held.values(), default=0) < 2:
-        names = " and ".join(repr(task) for task in pairs)
-        raise DataError(f"paired is true, but {names} have no group in common in their files; leave paired out.")
+    _check_paired({task: groups[task] for task in pairs if kinds[task] != NONE}, held)
     orders = {
         task: partial(_paired, held, seed) if paired[task] else partial(_alone, task, seed)
         for task in pools
@@ -116,6 +113,20 @@ def packed(items: Sequence[T], shared: Iterable[Iterable[Hashable]], size: int) 
         own.setdefault(group, []).append(item)
     whole = [item for each in own.values() for item in each[: len(each) - len(each) % size]]
     return whole + [item for each in own.values() for item in each[len(each) - len(each) % size :]]
+
+
+def _check_paired(groups: Mapping[str, Sequence[Group]], held: Mapping[Group, int]) -> None:
+    """Raise a DataError for a paired task that shares no group with another."""
+    alone = [task for task, own in groups.items() if all(held[group] < 2 for group in own)]
+    if not alone:
+        return
+    if len(alone) == len(groups):
+        names = " and ".join(map(repr, alone))
+        raise DataError(f"paired is true, but {names} have no group in common in their files; leave paired out.")
+    others = " or ".join(repr(task) for task in groups if task != alone[0])
+    raise DataError(
+        f"paired is true, but {alone[0]!r} has no group in common with {others} in their files; give it paired: false."
+    )
 
 
 def _paired(held: Mapping[Group, int], seed: int, one: _Candidate) -> tuple[int, int, bytes, str]:
@@ -179,28 +190,11 @@ def _order(group: Group, task: str, seed: int) -> bytes:
 
 def _groups(pools: Mapping[str, Sequence[Example]], kinds: Mapping[str, str]) -> dict[str, list[Group]]:
     """The group of every example."""
-    read: dict[tuple[object, ...], list[Group]] = {}
-    keys = [
-        _shared(example, kinds[task], read) or [(f"task {task}", example.id)]
-        for task, examples in pools.items()
-        for example in examples
-    ]
+    each = [(task, example) for task, examples in pools.items() for example in examples]
+    shared = all_shared((example, kinds[task]) for task, example in each)
+    keys = [own or [(f"task {task}", example.id)] for (task, example), own in zip(each, shared, strict=True)]
     numbers, names = connected(keys), dict[int, Group]()
     for number, own in zip(numbers, keys, strict=True):
         names[number] = min(own) if number not in names else min(names[number], *own)
     following = iter(numbers)
     return {task: [names[next(following)] for _ in examples] for task, examples in pools.items()}
-
-
-def _shared(example: Example, kind: str, read: dict[tuple[object, ...], list[Group]]) -> list[Group]:
-    """What an example shares with others of its group; files of pictures are read once."""
-    by_files = kind == IMAGE and all(isinstance(image, Path) for image in example.images)
-    if by_files and example.images in read:
-        return read[example.images]
-    try:
-        found = shared_by(example, kind)
-    except OSError as error:
-        raise DataError(f"{example.source}: a picture cannot be read: {error.strerror or error}.") from None
-    if by_files:
-        read[example.images] = found
-    return found

@@ -1,25 +1,30 @@
 """Groups of examples that are not independent: those that share a picture, or a value of a key of their records.
 
+What an example shares is a key, (kind, value), the same in any task.
+
 Not here: reading the key of a record (`reading.records`), and what groups mean for numbers.
 """
 
-import hashlib
 import math
 import re
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from datetime import date
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 from uuid import UUID
 
+from mixlora.common.errors import DataError, reason
 from mixlora.data.examples import Example
-from mixlora.data.images import content
+from mixlora.data.images import identity
+
+Key = tuple[str, str]
+"""What examples share: its kind, as "image" or "key document", and which one."""
 
 IMAGE = "image"
 """Examples that share a picture are in one group; those without a picture are independent."""
 NONE = "none"
 """Every example is independent."""
-_WHOLE = re.compile(r"^(-?\d+)\.0+$")  # a whole number as pandas writes it into a column with an empty cell
+_WHOLE = re.compile(r"^(-?\d+)\.0$")  # a whole number as pandas writes it into a column with an empty cell
 
 
 def label_of(value: Any) -> Hashable | None:
@@ -44,18 +49,44 @@ def label_of(value: Any) -> Hashable | None:
     return None if not text.strip() else _WHOLE.sub(r"\1", text)
 
 
-def shared_by(example: Example, group: str) -> list[tuple[str, str]]:
-    """What an example shares with others of its group, in any task: (kind, value).
+def shared_by(example: Example, group: str) -> list[Key]:
+    """What an example shares with others of its group, in any task.
 
     Args:
         example: its pictures are told apart by their content, not by their names.
         group: `IMAGE`, `NONE`, or the key of its record that it was read with.
+
+    Raises:
+        DataError: a picture cannot be read.
     """
-    if group == NONE:
-        return []
-    if group == IMAGE:
-        return [(IMAGE, hashlib.sha256(content(image)).hexdigest()) for image in example.images]
-    return [] if example.group is None else [(f"key {group}", example.group)]
+    return next(all_shared([(example, group)]))
+
+
+def all_shared(asked: Iterable[tuple[Example, str]]) -> Iterator[list[Key]]:
+    """What each of several examples shares, as `shared_by`; a file of pictures is read once.
+
+    Raises:
+        DataError: a picture cannot be read.
+    """
+    read: dict[Path, str] = {}
+    for example, group in asked:
+        if group == IMAGE:
+            yield _pictures(example, read)
+        else:
+            yield [] if group == NONE or example.group is None else [(f"key {group}", example.group)]
+
+
+def _pictures(example: Example, read: dict[Path, str]) -> list[Key]:
+    found = []
+    for image in example.images:
+        known = read.get(image) if isinstance(image, Path) else None
+        try:
+            found.append((IMAGE, known or identity(image)))
+        except OSError as error:
+            raise DataError(f"{example.source}: a picture cannot be read: {reason(error)}; put it back.") from None
+        if isinstance(image, Path):
+            read[image] = found[-1][1]
+    return found
 
 
 def connected(keys: Iterable[Iterable[Hashable]]) -> list[int]:

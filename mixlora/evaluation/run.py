@@ -19,12 +19,13 @@ from mixlora.data import described
 from mixlora.data.checking import as_error, check, fingerprint
 from mixlora.data.collation import Collator
 from mixlora.data.examples import Example
+from mixlora.data.groups import Key, all_shared
 from mixlora.data.reading.problems import Noted
 from mixlora.data.sources import examples_of
 from mixlora.evaluation.config import JUDGE, TASK, EvaluateConfig, EvaluateTask
 from mixlora.evaluation.folder import Folder
 from mixlora.evaluation.generation import Generator, generate
-from mixlora.evaluation.grouping import dependent, groups_of
+from mixlora.evaluation.grouping import dependent, labels
 from mixlora.evaluation.judging.judge import Judgement, judge_score
 from mixlora.evaluation.judging.run import judge_all
 from mixlora.evaluation.predictions import Prediction
@@ -93,7 +94,8 @@ def _evaluated(config: EvaluateConfig, folder: Folder, progress: Progress, tell:
     _refuse_unscorable(config, asked)
     adapters = _adapters(config, asked)
     _refuse_undefined(asked, adapters)
-    groups = {task: groups_of(examples, how.group) for task, (how, examples) in asked.items()}
+    shared = _shared(asked)
+    groups = {task: labels(examples, shared[task]) for task, (_, examples) in asked.items()}
     folder.claim(_identity(config), _identities(asked, adapters))
     found = _answered(config, asked, adapters, groups, collator, folder, progress)
     results = Results(config.label or folder.path.name, model=config.model.model_dump(mode="json"))
@@ -107,7 +109,7 @@ def _evaluated(config: EvaluateConfig, folder: Folder, progress: Progress, tell:
         results.add(task, judge_score(words, config.draws, config.seed, [one.group for one in to_judge[task]]))
     results.tasks = {task: results.tasks[task] for task in asked}
     results.add_totals(_totals(config, asked, found))
-    results.dependent = dependent({task: (how.group, groups[task].values()) for task, (how, _) in asked.items()})
+    results.dependent = dependent(shared)
     results.meta = {
         "config": resolved(config),
         "data": data,
@@ -153,6 +155,12 @@ def _read(
     if lost := [task for task, (_, found) in asked.items() if not found]:
         raise DataError(f"task {lost[0]!r} has no record that can be used; correct its data, or leave it out")
     return asked, noting, checked.marked
+
+
+def _shared(asked: Asked) -> dict[str, list[list[Key]]]:
+    """What each example shares with others, by task."""
+    each = all_shared((example, how.group) for how, examples in asked.values() for example in examples)
+    return {task: [next(each) for _ in examples] for task, (_, examples) in asked.items()}
 
 
 def _refuse_unscorable(config: EvaluateConfig, asked: Asked) -> None:

@@ -14,7 +14,7 @@ from interference.errors import InterferenceError
 from interference.run import Run
 from mixlora.data.draws import draw, packed, pool_of
 from mixlora.data.examples import Example
-from mixlora.data.groups import shared_by
+from mixlora.data.groups import NONE, all_shared
 from mixlora.data.images import open_image
 from mixlora.data.sources import examples_of
 
@@ -111,15 +111,18 @@ def _units_of(
 ) -> dict[tuple[str, str], _Unit]:
     """A task's units by their names, in groups of `unit_size` that all have a picture or all have none."""
     probe = config.probe
+    units = []
     try:
         examples = sampled(task)
+        group = config.tasks[task].group if probe.sample_groups else NONE
+        shared = list(all_shared((each, group) for each in examples))
     except (InterferenceError, KeyError):
         return {}
-    units = []
     for kind in (True, False):
-        alike = [example for example in examples if example.has_image is kind]
+        chosen = [k for k, example in enumerate(examples) if example.has_image is kind]
+        alike = [examples[k] for k in chosen]
         if probe.sample_groups:
-            alike = packed(alike, (shared_by(each, config.tasks[task].group) for each in alike), probe.unit_size)
+            alike = packed(alike, (shared[k] for k in chosen), probe.unit_size)
         starts = range(0, len(alike) - probe.unit_size + 1, probe.unit_size)
         units += [_Unit(tuple(alike[start : start + probe.unit_size])) for start in starts]
     return {unit.names: unit for unit in units}

@@ -73,6 +73,14 @@ def test_paths_versions_and_generation_do_not_count(tmp_path):
     assert of_checkpoint(str(places[0][0])) != of_checkpoint(str(places[1][0]))
 
 
+@pytest.mark.parametrize("name", ["merges.txt", "qwen.tiktoken", "modeling_own.py", "vocab.json"])
+def test_a_vocabulary_and_code_of_its_own_are_parts_of_a_checkpoint(tmp_path, name):
+    (tmp_path / name).write_text("one")
+    before = of_checkpoint(str(tmp_path))
+    (tmp_path / name).write_text("two")
+    assert of_checkpoint(str(tmp_path)) != before
+
+
 def test_a_summary_is_of_all_parts_in_any_order():
     parts = {"a": "1", "b": {"x": 1, "y": [2]}}
     assert summary(parts) == summary(dict(reversed(parts.items()))) != summary({**parts, "b": {"x": 1, "y": [3]}})

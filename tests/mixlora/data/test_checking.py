@@ -10,7 +10,7 @@ from PIL import Image
 
 from mixlora.common.errors import DataError, MixLoraError
 from mixlora.data import checking
-from mixlora.data.checking import as_error, check
+from mixlora.data.checking import as_error, check, fingerprint
 from mixlora.data.collation import Collator
 from mixlora.data.examples import Example
 from mixlora.data.images import open_image
@@ -162,3 +162,18 @@ def test_a_record_that_several_tasks_read_counts_once():
     )
     assert str(as_error(problems[:2])) == "f:1: bad."
     assert "more" not in str(as_error([DataError(f"f:{k}: bad.") for k in range(20)]))
+
+
+def test_a_fingerprint_is_of_the_content_of_pictures_wherever_they_are(tmp_path):
+    for name, colour in (("a", (255, 0, 0)), ("moved", (255, 0, 0)), ("other", (0, 255, 0))):
+        Image.new("RGB", (8, 8), colour).save(tmp_path / f"{name}.bmp")
+    assert len({(tmp_path / f"{name}.bmp").stat().st_size for name in ("a", "other")}) == 1
+    a, moved, other = (
+        fingerprint([example("What?", "yes", image=tmp_path / f"{name}.bmp")]) for name in ("a", "moved", "other")
+    )
+    assert a == moved != other
+    (tmp_path / "a.bmp").write_bytes((tmp_path / "other.bmp").read_bytes())
+    assert fingerprint([example("What?", "yes", image=tmp_path / "a.bmp")]) == other
+    (tmp_path / "a.bmp").unlink()
+    with pytest.raises(DataError, match="a picture cannot be read: No such file"):
+        fingerprint([example("What?", "yes", image=tmp_path / "a.bmp")])

@@ -134,6 +134,19 @@ def test_paired_tasks_without_a_common_group_are_refused():
     )
 
 
+def test_a_paired_task_that_shares_nothing_is_refused_by_name():
+    pools = {"a": pool("a", PICTURES[:5]), "b": pool("b", PICTURES[:5]), "c": pool("c", PICTURES[5:])}
+    with pytest.raises(DataError) as told:
+        drawn(pools, 3, True)
+    assert str(told.value) == (
+        "paired is true, but 'c' has no group in common with 'a' or 'b' in their files; give it paired: false."
+    )
+    kinds = dict.fromkeys(pools, "picture")
+    modes = dict.fromkeys(pools, True)
+    assert len(draw(pools, kinds | {"c": "none"}, 3, 0, modes)["c"]) == 3  # it asks for no groups
+    assert len(draw(pools, kinds, 3, 0, modes | {"c": False})["c"]) == 3
+
+
 def test_a_unit_is_of_one_group_where_it_can_be():
     drawn_order = list("abcabcabcd")
     assert packed(drawn_order, [[name] for name in drawn_order], 3) == list("aaabbbcccd")

@@ -11,7 +11,7 @@ from PIL import Image
 
 from mixlora.common.errors import DataError
 from mixlora.data.examples import Example, Turn
-from mixlora.data.groups import connected, label_of, shared_by
+from mixlora.data.groups import all_shared, connected, label_of, shared_by
 from mixlora.data.reading.records import Reading, read_example
 from mixlora.data.reading.values import Record
 
@@ -39,6 +39,17 @@ def test_pictures_are_told_apart_by_content_and_not_by_name(tmp_path: Path) -> N
     assert shared_by(example(red), "image") == shared_by(example(red.copy()), "image")
 
 
+def test_a_picture_that_cannot_be_read_is_a_sentence_and_a_file_is_read_once(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "x.png")
+    seen = example(tmp_path / "x.png")
+    found = all_shared([(seen, "image"), (seen, "image")])
+    first = next(found)
+    (tmp_path / "x.png").unlink()
+    assert next(found) == first == [("image", first[0][1])]
+    with pytest.raises(DataError, match=r"^f:1: a picture cannot be read: No such file or directory; put it back\.$"):
+        shared_by(seen, "image")
+
+
 def test_examples_without_a_picture_are_independent() -> None:
     assert connected(shared_by(example(), "image") for _ in range(3)) == [0, 1, 2]
 
@@ -57,7 +68,8 @@ def test_a_key_of_the_record_is_read_whatever_fields_rename_or_ignore() -> None:
     ("value", "label"),
     [
         (3, "3"), (3.0, "3"), ("3", "3"), ("3.0", "3"), (np.int64(3), "3"), (np.float32(3), "3"), (np.array(3), "3"),
-        (torch.tensor(3), "3"), ("03", "03"), (-2.0, "-2"), (0.5, "0.5"), ("3.05", "3.05"), ("v3.0", "v3.0"),
+        (torch.tensor(3), "3"), ("3.00", "3.00"), ("-3.0", "-3"), ("03", "03"),
+        (-2.0, "-2"), (0.5, "0.5"), ("3.05", "3.05"), ("v3.0", "v3.0"),
         (UUID(int=1), str(UUID(int=1))), ((1, "a"), ("1", "a")), (" a ", " a "),
         (None, None), (float("nan"), None), (np.float64("nan"), None), (pd.NA, None), (pd.NaT, None), ("", None),
         ("  ", None),

@@ -8,9 +8,10 @@ import torch
 from mixlora.common.errors import CheckpointError, ConfigError, DataError
 from mixlora.data.checking import fingerprint
 from mixlora.data.examples import Example
+from mixlora.data.groups import shared_by
 from mixlora.evaluation import predictions, printing, results
 from mixlora.evaluation.comparison import compare
-from mixlora.evaluation.grouping import dependent, groups_of
+from mixlora.evaluation.grouping import dependent, labels
 from mixlora.evaluation.scoring.metrics import score
 from tests.support.evaluations import answer, copied, files, lines, made, mme_folder, ran, refusal
 from tests.support.records import QA, save_picture
@@ -23,6 +24,10 @@ RIGHT = ["yes", "yes", "yes", "no", "no", "no"]
 
 def shown(*images, id="1", group=None):
     return Example(id, "t", QA, images, "f.jsonl:1", group=group)
+
+
+def labelled(examples, group):
+    return labels(examples, [shared_by(one, group) for one in examples])
 
 
 @pytest.fixture(scope="module")
@@ -67,15 +72,12 @@ def test_labels_are_of_pictures_by_content_also_through_others(tmp_path):
     red, blue = save_picture(tmp_path / "red.png"), save_picture(tmp_path / "blue.png", color=(0, 0, 255))
     again, lone = save_picture(tmp_path / "again.png"), save_picture(tmp_path / "lone.png", color=(0, 255, 0))
     examples = [shown(red, id="a"), shown(again, blue, id="b"), shown(blue, id="c"), shown(lone, id="d"), shown(id="e")]
-    found = groups_of(examples, "image")
+    found = labelled(examples, "image")
     assert found["a"] == found["b"] == found["c"] != found["d"]
     assert len(found["a"]) == len(found["d"]) == 32 and found["e"] is None
-    assert groups_of(examples, "none") == dict.fromkeys("abcde")
+    assert labelled(examples, "none") == dict.fromkeys("abcde")
     kept = [shown(group="x", id="a"), shown(group="y", id="b"), shown(group="x", id="c")]
-    assert groups_of(kept, "album") == {"a": "x", "b": "y", "c": "x"}
-    red.unlink()
-    with pytest.raises(DataError, match=r"^f\.jsonl:1: an image cannot be read: No such file or directory\.$"):
-        groups_of(examples, "image")
+    assert labelled(kept, "album") == {"a": "x", "b": "y", "c": "x"}
 
 
 def test_kept_answers_stay_those_of_examples_with_another_group():
@@ -83,9 +85,13 @@ def test_kept_answers_stay_those_of_examples_with_another_group():
 
 
 def test_tasks_that_share_groups():
-    labels = {"a": ["1", None], "b": ["2"], "c": ["1", "3"], "d": ["3"], "e": [None]}
-    assert dependent({task: ("image", own) for task, own in labels.items()}) == [["a", "c", "d"]]
-    assert dependent({"a": ("image", ["1"]), "b": ("album", ["1"])}) == []
+    keys = {"a": ["1", None], "b": ["2"], "c": ["1", "3"], "d": ["3"], "e": [None]}
+    shared = {task: [[] if key is None else [("image", key)] for key in own] for task, own in keys.items()}
+    assert dependent(shared) == [["a", "c", "d"]]
+    assert dependent({"a": [[("image", "1")]], "b": [[("key album", "1")]]}) == []
+    shown = {"a": "12", "b": "23", "c": "3"}  # several pictures in one example
+    several = {task: [[("image", key) for key in keys]] for task, keys in shown.items()}
+    assert dependent(several) == [["a", "b", "c"]]  # whose labels are 1, 2 and 3
 
 
 def test_questions_about_one_picture_are_one_group(place):
