@@ -64,7 +64,12 @@ def demo(out: Path, console: Console) -> None:
     Args:
         out: directory of checkpoints, results, runs and pictures.
         console: where results go; progress goes to stderr.
+
+    Raises:
+        RunError: its figures or its report would be written where files of the user's are.
     """
+    pictures = OutputFolder(out / "figures", "interference demo")
+    directory.check(out / "report")
     try:
         for method in METHODS:
             _train(out, method)
@@ -83,7 +88,7 @@ def demo(out: Path, console: Console) -> None:
     printing.comparison(change, title, [lora, mixlora], console)
     for line in [*_along(measured), *_controls(measured)]:
         console.print(line)
-    paths = _draw(measured, early, out / "figures")
+    paths = _draw(measured, early, pictures)
     page = _report(out)
     console.print(f"\nto read, in a browser: {page}")
     console.print(f"runs: {out}/METHOD/step-N; scores: {out}/results; pictures: {paths[0].parent}")
@@ -171,13 +176,13 @@ def _controls(measured: dict[tuple[str, int], Run]) -> Iterable[str]:
             yield f"  {_title(method, step)}: {said}: {cell['verdict']}"
 
 
-def _draw(measured: dict[tuple[str, int], Run], early: dict[str, Run], folder: Path) -> list[Path]:
+def _draw(measured: dict[tuple[str, int], Run], early: dict[str, Run], folder: OutputFolder) -> list[Path]:
     drawn: dict[str, Any] = {"difference": matrices.difference(early)}
     for method, steps in STEPS.items():
         along = {_title(method, step): measured[method, step] for step in steps}
         drawn[f"{method}-series"] = matrices.series(along)
         drawn[f"{method}-layers"] = matrices.panels(measured[method, steps[1]])
-    return OutputFolder(folder, "interference demo").replace(files(drawn))
+    return folder.replace(files(drawn))
 
 
 def _report(out: Path) -> Path:

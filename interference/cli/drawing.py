@@ -79,7 +79,7 @@ def factors(
     if out is None:
         raise ConfigError("there is no directory for the selections; give --out")
     perplexity = perplexity_for(perplexity, resolved.probe.samples * len(resolved.tasks))
-    beside = load(run) if run else None
+    folder, beside = OutputFolder(out / "figures", "interference factors"), load(run) if run else None
     with terminal.progress(terminal.console(stderr=True), quiet) as report:
         found = observer.kept_or_computed(resolved, out, report)
     embedded = neighbours.embed(found.selections, perplexity, seed=resolved.probe.seed)
@@ -88,7 +88,7 @@ def factors(
     tables = library.tables(found, embedded, beside, untrained)
     drawn = {"embedding": factors.embedding(found, embedded, unseen or (), beside=untrained)}
     drawn["usage"] = factors.usage(found)
-    OutputFolder(out / "figures", "interference factors").replace(files(drawn))
+    folder.replace(files(drawn))
     for note in library.remarks(found):
         typer.echo(f"note: {plain(note)}", err=True)
     if as_json:

@@ -48,9 +48,7 @@ def write(
         ConfigError: labels are more or fewer than runs, or one is given twice.
         RunError: a run cannot be read, the report not written, or `out` holds what no report wrote.
     """
-    if exists(out / "run.json"):
-        raise RunError(f"{out} is a run, which a report has no place in; choose another --out")
-    named, folder = _named(runs, labels), OutputFolder(out, "interference report")
+    named, folder = _named(runs, labels), check(out)
     if not exists(out):
         check_writable(out)  # now, not after minutes of bootstraps
     sources = {label: str(path) for label, path in zip(named, runs, strict=True)}
@@ -63,6 +61,17 @@ def write(
     html = render.render(made.to_json()).encode("utf-8")
     folder.replace({"report.html": html, **pictures, **sheets})
     return [out / "report.html", *([out / "figures"] if pictures else []), out / "tables"]
+
+
+def check(out: Path) -> OutputFolder:
+    """The directory of a report.
+
+    Raises:
+        RunError: it is a run, or holds what no report wrote.
+    """
+    if exists(out / "run.json"):
+        raise RunError(f"{out} is a run, which a report has no place in; choose another --out")
+    return OutputFolder(out, "interference report")
 
 
 def _named(runs: Sequence[Path], labels: Sequence[str] | None) -> dict[str, Run]:

@@ -77,7 +77,10 @@ class OutputFolder:
                 if name in left:
                     continue
                 if name not in listed:
-                    raise RunError(f"{file} was not written by {self.command}; choose another --out, or move it")
+                    raise RunError(
+                        f"{file} is not listed as written by {self.command}; earlier versions kept no list: choose "
+                        "another --out, or move it"
+                    )
                 if file.is_symlink() or _digest(file.read_bytes()) not in listed[name]:
                     raise RunError(
                         f"{file} has changed since {self.command} wrote it; choose another --out, or move or delete it"

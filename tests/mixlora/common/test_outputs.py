@@ -10,6 +10,7 @@ from mixlora.common.errors import RunError
 from mixlora.common.outputs import LIST, OutputFolder
 
 COMMAND = "interference report"
+KEPT = "earlier versions kept no list: choose another --out, or move it"
 
 
 def tree(folder):
@@ -51,7 +52,7 @@ def test_a_file_that_was_not_written_by_it_is_the_user_s(tmp_path, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("mine")
     before = tree(tmp_path)
-    words = f"{tmp_path / name} was not written by interference report; choose another --out, or move it"
+    words = f"{tmp_path / name} is not listed as written by interference report; {KEPT}"
     assert refused(tmp_path) == words
     assert tree(tmp_path) == before and not (tmp_path / LIST).exists()
 
@@ -59,7 +60,7 @@ def test_a_file_that_was_not_written_by_it_is_the_user_s(tmp_path, name):
 def test_so_is_one_that_was_added_or_changed_since(tmp_path):
     written(tmp_path, {"report.html": b"1", "tables/cells.csv": b"2"})
     (tmp_path / "tables" / "mine.csv").write_text("mine")
-    assert refused(tmp_path).startswith(f"{tmp_path}/tables/mine.csv was not written by interference report; ")
+    assert refused(tmp_path).startswith(f"{tmp_path}/tables/mine.csv is not listed as written by interference report; ")
     (tmp_path / "tables" / "mine.csv").unlink()
     (tmp_path / "tables" / "cells.csv").write_text("corrected")
     assert refused(tmp_path) == (
@@ -73,7 +74,9 @@ def test_so_is_one_that_was_added_or_changed_since(tmp_path):
 
 def test_another_command_s_directory_is_not_its_own(tmp_path):
     written(tmp_path, {"a.svg": b"1"})
-    assert refused(tmp_path, "interference figure").startswith(f"{tmp_path}/a.svg was not written by interference fig")
+    assert refused(tmp_path, "interference figure").startswith(
+        f"{tmp_path}/a.svg is not listed as written by interference fig"
+    )
 
 
 def test_links_inside_are_not_followed(tmp_path):
@@ -84,7 +87,7 @@ def test_links_inside_are_not_followed(tmp_path):
     (out / "figures" / "matrix-7.png").unlink()
     (out / "figures").rmdir()
     (out / "figures").symlink_to(elsewhere)
-    assert refused(out) == f"{out}/figures was not written by interference report; choose another --out, or move it"
+    assert refused(out) == f"{out}/figures is not listed as written by interference report; {KEPT}"
     (out / "figures").unlink()
     (out / "report.html").unlink()
     (elsewhere / "page").write_bytes(b"1")  # as it was written, but elsewhere
@@ -123,7 +126,7 @@ def test_a_kill_at_any_moment_leaves_a_directory_that_is_written_again(tmp_path,
 def test_a_list_that_is_damaged_lists_nothing(tmp_path, text):
     written(tmp_path, {"report.html": b"1"})
     (tmp_path / LIST).write_text(text)
-    assert refused(tmp_path).startswith(f"{tmp_path}/report.html was not written by interference report; ")
+    assert refused(tmp_path).startswith(f"{tmp_path}/report.html is not listed as written by interference report; ")
 
 
 def test_a_list_cannot_name_files_outside(tmp_path):
