@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mixlora.common import system
-from mixlora.common.errors import ConfigError, EndedError, ToolError, plain
+from mixlora.common.errors import ConfigError, EndedError, Stopped, ToolError, plain
 
 SETTINGS: Mapping[str, Any] = {
     "no_args_is_help": True,
@@ -35,11 +35,11 @@ def run(app: Callable[[], object]) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)  # between PEFT and transformers
     debug = "--debug" in sys.argv
     system.open_streams()
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        signal.signal(signal.SIGTERM, _stop)
     try:
         with system.written():
             if not _ASK_NOTHING & {*sys.argv[1:]}:
+                if system.processes()["WORLD_SIZE"] > 1:
+                    signal.signal(signal.SIGTERM, _stop)
                 system.raise_limits()
             app()
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
@@ -55,7 +55,7 @@ def run(app: Callable[[], object]) -> None:
 def _stop(*_: object) -> None:
     """Answer SIGTERM, which launchers send to the others where one process ended."""
     _leave_signals()  # a second one ends this process at once
-    raise EndedError("told to stop (SIGTERM), as where another process ended; the same command continues")
+    raise Stopped("told to stop (SIGTERM), as where another process ended; the same command continues")
 
 
 def _leave_signals() -> None:
@@ -66,7 +66,7 @@ def _leave_signals() -> None:
 def _told(error: BaseException) -> int:
     """Tell an error in one sentence; the exit code."""
     _leave_signals()  # what comes now is told already
-    if isinstance(error, EndedError):
+    if isinstance(error, EndedError | Stopped):
         _complain(str(error), word="stopped")
         return error.exit_code
     known = error if isinstance(error, ToolError) else system.scarce(error)

@@ -67,6 +67,16 @@ class EndedError(RunError):
     exit_code = 1
 
 
+class Stopped(BaseException):
+    """The process was told to stop. It is no Exception, so that code that takes any error for bad input lets it pass.
+
+    Attributes:
+        exit_code: the command's exit code.
+    """
+
+    exit_code = 1
+
+
 class TrainingError(ToolError):
     """A training or evaluation failed: memory ran out, a file cannot be written, the loss is not finite."""
 

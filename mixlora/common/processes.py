@@ -5,7 +5,7 @@ accelerate set it.
 """
 
 import functools
-import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -17,28 +17,29 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from mixlora.common import system
 from mixlora.common.errors import ConfigError, EndedError, ToolError
 
 PATIENCE = timedelta(days=7)
 """How long a process may wait for another where each measures its own share: as long as the slowest needs."""
 
-_GONE = ("gloo", "NCCL", "peer", "Timed out", "timed out", "Socket", "TCPStore")
-"""Words of torch's errors where another process does not answer."""
+_GONE = re.compile(r"\b(gloo|nccl)\b", re.IGNORECASE)
+"""What torch's errors name where another process does not answer, if they are no DistError."""
 
 
 def count() -> int:
     """The number of processes that work together."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return system.processes()["WORLD_SIZE"]
 
 
 def rank() -> int:
     """The rank of this process, from 0."""
-    return int(os.environ.get("RANK", "0"))
+    return system.processes()["RANK"]
 
 
 def here() -> int:
     """The number of processes on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return system.processes()["LOCAL_WORLD_SIZE"]
 
 
 def meet(device: str, patience: timedelta | None = None) -> bool:
@@ -73,10 +74,12 @@ def noticing() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if count() == 1 or isinstance(error, ToolError) or not any(words in str(error) for words in _GONE):
+        lost = isinstance(error, torch.distributed.DistError) or _GONE.search(str(error))
+        if count() == 1 or isinstance(error, ToolError) or not lost:
             raise
+        said = str(error).strip().partition("\n")[0]
         raise EndedError(
-            f"another of the {count()} processes ended or cannot be reached; the same command continues"
+            f"another of the {count()} processes ended or cannot be reached ({said:.300}); the same command continues"
         ) from None
 
 

@@ -11,12 +11,14 @@ from contextlib import contextmanager, suppress
 from io import BufferedWriter, FileIO, TextIOWrapper
 from typing import Any
 
-from mixlora.common.errors import ResourceError, WriteError, reason
+from mixlora.common.errors import ConfigError, ResourceError, WriteError, reason
 
 LEAST_SPACE = 2**30
 """Bytes of address space below which numerical libraries fail to load, or wait for memory for ever."""
 ENOUGH_FILES = 256
 """Open files that are asked of the system where it grants them."""
+_NUMBERS = {"WORLD_SIZE": (1, 1), "RANK": (0, 0), "LOCAL_WORLD_SIZE": (1, 1), "LOCAL_RANK": (-1, 0)}
+"""{environment variable: (the least it can be, what it is if it is not set)}."""
 _FILES = ("Too many open files",)
 _MEMORY = (
     "Cannot allocate memory",
@@ -94,6 +96,29 @@ def written() -> Iterator[None]:
     except WriteError:
         silence(sys.stdout)
         raise
+
+
+def processes() -> dict[str, int]:
+    """How many processes work together, and which one this is, as torchrun and accelerate tell in the environment.
+
+    Raises:
+        ConfigError: if a number there cannot be one.
+    """
+    return {name: _number(name, least, usual) for name, (least, usual) in _NUMBERS.items()}
+
+
+def _number(name: str, least: int, usual: int) -> int:
+    given = os.environ.get(name)
+    try:
+        found = usual if given is None else int(given)
+    except ValueError:
+        found = least - 1
+    if found < least:
+        raise ConfigError(
+            f"the environment variable {name} is {given!r:.60}, but must be a whole number of at least {least}; let "
+            "torchrun or accelerate set it, or unset it"
+        )
+    return found
 
 
 def raise_limits() -> None:

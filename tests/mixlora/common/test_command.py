@@ -1,6 +1,9 @@
 """What both commands do alike: errors to sentences and exit codes, and options to keys of a configuration."""
 
+import os
+import signal
 import sys
+import time
 
 import pytest
 
@@ -78,3 +81,40 @@ def test_tasks_by_name():
             command.tasks([text])
     with pytest.raises(ConfigError, match=r"^--task names 'a' twice; give every task a name of its own$"):
         command.tasks(["a=x", "a=y"])
+
+
+def test_no_reader_takes_being_told_to_stop_for_bad_input(capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+    def app():
+        for _ in range(3):
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(5)
+            except Exception:  # as readers of pictures and templates do
+                continue
+
+    words = "told to stop (SIGTERM), as where another process ended; the same command continues"
+    assert ended(app, capsys) == (1, f"stopped: {words}\n")
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "least"),
+    [
+        ("WORLD_SIZE", "two", 1),
+        ("WORLD_SIZE", "", 1),
+        ("WORLD_SIZE", "0", 1),
+        ("RANK", "1.5", 0),
+        ("LOCAL_RANK", "x", -1),
+    ],
+)
+def test_an_environment_that_numbers_no_processes_is_a_sentence(capsys, monkeypatch, name, value, least):
+    monkeypatch.setenv(name, value)
+    assert ended(lambda: None, capsys) == (
+        2,
+        f"error: the environment variable {name} is {value!r}, but must be a whole number of at least {least}; let "
+        "torchrun or accelerate set it, or unset it\n",
+    )
+    monkeypatch.setattr(sys, "argv", ["tool", "--help"])
+    command.run(lambda: None)

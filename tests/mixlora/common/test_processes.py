@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mixlora.common import processes
-from mixlora.common.errors import ConfigError
+from mixlora.common.errors import ConfigError, EndedError
 
 
 @pytest.mark.parametrize(("gpus", "words"), [(1, "1 GPU;"), (3, "3 GPUs;")])
@@ -37,3 +37,41 @@ def test_others_meet(monkeypatch, device, gpus, met):
 
     monkeypatch.setattr(processes, "PartialState", State)
     assert processes.meet(device) is True and given == [{"cpu": device == "cpu"}]
+
+
+LOST = [
+    RuntimeError(
+        "[/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:4711\nframe #0"
+    ),
+    torch.distributed.DistBackendError("NCCL communicator was aborted on rank 1.\nmore"),
+    torch.distributed.DistStoreError("wait timeout after 10000ms, keys: /x"),
+]
+
+
+@pytest.mark.parametrize("error", LOST)
+def test_a_lost_process_is_told_with_the_first_line_of_torchs_words(monkeypatch, error):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(EndedError) as told, processes.noticing():
+        raise error
+    first = str(error).split("\n")[0]
+    assert str(told.value) == (
+        f"another of the 2 processes ended or cannot be reached ({first}); the same command continues"
+    )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("The expected shape of the peer's tensor is [2]"),
+        RuntimeError("Timed out decoding a.png"),
+        RuntimeError("Socket of a lamp is no label"),
+        ValueError("gloo"),
+    ],
+)
+def test_other_errors_are_no_lost_process(monkeypatch, error):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(type(error), match=str(error)[:9]), processes.noticing():
+        raise error
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    with pytest.raises(RuntimeError, match="Connection closed"), processes.noticing():
+        raise LOST[0]
