@@ -20,6 +20,7 @@ from interference.measurement.trainer import grouped_batches, handed_over, measu
 from interference.measurement.units import Batch, check_by_task
 from interference.run import Run, load
 from interference.statistics.significance import Verdict
+from mixlora.common.errors import unwritable
 from mixlora.data.groups import IMAGE
 
 T = TypeVar("T")
@@ -260,7 +261,9 @@ class _Series:
             for left in self._out.glob(".step-*.tmp"):  # a killed training left them
                 shutil.rmtree(left)
         except OSError as error:
-            raise RunError(f"runs cannot be written to {self._out}: {error.strerror or error}") from None
+            raise unwritable(
+                f"runs cannot be written to {self._out}", error, option="out", again="train again"
+            ) from None
 
     def forget_after(self, step: int) -> None:
         """Remove the runs of later steps."""

@@ -103,7 +103,7 @@ def save(figure: Figure, folder: Path, name: str, kinds: Sequence[str] = ("png",
     try:
         replace_files(made)
     except OSError as error:
-        raise unwritable(f"the figure cannot be written to {folder}: {error.strerror or error}", error) from None
+        raise unwritable(f"the figure cannot be written to {folder}", error, again="start again") from None
     return list(made)
 
 

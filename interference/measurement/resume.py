@@ -27,6 +27,7 @@ from typing import Any
 
 from interference.errors import InterferenceError, RunError
 from interference.measurement.spool import DiskSpool
+from mixlora.common.errors import is_full, unwritable
 from mixlora.common.files import amount, exists, is_file
 from mixlora.common.identity import differences
 from mixlora.common.locks import locked
@@ -169,9 +170,10 @@ def _move(waiting: Path, out: Path) -> None:
     try:
         waiting.rename(out)
     except OSError as error:
-        raise RunError(
-            f"{waiting} is a whole result that cannot be moved to {out}: {error.strerror or error}; move it yourself"
-        ) from None
+        failed = f"{waiting} is a whole result that cannot be moved to {out}"
+        if is_full(error.errno):
+            raise unwritable(failed, error) from None
+        raise RunError(f"{failed}: {error.strerror or error}; move it yourself") from None
 
 
 def refuse_busy(out: Path) -> None:
@@ -191,7 +193,7 @@ def _make(folder: Path, option: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         held = {path.name for path in folder.iterdir()}
     except OSError as error:
-        raise RunError(f"{folder} cannot be written: {error.strerror or error}; choose another {option}") from None
+        raise unwritable(f"{folder} cannot be written", error, option=option) from None
     if _IDENTITY not in held and held - _OWN:
         raise RunError(f"{folder}, where gradients would wait, holds something else; choose another {option}")
 
@@ -252,7 +254,7 @@ def _note(path: Path, text: str) -> None:
         with whole_file(path) as new:
             new.write_text(text, encoding="utf-8", errors="surrogateescape")
     except OSError as error:
-        raise RunError(f"{path.parent} cannot be written: {error.strerror or error}; choose another --out") from None
+        raise unwritable(f"{path.parent} cannot be written", error) from None
 
 
 def _refuse_full(place: Path, need: int, folder: Path, stored: int) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from interference.errors import RunError, WriteError
 from mixlora.checkpoints.fingerprints import of_tensor
+from mixlora.common.errors import is_full, unwritable
 from mixlora.common.writing import whole_file
 
 Rows = Mapping[str, Tensor]
@@ -96,9 +97,7 @@ def temporary(folder: Path | None) -> TemporaryDirectory[str]:
             folder.mkdir(parents=True, exist_ok=True)
         return TemporaryDirectory(prefix="interference-", dir=folder)
     except OSError as error:
-        raise RunError(
-            f"nothing can be written to {folder or gettempdir()}: {error.strerror or error}; name another spool_dir"
-        ) from None
+        raise unwritable(f"nothing can be written to {folder or gettempdir()}", error, option="spool_dir") from None
 
 
 class DiskSpool:
@@ -115,8 +114,11 @@ class DiskSpool:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            failed = f"{folder} cannot be made: {error.strerror or error}"
-            raise RunError(f"{failed}; choose a --spool-dir that can be written wherever a process runs") from None
+            failed = f"{folder} cannot be made"
+            if is_full(error.errno):
+                raise unwritable(failed, error) from None
+            remedy = "choose a --spool-dir that can be written wherever a process runs"
+            raise RunError(f"{failed}: {error.strerror or error}; {remedy}") from None
 
     def path(self, part: int) -> Path:
         """The file of a part."""

@@ -34,7 +34,7 @@ from mixlora.checkpoints.conversion import import_checkpoint
 from mixlora.checkpoints.loading import LOAD_ERRORS, first_words
 from mixlora.checkpoints.projector import load_projector
 from mixlora.common.directories import is_occupied
-from mixlora.common.errors import CheckpointError, ConfigError, reason
+from mixlora.common.errors import CheckpointError, ConfigError, unwritable
 from mixlora.common.writing import whole_directory
 from mixlora.data.templates import LLAVA_V1_TEXT
 
@@ -311,4 +311,4 @@ def _write(out: Path, model: LlavaForConditionalGeneration, processor: LlavaProc
                 model.save_pretrained(folder)
             processor.save_pretrained(folder)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{out} cannot be written: {reason(error)}") from None
+        raise unwritable(f"{out} cannot be written", error, CheckpointError, again="start again") from None

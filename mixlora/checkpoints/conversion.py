@@ -30,7 +30,7 @@ from mixlora.checkpoints.formats import (
 from mixlora.checkpoints.pickled import map_tensors
 from mixlora.checkpoints.projector import Projector, convert, load_projector, own_copy
 from mixlora.common.directories import is_occupied
-from mixlora.common.errors import CheckpointError, reason
+from mixlora.common.errors import CheckpointError, unwritable
 from mixlora.common.writing import whole_directory
 
 __all__ = ["Imported", "import_checkpoint", "load_projector"]  # public as `mixlora.official`
@@ -248,4 +248,4 @@ def _write(out: Path, adapter: _Adapter | None, projector: Projector | None) -> 
                 metadata = {"format": "pt", "projector_hidden_act": projector.hidden_act}
                 save_file(projector.tensors, folder / CONVERTED, metadata)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{out} cannot be written: {reason(error)}") from None
+        raise unwritable(f"{out} cannot be written", error, CheckpointError, again="start again") from None

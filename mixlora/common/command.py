@@ -33,6 +33,7 @@ def run(app: Callable[[], object]) -> None:
     """
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # PEFT loads it; its kernels are not our subject
     warnings.filterwarnings("ignore", category=FutureWarning)  # between PEFT and transformers
+    warnings.filterwarnings("ignore", "(?s).*joblib will operate in serial mode")  # where shared memory is full
     debug = "--debug" in sys.argv
     system.open_streams()
     try:

@@ -7,7 +7,7 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-from mixlora.common.errors import RunError, reason
+from mixlora.common.errors import RunError, reason, unwritable
 from mixlora.common.files import exists
 from mixlora.common.writing import unique
 
@@ -66,7 +66,7 @@ def check_writable(out: Path) -> None:
     """Check that a directory can be made at `out`.
 
     Raises:
-        RunError: if it cannot be made.
+        RunError: if it cannot be made; a WriteError if the disk is full.
     """
     made = [folder for folder in (out, *out.parents) if not exists(folder)]
     try:
@@ -74,7 +74,7 @@ def check_writable(out: Path) -> None:
         temporary.mkdir(parents=True)
         temporary.rmdir()
     except (OSError, ValueError) as error:
-        raise RunError(f"nothing can be written to {out.parent}: {reason(error)}; choose another --out") from None
+        raise unwritable(f"nothing can be written to {out.parent}", error) from None
     finally:
         for folder in made:
             with suppress(OSError, ValueError):

@@ -1,8 +1,11 @@
 """The errors of both commands: mistakes in the input, and work that failed. Messages say what, where and the remedy."""
 
 import errno
+import re
 import unicodedata
 
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""A disk without room, a user's quota used up, a file larger than allowed."""
 _STEERING = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
 
@@ -100,6 +103,29 @@ def reason(error: BaseException) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-def unwritable(message: str, error: OSError) -> RunError:
-    """The error for a path that cannot be written: a `WriteError` if its disk is full, else the user's mistake."""
-    return (WriteError if error.errno in (errno.ENOSPC, errno.EDQUOT) else RunError)(message)
+def is_full(number: int | None) -> bool:
+    """Whether an errno says that there is no room to write."""
+    return number in _FULL
+
+
+def unwritable(
+    failed: str,
+    error: BaseException,
+    kind: type[ToolError] = RunError,
+    option: str = "--out",
+    again: str = "the same command continues",
+) -> ToolError:
+    """The error for a path that cannot be written: a `WriteError` if its disk is full, else the user's mistake.
+
+    Args:
+        failed: what cannot be done, as "x/y cannot be written".
+        error: the system's, or that of a library that has its number in its words.
+        kind: of the error, if the disk is not full.
+        option: what names another path.
+        again: what happens once there is room.
+    """
+    found = re.search(r"os error (\d+)", str(error))
+    number = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
+    if is_full(number):
+        return WriteError(f"{failed}: {reason(error)}; make room there, and {again}")
+    return kind(f"{failed}: {reason(error)}; choose another {option}")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from mixlora.common.errors import BusyError, RunError
+from mixlora.common.errors import BusyError, unwritable
 from mixlora.common.files import exists
 
 LOCK = ".lock"
@@ -30,7 +30,7 @@ def locked(path: Path, doing: str) -> Iterator[None]:
 
     Raises:
         BusyError: if another process holds it.
-        RunError: if it cannot be written.
+        RunError: if it cannot be written; a WriteError if its disk is full.
     """
     made = [folder for folder in path.parents if not exists(folder)]
     lock, holder = FileLock(path, mode=0o644, blocking=False, fallback_to_soft=False), os.getpid()
@@ -39,8 +39,7 @@ def locked(path: Path, doing: str) -> Iterator[None]:
         free = _taken(lock)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         _remove_empty(made)
-        said = getattr(error, "strerror", None) or error
-        raise RunError(f"{path.parent} cannot be written: {said}; choose another --out") from None
+        raise unwritable(f"{path.parent} cannot be written", error) from None
     if not free:
         raise BusyError(f"another process is {doing}; wait for it, or choose another --out")
     file = _number(path)

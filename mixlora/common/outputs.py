@@ -59,8 +59,7 @@ class OutputFolder:
                 (self.path / name).unlink(missing_ok=True)
             write_json(self.path / LIST, {"by": self.command, "files": (listed if keep else {}) | new})
         except OSError as error:
-            message = f"{self.path} cannot be written: {error.strerror or error}; choose another --out"
-            raise unwritable(message, error) from None
+            raise unwritable(f"{self.path} cannot be written", error, again="start again") from None
         return list(paths)
 
     def _check(self) -> dict[str, list[str]]:

@@ -4,7 +4,6 @@ A reader finds the old content or the new, never a part; what a killed process l
 Errors of writing, usually OSError, pass through: each caller says what was lost and what to do.
 """
 
-import errno
 import glob
 import json
 import os
@@ -15,8 +14,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-"""A disk without room, a user's quota used up, a file larger than allowed."""
+from mixlora.common.errors import is_full
 
 
 def growing(path: Path) -> Path:
@@ -115,7 +113,7 @@ def write_remedy(number: int | None, continues: str) -> str:
         number: the error's errno, if it is known.
         continues: what happens then, as "the same command continues".
     """
-    if number in _FULL:
+    if is_full(number):
         return f"make room there, and {continues}"
     return f"make it writable, and {continues}, or choose another --out"
 

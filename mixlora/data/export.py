@@ -6,7 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from mixlora.common.directories import is_occupied
-from mixlora.common.errors import DataError
+from mixlora.common.errors import DataError, unwritable
 from mixlora.common.writing import whole_directory, write_json
 from mixlora.data.examples import Example
 
@@ -18,6 +18,7 @@ def write(examples: Sequence[Example], out: Path) -> None:
 
     Raises:
         DataError: the directory is not empty or cannot be written; a failed export leaves nothing.
+        WriteError: the disk is full.
     """
     if is_occupied(out):
         raise DataError(f"{out} holds something already; name a new directory.")
@@ -26,7 +27,7 @@ def write(examples: Sequence[Example], out: Path) -> None:
             (folder / "images").mkdir()
             write_json(folder / "suite.json", [_record(example, folder / "images") for example in examples])
     except OSError as error:
-        raise DataError(f"{out} cannot be written: {error.strerror or error}.") from None
+        raise unwritable(f"{out} cannot be written", error, DataError, again="start again") from None
 
 
 def _record(example: Example, images: Path) -> dict[str, object]:

@@ -14,7 +14,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from mixlora.common.errors import CheckpointError
+from mixlora.common.errors import CheckpointError, unwritable
 from mixlora.common.files import exists, file_name, read_json
 from mixlora.common.identity import differences
 from mixlora.common.locks import LOCK, locked
@@ -60,6 +60,7 @@ class Folder:
 
         Raises:
             CheckpointError: it holds answers of another evaluation or version, or cannot be written.
+            WriteError: the disk is full.
         """
         path, found = self.path, self._identity()
         wanted = json.loads(json.dumps({**identity, "tasks": tasks}))
@@ -73,9 +74,7 @@ class Folder:
             growing(path / IDENTITY).unlink(missing_ok=True)
             (path / PREDICTIONS).mkdir(exist_ok=True)
         except OSError as error:
-            raise CheckpointError(
-                f"{path} cannot be written: {error.strerror or error}; choose another --out"
-            ) from None
+            raise unwritable(f"{path} cannot be written", error, CheckpointError) from None
 
     @property
     def day(self) -> str | None:

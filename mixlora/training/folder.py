@@ -19,7 +19,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from mixlora.checkpoints.fingerprints import of_file
-from mixlora.common.errors import CheckpointError, TrainingError
+from mixlora.common.errors import CheckpointError, TrainingError, unwritable
 from mixlora.common.files import SNAPSHOTS, TRAINING, exists, read_json
 from mixlora.common.identity import differences
 from mixlora.common.locks import LOCK, locked
@@ -112,6 +112,7 @@ class Folder:
 
         Raises:
             CheckpointError: the training there began with another model, or the directory cannot be written.
+            WriteError: the disk is full.
         """
         if self.within is not None:
             self.within.open(model)
@@ -130,9 +131,7 @@ class Folder:
             if self.record is None:
                 self._write({"finished": False})
         except OSError as error:
-            raise CheckpointError(
-                f"{self.path} cannot be written: {error.strerror or error}; choose another --out"
-            ) from None
+            raise unwritable(f"{self.path} cannot be written", error, CheckpointError) from None
         return damaged
 
     def close(self, known: Mapping[str, Any]) -> None:

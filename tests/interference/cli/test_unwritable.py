@@ -15,6 +15,7 @@ from tests.support.disks import full, read_only
 from tests.support.killing import files
 
 SETTINGS = {"layers": [0, 2], "batch_size": 1}
+COMMANDS = ["compute", "factors", "plan", "report", "figure"]
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +24,17 @@ def whole(tiny, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole") / "run"
     compute_config(tiny.config(out, **SETTINGS))
     return bytes_of(out)
+
+
+def arguments(command, tiny, run, out, spools):
+    """What makes a command write to `out`, or to `spools`."""
+    return {
+        "compute": [*tiny.arguments(out), *ARGUMENTS],
+        "factors": [*tiny.arguments(out), *ARGUMENTS, "--perplexity", "3"],
+        "plan": [*tiny.arguments(), *ARGUMENTS[:-1], "--set", f"probe.spool_dir={spools}"],
+        "report": [run, "--detail", "small", "--out", out, "--quiet"],
+        "figure": ["blocks", run, "--out", out],
+    }[command]
 
 
 def bytes_of(out):
@@ -56,13 +68,16 @@ def test_gram_matrices_that_do_not_fit(tiny, tmp_path, whole):
     ends_as_ever(tiny, tmp_path, whole)
 
 
-def test_a_full_disk_is_no_mistake_in_the_input(interference, tiny, tmp_path):
-    with full(3000):
-        said = interference("compute", *tiny.arguments(tmp_path / "run"), *ARGUMENTS)
-    assert (said.code, said.out) == (1, "")
-    assert said.err.startswith(f"error: what is measured cannot be written to {tmp_path}/run.partial: ")
-    assert said.err.endswith("make room there, and start again\n")
-    again = interference("compute", *tiny.arguments(tmp_path / "run"), *ARGUMENTS)
+@pytest.mark.parametrize("size", [0, 100, 3000])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_full_disk_is_no_mistake_in_the_input(interference, tiny, run_dir, tmp_path, command, size):
+    given = arguments(command, tiny, run_dir, tmp_path / "out", tmp_path / "spools")
+    with full(size):
+        said = interference(command, *given)
+    assert (said.code, said.out) == (1, ""), said.err
+    assert said.err.startswith("error: ") and said.err.count("\n") == 1
+    assert "File too large" in said.err and "make room there, and" in said.err
+    again = interference(command, *given)
     assert again.code == 0, again.err
 
 
@@ -119,22 +134,15 @@ def test_a_disk_that_becomes_read_only_loses_nothing(tiny, tmp_path, whole):
     ends_as_ever(tiny, tmp_path, whole)
 
 
-@pytest.mark.parametrize("command", ["compute", "factors", "plan", "report", "figure"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_a_read_only_place_is_told_in_a_sentence(interference, tiny, run_dir, tmp_path, command):
     closed = tmp_path / "closed"
     closed.mkdir()
-    out = closed / "out"
-    options = {
-        "compute": [*tiny.arguments(out), *ARGUMENTS],
-        "factors": [*tiny.arguments(out), *ARGUMENTS, "--perplexity", "3"],
-        "plan": [*tiny.arguments(), *ARGUMENTS[:-1], "--set", f"probe.spool_dir={closed}"],
-        "report": [run_dir, "--detail", "small", "--out", out, "--quiet"],
-        "figure": ["blocks", run_dir, "--out", out],
-    }[command]
+    given = arguments(command, tiny, run_dir, closed / "out", closed)
     with read_only(closed):
         with pytest.raises(OSError, match="Read-only"):
             (closed / "mine").write_text("")  # so it is
-        said = interference(command, *options)
+        said = interference(command, *given)
     assert said.code == 2 and said.out == "", said.err
     assert said.err.startswith("error: ") and said.err.count("\n") == 1
     assert str(closed) in said.err and "Read-only file system" in said.err

@@ -78,7 +78,7 @@ def test_a_place_is_made_and_one_that_cannot_be_is_told_before_anything_is_measu
     assert list((tmp_path / "new" / "place").iterdir()) == []
     (tmp_path / "file").touch()
     with (
-        pytest.raises(RunError, match=r"nothing can be written to .*/file: File exists; name another spool_dir"),
+        pytest.raises(RunError, match=r"nothing can be written to .*/file: File exists; choose another spool_dir"),
         MemorySpool(1, tmp_path / "file"),
     ):
         pass

@@ -53,7 +53,7 @@ def test_a_disk_that_fills_leaves_page_figures_and_tables_of_before(saved, tmp_p
 
     with monkeypatch.context() as patched:
         patched.setattr("mixlora.common.writing.os.fsync", full)
-        with pytest.raises(WriteError, match=r"^/.*/report cannot be written: No space left on device; choose"):
+        with pytest.raises(WriteError, match=r"^/.*/report cannot be written: No space left on device; make room"):
             directory.write(runs, ["x", "y"], out, "small")
     assert contents(out) == before
     directory.write(runs, ["x", "y"], out, "small")

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from tests.support.disks import read_only
+from tests.support.disks import full, read_only
 from tests.support.evaluations import follow_file
 from tests.support.evaluations import values as evaluation
 from tests.support.killing import files
@@ -43,6 +43,19 @@ def test_it_is_told_in_a_sentence(mixlora, commands, tmp_path, command):
     assert err.startswith("error: ") and err.count("\n") == 1
     assert str(closed) in err and "Read-only file system" in err
     assert list(closed.iterdir()) == []
+
+
+@pytest.mark.parametrize("size", [0, 100, 3000])
+@pytest.mark.parametrize("command", ["train", "evaluate", "export"])
+def test_a_full_disk_is_no_mistake_in_the_input(mixlora, commands, tmp_path, command, size):
+    with full(size):
+        code, out, err = mixlora(*commands[command], tmp_path / "out")
+    assert code in ((1,) if size < 3000 else (0, 1)), err
+    if code:
+        last = err.splitlines()[-1]
+        assert out == "" and last.startswith("error: ") and "make room there, and " in last, err
+    if code or command != "export":
+        assert mixlora(*commands[command], tmp_path / "out")[0] == 0
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate"])

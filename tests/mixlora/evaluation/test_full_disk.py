@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from mixlora.common.errors import BusyError, CheckpointError, TrainingError
+from mixlora.common.errors import BusyError, CheckpointError, TrainingError, WriteError
 from mixlora.evaluation.folder import Folder
 from mixlora.evaluation.run import evaluate
 from tests.support import disks
@@ -36,7 +36,10 @@ def sizes(place):
 def test_it_is_told_in_a_sentence_and_the_same_command_ends_as_ever(place, tmp_path, full):
     out, given = tmp_path / "out", {"judge": judge_of(place), "generation": HOW, "label": "x"}
     kind, said = {
-        "evaluation.json": (CheckpointError, f"{out} cannot be written: File too large; choose another --out"),
+        "evaluation.json": (
+            WriteError,
+            f"{out} cannot be written: File too large; make room there, and the same command continues",
+        ),
         "predictions/follow.jsonl": (
             TrainingError,
             f"answers cannot be written to {out / 'predictions' / 'follow.jsonl.partial'}: File too large; make room "
