@@ -3,27 +3,32 @@
 import json
 import math
 import os
+import secrets
 import warnings
 from pathlib import Path
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
 
 from interference.errors import InterferenceError
 from mixlora.common.errors import MixLoraError, plain
 
-_ASKED = os.environ.get("FUZZ_TIMES")
+TIMES = os.environ.get("FUZZ_TIMES")
+"""How many times as many examples a long run tries; None in an ordinary one."""
+SEED = int(os.environ.setdefault("FUZZ_SEED", str(secrets.randbelow(2**32)))) if TIMES else None
+"""What a long run draws its examples from, in all of its processes."""
 
 
 def fuzz(examples: int = 150):
-    """Settings of a fuzz test: as many examples, the same each time; or FUZZ_TIMES times as many, others each time."""
-    return settings(
-        max_examples=examples * int(_ASKED or 1),
-        derandomize=_ASKED is None,
+    """What makes a fuzz test: as many examples, the same each time; or FUZZ_TIMES times as many, from FUZZ_SEED."""
+    bounds = settings(
+        max_examples=examples * int(TIMES or 1),
+        derandomize=TIMES is None,
         database=None,
         deadline=None,
         suppress_health_check=list(HealthCheck),
     )
+    return lambda test: bounds(test if SEED is None else seed(SEED)(test))
 
 
 NASTY = (
