@@ -92,13 +92,19 @@ def _saved_records(folder: Path, split: str | None, allowance: Allowance, proble
 def _stored_rows(loaded: Any, name: str, shown: str, allowance: Allowance) -> Iterator[Any]:
     """The rows of a dataset without the decoding that its features ask for."""
     stored = loaded.with_format("arrow")
-    batches = (stored[first : first + _AT_ONCE] for first in range(0, len(stored), _AT_ONCE))
+    batches = (_sound(stored[first : first + _AT_ONCE]) for first in range(0, len(stored), _AT_ONCE))
     try:
         yield from batch_rows(batches, name, allowance)
     except DataError:
         raise
     except Exception as error:  # pyarrow raises errors of every kind on broken input
         raise DataError(f"{shown}: a dataset that cannot be read ({error}); save it again.") from error
+
+
+def _sound(rows: Any) -> Any:
+    """The rows, after a check that what their offsets say is inside of the file: pyarrow would read on behind it."""
+    rows.validate(full=True)
+    return rows
 
 
 def _records_of_files(folder: Path, split: str | None, allowance: Allowance, problems: Problems) -> Iterator[Record]:

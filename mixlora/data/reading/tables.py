@@ -4,7 +4,10 @@ A table of a few bytes may declare any number of rows, or have all of them share
 folders of tables (`directories`).
 """
 
+import io
+import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from mixlora.common.errors import DataError
@@ -62,6 +65,7 @@ def _batches(data: bytes, name: str, allowance: Allowance) -> Iterator[Any]:
     source = BufferReader(data)
     if data[:4] == PARQUET:
         file = parquet.ParquetFile(source)
+        _check_columns(file.metadata, len(data))
         _check_declared(file.metadata, name, allowance)
         yield from file.iter_batches(_AT_ONCE)
         return
@@ -74,6 +78,46 @@ def _batches(data: bytes, name: str, allowance: Allowance) -> Iterator[Any]:
         batch.validate(full=True)  # what its offsets say is inside of it
         allowance.expect(len(batch), name)
         yield from (batch.slice(first, _AT_ONCE) for first in range(0, len(batch), _AT_ONCE))
+
+
+class _ReachedError(Exception):
+    """A file would be read now."""
+
+
+class _Unread(io.RawIOBase):
+    """A file of a size, no byte of which is read."""
+
+    def __init__(self, size: int) -> None:
+        self._size, self._at = size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        raise _ReachedError
+
+
+def _check_columns(metadata: Any, size: int) -> None:
+    """Check what a parquet file says of its columns by pyarrow's reader, which raises where asking ends the process.
+
+    Raises:
+        OSError: it contradicts itself.
+    """
+    from pyarrow import PythonFile, parquet
+
+    file = parquet.ParquetFile(PythonFile(_Unread(size), "r"), metadata=metadata, pre_buffer=True)
+    with suppress(_ReachedError, StopIteration):
+        next(file.iter_batches(1))  # looks through all columns before it reads the first
 
 
 def _check_declared(metadata: Any, name: str, allowance: Allowance) -> None:

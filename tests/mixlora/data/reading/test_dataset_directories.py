@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import struct
 from pathlib import Path
 
 import pytest
@@ -100,5 +101,16 @@ def test_rows_that_cannot_be_read(tmp_path, saved):
     arrow = next(folder.glob("*.arrow"))
     arrow.write_bytes(arrow.read_bytes().replace(b"What?", b"\xffhat?"))
     told = refusal(folder)
-    assert told.startswith(f"{folder}: a dataset that cannot be read ('utf-8' codec can't decode byte 0xff")
+    assert told.startswith(f"{folder}: a dataset that cannot be read (Column 0: In chunk 0: Invalid: Invalid UTF8 ")
     assert told.endswith("; save it again.")
+
+
+def test_offsets_that_lead_out_of_the_file_are_refused_before_they_are_followed(tmp_path):
+    rows = {"prompt": ["What is it?"] * 3, "response": ["Red", "Blue", "Green"]}
+    datasets.Dataset.from_dict(rows).save_to_disk(str(tmp_path / "set"))
+    (file,) = (tmp_path / "set").glob("*.arrow")
+    whole, offsets = file.read_bytes(), struct.pack("<4i", 0, 3, 7, 12)
+    assert whole.count(offsets) == 1
+    file.write_bytes(whole.replace(offsets, struct.pack("<4i", 0, 3, 7, 2**30)))
+    said = refusal(tmp_path / "set")
+    assert "a dataset that cannot be read (" in said and said.endswith("save it again.")

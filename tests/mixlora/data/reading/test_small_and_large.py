@@ -10,6 +10,7 @@ import pytest
 from pyarrow import ipc, parquet
 
 from mixlora.data.reading import unpacking
+from tests.support.paths import ROOT
 from tests.support.records import read, refusal
 
 MANY = 20_000_000
@@ -137,3 +138,16 @@ def test_what_is_packed_beyond_all_use_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(unpacking, "_USUAL", 2**19)
     asked = "x.jsonl.gz: unpacked, it is more than 100 times as large; unpack it, if you trust it."
     assert refusal(file) == asked
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("contradicts-levels", "histogram size mismatch"),
+        ("contradicts-type", "does not support INT64"),
+    ],
+)
+def test_a_parquet_file_that_contradicts_itself_is_refused(file, words):
+    """Asked for its columns, pyarrow would end the process."""
+    said = refusal(ROOT / "tests" / "cases" / f"{file}.parquet")
+    assert "a parquet file that cannot be read (" in said and words in said and said.endswith("; write it again.")
