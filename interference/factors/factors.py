@@ -28,7 +28,7 @@ from interference.run import Run, record
 from interference.statistics.groups import Codes, codes_of
 from mixlora.common import directories
 
-SCHEMA, _OLDER = 2, (1,)
+SCHEMA, _OLDER = 3, (1, 2)
 _JSON, _EXAMPLES, _VALUES = "factors.json", "examples.parquet", "selections.safetensors"
 _UNTRAINED = "untrained.safetensors"
 _COLUMNS = ["task", "id", "source"]

@@ -72,7 +72,7 @@ def saving(out: Path, noun: str) -> Iterator[Path]:
 def read_meta(path: Path, schema: int, noun: str, older: Collection[int] = ()) -> dict[str, Any]:
     """What `path`, a JSON file, tells of an artifact, which messages call `noun`, without its "schema".
 
-    It must be of `schema`, or of one of the `older` ones.
+    It must be of `schema`, or of one of the `older` ones, some of which have no checksum of themselves.
 
     Raises:
         RunError: it is damaged, or of another schema.
@@ -89,6 +89,8 @@ def read_meta(path: Path, schema: int, noun: str, older: Collection[int] = ()) -
         raise RunError(
             f"{path.parent} has schema {found!r:.60}, but this version reads schema {schema}; update task-interference"
         )
+    if seal is None and found == schema:
+        raise RunError(f"{path} is damaged: it lacks its seal, the checksum of itself; compute the {noun} again")
     whole = {"schema": found, **meta}
     if _misnamed(whole) if seal is None else seal != _seal(whole):
         raise RunError(f"{path} is damaged: its checksum is another than was written; compute the {noun} again")

@@ -10,7 +10,7 @@ from interference.errors import RunError
 from interference.run import record
 from interference.run.grams import GramFile
 
-SCHEMA = 1
+SCHEMA, _OLDER = 2, (1,)
 
 
 def meta_of(folder: Path) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def meta_of(folder: Path) -> dict[str, Any]:
 
 def read_meta(path: Path) -> dict[str, Any]:
     """What `path` tells of a run; one that a configuration made also tells what `verify` reads again."""
-    meta = record.read_meta(path, SCHEMA, "run")
+    meta = record.read_meta(path, SCHEMA, "run", _OLDER)
     if meta.get("config") is not None:
         for key in ("unit", "token_mean", "granularity"):
             if meta.get(key) is None:

@@ -14,7 +14,7 @@ from interference.factors import Factors, factors
 from interference.factors.selections import Selections
 from interference.run import Run
 from interference.run.grams import pack
-from interference.run.record import checksum
+from interference.run.record import checksum, write_meta
 from mixlora.evaluation import predictions, results
 from mixlora.evaluation.results import Results
 from mixlora.evaluation.scoring.intervals import Estimate
@@ -97,20 +97,20 @@ def with_checksums(folder, record):
         meta.pop("seal", None)
         for name in meta["checksums"]:
             meta["checksums"][name] = checksum(folder / name)
-        (folder / record).write_bytes(json.dumps(meta).encode())
+        write_meta(folder / record, meta)
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return
 
 
 def must_be_told(found, whole, record):
-    """Whether files are others than were written, unless the record says the same in other words or lost its seal."""
+    """Whether files are others than were written, unless the record says the same in other words."""
     if any(found.get(name) != whole[name] for name in whole if name != record):
         return True
     try:
         meta = json.loads(found[record])
     except (LookupError, ValueError, RecursionError):
         return True
-    return meta != json.loads(whole[record]) and not (isinstance(meta, dict) and meta.get("seal") is None)
+    return meta != json.loads(whole[record])
 
 
 def use_run(folder):

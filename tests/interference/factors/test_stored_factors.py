@@ -42,7 +42,7 @@ def test_what_was_saved_is_loaded(folder, found):
         np.testing.assert_array_equal(again.selections.values[name], value)
     assert repr(again) == "Factors(MIXLORA; 18 examples: red 6, blue 6, green 6; 8 blocks)"
     meta = json.loads((out / "factors.json").read_text())
-    assert meta["schema"] == 2 and meta["adapter_kind"] == "MIXLORA" and meta["config"]["out"] is None
+    assert meta["schema"] == 3 and meta["adapter_kind"] == "MIXLORA" and meta["config"]["out"] is None
     model = checkpoint.load_model(asked(folder).model)
     assert meta["fingerprints"] == checkpoint.recorded(fingerprints(model))
     assert config.build(meta["config"], "factors.json").probe.layers == [0, 2]
@@ -117,8 +117,8 @@ def spoilt(out, to, change):
     shutil.copytree(out, to)
     meta = json.loads((to / "factors.json").read_text())
     change(meta)
-    meta.pop("seal", None)
-    (to / "factors.json").write_text(json.dumps(meta))
+    meta.pop("seal")
+    record.write_meta(to / "factors.json", meta)
     return to
 
 
@@ -133,8 +133,8 @@ def test_what_is_no_factors_is_refused_in_words(found, tmp_path):
     assert refused(tmp_path / "none") == f"there are no factors at {tmp_path / 'none'}"
     (tmp_path / "empty").mkdir()
     assert refused(tmp_path / "empty") == f"{tmp_path / 'empty'} holds no factors: it has no factors.json"
-    newer = spoilt(out, tmp_path / "newer", lambda meta: meta.update(schema=3))
-    assert refused(newer) == f"{newer} has schema 3, but this version reads schema 2; update task-interference"
+    newer = spoilt(out, tmp_path / "newer", lambda meta: meta.update(schema=4))
+    assert refused(newer) == f"{newer} has schema 4, but this version reads schema 3; update task-interference"
     for name, change in {
         "kind": lambda meta: meta.update(adapter_kind="IA3"),
         "blocks": lambda meta: meta.pop("blocks"),
@@ -171,7 +171,7 @@ def test_what_is_no_factors_is_refused_in_words(found, tmp_path):
 def test_damage_to_the_record_is_told(found, tmp_path, change, words):
     wrong = spoilt(found[1], tmp_path / "wrong", change)
     if words is None:
-        assert refused(wrong) == f"{wrong} has schema 0, but this version reads schema 2; update task-interference"
+        assert refused(wrong) == f"{wrong} has schema 0, but this version reads schema 3; update task-interference"
     else:
         assert refused(wrong).startswith(f"{wrong / 'factors.json'} is damaged: {words}")
 

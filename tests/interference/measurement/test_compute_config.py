@@ -84,7 +84,7 @@ def test_units_of_several_examples_are_means(tiny, run, tmp_path, token_mean, ba
 
 def test_the_run_says_how_it_came_about(tiny, run_dir):
     meta = json.loads((run_dir / "run.json").read_text())
-    assert meta["schema"] == 1 and meta["seed"] == 0 and meta["config"]["probe"]["layers"] == [0, 2]
+    assert meta["schema"] == 2 and meta["seed"] == 0 and meta["config"]["probe"]["layers"] == [0, 2]
     assert meta["config"]["tasks"]["red"]["file"] == str(tiny.tasks["red"].resolve())
     assert meta["config"]["probe"]["max_length"] is None and meta["config"]["model"]["dtype"] == "float32"
     assert set(meta["versions"]) == {"torch", "transformers", "peft"}

@@ -105,7 +105,7 @@ def test_a_run_of_before_days_were_kept_is_read(configured, clock, tmp_path):
     file = tmp_path / "run" / "run.json"
     meta = json.loads(file.read_text())
     del meta["seal"], meta["config"]["model"]["date"], meta["data"]["template"], meta["data"]["examples"]
-    file.write_text(json.dumps(meta))
+    file.write_text(json.dumps(meta | {"schema": 1}))
     assert load(tmp_path / "run").meta["data"]["fingerprint"]
 
 

@@ -136,14 +136,21 @@ def broken(tmp_path, change, selections=None):
 
 
 def edit(**changes):
-    """The run.json of someone who knows of the seal, and leaves it out; None is a key that is gone."""
+    """The run.json of someone who knows of the seal, and corrects it; None is a key that is gone."""
 
     def change(folder):
         file = folder / "run.json"
         meta = json.loads(file.read_text()) | changes | {"seal": None}
-        file.write_text(json.dumps({key: value for key, value in meta.items() if value is not None}))
+        record.write_meta(file, {key: value for key, value in meta.items() if value is not None})
 
     return change
+
+
+def without_seal(folder):
+    file = folder / "run.json"
+    meta = json.loads(file.read_text())
+    del meta["seal"]
+    file.write_text(json.dumps(meta))
 
 
 def corrected(change):
@@ -241,8 +248,8 @@ def test_no_file_outside_is_looked_for(tmp_path):
             lambda f: (f / "run.json").write_text('[["schema", 1], ["seed", 3]]'),
             "RUN/run.json is damaged; compute the run again",
         ),
-        (edit(schema=2), "RUN has schema 2, but this version reads schema 1; update task-interference"),
-        (edit(schema=0), "RUN has schema 0, but this version reads schema 1; update task-interference"),
+        (edit(schema=3), "RUN has schema 3, but this version reads schema 2; update task-interference"),
+        (edit(schema=0), "RUN has schema 0, but this version reads schema 2; update task-interference"),
         (corrected(drop_block), "RUN/gram.safetensors is damaged: it lacks block language.3.q_proj.A"),
         (corrected(shorten), "RUN/gram.safetensors is damaged: block language.0.q_proj.A is not of 6 units"),
         (corrected(of("probes", ids=None)), "RUN/probes.parquet is damaged: it lacks column ids"),
@@ -283,9 +290,15 @@ def test_what_is_read_again_is_of_its_kind(tmp_path, changes, words):
 
 def test_a_run_of_before_seals_and_checksums_is_read(tmp_path):
     made().save(tmp_path / "run")
-    edit(checksums=None)(tmp_path / "run")
-    assert "seal" not in json.loads((tmp_path / "run" / "run.json").read_text())
+    edit(checksums=None, schema=1)(tmp_path / "run")
+    without_seal(tmp_path / "run")
     assert np.array_equal(load(tmp_path / "run").gram(), made().gram())
+
+
+def test_a_run_of_this_version_without_its_seal_is_refused(tmp_path):
+    assert broken(tmp_path, without_seal) == (
+        "RUN/run.json is damaged: it lacks its seal, the checksum of itself; compute the run again"
+    )
 
 
 def test_selections_beside_a_run_that_were_not_written_with_it_are_refused(tmp_path):
