@@ -25,7 +25,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
-from interference.errors import InterferenceError, RunError
+from interference.errors import InterferenceError, RunError, WriteError
 from interference.measurement.spool import DiskSpool
 from mixlora.common.errors import is_full, unwritable
 from mixlora.common.files import amount, exists, is_file
@@ -69,7 +69,8 @@ def unfinished(
         first: whether this process manages the directory for all that share the work.
 
     Raises:
-        RunError: if another process works on it, it holds another job, it cannot be written, or the disk is too full.
+        RunError: if another process works on it, it holds another job, or it cannot be written.
+        WriteError: if the disk is too full.
     """
     folder = partial_folder(out)
     place = folder if spool_dir is None else spool_dir.absolute() / f"{out.name}-{_digest(str(out))}.partial"
@@ -258,20 +259,20 @@ def _note(path: Path, text: str) -> None:
 
 
 def _refuse_full(place: Path, need: int, folder: Path, stored: int) -> None:
-    """Raise a RunError if a disk is too small for the gradients in `place` or the Gram matrices in `folder`."""
+    """Raise a WriteError if a disk is too small for the gradients in `place` or the Gram matrices in `folder`."""
     apart = _apart(place, folder)
     gram = _size(folder / _GRAM)  # an earlier call's, which will be overwritten
     free = shutil.disk_usage(place).free + sum(map(_size, place.glob("part-*.safetensors"))) + (0 if apart else gram)
     if need + (0 if apart else stored) > free:
         also = "" if apart or not stored else f", and Gram matrices {amount(stored)},"
-        raise RunError(
-            f"gradients need {amount(need)}{also} in {place}, where {amount(free)} are free; name another "
-            "--spool-dir, probe fewer samples, layers or modules, or sketch them (probe.sketch)"
+        raise WriteError(
+            f"gradients need {amount(need)}{also} in {place}, where {amount(free)} are free; make room there, name "
+            "another --spool-dir, probe fewer samples, layers or modules, or sketch them (probe.sketch)"
         )
     if apart and stored > (free := shutil.disk_usage(folder).free + gram):
-        raise RunError(
-            f"the Gram matrices need {amount(stored)} in {folder}, where {amount(free)} are free; choose another "
-            "--out, probe fewer samples, or sum blocks (probe.granularity)"
+        raise WriteError(
+            f"the Gram matrices need {amount(stored)} in {folder}, where {amount(free)} are free; make room there, "
+            "choose another --out, probe fewer samples, or sum blocks (probe.granularity)"
         )
 
 

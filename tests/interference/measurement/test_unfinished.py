@@ -121,9 +121,8 @@ def test_a_full_disk_is_told_before_anything_is_measured(tiny, tmp_path, monkeyp
     folder = re.search(r" in (.*), where", str(told.value))[1]
     assert folder.startswith(str(tmp_path / "spools" / "run-"))
     assert str(told.value) == (
-        f"gradients need 87 KiB, and Gram matrices 4.27 KiB, in {folder}, where 4 KiB are free; name another "
-        "--spool-dir, probe fewer "
-        "samples, layers or modules, or sketch them (probe.sketch)"
+        f"gradients need 87 KiB, and Gram matrices 4.27 KiB, in {folder}, where 4 KiB are free; make room there, "
+        "name another --spool-dir, probe fewer samples, layers or modules, or sketch them (probe.sketch)"
     )
 
 
