@@ -1,6 +1,6 @@
 """Files to examples.
 
-`files` finds a task's records: in files (`formats`, `tables`, `unpacking`), folders (`directories`), on a hub (`hub`).
+`files` finds a task's records: in files (`formats`, `tables`, `columns`, `unpacking`), `directories`, on a `hub`.
 `records` turns one record into an example, by its `shapes`, `messages`, `pictures` and `values`; `tasks` reads all
 examples of a configuration's task; `mme` reads MME's folders; `problems` collects errors while reading continues.
 

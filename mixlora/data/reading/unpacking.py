@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from mixlora.common.errors import DataError
 from mixlora.common.files import LARGEST_DATA, read_bytes
@@ -24,6 +24,14 @@ MOST_RECORDS = 2**23
 """The most records of a task's data: each takes about a kilobyte of memory, however few bytes it has in a file."""
 _USUAL, _TIMES = 2**28, 100
 """Bytes of unpacked data, and how often its packed size: what is larger than both is refused."""
+
+
+class Bound(Protocol):
+    """What bounds data: an `Allowance`, or a `TableAllowance`."""
+
+    def take(self, count: int, name: str) -> None: ...  # noqa: D102
+    def check(self, count: int, name: str) -> None: ...  # noqa: D102
+    def expect(self, count: int, name: str) -> None: ...  # noqa: D102
 
 
 @dataclass
@@ -39,8 +47,16 @@ class Allowance:
         Raises:
             DataError: they are more than are left.
         """
+        self.check(count, name)
         self.left -= count
-        if self.left < 0:
+
+    def check(self, count: int, name: str) -> None:
+        """Check that so many bytes are left.
+
+        Raises:
+            DataError: they are not.
+        """
+        if count > self.left:
             raise DataError(f"{name}: unpacked, the data has more than {LARGEST_DATA} bytes; give a part of it.")
 
     def count(self, name: str) -> None:
@@ -60,6 +76,39 @@ class Allowance:
         """
         if count > self.records:
             raise DataError(f"{name}: the data has more than {MOST_RECORDS} records; give a part of it.")
+
+
+@dataclass
+class TableAllowance:
+    """What a table may have unpacked: no more than its task, and not much more than its file.
+
+    Args:
+        task: the allowance of the task that it is of.
+        packed: the bytes of its file.
+    """
+
+    task: Bound
+    packed: int
+    taken: int = 0
+
+    def take(self, count: int, name: str) -> None:
+        """As `Allowance.take`."""
+        self.check(count, name)
+        self.taken += count
+        self.task.take(count, name)
+
+    def check(self, count: int, name: str) -> None:
+        """As `Allowance.check`."""
+        self.task.check(count, name)
+        if self.taken + count > max(_USUAL, _TIMES * self.packed):
+            raise DataError(
+                f"{name}: unpacked, it is more than {_TIMES} times as large; write it without compression, "
+                "dictionaries and runs, if you trust it."
+            )
+
+    def expect(self, count: int, name: str) -> None:
+        """As `Allowance.expect`."""
+        self.task.expect(count, name)
 
 
 def read_data(file: Path, allowance: Allowance) -> tuple[bytes, str]:

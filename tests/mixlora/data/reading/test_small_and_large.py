@@ -9,11 +9,15 @@ import pyarrow
 import pytest
 from pyarrow import ipc, parquet
 
-from mixlora.data.reading import unpacking
+from mixlora.data.reading import tables, unpacking
 from tests.support.paths import ROOT
 from tests.support.records import read, refusal
 
 MANY = 20_000_000
+TIMES = (
+    "unpacked, it is more than 100 times as large; "
+    "write it without compression, dictionaries and runs, if you trust it."
+)
 
 
 def shared(text, rows):
@@ -97,8 +101,48 @@ def test_a_value_that_does_not_fit_into_memory_is_refused(tmp_path):
     table = pyarrow.table({"prompt": shared("W" * 10**8, 5000), "response": shared("Red", 5000)})
     file = write(tmp_path / "x.arrow", table, compression="zstd")
     assert file.stat().st_size < 50_000
-    words = "x.arrow: a table of which a part needs more than 8 GiB of memory; give a part of it, or write it again."
-    assert refusal(file) == words
+    assert refusal(file) == f"x.arrow: {TIMES}"
+
+
+def long_texts(kind, text, rows):
+    """A table whose rows share one long text, and how a parquet file has it."""
+    one, options = shared(text, rows), {"compression": "zstd"}
+    prompts = pyarrow.array(["What?"] * rows)
+    if kind == "dictionary":
+        return pyarrow.table({"prompt": prompts, "response": one}), options
+    if kind == "within":
+        turns = pyarrow.StructArray.from_arrays([shared("user", rows), one], ["role", "content"])
+        lists = pyarrow.ListArray.from_arrays(np.arange(rows + 1, dtype="int32"), turns)
+        return pyarrow.table({"messages": lists}), options
+    plain = pyarrow.array([text] * rows)
+    if kind == "fixed":
+        plain = plain.cast(pyarrow.binary()).cast(pyarrow.binary(len(text)))
+    if kind == "prefixes":
+        options |= {"use_dictionary": False, "column_encoding": {"response": "DELTA_BYTE_ARRAY"}}
+    return pyarrow.table({"prompt": prompts, "response": plain}), options
+
+
+@pytest.mark.parametrize("kind", ["dictionary", "within", "fixed", "prefixes"])
+@pytest.mark.parametrize("few_reads", [False, True])
+def test_long_texts_that_the_rows_of_a_parquet_file_share_are_refused_unwritten(tmp_path, monkeypatch, kind, few_reads):
+    table, options = long_texts(kind, "R" * 10**6, 400)
+    parquet.write_table(table, file := tmp_path / "x.parquet", **options)
+    small = long_texts(kind, "R" * 10**4, 400)[0]
+    parquet.write_table(small, fine := tmp_path / "fine.parquet", **options)
+    assert file.stat().st_size < 5_000
+    del table, small
+    monkeypatch.setattr(tables, "_READ", 2**24)
+    monkeypatch.setattr(unpacking, "_USUAL", 2**24)
+    monkeypatch.setattr(tables, "_READS", 0 if few_reads else 20_000)
+    pool, before = pyarrow.proxy_memory_pool(pyarrow.system_memory_pool()), pyarrow.default_memory_pool()
+    pyarrow.set_memory_pool(pool)
+    try:
+        if kind in ("dictionary", "prefixes"):
+            assert {len(text) for text in answers(fine)} == {10**4}
+        assert refusal(file) == f"x.parquet: {TIMES}"
+    finally:
+        pyarrow.set_memory_pool(before)
+    assert pool.max_memory() < 80e6
 
 
 def test_views_of_a_list_are_refused(tmp_path):
