@@ -14,7 +14,8 @@ from pathlib import Path
 KILLS = 8
 PRELOAD = [
     *("mixlora.training.run", "mixlora.evaluation.run", "mixlora.evaluation.judging.run", "mixlora.data.mini"),
-    *("interference.factors.observer", "interference.measurement.compute"),
+    *("interference.factors.observer", "interference.measurement.compute", "interference.cli", "mixlora.cli"),
+    *("transformers.models.llama.modeling_llama", "transformers.models.llava.modeling_llava"),
 ]
 """What processes begin with, imported once: only the first list that a test run gives counts."""
 CHANGES = ("open", "os.chmod", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate", "shutil.rmtree")
@@ -47,11 +48,11 @@ def kill_until_done(work, whole, values, place, changes, done):
     assert kills > 2 and done()
 
 
-def start(work, *values):
-    """The process in which `work` begins."""
+def start(work, *values, log=os.devnull):
+    """The process in which `work` begins; what it says on standard error goes to the file `log`."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
-    process = context.Process(target=_quietly, args=(work, values))
+    process = context.Process(target=_quietly, args=(work, values, str(log)))
     process.start()
     return process
 
@@ -73,9 +74,9 @@ def files(folder: Path) -> dict[str, bytes]:
     return {name: data.replace(os.fsencode(folder), b"OUT") for name, data in found.items()}
 
 
-def _quietly(work, values):
+def _quietly(work, values, log):
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    os.dup2(sys.stdout.fileno(), sys.stderr.fileno())
+    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), sys.stderr.fileno())
     work(*values)
 
 

@@ -1,0 +1,75 @@
+"""Signals at random moments (TERM, INT, KILL, HUP): the same command ends with the result of one left alone."""
+
+import random
+import signal
+import time
+from pathlib import Path
+
+from tests.attacks.commands import Command, Ended, call
+from tests.attacks.counts import Counts
+from tests.attacks.places import COMMANDS, Job, make
+
+COUNT = 240
+"""Signals in all."""
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL, signal.SIGHUP)
+IN_A_ROW = 5
+"""Signals before a job is left alone."""
+
+
+def attack(folder: Path, generator: random.Random, count: int, commands: tuple[str, ...] = tuple(COMMANDS)) -> Counts:
+    """Interrupt every command."""
+    found, values = Counts(), make(folder / "inputs", "mixture")
+    for command in commands:
+        whole = Job(command, values[command], folder / command / "whole" / "out")
+        began = time.monotonic()
+        assert call(whole).code == 0
+        seconds, sent, number = time.monotonic() - began, 0, 0
+        while sent < count / len(commands):
+            number += 1
+            job = whole.elsewhere(folder / command / str(number) / "out")
+            sent += _interrupted(job, generator, seconds, found)
+            _judge(job, whole, found)
+    return found
+
+
+def _interrupted(job: Job, generator: random.Random, seconds: float, found: Counts) -> int:
+    """Interrupt a job a few times; how many signals it was sent."""
+    mine = job.out.parent / "mine.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    for sent in range(IN_A_ROW):
+        if job.finished:
+            return sent
+        begun, number = Command(job, job.out.parent / "log"), generator.choice(SIGNALS)
+        time.sleep(generator.uniform(0, seconds))
+        begun.send(number)
+        _told(begun.ended(), number, f"{job.command} after {number.name}", found)
+    return IN_A_ROW
+
+
+def _told(ended: Ended, number: int, place: str, found: Counts) -> None:
+    """Count how an interrupted process ended."""
+    found.add("tried")
+    stopped = ended.code in (-number, 128 + number) or ended.sentence
+    if ended.traceback or not (ended.code == 0 or stopped):
+        found.add("tracebacks", f"{place}: {ended.short()}")
+
+
+def _judge(job: Job, whole: Job, found: Counts) -> None:
+    """Leave the job alone, and compare."""
+    ended = call(job)
+    done = ended.code == 0 or "already holds a run" in ended.sentence
+    if not done:
+        found.add("tracebacks" if ended.traceback or not ended.sentence else "lost", f"{job.command}: {ended.short()}")
+    elif job.result() != whole.result():
+        found.add("wrong", f"{job.command}: {differing(job, whole)}")
+    elif (job.out.parent / "mine.txt").read_text() != "mine" or list(job.out.parent.glob("*.partial")):
+        found.add("lost", f"{job.command}: {sorted(path.name for path in job.out.parent.iterdir())}")
+    else:
+        found.add("expected")
+
+
+def differing(job: Job, whole: Job) -> list[str]:
+    """Names of the files that differ."""
+    one, other = job.result(), whole.result()
+    return sorted(name for name in {*one, *other} if one.get(name) != other.get(name))
