@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn, cast
 import typer
 
 from mixlora.common import command
-from mixlora.common.command import given
+from mixlora.common.command import among, given
 from mixlora.common.errors import ConfigError, plain
 
 if TYPE_CHECKING:
@@ -30,10 +30,17 @@ ConfigPath = Annotated[
 Set = Annotated[list[str] | None, typer.Option("--set", help="key.subkey=value; repeatable.", show_default=False)]
 Base = Annotated[str | None, typer.Option(help="Base model: path or hub id.", show_default=False)]
 Out = Annotated[Path | None, typer.Option(help="Directory of what comes out.", show_default=False)]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show neither progress nor the next step.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for a script.")]
 ResultsPath = Annotated[Path, typer.Argument(help="A directory that evaluate wrote.", show_default=False)]
 ResultsPaths = Annotated[list[Path], typer.Argument(help="Directories that evaluate wrote.", show_default=False)]
+
+
+def _mini_tasks(incomplete: str) -> list[str]:
+    """The tasks of the mini suite that begin so."""
+    from mixlora.data import mini
+
+    return among(*mini.TASKS, *mini.UNSEEN)(incomplete)
 
 
 @app.callback()
@@ -49,7 +56,14 @@ def _common(
 @app.command()
 def train(
     config: ConfigPath = None,
-    method: Annotated[str | None, typer.Option(help="lora, mixlora, specialist or full.", show_default=False)] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="lora, mixlora, specialist or full.",
+            show_default=False,
+            autocompletion=among("lora", "mixlora", "specialist", "full"),
+        ),
+    ] = None,
     base: Base = None,
     settings: Set = None,
     out: Out = None,
@@ -86,6 +100,7 @@ def train(
 
     for path in paths if command.speaks() else ():  # one of several processes tells it
         typer.echo(plain(record_summary(path)))
+    command.next_steps(*_after_training(resolved), quiet=quiet)
 
 
 @app.command()
@@ -133,10 +148,12 @@ def evaluate(
     from mixlora.evaluation import printing
 
     typer.echo(printing.to_json(results) if as_json else printing.scores(results))
+    after = command.call("mixlora", "compare", resolved.out, "OTHER"), command.call("mixlora", "table", resolved.out)
+    command.next_steps(*after, quiet=quiet or as_json)
 
 
 @app.command()
-def compare(first: ResultsPath, second: ResultsPath, as_json: Json = False) -> None:
+def compare(first: ResultsPath, second: ResultsPath, as_json: Json = False, quiet: Quiet = False) -> None:
     """Print the difference of two evaluations on the same examples, task by task, with paired intervals.
 
     Example: mixlora compare results/lora results/mixlora
@@ -145,12 +162,20 @@ def compare(first: ResultsPath, second: ResultsPath, as_json: Json = False) -> N
 
     found = comparison.compare(first, second)
     typer.echo(printing.differences_json(found) if as_json else printing.differences(found))
+    command.next_steps(command.call("mixlora", "table", first, second, "--intervals"), quiet=quiet or as_json)
 
 
 @app.command()
 def table(
     results: ResultsPaths,
-    form: Annotated[str, typer.Option("--format", help="text, markdown, csv or latex.")] = "text",
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="text, markdown, csv or latex.",
+            autocompletion=among("text", "markdown", "csv", "latex"),
+        ),
+    ] = "text",
     intervals: Annotated[bool, typer.Option("--intervals", help="Print 95% intervals, too.")] = False,
     columns: Annotated[
         str | None, typer.Option(help='In their order: a,"b, c",Mean (of those shown).', show_default="all")
@@ -168,7 +193,7 @@ def table(
 
 
 @app.command()
-def tasks() -> None:
+def tasks(quiet: Quiet = False) -> None:
     """List the tasks of the mini suite: six to train on, seven unseen ones.
 
     Example: mixlora tasks
@@ -178,15 +203,20 @@ def tasks() -> None:
     for title, group in (("training", mini.TASKS), ("unseen", mini.UNSEEN)):
         for task in group.values():
             typer.echo(f"{title}  {task.name}  ({task.capability}; chance {task.chance:.2f})\n    {task.definition}")
+    command.next_steps("mixlora export suite --task read_word --task name_ink", quiet=quiet)
 
 
 @app.command()
 def export(
     out: Annotated[Path, typer.Argument(help="A new directory for suite.json and images/.", show_default=False)],
-    split: Annotated[str, typer.Option(help="train or heldout.")] = "heldout",
+    split: Annotated[str, typer.Option(help="train or heldout.", autocompletion=among("train", "heldout"))] = "heldout",
     count: Annotated[int, typer.Option(min=1, help="Examples of each task.")] = 200,
     seed: Annotated[int, typer.Option(help="Of the drawn pictures and their order.")] = 0,
-    task: Annotated[list[str] | None, typer.Option(help="Only this task; repeatable.", show_default=False)] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this task; repeatable.", show_default=False, autocompletion=_mini_tasks),
+    ] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Write tasks of the mini suite as files: Vision-Flan's JSON and PNG pictures.
 
@@ -202,6 +232,8 @@ def export(
     examples = [example for name in names for example in mini.examples(name, which, count, seed)]
     write(examples, out)
     typer.echo(f"{len(examples)} examples of {len(names)} tasks in {out / 'suite.json'}")
+    task_of = f"{{file: {out / 'suite.json'}, images: {out}, where: {{task_name: {names[0]}}}}}"
+    command.next_steps(f"in the tasks of a configuration, {names[0]}: {task_of}", quiet=quiet)
 
 
 @app.command("import-official")
@@ -214,6 +246,7 @@ def import_official(
     base: Annotated[
         str | None, typer.Option(help="The Hugging Face LLaVA it belongs to, kept in the adapter.", show_default=False)
     ] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Convert a released MixLoRA or LLaVA v1 checkpoint to an adapter of a Hugging Face LLaVA.
 
@@ -228,6 +261,8 @@ def import_official(
     if done.projector_hidden_act:
         needs = f"for a base with projector_hidden_act={done.projector_hidden_act}"
         typer.echo(f"projector: {out / CONVERTED}, {needs}; mixlora.official.load_projector puts it in")
+    if done.modules:
+        command.next_steps(command.call("mixlora", "info", out), quiet=quiet)
 
 
 @app.command()
@@ -241,6 +276,7 @@ def assemble(
     feature_layer: Annotated[int, typer.Option(help="The vision tower's layer whose patches are taken.")] = -2,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of a new projector.")] = 0,
+    quiet: Quiet = False,
 ) -> None:
     """Put a language model, a vision tower and a projector together as one Hugging Face LLaVA, a base to train on.
 
@@ -250,6 +286,7 @@ def assemble(
 
     made = put_together(language, vision, out, projector, feature_layer=feature_layer, dtype=dtype, seed=seed)
     typer.echo(f"base: {plain(made)}")
+    command.next_steps(command.call("mixlora", "train", "CONFIG.yaml", "--base", out), quiet=quiet)
 
 
 @app.command()
@@ -285,6 +322,20 @@ def _preview(config: "TrainConfig") -> None:
     for note in notes:
         typer.echo(f"note: {plain(note)}", err=True)
     preview.show(found, typer.echo, preview.wants_colour(terminal.console().is_terminal))
+
+
+def _after_training(config: "TrainConfig") -> list[str]:
+    """The commands that measure and score what was trained."""
+    from mixlora.training.config import Method
+
+    rest, base = ["--task", "NAME=FILE", "--out", "DIRECTORY"], ["--base", config.model.base]
+    if config.method == Method.FULL:
+        return [command.call("mixlora", "evaluate", "--base", config.out, *rest)]
+    each = f"{config.out}/{{task}}" if config.method == Method.SPECIALIST else config.out
+    score = command.call("mixlora", "evaluate", *base, "--adapter", each, *rest)
+    if config.method == Method.SPECIALIST:  # each is of one task, which has no other to compare with
+        return [score]
+    return [command.call("interference", "compute", *base, "--adapter", config.out, *rest), score]
 
 
 def _interrupted() -> NoReturn:

@@ -1,6 +1,8 @@
 """The command `interference`: a thin shell over the library. Exit codes: 0 done, 1 failed, 2 wrong input."""
 
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -91,7 +93,8 @@ def compute(
         return  # the first of several processes tells it
     for note in printing.notes(run, resolved, config):
         typer.echo(f"note: {plain(note)}", err=True)
-    typer.echo(plain(f"{run!r} in {resolved.out}; look at it: interference show {resolved.out}"))
+    typer.echo(plain(f"{run!r} in {resolved.out}"))
+    command.next_steps(command.call("interference", "show", resolved.out), quiet=quiet)
 
 
 @app.command()
@@ -103,6 +106,7 @@ def preview(
     count: Annotated[int, typer.Option("-n", min=1, help="Examples of each task.")] = 3,
     settings: Set = None,
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Show examples as they reach the model, supervised tokens marked. No weights are loaded.
 
@@ -122,6 +126,7 @@ def preview(
     for note in notes:
         typer.echo(f"note: {plain(note)}", err=True)
     preview.show(found, typer.echo, preview.wants_colour(terminal.console().is_terminal), as_json)
+    command.next_steps(_same("plan", config, given, settings), quiet=quiet or as_json)
 
 
 @app.command()
@@ -136,6 +141,7 @@ def show(
     reduce: Reduce = RATIO_OF_MEANS,
     aggregate: Aggregate = "sum",
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Print a run's matrix with intervals and verdicts, the null, and each task's signal.
 
@@ -151,6 +157,7 @@ def show(
         typer.echo(printing.to_json(loaded.table(metric.value, **options)))
     else:
         printing.show(loaded, metric.value, terminal.console(), **options)
+        command.next_steps(command.call("interference", "report", run), quiet=quiet)
 
 
 @app.command()
@@ -166,6 +173,7 @@ def compare(
     reduce: Reduce = RATIO_OF_MEANS,
     aggregate: Aggregate = "sum",
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Print how a metric differs between two runs on the same examples, with paired intervals.
 
@@ -184,6 +192,7 @@ def compare(
     else:
         title = f"{metric.value}: {second} minus {first}, the same units resampled in both"
         printing.comparison(table, title, pair, terminal.console(), **Scope.split(options)[0].options)
+        command.next_steps(command.call("interference", "report", first, second), quiet=quiet)
 
 
 @app.command()
@@ -211,6 +220,7 @@ def verify(
         printing.verification(found, terminal.console())
     if not found.passed:
         raise typer.Exit(1)
+    command.next_steps(command.call("interference", "report", run), quiet=quiet or as_json)
 
 
 @app.command()
@@ -229,6 +239,7 @@ def plan(
     effect: Effect = None,
     time: Annotated[bool, typer.Option("--time/--no-time", help="Load the model; measure time and memory.")] = True,
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Say what `compute` will cost before it is paid: units, blocks, memory and disk, and coarser choices.
 
@@ -249,6 +260,36 @@ def plan(
         typer.echo(printing.plan_json(found, needs))
     else:
         printing.plan(found, terminal.console(), needs)
+    after = "interference compute, with as many samples" if found is None else _same("compute", config, given, settings)
+    command.next_steps(after, quiet=quiet or as_json)
+
+
+@app.command()
+def doctor(as_json: Json = False, quiet: Quiet = False) -> None:
+    """Say what can and cannot run on this machine: versions, devices, memory, disks, fonts, optional packages.
+
+    A part that is missing costs what its line says. Exits 1 if something required is broken.
+
+    Example: interference doctor
+    """
+    from interference.cli import doctor
+
+    found = []
+    for finding in doctor.look():
+        found.append(finding)
+        if not as_json:
+            typer.echo(plain(str(finding)))
+    typer.echo(doctor.to_json(found) if as_json else doctor.verdict(found))
+    if any(finding.status == doctor.Status.BROKEN for finding in found):
+        raise typer.Exit(1)
+    command.next_steps("interference demo --quick", quiet=quiet or as_json)
+
+
+def _same(name: str, config: Path | None, given: Mapping[str, Any], settings: Sequence[str] | None) -> str:
+    """Another command on what this one was given."""
+    if config is None or given or settings:
+        return f"interference {name}, with the same options"
+    return command.call("interference", name, config)
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from interference.measurement.compute import compute_config
 from interference.report import directory
 from interference.run import Run
 from interference.run import run as runs
-from mixlora.common import settings, terminal
+from mixlora.common import command, settings, terminal
 from mixlora.common.outputs import OutputFolder
 from mixlora.common.sections import resolved
 from mixlora.data import mini
@@ -92,8 +92,11 @@ def demo(out: Path, console: Console) -> None:
     page = _report(out)
     console.print(f"\nto read, in a browser: {page}")
     console.print(f"runs: {out}/METHOD/step-N; scores: {out}/results; pictures: {paths[0].parent}")
-    console.print(f"next: interference show {out / 'mixlora' / 'step-12'} --layers 2,3 --modules mlp")
-    console.print(f"      interference verify {out / 'lora' / 'step-10'}", markup=False)
+    lora_run, mixlora_run = (out / method / f"step-{steps[1]}" for method, steps in STEPS.items())
+    command.next_steps(
+        command.call("interference", "show", mixlora_run, "--layers", "2,3", "--modules", "mlp"),
+        command.call("interference", "verify", lora_run),
+    )
 
 
 def _train(out: Path, method: str) -> None:

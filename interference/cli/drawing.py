@@ -15,6 +15,7 @@ from interference.cli.options import (
     ConfigPath,
     DemoOut,
     FactorsOut,
+    FigureName,
     FiguresOut,
     Json,
     Label,
@@ -31,12 +32,15 @@ from interference.cli.options import (
     Side,
     Task,
     Unseen,
+    complete_pairs,
+    complete_reduce,
     configuration,
     given_options,
     matrix_options,
     perplexity_for,
 )
 from interference.errors import ConfigError
+from mixlora.common import command
 from mixlora.common.errors import plain
 
 
@@ -96,6 +100,8 @@ def factors(
     else:
         printing.tables(tables, terminal.console())
         typer.echo(plain(f"selections and figures: {out}"))
+    page = () if run is None else (command.call("interference", "report", run),)
+    command.next_steps(command.call("interference", "figure", "selections", out), *page, quiet=quiet or as_json)
 
 
 @app.command()
@@ -103,7 +109,14 @@ def report(
     runs: Annotated[list[Path], typer.Argument(help="Directories of runs; several are compared.", show_default=False)],
     out: ReportOut = Path("reports/report"),
     label: Label = None,
-    detail: Annotated[str | None, typer.Option(help="small or full: how many scopes.", show_default="by size")] = None,
+    detail: Annotated[
+        str | None,
+        typer.Option(
+            help="small or full: how many scopes.",
+            show_default="by size",
+            autocompletion=command.among("small", "full"),
+        ),
+    ] = None,
     examples: Annotated[bool, typer.Option(help="Show the examples that drive a cell.")] = True,
     quiet: Quiet = False,
 ) -> None:
@@ -118,11 +131,12 @@ def report(
         paths = directory.write(runs, label, out, detail, examples, progress)
     for path in paths:
         typer.echo(plain(path))
+    command.next_steps(f"open {paths[0]} in a browser", quiet=quiet)
 
 
 @app.command()
 def figure(
-    name: Annotated[str, typer.Argument(help="Name of the figure, or its number in the paper.", show_default=False)],
+    name: FigureName,
     inputs: Annotated[list[Path], typer.Argument(help="Directories that it is drawn from.", show_default=False)],
     out: FiguresOut = Path("reports/figures"),
     label: Label = None,
@@ -130,11 +144,16 @@ def figure(
     layers: Annotated[str | None, typer.Option(help="Layers from 0: 5,25 or 0-3.", show_default="by figure")] = None,
     modules: Modules = None,
     side: Side = None,
-    pairs: Annotated[str | None, typer.Option(help=PAIRS, show_default="leave-one-out")] = None,
-    reduce: Annotated[str | None, typer.Option(help=REDUCE, show_default="mean-of-ratios")] = None,
+    pairs: Annotated[
+        str | None, typer.Option(help=PAIRS, show_default="leave-one-out", autocompletion=complete_pairs)
+    ] = None,
+    reduce: Annotated[
+        str | None, typer.Option(help=REDUCE, show_default="mean-of-ratios", autocompletion=complete_reduce)
+    ] = None,
     unseen: Unseen = None,
     pair: Pair = None,
     perplexity: Perplexity = None,
+    quiet: Quiet = False,
 ) -> None:
     """Draw a figure of the paper from your runs, evaluations or factors: NAME.pdf, .svg, .png, and its data, .csv.
 
@@ -159,6 +178,7 @@ def figure(
         typer.echo(f"note: {plain(note)}", err=True)
     for path in paths:
         typer.echo(plain(path))
+    command.next_steps(f"open {paths[0]}; its numbers are in {paths[-1]}", quiet=quiet)
 
 
 @app.command()

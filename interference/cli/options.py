@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from interference.errors import ConfigError
-from mixlora.common.command import given, tasks
+from mixlora.common.command import among, given, tasks
 from mixlora.common.files import expanded, without_dots
 
 
@@ -49,19 +49,44 @@ Base = Annotated[str | None, typer.Option(help="Base model: path or hub id; 'min
 Adapter = Annotated[str | None, typer.Option(help="LoRA or MixLoRA adapter: path or hub id.")]
 Task = Annotated[list[str] | None, typer.Option(help="NAME=FILE, once for each task.", show_default=False)]
 Layers = Annotated[str | None, typer.Option(help="Layers from 0: 5,25 or 0-3.", show_default="all")]
-Modules = Annotated[str | None, typer.Option(help="attention, mlp or names: q_proj,v_proj.", show_default="all")]
+Modules = Annotated[
+    str | None,
+    typer.Option(
+        help="attention, mlp or names: q_proj,v_proj.", show_default="all", autocompletion=among("attention", "mlp")
+    ),
+]
 Samples = Annotated[int | None, typer.Option(help="Examples of each task.", show_default="100")]
 Seed = Annotated[int | None, typer.Option(help="Seed of sampling and bootstrap.", show_default="0")]
 SpoolDir = Annotated[str | None, typer.Option(help="Directory where gradients wait.", show_default="beside --out")]
 MemoryBudget = Annotated[str | None, typer.Option(help="Memory for gradients: 2GiB.", show_default="1GiB")]
-Side = Annotated[str | None, typer.Option(help="A, B, router-A, router-B or router-AB.", show_default="all")]
-Space = Annotated[str, typer.Option(help="parameters, or weight (independent of how BA is split).")]
+complete_side = among("A", "B", "router-A", "router-B", "router-AB")
+Side = Annotated[
+    str | None,
+    typer.Option(help="A, B, router-A, router-B or router-AB.", show_default="all", autocompletion=complete_side),
+]
+Space = Annotated[
+    str,
+    typer.Option(
+        help="parameters, or weight (independent of how BA is split).", autocompletion=among("parameters", "weight")
+    ),
+]
 PAIRS = "leave-one-out, uni-perceiver, all or same-example."
 REDUCE = "ratio-of-means, mean-of-ratios (the paper's Eq. 3) or median-of-ratios."
 RATIO_OF_MEANS = "ratio-of-means"  # as `statistics.estimand.REDUCE`, which would load numpy for every --help
-Pairs = Annotated[str, typer.Option(help=PAIRS)]
-Reduce = Annotated[str, typer.Option(help=REDUCE)]
-Aggregate = Annotated[str, typer.Option(help="sum (one theta) or mean (of the blocks' values).")]
+complete_pairs = among("leave-one-out", "uni-perceiver", "all", "same-example")
+complete_reduce = among(RATIO_OF_MEANS, "mean-of-ratios", "median-of-ratios")
+Pairs = Annotated[str, typer.Option(help=PAIRS, autocompletion=complete_pairs)]
+Reduce = Annotated[str, typer.Option(help=REDUCE, autocompletion=complete_reduce)]
+Aggregate = Annotated[
+    str, typer.Option(help="sum (one theta) or mean (of the blocks' values).", autocompletion=among("sum", "mean"))
+]
+FIGURES = ("blocks", "conditional", "selections", "pairs", "methods")
+FigureName = Annotated[
+    str,
+    typer.Argument(
+        help="Name of the figure, or its number in the paper.", show_default=False, autocompletion=among(*FIGURES)
+    ),
+]
 Perplexity = Annotated[float | None, typer.Option(help="Of the t-SNE.", show_default="30")]
 Unseen = Annotated[list[str] | None, typer.Option(help="A task not trained on; repeatable.", show_default=False)]
 Pair = Annotated[
@@ -79,7 +104,7 @@ Effect = Annotated[
     str | None, typer.Option(help="With --pilot: interference to be found, or 'observed'.", show_default="-0.1")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show neither progress nor the next step.")]
 
 
 def configuration(config: Path | None, settings: list[str] | None, options: dict[str, Any]) -> Any:

@@ -141,7 +141,7 @@ def _signs(figure: Figure) -> Iterator[None]:
         assert isinstance(text, Text)
         if not (shown := text.get_text()).isascii():
             own = tuple(text.get_fontfamily())
-            others = {_family_with(sign) for sign in shown if not any(_has(_file(one), sign) for one in own)} - {""}
+            others = {family_with(sign) for sign in shown if not any(_has(_file(one), sign) for one in own)} - {""}
             if others:
                 text.set_fontfamily([*own, *sorted(others)])
     with warnings.catch_warnings():
@@ -150,7 +150,7 @@ def _signs(figure: Figure) -> Iterator[None]:
 
 
 @cache
-def _family_with(sign: str) -> str:
+def family_with(sign: str) -> str:
     """The name of an installed font that draws a sign, upright and of normal weight if possible; "" without one."""
     fonts = font_manager.fontManager.ttflist
     for font in sorted(fonts, key=lambda one: (one.style != "normal", one.weight != 400, one.name)):

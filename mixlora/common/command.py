@@ -5,6 +5,7 @@ Nothing heavy is imported here, nor the library that parses the options: that is
 
 import logging
 import os
+import shlex
 import signal
 import sys
 import warnings
@@ -17,7 +18,6 @@ from mixlora.common.errors import ConfigError, EndedError, Stopped, ToolError, p
 SETTINGS: Mapping[str, Any] = {
     "no_args_is_help": True,
     "pretty_exceptions_enable": False,
-    "add_completion": False,
     "context_settings": {"help_option_names": ["-h", "--help"]},
 }
 """What both say to the library that parses their options."""
@@ -85,6 +85,26 @@ def speaks() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def call(*words: object) -> str:
+    """A command as a shell reads it: words with spaces or signs of the shell's own are quoted."""
+    return shlex.join(str(word) for word in words)
+
+
+def next_steps(*steps: str, quiet: bool = False) -> None:
+    """Say on standard error what to do after a command, one line a step; `quiet` says nothing.
+
+    What the command printed is written first. Of several processes only the first one speaks.
+    """
+    if quiet or not speaks():
+        return
+    sys.stdout.flush()
+    for word, step in zip(("next", *["  or"] * len(steps)), steps, strict=False):
+        try:
+            print(f"{word}: {plain(step)}", file=sys.stderr, flush=True)
+        except OSError:  # nobody reads it
+            system.silence(sys.stderr)
+
+
 def print_version(wanted: bool) -> None:
     """Print the version and exit, if that is wanted."""
     if wanted:
@@ -92,6 +112,15 @@ def print_version(wanted: bool) -> None:
 
         print(version("task-interference"))
         sys.exit(0)
+
+
+def among(*values: str) -> Callable[[str], list[str]]:
+    """What completes an option or argument: those of the values that begin with what is typed."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [value for value in values if value.startswith(incomplete)]
+
+    return complete
 
 
 def given(values: Mapping[str, Any]) -> dict[str, Any]:

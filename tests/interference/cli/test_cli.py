@@ -21,7 +21,7 @@ from mixlora.common.files import amount, expanded
 from tests.support.checkpoints import ARGUMENTS
 from tests.support.runs import contradicted
 
-COMMANDS = ["compute", "preview", "show", "compare", "verify", "plan", "factors", "report", "demo"]
+COMMANDS = ["compute", "preview", "show", "compare", "verify", "plan", "factors", "report", "demo", "doctor"]
 SCRIPT = Path(sys.executable).parent / "interference"
 
 
@@ -58,9 +58,9 @@ def test_the_installed_script(run_dir):
 
 def test_compute_from_options(interference, tiny, tmp_path):
     said = interference("compute", *tiny.arguments(tmp_path / "run"), *ARGUMENTS, "--modules", "q_proj,mlp")
-    assert (said.code, said.err) == (0, f"note: chat template: the base's ({tiny.base})\n")
     out = tmp_path / "run"
-    assert said.out == (f"Run(12 units: red 6, blue 6; 8 blocks) in {out}; look at it: interference show {out}\n")
+    assert said.err == f"note: chat template: the base's ({tiny.base})\n"
+    assert (said.code, said.out) == (0, f"Run(12 units: red 6, blue 6; 8 blocks) in {out}\n")
     assert load(tmp_path / "run").blocks["module"].unique().tolist() == ["q_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -84,7 +84,8 @@ def test_compute_reruns_a_run(interference, run_dir, run, tmp_path):
 def test_progress_is_lines_where_there_is_no_terminal(interference, tiny, tmp_path):
     said = interference("compute", *tiny.arguments(tmp_path / "run"), "--samples", 6, "--layers", 1)
     lines = said.err.splitlines()
-    assert lines[0] == "gradients: 8/12" and "gradients: 12/12" in lines and lines[-2] == "gram: 14/14"
+    assert lines[0] == "gradients: 8/12" and "gradients: 12/12" in lines and lines[-3] == "gram: 14/14"
+    assert lines[-1] == f"next: interference show {tmp_path / 'run'}"
     assert "\r" not in said.err and "\x1b" not in said.err
 
 
@@ -139,7 +140,7 @@ def test_show_json_is_the_table(interference, run, run_dir, arguments, options):
 
 def test_show_prints_matrix_null_signal_and_notes(interference, run, run_dir):
     said = interference("show", run_dir, "--layers", "2", "--reduce", "ratio-of-means")
-    assert said.code == 0 and said.err == ""
+    assert said.code == 0 and said.err == f"next: interference report {run_dir}\n"
     table = run.table(layers=[2], reduce="ratio-of-means")
     for value in table["value"][1:3]:
         assert f"{value:.3g}" in said.out
@@ -304,7 +305,7 @@ def test_a_run_is_made_again_whatever_has_become_of_the_first_ones_files(interfe
     (tmp_path / "old" / "gram.safetensors").unlink()
     said = interference("compute", tmp_path / "old", "--out", tmp_path / "new", "--quiet")
     assert (said.code, said.err) == (0, f"note: chat template: the base's ({tiny.base})\n")
-    assert f"in {tmp_path / 'new'}; look at it" in said.out
+    assert said.out.endswith(f" in {tmp_path / 'new'}\n")
 
 
 def test_runs_of_other_units_or_blocks_are_told_apart(interference, refused, tiny, run_dir, tmp_path):

@@ -13,8 +13,8 @@ from tests.support.runs import grouped
 
 def test_a_report_of_a_run(interference, run_dir, tmp_path):
     out = tmp_path / "report"
-    said = interference("report", run_dir, "--detail", "small", "--out", out, "--quiet")
-    assert said.code == 0, said.err
+    said = interference("report", run_dir, "--detail", "small", "--out", out)
+    assert said.code == 0 and said.err.endswith(f"\nnext: open {out / 'report.html'} in a browser\n"), said.err
     assert said.out.splitlines() == [str(out / name) for name in ("report.html", "figures", "tables")]
     assert "Content-Security-Policy" in (out / "report.html").read_text(encoding="utf-8")
     kinds = {file.name for file in (out / "figures").iterdir()}

@@ -51,9 +51,9 @@ def test_a_font_of_any_file_is_looked_into(tmp_path, monkeypatch):
     broken.write_bytes(b"no font")
     there = [canvas.font_manager.FontEntry(str(broken), name="A"), *fonts]
     monkeypatch.setattr(canvas.font_manager.fontManager, "ttflist", there)
-    canvas._family_with.cache_clear()
-    assert canvas._family_with("𝒜") not in ("", "A")
-    assert canvas._family_with("\N{CUNEIFORM SIGN A}") != "A"
+    canvas.family_with.cache_clear()
+    assert canvas.family_with("𝒜") not in ("", "A")
+    assert canvas.family_with("\N{CUNEIFORM SIGN A}") != "A"
 
 
 def test_commands_say_nothing_of_fonts(interference, run, tmp_path):

@@ -39,7 +39,7 @@ def test_a_run_of_three_processes_is_that_of_one(tiny, tmp_path):
     said = computed(settings, tmp_path / "c.yaml", 3)
     assert said.returncode == 0, said.stderr
     same(load(tmp_path / "run"), expected)
-    assert said.stdout.count("look at it: interference show") == 1 and said.stderr.count("gram: 28/28") == 1
+    assert said.stderr.count("next: interference show") == 1 and said.stderr.count("gram: 28/28") == 1
     assert list((tmp_path / "spools").iterdir()) == [] and not (tmp_path / "run.partial").exists()
 
 

@@ -308,7 +308,7 @@ def test_the_command_converts_and_says_what_the_base_needs(mixlora, tmp_path):
     out = tmp_path / "deep" / "out"
     code, said, err = mixlora("import-official", tmp_path / "in", out, "--base", "my-llava")
     count = sum(tensor.numel() for tensor in load_file(out / "adapter_model.safetensors").values())
-    assert (code, err) == (0, "") and said == (
+    assert (code, err) == (0, f"next: mixlora info {out}\n") and said == (
         f"released MixLoRA checkpoint: {count:,} parameters in 14 modules, in {out}\n"
         f"projector: {out / 'projector.safetensors'}, for a base with projector_hidden_act=linear; "
         "mixlora.official.load_projector puts it in\n"

@@ -3,11 +3,15 @@
 import json
 from importlib.metadata import version
 
+import pytest
 from PIL import ImageChops
 
+from mixlora import cli
+from mixlora.common import settings
 from mixlora.data import mini
 from mixlora.data.images import open_image
 from mixlora.data.reading.tasks import read_task
+from mixlora.training.config import TrainConfig
 from tests.support.records import task_of
 
 
@@ -30,7 +34,10 @@ def test_what_is_exported_is_read_back(mixlora, tmp_path):
     names = list(mini.TASKS)[:2]
     out = tmp_path / "suite"
     code, said, err = mixlora("export", out, "--count", 3, "--seed", 2, *(f"--task={name}" for name in names))
-    assert (code, said, err) == (0, f"6 examples of 2 tasks in {out / 'suite.json'}\n", "")
+    assert (code, said) == (0, f"6 examples of 2 tasks in {out / 'suite.json'}\n")
+    task = f"{{file: {out / 'suite.json'}, images: {out}, where: {{task_name: {names[0]}}}}}"
+    assert err == f"next: in the tasks of a configuration, {names[0]}: {task}\n"
+    assert mixlora("export", tmp_path / "quiet", "--count", 1, "--quiet")[2] == ""
     for name in names:
         own = mini.examples(name, "heldout", 3, 2)
         read = read_task(task_of(file=out / "suite.json", where={"task_name": name}), name)
@@ -71,3 +78,20 @@ def test_wrong_options(mixlora, tmp_path):
     assert (code, out) == (2, "") and err.startswith("error: ") and "no_such" in err and err.count("\n") == 1
     assert mixlora("export", tmp_path / "x", "--count", "0")[0] == 2
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("method", "steps"),
+    [
+        (
+            "lora",
+            ["interference compute --base mini --adapter 'my out'", "mixlora evaluate --base mini --adapter 'my out'"],
+        ),
+        ("specialist", ["mixlora evaluate --base mini --adapter 'my out/{task}'"]),
+        ("full", ["mixlora evaluate --base 'my out'"]),
+    ],
+)
+def test_what_was_trained_is_measured_and_scored_next(method, steps):
+    values = {"method": method, "model": {"base": "mini"}, "tasks": {"read_word": {"mini": "train"}}, "out": "my out"}
+    told = cli._after_training(settings.build(TrainConfig, values, "the test"))
+    assert told == [f"{step} --task NAME=FILE --out DIRECTORY" for step in steps]
