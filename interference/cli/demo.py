@@ -5,6 +5,7 @@ What is finished is kept in the output directory and reused by the next call.
 
 import shutil
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,6 @@ from mixlora.training import run as training
 from mixlora.training.config import TrainConfig
 
 METHODS = {"lora": "LoRA", "mixlora": "MixLoRA"}
-STEPS = {"lora": (0, 10, 100), "mixlora": (0, 12, 100)}
-"""Where each is measured: the second is where both have about the same loss, so that like is compared with like."""
-SCORED = 200
-PROBED = 100
 STROOP = ("read_word", "name_ink")
 SCORES = {"spatial": "vsr", "entailment": "entailment", "presence": "pope"}
 TRAINING: dict[str, Any] = {
@@ -58,12 +55,54 @@ TRAINING: dict[str, Any] = {
 """What both methods are trained by; analysis_configs/mini.yaml is the same."""
 
 
-def demo(out: Path, console: Console) -> None:
+@dataclass(frozen=True)
+class Size:
+    """How much of the demo runs.
+
+    Attributes:
+        steps: Where each method is measured. The second is where both have about the same loss, so that like is
+            compared with like; the last ends the training.
+        trained: Examples of each task to train on.
+        scored: Held-out examples of each task that are answered.
+        probed: Examples of each task that are measured.
+        remark: What the reader must know of the size.
+    """
+
+    steps: dict[str, tuple[int, ...]]
+    trained: int
+    scored: int
+    probed: int
+    remark: str = ""
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """The recipe of both methods. A shorter one has the learning rates of the whole one's first steps."""
+        last = max(step for steps in self.steps.values() for step in steps)
+        if last == TRAINING["training"]["steps"]:
+            return TRAINING
+        shorter = {"steps": last, "lr_scheduler_type": "constant_with_warmup", "snapshots": [0, 10, 12]}
+        tasks = {task: {"mini": "train", "samples": self.trained} for task in mini.TASKS}
+        return {**TRAINING, "tasks": tasks, "training": {**TRAINING["training"], **shorter}}
+
+
+WHOLE = Size({"lora": (0, 10, 100), "mixlora": (0, 12, 100)}, trained=800, scored=200, probed=100)
+QUICK = Size(
+    {"lora": (0, 10), "mixlora": (0, 12)},
+    trained=100,
+    scored=20,
+    probed=50,
+    remark="a quick demo: 12 training steps in place of 100, 20 scored examples a task in place of 200, 50 measured "
+    "ones in place of 100; intervals are wider and scores lower than in `interference demo`",
+)
+
+
+def demo(out: Path, console: Console, size: Size = WHOLE) -> None:
     """Train both methods, score and measure them, print and draw what is found; everything is under `out`.
 
     Args:
         out: directory of checkpoints, results, runs and pictures.
         console: where results go; progress goes to stderr.
+        size: how much of it runs.
 
     Raises:
         RunError: its figures or its report would be written where files of the user's are.
@@ -72,13 +111,17 @@ def demo(out: Path, console: Console) -> None:
     directory.check(out / "report")
     try:
         for method in METHODS:
-            _train(out, method)
-        results = [_score(out, method, label) for method, label in {"base": "base", **METHODS}.items()]
+            _train(out, method, size)
+        results = [_score(out, method, label, size) for method, label in {"base": "base", **METHODS}.items()]
     except InterferenceError as error:
         raise type(error)(f"{error} (the demo keeps what is finished in {out})") from None
-    measured = {(method, step): _measure(out, method, step) for method, steps in STEPS.items() for step in steps}
-    _tell_scores(out, results, console)
-    early = {_title(method, STEPS[method][1]): measured[method, STEPS[method][1]] for method in METHODS}
+    measured = {
+        (method, step): _measure(out, method, step, size) for method, steps in size.steps.items() for step in steps
+    }
+    if size.remark:
+        console.print(size.remark)
+    _tell_scores(out, results, console, size)
+    early = {_title(method, size.steps[method][1]): measured[method, size.steps[method][1]] for method in METHODS}
     for title, run in early.items():
         console.print(f"\n=== {title} ===")
         printing.show(run, "interference", console)
@@ -88,28 +131,29 @@ def demo(out: Path, console: Console) -> None:
     printing.comparison(change, title, [lora, mixlora], console)
     for line in [*_along(measured), *_controls(measured)]:
         console.print(line)
-    paths = _draw(measured, early, pictures)
-    page = _report(out)
+    paths = _draw(measured, early, pictures, size)
+    page = _report(out, size)
     console.print(f"\nto read, in a browser: {page}")
     console.print(f"runs: {out}/METHOD/step-N; scores: {out}/results; pictures: {paths[0].parent}")
-    lora_run, mixlora_run = (out / method / f"step-{steps[1]}" for method, steps in STEPS.items())
+    lora_run, mixlora_run = (out / method / f"step-{steps[1]}" for method, steps in size.steps.items())
     command.next_steps(
         command.call("interference", "show", mixlora_run, "--layers", "2,3", "--modules", "mlp"),
         command.call("interference", "verify", lora_run),
     )
 
 
-def _train(out: Path, method: str) -> None:
+def _train(out: Path, method: str, size: Size) -> None:
     """The checkpoints of a method, trained if they are not there."""
-    values = {**TRAINING, "method": method, "out": str(_checkpoints(out, method))}
+    values = {**size.training, "method": method, "out": str(_checkpoints(out, method))}
     with terminal.progress(terminal.console(stderr=True)) as report:
         training.train(settings.build(TrainConfig, values, "the demo"), _named(METHODS[method], report))
 
 
-def _score(out: Path, method: str, label: str) -> Results:
+def _score(out: Path, method: str, label: str, size: Size) -> Results:
     """The scores of a method on seen and unseen tasks, generated if they are not there."""
     tasks = {
-        task: {"mini": "heldout", "samples": SCORED, "score": SCORES.get(task)} for task in [*mini.TASKS, *mini.UNSEEN]
+        task: {"mini": "heldout", "samples": size.scored, "score": SCORES.get(task)}
+        for task in [*mini.TASKS, *mini.UNSEEN]
     }
     adapter = None if method == "base" else str(_checkpoints(out, method))
     values = {
@@ -124,14 +168,14 @@ def _score(out: Path, method: str, label: str) -> Results:
         return evaluation.evaluate(config, _named(f"{label}, answers", report))
 
 
-def _measure(out: Path, method: str, step: int) -> Run:
+def _measure(out: Path, method: str, step: int, size: Size) -> Run:
     """The run of a checkpoint, computed if it is not there."""
     folder, checkpoint = out / method / f"step-{step}", _checkpoints(out, method) / "snapshots" / f"step-{step}"
     config = build(
         {
             "model": {"base": "mini", "adapter": str(checkpoint)},
             "tasks": {name: {"mini": "heldout"} for name in mini.TASKS},
-            "probe": {"samples": PROBED, "seed": 0, "batch_size": 32},
+            "probe": {"samples": size.probed, "seed": 0, "batch_size": 32},
             "out": str(folder),
         },
         "the demo",
@@ -149,10 +193,10 @@ def _measure(out: Path, method: str, step: int) -> Run:
     return runs.load(folder) if measured is None else measured  # None: another process has it
 
 
-def _tell_scores(out: Path, results: list[Results], console: Console) -> None:
+def _tell_scores(out: Path, results: list[Results], console: Console, size: Size) -> None:
     seen, unseen = list(mini.TASKS), list(mini.UNSEEN)
     for title, group in (("trained on", seen), ("trained on by neither", unseen)):
-        console.print(f"\nPercent right on {SCORED} held-out examples a task, tasks {title}:")
+        console.print(f"\nPercent right on {size.scored} held-out examples a task, tasks {title}:")
         console.print(tables.table(results, [*group, tables.MEAN]).text())
     console.print("\nMixLoRA against LoRA on the same examples:")
     console.print(scores.differences(comparison.compare(out / "results" / "lora", out / "results" / "mixlora")))
@@ -179,19 +223,19 @@ def _controls(measured: dict[tuple[str, int], Run]) -> Iterable[str]:
             yield f"  {_title(method, step)}: {said}: {cell['verdict']}"
 
 
-def _draw(measured: dict[tuple[str, int], Run], early: dict[str, Run], folder: OutputFolder) -> list[Path]:
+def _draw(measured: dict[tuple[str, int], Run], early: dict[str, Run], folder: OutputFolder, size: Size) -> list[Path]:
     drawn: dict[str, Any] = {"difference": matrices.difference(early)}
-    for method, steps in STEPS.items():
+    for method, steps in size.steps.items():
         along = {_title(method, step): measured[method, step] for step in steps}
         drawn[f"{method}-series"] = matrices.series(along)
         drawn[f"{method}-layers"] = matrices.panels(measured[method, steps[1]])
     return folder.replace(files(drawn))
 
 
-def _report(out: Path) -> Path:
+def _report(out: Path, size: Size) -> Path:
     """The page of both methods' runs at about the same loss."""
-    folders = [out / method / f"step-{steps[1]}" for method, steps in STEPS.items()]
-    labels = [_title(method, steps[1]) for method, steps in STEPS.items()]
+    folders = [out / method / f"step-{steps[1]}" for method, steps in size.steps.items()]
+    labels = [_title(method, steps[1]) for method, steps in size.steps.items()]
     with terminal.progress(terminal.console(stderr=True)) as report:
         return directory.write(folders, labels, out / "report", "small", progress=_named("report", report))[0]
 

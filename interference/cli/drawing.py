@@ -182,13 +182,22 @@ def figure(
 
 
 @app.command()
-def demo(out: DemoOut = Path("reports/demo")) -> None:
-    """Train a LoRA and a MixLoRA on six small tasks, score and measure them, and show where their matrices differ."""
+def demo(
+    out: DemoOut = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer steps and examples: about a minute.")] = False,
+) -> None:
+    """Train a LoRA and a MixLoRA on six small tasks, score and measure them, and show where their matrices differ.
+
+    Example: interference demo --quick
+    """
     from interference.cli import demo
     from mixlora.common import terminal
 
     try:
-        demo.demo(out, terminal.console())
+        if quick:
+            demo.demo(out or Path("reports/demo-quick"), terminal.console(), demo.QUICK)
+        else:
+            demo.demo(out or Path("reports/demo"), terminal.console())
     except KeyboardInterrupt:
         typer.echo("interrupted: the same command continues with what is finished", err=True)
         raise typer.Exit(130) from None

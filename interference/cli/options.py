@@ -43,7 +43,13 @@ ReportOut = Annotated[
 ]
 FiguresOut = Annotated[Path, typer.Option("--out", help="Directory of the files.", callback=at_home)]
 DemoOut = Annotated[
-    Path, typer.Option("--out", help="Directory of the demo's checkpoints, runs and pictures.", callback=at_home)
+    Path | None,
+    typer.Option(
+        "--out",
+        help="Directory of the demo's checkpoints, runs and pictures.",
+        show_default="reports/demo, or reports/demo-quick",
+        callback=at_home,
+    ),
 ]
 Base = Annotated[str | None, typer.Option(help="Base model: path or hub id; 'mini' is the built-in one.")]
 Adapter = Annotated[str | None, typer.Option(help="LoRA or MixLoRA adapter: path or hub id.")]

@@ -35,7 +35,7 @@ def test_help_has_an_example_that_names_the_command(interference, command):
     said = interference(*command, "--help")
     assert said.code == 0 and said.err == ""
     assert f"interference {' '.join(command)}".strip() in said.out
-    assert "Example:" in said.out or command == ["demo"]
+    assert "Example:" in said.out
 
 
 def test_version(interference):
@@ -427,3 +427,20 @@ def test_show_says_which_template_was_used(interference, tiny, run_dir):
 def test_preview_of_an_adapter_that_is_not_there_is_refused(refused, tiny, tmp_path):
     tasks = [part for name, file in tiny.tasks.items() for part in ("--task", f"{name}={file}")]
     assert str(tmp_path) in refused("preview", "--base", tiny.base, "--adapter", tmp_path, *tasks)
+
+
+@pytest.mark.parametrize(
+    ("options", "out", "size"),
+    [
+        ([], "reports/demo", "WHOLE"),
+        (["--quick"], "reports/demo-quick", "QUICK"),
+        (["--quick", "--out=x"], "x", "QUICK"),
+    ],
+)
+def test_a_quick_demo_has_a_place_of_its_own(interference, monkeypatch, options, out, size):
+    from interference.cli import demo
+
+    called = []
+    monkeypatch.setattr(demo, "demo", lambda out, console, size=demo.WHOLE: called.append((out, size)))
+    assert interference("demo", *options).code == 0
+    assert called == [(Path(out), getattr(demo, size))]

@@ -20,6 +20,21 @@ def test_the_demo_trains_by_the_recipe_that_is_shipped():
     assert settings.build(config.TrainConfig, {**demo.TRAINING, "method": "lora"}, "the demo") == shipped
 
 
+def test_the_quick_demo_is_the_beginning_of_the_whole_one():
+    quick = settings.build(config.TrainConfig, {**demo.QUICK.training, "method": "lora"}, "the demo")
+    whole = settings.build(config.TrainConfig, {**demo.WHOLE.training, "method": "lora"}, "the demo")
+    assert demo.WHOLE.training is demo.TRAINING and quick.training.steps == 12 < whole.training.steps
+    assert {task.samples for task in quick.tasks.values()} == {demo.QUICK.trained}
+    assert quick.training.steps * quick.training.batch_size <= demo.QUICK.trained * len(quick.tasks)
+    for size, recipe in ((demo.QUICK, quick), (demo.WHOLE, whole)):
+        assert {step for steps in size.steps.values() for step in steps} <= set(recipe.training.snapshots)
+        assert {method: steps[1] for method, steps in size.steps.items()} == {"lora": 10, "mixlora": 12}
+    same = ("batch_size", "learning_rate", "warmup", "order", "seed")
+    assert all(getattr(quick.training, key) == getattr(whole.training, key) for key in same)
+    said = demo.QUICK.remark
+    assert f"{demo.QUICK.scored} scored" in said and f"{demo.QUICK.probed} measured" in said and "12 training" in said
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", STEPS)
 def test_every_seen_task_is_learned(tmp_path, method):
