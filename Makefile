@@ -1,7 +1,7 @@
 # Every target works from nothing: `install` makes .venv with all extras at pinned versions, the others call it first.
 PYTHON ?= python3
 BIN := .venv/bin
-.PHONY: install demo test lint bench format clean
+.PHONY: install demo test lint bench dist format clean
 
 install: .venv/installed
 
@@ -31,5 +31,9 @@ format: install
 bench: install
 	$(BIN)/python -m tests.benchmarks
 
+dist: install  # what a release holds: built, checked, installed elsewhere and used there; LOWER=--lower-bounds: with the oldest versions
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[release]'
+	$(BIN)/python -m tests.release $(LOWER)
+
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
