@@ -1,4 +1,4 @@
-"""Makes `!interference ...` and `!mixlora ...` of a notebook run in the notebook's own process, which has torch already.
+"""Run `!interference ...` and `!mixlora ...` of a notebook in the notebook's own process, which has torch already.
 
 A tutorial imports this in a hidden cell. Other commands go to the shell as ever.
 """
