@@ -19,11 +19,11 @@ GENERATED = {"PKG-INFO", "setup.cfg", "task_interference.egg-info"}
 def build(folder: Path) -> tuple[Path, Path]:
     """The sdist and the wheel, built in a folder that is emptied before; the wheel from the unpacked sdist."""
     shutil.rmtree(folder, ignore_errors=True)
-    subprocess.run([sys.executable, "-m", "build", "--outdir", folder, ROOT], check=True, stdout=subprocess.DEVNULL)
+    _python("build", "--outdir", folder, ROOT)
     stem = f"{PROJECT['name'].replace('-', '_')}-{PROJECT['version']}"
     sdist, wheel = folder / f"{stem}.tar.gz", folder / f"{stem}-py3-none-any.whl"
     assert set(folder.iterdir()) == {sdist, wheel}, sorted(folder.iterdir())
-    subprocess.run([sys.executable, "-m", "twine", "check", "--strict", sdist, wheel], check=True)
+    _python("twine", "check", "--strict", sdist, wheel)
     return sdist, wheel
 
 
@@ -57,6 +57,13 @@ def tracked() -> set[str]:
     """The files of the checkout that git knows."""
     done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True)
     return {name for name in done.stdout.split("\0") if name and (ROOT / name).exists()}
+
+
+def _python(module: str, *arguments: object) -> None:
+    """Run a module; show what it said if it fails."""
+    call = [sys.executable, "-m", module, *map(str, arguments)]
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{call}\n{done.stdout}\n{done.stderr}"
 
 
 def _same(what: str, found: set[str], wanted: set[str]) -> None:
