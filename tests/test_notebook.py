@@ -30,6 +30,7 @@ from tests.support.paths import ROOT
 
 NOTEBOOK = ROOT / "reports" / "explore.ipynb"
 RUNS = ROOT / "reports" / "reference"
+STYLES = re.compile(r"T_[0-9a-f]+|rgb\(\d+, \d+, \d+\)|<style.*</style>| at 0x[0-9a-f]+", re.DOTALL)
 PATHS = re.compile(r"(?<![\w.])(?:/[\w.+-]+){2,}|[A-Za-z]:\\|site-packages")
 
 
@@ -105,7 +106,9 @@ def test_figures_are_shown_as_pictures(stored, anew):
 @pytest.mark.slow
 def test_runs_and_tables_are_shown_as_html(anew):
     by_end = {cell.source.splitlines()[-1]: cell.outputs[0].data for cell in code(anew) if cell.outputs}
-    frames = [line for line in by_end if re.match(r"(pd\.DataFrame|change\[|lora\.\w|verification\.steps)", line)]
+    frames = [
+        line for line in by_end if re.match(r"(pd\.(DataFrame|concat)|change\[|lora[.\[]|verification\.steps)", line)
+    ]
     assert len(frames) > 8
     for line in [*frames, "lora", "start", "trained"]:
         assert "<table" in by_end[line]["text/html"], line
@@ -125,6 +128,7 @@ def test_what_is_stored_is_what_the_cells_say_now(stored, anew):
 def assert_same(before, after):
     """The same words, and the same numbers but for rounding."""
     number = re.compile(r"-?\d+\.\d+")
+    before, after = ([STYLES.sub("#", text) for text in found] for found in (before, after))
     assert [re.sub(r"[\s-]+", " ", number.sub("#", text)) for text in before] == [
         re.sub(r"[\s-]+", " ", number.sub("#", text)) for text in after
     ]
@@ -191,27 +195,41 @@ def made(tasks, layers=2):
     return Run(probes, blocks, {}, {})
 
 
-def test_a_run_shows_its_tasks_and_blocks():
-    shown = made(["b", "b", "a", "b"])._repr_html_()
-    cells = re.findall("<t[hd]>(.*?)</t[hd]>", shown)
-    assert cells == ["task", "units", "loss (nats per token)", "b", "3", "1.83", "a", "1", "2.50"]
-    assert shown.endswith("<p>4 blocks; layers 0, 1; modules q_proj; sides A, B</p>")
-
-
 def test_a_run_of_many_layers_is_shown_in_short():
     assert "layers 0, 1, 2, 3, 4, 5, 6, 7, …, 31; modules" in made(["a"], layers=32)._repr_html_()
 
 
-def test_names_of_tasks_are_no_html():
-    shown = made(["<script>alert('x')</script>", "a & b", '"<b>'])._repr_html_()
-    assert "<script" not in shown and "<b>" not in shown
-    assert "&lt;script&gt;" in shown and "a &amp; b" in shown
+MISTAKES = """\
+import interference
+run = interference.load("reference/lora")
+run.table(layers=[99])
+---
+%tb
+---
+run["no \\x1b[31msuch module"]
+"""
+
+
+@pytest.mark.slow
+def test_an_error_of_ours_is_one_sentence_in_a_notebook(tmp_path):
+    cells = [nbformat.v4.new_code_cell(text) for text in MISTAKES.split("---\n")]
+    done = executed(nbformat.v4.new_notebook(cells=cells), tmp_path)
+    first, again, other = (cell.outputs[0] for cell in done.cells)
+    hint = "(%tb shows the traceback, %debug opens the debugger there)"
+    said = "ScopeError: layer 99 is not among the adapted layers: 0-3 (counted from 0)"
+    assert first.traceback == [said, hint]
+    assert again.traceback[0] == "Traceback (most recent call last):" and again.traceback[-1].endswith(said[12:])
+    assert any("run.table(layers=[99])" in line for line in again.traceback)
+    assert (
+        other.traceback[0].startswith(r"ScopeError: module 'no \x1b[31msuch module' is not among")
+        and len(other.traceback) == 2
+    )
 
 
 def public():
     """{name: function} of what a notebook calls."""
     found = {name: getattr(interference, name) for name in ("load", "compute", "verify", "compare")}
-    found |= {f"Run.{name}": f for name, f in vars(Run).items() if inspect.isfunction(f) and name[0] != "_"}
+    found |= {f"Run.{name}": f for name, f in inspect.getmembers(Run, inspect.isfunction) if name[0] != "_"}
     drawn = inspect.getmembers(matrices, inspect.isfunction)
     return found | {f"figures.{name}": f for name, f in drawn if name[0] != "_" and f.__module__ == matrices.__name__}
 
@@ -223,7 +241,7 @@ def sections(function):
 
 
 def entries(lines):
-    return [line.partition(":")[0] for line in lines if not line.startswith(" ")]
+    return [line.partition(":")[0].lstrip("*") for line in lines if not line.startswith(" ")]
 
 
 @pytest.mark.parametrize("name", public())

@@ -179,9 +179,9 @@ def compare(
 
     Example: interference compare reports/demo/lora/step-10 reports/demo/mixlora/step-12 --metric delta
     """
+    from interference import run as runs
     from interference.cli import printing
     from interference.run import Scope
-    from interference.run import run as runs
     from mixlora.common import terminal
 
     options = matrix_options(layers, modules, side, space=space, pairs=pairs, reduce=reduce, aggregate=aggregate)

@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
+from interference import run as runs
 from interference.cli import printing
 from interference.config import build
 from interference.errors import InterferenceError, RunError
@@ -19,7 +20,6 @@ from interference.figures.canvas import files
 from interference.measurement.compute import compute_config
 from interference.report import directory
 from interference.run import Run
-from interference.run import run as runs
 from mixlora.common import command, settings, terminal
 from mixlora.common.outputs import OutputFolder
 from mixlora.common.sections import resolved

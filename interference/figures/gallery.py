@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from interference import run
 from interference.errors import ConfigError
 from interference.factors import factors
 from interference.figures import paper
 from interference.figures.canvas import Picture, files
-from interference.run import run
 from mixlora.common.outputs import OutputFolder
 
 KINDS = ("pdf", "svg", "png", "csv")

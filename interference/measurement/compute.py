@@ -29,7 +29,7 @@ from interference.measurement.spec import Spec
 from interference.measurement.spool import DiskSpool, MemorySpool
 from interference.measurement.units import Batch, Probed, Workload
 from interference.run import Run, load
-from interference.run.run import check_free
+from interference.run.storage import check_free
 from mixlora.checkpoints.fingerprints import fingerprints, of_processing, summary
 from mixlora.checkpoints.loading import SPLIT, kind_of
 from mixlora.common import processes

@@ -12,7 +12,7 @@ from interference.report.scopes import BASE, WHOLE, Choice, Contents
 from interference.run import Run
 from interference.run.remarks import has_null
 from interference.statistics import uncertainty
-from interference.statistics.bootstrap import Resamples
+from interference.statistics.resamples import Resamples
 from interference.statistics.significance import Verdict
 from mixlora.common.progress import Progress
 

@@ -8,18 +8,11 @@ of them, [blocks, units, units], which `aggregate` turns into one matrix. How su
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
-from interference.statistics.carriers import effective_units, squared_norms
-from interference.statistics.estimand import METRICS, REDUCE, Aggregate, Average, Estimand, Norms, Reduce, estimate
-from interference.statistics.layout import Array, Grams, Layout, Pairs, layout_of
-from interference.statistics.pairs import Kernel, pair_means, unit_means
-
-Groups = Sequence[Hashable] | None
+from interference.statistics.estimand import METRICS, REDUCE, Aggregate, Estimand, Norms, Reduce, estimate
+from interference.statistics.health import Groups, RatioHealth, Signal, health_of, ratio_health, signal
+from interference.statistics.layout import Array, Grams, Pairs
 
 __all__ = [
     "METRICS",
@@ -96,11 +89,33 @@ def delta(
     step: float = 1.0,
     groups: Groups = None,
 ) -> Array:
-    """Delta_j L_i, [tasks i, tasks j]: the first-order fall of i's loss (nats per token) when j takes a step.
+    """Delta_j L_i: the first-order fall of i's loss when j takes a step. Positive helps.
 
-    `Delta_j L_i = step * mean_{u, v} K[u, v] / sqrt(K[u, u])`, section 3.2 of Shen et al. 2024, with `step` its lambda:
-    the length of the step along a unit's normalised gradient. Positive helps. A unit of zero gradient takes a step of
-    length zero.
+    `Delta_j L_i = step * mean_{u, v} K[u, v] / sqrt(K[u, u])`, section 3.2 of Shen et al. 2024, with `step` its lambda.
+    A unit of zero gradient takes a step of length zero.
+
+    Args:
+        gram: [units, units] or [blocks, units, units], of loss gradients (nats per token, squared).
+        tasks: The task of every unit.
+        pairs: Which pairs of units count, as in `interference`.
+        aggregate: "sum" (blocks are one theta) or "mean" (mean of the blocks' values; all-zero blocks do not count).
+        step: Length of the step along a unit's normalised gradient (lambda).
+        groups: A label of every unit, the same for units that are not independent; see `interference`. None where all
+            units of a task are independent.
+
+    Returns:
+        [tasks i, tasks j], nats per token; rows affected, columns stepped.
+
+    Raises:
+        ConfigError: If a setting is not one of the allowed values.
+        ScopeError: If a task has fewer than 2 units or groups, or the labels of `groups` are not as many as the units.
+        MeasurementError: If the Gram has the wrong shape, is not finite, or is zero throughout.
+
+    Example:
+        >>> import numpy as np
+        >>> g = np.array([[1.0, 0.0], [1.0, 0.0], [-1.0, 1.0], [-1.0, 1.0]])
+        >>> delta(g @ g.T, ["a", "a", "b", "b"]).round(3).tolist()
+        [[1.0, -0.707], [-1.0, 1.414]]
     """
     return estimate(Estimand("delta", pairs=pairs, aggregate=aggregate, step=step), gram, tasks, groups=groups)[0]
 
@@ -112,13 +127,37 @@ def cosine(
     aggregate: Aggregate | str = Aggregate.SUM,
     groups: Groups = None,
 ) -> Array:
-    """Cosine of the tasks' mean gradients, [tasks i, tasks j], symmetric, 1 on the diagonal.
+    """The cosine of the tasks' mean gradients.
 
     With `norms="plain"` this is the cosine of the means as measured. Noise lengthens those means but not their inner
-    product, so it lies nearer 0 than the truth, by sqrt(r_i r_j) where r_i is `Signal.reliability`: it may hide a
-    conflict, never invent one, and it depends on the number of units. `norms="unbiased"` leaves self pairs out of the
-    norms as well: comparable between runs of different size, but no longer within [-1, 1], and NaN for a task whose
-    squared norm is not above 0. Plain is the default because the other has the heavy tails of a ratio of noise.
+    product. So the cosine lies nearer 0 than the truth, by sqrt(r_i r_j) where r_i is `Signal.reliability`: it may hide
+    a conflict, but never invents one. It depends on the number of units.
+
+    `norms="unbiased"` leaves self pairs out of the norms as well. Runs of different size can then be compared, but
+    values may leave [-1, 1], and a task whose squared norm is not above 0 is NaN. Plain is the default because the
+    other has the heavy tails of a ratio of noise.
+
+    Args:
+        gram: [units, units] or [blocks, units, units], of loss gradients (nats per token, squared).
+        tasks: The task of every unit.
+        norms: "plain" or "unbiased".
+        aggregate: "sum" (blocks are one theta) or "mean" (mean of the blocks' values; all-zero blocks do not count).
+        groups: A label of every unit, the same for units that are not independent; see `interference`. None where all
+            units of a task are independent.
+
+    Returns:
+        [tasks i, tasks j], symmetric, 1 on the diagonal.
+
+    Raises:
+        ConfigError: If a setting is not one of the allowed values.
+        ScopeError: If a task has fewer than 2 units or groups, or the labels of `groups` are not as many as the units.
+        MeasurementError: If the Gram has the wrong shape, is not finite, or is zero throughout.
+
+    Example:
+        >>> import numpy as np
+        >>> g = np.array([[1.0, 0.0], [1.0, 0.0], [-1.0, 1.0], [-1.0, 1.0]])
+        >>> cosine(g @ g.T, ["a", "a", "b", "b"]).round(3).tolist()
+        [[1.0, -0.707], [-0.707, 1.0]]
     """
     return estimate(Estimand("cosine", norms=norms, aggregate=aggregate), gram, tasks, groups=groups)[0]
 
@@ -126,9 +165,30 @@ def cosine(
 def pair_cosine(
     gram: Grams, tasks: Sequence[str], aggregate: Aggregate | str = Aggregate.SUM, groups: Groups = None
 ) -> Array:
-    """Mean cosine of a unit of i and a unit of j, [tasks, tasks], self pairs left out.
+    """The mean cosine of a unit of i and a unit of j, self pairs left out.
 
     The diagonal is how much a task's units agree among themselves. The cosine with a zero gradient counts as 0.
+
+    Args:
+        gram: [units, units] or [blocks, units, units], of loss gradients (nats per token, squared).
+        tasks: The task of every unit.
+        aggregate: "sum" (blocks are one theta) or "mean" (mean of the blocks' values; all-zero blocks do not count).
+        groups: A label of every unit, the same for units that are not independent; see `interference`. None where all
+            units of a task are independent.
+
+    Returns:
+        [tasks i, tasks j], symmetric, within [-1, 1].
+
+    Raises:
+        ConfigError: If a setting is not one of the allowed values.
+        ScopeError: If a task has fewer than 2 units or groups, or the labels of `groups` are not as many as the units.
+        MeasurementError: If the Gram has the wrong shape, is not finite, or is zero throughout.
+
+    Example:
+        >>> import numpy as np
+        >>> g = np.array([[1.0, 0.0], [1.0, 0.0], [-1.0, 1.0], [-1.0, 1.0]])
+        >>> pair_cosine(g @ g.T, ["a", "a", "b", "b"]).round(3).tolist()
+        [[1.0, -0.707], [-0.707, 1.0]]
     """
     return estimate(Estimand("pair_cosine", aggregate=aggregate), gram, tasks, groups=groups)[0]
 
@@ -136,7 +196,29 @@ def pair_cosine(
 def conflict_rate(
     gram: Grams, tasks: Sequence[str], aggregate: Aggregate | str = Aggregate.SUM, groups: Groups = None
 ) -> Array:
-    """Share of unit pairs (u of j, v of i) with K[u, v] < 0, [tasks, tasks], self pairs left out; noise gives 0.5."""
+    """The share of unit pairs (u of j, v of i) whose gradients point apart: K[u, v] < 0. Noise alone gives 0.5.
+
+    Args:
+        gram: [units, units] or [blocks, units, units], of loss gradients (nats per token, squared).
+        tasks: The task of every unit.
+        aggregate: "sum" (blocks are one theta) or "mean" (mean of the blocks' values; all-zero blocks do not count).
+        groups: A label of every unit, the same for units that are not independent; see `interference`. None where all
+            units of a task are independent.
+
+    Returns:
+        [tasks i, tasks j], within [0, 1]; self pairs are left out.
+
+    Raises:
+        ConfigError: If a setting is not one of the allowed values.
+        ScopeError: If a task has fewer than 2 units or groups, or the labels of `groups` are not as many as the units.
+        MeasurementError: If the Gram has the wrong shape, is not finite, or is zero throughout.
+
+    Example:
+        >>> import numpy as np
+        >>> g = np.array([[1.0, 0.0], [1.0, 0.0], [-1.0, 1.0], [-1.0, 1.0]])
+        >>> conflict_rate(g @ g.T, ["a", "a", "b", "b"]).tolist()
+        [[0.0, 1.0], [1.0, 0.0]]
+    """
     return estimate(Estimand("conflict_rate", aggregate=aggregate), gram, tasks, groups=groups)[0]
 
 
@@ -149,7 +231,29 @@ def magnitude_similarity(
 ) -> Array:
     """Gradient magnitude similarity 2|a||b| / (|a|^2 + |b|^2) of the mean gradients (Yu et al. 2020): 1 if equal.
 
-    `norms` as in `cosine`: plain norms are lengthened by noise, so two weak tasks look alike.
+    Noise lengthens plain norms, so that two weak tasks look alike.
+
+    Args:
+        gram: [units, units] or [blocks, units, units], of loss gradients (nats per token, squared).
+        tasks: The task of every unit.
+        norms: "plain" (of the mean gradients as measured) or "unbiased" (self pairs left out); see `cosine`.
+        aggregate: "sum" (blocks are one theta) or "mean" (mean of the blocks' values; all-zero blocks do not count).
+        groups: A label of every unit, the same for units that are not independent; see `interference`. None where all
+            units of a task are independent.
+
+    Returns:
+        [tasks i, tasks j], symmetric, 1 on the diagonal.
+
+    Raises:
+        ConfigError: If a setting is not one of the allowed values.
+        ScopeError: If a task has fewer than 2 units or groups, or the labels of `groups` are not as many as the units.
+        MeasurementError: If the Gram has the wrong shape, is not finite, or is zero throughout.
+
+    Example:
+        >>> import numpy as np
+        >>> g = np.array([[1.0, 0.0], [1.0, 0.0], [-1.0, 1.0], [-1.0, 1.0]])
+        >>> magnitude_similarity(g @ g.T, ["a", "a", "b", "b"]).round(3).tolist()
+        [[1.0, 0.943], [0.943, 1.0]]
     """
     return estimate(Estimand("magnitude_similarity", norms=norms, aggregate=aggregate), gram, tasks, groups=groups)[0]
 
@@ -161,104 +265,30 @@ def curvature(
     aggregate: Aggregate | str = Aggregate.SUM,
     groups: Groups = None,
 ) -> Array:
-    """PCGrad's curvature bounding measure of the mean gradients, [tasks, tasks], 0 on the diagonal.
+    """PCGrad's curvature bounding measure of the mean gradients: large where two gradients differ and cancel.
 
-    `xi(a, b) = (1 - cos(a, b)^2) |a - b|^2 / |a + b|^2` (Yu et al. 2020). Large where the two gradients differ and
-    cancel; NaN where |a + b| is 0. `norms` as in `cosine`.
+    `xi(a, b) = (1 - cos(a, b)^2) |a - b|^2 / |a + b|^2` (Yu et al. 2020).
+
+    Args:
+        gram: [units, units] or [blocks, units, units], of loss gradients (nats per token, squared).
+        tasks: The task of every unit.
+        norms: "plain" (of the mean gradients as measured) or "unbiased" (self pairs left out); see `cosine`.
+        aggregate: "sum" (blocks are one theta) or "mean" (mean of the blocks' values; all-zero blocks do not count).
+        groups: A label of every unit, the same for units that are not independent; see `interference`. None where all
+            units of a task are independent.
+
+    Returns:
+        [tasks i, tasks j], symmetric, 0 on the diagonal; NaN where |a + b| is 0.
+
+    Raises:
+        ConfigError: If a setting is not one of the allowed values.
+        ScopeError: If a task has fewer than 2 units or groups, or the labels of `groups` are not as many as the units.
+        MeasurementError: If the Gram has the wrong shape, is not finite, or is zero throughout.
+
+    Example:
+        >>> import numpy as np
+        >>> g = np.array([[1.0, 0.0], [1.0, 0.0], [-1.0, 1.0], [-1.0, 1.0]])
+        >>> curvature(g @ g.T, ["a", "a", "b", "b"]).round(3).tolist()
+        [[0.0, 2.5], [2.5, 0.0]]
     """
     return estimate(Estimand("curvature", norms=norms, aggregate=aggregate), gram, tasks, groups=groups)[0]
-
-
-@dataclass(frozen=True)
-class RatioHealth:
-    """How far the ratios under I may be trusted, each [tasks i, tasks j].
-
-    Attributes:
-        nonpositive: Share of units v of task i with Delta_i L_i(v) <= 0, whose ratio points the wrong way.
-        leverage: max_v |ratio| / sum_v |ratio|: 1 / units where all agree, near 1 where one unit is the whole cell.
-
-    Where units have groups, both are of groups, with the mean Delta of the units of each.
-    """
-
-    nonpositive: Array
-    leverage: Array
-
-
-def ratio_health(
-    gram: Grams,
-    tasks: Sequence[str],
-    pairs: Pairs | str = Pairs.LEAVE_ONE_OUT,
-    aggregate: Aggregate | str = Aggregate.SUM,
-    groups: Groups = None,
-) -> RatioHealth:
-    """Health of every cell's ratios; with `aggregate="mean"` the mean of the blocks' health."""
-    estimand, layout = Estimand("interference", pairs=pairs, aggregate=aggregate), layout_of(gram, tasks, groups)
-    return health_of(estimand.kernels(gram, layout), layout, estimand.pair_rule)
-
-
-def health_of(kernels: Iterable[Kernel], layout: Layout, pairs: Pairs) -> RatioHealth:
-    """The mean health of the ratios of some kernels, under a rule of pairs."""
-    ones = np.ones((1, len(layout.order)))
-    cells, every = layout.cells, range(len(layout.tasks))
-    nonpositive, leverage = Average(), Average()
-    for kernel in kernels:
-        units = unit_means(kernel, ones, layout, pairs)[0]  # [tasks j, units v]
-        if layout.groups is not None:
-            units = (cells.averaging @ units.T).T
-        rows = ((units[:, v], units[i, v], cells.sizes[v]) for i, v in enumerate(map(cells.of_task, every)))
-        shares, worst = zip(*(_row_health(*row) for row in rows), strict=True)
-        nonpositive.add(np.repeat(np.array(shares)[:, None], len(layout.tasks), axis=1))
-        leverage.add(np.stack(worst))
-    return RatioHealth(nonpositive.mean(), leverage.mean())
-
-
-def _row_health(numerators: Array, own: Array, units: NDArray[np.intp]) -> tuple[float, Array]:
-    """Of the cells of an affected task: the share without a positive denominator, and the leverage [tasks j]."""
-    size = np.abs(np.divide(numerators, own, out=np.zeros_like(numerators), where=own != 0)) * units
-    total = size.sum(axis=1)
-    return float((own <= 0).mean()), np.divide(
-        size.max(axis=1), total, out=np.full_like(total, np.nan), where=total > 0
-    )
-
-
-@dataclass(frozen=True)
-class Signal:
-    """What a task's gradients say beside their noise; every array is [tasks].
-
-    Attributes:
-        tasks: Their names.
-        squared_norm: Unbiased |mean g_i|^2, the mean of K over pairs u != v of different groups; may be below 0 where
-            there is no signal.
-        unit_noise: Expected squared distance of one unit's gradient from the mean: mean K[u, u] - squared_norm.
-        snr: squared_norm / (unit_noise / units): signal to noise of the measured mean gradient, in power. Where units
-            have groups, squared_norm / (|measured mean|^2 - squared_norm), which is the same where each has one.
-        reliability: squared_norm / |measured mean|^2, at most 1: what `cosine` is attenuated by.
-        balance: sum_j <mean g_i, mean g_j> / |mean g_i|^2. Near 0 the summed loss is stationary for task i, and its
-            off-diagonal interference must then average below 0 whatever the tasks are; NaN where squared_norm <= 0.
-        effective: Effective number of units, or of groups where units have them (`carriers.effective_units`).
-    """
-
-    tasks: tuple[str, ...]
-    squared_norm: Array
-    unit_noise: Array
-    snr: Array
-    reliability: Array
-    balance: Array
-    effective: Array
-
-
-def signal(gram: Grams, tasks: Sequence[str], groups: Groups = None) -> Signal:
-    """The signal of every task, over the sum of the blocks."""
-    layout = layout_of(gram, tasks, groups)
-    (kernel,) = Estimand("cosine").kernels(gram, layout)
-    ones = np.ones((1, len(tasks)))
-    inner = pair_means(kernel, ones, layout, Pairs.LEAVE_ONE_OUT)[0]
-    plain = np.diagonal(pair_means(kernel, ones, layout, Pairs.ALL)[0])
-    squared_norm = np.diagonal(inner).copy()
-    unit_noise = np.add.reduceat(np.diagonal(kernel.values), layout.starts) / layout.counts - squared_norm
-    with np.errstate(divide="ignore", invalid="ignore"):  # a task without noise has infinite snr, without gradient NaN
-        snr = squared_norm / (unit_noise / layout.counts if layout.groups is None else plain - squared_norm)
-        reliability = squared_norm / plain
-        balance = np.where(squared_norm > 0, inner.sum(axis=1) / squared_norm, np.nan)
-    effective = effective_units(squared_norms(kernel.values, layout), layout.cells)
-    return Signal(layout.tasks, squared_norm, unit_noise, snr, reliability, balance, effective)

@@ -2,10 +2,13 @@
 
 import errno
 import re
+import traceback
 import unicodedata
+from types import TracebackType
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """A disk without room, a user's quota used up, a file larger than allowed."""
+_TRACEBACK = "(%tb shows the traceback, %debug opens the debugger there)"
 _STEERING = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
 
@@ -26,6 +29,15 @@ class ToolError(Exception):
     exit_code = 2
     shared = False
     lines = False
+    _told: TracebackType | None = None
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows, line by line: the sentence, and the traceback where it is asked for again (`%tb`)."""
+        if self._told is not None and self._told is self.__traceback__:
+            return [plain(line) for line in "".join(traceback.format_exception(self)).splitlines()]
+        self._told = self.__traceback__
+        shown = [plain(line) for line in str(self).split("\n")] if self.lines else [plain(self)]
+        return [f"{type(self).__name__}: {shown[0]}", *shown[1:], _TRACEBACK]
 
 
 MixLoraError = ToolError

@@ -21,7 +21,7 @@ from interference.errors import RunError, ScopeError, WriteError
 from interference.factors import Factors, affinity, neighbours, selections
 from interference.factors.contrast import contrast
 from interference.figures import canvas, matrices, paper, scores
-from interference.run import Run, run
+from interference.run import Run, compare
 from mixlora.evaluation import comparison, results, tables
 from mixlora.evaluation.scoring.intervals import Estimate
 from tests.support.answers import FIRST, SECOND, evaluation
@@ -113,7 +113,7 @@ def test_methods_average_over_layers_and_show_the_paired_difference():
     for row, way in zip((figure.axes[:3], figure.axes[3:6]), ways, strict=True):
         for axes, one in zip(row, runs.values(), strict=False):
             np.testing.assert_allclose(np.asarray(mesh(axes).get_array()), one.matrix(**way))
-        table = run.compare(*runs.values(), **way, **QUICK)
+        table = compare(*runs.values(), **way, **QUICK)
         np.testing.assert_allclose(np.asarray(mesh(row[2]).get_array()).ravel(), table["difference"])
         assert row[2].get_title().endswith("\nMixLoRA $ minus LoRA")
         assert mesh(row[0]).get_clim() == mesh(row[1]).get_clim() == mesh(row[2]).get_clim()
@@ -122,7 +122,7 @@ def test_methods_average_over_layers_and_show_the_paired_difference():
     ]  # fmt: skip
     assert list(dict.fromkeys(figure.data["run"])) == ["LoRA", "MixLoRA $", "MixLoRA $ minus LoRA"]
     ends = paper.methods(runs, "delta", **QUICK).data[["low", "high"]].to_numpy()
-    wanted = run.compare(*runs.values(), "delta", aggregate="mean", **QUICK)[["low", "high"]]
+    wanted = compare(*runs.values(), "delta", aggregate="mean", **QUICK)[["low", "high"]]
     assert np.isfinite(ends[-3:-1]).all()
     np.testing.assert_allclose(ends[-4:], wanted)
     with pytest.raises(ScopeError, match="between two runs, but 1 were given"):

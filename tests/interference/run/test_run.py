@@ -108,7 +108,7 @@ def test_an_empty_directory_is_taken_and_another_is_not(tmp_path):
 
 
 def test_a_failed_save_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr("interference.run.run.write_packed", no_room)
+    monkeypatch.setattr("interference.run.storage.write_packed", no_room)
     with pytest.raises(RunError, match=r"the run cannot be written to .*: No space left on device"):
         made().save(tmp_path / "run")
     assert list(tmp_path.iterdir()) == []

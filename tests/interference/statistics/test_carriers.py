@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from interference.statistics.bootstrap import Resamples, studentised
+from interference.statistics.bootstrap import studentised
 from interference.statistics.carriers import (
     carried_by,
     carriers,
@@ -16,6 +16,7 @@ from interference.statistics.carriers import (
 from interference.statistics.estimand import Estimand
 from interference.statistics.layout import Layout
 from interference.statistics.metrics import signal
+from interference.statistics.resamples import Resamples
 from interference.statistics.uncertainty import compare, table
 from tests.interference.statistics.laws import Law
 

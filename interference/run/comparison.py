@@ -1,0 +1,56 @@
+"""Comparison: how a metric differs between two runs of the same examples.
+
+Not here: the resamples and their intervals (`statistics`).
+"""
+
+from typing import Any
+
+import pandas as pd
+
+from interference.blocks import Scope
+from interference.errors import ScopeError
+from interference.run.frames import tidy
+from interference.run.remarks import other_units
+from interference.run.run import Run
+from interference.statistics import uncertainty
+from interference.statistics.estimand import Aggregate
+
+
+def compare(a: Run, b: Run, metric: str = "interference", **options: Any) -> pd.DataFrame:
+    """The change of a metric from run a to run b, one row a cell, resampling the same units in both.
+
+    Args:
+        a: A run.
+        b: Another run, of the same examples in the same order.
+        metric: As in `Run.matrix`.
+        **options: Scope and options of `Run.table` (but `by`), for both runs.
+
+    Returns:
+        Columns affected and stepped (ordered categoricals, in the order of `Run.tasks`), a, b, difference (b - a), low
+        and high (95% bootstrap interval of the difference), p, q (p adjusted over the cells), and verdict ("lower",
+        "higher" or "unclear").
+
+    Raises:
+        ScopeError: If the runs do not hold the same units, or lack the scope.
+        ConfigError: If an option has a value that is not allowed.
+        MeasurementError: If every gradient in the scope is zero.
+
+    Example:
+        >>> import interference
+        >>> lora, mixlora = (interference.load(f"reports/reference/{name}") for name in ("lora", "mixlora"))
+        >>> change = interference.compare(lora, mixlora, layers=[3])
+        >>> sorted(set(change["verdict"]))
+        ['higher', 'lower', 'unclear']
+    """
+    if any(list(a.probes[column]) != list(b.probes[column]) for column in ("task", "ids", "source")):
+        raise ScopeError(
+            other_units(a.meta, b.meta)
+            or "the runs do not hold the same examples in the same order; compute both with the same seed"
+        )
+    own = {"groups": a.groups, "groups_b": b.groups}
+    if "groups" in options:
+        own["groups_b"] = options["groups"]
+    scope, options = Scope.split({"seed": a.seed, **own} | options)
+    first, second = (run._theta(scope, options.get("aggregate", Aggregate.SUM)) for run in (a, b))
+    found = uncertainty.compare(first, second, list(a.probes["task"]), metric, **options)
+    return tidy(found.columns(), found.tasks)
