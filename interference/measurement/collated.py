@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from interference.errors import ScopeError
 from interference.gradients.examples import packed
-from mixlora.checkpoints.loading import positions_of
+from mixlora.checkpoints.lengths import positions_of
 from mixlora.common.labels import IGNORED
 from mixlora.tuner.model import base_model_of
 

@@ -280,7 +280,7 @@ def describe(encoded: Sample) -> dict[str, Any]:
             for image in example.example.images:
                 found.update(content(image))
         tasks.setdefault(unit.task, []).extend(unit.examples)
-    cut = {task: sum(example.truncated > 0 for example in own) for task, own in tasks.items()}
+    cut = {task: sum(example.truncated for example in own) for task, own in tasks.items()}
     return {
         "fingerprint": found.hexdigest()[:32],
         "truncated_answers": sum(cut.values()),
@@ -305,7 +305,7 @@ def _shown(example: Encoded, collator: Collator) -> dict[str, Any]:
         "pieces": [[text, mark] for text, mark in shortened(pieces_of(example, collator))],
         "tokens": len(example.input_ids),
         "supervised": example.supervised,
-        "cut": example.truncated,
+        "cut": collator.cut(example),
     }
 
 

@@ -51,7 +51,7 @@ def load_processor(section: BaseSection, place: str | None = None) -> Any:
         CheckpointError: if there is none.
     """
     base = place or base_of(section)
-    sees, options = _sees(_own_config(section)), {"trust_remote_code": section.trust_remote_code}
+    sees, options = _sees(own_config(section)), {"trust_remote_code": section.trust_remote_code}
     try:
         if not sees:
             return AutoTokenizer.from_pretrained(base, **options)
@@ -77,25 +77,12 @@ def _has_processor(place: str) -> bool:
 
 def is_llava_v1(section: BaseSection) -> bool:
     """Whether the base is of the architecture of LLaVA v1."""
-    return bool(_own_config(section).model_type == "llava")
-
-
-def positions(section: BaseSection) -> int | None:
-    """How many tokens the base has positions for; None where they are computed, as rotary ones, for any number."""
-    return positions_of(_own_config(section).get_text_config())
-
-
-def positions_of(text: Any) -> int | None:
-    """The same of a text model's configuration."""
-    if hasattr(text, "rope_parameters") or hasattr(text, "rope_theta"):
-        return None
-    found = getattr(text, "max_position_embeddings", None)
-    return found if isinstance(found, int) else None
+    return bool(own_config(section).model_type == "llava")
 
 
 def image_aspect_ratio(section: BaseSection) -> str | None:
     """What the base's configuration says of how pictures become squares; None where it says nothing."""
-    return getattr(_own_config(section), "image_aspect_ratio", None)
+    return getattr(own_config(section), "image_aspect_ratio", None)
 
 
 def load_base(section: BaseSection, device: torch.device | None = None) -> Any:
@@ -111,7 +98,7 @@ def load_base(section: BaseSection, device: torch.device | None = None) -> Any:
     base, split = base_of(section), device is None and section.device == SPLIT
     device = device or device_of(section.device)
     options: dict[str, Any] = {"device_map": "auto"} if split else {}
-    own = _own_config(section)
+    own = own_config(section)
     kind = _auto_class(own)
     try:
         if section.quantization is not None:
@@ -201,7 +188,7 @@ def empty_adapted(section: BaseSection, adapter: str) -> PeftModel:
     Raises:
         CheckpointError: if the base or the adapter is missing, or they do not fit each other.
     """
-    own, config = _own_config(section), adapter_config(adapter)
+    own, config = own_config(section), adapter_config(adapter)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # transformers' deprecations
@@ -367,7 +354,12 @@ def _misfit(section: BaseSection, adapter: str) -> str:
     return f"the adapter at {adapter} does not fit the base {section.base}"
 
 
-def _own_config(section: BaseSection) -> PreTrainedConfig:
+def own_config(section: BaseSection) -> PreTrainedConfig:
+    """The base's configuration.
+
+    Raises:
+        CheckpointError: there is none that can be read.
+    """
     base = base_of(section)
     logging.set_verbosity_error()
     try:

@@ -10,7 +10,8 @@ from typing import Any
 
 from transformers.utils import cached_file
 
-from mixlora.checkpoints.loading import image_aspect_ratio, is_llava_v1, load_processor, positions
+from mixlora.checkpoints.lengths import longest_text, positions
+from mixlora.checkpoints.loading import image_aspect_ratio, is_llava_v1, load_processor
 from mixlora.common.files import LARGEST_JSON, SNAPSHOTS, TRAINING, is_file, is_folder, read_json, read_text
 from mixlora.common.sections import BaseSection
 from mixlora.data.collation import Collator
@@ -49,7 +50,8 @@ def load_collator(
     place = f"the {'adapter' if own else 'base'}'s ({own or section.base})"
     day = section.day or day or _trained_day(adapter)
     template = _template(section, processor, adapter if own is None else None, place, day)
-    return Collator(processor, max_length, template, _square(section, processor), positions(section))
+    longest = longest_text(section, processor)
+    return Collator(processor, max_length, template, _square(section, processor), positions(section), longest)
 
 
 def with_template(collator: Collator) -> Any:

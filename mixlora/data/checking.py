@@ -80,7 +80,7 @@ def check(
                     open_image(example, number)
             good.append(example)
             lengths.append(len(encoded.input_ids))
-            cut[example.task] += encoded.truncated > 0
+            cut[example.task] += encoded.truncated
             marked[example.task] += encoded.marked
         bad += [at] * bool(own)
         if own and skipping is not None and example.task in skipping:

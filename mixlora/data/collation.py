@@ -29,7 +29,7 @@ class Encoded:
         input_ids: the tokens, pictures' placeholders expanded to as many as the model has features of them.
         labels: the token itself where it is supervised, else -100; as long as `input_ids`.
         example: what it was made of.
-        truncated: how many supervised tokens `max_length` cut off.
+        truncated: whether `max_length` cut off supervised tokens.
         text: what the tokens stand for, one placeholder a picture, nothing cut off.
         suffix: the answer, of a processor that is given it apart from the text.
     """
@@ -37,7 +37,7 @@ class Encoded:
     input_ids: list[int]
     labels: list[int]
     example: Example
-    truncated: int = 0
+    truncated: bool = False
     text: str = field(default="", repr=False)
     suffix: str | None = field(default=None, repr=False)
 
@@ -76,6 +76,7 @@ class Collator:
         template: the model's chat template; None for the processor's own, or none.
         square: pad pictures to a square of this colour first; None leaves them as they are.
         positions: tokens that the model has positions for; None for any number.
+        longest: tokens that the model was made for, and more than are kept of no example; None for any number.
 
     Raises:
         ConfigError: the tokenizer has no offsets, or the template renders no conversation.
@@ -88,6 +89,7 @@ class Collator:
         template: ChatTemplate | None = None,
         square: Square | None = None,
         positions: int | None = None,
+        longest: int | None = None,
     ) -> None:
         if max_length is not None and max_length < 1:
             raise ConfigError(f"max_length is {max_length}; give a number of tokens above 0, or None to keep all.")
@@ -95,6 +97,7 @@ class Collator:
         self.max_length = max_length
         self.square = square
         self.positions = positions
+        self.longest = positions or longest
         self.is_tokenizer = isinstance(processor, PreTrainedTokenizerBase)
         self.tokenizer = processor if self.is_tokenizer else processor.tokenizer
         if not self.tokenizer.is_fast:
@@ -105,7 +108,9 @@ class Collator:
         self._image_token = None if self.is_tokenizer else self._placeholder()
         self.template = template or template_of(processor, own_template(processor), "the processor's own")
         written_by = type(processor).__name__ if takes_suffix(processor) else None
-        self.encoder = Encoder(self.tokenizer, self.template, self._image_token, self._expanded, written_by, max_length)
+        self.encoder = Encoder(
+            self.tokenizer, self.template, self._image_token, self._expanded, written_by, max_length, self.longest
+        )
         self._expansions: dict[tuple[int, int], str] = {}
 
     @property
@@ -128,9 +133,19 @@ class Collator:
         labels = [token if mark else IGNORED for token, mark in zip(found.ids, found.supervised, strict=True)]
         whole = Encoded(found.ids, labels, example, text=found.text, suffix=found.suffix)
         self._check_marked(whole)
-        kept = whole if self.max_length is None else self._truncate(whole, self.max_length)
-        self._check_positions(kept)
+        kept = whole if self.max_length is None else self._truncate(whole, self.max_length, found)
+        self._check_length(kept)
         return kept
+
+    def cut(self, encoded: Encoded) -> int:
+        """How many supervised tokens of an example `max_length` cut off."""
+        if not encoded.truncated:
+            return 0
+        self.encoder.bound = None
+        try:
+            return sum(self.encoder.encode(encoded.example).supervised[len(encoded.input_ids) :])
+        finally:
+            self.encoder.bound = self.max_length
 
     def encode_prompt(self, example: Example, new_tokens: int = 0) -> Encoded:
         """The tokens before the last answer, as a model that is to generate it sees them; nothing is supervised.
@@ -147,12 +162,12 @@ class Collator:
         found: Sequenced = self.encoder.prompt(example)
         if self.max_length is not None and len(found.ids) > self.max_length:
             raise DataError(
-                f"{example.source}: the prompt of example {example.id!r} alone has {len(found.ids)} tokens, more than "
-                f"max_length {self.max_length}; raise max_length or drop the record."
+                f"{example.source}: the prompt of example {example.id!r} alone has more tokens than max_length "
+                f"{self.max_length}; raise max_length or drop the record."
             )
         prompt = Encoded(found.ids, [IGNORED] * len(found.ids), example, text=found.text)
         self._check_marked(prompt)
-        self._check_positions(prompt, new_tokens)
+        self._check_length(prompt, new_tokens)
         return prompt
 
     def collate(
@@ -274,18 +289,30 @@ class Collator:
                 "use a vision-language model or records without images."
             )
 
-    def _check_positions(self, encoded: Encoded, new_tokens: int = 0) -> None:
-        length = len(encoded.input_ids)
-        if self.positions is None or length + new_tokens <= self.positions:
+    def _check_length(self, encoded: Encoded, new_tokens: int | None = None) -> None:
+        """Raise a DataError where an example, or a prompt and the new tokens behind it, is longer than the model can.
+
+        Where its positions are computed, it can be of any length, but was made for no more than `longest`. A user who
+        sets max_length says how long examples are to be.
+        """
+        length, which = len(encoded.input_ids), f"{encoded.source}: example {encoded.id!r}"
+        if self.positions is None:
+            if self.longest is not None and self.max_length is None and length > self.longest:
+                remedy = "set max_length (the tokens kept of an example), or drop the record"
+                raise DataError(
+                    f"{which} has more tokens than the {self.longest} that the model was made for; "
+                    + (remedy if new_tokens is None else "drop the record")
+                )
             return
-        which = f"{encoded.source}: example {encoded.id!r}"
+        if length + (new_tokens or 0) <= self.positions:
+            return
         if new_tokens:
             raise DataError(
                 f"{which} has a prompt of {length} tokens, but the model has positions for {self.positions}, those of "
                 f"up to {new_tokens} new ones among them; lower generation.max_new_tokens, or drop the record"
             )
         raise DataError(
-            f"{which} has {length} tokens, but the model has positions for {self.positions}; set max_length to "
+            f"{which} has more tokens than the {self.positions} that the model has positions for; set max_length to "
             f"{self.positions} or less, or drop the record"
         )
 
@@ -309,19 +336,19 @@ class Collator:
                 return token
         return 0
 
-    def _truncate(self, whole: Encoded, max_length: int) -> Encoded:
+    def _truncate(self, whole: Encoded, max_length: int, found: Sequenced) -> Encoded:
         if len(whole.input_ids) <= max_length:
             return whole
         labels = whole.labels[:max_length]
         kept = replace(whole, input_ids=whole.input_ids[:max_length], labels=labels)
         if not kept.supervised:
-            first = next(at for at, label in enumerate(whole.labels) if label != IGNORED)
+            before = next((at for at, label in enumerate(whole.labels) if label != IGNORED), max_length)
+            counts = f"{len(whole.input_ids)} tokens, {before}" if found.is_whole else f"at least {max_length}"
             raise DataError(
                 f"{whole.source}: max_length {max_length} cuts off the whole answer of example {whole.id!r}, which has "
-                f"{len(whole.input_ids)} tokens, {first} of them before it; raise max_length or drop the record."
+                f"{counts} {'of them ' if found.is_whole else 'tokens '}before it; raise max_length or drop the record."
             )
-        cut = whole.supervised - kept.supervised
-        return replace(kept, truncated=cut)
+        return replace(kept, truncated=found.goes_on or whole.supervised > kept.supervised)
 
 
 def _filled(row: Tensor, length: int, value: int, padding: Literal["right", "left"]) -> Tensor:

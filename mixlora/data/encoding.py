@@ -16,15 +16,10 @@ from mixlora.common.errors import ConfigError, DataError
 from mixlora.data.examples import Example, Form, LossOn
 from mixlora.data.rendering import Renderer, Span, special_tokens
 from mixlora.data.templates import ChatTemplate
-from mixlora.data.tokens import MARKERS, Tokens, common_prefix_length, tokenize
+from mixlora.data.tokens import MARKERS, Tokens, beginning, common_prefix_length, tokenize
 
 Expand = Callable[[Example, str, Sequence[Span]], tuple[str, list[Span]]]
 """Writes the placeholders of an example's pictures as often as the model has features of them; moves spans along."""
-
-
-_LONG, _SPARE = 16, 100
-"""Characters of the beginning of a long text for each token of it, and tokens beyond those that are kept: where a text
-is cut, its last tokens may differ from those of the whole."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +31,16 @@ class Sequenced:
         ids: the tokens, placeholders expanded.
         supervised: whether each is supervised.
         suffix: the answer, of a processor that is given it apart from the text.
+        is_whole: whether these are all tokens; else more than are kept.
+        goes_on: whether tokens are supervised behind these.
     """
 
     text: str
     ids: list[int]
     supervised: list[bool]
     suffix: str | None = None
+    is_whole: bool = True
+    goes_on: bool = False
 
 
 class Encoder:
@@ -53,7 +52,8 @@ class Encoder:
         image_token: the placeholder of a picture; None for a language model.
         expand: see `Expand`.
         written_by: the name of a processor that writes a prompt and its answer itself; None of any other.
-        max_length: tokens that are kept of an example; None for all. What is refused for it is not tokenized whole.
+        max_length: tokens that are kept of an example; None for all. A text of many more is not tokenized whole.
+        longest: tokens that the model was made for, which bound a text where there is no `max_length`.
 
     Raises:
         ConfigError: the template renders no conversation, or there is no eos token to end a text with.
@@ -67,12 +67,14 @@ class Encoder:
         expand: Expand,
         written_by: str | None = None,
         max_length: int | None = None,
+        longest: int | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.template = template
         self.expand = expand
         self.written_by = written_by
         self.max_length = max_length
+        self.bound = longest if max_length is None else max_length
         self.special = special_tokens(tokenizer, image_token)
         self.image_token = image_token
         self._of_pictures = re.compile(re.escape(image_token) if image_token else r"(?!)")
@@ -87,7 +89,7 @@ class Encoder:
             DataError: it cannot be written so, or nothing of it is supervised.
         """
         found = self._encode(example)
-        if not any(found.supervised):
+        if not found.goes_on and not any(found.supervised):
             raise DataError(f"{example.source}: loss_on: {example.loss_on} leaves no token to learn; drop the record")
         return found
 
@@ -102,7 +104,7 @@ class Encoder:
             text, begins = self.renderer.prompt(example, example.turns[:last], training=False), None
         self._check_prompt(example, text)
         found = self._written(example, text, begins=begins)
-        return Sequenced(found.text, found.tokens.ids, [False] * len(found.tokens.ids))
+        return Sequenced(found.text, found.tokens.ids, [False] * len(found.tokens.ids), is_whole=found.is_whole)
 
     def _encode(self, example: Example) -> Sequenced:
         form = example.form
@@ -128,7 +130,8 @@ class Encoder:
         if chosen:
             self._check_before(example, rendered.text[: chosen[0][0]])
         found = self._written(example, rendered.text, chosen)
-        return Sequenced(found.text, found.tokens.ids, found.tokens.within(found.spans))
+        supervised, goes_on = found.tokens.within(found.spans), any(end > found.read for _, end in found.spans)
+        return Sequenced(found.text, found.tokens.ids, supervised, is_whole=found.is_whole, goes_on=goes_on)
 
     def _chosen(self, example: Example, answers: Sequence[Span]) -> Sequence[Span]:
         """The spans of the answers that are supervised."""
@@ -150,12 +153,13 @@ class Encoder:
         """The tokens of a prompt and its completion, supervised from where they differ from the prompt's own."""
         if example.loss_on is not LossOn.EVERYTHING and whole.startswith(prompt):
             self._check_before(example, prompt)
-        alone = self._written(example, prompt, begins=begins).tokens.ids
         found = self._written(example, whole, begins=begins)
+        if example.loss_on is LossOn.EVERYTHING:
+            return self._all(found)
+        alone = self._written(example, prompt, begins=begins).tokens.ids
         shared = common_prefix_length(alone, found.tokens.ids)
-        everything = example.loss_on is LossOn.EVERYTHING
-        supervised = [everything or k >= shared for k in range(len(found.tokens.ids))]
-        return Sequenced(found.text, found.tokens.ids, supervised)
+        supervised = [k >= shared for k in range(len(found.tokens.ids))]
+        return Sequenced(found.text, found.tokens.ids, supervised, is_whole=found.is_whole, goes_on=not found.is_whole)
 
     def _check_before(self, example: Example, text: str) -> None:
         """Raise a DataError where what precedes the answer is much longer than what is kept."""
@@ -174,9 +178,9 @@ class Encoder:
 
     def _is_beyond(self, text: str) -> bool:
         """Whether the beginning of a long text alone has more tokens than are kept, so that no more need be read."""
-        if self.max_length is None or len(text) <= (most := _LONG * (self.max_length + _SPARE)):
+        if self.max_length is None:
             return False
-        return len(tokenize(self.tokenizer, text[:most]).ids) > self.max_length + _SPARE
+        return beginning(self.tokenizer, text, self.max_length)[1] < len(text)
 
     def _suffixed(self, example: Example, answered: bool = True) -> Sequenced:
         """A prompt and its answer as PaliGemma's processor writes them: the pictures, BOS, the prompt, a newline."""
@@ -216,7 +220,8 @@ class Encoder:
         return prompt, prompt + self._ended(self._text(example, 1))
 
     def _all(self, found: "_Written") -> Sequenced:
-        return Sequenced(found.text, found.tokens.ids, [True] * len(found.tokens.ids))
+        ids, is_whole = found.tokens.ids, found.is_whole
+        return Sequenced(found.text, ids, [True] * len(ids), is_whole=is_whole, goes_on=not is_whole)
 
     def _text(self, example: Example, number: int) -> str:
         """The text of a turn as it stands, a placeholder where each picture is.
@@ -258,7 +263,8 @@ class Encoder:
             text = self._bos + text
             spans = [(start + len(self._bos), end + len(self._bos)) for start, end in spans]
         whole, moved = self.expand(example, text, spans)
-        return _Written(text, tokenize(self.tokenizer, whole, special=begins and not self._sees), moved)
+        tokens, read = beginning(self.tokenizer, whole, self.bound, special=begins and not self._sees)
+        return _Written(text, tokens, moved, read, read == len(whole))
 
     def _own_beginning(self) -> str:
         """What the tokenizer itself puts before a text: its BOS, or nothing."""
@@ -270,8 +276,18 @@ class Encoder:
 
 @dataclass(frozen=True)
 class _Written:
-    """A text in tokens: as it was before pictures' placeholders were expanded, and where spans are after it."""
+    """A text in tokens: as it was before pictures' placeholders were expanded, and where spans are after it.
+
+    Attributes:
+        text: the whole of it.
+        tokens: of its beginning.
+        spans: of characters.
+        read: how many characters have tokens.
+        is_whole: whether all have.
+    """
 
     text: str
     tokens: Tokens
     spans: list[Span]
+    read: int
+    is_whole: bool

@@ -40,12 +40,14 @@ class Preview:
         pieces: their text, pictures' placeholders collapsed.
         template: what writes its model's conversations.
         sizes: width and height of its pictures, in pixels.
+        cut: how many supervised tokens `max_length` cut off.
     """
 
     encoded: Encoded
     pieces: tuple[Piece, ...]
     template: ChatTemplate
     sizes: tuple[tuple[int, int], ...]
+    cut: int
 
     def json(self) -> str:
         """One line for a script: input_ids and supervised are of the same length."""
@@ -57,7 +59,7 @@ class Preview:
             "input_ids": encoded.input_ids,
             "supervised": [int(label != IGNORED) for label in encoded.labels],
             "template": self.template.source,
-            "truncated": encoded.truncated,
+            "truncated": self.cut,
             "source": encoded.source,
             "form": encoded.example.form.value,
             "loss_on": str(encoded.example.loss_on),
@@ -69,7 +71,7 @@ class Preview:
         """What a terminal shows: supervised tokens in colour, or in [brackets]; nothing in it steers the terminal."""
         encoded, example = self.encoded, self.encoded.example
         yield plain(f"task {example.task!r}, example {encoded.id!r} ({encoded.source})")
-        cut = f", {encoded.truncated} more cut off by max_length" if encoded.truncated else ""
+        cut = f", {self.cut} more cut off by max_length" if self.cut else ""
         yield f"  {len(encoded.input_ids)} tokens, {encoded.supervised} of them supervised{cut}"
         on = LossOn.EVERYTHING if example.form is Form.TEXT else example.loss_on
         yield f"  form: {example.form.value}; loss_on: {on}"
@@ -86,7 +88,7 @@ def preview(encoded: Encoded, collator: Collator) -> Preview:
     """The preview of an example that a collator encoded."""
     example = encoded.example
     sizes = tuple(image_size(example, number) for number in range(len(example.images)))
-    return Preview(encoded, tuple(pieces_of(encoded, collator)), collator.template, sizes)
+    return Preview(encoded, tuple(pieces_of(encoded, collator)), collator.template, sizes, collator.cut(encoded))
 
 
 def previews(

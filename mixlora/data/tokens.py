@@ -12,6 +12,9 @@ from mixlora.data.rendering import Span
 MARKERS = (_CONTROL_TOKEN_START, _CONTROL_TOKEN_END)
 """Private characters between which a special token of a record stands; see transformers' mark_control_tokens."""
 
+_LONG, _SPARE = 16, 100
+"""Characters of the beginning of a long text for each token of it, and tokens beyond those that are wanted."""
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -57,6 +60,43 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, text: str, special: bool = Fals
         offsets += [(at + first, at + end) for first, end in made.offsets]
         at += len(piece) + 1  # a marker follows
     return Tokens(ids, offsets)
+
+
+def beginning(
+    tokenizer: PreTrainedTokenizerBase, text: str, count: int | None, special: bool = False
+) -> tuple[Tokens, int]:
+    """At least the first `count` tokens of a text, without reading much more of it, and how many characters they cover.
+
+    A long text is cut before a white space, with `_SPARE` tokens behind the `count`, another white space among them:
+    these are then the tokens of the whole, since no tokenizer joins words across it so far. The spare ones may differ.
+
+    Args:
+        tokenizer: a fast one.
+        text: as in `tokenize`.
+        count: None for all.
+        special: as in `tokenize`.
+    """
+    most = len(text) if count is None or _is_global(tokenizer) else _LONG * (count + _SPARE)
+    while count is not None and most < len(text):
+        cut = _last_space(text, most)
+        found = tokenize(tokenizer, text[:cut], special)
+        if len(found.ids) > count + _SPARE and any(map(str.isspace, text[found.offsets[count - 1][1] : cut])):
+            return found, cut
+        most *= 4
+    return tokenize(tokenizer, text, special), len(text)
+
+
+def _is_global(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a token may depend on all of a text: one of a unigram model that does not split it first."""
+    backend = tokenizer.backend_tokenizer
+    return backend.pre_tokenizer is None and type(backend.model).__name__ == "Unigram"
+
+
+def _last_space(text: str, most: int) -> int:
+    """Where the last white space is in the beginning of a text that is outside of markers; 0 for nowhere."""
+    opened, closed = (text.rfind(marker, 0, most) for marker in MARKERS)
+    end = opened if opened > closed else most
+    return next((at for at in range(end - 1, -1, -1) if text[at].isspace()), 0)
 
 
 def _pieces(text: str) -> list[str]:

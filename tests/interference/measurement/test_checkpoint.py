@@ -10,7 +10,7 @@ import interference
 from interference.config import ModelConfig
 from interference.errors import CheckpointError
 from interference.measurement import checkpoint
-from mixlora.checkpoints import loading
+from mixlora.checkpoints import lengths, loading
 from tests.support.checkpoints import write_adapter
 from tests.support.models import batch, gpt2, llama, llava, lora, opt
 
@@ -31,7 +31,7 @@ def test_the_model_is_the_one_that_was_saved(settings):
 @pytest.mark.parametrize(("model", "expected"), [(gpt2, 64), (opt, 64), (llama, None), (llava, None)])
 def test_positions_are_limited_where_they_are_learned(model, expected, tmp_path):
     model().config.save_pretrained(tmp_path)
-    assert loading.positions(ModelConfig(base=str(tmp_path), adapter="a")) == expected
+    assert lengths.positions(ModelConfig(base=str(tmp_path), adapter="a")) == expected
 
 
 def test_a_dtype_is_that_of_the_base(settings):

@@ -81,8 +81,8 @@ def test_truncation_from_the_right_counts_what_it_cuts():
     encoded = collator.encode(example("What?", "Paris. Yes"))
     assert learned(collator, encoded) == ["Paris", "."]
     assert len(encoded.input_ids) == 9
-    assert encoded.truncated == 2
-    assert collator.encode(example("What?", "Paris")).truncated == 0
+    assert encoded.truncated and collator.cut(encoded) == 2
+    assert not collator.encode(example("What?", "Paris")).truncated
 
 
 def test_an_answer_cut_off_entirely_is_refused():
@@ -93,7 +93,7 @@ def test_an_answer_cut_off_entirely_is_refused():
         "file.jsonl:7: max_length 7 cuts off the whole answer of example '7', which has 9 tokens, 7 of them before it; "
         "raise max_length or drop the record."
     )
-    with pytest.raises(DataError, match="the prompt of example '7' alone has 10 tokens, more than max_length 7"):
+    with pytest.raises(DataError, match="the prompt of example '7' alone has more tokens than max_length 7"):
         collator.encode_prompt(example("What is it? Yes", "Paris"))
 
 
@@ -104,12 +104,12 @@ def test_an_example_longer_than_the_models_positions_is_refused_or_cut():
     with pytest.raises(DataError) as error:
         Collator(tokenizer, template=template, positions=10).encode(given)
     assert str(error.value) == (
-        "file.jsonl:7: example '7' has 11 tokens, but the model has positions for 10; set max_length to 10 or less, or "
-        "drop the record"
+        "file.jsonl:7: example '7' has more tokens than the 10 that the model has positions for; set max_length to "
+        "10 or less, or drop the record"
     )
     assert len(Collator(tokenizer, template=template, positions=11).encode(given).input_ids) == 11
-    assert Collator(tokenizer, 10, template, positions=10).encode(given).truncated == 1
-    with pytest.raises(DataError, match=r"'7' has 7 tokens, but the model has positions for 6"):
+    assert Collator(tokenizer, 10, template, positions=10).encode(given).truncated
+    with pytest.raises(DataError, match=r"'7' has more tokens than the 6 that the model has positions"):
         Collator(tokenizer, template=template, positions=6).encode_prompt(given)
     assert len(Collator(tokenizer, template=template, positions=10).encode_prompt(given, new_tokens=3).input_ids) == 7
     with pytest.raises(DataError) as error:

@@ -1,13 +1,16 @@
-"""Texts of hundreds of thousands of words before an answer: refused by their beginning, and only where the whole is."""
+"""Texts of hundreds of thousands of words: refused or cut by their beginning, and only as the whole is."""
 
 from dataclasses import replace
 
 import pytest
+from transformers import LlamaConfig, MambaConfig
 
+from mixlora.checkpoints.lengths import longest_of
 from mixlora.common.errors import DataError
-from mixlora.data import encoding
+from mixlora.data import encoding, tokens
+from mixlora.data.collation import Collator
 from mixlora.data.examples import Form, LossOn
-from tests.support.small_processors import CHATML, byte_level, collating, example, metaspace, words
+from tests.support.small_processors import CHATML, byte_level, collating, example, metaspace, words, written_by
 
 LONG = "What is shown? " * 60_000
 TOKENIZERS = {"bytes": byte_level, "spaces": metaspace, "words": words}
@@ -17,13 +20,14 @@ TOKENIZERS = {"bytes": byte_level, "spaces": metaspace, "words": words}
 def tokenized(monkeypatch):
     """The characters of every text that is tokenized."""
     found: list[int] = []
-    real = encoding.tokenize
+    real = tokens.tokenize
 
     def counting(tokenizer, text, special=False):
         found.append(len(text))
         return real(tokenizer, text, special)
 
     monkeypatch.setattr(encoding, "tokenize", counting)
+    monkeypatch.setattr(tokens, "tokenize", counting)
     return found
 
 
@@ -53,19 +57,74 @@ def test_what_is_refused_is_what_is_refused_by_its_tokens(monkeypatch, make, whi
 
     counts = [*range(1, 30), 40, 60, 120, 200, 1000]
     found = [kept(count) for count in counts]
-    monkeypatch.setattr(encoding, "_LONG", 10**9)
+    monkeypatch.setattr(tokens, "_LONG", 10**9)
     assert found == [kept(count) for count in counts]
     assert found[0] is not None and found[-1] is None
 
 
+LONGER = "What is shown? " * 3_000
+TURNS = {
+    "answer": (Form.MESSAGES, ("What?", LONGER)),
+    "completion": (Form.COMPLETION, ("What?", LONGER)),
+    "plain": (Form.PLAIN, ("What?", LONGER)),
+    "text": (Form.TEXT, (LONGER,)),
+    "several turns": (Form.MESSAGES, ("What?", "Paris", "What?", LONGER, LONGER, "Paris")),
+}
+
+
+@pytest.mark.parametrize("make", TOKENIZERS.values(), ids=TOKENIZERS)
 @pytest.mark.parametrize("on", [LossOn.EVERYTHING, LossOn.ANSWERS])
-def test_a_long_answer_is_cut_as_before(monkeypatch, on):
-    long = replace(example("What?", LONG), loss_on=on)
-    cut = collating(byte_level(), CHATML, max_length=60).encode(long)
-    monkeypatch.setattr(encoding, "_LONG", 10**9)
-    assert cut == collating(byte_level(), CHATML, max_length=60).encode(long)
-    assert len(cut.input_ids) == 60 and cut.truncated > 10_000
+@pytest.mark.parametrize("form", TURNS)
+def test_what_is_behind_max_length_is_not_tokenized(monkeypatch, tokenized, make, on, form):
+    kind, turns = TURNS[form]
+    long = replace(example(*turns), form=kind, loss_on=on, prompt_turns=1)
+    tokenizer = make()
+    collator = collating(tokenizer, CHATML, max_length=60)
+    cut = collator.encode(long)
+    assert len(cut.input_ids) == 60 and cut.truncated and max(tokenized) <= 16 * 160
+    monkeypatch.setattr(tokens, "_LONG", 10**9)
+    assert cut == collating(tokenizer, CHATML, max_length=60).encode(long)
+    whole = collating(tokenizer, CHATML).encode(long)
+    assert collator.cut(cut) == whole.supervised - cut.supervised > 3_000
+
+
+def test_a_word_that_is_longer_than_what_is_kept_is_tokenized_whole(tokenized):
+    word = "a" * 50_000
+    cut = collating(byte_level(), CHATML, max_length=60).encode(example("What?", word))
+    assert cut.input_ids == collating(byte_level(), CHATML).encode(example("What?", word)).input_ids[:60]
+    assert max(tokenized) > len(word)
+
+
+def test_a_special_token_that_is_text_is_not_cut_apart():
+    text = " ".join(["What </s> is <|im_end|> shown?"] * 400)
+    tokenizer = byte_level()
+    whole = collating(tokenizer, CHATML).encode(example("What?", text))
+    for length in range(60, 90):
+        cut = collating(tokenizer, CHATML, max_length=length).encode(example("What?", text))
+        assert cut.input_ids == whole.input_ids[:length]
+
+
+def test_without_max_length_a_text_is_bounded_by_what_the_model_was_made_for(tokenized):
+    tokenizer = byte_level()
+    collator = Collator(tokenizer, template=written_by(tokenizer, CHATML), longest=80)
+    said = r"7: example '7' has more tokens than the 80 that the model was made for; set max_length \(the tokens kept"
+    for turns in (("What?", LONG), (LONG, "Paris")):
+        with pytest.raises(DataError, match=said):
+            collator.encode(example(*turns))
+    with pytest.raises(DataError, match="has more tokens than the 80 that the model was made for; drop the record"):
+        collator.encode_prompt(example(LONG, "Paris"), new_tokens=4)
+    assert max(tokenized) <= 16 * 180
+    collator = Collator(tokenizer, 200, written_by(tokenizer, CHATML), longest=80)
+    assert len(collator.encode(example("What?", LONG)).input_ids) == 200
 
 
 def test_without_a_limit_all_is_tokenized(tokenized):
     assert len(collating(byte_level(), CHATML).encode(example(LONG, "Paris")).input_ids) > 100_000
+
+
+def test_what_a_model_was_made_for_is_the_most_that_it_says():
+    assert longest_of(LlamaConfig(max_position_embeddings=64), 10**30) == 64
+    assert longest_of(LlamaConfig(max_position_embeddings=64), 512) == 512
+    scaled = {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}
+    assert longest_of(LlamaConfig(max_position_embeddings=64, rope_parameters=scaled), 10**30) == 256
+    assert longest_of(MambaConfig(), 10**30) is None
