@@ -152,9 +152,7 @@ def select(blocks: pd.DataFrame, scope: Scope) -> pd.DataFrame:
     space = member(Space, scope.space, "space", ScopeError, NONE_OF)
     frame = blocks[(blocks["side"] == Side.W) == (space is Space.WEIGHT)]
     if frame.empty:
-        raise ScopeError(
-            'this run holds no weight-space Gram; compute it with weight_space=True ("probe.weight_space")'
-        )
+        raise ScopeError("this run holds no weight-space Gram; compute it again with probe.weight_space: true")
     if layers is not None:
         check_layers(layers, frame["layer"].dropna().astype(int))
         frame = frame[frame["layer"].isin(layers).fillna(False).astype(bool)]

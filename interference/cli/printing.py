@@ -192,7 +192,7 @@ def remarks(
         found.append(other)
     if forced := stationary(signal):
         found.append(
-            f"{nearly_stationary(_listed(forced))}: their off-diagonal must average below 0 there, whatever the tasks "
+            f"{nearly_stationary(_listed(forced))}: off-diagonal values must average below 0 there, whatever the tasks "
             "are; compare with an earlier checkpoint"
         )
     if shared := dependence(run.probes):

@@ -68,7 +68,7 @@ class Description:
             return "none"
         if self.outside == 0:
             return "inside their initial range (as released: never trained, or hardly)"
-        return f"outside it in {100 * self.outside:.3g}% of entries (trained)"
+        return f"trained: {100 * self.outside:.3g}% of their entries are outside the initial range"
 
     def __str__(self) -> str:
         lines: dict[str, Any] = {"kind": str(self.kind), "r": self.r, "E": self.factors}

@@ -224,7 +224,7 @@ def answer_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
         start = tokenizer(word.capitalize(), add_special_tokens=False)["input_ids"][:1]
         tokens.extend(token for token in start if not tokens and token != tokenizer.unk_token_id)
     if not found[_YES] or not found[_NO] or set(found[_YES]) & set(found[_NO]):
-        raise ConfigError("the judge's tokenizer does not tell Yes from No by a first token; use by='generation'")
+        raise ConfigError("the judge's tokenizer does not tell Yes from No by a first token; use judge.by: generation")
     return found[_YES], found[_NO]
 
 

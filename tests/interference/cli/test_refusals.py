@@ -338,7 +338,7 @@ def test_a_fresh_adapter_is_measured_and_its_zeros_explained(interference, refus
         (["--aggregate", "max"], "aggregate is 'max', but must be one of 'sum', 'mean'"),
         (["--side", "C"], "side 'C' is none of A, B, W"),
         (["--space", "time"], "space 'time' is none of parameters, weight"),
-        (["--space", "weight"], "this run holds no weight-space Gram; compute it with weight_space=True"),
+        (["--space", "weight"], "this run holds no weight-space Gram; compute it again with probe.weight_space: true"),
         (["--layers", "1"], "layer 1 is not among the adapted layers: 0, 2 (counted from 0)"),
         (["--modules", "eye"], "module 'eye' is not among those here: attention, down_proj"),
     ],

@@ -353,7 +353,11 @@ def test_zero_blocks_add_nothing_and_are_named():
         ({"norms": "l1"}, ConfigError, "norms is 'l1', but must be one of 'plain', 'unbiased'"),
         ({"side": "C"}, ScopeError, "side 'C' is none of A, B"),
         ({"space": "time"}, ScopeError, "space 'time' is none of parameters, weight"),
-        ({"space": "weight"}, ScopeError, "this run holds no weight-space Gram; compute it with weight_space=True"),
+        (
+            {"space": "weight"},
+            ScopeError,
+            "this run holds no weight-space Gram; compute it again with probe.weight_space: true",
+        ),
         ({"layers": [1]}, ScopeError, r"layer 1 is not among the adapted layers: 0, 3 \(counted from 0\)"),
         ({"modules": ["v_proj"]}, ScopeError, "module 'v_proj' is not among those here: attention, language, q_proj"),
     ],

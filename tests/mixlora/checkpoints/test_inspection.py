@@ -57,7 +57,7 @@ def test_trained_routers_are_seen_in_both_layouts(tmp_path):
     for path in (tmp_path / "in", tmp_path / "out"):
         found = describe(path)
         assert found.outside == pytest.approx(share)
-        assert found.routers == f"outside it in {100 * share:.3g}% of entries (trained)"
+        assert found.routers == f"trained: {100 * share:.3g}% of their entries are outside the initial range"
 
 
 @pytest.mark.parametrize(("name", "shape", "inputs"), [("independent_A", (4, 25), 25), ("conditional", (2, 8, 4), 16)])
