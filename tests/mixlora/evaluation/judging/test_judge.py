@@ -219,7 +219,7 @@ def test_a_share_counts_failures_as_wrong():
 
 
 def test_what_cannot_judge_is_refused(tmp_path):
-    with pytest.raises(MixLoraError, match="does not tell Yes from No by a first token; use judge.by: generation"):
+    with pytest.raises(MixLoraError, match=r"does not tell Yes from No by a first token; use judge\.by: generation"):
         Judge(random_llama(metaspace()), metaspace())  # both start with the space before a word
     with pytest.raises(MixLoraError, match="does not tell Yes from No"):
         Judge(random_llama(words()), words())  # No is not in its vocabulary
