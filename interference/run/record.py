@@ -19,10 +19,9 @@ from safetensors.numpy import load_file
 
 from interference.errors import RunError, WriteError
 from mixlora.common.files import read_json
+from mixlora.common.sealed import LENGTH, SEAL, seal, sealed
 from mixlora.common.writing import whole_directory
 
-_SEAL = "seal"
-_SEAL_LENGTH = 32
 _SEALS = 64
 """Values of a record without a seal that are tried as one: it has a handful of keys, and a stranger's may have more."""
 _KINDS: Mapping[str, type] = {
@@ -84,15 +83,15 @@ def read_meta(path: Path, schema: int, noun: str, older: Collection[int] = ()) -
     if not isinstance(meta, dict) or "schema" not in meta:
         raise RunError(f"{path} is damaged; compute the {noun} again")
     found = meta.pop("schema")
-    seal = meta.pop(_SEAL, None)
+    told = meta.pop(SEAL, None)
     if isinstance(found, bool) or found not in (schema, *older):
         raise RunError(
             f"{path.parent} has schema {found!r:.60}, but this version reads schema {schema}; update task-interference"
         )
-    if seal is None and found == schema:
+    if told is None and found == schema:
         raise RunError(f"{path} is damaged: it lacks its seal, the checksum of itself; compute the {noun} again")
     whole = {"schema": found, **meta}
-    if _misnamed(whole) if seal is None else seal != _seal(whole):
+    if _misnamed(whole) if told is None else told != seal(whole):
         raise RunError(f"{path} is damaged: its checksum is another than was written; compute the {noun} again")
     for key, kind in _KINDS.items():
         if not _is_of(kind, value := meta.get(key, kind())) and (value is not None or key == "seed"):
@@ -113,20 +112,13 @@ def _is_of(kind: type, value: Any) -> bool:
 
 def write_meta(path: Path, meta: Mapping[str, Any]) -> None:
     """Write what `read_meta` reads, with a checksum of itself."""
-    whole = json.loads(json.dumps(meta))
-    sealed = {**whole, _SEAL: _seal(whole)}
-    path.write_text(json.dumps(sealed, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _seal(meta: Mapping[str, Any]) -> str:
-    text = json.dumps(meta, sort_keys=True, ensure_ascii=True)
-    return hashlib.blake2b(text.encode()).hexdigest()[:_SEAL_LENGTH]
+    path.write_text(json.dumps(sealed(meta), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _misnamed(whole: Mapping[str, Any]) -> bool:
     """Whether one of the keys is the seal of the others, whose own name was damaged."""
-    texts = [key for key, value in whole.items() if isinstance(value, str) and len(value) == _SEAL_LENGTH]
-    return any(whole[name] == _seal({k: v for k, v in whole.items() if k != name}) for name in texts[-_SEALS:])
+    texts = [key for key, value in whole.items() if isinstance(value, str) and len(value) == LENGTH]
+    return any(whole[name] == seal({k: v for k, v in whole.items() if k != name}) for name in texts[-_SEALS:])
 
 
 def check_sums(folder: Path, sums: Mapping[str, Any], names: Collection[str]) -> None:

@@ -9,13 +9,14 @@ from typing import Any
 
 from mixlora.common.errors import DataError, TrainingError
 from mixlora.common.files import read_json
+from mixlora.common.sealed import SEAL, seal, sealed
 from mixlora.common.writing import whole_file, write_remedy
 from mixlora.evaluation.config import RECORD
 from mixlora.evaluation.scoring.intervals import Estimate
 from mixlora.evaluation.scoring.metrics import Score
 
-FORMAT = 1
-"""The number of the file's layout; a later layout has a higher one."""
+FORMAT, _UNSEALED = 2, 1
+"""The number of the file's layout, of which later ones have higher numbers; and the last that has no seal."""
 
 
 @dataclass
@@ -61,7 +62,7 @@ class Results:
             TrainingError: it cannot be written.
         """
         folder = Path(path)
-        record = finite({"format": FORMAT, **asdict(self)})
+        record = sealed(finite({"format": FORMAT, **asdict(self)}))
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with whole_file(folder / RECORD) as new:
@@ -94,6 +95,9 @@ def load(path: Path | str) -> Results:
         raise DataError(
             f"{file} is of format {record['format']!r:.20}, later than {FORMAT}; read it with a newer version."
         )
+    told = record.pop(SEAL, None)
+    if told != seal(record) and (told is not None or record["format"] > _UNSEALED):
+        raise _damaged(file, "its checksum is another than was written")
     return _results(record, file)
 
 

@@ -5,6 +5,7 @@ import itertools
 import multiprocessing
 import os
 import random
+import re
 import signal
 import sys
 import threading
@@ -18,6 +19,7 @@ PRELOAD = [
     *("transformers.models.llama.modeling_llama", "transformers.models.llava.modeling_llava"),
 ]
 """What processes begin with, imported once: only the first list that a test run gives counts."""
+_SEAL = re.compile(rb'("seal": )"[0-9a-f]{32}"')
 CHANGES = ("open", "os.chmod", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate", "shutil.rmtree")
 """What Python tells before it changes a file or folder."""
 
@@ -69,9 +71,9 @@ def ended(process):
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """Every file of a directory, by its path, with its bytes; its own path is left out of them."""
+    """Every file of a directory, by its path, with its bytes; its own path is left out of them, and what seals that."""
     found = {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-    return {name: data.replace(os.fsencode(folder), b"OUT") for name, data in found.items()}
+    return {name: _SEAL.sub(rb'\1"SEAL"', data.replace(os.fsencode(folder), b"OUT")) for name, data in found.items()}
 
 
 def _quietly(work, values, log):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mixlora.common.errors import CheckpointError, ConfigError, DataError
+from mixlora.common.sealed import sealed
 from mixlora.data.checking import fingerprint
 from mixlora.data.examples import Example
 from mixlora.data.groups import shared_by
@@ -58,7 +59,7 @@ def without_groups(folder):
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     record = json.loads((folder / "results.json").read_text())
     del record["dependent"], record["tasks"]["asked"]["groups"]
-    (folder / "results.json").write_text(json.dumps(record))
+    (folder / "results.json").write_text(json.dumps(sealed(record)))
     identity = json.loads((folder / "evaluation.json").read_text())
     (folder / "evaluation.json").write_text(json.dumps(identity | {"format": 1}))
     return folder

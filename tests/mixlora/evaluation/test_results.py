@@ -6,6 +6,7 @@ import math
 import pytest
 
 from mixlora.common.errors import DataError, TrainingError
+from mixlora.common.sealed import sealed
 from mixlora.evaluation.results import Results, load
 from mixlora.evaluation.scoring.metrics import score
 from mixlora.evaluation.scoring.mme import totals
@@ -73,7 +74,7 @@ def test_nothing_there(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda record: record | {"format": 2}, "is of format 2, later than 1; read it with a newer version."),
+        (lambda record: record | {"format": 3}, "is of format 3, later than 2; read it with a newer version."),
         (lambda record: {}, "is damaged: it names no format; run the evaluation again."),
         (lambda record: [], "is damaged: it names no format"),
         (lambda record: record | {"tasks": 3}, "is damaged: tasks is missing"),
@@ -92,8 +93,25 @@ def test_nothing_there(tmp_path):
 def test_damaged_files(tmp_path, change, words):
     made().save(tmp_path)
     file = tmp_path / "results.json"
-    file.write_text(json.dumps(change(json.loads(file.read_text()))))
+    record = change(json.loads(file.read_text()))
+    file.write_text(json.dumps(sealed(record) if record else record))
     assert words in refusal(tmp_path) and len(refusal(tmp_path)) < 1000
+
+
+def test_a_score_that_is_another_than_was_written_is_refused(tmp_path):
+    made().save(tmp_path)
+    file = tmp_path / "results.json"
+    whole = json.loads(file.read_text())
+    other = json.loads(json.dumps(whole))
+    other["tasks"]["ink"]["n"] += 1
+    for record in (other, {key: value for key, value in whole.items() if key != "seal"}):
+        file.write_text(json.dumps(record))
+        assert refusal(tmp_path) == (
+            f"{file} is damaged: its checksum is another than was written; run the evaluation again."
+        )
+    del whole["seal"]
+    file.write_text(json.dumps(whole | {"format": 1}))
+    assert load(tmp_path).tasks.keys() == made().tasks.keys()  # of before seals
 
 
 def test_a_torn_file(tmp_path):

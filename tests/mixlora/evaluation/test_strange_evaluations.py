@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mixlora.common.errors import CheckpointError, ConfigError, DataError, RunError
+from mixlora.common.sealed import sealed
 from mixlora.evaluation import config
 from mixlora.evaluation.comparison import compare
 from mixlora.evaluation.config import JudgeSection
@@ -37,8 +38,14 @@ def with_meta(place, out, **meta):
     """The evaluation, as if it had been made otherwise."""
     path = copied(place / "whole", out) / "results.json"
     record = json.loads(path.read_text())
-    path.write_text(json.dumps(record | {"meta": record["meta"] | meta}))
+    path.write_text(json.dumps(sealed(record | {"meta": record["meta"] | meta})))
     return out
+
+
+def as_judged(path):
+    """The results, as if a judge had scored them."""
+    text = path.read_text().replace('"metric": "exact"', '"metric": "judge"')
+    path.write_text(json.dumps(sealed(json.loads(text))))
 
 
 def told(kind, call, *arguments):
@@ -68,7 +75,7 @@ def test_what_is_kept_beside_scores_is_checked(place, tmp_path, meta, words):
 def test_judged_results_that_name_no_judge(place, tmp_path):
     out = with_meta(place, tmp_path / "out")
     path = out / "results.json"
-    path.write_text(path.read_text().replace('"metric": "exact"', '"metric": "judge"'))
+    as_judged(path)
     said = told(DataError, compare, out, out)
     assert said == f"{path} is damaged: it names no judge; run the evaluation again."
 
@@ -90,7 +97,7 @@ def test_comparing_changes_nothing(place, tmp_path):
     section = JudgeSection(model="x")
     out = with_meta(place, tmp_path / "out", config={"judge": {"model": "x"}})
     path = out / "results.json"
-    path.write_text(path.read_text().replace('"metric": "exact"', '"metric": "judge"'))
+    as_judged(path)
     said = [
         {"question_id": one.question_id, "verdict": True, "asked": question_key(section, one)}
         for one in read(out / "predictions" / "follow.jsonl")

@@ -1,0 +1,25 @@
+"""Seals: the checksum of itself that a JSON record carries, by which damage to any of its values or names is told.
+
+A seal is no protection against forgery: whoever changes a record may seal it again.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+SEAL = "seal"
+"""Its key."""
+LENGTH = 32
+
+
+def seal(record: Mapping[str, Any]) -> str:
+    """The checksum of a record, whatever the order of its keys."""
+    text = json.dumps(record, sort_keys=True, ensure_ascii=True)
+    return hashlib.blake2b(text.encode()).hexdigest()[:LENGTH]
+
+
+def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record as JSON has it, with its seal in place of any that it had."""
+    whole = json.loads(json.dumps({key: value for key, value in record.items() if key != SEAL}))
+    return {**whole, SEAL: seal(whole)}
