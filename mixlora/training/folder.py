@@ -37,7 +37,8 @@ _FREE = {
     *(f"training.{key}" for key in ("micro_batch_size", "gradient_checkpointing", "workers", "check_images")),
     *(f"training.{key}" for key in ("logging_steps", "report_to", "save_steps", "keep")),
 }
-"""Keys that change how a training is computed and reported, not the result: it continues with another value."""
+"""Keys that change how a training is computed and reported: it continues with another value. The result differs by
+rounding alone, or where `micro_batch_size` changes, also by which elements dropout drops."""
 
 _SUMS = ".sums"
 """The suffix of the files of a checkpoint that hold digests of the others."""
