@@ -45,6 +45,8 @@ _OWN = {_LOCK, f".{_IDENTITY}.new"}
 _NAMES = "|".join([r"part-\d+\.safetensors", _GRAM, _RESULT, _SPOOLS, _SETTLED, _SECRET, _IDENTITY])
 _MADE = re.compile(rf"\.?({_NAMES})(\.\w+){{0,2}}")
 """Names of what work leaves in its directories, under temporary names, too."""
+_LAST = {_SECRET: 1, _SETTLED: 2}
+"""What is removed last, so that the same command removes what a kill in the middle of it leaves."""
 
 
 @contextmanager
@@ -152,7 +154,8 @@ def clear(out: Path, marker: str) -> None:
         RunError: if the result cannot be moved to its place, or another process is moving it.
     """
     folder = partial_folder(out)
-    if not is_file(folder / _SETTLED) or not is_file(folder / _SECRET):
+    settled = is_file(folder / _SETTLED) and is_file(folder / _SECRET)
+    if not settled and not (is_file(out / marker) and _is_bare(folder)):
         return
     with locked(folder / _LOCK, f"computing {out}"):
         waiting = folder / _RESULT
@@ -160,6 +163,14 @@ def clear(out: Path, marker: str) -> None:
             _move(waiting, out)
         if is_file(out / marker):
             _remove(*_former(folder), folder)
+
+
+def _is_bare(folder: Path) -> bool:
+    """Whether a folder is there that holds nothing but marks, as a kill while it was removed leaves it."""
+    try:
+        return {path.name for path in folder.iterdir()} <= {_SETTLED, _LOCK}
+    except OSError:
+        return False
 
 
 def _move(waiting: Path, out: Path) -> None:
@@ -293,7 +304,7 @@ def _remove(*folders: Path) -> None:
     """Remove what work has left in folders, and the folders themselves where they hold nothing else."""
     for folder in folders:
         with suppress(OSError):
-            for path in folder.iterdir():
+            for path in sorted(folder.iterdir(), key=lambda path: _LAST.get(path.name, 0)):
                 if path.name == _LOCK or _MADE.fullmatch(path.name):
                     shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
             folder.rmdir()

@@ -43,7 +43,7 @@ def kill_until_done(work, whole, values, place, changes, done):
     while attempts < KILLS and not done():
         delay = generator.uniform(0, 0.2) if attempts % 4 == 3 else 0
         attempts += 1
-        code = ended(start(_dying, work, values, str(place), generator.randint(1, changes), delay))
+        code = ended(start(dying, work, values, str(place), generator.randint(1, changes), delay))
         assert code in (0, -signal.SIGKILL)
         kills += code != 0
     assert ended(start(work, values)) == 0
@@ -82,8 +82,8 @@ def _quietly(work, values, log):
     work(*values)
 
 
-def _dying(work, values, place, change, delay):
-    """Do the work, and die before or within a change, or some seconds later."""
+def dying(work, values, place, change, delay):
+    """Do the work, and die before or within the change of that number below a place, or some seconds later."""
     changes = itertools.count(1)
 
     def last(path):

@@ -1,5 +1,6 @@
 """A compute that is killed again and again, at any moment, ends with the run of one that was left alone, to the bit."""
 
+import itertools
 import json
 from contextlib import nullcontext
 from itertools import pairwise
@@ -11,8 +12,9 @@ import torch
 from interference import config
 from interference.errors import RunError
 from interference.measurement.compute import compute_config
+from interference.measurement.resume import clear, settle, unfinished
 from tests.support.checkpoints import data, write_adapter, write_base, write_task
-from tests.support.killing import files, kill_until_done
+from tests.support.killing import dying, ended, files, kill_until_done, start
 from tests.support.mixtures import mixture
 
 KINDS = {
@@ -56,6 +58,31 @@ def test_it_ends_with_the_same_run(tmp_path, kind):
     assert len(kept[-1]) > 2 and len({len(parts) for parts in kept}) > 1  # killed before and after some were measured
     for earlier, later in pairwise(kept):
         assert earlier.items() <= later.items()  # what was measured is not measured again
+
+
+def made(out):
+    """What a compute does with files, and nothing else."""
+    with unfinished(out, {"job": "a"}) as spool:
+        spool.write(0, {"b": torch.ones(1, 1)}, {})
+        settle(saved, out)
+
+
+def saved(waiting):
+    waiting.mkdir()
+    (waiting / "run.json").touch()
+
+
+def test_a_kill_before_any_change_of_files_leaves_nothing_for_ever(tmp_path):
+    for change in itertools.count(1):
+        out = tmp_path / str(change) / "run"
+        code = ended(start(dying, made, out, str(out.parent), change, 0))
+        clear(out, "run.json")
+        if not out.exists():
+            made(out)
+        assert [path.name for path in out.parent.iterdir()] == ["run"], change
+        if code == 0:
+            break
+    assert change > 15
 
 
 def told(run):
