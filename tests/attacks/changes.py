@@ -34,12 +34,14 @@ class Kind:
         commands: that read what changes.
         inputs: on which it is made: "lora", "mixture" or "llava".
         rounds: whether numbers may differ by rounding from those of one call with the change.
+        before: what is changed before the command begins.
     """
 
     change: Change
     commands: tuple[str, ...] = tuple(COMMANDS)
     inputs: str = "lora"
     rounds: bool = False
+    before: Change | None = None
 
 
 MEASURED = ("compute", "factors", "evaluate")
@@ -141,7 +143,12 @@ KINDS = {
     "batch size": Kind(of_settings(probe={"batch_size": 3}), ("compute", "factors"), rounds=True),
     "batch size of an evaluation": Kind(of_settings(generation={"batch_size": 3}), ("evaluate",), rounds=True),
     "batch size of a training": Kind(of_settings(training={"batch_size": 2}), ("train",)),
-    "micro batch size": Kind(of_settings(training={"micro_batch_size": 2}), ("train",), rounds=True),
+    "micro batch size": Kind(
+        of_settings(training={"micro_batch_size": 2}),
+        ("train",),
+        rounds=True,
+        before=of_settings(adapter={"dropout": 0}),
+    ),
     "alpha": Kind(of_settings(lora={"alpha": 32}), ("train",)),
     "learning rate": Kind(of_settings(training={"learning_rate": 1e-3}), ("train",)),
     "pooling of a training": Kind(of_settings(mixlora={"pooling": "all"}), ("train",), "mixture"),
@@ -174,6 +181,8 @@ def attack(
 
 def _try(place: Path, name: str, kind: Kind, command: str, generator: random.Random, found: Counts) -> None:
     values = make(place / "inputs", kind.inputs)[command]
+    if kind.before is not None:
+        kind.before(place / "inputs", values, generator)
     job = Job(command, values, place / "cut" / "out")
     if not cut_short(job, generator.randint(1, 4)):
         found.add("tracebacks", f"{command}, {name}: it could not be killed between its parts")

@@ -43,17 +43,20 @@ class Command:
     def __init__(self, job: Job, log: Path, at: float = 0.0) -> None:
         """Begin, at a time of the clock if that is to come."""
         self.log = log
+        log.unlink(missing_ok=True)  # what an earlier process said
         self.process = killing.start(_main, job.arguments(), at, log=log)
 
-    def send(self, number: int) -> None:
-        """Send a signal."""
-        if self.process.is_alive():
+    def send(self, number: int) -> bool:
+        """Send a signal; whether it came before the end."""
+        alive = self.process.is_alive()
+        if alive:
             os.kill(self.process.pid, number)
+        return alive
 
     def ended(self) -> Ended:
         """Wait for the end."""
         code = killing.ended(self.process)
-        return Ended(code, self.log.read_text(errors="replace"))
+        return Ended(code, self.log.read_text(errors="replace") if self.log.exists() else "")
 
 
 def call(job: Job, log: Path | None = None) -> Ended:

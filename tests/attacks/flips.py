@@ -1,44 +1,51 @@
-"""Single bits turned over in finished runs, factors and evaluations: the same numbers to the bit, or one sentence."""
+"""Single bits turned over in finished runs, factors and scores: the same numbers to the bit, or one sentence."""
 
 import json
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import interference
 from interference.errors import InterferenceError
 from interference.factors import factors
+from mixlora.evaluation import results
 from tests.attacks.commands import call
 from tests.attacks.counts import Counts
 from tests.attacks.places import Job, make
-from tests.support.killing import files
 
 COUNT = 8000
-"""Flips in all; three quarters of them in a run."""
+"""Flips in all, besides edits of records by hand."""
+SHARES = {"compute": 0.7, "factors": 0.2, "evaluate": 0.1}
+"""{command: which share of them its result takes}."""
 
 
-def attack(folder: Path, generator: random.Random, count: int) -> Counts:
-    """Flip bits of a run, then of factors, and edit their records by hand."""
+def attack(folder: Path, generator: random.Random, count: int, commands: tuple[str, ...] = tuple(SHARES)) -> Counts:
+    """Flip bits of a run, of factors and of scores, and edit their records by hand."""
     found, values = Counts(), make(folder / "inputs", "mixture")
-    for command, record, read, share in (
-        ("compute", "run.json", _of_run, 0.75),
-        ("factors", "factors.json", _of_factors, 0.25),
-    ):
+    for command in commands:
+        record, names, read = _READ[command]
         job = Job(command, values[command], folder / command / "out")
         assert call(job).code == 0
-        whole = {path.name: path.read_bytes() for path in job.out.iterdir() if path.is_file()}
-        wanted = read(job.out)
-        for place, changed in _damages(whole, record, generator, round(count * share)):
+        whole = {path.name: path.read_bytes() for path in job.out.glob(names) if path.is_file()}
+        wanted, times = read(job.out), round(count * SHARES[command])
+        edits = list(_edits(whole[record], record))
+        for place, changed in (
+            *_flips(whole, record, generator, times),
+            *generator.sample(edits, min(times, len(edits))),
+        ):
             name = place.partition(" ")[0]
             (job.out / name).write_bytes(changed)
             _judge(job.out, read, wanted, place, found)
             (job.out / name).write_bytes(whole[name])
-        assert files(job.out) and read(job.out) == wanted
+        assert read(job.out) == wanted
     return found
 
 
-def _damages(whole: Mapping[str, bytes], record: str, generator: random.Random, count: int):
+def _flips(
+    whole: Mapping[str, bytes], record: str, generator: random.Random, count: int
+) -> Iterator[tuple[str, bytes]]:
     """(file and place, its damaged bytes): half of the flips in the record, whose text no library checks."""
     for _ in range(count):
         name = record if generator.random() < 0.5 else generator.choice(sorted(whole))
@@ -46,14 +53,18 @@ def _damages(whole: Mapping[str, bytes], record: str, generator: random.Random, 
         changed = bytearray(whole[name])
         changed[bit // 8] ^= 1 << bit % 8
         yield f"{name} bit {bit}", bytes(changed)
-    meta = json.loads(whole[record])
-    yield f"{record} without its seal", _written({key: value for key, value in meta.items() if key != "seal"})
+
+
+def _edits(whole: bytes, record: str) -> Iterator[tuple[str, bytes]]:
+    """Each key of a record gone, the seal among them, and each flip in the name of one."""
+    meta = json.loads(whole)
     for key in meta:
-        yield f"{record} without {key}", _written({name: value for name, value in meta.items() if name != key})
-        for bit in range(0, 8 * len(key)):
+        without = {name: value for name, value in meta.items() if name != key}
+        yield f"{record} without {key}", json.dumps(without, indent=2).encode()
+        for bit in range(8 * len(key)):
             name = bytearray(key.encode())
             name[bit // 8] ^= 1 << bit % 8
-            text = whole[record].replace(f'\n  "{key}":'.encode(), b'\n  "' + bytes(name) + b'":', 1)
+            text = whole.replace(f'\n  "{key}":'.encode(), b'\n  "' + bytes(name) + b'":', 1)
             yield f"{record} key {key} bit {bit}", text
 
 
@@ -84,5 +95,14 @@ def _of_factors(out: Path) -> Any:
     return chosen, held.examples.to_json(), held.selections.blocks.to_json(), json.dumps(held.meta, sort_keys=True)
 
 
-def _written(meta: Mapping[str, Any]) -> bytes:
-    return json.dumps(meta, indent=2).encode()
+def _of_results(out: Path) -> Any:
+    """All scores of an evaluation."""
+    return json.dumps(asdict(results.load(out)), sort_keys=True)
+
+
+_READ: Mapping[str, tuple[str, str, Callable[[Path], Any]]] = {
+    "compute": ("run.json", "*", _of_run),
+    "factors": ("factors.json", "*", _of_factors),
+    "evaluate": ("results.json", "results.json", _of_results),
+}
+"""{command: its record, its files, and what reads all of them}."""

@@ -10,7 +10,7 @@ from tests.attacks.counts import Counts
 from tests.attacks.places import COMMANDS, Job, make
 
 COUNT = 240
-"""Signals in all."""
+"""Signals that come before the end, in all."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL, signal.SIGHUP)
 IN_A_ROW = 5
 """Signals before a job is left alone."""
@@ -21,8 +21,9 @@ def attack(folder: Path, generator: random.Random, count: int, commands: tuple[s
     found, values = Counts(), make(folder / "inputs", "mixture")
     for command in commands:
         whole = Job(command, values[command], folder / command / "whole" / "out")
-        began = time.monotonic()
         assert call(whole).code == 0
+        began = time.monotonic()
+        assert call(whole.elsewhere(folder / command / "again" / "out")).code == 0
         seconds, sent, number = time.monotonic() - began, 0, 0
         while sent < count / len(commands):
             number += 1
@@ -37,14 +38,16 @@ def _interrupted(job: Job, generator: random.Random, seconds: float, found: Coun
     mine = job.out.parent / "mine.txt"
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
-    for sent in range(IN_A_ROW):
-        if job.finished:
-            return sent
+    sent = 0
+    while sent < IN_A_ROW and not job.finished:
         begun, number = Command(job, job.out.parent / "log"), generator.choice(SIGNALS)
         time.sleep(generator.uniform(0, seconds))
-        begun.send(number)
+        if not begun.send(number):
+            begun.ended()
+            break
+        sent += 1
         _told(begun.ended(), number, f"{job.command} after {number.name}", found)
-    return IN_A_ROW
+    return sent
 
 
 def _told(ended: Ended, number: int, place: str, found: Counts) -> None:
@@ -53,10 +56,13 @@ def _told(ended: Ended, number: int, place: str, found: Counts) -> None:
     stopped = ended.code in (-number, 128 + number) or ended.sentence
     if ended.traceback or not (ended.code == 0 or stopped):
         found.add("tracebacks", f"{place}: {ended.short()}")
+    else:
+        found.add("refused" if ended.sentence else "expected")
 
 
 def _judge(job: Job, whole: Job, found: Counts) -> None:
     """Leave the job alone, and compare."""
+    found.add("tried")
     ended = call(job)
     done = ended.code == 0 or "already holds a run" in ended.sentence
     if not done:

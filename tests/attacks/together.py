@@ -14,19 +14,20 @@ PROCESSES = 6
 _REFUSALS = ("another process is computing", "already holds a run")
 
 
-def attack(folder: Path, generator: random.Random, count: int) -> Counts:
+def attack(folder: Path, generator: random.Random, count: int, processes: int = PROCESSES) -> Counts:
     """Begin all processes of a round at one moment, or within the time that one takes."""
     found, values = Counts(), make(folder / "inputs", "mixture")["compute"]
     whole = Job("compute", values, folder / "whole" / "out")
-    began = time.monotonic()
     assert call(whole).code == 0
+    began = time.monotonic()
+    assert call(whole.elsewhere(folder / "again" / "out")).code == 0
     seconds = time.monotonic() - began
     for number in range(count):
         job = whole.elsewhere(folder / str(number) / "out")
         job.out.parent.mkdir()
         (job.out.parent / "mine.txt").write_text("mine")
         at = time.time() + 1.0
-        moments = [at + generator.uniform(0, seconds * (number % 3) / 2) for _ in range(PROCESSES)]
+        moments = [at + generator.uniform(0, seconds * (number % 3) / 2) for _ in range(processes)]
         begun = [Command(job, job.out.parent / f"log-{k}", moment) for k, moment in enumerate(moments)]
         _judge([each.ended() for each in begun], job, whole, found)
     return found
