@@ -1,6 +1,14 @@
 # Every target works from nothing: `install` makes .venv with all extras at pinned versions, the others call it first.
 PYTHON ?= python3
 BIN := .venv/bin
+# Files of the public API, whose docstrings pydoclint holds to their signatures; tests/test_docstrings.py knows them, too.
+PUBLIC := interference/callback.py interference/factors/factors.py interference/factors/observer.py interference/figures/canvas.py \
+	interference/figures/matrices.py interference/figures/paper.py interference/measurement/compute.py interference/measurement/trainer.py \
+	interference/run/comparison.py interference/run/measured.py interference/run/run.py interference/run/scoped.py interference/statistics/bootstrap.py \
+	interference/statistics/differences.py interference/statistics/health.py interference/statistics/intervals.py interference/statistics/metrics.py \
+	interference/statistics/resamples.py interference/statistics/uncertainty.py interference/verification/reference.py interference/verification/verify.py \
+	mixlora/checkpoints/conversion.py mixlora/checkpoints/projector.py mixlora/tuner/config.py mixlora/tuner/layer.py mixlora/tuner/model.py \
+	mixlora/tuner/routing.py
 .PHONY: install demo test lint docs bench dist format clean
 
 install: .venv/installed
@@ -23,6 +31,7 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/pydoclint --quiet $(PUBLIC)
 
 docs: install  # the site, in docs/_build/html, and a check of it in a browser
 	OMP_NUM_THREADS=2 $(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html

@@ -36,13 +36,6 @@ COUNTS = {
 class InterferenceCallback(TrainerCallback):
     """Measures the interference of tasks on a fixed probe set while a Trainer (also TRL's SFTTrainer) trains.
 
-        trainer = transformers.Trainer(model, args, train_dataset=dataset)  # the model has a LoRA or MixLoRA adapter
-        probes = {"ocr": [batch, batch], "vqa": [batch, batch]}  # collated, with labels, as for interference.compute
-        callback = interference.InterferenceCallback(trainer, probes, every=50, out="reports/series")
-        trainer.add_callback(callback)
-        trainer.train()
-        interference.figures.series(callback.series())  # the matrices of step 0, 50, 100 ... side by side
-
     Every measurement saves a run to `out/step-<N>` and adds an entry to the Trainer's log:
 
         interference/<affected>/<stepped>  I, as the ratio of means, over all probed blocks
@@ -53,9 +46,9 @@ class InterferenceCallback(TrainerCallback):
     The log omits values that are not finite, and every I of a task whose verdict is no-signal: a ratio to its own Delta
     has no meaning. The run holds them all.
 
-    It measures the trainer's own loss: in batches where that is the mean cross-entropy over supervised tokens, and by
-    `trainer.compute_loss`, one example a backward pass, where it is another (label smoothing, `compute_loss_func`, a
-    `compute_loss` of its class, a loss function of the model).
+    It measures the trainer's own loss. Where that is the mean cross-entropy over supervised tokens, it measures in
+    batches. Any other loss is measured by `trainer.compute_loss`, one example a backward pass: label smoothing,
+    `compute_loss_func`, a `compute_loss` of its class, a loss function of the model.
 
     The callback does not change the training: weights, random numbers, gradients and the Trainer's own log entries are
     those of a training without it. It measures the model in evaluation mode and in the precision of its own weights: if
@@ -74,30 +67,49 @@ class InterferenceCallback(TrainerCallback):
     end the training.
 
     Args:
-        trainer: the Trainer that the callback is added to.
+        trainer: The Trainer that the callback is added to.
         batches: {task: collated batches}, as for `interference.compute`; each a list or another iterable that yields
             the same batches every time. Or the name of a column of the trainer's `train_dataset` whose values are the
             tasks: `samples` rows of each are drawn with the seed and collated by the trainer, as by
             `interference.from_trainer`.
-        every: optimizer steps from one measurement to the next.
-        out: directory of the runs; None keeps them in memory.
-        layers: transformer blocks, from 0; None for all.
-        modules: module names ("q_proj") or "attention", "mlp"; None for all.
-        first: measure before the first step.
-        last: measure after the last step.
-        verdicts: count the verdicts, which takes a bootstrap of every matrix. If False, every finite I is logged,
+        every: Optimizer steps from one measurement to the next.
+        out: Directory of the runs; None keeps them in memory.
+        layers: Transformer blocks, from 0; None for all.
+        modules: Module names ("q_proj") or "attention", "mlp"; None for all.
+        first: Measure before the first step.
+        last: Measure after the last step.
+        verdicts: Count the verdicts, which takes a bootstrap of every matrix. If False, every finite I is logged,
             whether or not its task has signal.
-        seed: of the bootstraps, of the draw of rows, and of the random numbers of a measurement.
-        samples: rows of a task, where they are drawn by a column.
-        groups: which units are not independent: of batches {task: a label for every unit}, as in
+        seed: Of the bootstraps, of the draw of rows, and of the random numbers of a measurement.
+        samples: Rows of a task, where they are drawn by a column.
+        groups: Which units are not independent: of batches {task: a label for every unit}, as in
             `interference.compute`; of rows of a column as in `interference.from_trainer`, by default those with the
             same picture.
-        options: further options of `interference.compute`: adapter, components, unit, token_mean, granularity ...
+        **options: Further options of `interference.compute`: adapter, components, unit, token_mean, granularity ...
 
     Raises:
-        ConfigError: if `every` is below 1.
-        ScopeError: if `batches` can be read only once, or `groups` does not fit them.
-        TypeError: if `interference.compute` has no such option.
+        ConfigError: If `every` is below 1.
+        ScopeError: If `batches` can be read only once, or `groups` does not fit them.
+        TypeError: If `interference.compute` has no such option.
+
+    Example:
+        >>> import interference, tempfile, torch, transformers
+        >>> from peft import LoraConfig, get_peft_model
+        >>> size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+        >>> base = transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=32, **size))
+        >>> model = get_peft_model(base, LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
+        >>> rows = [{"input_ids": (ids := torch.randint(32, (6,))), "labels": ids} for _ in range(8)]
+        >>> options = {"max_steps": 2, "report_to": "none", "disable_tqdm": True, "save_strategy": "no"}
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> arguments = transformers.TrainingArguments(folder.name, use_cpu=True, **options)
+        >>> trainer = transformers.Trainer(model, arguments, train_dataset=rows)
+        >>> probes = {task: [trainer.data_collator(rows[k : k + 4])] for task, k in (("a", 0), ("b", 4))}
+        >>> callback = interference.InterferenceCallback(trainer, probes, every=1)
+        >>> trainer.add_callback(callback)
+        >>> trainer.remove_callback(transformers.PrinterCallback)  # which would print every entry of the log
+        >>> _ = trainer.train()
+        >>> list(callback.series())  # figures.series draws them side by side
+        ['step 0', 'step 1', 'step 2']
     """
 
     def __init__(
@@ -147,32 +159,75 @@ class InterferenceCallback(TrainerCallback):
         return self._series.runs()
 
     def series(self) -> dict[str, Run]:
-        """The runs by title, as `figures.series` takes them: {"step 0": run, "step 50": run ...}."""
+        """The runs by title, as `figures.series` takes them.
+
+        Returns:
+            {"step 0": run, "step 50": run ...}, in order.
+
+        Raises:
+            RunError: If a run in `out` is damaged.
+        """
         return {f"step {step}": run for step, run in self.runs.items()}
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Check that the training can be measured; measure, if it starts at step 0."""
+        """Check that the training can be measured; measure, if it starts at step 0.
+
+        Args:
+            args: The Trainer's arguments.
+            state: Where the training is.
+            control: What the Trainer is to do next.
+
+        Raises:
+            CheckpointError: If no process holds whole parameters.
+            RunError: If `out` already holds a series, or cannot be written.
+            MeasurementError: If a loss or gradient is not finite.
+            ScopeError: If the probe set does not fit the model.
+        """
         refuse_shards(self.trainer)
         self._together(lambda: self._begin(state.global_step))
         if self.first and state.global_step == 0:
             self._measure(state, control)
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Measure every `every` steps."""
+        """Measure every `every` steps.
+
+        Args:
+            args: The Trainer's arguments.
+            state: Where the training is.
+            control: What the Trainer is to do next.
+        """
         if state.global_step % self.every == 0:
             self._measure(state, control)
         self._end(state, control)
 
     def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Measure, if the evaluation ends the training."""
+        """Measure, if the evaluation ends the training.
+
+        Args:
+            args: The Trainer's arguments.
+            state: Where the training is.
+            control: What the Trainer is to do next.
+        """
         self._end(state, control)
 
     def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Measure, if the training ends with the epoch."""
+        """Measure, if the training ends with the epoch.
+
+        Args:
+            args: The Trainer's arguments.
+            state: Where the training is.
+            control: What the Trainer is to do next.
+        """
         self._end(state, control)
 
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Measure the last step, unless the Trainer has loaded the weights of an earlier, better checkpoint."""
+        """Measure the last step, unless the Trainer has loaded the weights of an earlier, better checkpoint.
+
+        Args:
+            args: The Trainer's arguments.
+            state: Where the training is.
+            control: What the Trainer is to do next.
+        """
         if self.last and not (args.load_best_model_at_end and state.best_model_checkpoint is not None):
             self._measure(state, control)
         self._unfinished = False

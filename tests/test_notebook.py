@@ -4,7 +4,6 @@
 """
 
 import copy
-import inspect
 import json
 import os
 import re
@@ -23,10 +22,9 @@ from nbclient import NotebookClient
 
 import interference
 from interference import errors
-from interference.figures import matrices
 from interference.run import Run
-from mixlora.common import errors as of_the_method
 from tests.support.paths import ROOT
+from tests.support.public import sections
 
 NOTEBOOK = ROOT / "reports" / "explore.ipynb"
 RUNS = ROOT / "reports" / "reference"
@@ -226,45 +224,13 @@ def test_an_error_of_ours_is_one_sentence_in_a_notebook(tmp_path):
     )
 
 
-def public():
-    """{name: function} of what a notebook calls."""
-    found = {name: getattr(interference, name) for name in ("load", "compute", "verify", "compare")}
-    found |= {f"Run.{name}": f for name, f in inspect.getmembers(Run, inspect.isfunction) if name[0] != "_"}
-    drawn = inspect.getmembers(matrices, inspect.isfunction)
-    return found | {f"figures.{name}": f for name, f in drawn if name[0] != "_" and f.__module__ == matrices.__name__}
-
-
-def sections(function):
-    """{heading: its lines} of a docstring as `?` shows it."""
-    found = re.findall(r"^(Args|Returns|Raises):\n((?:    .*\n|\n)+)", inspect.getdoc(function) + "\n", re.MULTILINE)
-    return {heading: inspect.cleandoc(text).splitlines() for heading, text in found}
-
-
-def entries(lines):
-    return [line.partition(":")[0].lstrip("*") for line in lines if not line.startswith(" ")]
-
-
-@pytest.mark.parametrize("name", public())
-def test_arguments_are_described_by_their_names(name):
-    function = public()[name]
-    assert re.match(r"[A-Z].*[.:](\n|$)", inspect.getdoc(function) or ""), "the first line says what comes back"
-    parameters = [parameter for parameter in inspect.signature(function).parameters if parameter != "self"]
-    assert entries(sections(function).get("Args", [])) == parameters
-
-
-@pytest.mark.parametrize("name", public())
-def test_what_is_raised_is_described_by_its_class(name):
-    named = entries(sections(public()[name]).get("Raises", []))
-    assert [error for error in named if not hasattr(errors, error) and not hasattr(of_the_method, error)] == []
-
-
 @pytest.mark.parametrize("name", ["scope", "gram", "matrix", "table", "signal", "null"])
 def test_a_scope_that_is_not_there_raises_what_the_docstring_says(name):
     method = getattr(Run, name)
     for wrong in ({"layers": [9]}, {"modules": ["no"]}, {"side": "C"}, {"space": "no"}):
         with pytest.raises(errors.InterferenceError) as raised:
             method(made(["a", "b"]), **wrong)
-        assert type(raised.value).__name__ in entries(sections(method)["Raises"])
+        assert type(raised.value).__name__ in sections(method)["Raises"]
 
 
 if __name__ == "__main__":

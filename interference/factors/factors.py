@@ -41,11 +41,11 @@ class Factors:
     """What every example of a sample selects, and how it was computed.
 
     Attributes:
-        selections: by example and block.
-        examples: one row an example: task, id, source, and group, unless nothing is known of it.
-        meta: config, adapter, adapter_kind ("MIXLORA" or "LORA"), conventions, fingerprints, versions; "untrained": in
+        selections: By example and block.
+        examples: One row an example: task, id, source, and group, unless nothing is known of it.
+        meta: Config, adapter, adapter_kind ("MIXLORA" or "LORA"), conventions, fingerprints, versions; "untrained": in
             words what `untrained` is of ("text"), or why there is none ("missing").
-        untrained: what the same examples select of the same adapter untrained; None if that is not known.
+        untrained: What the same examples select of the same adapter untrained; None if that is not known.
     """
 
     selections: Selections
@@ -61,8 +61,11 @@ class Factors:
     def save(self, out: Path | str) -> None:
         """Write it to a directory that does not exist yet: to a temporary name, synced, renamed.
 
+        Args:
+            out: The directory.
+
         Raises:
-            RunError: if `out` exists or cannot be written.
+            RunError: If `out` exists or cannot be written.
         """
         out = Path(out)
         check_free(out)
@@ -83,8 +86,30 @@ class Factors:
 def load(path: Path | str) -> Factors:
     """The factors that were saved to a directory; neither a model nor torch is needed.
 
+    Args:
+        path: The directory, as `interference factors` or `Factors.save` wrote it.
+
+    Returns:
+        What every example selects, and how it was computed.
+
     Raises:
-        RunError: if the directory holds no factors, is damaged, or has another version.
+        RunError: If the directory holds no factors, is damaged, or has another version.
+
+    Example:
+        >>> import interference, tempfile
+        >>> import numpy as np, pandas as pd
+        >>> from interference.factors.selections import Selections
+        >>> place = {"component": "language", "layer": 0, "module": "q_proj", "group": "attention", "side": "A"}
+        >>> blocks = pd.DataFrame([{"name": "language.0.q_proj.A", **place, "factors": 4}]).astype({"layer": "Int64"})
+        >>> chosen = {"language.0.q_proj.A": np.array([[0, 1], [0, 2], [3, 1], [3, 2]], dtype=np.int32)}
+        >>> tasks = ["a", "a", "b", "b"]
+        >>> examples = pd.DataFrame({"task": tasks, "id": list("wxyz"), "source": "example"})
+        >>> selections = Selections(tasks, blocks, chosen, True, None)
+        >>> made = interference.factors.Factors(selections, examples, {"adapter_kind": "MIXLORA"})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     made.save(f"{folder}/factors")
+        ...     interference.factors.load(f"{folder}/factors")
+        Factors(MIXLORA; 4 examples: a 2, b 2; 1 blocks)
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -117,9 +142,16 @@ def against(found: Factors, run: Run, **options: Any) -> Correlation:
     """The correlation of the overlap of tasks' selections with their interference I in a run, over pairs of tasks.
 
     Args:
-        found: what the tasks select.
-        run: of tasks of the same names; tasks that only one of the two has are omitted.
-        options: scope and options of `Run.matrix`.
+        found: What the tasks select.
+        run: Of tasks of the same names; tasks that only one of the two has are omitted.
+        **options: Scope and options of `Run.matrix`.
+
+    Returns:
+        Spearman's correlation over pairs of tasks, its p-value, and how many tasks it is of.
+
+    Raises:
+        ScopeError: If fewer than three tasks are in both, or the scope is not there.
+        MeasurementError: If a value is not finite, or all are the same.
     """
     return selections.correlate(selections.overlap(found.selections), run.matrix(**options))
 
@@ -166,10 +198,17 @@ def tables(
     about the task (MixLoRA); "overlap": tasks x tasks; "interference": the correlation of the overlap with a run.
 
     Args:
-        found: what the examples select.
+        found: What the examples select.
         embedding: `neighbours.embed` of it.
-        run: of the same tasks.
+        run: Of the same tasks.
         beside: `contrast.contrast` with the untrained adapter.
+
+    Returns:
+        {name: table}; "learning", "information" and "interference" only where there is what they need.
+
+    Raises:
+        ScopeError: As in `against`.
+        MeasurementError: As in `against`.
     """
     chosen = found.selections
     by_task = embedding.purity.by_task.copy()

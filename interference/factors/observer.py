@@ -43,6 +43,8 @@ from mixlora.data.collation import Collator, Encoded
 from mixlora.data.examples import Example
 from mixlora.data.groups import IMAGE, all_shared, connected
 
+__all__ = ["compute", "compute_config", "kept_or_computed"]  # public as `interference.observation`
+
 CONVENTIONS = {
     "seen": "the prompt alone, as generation sees it; padding left out; evaluation mode",
     "MIXLORA": "indices of the chosen factors of A and of B, ranked",
@@ -68,27 +70,30 @@ def compute(
     """What the examples of each task select, from forwards over their prompts.
 
     Args:
-        model: a model with a LoRA or MixLoRA adapter; its state is restored afterwards.
-        collator: of its processor.
+        model: A model with a LoRA or MixLoRA adapter; its state is restored afterwards.
+        collator: Of its processor.
         tasks: {task: examples}.
-        layers: transformer blocks, from 0; None for all.
-        modules: module names ("q_proj") or "attention", "mlp"; None for all.
-        adapter: the adapter; None for the active one.
-        components: parts of the model: "language", "vision", "projector".
-        batch_size: examples in one forward.
-        seed: of what routing="random" draws.
-        group: what examples that are not independent share: "image" (a picture, by its content), "none", or the key of
+        layers: Transformer blocks, from 0; None for all.
+        modules: Module names ("q_proj") or "attention", "mlp"; None for all.
+        adapter: The adapter; None for the active one.
+        components: Parts of the model: "language", "vision", "projector".
+        batch_size: Examples in one forward.
+        seed: Of what routing="random" draws.
+        group: What examples that are not independent share: "image" (a picture, by its content), "none", or the key of
             their records that they were read with. Examples of the same prompt are one group in any case.
-        untrained: seed of an untrained adapter of the same configuration, which is in the model for the time of the
+        untrained: Seed of an untrained adapter of the same configuration, which is in the model for the time of the
             call, and whose selections are the control of the trained one's; None for none.
-        progress: called after every batch.
+        progress: Called after every batch.
+
+    Returns:
+        What every example selects, in memory.
 
     Raises:
-        CheckpointError: if the model has no adapter that can be observed.
-        ConfigError: if the seed cannot be used.
-        ScopeError: if a layer or module does not exist, or there are fewer than two tasks.
-        DataError: if a prompt cannot be rendered.
-        MeasurementError: if a module does not keep examples apart, or a value is not finite.
+        CheckpointError: If the model has no adapter that can be observed.
+        ConfigError: If the seed cannot be used.
+        ScopeError: If a layer or module does not exist, or there are fewer than two tasks.
+        DataError: If a prompt cannot be rendered.
+        MeasurementError: If a module does not keep examples apart, or a value is not finite.
     """
     check_tasks(list(tasks))
     source = None if untrained is None else Origin(whole_seed(untrained))
@@ -109,10 +114,18 @@ def compute_config(config: AnalysisConfig, out: Path | str, progress: Progress =
     Selections wait next to `out`, in `<out>.partial`. A call that finds selections of the same model and examples there
     continues the work.
 
+    Args:
+        config: Which model and examples.
+        out: The directory.
+        progress: Called after every batch.
+
+    Returns:
+        What every example selects, as it was saved.
+
     Raises:
-        InterferenceError: if the input is wrong; see `compute`.
-        DataError: if a task's file or a record cannot be used.
-        RunError: if `out` exists already or cannot be written, or another process computes it.
+        InterferenceError: If the input is wrong; see `compute`.
+        DataError: If a task's file or a record cannot be used.
+        RunError: If `out` exists already or cannot be written, or another process computes it.
     """
     out, probe = without_dots(expanded(out).absolute()), config.probe
     clear(out, "factors.json")
@@ -147,9 +160,17 @@ def compute_config(config: AnalysisConfig, out: Path | str, progress: Progress =
 def kept_or_computed(config: AnalysisConfig, out: Path | str, progress: Progress = silent) -> Factors:
     """What `compute_config` saved to `out` for the same configuration; it is computed now if it is missing.
 
+    Args:
+        config: Which model and examples.
+        out: The directory.
+        progress: Called after every batch.
+
+    Returns:
+        What every example selects.
+
     Raises:
-        InterferenceError: as in `compute_config`.
-        RunError: if the base, the adapter or a task's file has changed since it was computed.
+        InterferenceError: As in `compute_config`.
+        RunError: If the base, the adapter or a task's file has changed since it was computed.
     """
     out = expanded(out)
     clear(out, "factors.json")
@@ -187,15 +208,15 @@ class Observer:
     """Finds what examples select, batch by batch.
 
     Attributes:
-        model: a model with a LoRA or MixLoRA adapter; its state is restored afterwards.
-        targets: of one adapter.
-        collator: of the model's processor.
-        batch_size: examples in one forward.
-        seed: of what routing="random" draws. What a batch draws does not depend on the batches before it.
-        progress: called after every batch.
-        spool: where the selections of every batch wait; None to keep them in memory.
-        job: identity of the work; only selections of the same job are taken from the spool.
-        control: whether the targets are the untrained adapter's.
+        model: A model with a LoRA or MixLoRA adapter; its state is restored afterwards.
+        targets: Of one adapter.
+        collator: Of the model's processor.
+        batch_size: Examples in one forward.
+        seed: Of what routing="random" draws. What a batch draws does not depend on the batches before it.
+        progress: Called after every batch.
+        spool: Where the selections of every batch wait; None to keep them in memory.
+        job: Identity of the work; only selections of the same job are taken from the spool.
+        control: Whether the targets are the untrained adapter's.
     """
 
     model: PeftModel
@@ -220,16 +241,21 @@ class Observer:
         """What examples select, of the adapter and then of its untrained control.
 
         Args:
-            encoded: their prompts.
-            owners: their tasks.
-            grouping: their groups.
-            control: the untrained adapter, if there is one.
-            spec: which modules are observed.
-            provenance: what the factors record of the model.
+            encoded: Their prompts.
+            owners: Their tasks.
+            grouping: Their groups.
+            control: The untrained adapter, if there is one.
+            spec: Which modules are observed.
+            provenance: What the factors record of the model.
+
+        Returns:
+            What the factors hold.
 
         Raises:
-            ScopeError: if some targets are LoRA and others MixLoRA.
-            DataError, MeasurementError, RunError: see `compute` and `compute_config`.
+            ScopeError: If some targets are LoRA and others MixLoRA.
+            DataError: See `compute`.
+            MeasurementError: See `compute`.
+            RunError: See `compute_config`.
         """
         found, beside = self.selections(encoded, owners, grouping.groups), None
         if control.name is not None:
@@ -260,12 +286,15 @@ class Observer:
         """What the examples select of the targets' adapter.
 
         Args:
-            encoded: their prompts.
-            owners: their tasks.
+            encoded: Their prompts.
+            owners: Their tasks.
             groups: [examples].
 
+        Returns:
+            By example and block.
+
         Raises:
-            ScopeError: if some targets are LoRA and others MixLoRA.
+            ScopeError: If some targets are LoRA and others MixLoRA.
         """
         name = self.targets[0].adapter
         mixtures = {isinstance(target.layer, MixLoraLayer) for target in self.targets}
@@ -314,8 +343,8 @@ class _Control:
     """The untrained adapter in the model.
 
     Attributes:
-        name: of the adapter; None if there is none.
-        told: what factors record of it.
+        name: Of the adapter; None if there is none.
+        told: What factors record of it.
     """
 
     name: str | None

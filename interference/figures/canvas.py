@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import matplotlib as mpl
 import pandas as pd
@@ -38,9 +38,13 @@ class Picture(Figure):
     """A matplotlib Figure that a notebook displays by itself, without pyplot.
 
     Attributes:
-        data: what is drawn, one row a cell or point, so that others can redraw it.
-        notes: what a reader must know besides.
-        caption: the lines below the panels.
+        data: What is drawn, one row a cell or point, so that others can redraw it.
+        notes: What a reader must know besides.
+        caption: The lines below the panels.
+
+    Args:
+        size: Width and height in inches.
+        layout: As of a matplotlib Figure.
     """
 
     def __init__(self, size: tuple[float, float], layout: Literal["constrained", "compressed"] = "constrained") -> None:
@@ -88,16 +92,20 @@ def rendered(figure: Figure, kind: str, dots: float = DOTS) -> bytes:
 
 
 def save(figure: Figure, folder: Path, name: str, kinds: Sequence[str] = ("png", "svg")) -> list[Path]:
-    """Write a figure under a name, replacing files of that name and no others, all or none; the paths.
+    """Write a figure under a name, replacing files of that name and no others, all or none.
 
     Args:
-        figure: any figure; of a `Picture` the kind "csv" is its data.
-        folder: made if need be.
-        name: of the files.
-        kinds: endings of the files: "png", "svg", "pdf", "csv".
+        figure: Any figure; of a `Picture` the kind "csv" is its data.
+        folder: Made if need be.
+        name: Of the files.
+        kinds: Endings of the files: "png", "svg", "pdf", "csv".
+
+    Returns:
+        The paths of the files, in the order of `kinds`.
 
     Raises:
-        RunError: if a file cannot be written.
+        RunError: If a file cannot be written.
+        WriteError: If its disk is full.
     """
     made = {folder / file: content for file, content in files({name: figure}, kinds).items()}
     try:
@@ -111,8 +119,11 @@ def files(figures: Mapping[str, Figure], kinds: Sequence[str] = ("png", "svg")) 
     """The files of figures: {"name.kind": content}.
 
     Args:
-        figures: by name.
-        kinds: as in `save`.
+        figures: By name.
+        kinds: As in `save`.
+
+    Returns:
+        {"name.kind": content}.
     """
     return {f"{name}.{kind}": _content(figure, kind) for name, figure in figures.items() for kind in kinds}
 
@@ -132,6 +143,30 @@ def short(name: str) -> str:
     """A name, its middle left out where it would push the drawing off the figure."""
     name = plain(name)
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 11]}…{name[-10:]}"
+
+
+@contextmanager
+def alone(axes: Axes) -> Iterator[None]:
+    """The other panels out of the way: seaborn draws the whole figure to see whether labels overlap.
+
+    Args:
+        axes: The panel that is drawn inside.
+
+    Yields:
+        Nothing.
+    """
+    figure = cast(Figure, axes.get_figure(root=True))
+    engine, others = figure.get_layout_engine(), [other for other in figure.axes if other is not axes]
+    shown = [other for other in others if other.get_visible()]
+    figure.set_layout_engine("none")
+    for other in shown:
+        other.set_visible(False)
+    try:
+        yield
+    finally:
+        for other in shown:
+            other.set_visible(True)
+        figure.set_layout_engine(engine)
 
 
 @contextmanager

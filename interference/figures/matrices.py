@@ -1,8 +1,7 @@
 """Figures: a Run to a matplotlib Figure. Nothing is computed here that the Run does not give."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +14,7 @@ from matplotlib.patches import Rectangle
 
 from interference.blocks import Scope, Side, Space
 from interference.errors import ScopeError
-from interference.figures.canvas import Picture, room, save, short
+from interference.figures.canvas import Picture, alone, room, save, short
 from interference.figures.ways import Way, agreed, told
 from interference.run import Run, compare
 from interference.run.remarks import AT_ODDS, opposed, shown_verdicts
@@ -38,10 +37,24 @@ def heatmap(run: Run, metric: str = "interference", title: str | None = None, **
     """The matrix of a metric, each cell with its 95% interval and its verdict.
 
     Args:
-        run: a run.
-        metric: as in `Run.matrix`.
-        title: above the matrix; None for the metric's meaning.
-        options: scope and options of `Run.table`.
+        run: A run.
+        metric: As in `Run.matrix`.
+        title: Above the matrix; None for the metric's meaning.
+        **options: Scope and options of `Run.table`.
+
+    Returns:
+        A matplotlib Figure, with `data` (a DataFrame of what is drawn), `notes` and `caption`.
+
+    Raises:
+        ScopeError: If the scope is not there.
+        ConfigError: If an option has a value that is not allowed.
+        MeasurementError: If every gradient in the scope is zero.
+
+    Example:
+        >>> import interference
+        >>> figure = interference.figures.heatmap(interference.load("reports/reference/lora"), layers=[3])
+        >>> len(figure.data)
+        36
     """
     table = run.table(metric, **options)
     size = 1.9 + 1.15 * len(run.tasks)
@@ -63,8 +76,16 @@ def series(runs: Mapping[str, Run], metric: str = "interference", **options: Any
 
     Args:
         runs: {title: run}, all of the same tasks.
-        metric: as in `Run.matrix`.
-        options: scope and options of `Run.table`.
+        metric: As in `Run.matrix`.
+        **options: Scope and options of `Run.table`.
+
+    Returns:
+        A matplotlib Figure, with `data` (a DataFrame of what is drawn), `notes` and `caption`.
+
+    Raises:
+        ScopeError: If the scope is not there.
+        ConfigError: If an option has a value that is not allowed.
+        MeasurementError: If every gradient in the scope is zero.
     """
     tables = [run.table(metric, **options) for run in runs.values()]
     tasks = next(iter(runs.values())).tasks
@@ -89,12 +110,24 @@ def difference(
 
     Args:
         runs: {title: run}, two of them.
-        metric: as in `Run.matrix`.
-        ways: one row each, with options of their own; none for the one of the options.
-        options: scope and options of `Run.table`.
+        metric: As in `Run.matrix`.
+        ways: One row each, with options of their own; none for the one of the options.
+        **options: Scope and options of `Run.table`.
+
+    Returns:
+        A matplotlib Figure, with `data` (a DataFrame of what is drawn), `notes` and `caption`.
 
     Raises:
-        ScopeError: there are not two runs, or they do not hold the same units.
+        ScopeError: If there are not two runs, they do not hold the same units, or the scope is not there.
+        ConfigError: If an option has a value that is not allowed.
+        MeasurementError: If every gradient in the scope is zero.
+
+    Example:
+        >>> import interference
+        >>> lora, mixlora = (interference.load(f"reports/reference/{name}") for name in ("lora", "mixlora"))
+        >>> figure = interference.figures.difference({"LoRA": lora, "MixLoRA": mixlora}, layers=[3])
+        >>> list(dict.fromkeys(figure.data["run"]))
+        ['LoRA', 'MixLoRA', 'MixLoRA minus LoRA']
     """
     if len(runs) != 2:
         raise ScopeError(f"a difference is between two runs, but {len(runs)} were given")
@@ -144,17 +177,27 @@ def panels(
     """Small multiples: one row a layer, one column a group of modules and side, as in the paper's Figure 2.
 
     Args:
-        run: a run.
-        metric: as in `Run.matrix`.
-        layers: rows; None for every probed layer.
-        modules: columns: modules or groups of them; None for every group.
-        side: of the columns; None for A and B.
+        run: A run.
+        metric: As in `Run.matrix`.
+        layers: Rows; None for every probed layer.
+        modules: Columns: modules or groups of them; None for every group.
+        side: Of the columns; None for A and B.
         space: "weight" for columns of W, which has no sides, if the run was computed with weight_space=True.
-        ways: all layers once for each, with options of their own; none for the one of the options.
-        options: options of `Run.table`.
+        ways: All layers once for each, with options of their own; none for the one of the options.
+        **options: Options of `Run.table`.
+
+    Returns:
+        A matplotlib Figure, with `data` (a DataFrame of what is drawn), `notes` and `caption`.
 
     Raises:
-        ScopeError: if a layer, module or side is not there, or none of these blocks lies in a layer.
+        ScopeError: If a layer, module or side is not there, or none of these blocks lies in a layer.
+        ConfigError: If an option has a value that is not allowed.
+
+    Example:
+        >>> import interference
+        >>> figure = interference.figures.panels(interference.load("reports/reference/lora"), layers=[0, 3])
+        >>> sorted(set(figure.data["layer"]))
+        [0, 3]
     """
     blocks = run.scope(layers, modules, side, space)
     blocks = blocks[blocks["layer"].notna()]
@@ -248,23 +291,6 @@ def _stacked(tables: Mapping[Any, pd.DataFrame], keys: Sequence[str]) -> pd.Data
     return whole[[*keys, *whole.columns.drop(list(keys))]]
 
 
-@contextmanager
-def _alone(axes: Axes) -> Iterator[None]:
-    """The other panels out of the way: seaborn draws the whole figure to see whether labels overlap."""
-    figure = cast(Figure, axes.get_figure(root=True))
-    engine, others = figure.get_layout_engine(), [other for other in figure.axes if other is not axes]
-    shown = [other for other in others if other.get_visible()]
-    figure.set_layout_engine("none")
-    for other in shown:
-        other.set_visible(False)
-    try:
-        yield
-    finally:
-        for other in shown:
-            other.set_visible(True)
-        figure.set_layout_engine(engine)
-
-
 def _more_room(tasks: Sequence[str]) -> float:
     """For names longer than the figures' sizes allow for, in inches."""
     return max(0.0, room(tasks) - 0.9)
@@ -297,7 +323,7 @@ def _matrix(
     sign = "+" if metric in SIGNED and not detailed else ""
     texts = [_text(row, detailed, sign) for row in table.itertuples()]
     low = -limit if metric in SIGNED else 0.0
-    with _alone(axes):
+    with alone(axes):
         seaborn.heatmap(
             values,
             ax=axes,

@@ -28,6 +28,8 @@ from interference.run.remarks import reduced_by
 from interference.statistics.estimand import Reduce
 from mixlora.evaluation import comparison, results
 
+__all__ = ["blocks", "conditional", "methods", "pairs", "selections"]  # public as `interference.paper`
+
 EQUATION_3 = {"reduce": Reduce.MEAN_OF_RATIOS.value}
 
 
@@ -44,15 +46,25 @@ def blocks(
     I is the paper's Eq. 3, without verdicts, and in rows below the ratio of means, with them.
 
     Args:
-        run: a run.
-        layers: rows; None for the first and the last that were probed.
-        metric: as in `Run.matrix`.
-        modules: columns: modules or groups of them; None for every group, MLP first.
-        side: of the columns; None for A and B.
-        options: options of `Run.table`; with `reduce="ratio-of-means"` there are no rows of Eq. 3.
+        run: A run.
+        layers: Rows; None for the first and the last that were probed.
+        metric: As in `Run.matrix`.
+        modules: Columns: modules or groups of them; None for every group, MLP first.
+        side: Of the columns; None for A and B.
+        **options: Options of `Run.table`; with `reduce="ratio-of-means"` there are no rows of Eq. 3.
+
+    Returns:
+        A matplotlib Figure, with `data` (a DataFrame of what is drawn), `notes` and `caption`.
 
     Raises:
-        ScopeError: if a layer, module or side is not there, or the run probed no layer.
+        ScopeError: If a layer, module or side is not there, or the run probed no layer.
+        ConfigError: If an option has a value that is not allowed.
+
+    Example:
+        >>> import interference
+        >>> figure = interference.paper.blocks(interference.load("reports/reference/lora"))
+        >>> sorted(set(figure.data["layer"]))
+        [0, 3]
     """
     there = sorted({int(layer) for layer in run.blocks["layer"].dropna()})
     if layers is None and there:
@@ -72,13 +84,16 @@ def conditional(
     Of two, the second panel is how much the second differs on the same examples.
 
     Args:
-        evaluations: directories that `mixlora evaluate` wrote.
-        labels: what the models are called; None for what the evaluations call them.
-        unseen: tasks that the models were not trained on.
+        evaluations: Directories that `mixlora evaluate` wrote.
+        labels: What the models are called; None for what the evaluations call them.
+        unseen: Tasks that the models were not trained on.
+
+    Returns:
+        A matplotlib Figure, with `data` (a DataFrame of what is drawn), `notes` and `caption`.
 
     Raises:
-        ScopeError: if there are not two, labels are more or fewer, two are the same, or an unseen task is not there.
-        InterferenceError: if a directory holds no results, or the two cannot be compared.
+        ScopeError: If there are not two, labels are more or fewer, two are the same, or an unseen task is not there.
+        InterferenceError: If a directory holds no results, or the two cannot be compared.
     """
     if len(evaluations) < 2:
         raise ScopeError(f"scores are compared, but {len(evaluations)} evaluation was given; give two or more")
@@ -102,13 +117,16 @@ def selections(factors: Factors, unseen: Sequence[str] = (), perplexity: float =
     Beside it is the map of the same adapter untrained, with the difference of purity and its 95% interval.
 
     Args:
-        factors: what the examples select.
-        unseen: the tasks to draw; all if there are none.
-        perplexity: of the t-SNE.
+        factors: What the examples select.
+        unseen: The tasks to draw; all if there are none.
+        perplexity: Of the t-SNE.
+
+    Returns:
+        A matplotlib Figure, with `data` (a DataFrame of what is drawn), `notes` and `caption`.
 
     Raises:
-        ScopeError: if a task is not there, there are not two, or the perplexity is too large.
-        MeasurementError: if all examples selected the same.
+        ScopeError: If a task is not there, there are not two, or the perplexity is too large.
+        MeasurementError: If all examples selected the same.
     """
     names = factors.selections.names
     for task in unseen:
@@ -126,13 +144,16 @@ def pairs(factors: Factors, pairs: Sequence[tuple[str, str]], perplexity: float 
     Below is the same of the same adapter untrained, with the difference of purity and its 95% interval.
 
     Args:
-        factors: what the examples select.
+        factors: What the examples select.
         pairs: (seen, unseen); a task is in one pair at most, and those in none are left out.
-        perplexity: of the t-SNE.
+        perplexity: Of the t-SNE.
+
+    Returns:
+        A matplotlib Figure, with `data` (a DataFrame of what is drawn), `notes` and `caption`.
 
     Raises:
-        ScopeError: if there is no pair, a task is not there or is in two, or the perplexity is too large.
-        MeasurementError: if all examples selected the same.
+        ScopeError: If there is no pair, a task is not there or is in two, or the perplexity is too large.
+        MeasurementError: If all examples selected the same.
     """
     affinity.check_pairs(pairs, factors.selections.names)
     chosen = _only(factors, [task for pair in pairs for task in pair])
@@ -150,11 +171,23 @@ def methods(runs: Mapping[str, Run], metric: str = "interference", **options: An
 
     Args:
         runs: {title: run}, two of them, such as of LoRA and of MixLoRA.
-        metric: as in `Run.matrix`.
-        options: scope and options of `Run.table`.
+        metric: As in `Run.matrix`.
+        **options: Scope and options of `Run.table`.
+
+    Returns:
+        A matplotlib Figure, with `data` (a DataFrame of what is drawn), `notes` and `caption`.
 
     Raises:
-        ScopeError: there are not two runs, or they do not hold the same units.
+        ScopeError: If there are not two runs, they do not hold the same units, or the scope is not there.
+        ConfigError: If an option has a value that is not allowed.
+        MeasurementError: If every gradient in the scope is zero.
+
+    Example:
+        >>> import interference
+        >>> lora, mixlora = (interference.load(f"reports/reference/{name}") for name in ("lora", "mixlora"))
+        >>> figure = interference.paper.methods({"LoRA": lora, "MixLoRA": mixlora}, layers=[3])
+        >>> len(set(figure.data["estimator"]))
+        2
     """
     options = EQUATION_3 | {"aggregate": "mean"} | options
     return _captioned(matrices.difference(runs, metric, published(metric, options), **options), metric, options)

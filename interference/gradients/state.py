@@ -1,6 +1,8 @@
-"""The state that a measurement changes, of a model and of random generators, and how it is restored."""
+"""The state that a measurement changes, of a model, of a Trainer and of random generators, and how it is restored."""
 
+import copy
 import random
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -82,3 +84,26 @@ def without_autocast(model: nn.Module) -> Iterator[None]:
 def _adapted(model: nn.Module) -> list[Any]:
     """Modules that choose among adapters: tuner layers, and wrappers of modules that are saved whole."""
     return [module for module in model.modules() if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper))]
+
+
+@contextmanager
+def set_aside(trainer: Any) -> Iterator[None]:
+    """Inside, a Trainer keeps its books in copies; afterwards every attribute is the one it was."""
+    kept = dict(vars(trainer))
+    try:
+        for name, value in kept.items():
+            if isinstance(value, (dict, list, set, deque)) and _figures(value):
+                setattr(trainer, name, copy.deepcopy(value))
+        yield
+    finally:
+        vars(trainer).clear()
+        vars(trainer).update(kept)
+
+
+def _figures(value: Any) -> bool:
+    """Whether a value is numbers and words, however nested: books are, datasets and models are not."""
+    if isinstance(value, dict):
+        return all(map(_figures, value.values()))
+    if isinstance(value, (list, set, deque, tuple)):
+        return all(map(_figures, value))
+    return value is None or isinstance(value, (bool, int, float, str))

@@ -80,40 +80,53 @@ def compute(
     another one (its `loss_function`), which is then measured. The run's meta names it.
 
     Args:
-        model: a model with a LoRA or MixLoRA adapter; its state is restored afterwards.
+        model: A model with a LoRA or MixLoRA adapter; its state is restored afterwards.
         batches: {task: collated batches}, each what the model's forward takes, with `labels` [batch, seq] in which -100
             marks unsupervised tokens.
-        layers: transformer blocks, from 0; None for all.
-        modules: module names ("q_proj") or "attention", "mlp"; None for all.
-        adapter: the probed adapter; None for the active one.
-        out: also save the run to this directory.
-        seed: of the sketches and of later bootstraps.
-        components: parts of the model: "language", "vision", "projector".
-        unit: what one gradient belongs to: each "example", or each "batch" (the mean over its examples).
-        token_mean: with unit="batch", weigh the examples by their supervised tokens.
+        layers: Transformer blocks, from 0; None for all.
+        modules: Module names ("q_proj") or "attention", "mlp"; None for all.
+        adapter: The probed adapter; None for the active one.
+        out: Also save the run to this directory.
+        seed: Of the sketches and of later bootstraps.
+        components: Parts of the model: "language", "vision", "projector".
+        unit: What one gradient belongs to: each "example", or each "batch" (the mean over its examples).
+        token_mean: With unit="batch", weigh the examples by their supervised tokens.
         granularity: "module", "group" or "layer": how far blocks are summed before they are kept.
-        weight_space: also keep the Gram of the weight-space view (`space="weight"`).
-        routers: also measure MixLoRA's routers, as blocks of their own.
-        memory_budget: bytes that gradients may take in memory; the others wait on disk.
-        spool_dir: directory of the gradients on disk; None for the system's temporary directory.
-        sketch: keep this number of random sums instead of every block's gradient; see `interference.gradients.sketch`.
-        loss: a function of (model, batch of one example) to a scalar tensor, measured in place of the mean
+        weight_space: Also keep the Gram of the weight-space view (`space="weight"`).
+        routers: Also measure MixLoRA's routers, as blocks of their own.
+        memory_budget: Bytes that gradients may take in memory; the others wait on disk.
+        spool_dir: Directory of the gradients on disk; None for the system's temporary directory.
+        sketch: Keep this number of random sums instead of every block's gradient; see `interference.gradients.sketch`.
+        loss: A function of (model, batch of one example) to a scalar tensor, measured in place of the mean
             cross-entropy, one example a backward pass.
         groups: {task: a label for every unit, in the order of its batches}; units of one label, in one task or in two,
             are not independent, as those that share a picture or a document. None where it is not known: units are
             then taken as independent.
-        progress: called as the work goes on.
+        progress: Called as the work goes on.
 
     Returns:
         The run, in memory.
 
     Raises:
-        CheckpointError: if the model has no adapter that can be probed, or not all of its weights are in memory.
-        ConfigError: if the seed, granularity, sketch or loss cannot be used.
-        ScopeError: if a layer or module does not exist, a row holds several packed examples, a task has fewer than two
-            units or groups, or the labels of `groups` are not one a unit.
-        MeasurementError: if a loss or gradient is not finite, or every gradient is zero.
-        RunError: if `out` exists already, or cannot be written.
+        CheckpointError: If the model has no adapter that can be probed, or not all of its weights are in memory.
+        ConfigError: If the seed, granularity, sketch or loss cannot be used.
+        ScopeError: If a layer or module does not exist, or a row holds several packed examples. Also if a task has
+            fewer than two units or groups, or the labels of `groups` are not one a unit.
+        MeasurementError: If a loss or gradient is not finite, or every gradient is zero.
+        RunError: If `out` exists already, or cannot be written.
+
+    Example:
+        >>> import interference, torch, transformers
+        >>> from peft import LoraConfig, get_peft_model
+        >>> size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+        >>> base = transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=32, **size))
+        >>> model = get_peft_model(base, LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
+        >>> def batch(seed):
+        ...     ids = torch.randint(32, (4, 6), generator=torch.Generator().manual_seed(seed))
+        ...     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+        >>> batches = {"a": [batch(0)], "b": [batch(1)]}
+        >>> interference.compute(model, batches)
+        Run(8 units: a 4, b 4; 2 blocks)
     """
     spec = Spec.checked(
         layers=layers, modules=modules, adapter=adapter, components=components, routers=routers, unit=unit,
@@ -137,14 +150,17 @@ def measured(
     """The run of a workload that does not come from a configuration, in memory, and at `out`.
 
     Args:
-        model: its state is restored afterwards.
-        spec: what is measured.
-        work: the parts to measure.
-        objective_of: which loss is measured, of the model, the probed adapter and the work.
-        out: also save the run to this directory.
-        spool_dir: as in `compute`.
-        progress: called as the work goes on.
-        meta: what else the run records.
+        model: Its state is restored afterwards.
+        spec: What is measured.
+        work: The parts to measure.
+        objective_of: Which loss is measured, of the model, the probed adapter and the work.
+        out: Also save the run to this directory.
+        spool_dir: As in `compute`.
+        progress: Called as the work goes on.
+        **meta: What else the run records.
+
+    Returns:
+        The run.
     """
     out = None if out is None else without_dots(expanded(out))
     if out is not None:
@@ -178,12 +194,16 @@ def compute_config(config: AnalysisConfig, progress: Progress = silent) -> Run |
     `<out>.partial`, or in the `spool_dir`. A call that finds gradients of the same model and examples there continues
     the measurement. Of several processes (torchrun, `accelerate launch`) each measures its share of the examples.
 
+    Args:
+        config: What to measure, and where the run goes.
+        progress: Called as the work goes on.
+
     Returns:
         The run, as it was saved; None in all processes but the first.
 
     Raises:
-        InterferenceError: if the input is wrong; see `compute`.
-        DataError: if a task's file or a record cannot be used.
+        InterferenceError: If the input is wrong; see `compute`.
+        DataError: If a task's file or a record cannot be used.
     """
     if config.out is None:
         raise ScopeError("the configuration names no directory for the run; give out: or --out")
@@ -231,19 +251,22 @@ def measure(
     """The run of a workload: what a notebook's batches and a configuration's files have in common.
 
     Args:
-        builder: of the model's targets.
-        model: its state is restored afterwards.
-        work: the parts to measure.
-        spool: where their gradients wait.
-        meta: what the run records of the measurement.
-        file: where the Gram matrices are written; None to keep them in memory.
-        job: identity of the measurement; only parts of the same job are taken from the spool.
-        objective: which loss is measured.
+        builder: Of the model's targets.
+        model: Its state is restored afterwards.
+        work: The parts to measure.
+        spool: Where their gradients wait.
+        meta: What the run records of the measurement.
+        file: Where the Gram matrices are written; None to keep them in memory.
+        job: Identity of the measurement; only parts of the same job are taken from the spool.
+        objective: Which loss is measured.
+
+    Returns:
+        The run.
 
     Raises:
-        ScopeError: if a task has fewer than two units.
-        MeasurementError: if a loss or gradient is not finite, or every gradient is zero.
-        RunError: if gradients or Gram matrices cannot be written or read.
+        ScopeError: If a task has fewer than two units.
+        MeasurementError: If a loss or gradient is not finite, or every gradient is zero.
+        RunError: If gradients or Gram matrices cannot be written or read.
     """
     shard = builder.shard
     with Probe(model, builder.targets, objective.loss) as probe:

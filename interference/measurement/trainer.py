@@ -3,9 +3,7 @@
 Not here: measuring along a training (`interference.callback`).
 """
 
-import copy
 import sys
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -21,7 +19,7 @@ from transformers import Trainer
 from interference.blocks import Component, Granularity
 from interference.config import MEMORY_BUDGET
 from interference.errors import CheckpointError, MeasurementError, ScopeError
-from interference.gradients.state import own_randomness, without_autocast
+from interference.gradients.state import own_randomness, set_aside, without_autocast
 from interference.measurement.collated import refuse_packed
 from interference.measurement.compute import measured
 from interference.measurement.grouping import Groups, groups_of
@@ -64,11 +62,6 @@ def from_trainer(
 ) -> Run:
     """The run of a Trainer: its model on its own data, with its own collator and its own loss.
 
-        trainer = trl.SFTTrainer(model, args, train_dataset=dataset, peft_config=lora)  # rows have a column "task"
-        trainer.train()
-        run = interference.from_trainer(trainer, by="task", samples=100)
-        run.table("interference")
-
     The gradient of an example is that of `trainer.training_step` on it alone, without dropout, in the precision of the
     model's own weights and before clipping. A loss that is the mean cross-entropy over supervised tokens is measured in
     batches; any other (label smoothing, `compute_loss_func`, a `compute_loss` of the trainer's class, a loss function
@@ -77,37 +70,51 @@ def from_trainer(
     Trainer, model, datasets and random generators are handed back as they came.
 
     Args:
-        trainer: a Trainer whose model has a LoRA or MixLoRA adapter, before, during or after its training.
-        by: the column of the dataset whose values are the tasks, or {task: dataset}, each of which is prepared as the
+        trainer: A Trainer whose model has a LoRA or MixLoRA adapter, before, during or after its training.
+        by: The column of the dataset whose values are the tasks, or {task: dataset}, each of which is prepared as the
             trainer prepares its own (`trainer.eval_dataset`, if it is a dict of prepared datasets, is one).
-        samples: rows of a task, drawn with the seed; all if there are fewer.
-        layers: transformer blocks, from 0; None for all.
-        modules: module names ("q_proj") or "attention", "mlp"; None for all.
-        adapter: the probed adapter; None for the active one.
-        out: also save the run to this directory.
-        seed: of the draw, the sketches and later bootstraps.
-        split: whether a column's rows are those of the "train" or the "eval" dataset.
-        batch_size: examples in one forward pass; None for `per_device_train_batch_size`.
-        components: parts of the model: "language", "vision", "projector".
+        samples: Rows of a task, drawn with the seed; all if there are fewer.
+        layers: Transformer blocks, from 0; None for all.
+        modules: Module names ("q_proj") or "attention", "mlp"; None for all.
+        adapter: The probed adapter; None for the active one.
+        out: Also save the run to this directory.
+        seed: Of the draw, the sketches and later bootstraps.
+        split: Whether a column's rows are those of the "train" or the "eval" dataset.
+        batch_size: Examples in one forward pass; None for `per_device_train_batch_size`.
+        components: Parts of the model: "language", "vision", "projector".
         granularity: "module", "group" or "layer": how far blocks are summed before they are kept.
-        weight_space: also keep the Gram of the weight-space view.
-        routers: also measure MixLoRA's routers.
-        memory_budget: bytes that gradients may take in memory; the others wait on disk.
-        spool_dir: directory of the gradients on disk; None for the system's temporary directory.
-        sketch: keep this number of random sums instead of every block's gradient.
-        groups: which rows are not independent, within a task and between two: those with the same picture ("image",
+        weight_space: Also keep the Gram of the weight-space view.
+        routers: Also measure MixLoRA's routers.
+        memory_budget: Bytes that gradients may take in memory; the others wait on disk.
+        spool_dir: Directory of the gradients on disk; None for the system's temporary directory.
+        sketch: Keep this number of random sums instead of every block's gradient.
+        groups: Which rows are not independent, within a task and between two: those with the same picture ("image",
             by its content), those with one value of a column of this name, or those with one label of {task: a label
             for every row of it, in the dataset's order}; "none" if all are independent.
-        progress: called as the work goes on.
+        progress: Called as the work goes on.
 
     Returns:
         The run, in memory. Its probes name rows by their number in the prepared dataset.
 
     Raises:
-        ScopeError: if the rows cannot be drawn or told apart by task, a row holds several packed examples, a row lacks
-            what `groups` names, or its labels do not fit the rows.
-        CheckpointError: if the model has no adapter that can be probed, or no process holds all of its weights.
-        MeasurementError: as in `interference.compute`, and if several processes would measure.
+        ScopeError: If the rows cannot be drawn or told apart by task, or one holds several packed examples. Also if a
+            row lacks what `groups` names, or its labels do not fit the rows.
+        CheckpointError: If the model has no adapter that can be probed, or no process holds all of its weights.
+        MeasurementError: As in `interference.compute`, and if several processes would measure.
+
+    Example:
+        >>> import interference, torch, transformers
+        >>> from peft import LoraConfig, get_peft_model
+        >>> size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+        >>> base = transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=32, **size))
+        >>> model = get_peft_model(base, LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
+        >>> rows = [{"input_ids": [1, k + 2, 3], "labels": [1, k + 2, 3], "task": "ab"[k % 2]} for k in range(8)]
+        >>> import tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> arguments = transformers.TrainingArguments(folder.name, use_cpu=True, report_to="none")
+        >>> trainer = transformers.Trainer(model, arguments, train_dataset=rows)
+        >>> interference.from_trainer(trainer, by="task", samples=3)
+        Run(6 units: a 3, b 3; 2 blocks)
     """
     spec = Spec.checked(
         layers=layers, modules=modules, adapter=adapter, components=components, routers=routers, unit="example",
@@ -132,20 +139,25 @@ def trainer_batches(
 ) -> dict[str, list[Batch]]:
     """The examples that `from_trainer` measures, each collated alone by the trainer's own collator, by task.
 
-    They are what `interference.verify` needs of such a run:
-
-        batches = interference.trainer_batches(trainer, by="task", samples=100)
-        interference.verify(run, trainer.model, batches, loss=trainer.compute_loss)
+    They are what `interference.verify` needs of such a run.
 
     Args:
-        trainer: as given to `from_trainer`, like the others.
-        by: the column of the tasks, or their datasets.
-        samples: rows of a task.
-        seed: of the draw.
+        trainer: As given to `from_trainer`, like the others.
+        by: The column of the tasks, or their datasets.
+        samples: Rows of a task.
+        seed: Of the draw.
         split: "train" or "eval".
 
+    Returns:
+        {task: batches of one example}, as `interference.compute` takes them.
+
     Raises:
-        ScopeError: as `from_trainer`.
+        ScopeError: As `from_trainer`.
+
+    Example:
+        >>> def again(run, trainer):
+        ...     batches = interference.trainer_batches(trainer, by="task", samples=100)
+        ...     return interference.verify(run, trainer.model, batches, loss=trainer.compute_loss)
     """
     with handed_over(trainer, seed):
         return _by_task(trainer, drawn(trainer, by, samples, seed, split))
@@ -154,10 +166,20 @@ def trainer_batches(
 def grouped_batches(
     trainer: Trainer, by: str, samples: int, seed: int, groups: Groups
 ) -> tuple[dict[str, list[Batch]], dict[str, list[int]]]:
-    """What `trainer_batches` gives of the training data, and {task: the group of each of its batches}.
+    """What `trainer_batches` gives of the training data, and the groups of the batches.
+
+    Args:
+        trainer: As given to `from_trainer`, like the others.
+        by: The column of the tasks.
+        samples: Rows of a task.
+        seed: Of the draw.
+        groups: Which rows are not independent.
+
+    Returns:
+        {task: batches of one example}, and {task: the group of each of its batches}.
 
     Raises:
-        ScopeError: as `from_trainer`.
+        ScopeError: As `from_trainer`.
     """
     with handed_over(trainer, seed):
         rows = drawn(trainer, by, samples, seed, "train", None if isinstance(groups, str) else groups)
@@ -178,13 +200,16 @@ def measure_batches(trainer: Trainer, model: nn.Module, batches: Mapping[str, It
     """The run of `interference.compute` over batches, by the trainer's loss.
 
     Args:
-        trainer: whose loss is measured.
-        model: its model; see `handed_over`.
+        trainer: Whose loss is measured.
+        model: Its model; see `handed_over`.
         batches: {task: collated batches}.
-        options: of `interference.compute`.
+        **options: Of `interference.compute`.
+
+    Returns:
+        The run.
 
     Raises:
-        ScopeError: if labels do not fit the batches.
+        ScopeError: If labels do not fit the batches.
     """
     where = {"spool_dir": options.pop("spool_dir", None), "progress": options.pop("progress", silent)}
     out, unit, groups = options.pop("out", None), options.pop("unit", "example"), options.pop("groups", None)
@@ -199,7 +224,7 @@ def handed_over(trainer: Trainer, seed: int) -> Iterator[nn.Module]:
     """The trainer's model, unwrapped and without autocast; trainer and random generators are restored on leaving."""
     model: nn.Module = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
     with ExitStack() as stack:
-        stack.enter_context(_aside(trainer))
+        stack.enter_context(set_aside(trainer))
         stack.enter_context(own_randomness(seed))
         stack.enter_context(without_autocast(model))
         yield model
@@ -357,26 +382,3 @@ def _of_trl(trainer: Trainer) -> bool:
 def _refuse_processes(trainer: Trainer, what: str) -> None:
     if trainer.accelerator.num_processes > 1:
         raise MeasurementError(f"{what}, but {trainer.accelerator.num_processes} train; start one process")
-
-
-@contextmanager
-def _aside(trainer: Trainer) -> Iterator[None]:
-    """Inside, the trainer keeps its books in copies; afterwards every attribute is the one it was."""
-    kept = dict(vars(trainer))
-    try:
-        for name, value in kept.items():
-            if isinstance(value, (dict, list, set, deque)) and _figures(value):
-                setattr(trainer, name, copy.deepcopy(value))
-        yield
-    finally:
-        vars(trainer).clear()
-        vars(trainer).update(kept)
-
-
-def _figures(value: Any) -> bool:
-    """Whether a value is numbers and words, however nested: books are, datasets and models are not."""
-    if isinstance(value, dict):
-        return all(map(_figures, value.values()))
-    if isinstance(value, (list, set, deque, tuple)):
-        return all(map(_figures, value))
-    return value is None or isinstance(value, (bool, int, float, str))

@@ -26,9 +26,9 @@ def compare(a: Run, b: Run, metric: str = "interference", **options: Any) -> pd.
         **options: Scope and options of `Run.table` (but `by`), for both runs.
 
     Returns:
-        Columns affected and stepped (ordered categoricals, in the order of `Run.tasks`), a, b, difference (b - a), low
-        and high (95% bootstrap interval of the difference), p, q (p adjusted over the cells), and verdict ("lower",
-        "higher" or "unclear").
+        Columns affected and stepped (ordered categoricals, in the order of `Run.tasks`), a, b, and difference (b - a).
+        Then low and high (95% bootstrap interval of the difference), p, q (p adjusted over the cells), and verdict:
+        "lower", "higher" or "unclear".
 
     Raises:
         ScopeError: If the runs do not hold the same units, or lack the scope.
@@ -38,9 +38,9 @@ def compare(a: Run, b: Run, metric: str = "interference", **options: Any) -> pd.
     Example:
         >>> import interference
         >>> lora, mixlora = (interference.load(f"reports/reference/{name}") for name in ("lora", "mixlora"))
-        >>> change = interference.compare(lora, mixlora, layers=[3])
-        >>> sorted(set(change["verdict"]))
-        ['higher', 'lower', 'unclear']
+        >>> change = interference.compare(lora, mixlora)
+        >>> change.query("affected == 'read_word' and stepped == 'name_ink'")["verdict"].item()
+        'higher'
     """
     if any(list(a.probes[column]) != list(b.probes[column]) for column in ("task", "ids", "source")):
         raise ScopeError(

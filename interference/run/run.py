@@ -88,8 +88,8 @@ class Run(Measured):
         Example:
             >>> import interference
             >>> run = interference.load("reports/reference/lora")
-            >>> run.matrix(layers=[3]).loc["read_word", "name_ink"].round(2)
-            np.float64(...)
+            >>> bool(run.matrix(layers=[3]).loc["read_word", "name_ink"] < 0)
+            True
         """
         estimand = Estimand(metric, aggregate=aggregate, **options)
         grams = self._theta(Scope(layers, modules, side, space), aggregate)
@@ -123,11 +123,11 @@ class Run(Measured):
             **options: Those of `matrix`, and `replicates` (1000), `level` (0.95), `seed`, `groups` (the run's own).
 
         Returns:
-            The columns of `by`, then affected and stepped (ordered categoricals, in the order of `tasks`), value, low
-            and high (95% bootstrap interval), verdict (about Delta_j L_i), p and q (p adjusted over the cells). Then
-            nonpositive (share of units whose own Delta is not above 0) and leverage (share of the worst unit), both of
-            groups where units have them. Last at_odds: "sign" or "interval", where that of the value contradicts the
-            verdict, else "".
+            The columns of `by`, then affected and stepped (ordered categoricals, in the order of `tasks`). Then value,
+            low and high (95% bootstrap interval), verdict (about Delta_j L_i), p, and q (p adjusted over the cells).
+            Then nonpositive (share of units whose own Delta is not above 0) and leverage (share of the worst unit),
+            both of groups where units have them. Last at_odds: "sign" or "interval", where that of the value
+            contradicts the verdict, else "".
 
         Raises:
             ScopeError: If the scope is not there, or a task has a single unit.

@@ -123,7 +123,13 @@ class Scoped:
 
 
 def scope_of(key: Any) -> Scope:
-    """The scope that a key names: layers (int), modules or groups (str), a side, "weight", or several of these.
+    """The scope that a key names.
+
+    Args:
+        key: A layer (int), a module or group, a side or "weight" (str), or several of these.
+
+    Returns:
+        The scope.
 
     Raises:
         ScopeError: if the key holds anything else, or names two sides.
@@ -154,6 +160,15 @@ def _flat(key: Any) -> list[Any]:
 
 
 def keys_of(layers: Sequence[int], modules: Sequence[str], sides: Sequence[str]) -> list[Any]:
-    """What IPython offers between the brackets: layers, modules, sides, and after a layer the others."""
+    """What IPython offers between the brackets: layers, modules, sides, and pairs of them.
+
+    Args:
+        layers: That were probed.
+        modules: Names of modules and groups.
+        sides: That were probed.
+
+    Returns:
+        Keys that `run[...]` takes.
+    """
     names = [*modules, *sides]
     return [*layers, *names, *product(layers, names), *product(modules, sides)]

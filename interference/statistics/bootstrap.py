@@ -69,6 +69,14 @@ def bootstrap_weights(
 def drawn_units(layout: Layout, replicates: int, seed: int) -> NDArray[np.float64]:
     """`bootstrap_weights` of grouped units, which are not to be written to.
 
+    Args:
+        layout: The tasks and groups of the units.
+        replicates: Resamples.
+        seed: Of the draws.
+
+    Returns:
+        [replicates, units], counts.
+
     Raises:
         ConfigError: If there are fewer than 2 replicates.
     """
@@ -159,6 +167,9 @@ def studentised(kernel: Kernel, weights: Array, layout: Layout, task: int) -> St
         weights: [replicates, units], grouped.
         layout: The tasks and groups of the units.
         task: Its place.
+
+    Returns:
+        The value, its error, and [replicates] of Student's t.
     """
     own, cells = layout.slices[task], layout.cells
     sizes = cells.sizes[cells.of_task(task)].astype(np.float64)

@@ -62,14 +62,14 @@ class Table:
     Attributes:
         tasks: Names, in the order of rows and columns.
         value: The metric.
-        low: Lower end of its interval; like `high`, NaN where more resamples than the interval's tail have no value,
-            for Delta in rows of tasks that a few units carry, and for own Delta where few units lead a task (`scarce`).
+        low: Lower end of its interval; like `high`, NaN where more resamples than the interval's tail have no value.
+            Delta has none in rows of tasks that a few units carry, and own Delta none where few units lead a task.
         high: Upper end.
         p: Two-sided p-value of Delta_j L_i = 0 (leave-one-out, Student's t), whatever the metric.
         q: p adjusted by Benjamini-Hochberg over the off-diagonal cells of tasks that have a signal; NaN elsewhere.
         verdict: Values of `Verdict`, always about Delta_j L_i: "conflict" (interval below 0 and q <= 1 - level),
-            "synergy" (above), "unclear", "no-signal" where Delta_i L_i's own interval is not above 0, "carried" where a
-            few units have nearly all of i's gradient (`carriers.py`), "self".
+            "synergy" (above), "unclear" or "self". "no-signal" where Delta_i L_i's own interval is not above 0.
+            "carried" where a few units have nearly all of i's gradient (`carriers.py`).
         nonpositive: Share of units v of i with Delta_i L_i(v) <= 0.
         leverage: Share of the worst unit in the cell's ratios.
         at_odds: Where the metric does not bear its verdict out, how: see `significance.at_odds`; else "".

@@ -19,6 +19,8 @@ from interference.gradients.targets import Target, find_targets, probed_adapter
 from mixlora import routed
 from mixlora.common.labels import IGNORED
 
+__all__ = ["gradients"]  # public as `interference.reference`
+
 
 def gradients(
     model: nn.Module,
@@ -32,16 +34,31 @@ def gradients(
     """Each example's gradient by batch-1 autograd: alone, without its padding, through the model's own loss.
 
     Args:
-        model: a model with a LoRA or MixLoRA adapter.
-        batch: what its forward takes, with `labels` [batch, seq].
-        layers: transformer block indices; None for all.
-        modules: module names or groups; None for all.
-        adapter: the probed adapter; None for the active one.
-        components: parts of the model.
-        routers: also the gradients of MixLoRA's routers.
+        model: A model with a LoRA or MixLoRA adapter.
+        batch: What its forward takes, with `labels` [batch, seq].
+        layers: Transformer block indices; None for all.
+        modules: Module names or groups; None for all.
+        adapter: The probed adapter; None for the active one.
+        components: Parts of the model.
+        routers: Also the gradients of MixLoRA's routers.
 
     Returns:
-        {block name: [batch, *factor shape]}.
+        {block name: [batch, *factor shape]}, nats per token and unit of the parameter.
+
+    Raises:
+        CheckpointError: If the model has no such adapter.
+        ScopeError: If a layer, module or component does not exist.
+
+    Example:
+        >>> import interference, torch, transformers
+        >>> from peft import LoraConfig, get_peft_model
+        >>> size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+        >>> base = transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=32, **size))
+        >>> model = get_peft_model(base, LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
+        >>> ids = torch.tensor([[1, 2, 3]])
+        >>> found = interference.reference.gradients(model, {"input_ids": ids, "labels": ids})
+        >>> {name: tuple(gradient.shape) for name, gradient in found.items()}
+        {'language.0.q_proj.A': (1, 8, 16), 'language.0.q_proj.B': (1, 16, 8)}
     """
     name = probed_adapter(model, adapter)
     targets = find_targets(model, name, layers, modules, components, routers)
@@ -51,7 +68,17 @@ def gradients(
 def of_targets(
     model: nn.Module, batch: Mapping[str, Any], targets: Sequence[Target], loss: Loss | None = None
 ) -> dict[str, Tensor]:
-    """`gradients` of known targets: {block name: [batch, *factor shape]}; `loss` replaces the model's own."""
+    """`gradients` of known targets.
+
+    Args:
+        model: A model with a LoRA or MixLoRA adapter.
+        batch: What its forward takes, with `labels` [batch, seq].
+        targets: Of one adapter.
+        loss: A function of (model, batch of one example) in place of the model's own; None for that.
+
+    Returns:
+        {block name: [batch, *factor shape]}.
+    """
     with as_found(model), torch.enable_grad():
         activate(model, targets[0].adapter)
         weights = _prepare(model, targets)
@@ -68,6 +95,14 @@ def gradients_functional(model: nn.Module, batch: Mapping[str, Any], targets: Se
 
     The batch must consist of tensors with the examples along the first axis. The model's attention must be one that
     vmap can follow ("eager").
+
+    Args:
+        model: A model with a LoRA or MixLoRA adapter.
+        batch: What its forward takes, with `labels` [batch, seq].
+        targets: Of one adapter.
+
+    Returns:
+        {block name: [batch, *factor shape]}.
     """
     tensors = {key: value for key, value in batch.items() if isinstance(value, Tensor)}
     names = {id(parameter): name for name, parameter in model.named_parameters()}

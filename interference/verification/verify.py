@@ -39,19 +39,19 @@ class Verification:
     """The result of a verification.
 
     Attributes:
-        gradients: one row a re-derived unit. `task` and `source` name it; `norm` is that of its gradient. `error` is
+        gradients: One row a re-derived unit. `task` and `source` name it; `norm` is that of its gradient. `error` is
             the error against batch-1 autograd, relative to that norm or to the median unit's, whichever is larger: the
             gradient of a loss near 0 is a difference of nearly equal numbers and has few right digits. `own_error` is
             relative to its own norm. `worst_block` is the block that differs most, `worst_error` its error relative to
             that block (no block if the two ways agree to the bit).
-        gram_error: largest |K - K'| / sqrt(K'[u,u] K'[v,v]) between the run's Gram and that of the derived gradients
+        gram_error: Largest |K - K'| / sqrt(K'[u,u] K'[v,v]) between the run's Gram and that of the derived gradients
             (of their sketches, if the run is of sketches): of the units in `gradients`, and of one unit of every other
             part of the run against them.
-        steps: one row a step size: `step` (lambda), `predicted` (root mean square fall of the loss, nats per token),
+        steps: One row a step size: `step` (lambda), `predicted` (root mean square fall of the loss, nats per token),
             `slope` of the real fall on the predicted one, `correlation`, `pairs` of units.
-        linear_until: the largest step up to which slope lies within 0.9 to 1.1 and correlation above 0.99; 0 if none.
-        dtype: of the base's weights: "float32", "bfloat16", "float16", "float64", "4-bit" or "8-bit".
-        routers: whether MixLoRA's routers were measured; their straight-through gradient is not the loss's derivative.
+        linear_until: The largest step up to which slope lies within 0.9 to 1.1 and correlation above 0.99; 0 if none.
+        dtype: Of the base's weights: "float32", "bfloat16", "float16", "float64", "4-bit" or "8-bit".
+        routers: Whether MixLoRA's routers were measured; their straight-through gradient is not the loss's derivative.
     """
 
     gradients: pd.DataFrame
@@ -74,7 +74,11 @@ class Verification:
         return right and (self.linear_until > 0 or self.dtype != "float32")
 
     def summary(self) -> pd.DataFrame:
-        """The steps with the gradient errors, one row a step size."""
+        """The steps with the gradient errors.
+
+        Returns:
+            One row a step size: the columns of `steps`, gradient_error, gram_error, linear_until, passed.
+        """
         return self.steps.assign(
             gradient_error=self.error, gram_error=self.gram_error, linear_until=self.linear_until, passed=self.passed
         )
@@ -92,19 +96,36 @@ def verify(
     """Verify a run of `interference.compute` with the model and the batches it was computed from.
 
     Args:
-        run: the run.
-        model: the same model; parameters are moved along gradients and restored to the bit.
-        batches: the same batches.
-        adapter: the probed adapter; None for the active one.
-        units: units that are re-derived for each task, drawn with the run's seed; beside them is one of every other
+        run: The run.
+        model: The same model; parameters are moved along gradients and restored to the bit.
+        batches: The same batches.
+        adapter: The probed adapter; None for the active one.
+        units: Units that are re-derived for each task, drawn with the run's seed; beside them is one of every other
             batch that was measured.
-        progress: called as the work goes on.
-        loss: the loss that the run measured, if it was the caller's or a trainer's.
+        progress: Called as the work goes on.
+        loss: The loss that the run measured, if it was the caller's or a trainer's.
+
+    Returns:
+        Errors of the gradients and the Gram, and how far real steps follow Delta.
 
     Raises:
-        RunError: if the model is not the run's, the batches hold other units, or it measured a loss that is not given.
-        ScopeError: if only one unit would be derived: the steps of a unit are read off the losses of others.
-        MeasurementError: if no step moves another unit's loss.
+        RunError: If the model is not the run's, the batches hold other units, or it measured a loss that is not given.
+        ScopeError: If only one unit would be derived: the steps of a unit are read off the losses of others.
+        MeasurementError: If no step moves another unit's loss.
+
+    Example:
+        >>> import interference, torch, transformers
+        >>> from peft import LoraConfig, get_peft_model
+        >>> size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+        >>> base = transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=32, **size))
+        >>> model = get_peft_model(base, LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
+        >>> def batch(seed):
+        ...     ids = torch.randint(32, (4, 6), generator=torch.Generator().manual_seed(seed))
+        ...     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+        >>> batches = {"a": [batch(0)], "b": [batch(1)]}
+        >>> run = interference.compute(model, batches)
+        >>> interference.verify(run, model, batches).error < 1e-4
+        True
     """
     checkpoint.refuse_other(model, run.meta, "the run")
     unit = str(run.meta["unit"])
@@ -137,16 +158,19 @@ def verify_config(
     """Verify a run that `interference compute` made, from the checkpoint and files its configuration names.
 
     Args:
-        run: the run.
-        units: units that are re-derived for each task, drawn with the run's seed; beside them is one of every other
+        run: The run.
+        units: Units that are re-derived for each task, drawn with the run's seed; beside them is one of every other
             batch that was measured.
-        progress: called as the work goes on.
-        trust_remote_code: run code that comes with the base, whatever the run says.
+        progress: Called as the work goes on.
+        trust_remote_code: Run code that comes with the base, whatever the run says.
+
+    Returns:
+        Errors of the gradients and the Gram, and how far real steps follow Delta.
 
     Raises:
-        RunError: if the run holds no configuration, or model or data have changed since then.
-        MeasurementError: if an example was measured as other tokens than its processor gives; or as `verify`.
-        ScopeError: as `verify`.
+        RunError: If the run holds no configuration, or model or data have changed since then.
+        MeasurementError: If an example was measured as other tokens than its processor gives; or as `verify`.
+        ScopeError: As `verify`.
     """
     if run.meta.get("config") is None:
         raise RunError(
@@ -189,15 +213,15 @@ def _verify(
     """Compare a run with what is derived of the units at `chosen`.
 
     Args:
-        run: the run.
-        model: its model.
-        targets: its probed modules.
-        chosen: places of the units in the run.
-        units: their batches, from which gradients are derived and losses read.
-        padded: the same examples as the run batches them, with the position in `chosen` of each row's unit.
-        rest: one unit of every other part of the run, its place and batches.
-        progress: called as the work goes on.
-        loss: that the run measured; None for the mean cross-entropy over supervised tokens.
+        run: The run.
+        model: Its model.
+        targets: Its probed modules.
+        chosen: Places of the units in the run.
+        units: Their batches, from which gradients are derived and losses read.
+        padded: The same examples as the run batches them, with the position in `chosen` of each row's unit.
+        rest: One unit of every other part of the run, its place and batches.
+        progress: Called as the work goes on.
+        loss: That the run measured; None for the mean cross-entropy over supervised tokens.
     """
     token_mean = bool(run.meta["token_mean"])
     measured = unit_gradients(model, targets, padded, len(chosen), token_mean, loss)
@@ -225,7 +249,12 @@ class _Parts:
     """How far a run's Gram is from that of derived gradients: of the chosen units, then of others against these.
 
     Attributes:
-        error: the largest so far, relative to the two units' norms.
+        error: The largest so far, relative to the two units' norms.
+
+    Args:
+        run: The run.
+        chosen: Places of the chosen units.
+        derived: {block name: their gradients}.
     """
 
     def __init__(self, run: Run, chosen: Sequence[int], derived: Mapping[str, Tensor]) -> None:
@@ -259,7 +288,7 @@ def _loss(run: Run, model: nn.Module, targets: Sequence[Target], batch: Batch) -
     """The loss of a run, where the model alone tells it; None for the mean cross-entropy over supervised tokens.
 
     Raises:
-        RunError: if it was the caller's or a trainer's.
+        RunError: If it was the caller's or a trainer's.
     """
     if plain_loss(run.meta):
         return None

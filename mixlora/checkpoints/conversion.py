@@ -52,11 +52,11 @@ class Imported:
     """The result of a conversion.
 
     Attributes:
-        kind: of the source.
-        out: the directory that was written.
-        modules: the number of adapted Linears.
-        parameters: the adapter's number of parameters; 0 if the source is only a projector.
-        projector_hidden_act: the value that the base's configuration must have for the projector to compute the same;
+        kind: Of the source.
+        out: The directory that was written.
+        modules: The number of adapted Linears.
+        parameters: The adapter's number of parameters; 0 if the source is only a projector.
+        projector_hidden_act: The value that the base's configuration must have for the projector to compute the same;
             None if the source has no projector.
     """
 
@@ -78,14 +78,28 @@ def import_checkpoint(source: Path | str, out: Path | str, *, base: str | None =
     """Convert a released MixLoRA checkpoint, a LLaVA v1 LoRA or a LLaVA v1 projector.
 
     Args:
-        source: the released directory, or `mm_projector.bin`.
-        out: a new directory for `adapter_config.json` and `adapter_model.safetensors` (for PeftModel.from_pretrained)
+        source: The released directory, or `mm_projector.bin`.
+        out: A new directory for `adapter_config.json` and `adapter_model.safetensors` (for PeftModel.from_pretrained)
             and `projector.safetensors` (for `load_projector`), if the source has them.
-        base: path or hub id of the Hugging Face LLaVA of the adapter; stored in the adapter's configuration.
+        base: Path or hub id of the Hugging Face LLaVA of the adapter; stored in the adapter's configuration.
+
+    Returns:
+        What was recognised and written.
 
     Raises:
-        CheckpointError: if the source is none of these, is incomplete or inconsistent, or has settings that the adapter
+        CheckpointError: If the source is none of these, is incomplete or inconsistent, or has settings that the adapter
             cannot express; or if `out` is not empty or cannot be written.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from pathlib import Path
+        >>> from mixlora import official
+        >>> weights = {"model.mm_projector.weight": torch.ones(8, 4), "model.mm_projector.bias": torch.ones(8)}
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     torch.save(weights, Path(name, "mm_projector.bin"))
+        ...     found = official.import_checkpoint(Path(name, "mm_projector.bin"), Path(name, "converted"))
+        >>> str(found.kind), found.projector_hidden_act
+        ('LLaVA v1 projector', 'linear')
     """
     source, out = Path(source), Path(out)
     if is_occupied(out):
@@ -228,7 +242,7 @@ def _targets(modules: set[tuple[int, str]], layers: int) -> str:
 
     Args:
         modules: (layer, projection) of each.
-        layers: the number of the language model's layers; 0 if not every layer may be adapted.
+        layers: The number of the language model's layers; 0 if not every layer may be adapted.
     """
     names = sorted({name for _, name in modules})
     if modules == {(layer, name) for layer in range(layers) for name in names}:

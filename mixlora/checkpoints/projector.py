@@ -25,7 +25,7 @@ class Projector:
     """A projector with the names of a Hugging Face LLaVA.
 
     Attributes:
-        hidden_act: the value that the base's `projector_hidden_act` must have for it to compute the same.
+        hidden_act: The value that the base's `projector_hidden_act` must have for it to compute the same.
         tensors: {name in the model: values}.
     """
 
@@ -37,11 +37,11 @@ def load_projector(model: nn.Module, path: Path | str) -> None:
     """Load a converted projector into a Hugging Face LLaVA, with or without a PEFT adapter.
 
     Args:
-        model: a LlavaForConditionalGeneration, or a PeftModel of one.
-        path: the directory that `import_checkpoint` wrote, or `projector.safetensors` in it.
+        model: A LlavaForConditionalGeneration, or a PeftModel of one.
+        path: The directory that `import_checkpoint` wrote, or `projector.safetensors` in it.
 
     Raises:
-        CheckpointError: if there is no such file; or the base's projector is missing, is quantized, or has another
+        CheckpointError: If there is no such file; or the base's projector is missing, is quantized, or has another
             `projector_hidden_act` or other shapes.
     """
     path = Path(path) / CONVERTED if Path(path).is_dir() else Path(path)

@@ -74,28 +74,40 @@ class MixLoraConfig(PeftConfig):
     """Configuration of Conditional Mixture-of-LoRA (Shen et al., ACL 2024), a PEFT method.
 
     Args:
-        r: factors of A, and of B, that an instance uses.
-        num_factors: factors of A, and of B, that every adapted Linear has (E).
-        lora_alpha: the adapter's output is scaled by lora_alpha / r; 2 * num_factors if None, as in the paper.
-        lora_dropout: dropout of the adapter's input; routers look at the input without it.
-        target_modules: names of the Linear modules to adapt, as in PEFT's LoraConfig.
-        exclude_modules: names of modules not to adapt.
-        layers_to_transform: layer indices to adapt; all if None.
-        layers_pattern: name of the list of layers, for `layers_to_transform`.
-        modules_to_save: modules trained and saved whole with the adapter (the projector).
+        r: Factors of A, and of B, that an instance uses.
+        num_factors: Factors of A, and of B, that every adapted Linear has (E).
+        lora_alpha: The adapter's output is scaled by lora_alpha / r; 2 * num_factors if None, as in the paper.
+        lora_dropout: Dropout of the adapter's input; routers look at the input without it.
+        target_modules: Names of the Linear modules to adapt, as in PEFT's LoraConfig.
+        exclude_modules: Names of modules not to adapt.
+        layers_to_transform: Layer indices to adapt; all if None.
+        layers_pattern: Name of the list of layers, for `layers_to_transform`.
+        modules_to_save: Modules trained and saved whole with the adapter (the projector).
         routing: "instance", "task" or "random"; see `Routing`.
-        conditional: whether B's factors also depend on the selected A's (conditional factor selection, Eqs. 7 to 9).
+        conditional: Whether B's factors also depend on the selected A's (conditional factor selection, Eqs. 7 to 9).
         router_gradient: "straight-through" or "none"; see `RouterGradient`.
         pooling: "prompt", "attended" or "all"; see `Pooling`.
         decode_routing: "prompt" or "token"; see `DecodeRouting`.
         cfs_form: "exact" or "official"; see `CfsForm`.
         factor_init: "gaussian" or "kaiming"; see `FactorInit`.
         task_definitions: {task: its definition}, for routing="task".
-        task_width: width of the encoded definitions; the base's hidden size if None.
-        format_version: of the saved adapter; not an option.
+        task_width: Width of the encoded definitions; the base's hidden size if None.
+        format_version: Of the saved adapter; not an option.
 
     Raises:
-        ConfigError: if a value is not allowed; the message lists what is.
+        ConfigError: If a value is not allowed; the message lists what is.
+
+    Example:
+        >>> from mixlora import MixLoraConfig
+        >>> config = MixLoraConfig(r=2, num_factors=8, target_modules=["q_proj"])
+        >>> config.alpha, config.scaling
+        (16.0, 8.0)
+        >>> import peft, transformers
+        >>> size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+        >>> base = transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=32, **size))
+        >>> model = peft.get_peft_model(base, config)
+        >>> tuple(model.base_model.model.model.layers[0].self_attn.q_proj.mixlora_A["default"].shape)
+        (8, 16)
     """
 
     r: int = 4
@@ -120,12 +132,43 @@ class MixLoraConfig(PeftConfig):
 
     @classmethod
     def paper(cls, **options: Any) -> Self:
-        """The method as the paper describes it, which are the defaults; `options` override single fields."""
+        """The method as the paper describes it, which are the defaults.
+
+        Args:
+            **options: Fields of the configuration that replace the preset's.
+
+        Returns:
+            The configuration.
+
+        Raises:
+            ConfigError: If a value is not allowed.
+
+        Example:
+            >>> from mixlora import MixLoraConfig
+            >>> MixLoraConfig.paper(num_factors=8) == MixLoraConfig(num_factors=8)
+            True
+        """
         return cls(**options)
 
     @classmethod
     def official(cls, **options: Any) -> Self:
-        """The method as the released code computes it; `options` override single fields."""
+        """The method as the released code computes it.
+
+        Args:
+            **options: Fields of the configuration that replace the preset's.
+
+        Returns:
+            The configuration.
+
+        Raises:
+            ConfigError: If a value is not allowed.
+
+        Example:
+            >>> from mixlora import MixLoraConfig
+            >>> config = MixLoraConfig.official(r=2)
+            >>> str(config.router_gradient), str(config.pooling), str(config.cfs_form)
+            ('none', 'all', 'official')
+        """
         preset = {
             "conditional": True,
             "router_gradient": RouterGradient.NONE,
@@ -143,7 +186,7 @@ class MixLoraConfig(PeftConfig):
 
     @property
     def scaling(self) -> float:
-        """The factor of the adapter's output."""
+        """The factor of the adapter's output: alpha / r."""
         return self.alpha / self.r
 
     def __post_init__(self) -> None:

@@ -27,10 +27,13 @@ class MixLoraLayer(nn.Module, BaseTunerLayer):
     [d_out] are chosen, the k-th ranked of A paired with the k-th ranked of B.
 
     Args:
-        base_layer: the Linear, or another tuner's layer around one.
-        name: the module's path in the model; the key of its selections.
-        tracker: knows the current forward.
-        in_stream: whether the module's input is the text's tokens, position by position.
+        base_layer: The Linear, or another tuner's layer around one.
+        name: The module's path in the model; the key of its selections.
+        tracker: Knows the current forward.
+        in_stream: Whether the module's input is the text's tokens, position by position.
+
+    Raises:
+        AdapterError: If the base layer is no Linear.
     """
 
     adapter_layer_names = ("mixlora_A", "mixlora_B", "mixlora_router")
@@ -72,10 +75,10 @@ class MixLoraLayer(nn.Module, BaseTunerLayer):
         """Add an adapter.
 
         Args:
-            adapter: its name.
-            config: its configuration.
-            tasks: the encoded task definitions, for routing="task".
-            inference_mode: freeze it.
+            adapter: Its name.
+            config: Its configuration.
+            tasks: The encoded task definitions, for routing="task".
+            inference_mode: Freeze it.
         """
         width = self.in_features if tasks is None else tasks.width
         self.configs[adapter] = config
@@ -92,7 +95,11 @@ class MixLoraLayer(nn.Module, BaseTunerLayer):
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
 
     def reset_factors(self, adapter: str) -> None:
-        """Initialise A according to `factor_init`, and B with zeros: a new adapter changes no output."""
+        """Initialise A according to `factor_init`, and B with zeros: a new adapter changes no output.
+
+        Args:
+            adapter: Its name.
+        """
         if self.configs[adapter].factor_init is FactorInit.GAUSSIAN:
             nn.init.normal_(self.mixlora_A[adapter], std=1 / math.sqrt(self.in_features))
         else:
@@ -100,7 +107,19 @@ class MixLoraLayer(nn.Module, BaseTunerLayer):
         nn.init.zeros_(self.mixlora_B[adapter])
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """The base's output plus that of the active adapters; [..., d_in] to [..., d_out]."""
+        """The base's output plus that of the active adapters.
+
+        Args:
+            x: [..., d_in].
+            *args: What else the base layer takes.
+            **kwargs: Likewise by name.
+
+        Returns:
+            [..., d_out].
+
+        Raises:
+            RoutingError: If the instances cannot be told apart, or a task is unknown.
+        """
         result = self.base_layer(x, *args, **kwargs)
         if self.disable_adapters:
             return result
@@ -222,8 +241,12 @@ class MixLoraLayer(nn.Module, BaseTunerLayer):
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Refuse to merge.
 
+        Args:
+            safe_merge: Not read.
+            adapter_names: Not read.
+
         Raises:
-            MergeError: always.
+            MergeError: Always.
         """
         raise MergeError(CANNOT_MERGE)
 

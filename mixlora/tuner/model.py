@@ -24,7 +24,10 @@ NAME = "MIXLORA"
 
 
 class MixLoraModel(BaseTuner):
-    """A model with MixLoRA adapters; `peft.get_peft_model(model, MixLoraConfig(...))` makes it."""
+    """A model with MixLoRA adapters; `peft.get_peft_model(model, MixLoraConfig(...))` makes it.
+
+    Its methods are those of PEFT's tuners, but adapters are never merged, and definitions of tasks can be encoded.
+    """
 
     prefix = "mixlora_"
     tuner_layer_cls = MixLoraLayer
@@ -81,13 +84,13 @@ class MixLoraModel(BaseTuner):
         """Encode task definitions for `routing="task"`; they are saved with the adapter.
 
         Args:
-            tokenizer: of the encoder.
+            tokenizer: Of the encoder.
             definitions: {task: definition} of new tasks, or new definitions of known ones; the configuration's if None.
-            encoder: a frozen language model; the base without its adapters if None.
-            adapter: its name; the active one if None.
+            encoder: A frozen language model; the base without its adapters if None.
+            adapter: Its name; the active one if None.
 
         Raises:
-            RoutingError: if the adapter does not route by task, or the encoder's width is not the adapter's.
+            RoutingError: If the adapter does not route by task, or the encoder's width is not the adapter's.
         """
         name = adapter or self.active_adapters[0]
         config = cast(MixLoraConfig, self.peft_config[name])
@@ -129,13 +132,21 @@ class MixLoraModel(BaseTuner):
         yield
 
     def delete_adapter(self, adapter_name: str) -> None:
-        """Delete an adapter and its encoded tasks."""
+        """Delete an adapter and its encoded tasks.
+
+        Args:
+            adapter_name: Its name.
+        """
         super().delete_adapter(adapter_name)
         if adapter_name in self.mixlora_tasks:
             del self.mixlora_tasks[adapter_name]
 
     def unload(self) -> nn.Module:
-        """The base model without its adapters and hooks."""
+        """The base model without its adapters and hooks.
+
+        Returns:
+            The model that was adapted.
+        """
         self.tracker.detach(self.model)
         return super().unload()
 
@@ -143,7 +154,7 @@ class MixLoraModel(BaseTuner):
         """Refuse to combine adapters.
 
         Raises:
-            MergeError: always.
+            MergeError: Always.
         """
         raise MergeError(CANNOT_MERGE)
 
@@ -174,10 +185,28 @@ def routed(
     """Give tasks or labels to the forwards inside the block that have none of their own.
 
     Args:
-        model: a model with MixLoRA adapters; any other is not affected.
-        tasks: the task of every instance, or one task for all, for routing="task".
+        model: A model with MixLoRA adapters; any other is not affected.
+        tasks: The task of every instance, or one task for all, for routing="task".
         labels: [batch, seq]; the first supervised token of a row ends its prompt.
-        alone: whether pooling="all" ignores padding, as if every instance were alone in its batch.
+        alone: Whether pooling="all" ignores padding, as if every instance were alone in its batch.
+
+    Yields:
+        Nothing; the block runs with them.
+
+    Raises:
+        RoutingError: If `labels` is no tensor.
+
+    Example:
+        >>> import peft, torch, transformers
+        >>> from mixlora import MixLoraConfig, routed
+        >>> size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+        >>> base = transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=32, **size))
+        >>> model = peft.get_peft_model(base, MixLoraConfig(r=2, num_factors=8, target_modules=["q_proj"]))
+        >>> ids = torch.tensor([[1, 2, 3, 4]])
+        >>> with routed(model, labels=torch.tensor([[-100, -100, 3, 4]])):  # the prompt is the first two tokens
+        ...     logits = model(input_ids=ids).logits
+        >>> model.base_model.model.model.layers[0].self_attn.q_proj.selection.A.shape
+        torch.Size([1, 2])
     """
     if labels is not None and not isinstance(labels, Tensor):
         raise RoutingError(f"labels is a {type(labels).__name__}, but must be a tensor [batch, seq]")

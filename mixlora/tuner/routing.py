@@ -19,8 +19,8 @@ class Selection:
     """The factors that an adapted Linear selected for every instance.
 
     Attributes:
-        A: indices of the selected A factors [instances, r], by descending score.
-        B: indices of the selected B factors [instances, r]; the k-th pairs with the k-th of A.
+        A: Indices of the selected A factors [instances, r], by descending score.
+        B: Indices of the selected B factors [instances, r]; the k-th pairs with the k-th of A.
         scores_A: [instances, E]; None if the factors were drawn.
         scores_B: [instances, E].
     """
@@ -31,7 +31,11 @@ class Selection:
     scores_B: Tensor | None = None
 
     def detached(self) -> "Selection":
-        """The same selection without a graph."""
+        """The same selection without a graph.
+
+        Returns:
+            A new selection of the same indices, its scores detached.
+        """
         return Selection(self.A, self.B, *(None if s is None else s.detach() for s in (self.scores_A, self.scores_B)))
 
 
@@ -44,9 +48,12 @@ def conditional_logits(selected: Tensor, weight: Tensor, form: CfsForm) -> Tenso
     """The logits of CFS for each selected A factor (Eq. 7 before its softmax): a_{A(k)} W[k], [instances, r, E].
 
     Args:
-        selected: the selected A factors [instances, r, d_in], ranked.
+        selected: The selected A factors [instances, r, d_in], ranked.
         weight: W_AB, [r, d_in, E]: one matrix for every rank.
         form: "exact", or "official": the released einsum, which sums factors and weight over d_in separately.
+
+    Returns:
+        [instances, r, E].
     """
     if form == CfsForm.EXACT:
         return torch.einsum("nrd,rde->nre", selected, weight)
@@ -102,9 +109,9 @@ class Router(nn.Module):
     """The routers of one adapted Linear.
 
     Args:
-        config: the adapter's configuration.
-        d_in: input width of the Linear.
-        width: width of the independent routers' input.
+        config: The adapter's configuration.
+        d_in: Input width of the Linear.
+        width: Width of the independent routers' input.
     """
 
     def __init__(self, config: MixLoraConfig, d_in: int, width: int) -> None:
