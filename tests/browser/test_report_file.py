@@ -15,7 +15,7 @@ def test_the_policy_allows_only_this_pages_own_scripts():
     assert policy.startswith("default-src &#39;none&#39;; script-src &#39;sha256-")
     assert "unsafe" not in policy
     assert "http" not in policy
-    assert html.count("<script") == 3
+    assert html.count("<script") == 4
 
 
 def test_json_text_gives_the_page_of_its_dict():

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from tests.support import made_up
-from tests.support.pages import choose, choose_cell, number, shown
+from tests.support.pages import choose, choose_cell, number, rgb, show_runs, shown
 
 WORDS = {"self": "own step", "no-signal": "no signal"}
 
@@ -74,8 +74,8 @@ def test_two_runs_stand_side_by_side_with_their_difference(opened):
         change[k][2] = ""  # a run's own step is 1 before and after
     assert shown(page, 2) == change
     tops = page.locator(".matrix").evaluate_all("tables => tables.map(table => table.getBoundingClientRect().top)")
-    assert len(set(tops)) == 1
-    choose(page, "view", "MixLoRA E=16 r=4")
+    assert tops[0] == tops[1] <= tops[2]
+    show_runs(page, "MixLoRA E=16 r=4")
     assert shown(page) == expected(data, data["runs"][1]["cells"][scope][choice])
 
 
@@ -104,9 +104,10 @@ def test_a_cell_tells_everything_about_itself_on_click(opened):
         f"{100 * cells['leverage'][at]:.0f} %",
     ]
     assert details.locator(".facts strong").text_content() == cells["verdict"][at]
-    assert details.locator(".examples li").count() == 3
-    assert details.locator(".examples img").evaluate_all("images => images.map(image => image.src)") == [made_up.PIXEL]
-    assert "31 % of the value · word.json#12" in details.locator(".examples li").first.inner_text()
+    examples = page.locator("#drivers .examples")
+    assert examples.locator("li").count() == 3
+    assert examples.locator("img").evaluate_all("images => images.map(image => image.src)") == [made_up.PIXEL]
+    assert "31 % of the value · word.json#12" in examples.locator("li").first.inner_text()
 
 
 def test_keyboard_alone_reaches_controls_cells_and_details(opened):
@@ -132,9 +133,9 @@ def test_keyboard_alone_reaches_controls_cells_and_details(opened):
     assert page.locator("#details h3").text_content() == "A step of place on the loss of word"
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.id") == "details"
-    tab_until("#details button")
+    tab_until("#details .draw")
     page.keyboard.press("Enter")
-    assert page.locator(".chip bdi").last.text_content() == "place → word"
+    assert page.locator("#profile .chip bdi").last.text_content() == "place → word"
 
 
 def test_focus_stays_on_a_control_that_was_used(opened):
@@ -156,9 +157,7 @@ def test_negative_is_blue_positive_is_red_on_one_scale(opened):
         """cells => cells.filter(cell => cell.style.backgroundColor && cell.dataset.verdict !== "no-signal").map(cell =>
             [cell.querySelector(".value").textContent, getComputedStyle(cell).backgroundColor])"""
     )
-    known = [
-        (float(text.replace("−", "-")), [int(c) for c in re.findall(r"\d+", rgb)]) for text, rgb in cells if text != "–"
-    ]
+    known = [(float(text.replace("−", "-")), [255 * c for c in rgb(colour)]) for text, colour in cells if text != "–"]
     assert len(known) > 70
     redness = [red - blue for _, (red, _, blue) in sorted(known, key=lambda pair: (pair[0], pair[1][0] - pair[1][2]))]
     assert all(before <= after + 3 for before, after in pairwise(redness))
@@ -167,23 +166,6 @@ def test_negative_is_blue_positive_is_red_on_one_scale(opened):
     limit = page.locator(".scale .swatch").last.text_content()
     assert limit.startswith("+1.0")
     assert "90 % quantile" in page.locator(".legend .hint").text_content()
-
-
-def test_text_on_every_background_has_contrast(opened):
-    page = opened(made_up.report(runs=2)).page
-    colours = page.locator(".matrix td[data-row], .swatch").evaluate_all(
-        "cells => cells.map(cell => [getComputedStyle(cell).color, getComputedStyle(cell).backgroundColor])"
-    )
-
-    def luminance(colour):
-        channels = [int(channel) / 255 for channel in re.findall(r"\d+", colour)[:3]]
-        red, green, blue = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-    for text, back in colours:
-        if back != "rgba(0, 0, 0, 0)":  # hatched: black on white and light grey
-            dark, light = sorted([luminance(text), luminance(back)])
-            assert (light + 0.05) / (dark + 0.05) >= 4.5, (text, back)
 
 
 def test_a_small_matrix_brings_its_scope_up(opened):
@@ -209,7 +191,7 @@ def test_pairs_are_drawn_along_the_layers_as_chosen(opened):
     page.locator("#profile button", has_text="Draw this pair").click()
     assert page.locator("#profile .role-legend-label text").all_text_contents() == ["shape → place"]
     page.locator(".matrix td[data-row='0'][data-column='2']").click()
-    page.locator("#details button").click()
+    page.locator("#details .draw").click()
     assert page.locator("#profile .role-legend-label text").all_text_contents() == ["shape → place", "count → ink"]
     assert page.locator("#profile .chart .mark-rule.role-mark line").count() == 1  # at 0
 
@@ -278,10 +260,11 @@ def test_hostile_names_are_text_and_nothing_runs(opened, width):
     assert names == printable
     page.locator(".matrix td[data-row='1'][data-column='0']").first.click()
     assert page.locator("#details h3").text_content() == f"A step of {printable[0]} on the loss of {printable[1]}"
-    page.locator("#details button").first.click()
+    page.locator("#details .draw").click()
+    page.locator("#details .copy").first.click()
     assert page.evaluate("window.hurt") is None
     assert page.locator("body b").count() == 0
-    assert page.locator("script").count() == 3
+    assert page.locator("script").count() == 4
     assert page.locator("img:not([src^='data:'])").count() == 0
     assert page.evaluate("document.documentElement.scrollWidth") == width
 
@@ -306,9 +289,9 @@ def test_hostile_words_of_examples_labels_and_sources_are_text(opened):
         ".answer": printable[: -1 - len(examples) : -1],
         ".source bdi": [printable[(place + 3) % len(words)] for place in range(len(examples))],
     }.items():
-        assert page.locator(f"#details .examples {part}").all_text_contents() == wanted
+        assert page.locator(f"#drivers .examples {part}").all_text_contents() == wanted
     assert page.evaluate("window.hurt") is None
-    assert page.locator("body b").count() == 0 and page.locator("script").count() == 3
+    assert page.locator("body b").count() == 0 and page.locator("script").count() == 4
     assert page.locator("img:not([src^='data:'])").count() == 0
 
 

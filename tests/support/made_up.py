@@ -10,6 +10,7 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
 TASKS = ["ink", "word", "count", "colour", "shape", "place"]
+LABELS = ["LoRA r=4", "MixLoRA E=16 r=4", "third", "fourth"]
 PIXEL = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
 HOSTILE = [
     "<b onclick=\"window.hurt='b'\">bold</b>",
@@ -42,7 +43,7 @@ def report(
         for parts in CHOICES
     ]
     along = [(trainings[k % len(trainings)], 200.0 * (k // len(trainings))) for k in range(runs if trainings else 0)]
-    labels = [f"{name} step {step:.0f}" for name, step in along] or ["LoRA r=4", "MixLoRA E=16 r=4", "third"][:runs]
+    labels = [f"{name} step {step:.0f}" for name, step in along] or LABELS[:runs]
     made = [_run(random, label, tasks, scopes, choices, layers) for label in labels]
     pairs = [(a, b) for a, b in itertools.product(tasks, tasks) if a != b]
     return {
@@ -57,7 +58,11 @@ def report(
         "scopes": scopes,
         "choices": choices,
         "runs": made,
-        "differences": [_difference(random, made, 0, 1, scopes, choices)] if runs == 2 else [],
+        "differences": [
+            _difference(random, made, a, b, scopes, choices)
+            for a, b in itertools.combinations(range(runs), 2)
+            if runs in (2, 4) and not trainings
+        ],
         "dependence": [_dependence(labels, tasks)],
         "trajectory": [
             _point(random, a, b) | {"run": k, "series": name, "step": step}

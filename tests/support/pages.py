@@ -1,4 +1,6 @@
-"""A report's page in a browser: its controls set, its matrices read, its numbers written again."""
+"""A report's page in a browser: its controls set, its matrices read, its numbers and colours written again."""
+
+import re
 
 SETTINGS = ("metric", "pairs", "reduce", "layers", "modules", "side")
 OPTIONS = {
@@ -53,3 +55,28 @@ def shown(page, matrix=0):
             ["value", "interval", "verdict"].map(name => cell.querySelector("." + name)?.textContent ?? null))"""
         )
     )
+
+
+def show_runs(page, *labels):
+    """Ticks the boxes of these runs and of no other."""
+    boxes = page.locator("#controls .runs label")
+    names = boxes.all_text_contents()
+    for label in [*labels, *(name for name in names if name not in labels)]:  # one stays ticked all along
+        boxes.nth(names.index(label)).locator("input").set_checked(label in labels)
+
+
+def rgb(text):
+    """Red, green and blue from 0 to 1 of a computed colour, as browsers write it."""
+    numbers = [float(part) for part in re.findall(r"[\d.]+", text)]
+    return numbers[:3] if text.startswith("color(srgb") else [part / 255 for part in numbers[:3]]
+
+
+def contrast(one, other):
+    """The contrast of two computed colours, from 1 to 21 (WCAG 2)."""
+
+    def luminance(text):
+        red, green, blue = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb(text)]
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    dark, light = sorted([luminance(one), luminance(other)])
+    return (light + 0.05) / (dark + 0.05)

@@ -1,13 +1,14 @@
 // Charts: rows of numbers to Vega-Lite specifications, and their drawing. Signs and words are printed; colour only repeats them.
+// Colours are the variables of style.css, which follow the page's mode and paper by themselves.
 
 const FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif';
 const CONFIG = {
   font: FONT,
   background: "transparent",
   view: { stroke: null },
-  axis: { labelFontSize: 12, titleFontSize: 12, titleFontWeight: "normal", labelColor: "#333", titleColor: "#333", gridColor: "#e8e6e1", domainColor: "#8a877f", tickColor: "#8a877f" },
-  legend: { labelFontSize: 12, titleFontSize: 12, labelColor: "#222", symbolStrokeWidth: 2, symbolSize: 500 },
-  title: { fontSize: 13, fontWeight: 600, anchor: "start", color: "#222" },
+  axis: { labelFontSize: 12, titleFontSize: 12, titleFontWeight: "normal", labelColor: "var(--ink)", titleColor: "var(--ink)", gridColor: "var(--grid)", domainColor: "var(--edge)", tickColor: "var(--edge)" },
+  legend: { labelFontSize: 12, titleFontSize: 12, labelColor: "var(--ink)", symbolStrokeWidth: 2, symbolSize: 500 },
+  title: { fontSize: 13, fontWeight: 600, anchor: "start", color: "var(--ink)" },
 };
 const OPTIONS = {
   mode: "vega-lite",
@@ -31,7 +32,15 @@ async function redraw(chart) {
   if (!width || width === chart.width) return;
   chart.width = width;
   chart.view?.finalize();
-  chart.view = await vegaEmbed(chart.place, { ...chart.specify(width), config: CONFIG }, OPTIONS);
+  const specification = chart.specify(width);
+  chart.fluid = specification.width === "container";
+  chart.view = await vegaEmbed(chart.place, { ...specification, config: CONFIG }, OPTIONS);
+}
+
+// At once, which paper needs: a chart of one view at another width, until it is drawn again.
+function narrow(chart, width) {
+  chart.width = 0;
+  if (chart.fluid) chart.view?.view.signal("width", width).run();
 }
 
 // Forgets the charts within a place that is about to be emptied.
@@ -45,7 +54,7 @@ function labelWidth(width) {
   return Math.min(220, Math.round(width * 0.36));
 }
 
-const RULE = { mark: { type: "rule", color: "#55524b", strokeDash: [4, 3] } };
+const RULE = { mark: { type: "rule", color: "var(--soft)", strokeDash: [4, 3] } };
 
 function ruleAt(value, axis = "y") {
   return { data: { values: [{ at: value }] }, ...RULE, encoding: { [axis]: { field: "at", type: "quantitative" } } };
@@ -100,24 +109,25 @@ function lines(rows, { xTitle, yTitle, title, ordinal, domain }) {
 // One line a row: a point with its interval, and a rule where `rule` is; rows {name, value, low, high, text, certain}.
 function intervals(rows, { rule, xTitle, domain }) {
   return (width) => {
-    const y = { field: "name", type: "nominal", sort: null, title: null, axis: { labelLimit: labelWidth(width), ticks: false, domain: false } };
+    const folded = width < 520 && rows.some(({ name }) => name.includes(ARROW)); // a pair's names in two lines
+    const y = { field: "name", type: "nominal", sort: null, title: null, axis: { labelLimit: labelWidth(width), ticks: false, domain: false, ...(folded ? { labelExpr: `split(replace(datum.label, '${ARROW}', '${ARROW}\\n'), '\\n')` } : {}) } };
     const scale = { domain, nice: false };
     const axis = { tickCount: Math.max(3, Math.round(width / 110)) };
     const encoding = { y, x: { field: "value", type: "quantitative", title: xTitle, scale, axis } };
     return {
       width: "container",
-      height: 26 * rows.length,
+      height: (folded ? 38 : 26) * rows.length,
       autosize: { type: "fit-x", contains: "padding" },
       data: { values: rows },
       layer: [
         { ...ruleAt(rule, "x"), mark: { ...RULE.mark, clip: true } },
-        { mark: { type: "rule", strokeWidth: 2, color: "#6a675f", clip: true }, encoding: { y, x: { field: "low", type: "quantitative", title: xTitle, scale, axis }, x2: { field: "high" } } },
+        { mark: { type: "rule", strokeWidth: 2, color: "var(--soft)", clip: true }, encoding: { y, x: { field: "low", type: "quantitative", title: xTitle, scale, axis }, x2: { field: "high" } } },
         {
           mark: { type: "point", size: 70, strokeWidth: 1.8, opacity: 1, clip: true },
           encoding: {
             ...encoding,
-            stroke: { value: "#222" },
-            fill: { condition: { test: "datum.certain", value: "#222" }, value: "#fff" },
+            stroke: { value: "var(--ink)" },
+            fill: { condition: { test: "datum.certain", value: "var(--ink)" }, value: "var(--paper)" },
             tooltip: [{ field: "name", title: "of" }, { field: "text", title: "value" }],
           },
         },
@@ -139,6 +149,8 @@ function dendrogramLines(merges, rowOfLeaf) {
     ];
   });
 }
+
+const LEAST_SIGN = 12; // side of a cell, in pixels, that a sign of 12 pixels stands in
 
 // A long name without its middle: names of one data set differ at their end.
 const SHORT_LABEL = "length(datum.label) > 18 ? slice(datum.label, 0, 7) + '\u2026' + slice(datum.label, -10) : datum.label";
@@ -164,14 +176,14 @@ function groupedMatrix(rows, order, merges, rowOfLeaf) {
           data: { values: rows },
           layer: [
             { mark: "rect", encoding: { ...encoding, fill: { field: "fill", type: "nominal", scale: null }, tooltip: [{ field: "pair", title: "pair" }, { field: "text", title: "value" }] } },
-            { mark: { type: "text", fontSize: Math.min(16, side * 0.7), fontWeight: 600 }, encoding: { ...encoding, text: { field: "sign" }, fill: { field: "ink", type: "nominal", scale: null } } },
+            ...(side < LEAST_SIGN ? [] : [{ mark: { type: "text", fontSize: Math.max(12, Math.min(16, side * 0.7)), fontWeight: 600 }, encoding: { ...encoding, text: { field: "sign" }, fill: { field: "ink", type: "nominal", scale: null } } }]),
           ],
         },
         {
           width: Math.max(30, Math.min(160, width - label - size - 24)),
           height: size,
           data: { values: dendrogramLines(merges, rowOfLeaf) },
-          mark: { type: "rule", color: "#333", strokeWidth: 1.5, strokeCap: "square" },
+          mark: { type: "rule", color: "var(--ink)", strokeWidth: 1.5, strokeCap: "square" },
           encoding: { x: { field: "x", type: "quantitative", axis: null, scale: { zero: true } }, x2: { field: "x2" }, y, y2: { field: "y2" } },
         },
       ],

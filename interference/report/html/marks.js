@@ -1,6 +1,7 @@
 // Numbers, words and colours: what a value looks like. Nothing here touches the page.
 
 const MINUS = "\u2212";
+const ARROW = " \u2192 ";
 const NOT_KNOWN = "\u2013";
 
 const VERDICTS = {
@@ -32,10 +33,8 @@ const INTERFERENCE_MEANS = [
   [-1, "undoes as much as the task's own step brings"],
 ];
 
-// From the middle outwards; light enough in the middle and apart enough in lightness to be read beside their printed sign.
-const POSITIVE = [[247, 247, 247], [253, 219, 199], [244, 165, 130], [214, 96, 77], [178, 24, 43]];
-const NEGATIVE = [[247, 247, 247], [209, 229, 240], [146, 197, 222], [67, 147, 195], [33, 102, 172]];
-const LINES = ["#0072b2", "#d55e00", "#009e73", "#a14d85", "#5c5c5c", "#000000"]; // apart for the colour-blind, too
+const STOPS = 4; // of the colour scale from the middle to each end: variables of style.css, as all colours are
+const LINES = [1, 2, 3, 4, 5, 6].map((k) => `var(--line-${k})`); // apart for the colour-blind, too
 const DASHES = [[1, 0], [7, 3], [2, 2], [9, 3, 2, 3], [4, 4], [12, 4]];
 
 // Two decimals from 0.1 to 1000, two digits outside; `coarse` keeps to two decimals below as well.
@@ -68,26 +67,13 @@ function metricWord(metric) {
   return METRICS[metric]?.[0] ?? metric.replaceAll("_", " ");
 }
 
-// The background of a value: [red, green, blue] of 255, and the end of the scale beyond the limit.
-function shade(value, limit) {
-  const stops = value < 0 ? NEGATIVE : POSITIVE;
-  const place = Math.min(Math.abs(value) / limit, 1) * (stops.length - 1);
-  const below = Math.min(Math.floor(place), stops.length - 2);
-  return stops[below].map((channel, k) => Math.round(channel + (place - below) * (stops[below + 1][k] - channel)));
-}
-
+// The background of a value, between two stops of the scale; the end of the scale beyond the limit.
 function colour(value, limit) {
-  return value === null || value === undefined ? "#ffffff" : `rgb(${shade(value, limit).join(", ")})`;
-}
-
-// Black or white, whichever has the greater contrast, which is then at least 4.58 (WCAG 2, relative luminance).
-function ink(value, limit) {
-  if (value === null || value === undefined) return "#000000";
-  const [red, green, blue] = shade(value, limit).map((channel) => {
-    const share = channel / 255;
-    return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
-  });
-  return 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179 ? "#000000" : "#ffffff";
+  if (value === null || value === undefined) return "var(--paper)";
+  const along = Math.min(Math.abs(value) / limit, 1) * STOPS;
+  const below = Math.min(Math.floor(along), STOPS - 1);
+  const stop = (k) => (k ? `var(--${value < 0 ? "negative" : "positive"}-${k})` : "var(--middle)");
+  return `color-mix(in srgb, ${stop(below + 1)} ${(100 * (along - below)).toFixed(1)}%, ${stop(below)})`;
 }
 
 function quantile(values, share) {
@@ -120,5 +106,5 @@ function cell(cells, index) {
 }
 
 function pairWord(affected, stepped) {
-  return `${stepped} \u2192 ${affected}`;
+  return `${stepped}${ARROW}${affected}`;
 }

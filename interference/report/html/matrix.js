@@ -60,12 +60,13 @@ function fillControls(form, home, fields, items, state, change) {
   return item;
 }
 
-// The figures of a view: one run, or two and their difference; {title, cells, signed}.
-function figuresOf(report, view, scope, choice) {
+// The figures of some runs, and of two the difference, where the report has it; {title, cells, signed}.
+function figuresOf(report, runs, scope, choice) {
   const signed = SIGNED.includes(choice.metric);
   const ofRun = (k) => ({ title: report.runs[k].label, cells: report.runs[k].cells[scope.key]?.[choice.key], signed });
-  if (view.difference === undefined) return [ofRun(view.run)];
-  const { first, second, cells } = report.differences[view.difference];
+  const compared = report.differences.find(({ first, second }) => runs.length === 2 && runs.includes(first) && runs.includes(second));
+  if (!compared) return runs.map(ofRun);
+  const { first, second, cells } = compared;
   const title = `${report.runs[second].label} minus ${report.runs[first].label}`;
   return [ofRun(first), ofRun(second), { title, cells: cells[scope.key]?.[choice.key], signed: true, change: true }];
 }
@@ -99,7 +100,7 @@ function matrixCell(figure, content, limit, crowding, row, column) {
   Object.assign(element.dataset, { row, column, verdict: own ? "self" : verdict ?? "" });
   if (!own) {
     element.style.backgroundColor = colour(value, limit);
-    element.style.color = ink(value, limit);
+    element.style.color = "var(--on-shade)";
   }
   return element;
 }
@@ -151,6 +152,13 @@ function cellFacts(figure, content, own) {
     word ? make("p", {}, make("strong", { textContent: word }), `: ${meaning}`) : null, facts(known));
 }
 
+// Where a unit comes from: its first example, and how many more it is the mean of.
+function sourceOf(source) {
+  const [first, ...others] = source.split(" + ");
+  const name = make("bdi", { textContent: first, title: source });
+  return others.length ? [name, ` and ${others.length} more`] : [name];
+}
+
 function exampleItem(example) {
   const safe = typeof example.thumbnail === "string" && /^data:image\/(png|jpeg|gif|webp);/.test(example.thumbnail);
   return make("li", {},
@@ -158,7 +166,7 @@ function exampleItem(example) {
     make("div", {},
       make("p", { className: "prompt", dir: "auto", textContent: example.prompt ?? "" }),
       make("p", { className: "answer", dir: "auto", textContent: example.answer ?? "" }),
-      make("p", { className: "source" }, `${percent(example.share)} of the value`, example.source ? " \u00b7 " : "", make("bdi", { textContent: example.source ?? "" }))));
+      make("p", { className: "source" }, `${percent(example.share)} of the value`, example.source ? " \u00b7 " : "", ...sourceOf(example.source ?? ""))));
 }
 
 function driverLists(run, affected, stepped) {
@@ -175,7 +183,7 @@ function driverLists(run, affected, stepped) {
 function swatch(value, limit, text) {
   const element = make("span", { className: "swatch", textContent: text });
   element.style.backgroundColor = colour(value, limit);
-  element.style.color = ink(value, limit);
+  element.style.color = "var(--on-shade)";
   return element;
 }
 

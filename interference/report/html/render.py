@@ -1,7 +1,8 @@
 """ReportData as one HTML file: everything inlined, nothing fetched, nothing computed.
 
-The reader's side lies beside this file: `template.html`, `style.css`, and in `SCRIPTS` numbers and colours, charts, the
-matrix, and the page that puts them in their places. Charts are drawn by Vega-Lite, whose JavaScript vl-convert brings.
+The reader's side lies beside this file: `template.html`; `style.css`, which has all colours, each for light and dark;
+and in `SCRIPTS` numbers and words, charts, the matrix, what is chosen, copies, and the sections of the page. Charts are
+drawn by Vega-Lite, whose JavaScript vl-convert brings.
 """
 
 from __future__ import annotations
@@ -25,7 +26,11 @@ from mixlora.common.system import scarce
 
 FOLDER = Path(__file__).parent
 SNIPPET = "window.vegaEmbed = vegaEmbed;"
-SCRIPTS = ("marks.js", "charts.js", "matrix.js", "page.js")  # one program, in this order
+THEME = "theme.js"  # before anything is painted
+SCRIPTS = (  # one program, in this order
+    "marks.js", "charts.js", "matrix.js", "state.js", "svg.js", "copying.js", "layers.js", "answers.js", "contents.js",
+    "page.js",
+)  # fmt: skip
 # Controls other than tab and line feed, lone surrogates, and marks that turn the direction of the text behind them.
 UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
@@ -42,15 +47,16 @@ def render(data: Mapping[str, Any] | str) -> str:
     """
     report = _printable(json.loads(data) if isinstance(data, str) else data)
     scripts = [_embeddable(_bundle()), _embeddable("\n".join(_read(name) for name in SCRIPTS))]
-    style = _read("style.css")
+    style, theme = _read("style.css"), _embeddable(_read(THEME))
     environment = Environment(loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined)
     environment.filters["breakable"] = _breakable
     return environment.get_template("template.html").render(
         report=report,
         data=Markup(_json(report)),
-        policy=_policy(style, scripts),
+        policy=_policy(style, [theme, *scripts]),
         scripts=[Markup(script) for script in scripts],
         style=Markup(style),
+        theme=Markup(theme),
     )
 
 

@@ -194,11 +194,11 @@ def lab(colour, eye):
 
 
 @pytest.mark.parametrize("eye", SEEN_BY)
-@pytest.mark.parametrize("palette", ["figures", "page"])
+@pytest.mark.parametrize("palette", ["figures", "light page", "dark page"])
 def test_colours_of_tasks_and_pairs_are_told_apart_by_every_eye(palette, eye):
-    script = (Path(matrices.__file__).parents[1] / "report" / "html" / "marks.js").read_text(encoding="utf-8")
-    lines = re.findall("#[0-9a-f]{6}", re.search(r"LINES = \[(.*?)\]", script)[1])
-    colours = canvas.COLOURS if palette == "figures" else lines
+    style = (Path(matrices.__file__).parents[1] / "report" / "html" / "style.css").read_text(encoding="utf-8")
+    lines = re.findall(r"--line-\d: light-dark\((#[0-9a-f]{6}), (#[0-9a-f]{6})\)", style)
+    colours = canvas.COLOURS if palette == "figures" else [pair[palette == "dark page"] for pair in lines]
     assert len(colours) >= 6 and len(set(colours)) == len(colours)
     for one, other in itertools.combinations(colours, 2):
         assert np.linalg.norm(lab(one, SEEN_BY[eye]) - lab(other, SEEN_BY[eye])) > 10, (one, other)
