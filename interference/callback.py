@@ -1,6 +1,7 @@
 """InterferenceCallback: measures a Trainer's training every n steps, and keeps a series of runs."""
 
 import inspect
+import io
 import math
 import re
 import shutil
@@ -9,8 +10,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from accelerate.utils import broadcast_object_list
+from PIL import Image
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
+from transformers.integrations import TensorBoardCallback, WandbCallback
 
 from interference.errors import ConfigError, MeasurementError, RunError, ScopeError
 from interference.measurement.compute import compute
@@ -31,6 +35,9 @@ COUNTS = {
     Verdict.NO_SIGNAL: "no_signal",
     Verdict.CARRIED: "carried",
 }
+PICTURE = "train/interference/matrix"  # the Trainer's trackers put "train/" before its entries
+MOST_DRAWN = 40
+"""Tasks of a picture: more cannot be read."""
 
 
 class InterferenceCallback(TrainerCallback):
@@ -45,6 +52,9 @@ class InterferenceCallback(TrainerCallback):
 
     The log omits values that are not finite, and every I of a task whose verdict is no-signal: a ratio to its own Delta
     has no meaning. The run holds them all.
+
+    Where the Trainer reports to TensorBoard or Weights & Biases (`report_to`), these get the entry as scalars, and the
+    matrix as a picture, `train/interference/matrix`. With `verdicts=False`, or more than 40 tasks, there is no picture.
 
     It measures the trainer's own loss. Where that is the mean cross-entropy over supervised tokens, it measures in
     batches. Any other loss is measured by `trainer.compute_loss`, one example a backward pass: label smoothing,
@@ -149,6 +159,7 @@ class InterferenceCallback(TrainerCallback):
         self._options = {"layers": layers, "modules": modules, "seed": seed, **options}
         self._series = _Series(None if out is None else Path(out))
         self._unfinished = False
+        self._latest: Run | None = None
 
     @property
     def runs(self) -> dict[int, Run]:
@@ -252,6 +263,9 @@ class InterferenceCallback(TrainerCallback):
             # Trainer.log itself: an override (TRL's) would empty its running means into this entry
             Trainer.log(self.trainer, logs)
             control.should_log = wanted  # every entry clears it, but the Trainer's own entry is still due
+            if self._latest is not None and self.verdicts:
+                _show(self.trainer, self._latest, state.global_step)
+        self._latest = None
 
     def _logs_of(self, step: int) -> dict[str, float]:
         if step in self._series:
@@ -259,6 +273,7 @@ class InterferenceCallback(TrainerCallback):
         run = self._compute(*self._probes())
         run.meta["step"] = step
         self._series.add(step, run)
+        self._latest = run
         return _logged(run, self.verdicts)
 
     def _probes(self) -> tuple[Mapping[str, Iterable[Batch]], Any]:
@@ -363,6 +378,28 @@ def _logged(run: Run, verdicts: bool) -> dict[str, float]:
         cells = [(i, j, value) for i, row in matrix.iterrows() for j, value in row.items()]
     found |= {f"interference/{i}/{j}": value for i, j, value in cells if i != j}
     return {name: float(value) for name, value in found.items() if math.isfinite(value)}
+
+
+def _show(trainer: Trainer, run: Run, step: int) -> None:
+    """Give the matrix as a picture to the trackers that the trainer's own callbacks write to, if there are any."""
+    callbacks = trainer.callback_handler.callbacks
+    writers = [one.tb_writer for one in callbacks if isinstance(one, TensorBoardCallback) and one.tb_writer is not None]
+    wandb = next((one._wandb for one in callbacks if isinstance(one, WandbCallback)), None)
+    if len(run.tasks) > MOST_DRAWN or not (writers or wandb):
+        return
+    picture = _drawn(run, step)
+    for writer in writers:
+        writer.add_image(PICTURE, np.asarray(picture), step, dataformats="HWC")
+        writer.flush()
+    if wandb:
+        wandb.log({PICTURE: wandb.Image(picture, caption=f"step {step}"), "train/global_step": step})
+
+
+def _drawn(run: Run, step: int) -> Image.Image:
+    from interference.figures import canvas, matrices
+
+    figure = matrices.heatmap(run, title=f"step {step}")
+    return Image.open(io.BytesIO(canvas.rendered(figure, "png", dots=100))).convert("RGB")
 
 
 def _check_batches(batches: Mapping[str, Iterable[Batch]]) -> None:
