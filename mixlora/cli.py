@@ -308,7 +308,7 @@ def info(
 
 def main() -> None:
     """Entry point: errors become one sentence on stderr and an exit code."""
-    command.run(app)
+    command.run(app, alone={"evaluate", "table", "export", "import-official", "assemble"})
 
 
 def _preview(config: "TrainConfig") -> None:

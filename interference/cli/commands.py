@@ -294,4 +294,4 @@ def _same(name: str, config: Path | None, given: Mapping[str, Any], settings: Se
 
 def main() -> None:
     """Entry point: errors become one sentence on stderr and an exit code."""
-    command.run(app)
+    command.run(app, alone={"factors", "report", "figure", "demo", "verify"})

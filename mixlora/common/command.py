@@ -9,7 +9,8 @@ import shlex
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from mixlora.common import system
@@ -21,15 +22,18 @@ SETTINGS: Mapping[str, Any] = {
     "context_settings": {"help_option_names": ["-h", "--help"]},
 }
 """What both say to the library that parses their options."""
+_ANSWER = 5
+"""Seconds in which a launcher answers."""
 _ASK_NOTHING = {"--help", "-h", "--version"}
 """Options that need no libraries."""
 
 
-def run(app: Callable[[], object]) -> None:
+def run(app: Callable[[], object], alone: Collection[str] = ()) -> None:
     """Run a command: errors become one sentence on stderr and an exit code; with --debug they are raised.
 
     Args:
         app: reads the arguments and does what they ask for.
+        alone: subcommands that write and share no work, which a launcher of several processes must not start.
     """
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # PEFT loads it; its kernels are not our subject
     warnings.filterwarnings("ignore", category=FutureWarning)  # between PEFT and transformers
@@ -41,6 +45,7 @@ def run(app: Callable[[], object]) -> None:
             if not _ASK_NOTHING & {*sys.argv[1:]}:
                 if system.processes()["WORLD_SIZE"] > 1:
                     signal.signal(signal.SIGTERM, _stop)
+                _refuse_several(alone)
                 system.raise_limits()
             app()
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
@@ -66,7 +71,10 @@ def _leave_signals() -> None:
 
 def _told(error: BaseException) -> int:
     """Tell an error in one sentence; the exit code."""
-    _leave_signals()  # what comes now is told already
+    if _are_several():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's, where another process ends first
+    if not _is_first(error):
+        return getattr(error, "exit_code", 1)
     if isinstance(error, EndedError | Stopped):
         _complain(str(error), word="stopped")
         return error.exit_code
@@ -75,9 +83,45 @@ def _told(error: BaseException) -> int:
         hint = "run again with --debug (before the command) for the traceback"
         _complain(f"{type(error).__name__}: {error}; {hint}")
         return 1
-    if not known.shared or speaks():  # all raise it, and one tells it
-        _complain(str(known), known.lines)
+    _complain(str(known), known.lines)
     return known.exit_code
+
+
+def _refuse_several(alone: Collection[str]) -> None:
+    name = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
+    if _are_several() and name in alone:
+        refused = ConfigError(
+            f"{name} works in one process, but was started in {os.environ['WORLD_SIZE']} (WORLD_SIZE); start it "
+            "without torchrun or accelerate"
+        )
+        refused.shared = True
+        raise refused
+
+
+def _are_several() -> bool:
+    """Whether several processes work together; not where the environment is malformed, which is an error of its own."""
+    try:
+        return system.processes()["WORLD_SIZE"] > 1
+    except ConfigError:
+        return False
+
+
+def _is_first(error: BaseException) -> bool:
+    """Whether no other of several processes has told how they end, so that one sentence stands before the launcher's.
+
+    What torchrun and accelerate share with their processes knows. Under another launcher each tells its own error, and
+    the first one that of all.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and _are_several():
+        with suppress(Exception):  # a launcher that no longer answers
+            from datetime import timedelta
+
+            from torch.distributed import TCPStore
+
+            place, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+            store = TCPStore(place, port, is_master=False, timeout=timedelta(seconds=_ANSWER))
+            return int(store.add(f"told/{os.environ.get('TORCHELASTIC_RESTART_COUNT')}", 1)) == 1
+    return not getattr(error, "shared", False) or speaks()
 
 
 def speaks() -> bool:
