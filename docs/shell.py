@@ -1,8 +1,4 @@
-<<<<<<< ours
 """Run `!interference ...` and `!mixlora ...` of a notebook in the notebook's own process, which has torch already.
-=======
-"""Runs `!interference ...` and `!mixlora ...` of a notebook in the notebook's own process, which has torch already.
->>>>>>> theirs
 
 A tutorial imports this in a hidden cell. Other commands go to the shell as ever.
 """

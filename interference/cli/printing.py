@@ -277,8 +277,8 @@ def plan(found: "Plan | None", console: Console, needs: "Needed | None" = None) 
 
 
 def _needed(found: "Needed", here: Mapping[str, int] | None, console: Console) -> None:
-    empty = [name for name in ("unlimited",) if found.table[name].isna().all()]
-    shown = found.table.drop(columns=empty if found.found.grouped else [*empty, "units"])
+    left_out = ([] if found.found.grouped else ["units"]) + ["unlimited"] * bool(found.table["unlimited"].isna().all())
+    shown = found.table.drop(columns=left_out)
     counts = [name for name in ("groups", "units", "unlimited") if name in shown]
     shown = shown.assign(**{name: shown[name].map(_count) for name in counts}).rename(columns={"groups": found.kind})
     more = f"; the {_ENDS} greatest of {len(shown)} needs, --json has all" if len(shown) > _ENDS else ""

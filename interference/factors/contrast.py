@@ -49,7 +49,7 @@ class Contrast:
         if self.withheld is not None:
             return f"no interval: {self.withheld}"
         if self.low <= 0 <= self.high:
-            return "the interval holds 0: no sign that training made the clusters"
+            return "the interval contains 0: no sign that training made the clusters"
         return "training made neighbourhoods purer" if self.low > 0 else "training made neighbourhoods less pure"
 
 

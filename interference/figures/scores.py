@@ -111,7 +111,7 @@ def _mean(
 
 
 def _draw(axes: Axes, data: pd.DataFrame, names: Sequence[str], models: Sequence[str], signed: bool) -> None:
-    """One point with its interval a task and model; of a difference hollow where its interval holds 0."""
+    """One point with its interval a task and model; of a difference hollow where its interval contains 0."""
     for place, model in enumerate(models):
         own = data[data["model"] == model].set_index("task").loc[list(names)]
         height = [row + _ROOM * ((place + 0.5) / len(models) - 0.5) for row in range(len(names))]

@@ -90,7 +90,7 @@ def told(title: str, panels: Mapping[str, pd.DataFrame]) -> str:
     across = [f"{_holding(table)} of {len(table)} cells{names[name]}" for name, table in cells.items()]
     against = [f"{(table['at_odds'] == 'sign').sum()}{names[name]}" for name, table in cells.items()]
     return (
-        f"above: {title}, as published, without verdicts; its 95% interval holds 0 in {', '.join(across)}; its sign is "
+        f"above: {title}, as published, without verdicts; its interval contains 0 in {', '.join(across)}; its sign is "
         f"against the verdict below in {', '.join(against)}"
     )
 

@@ -42,7 +42,7 @@ CONVENTIONS = [
     "interval excludes 0 and Benjamini-Hochberg holds the false discovery rate at 5%; unclear otherwise; no-signal "
     "where the affected task's own Delta_i L_i is not above 0 beyond its interval; carried where a few units have "
     "nearly all of the affected task's gradient: then Delta has no interval in its row. Where the value shown has the "
-    "other sign than its verdict, or an interval that holds 0, the cell says 'at odds' instead.",
+    "other sign than its verdict, or an interval that contains 0, the cell says 'at odds' instead.",
     "The split-half null is I of one half of a task's units against its other half, which should be 1; its interval "
     "holds 95% of 200 random splits and tells how far noise alone moves a cell, with half the units.",
     "Balance is the sum over tasks j of <mean g_i, mean g_j>, relative to |mean g_i|^2: near 0 the summed loss is "

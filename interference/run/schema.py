@@ -52,7 +52,7 @@ def check_whole(folder: Path, probes: pd.DataFrame, blocks: pd.DataFrame, grams:
 
 
 def _whole_numbers(column: pd.Series) -> bool:
-    """Whether every value of a column is a whole number that 64 bits hold."""
+    """Whether every value of a column is a whole number that a float has exactly."""
     if not record.is_number(column) or column.isna().any():
         return False
     return bool((column == column.round()).all() and (column.abs() < 2**53).all())

@@ -247,7 +247,7 @@ def test_a_verdict_that_its_value_does_not_bear_out_is_not_printed(opened):
     assert [cell[2] for cell in shown(page)].count("conflict") == clear
     page.locator(".matrix td[data-row='0'][data-column='1']").click()
     said = page.locator("#details .facts p").first.text_content()
-    assert said.startswith("at odds: the value's sign, or an interval that holds 0, does not bear out the verdict")
+    assert said.startswith("at odds: the value's sign, or an interval that contains 0, does not bear out the verdict")
     assert "at odds" in page.locator("#legend").inner_text()
 
 

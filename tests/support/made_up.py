@@ -172,6 +172,7 @@ def _dependence(labels: list[str], tasks: list[str]) -> dict:
         "groups": [20, *[40] * (len(tasks) - 1)],
         "overlap": overlap.tolist(),
         "shown": [0, 1] if shared else [],
+        "sharing": 2 if shared else 0,
     }
 
 

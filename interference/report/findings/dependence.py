@@ -11,14 +11,17 @@ from interference.report.summary import RunSummary
 from interference.run import Run
 from interference.run.remarks import NAMED, dependent
 
-_SHOWN = ("assumed", "tasks", "groups", "overlap", "shown")
+MOST_TASKS = 12
+"""Tasks of the page's table of groups in common; those that share most, where more do."""
+_SHOWN = ("assumed", "tasks", "groups", "overlap", "shown", "sharing")
 
 
 def dependences(runs: Sequence[RunSummary]) -> list[dict[str, Any]]:
     """What is assumed and found of each run, and its overlap; runs of which the same is true stand together.
 
     Each has labels, assumed, found (sentences) and, in the order of its tasks, groups (how many each has) and overlap
-    (a row of shares of each), both empty where no groups are known, and shown (places of tasks that share groups).
+    (a row of shares of each), both empty where no groups are known, shown (places of the tasks that share most groups) and
+    sharing (how many share any).
     """
     alike: list[tuple[dict[str, Any], list[RunSummary]]] = []
     for run in runs:
@@ -99,10 +102,13 @@ def _effective(run: RunSummary) -> str:
 
 def _overlap(run: Run) -> dict[str, Any]:
     if run.groups is None:
-        return {"tasks": run.tasks, "groups": [], "overlap": [], "shown": []}
-    shown = np.flatnonzero(_shares(run).any(axis=1)).tolist()
+        return {"tasks": run.tasks, "groups": [], "overlap": [], "shown": [], "sharing": 0}
+    shares = _shares(run)
+    most = np.maximum(shares.max(axis=0, initial=0), shares.max(axis=1, initial=0))
+    shown = sorted(np.argsort(-most, kind="stable")[: min(MOST_TASKS, int((most > 0).sum()))].tolist())
     groups = _counts(run.probes)[run.tasks].tolist()
-    return {"tasks": run.tasks, "groups": groups, "overlap": run.overlap().to_numpy().tolist(), "shown": shown}
+    table = {"tasks": run.tasks, "groups": groups, "overlap": run.overlap().to_numpy().tolist()}
+    return {**table, "shown": shown, "sharing": int((most > 0).sum())}
 
 
 def _shares(run: Run) -> Any:

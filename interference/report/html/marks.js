@@ -7,9 +7,9 @@ const NOT_KNOWN = "\u2013";
 const VERDICTS = {
   conflict: ["conflict", "the step makes this loss worse, beyond noise"],
   synergy: ["synergy", "the step helps this loss, beyond noise"],
-  unclear: ["unclear", "the interval holds 0, or the many cells tested make it a likely chance"],
+  unclear: ["unclear", "the interval contains 0, or the many cells tested make it a likely chance"],
   "no-signal": ["no signal", "the affected task's own step does not help it beyond noise, so nothing can be compared with it"],
-  "at-odds": ["at odds", "the value's sign, or an interval that holds 0, does not bear out the verdict, which is about Delta"],
+  "at-odds": ["at odds", "the value's sign, or an interval that contains 0, does not bear out the verdict, which is about Delta"],
   carried: ["carried", "a few examples have nearly all of the affected task's gradient, so another draw of them may say otherwise"],
   self: ["own step", "the task's step on its own loss, which the others are measured by"],
   lower: ["lower", "the second run lies below the first, beyond noise"],

@@ -26,7 +26,7 @@ def test_the_same_selections_do_not_differ_at_all():
     made = random_mixture(examples=(20, 20, 20))
     found = contrast(made, made, neighbours.embed(made, 5, permutations=10))
     assert (found.difference, found.low, found.high, found.groups) == (0, 0, 0, 60)
-    assert found.verdict == "the interval holds 0: no sign that training made the clusters"
+    assert found.verdict == "the interval contains 0: no sign that training made the clusters"
     np.testing.assert_array_equal(found.embedding.points, neighbours.embed(made, 5).points)
 
 

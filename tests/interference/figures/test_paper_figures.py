@@ -189,7 +189,7 @@ def test_methods_frame_no_cell_of_the_published_estimator():
     assert not any(word in text for axes in above for text in texts(axes) for word in ("conflict", "lower", "higher"))
     assert framed(below[0]) == framed(below[1]) == [(0, 1), (1, 0)]
     assert np.asarray(mesh(below[0]).get_array())[0, 1] < -0.7 and texts(below[0])[1].endswith("conflict")
-    said = "its 95% interval holds 0 in 1 of 2 cells (one), 1 of 2 cells (two), 2 of 2 cells (two minus one); "
+    said = "its interval contains 0 in 1 of 2 cells (one), 1 of 2 cells (two), 2 of 2 cells (two minus one); "
     assert f"{said}its sign is against the verdict below in 1 (one), 1 (two), 0 (two minus one)" in figure.notes[0]
     assert figure.caption == [figure.notes[0], f"below: ratio of means, all blocks as one; {matrices.KEY}"]
     assert " ".join(figure.get_supxlabel().split()) == " ".join(" ".join(figure.caption).split())
@@ -211,7 +211,7 @@ def test_blocks_have_the_published_estimator_above_and_count_its_cells():
     published = figure.data[figure.data["estimator"] == "mean of ratios (Eq. 3)"].query("affected != stepped")
     across = int(((published["low"] <= 0) & (published["high"] >= 0)).sum())
     assert figure.caption[0] == (
-        f"above: mean of ratios (Eq. 3), as published, without verdicts; its 95% interval holds 0 in {across} of 8 "
+        f"above: mean of ratios (Eq. 3), as published, without verdicts; its interval contains 0 in {across} of 8 "
         "cells; its sign is against the verdict below in 4"
     )
     assert published["at_odds"].tolist() == ["sign", ""] * 4

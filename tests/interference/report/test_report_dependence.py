@@ -8,6 +8,7 @@ import pytest
 from interference.report import tables
 from interference.report.data import report
 from interference.report.findings import dependence
+from interference.report.html.render import render
 from interference.report.summary import RunSummary
 from tests.support.reported import APART, made
 from tests.support.runs import contradicted
@@ -87,6 +88,16 @@ def test_overlap_is_the_runs_in_the_page_and_in_its_table():
     assert list(read) == ["run", "task", "other", "groups", "share"] and len(read) == 2 * 6
     row = read.query("run == 'two' and task == 'a' and other == 'c'").iloc[0]
     assert row["groups"] == 6 and row["share"] == pytest.approx(1 / 6)
+
+
+def test_only_the_tasks_that_share_most_are_in_the_pages_table(monkeypatch):
+    monkeypatch.setattr(dependence, "MOST_TASKS", 2)
+    found = report({"r": with_groups(SHARED)}, "small", replicates=B)
+    (told,) = found.dependence
+    assert told["shown"] == [1, 2] and told["sharing"] == 3
+    page = render(found.to_json())
+    assert "the 2 of 3 tasks that share most, overlap.csv has the other 1</span>" in page
+    assert len(pd.read_csv(BytesIO(tables.render(found)["overlap.csv"]))) == 6
 
 
 def test_tasks_that_share_nothing_have_no_table_on_the_page():

@@ -32,7 +32,7 @@ def table_of(*cells):
 def test_cells_without_a_verdict_are_counted_and_told_why():
     table = table_of(("conflict", "sign"), ("synergy", "sign"), ("conflict", "interval"), ("unclear", ""))
     said = (
-        "in 2 cells I has the other sign than Delta, and in 1 cell the interval of I holds 0, but that of Delta "
+        "in 2 cells I has the other sign than Delta, and in 1 cell the interval of I contains 0, but that of Delta "
         "excludes 0: no verdict is shown there, as verdicts are about Delta"
     )
     ratios = "a mean of ratios is led by units whose own Delta is near 0; read the ratio of means"
