@@ -20,8 +20,8 @@ def dependences(runs: Sequence[RunSummary]) -> list[dict[str, Any]]:
     """What is assumed and found of each run, and its overlap; runs of which the same is true stand together.
 
     Each has labels, assumed, found (sentences) and, in the order of its tasks, groups (how many each has) and overlap
-    (a row of shares of each), both empty where no groups are known, shown (places of the tasks that share most groups) and
-    sharing (how many share any).
+    (a row of shares of each), both empty where no groups are known, shown (places of the tasks that share most groups)
+    and sharing (how many share any).
     """
     alike: list[tuple[dict[str, Any], list[RunSummary]]] = []
     for run in runs:
