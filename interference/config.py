@@ -26,7 +26,11 @@ _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "m
 
 
 class ModelConfig(BaseSection):
-    """The checkpoint that is measured: the base's keys, and `adapter`, the path or hub id of a PEFT adapter for it."""
+    """The checkpoint that is measured: the base's keys, and an adapter for it.
+
+    Attributes:
+        adapter: path or hub id of a PEFT adapter, a LoRA or a MixLoRA.
+    """
 
     adapter: Place
 
@@ -109,7 +113,11 @@ class ProbeConfig(Section):
 
 
 class AnalysisConfig(Section):
-    """Everything `compute` needs; `out` is the run's directory."""
+    """Everything `compute` needs.
+
+    Attributes:
+        out: the run's directory.
+    """
 
     model: ModelConfig
     tasks: dict[str, TaskConfig] = Field(min_length=1)

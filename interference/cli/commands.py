@@ -17,6 +17,7 @@ from interference.cli.options import (
     Layers,
     MemoryBudget,
     Metric,
+    MetricOption,
     Modules,
     Out,
     Pairs,
@@ -132,7 +133,7 @@ def preview(
 @app.command()
 def show(
     run: RunPath,
-    metric: Metric = Metric.INTERFERENCE,
+    metric: MetricOption = Metric.INTERFERENCE,
     layers: Layers = None,
     modules: Modules = None,
     side: Side = None,
@@ -164,7 +165,7 @@ def show(
 def compare(
     first: RunPath,
     second: RunPath,
-    metric: Metric = Metric.INTERFERENCE,
+    metric: MetricOption = Metric.INTERFERENCE,
     layers: Layers = None,
     modules: Modules = None,
     side: Side = None,

@@ -65,6 +65,7 @@ Samples = Annotated[int | None, typer.Option(help="Examples of each task.", show
 Seed = Annotated[int | None, typer.Option(help="Seed of sampling and bootstrap.", show_default="0")]
 SpoolDir = Annotated[str | None, typer.Option(help="Directory where gradients wait.", show_default="beside --out")]
 MemoryBudget = Annotated[str | None, typer.Option(help="Memory for gradients: 2GiB.", show_default="1GiB")]
+MetricOption = Annotated[Metric, typer.Option(help="What is computed of every pair of tasks.")]
 complete_side = among("A", "B", "router-A", "router-B", "router-AB")
 Side = Annotated[
     str | None,

@@ -28,9 +28,10 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class EvaluatedSection(BaseSection):
-    """The model to evaluate: a base, and `adapter`, path or hub id of a PEFT adapter; {task} in it is a task's name.
+    """The model to evaluate. If `base` is missing, the base that the adapter's own configuration names is used.
 
-    If `base` is missing, the base that the adapter's own configuration names is used.
+    Attributes:
+        adapter: path or hub id of a PEFT adapter; {task} in it is a task's name.
     """
 
     adapter: Place | None = None
@@ -148,9 +149,10 @@ class JudgeSection(Section):
 
 
 class EvaluateConfig(Section):
-    """Everything `mixlora evaluate` needs; `out` is the directory of predictions and scores.
+    """Everything `mixlora evaluate` needs.
 
     Attributes:
+        out: the directory of predictions and scores.
         label: the model's name in tables; the name of `out` if None.
         draws: bootstrap draws of an interval.
         seed: of the sampled examples and of the draws.

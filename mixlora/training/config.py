@@ -87,7 +87,20 @@ class LoraSection(Section):
 
 
 class MixLoraSection(Section):
-    """MixLoRA's own options, as in `MixLoraConfig`."""
+    """MixLoRA's own options, as in `MixLoraConfig`.
+
+    Attributes:
+        r: factors of A, and of B, that an instance uses.
+        num_factors: factors of A, and of B, that every adapted Linear has.
+        alpha: the adapter's output is scaled by alpha / r; twice num_factors if None, as in the paper.
+        routing: what a router looks at: the "instance", the "task" definition, or nothing ("random").
+        conditional: whether B's factors also depend on the selected A's.
+        router_gradient: "straight-through" lets routers learn; "none" leaves them as initialised.
+        pooling: which tokens a router looks at: those of the "prompt", all "attended" ones, or "all".
+        decode_routing: whether a generated token uses the factors of the "prompt" or of the "token" itself.
+        cfs_form: the "exact" equation of conditional selection, or the "official" code's.
+        factor_init: how factors of A are drawn: "gaussian", or "kaiming" as the official code does.
+    """
 
     r: int = Field(4, ge=1)
     num_factors: int = Field(16, ge=1)
@@ -180,9 +193,11 @@ class RecipeSection(Section):
 
 
 class TrainConfig(Section):
-    """Everything `mixlora train` needs; `out` is the directory of what is trained.
+    """Everything `mixlora train` needs. The sections `lora` and `mixlora` can both be given.
 
-    The sections `lora` and `mixlora` can both be given: `method` decides which is used.
+    Attributes:
+        method: what is trained; it decides which of the sections is used.
+        out: the directory of what is trained.
     """
 
     method: Literal["lora", "mixlora", "specialist", "full"]
