@@ -291,7 +291,7 @@ def test_wrong_questions_are_refused_before_the_model_is_loaded(folder, tmp_path
     monkeypatch.setattr(checkpoint, "load_model", None)
     with pytest.raises(ScopeError, match="there is only task 'red'; give at least 2"):
         observer.compute_config(asked(folder, tasks=["red"]), tmp_path / "out")
-    with pytest.raises(Exception, match="more than max_length 3; raise max_length or drop the record"):
+    with pytest.raises(Exception, match="more tokens than max_length 3; raise max_length or drop the record"):
         observer.compute_config(asked(folder, max_length=3), tmp_path / "out")
     with pytest.raises(CheckpointError, match="no LoRA or MixLoRA adapter"):
         observer.compute(llama(), Collator(tokenizer()), words())

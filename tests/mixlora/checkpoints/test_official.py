@@ -12,7 +12,7 @@ from torch import nn
 
 from mixlora.checkpoints.conversion import import_checkpoint
 from mixlora.checkpoints.projector import load_projector
-from mixlora.common.errors import CheckpointError
+from mixlora.common.errors import CheckpointError, WriteError
 from tests.support.paths import GOLDEN
 from tests.support.released import (
     LAYERS,
@@ -291,7 +291,11 @@ def test_an_existing_directory_is_left_alone(tmp_path):
 def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     torch.save(projector_tensors(), tmp_path / "mm_projector.bin")
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    refused(tmp_path, tmp_path / "out", "cannot be written: No space left on device")
+    with pytest.raises(
+        WriteError, match="cannot be written: No space left on device; make room there, and start again"
+    ):
+        import_checkpoint(tmp_path, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["mm_projector.bin"]
 
 
 def test_converting_twice_is_refused(tmp_path):
