@@ -28,7 +28,7 @@ extensions = [
 ]
 html_math_renderer = "mathml"
 exclude_patterns = ["_build", "README.md"]
-suppress_warnings = ["autodoc.mocked_object"]
+suppress_warnings = ["autodoc.mocked_object", "misc.highlighting_failure"]  # a shell command in a notebook that spans lines
 intersphinx_mapping = {}
 nitpicky = False
 
