@@ -22,13 +22,15 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.intersphinx",
-    "sphinx.ext.viewcode",
     "sphinx_copybutton",
     "mathml",
 ]
 html_math_renderer = "mathml"
 exclude_patterns = ["_build", "README.md"]
-suppress_warnings = ["autodoc.mocked_object", "misc.highlighting_failure"]  # a shell command in a notebook that spans lines
+suppress_warnings = [
+    "autodoc.mocked_object",
+    "misc.highlighting_failure",
+]  # a shell command in a notebook that spans lines
 intersphinx_mapping = {}
 nitpicky = False
 

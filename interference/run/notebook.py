@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from interference.run.run import Run
 
-POSITIVE = ((247, 247, 247), (253, 219, 199), (244, 165, 130), (214, 96, 77), (178, 24, 43))
-NEGATIVE = ((247, 247, 247), (209, 229, 240), (146, 197, 222), (67, 147, 195), (33, 102, 172))
-"""Red, green and blue from the middle of the scale outwards, as on the report's page (`marks.js`)."""
+POSITIVE = ((247, 247, 247), (253, 219, 199), (244, 165, 130), (225, 122, 98), (207, 74, 60))
+NEGATIVE = ((247, 247, 247), (209, 229, 240), (146, 197, 222), (95, 163, 208), (47, 127, 189))
+"""Red, green and blue from the middle of the scale outwards, as on the report's light page (`style.css`)."""
 MOST_TASKS = 12
 """Tasks whose matrix is shown unasked."""
 MOST_BYTES = 2**28

@@ -1,6 +1,5 @@
 """What a notebook shows of a run: the matrix in the page's colours, its words, nothing that a name slips in."""
 
-import json
 import re
 from html.parser import HTMLParser
 
@@ -12,7 +11,7 @@ from interference.run import Run, notebook
 from tests.support import runs
 from tests.support.paths import ROOT
 
-MARKS = (ROOT / "interference" / "report" / "html" / "marks.js").read_text(encoding="utf-8")
+STYLE = (ROOT / "interference" / "report" / "html" / "style.css").read_text(encoding="utf-8")
 
 
 class Cells(HTMLParser):
@@ -42,16 +41,20 @@ class Cells(HTMLParser):
 
 @pytest.mark.parametrize("name", ["POSITIVE", "NEGATIVE"])
 def test_colours_are_those_of_the_page(name):
-    stops = json.loads(re.search(rf"const {name} = (\[.*\]);", MARKS)[1])
-    assert [list(stop) for stop in getattr(notebook, name)] == stops
+    side = name.lower()
+    drawn = [
+        re.search(rf"--{stop}: light-dark\(#(\w+),", STYLE)[1]
+        for stop in ["middle", *(f"{side}-{k}" for k in range(1, 5))]
+    ]
+    assert [bytes(stop).hex() for stop in getattr(notebook, name)] == drawn
 
 
 @pytest.mark.parametrize(
     ("value", "css"),
     [
         (0.0, "background-color: rgb(247, 247, 247); color: #000000"),
-        (-2.0, "background-color: rgb(33, 102, 172); color: #ffffff"),
-        (9.0, "background-color: rgb(178, 24, 43); color: #ffffff"),
+        (-2.0, "background-color: rgb(47, 127, 189); color: #000000"),
+        (9.0, "background-color: rgb(207, 74, 60); color: #000000"),
         (0.25, "background-color: rgb(250, 233, 223); color: #000000"),  # half way to the first stop
         (float("nan"), "background-color: #ffffff; color: #000000"),
     ],
