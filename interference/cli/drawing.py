@@ -184,7 +184,7 @@ def figure(
 @app.command()
 def demo(
     out: DemoOut = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer steps and examples: about a minute.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer steps and examples, in a place of its own.")] = False,
 ) -> None:
     """Train a LoRA and a MixLoRA on six small tasks, score and measure them, and show where their matrices differ.
 
