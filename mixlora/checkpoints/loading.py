@@ -161,19 +161,19 @@ def adapt(model: nn.Module, section: BaseSection, adapter: str, config: PeftConf
     """
     misfit = _misfit(section, adapter)
     try:
-        check_patterns(config, model, _slow)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # missing keys are an error below
+            warnings.simplefilter("ignore")  # missing keys are an error below, and lora_bias has vectors
+            check_patterns(config, model, _slow)
             saved = _saved(adapter)
             # PEFT would read the weights onto a GPU that it finds, whatever the model's device
             adapted = PeftModel.from_pretrained(model, adapter, config=config, torch_device="cpu")
+            expected = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+            optional = get_peft_model_state_dict(adapted, save_embedding_layers=True)  # saved if LoRA adapts embeddings
     except ToolError as error:
         own = isinstance(error, CheckpointError)  # it names the adapter
         raise CheckpointError(str(error) if own else f"{adapter} on {section.base}: {error}") from None
     except LOAD_ERRORS as error:
         raise CheckpointError(f"{misfit}: {first_words(error)}") from None
-    expected = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-    optional = get_peft_model_state_dict(adapted, save_embedding_layers=True)  # saved if LoRA adapts embeddings
     for name in sorted(expected.keys() - saved.keys()):
         raise CheckpointError(f"{misfit}: it holds no weights for {name}")
     for name in sorted(saved.keys() - expected.keys() - optional.keys()):

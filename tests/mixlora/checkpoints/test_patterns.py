@@ -74,6 +74,20 @@ def test_what_else_is_wrong_peft_says(tmp_path, base):
         loading.load_adapted(BaseSection(base=str(base), device="cpu"), changed(tmp_path / "a", target_modules="(x"))
 
 
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [({"rank_pattern": {"[[q": 2}}, None), ({"lora_bias": True}, "it holds no weights for .*lora_B.bias")],
+)
+def test_libraries_do_not_warn_of_what_is_loaded_or_refused(tmp_path, base, recwarn, values, words):
+    """Of signs that later versions of re will read otherwise, and of vectors, as if they were damaged matrices."""
+    adapter = changed(tmp_path / "a", **values)
+    with pytest.raises(CheckpointError, match=words or ""):
+        loading.load_adapted(BaseSection(base=str(base), device="cpu"), adapter)
+    assert [
+        str(one.message) for one in recwarn if "nested set" in str(one.message) or "shape" in str(one.message)
+    ] == []
+
+
 def test_a_pattern_of_ones_own_is_refused_before_training(tmp_path, base):
     config = made(tmp_path / "out", adapter={"target_modules": ENDLESS})
     with pytest.raises(ConfigError, match=r"^adapter: matching target_modules '.*' against .* 0\.3 s; list names of"):
