@@ -311,4 +311,4 @@ def _write(out: Path, model: LlavaForConditionalGeneration, processor: LlavaProc
                 model.save_pretrained(folder)
             processor.save_pretrained(folder)
     except (OSError, SafetensorError) as error:
-        raise unwritable(f"{out} cannot be written", error, CheckpointError, again="start again") from None
+        raise unwritable(f"{out} cannot be written", error, CheckpointError, "directory", "start again") from None

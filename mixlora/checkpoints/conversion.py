@@ -262,4 +262,4 @@ def _write(out: Path, adapter: _Adapter | None, projector: Projector | None) -> 
                 metadata = {"format": "pt", "projector_hidden_act": projector.hidden_act}
                 save_file(projector.tensors, folder / CONVERTED, metadata)
     except (OSError, SafetensorError) as error:
-        raise unwritable(f"{out} cannot be written", error, CheckpointError, again="start again") from None
+        raise unwritable(f"{out} cannot be written", error, CheckpointError, "directory", "start again") from None

@@ -27,7 +27,7 @@ def write(examples: Sequence[Example], out: Path) -> None:
             (folder / "images").mkdir()
             write_json(folder / "suite.json", [_record(example, folder / "images") for example in examples])
     except OSError as error:
-        raise unwritable(f"{out} cannot be written", error, DataError, again="start again") from None
+        raise unwritable(f"{out} cannot be written", error, DataError, "directory", "start again") from None
 
 
 def _record(example: Example, images: Path) -> dict[str, object]:

@@ -49,9 +49,10 @@ def test_what_is_exported_is_read_back(mixlora, tmp_path):
 
 def test_directories_that_cannot_be_used(mixlora, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
+    inside = tmp_path / "mine.txt" / "x"
     for out, message in (
         (tmp_path, f"error: {tmp_path} holds something already; name a new directory.\n"),
-        (tmp_path / "mine.txt" / "x", f"error: {tmp_path / 'mine.txt' / 'x'} cannot be written: Not a directory.\n"),
+        (inside, f"error: {inside} cannot be written: Not a directory; choose another directory\n"),
     ):
         assert mixlora("export", out, "--count", 1) == (2, "", message)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]

@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from mixlora.common.errors import DataError
+from mixlora.common.errors import DataError, WriteError
 from mixlora.data.examples import Example, Turn
 from mixlora.data.export import write
 
@@ -56,7 +56,9 @@ def test_a_picture_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full)
-    with pytest.raises(DataError, match=r"out cannot be written: No space left on device\.$"):
+    with pytest.raises(
+        WriteError, match=r"out cannot be written: No space left on device; make room there, and start again$"
+    ):
         write([Example("1", "x", QA, (Image.new("RGB", (4, 4)),), "s")], tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
