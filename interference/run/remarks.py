@@ -188,7 +188,7 @@ def opposed(
     side = "has the other sign than Delta" if even == "0" else f"lies on the other side of {even} than Delta says"
     parts = {
         f"in {_cells(against)} {name} {side}": against,
-        f"in {_cells(across)} the interval of {name} holds {even}, but that of Delta excludes 0": across,
+        f"in {_cells(across)} the interval of {name} contains {even}, but that of Delta excludes 0": across,
     }
     where = ", and ".join(part for part, count in parts.items() if count)
     said = f"{where}: no verdict is shown there, as verdicts are about Delta"
