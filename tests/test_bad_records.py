@@ -62,10 +62,11 @@ def test_they_are_refused_the_first_twenty_at_once_or_skipped_and_counted(tmp_pa
         command(tmp_path, task)
     told = str(error.value).split("\n")
     assert told[0] == "30 records cannot be used; correct or remove what is listed:"
-    assert told[1:21] == [
-        f"  thirty-bad.jsonl:{line}: {EMPTY}; fill it or drop the record." for line in range(1, 59, 3)
+    others = ", ".join(f"thirty-bad.jsonl:{line}" for line in range(4, 59, 3))
+    assert told[1:] == [
+        f"  thirty-bad.jsonl:1: {EMPTY}; fill it or drop the record. Also at {others}.",
+        "  and 10 more",
     ]
-    assert told[21:] == ["  and 10 more"]
     shutil.rmtree(tmp_path / "out", ignore_errors=True)
     data, used = command(tmp_path, task | {"on_error": "skip"})
     own = data["tasks"]["bad"]

@@ -32,12 +32,12 @@ from interference.cli.options import (
     Side,
     Task,
     Unseen,
+    check_perplexity,
     complete_pairs,
     complete_reduce,
     configuration,
     given_options,
     matrix_options,
-    perplexity_for,
 )
 from interference.errors import ConfigError
 from mixlora.common import command
@@ -82,7 +82,7 @@ def factors(
     resolved = configuration(config, settings, given)
     if out is None:
         raise ConfigError("there is no directory for the selections; give --out")
-    perplexity = perplexity_for(perplexity, resolved.probe.samples * len(resolved.tasks))
+    check_perplexity(perplexity, resolved.probe.samples * len(resolved.tasks))
     folder, beside = OutputFolder(out / "figures", "interference factors"), load(run) if run else None
     with terminal.progress(terminal.console(stderr=True), quiet) as report:
         found = observer.kept_or_computed(resolved, out, report)

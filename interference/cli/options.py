@@ -94,7 +94,7 @@ FigureName = Annotated[
         help="Name of the figure, or its number in the paper.", show_default=False, autocompletion=among(*FIGURES)
     ),
 ]
-Perplexity = Annotated[float | None, typer.Option(help="Of the t-SNE.", show_default="30")]
+Perplexity = Annotated[float | None, typer.Option(help="Of the t-SNE.", show_default="30, less of few examples")]
 Unseen = Annotated[list[str] | None, typer.Option(help="A task not trained on; repeatable.", show_default=False)]
 Pair = Annotated[
     list[str] | None, typer.Option(help="SEEN=UNSEEN, tasks thought alike; repeatable.", show_default=False)
@@ -159,20 +159,10 @@ def matrix_options(layers: str | None, modules: str | None, side: str | None, **
     return {"layers": numbers(layers), "modules": names(modules), "side": side, **others}
 
 
-def perplexity_for(given: float | None, examples: int) -> float:
-    """The perplexity of a map of this many examples; the usual one if none is given."""
-    from interference.factors.neighbours import NEIGHBOURS, PERPLEXITY
-
-    if examples <= NEIGHBOURS:
-        raise ConfigError(
-            f"{NEIGHBOURS} neighbours of every example are looked at, but there are {examples} examples; give more "
-            "--samples"
-        )
-    if not 1 <= (perplexity := PERPLEXITY if given is None else given) < examples:
-        raise ConfigError(
-            f"--perplexity {perplexity:g} must be at least 1 and below the number of examples, {examples}"
-        )
-    return perplexity
+def check_perplexity(given: float | None, examples: int) -> None:
+    """Refuse a perplexity of a map that no number of examples up to this one allows."""
+    if given is not None and not 1 <= given < examples:
+        raise ConfigError(f"--perplexity {given:g} must be at least 1 and below the number of examples, {examples}")
 
 
 def effect_of(text: str | None, pilot: Path | None) -> float | None:

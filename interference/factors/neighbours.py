@@ -222,8 +222,8 @@ def tsne(rows: NDArray, perplexity: float = PERPLEXITY, seed: int = 0) -> Array:
 
 def embed(
     selections: Selections,
-    perplexity: float = PERPLEXITY,
-    k: int = NEIGHBOURS,
+    perplexity: float | None = None,
+    k: int | None = None,
     permutations: int = PERMUTATIONS,
     seed: int = 0,
     alike: bool = False,
@@ -232,8 +232,8 @@ def embed(
 
     Args:
         selections: of the examples.
-        perplexity: of the t-SNE.
-        k: neighbours looked at.
+        perplexity: of the t-SNE; None for 30, or a third of the other examples where that is less.
+        k: neighbours looked at; None for 10, or all of other groups where these are fewer.
         permutations: of the labels.
         seed: of everything random.
         alike: whether examples that all selected the same are put into one point, as a control may.
@@ -243,8 +243,11 @@ def embed(
         MeasurementError: if all examples selected the same.
     """
     rows = features(selections)
+    count = len(rows)
+    perplexity = min(PERPLEXITY, max(1.0, (count - 1) / 3)) if perplexity is None else perplexity
+    k = min(NEIGHBOURS, max(1, most_neighbours(count, selections.groups))) if k is None else k
     same = alike and not np.ptp(rows, axis=0).any()
-    points = np.zeros((len(rows), 2)) if same else tsne(rows, perplexity, seed)
+    points = np.zeros((count, 2)) if same else tsne(rows, perplexity, seed)
     purities = (
         purity(found, selections.tasks, k, permutations, seed, selections.groups)
         for found in (distances(selections), on_map(points))

@@ -17,7 +17,7 @@ from interference.errors import ScopeError
 from interference.factors import affinity, neighbours
 from interference.factors.contrast import Contrast, contrast
 from interference.factors.factors import Factors
-from interference.factors.neighbours import NEIGHBOURS, PERPLEXITY, Embedding
+from interference.factors.neighbours import Embedding
 from interference.factors.selections import check_tasks
 from interference.figures import factors as maps
 from interference.figures import matrices, scores
@@ -111,7 +111,7 @@ def conditional(
     return scores.scores(found, replace(change, first=names[0], second=names[1]), unseen)
 
 
-def selections(factors: Factors, unseen: Sequence[str] = (), perplexity: float = PERPLEXITY) -> Picture:
+def selections(factors: Factors, unseen: Sequence[str] = (), perplexity: float | None = None) -> Picture:
     """Figure 5: the map of what examples of unseen tasks select, and how pure their neighbourhoods are.
 
     Beside it is the map of the same adapter untrained, with the difference of purity and its 95% interval.
@@ -119,7 +119,7 @@ def selections(factors: Factors, unseen: Sequence[str] = (), perplexity: float =
     Args:
         factors: What the examples select.
         unseen: The tasks to draw; all if there are none.
-        perplexity: Of the t-SNE.
+        perplexity: Of the t-SNE; None for 30, or less where there are few examples.
 
     Returns:
         A matplotlib Figure, with `data` (a DataFrame of what is drawn), `notes` and `caption`.
@@ -138,7 +138,7 @@ def selections(factors: Factors, unseen: Sequence[str] = (), perplexity: float =
     return maps.embedding(chosen, embedded, beside=_beside(chosen, embedded))
 
 
-def pairs(factors: Factors, pairs: Sequence[tuple[str, str]], perplexity: float = PERPLEXITY) -> Picture:
+def pairs(factors: Factors, pairs: Sequence[tuple[str, str]], perplexity: float | None = None) -> Picture:
     """Figure 6: the map of seen tasks and the unseen ones thought like them, and how much each two of them share.
 
     Below is the same of the same adapter untrained, with the difference of purity and its 95% interval.
@@ -146,7 +146,7 @@ def pairs(factors: Factors, pairs: Sequence[tuple[str, str]], perplexity: float 
     Args:
         factors: What the examples select.
         pairs: (seen, unseen); a task is in one pair at most, and those in none are left out.
-        perplexity: Of the t-SNE.
+        perplexity: Of the t-SNE; None for 30, or less where there are few examples.
 
     Returns:
         A matplotlib Figure, with `data` (a DataFrame of what is drawn), `notes` and `caption`.
@@ -214,10 +214,8 @@ def _only(factors: Factors, tasks: Sequence[str]) -> Factors:
     return Factors(factors.selections.of(rows), examples, factors.meta, untrained)
 
 
-def _embedded(factors: Factors, perplexity: float) -> Embedding:
-    chosen = factors.selections
-    most = neighbours.most_neighbours(len(chosen.tasks), chosen.groups)
-    return neighbours.embed(chosen, perplexity, min(NEIGHBOURS, most), seed=_seed(factors))
+def _embedded(factors: Factors, perplexity: float | None) -> Embedding:
+    return neighbours.embed(factors.selections, perplexity, seed=_seed(factors))
 
 
 def _beside(factors: Factors, embedded: Embedding) -> Contrast | None:

@@ -20,6 +20,9 @@ from mixlora.data.reading.problems import Noted, collecting
 _THREADS, _AHEAD = 8, 4
 """The default number of threads that decode, and how many examples each works ahead."""
 _LISTED = 20
+"""Problems that are listed."""
+_SEPARATE = 3
+"""More problems than these, alike but for their places, share a line."""
 
 
 @dataclass(frozen=True)
@@ -93,17 +96,35 @@ def check(
 
 
 def as_error(problems: Sequence[DataError]) -> DataError:
-    """One error for at least one problem: the only one, or how many records are affected and the first twenty in full.
+    """One error for at least one problem: the only one, or how many records are affected and the first twenty.
 
-    A record that several tasks read has the same problem in each, which counts once.
+    A record that several tasks read has the same problem in each, which counts once. More than three problems that
+    differ in nothing but their places share a line.
     """
     listed = list(dict.fromkeys(map(plain, problems)))
     if len(listed) == 1:
         return DataError(listed[0])
-    lines = listed[:_LISTED] + [f"and {len(listed) - _LISTED} more"] * (len(listed) > _LISTED)
+    lines = _by_kind(listed[:_LISTED]) + [f"and {len(listed) - _LISTED} more"] * (len(listed) > _LISTED)
     error = DataError("\n  ".join([f"{len(listed)} records cannot be used; correct or remove what is listed:", *lines]))
     error.lines = True
     return error
+
+
+def _by_kind(problems: Iterable[str]) -> list[str]:
+    """The problems, each "place: what"; those with the same `what` in one line, if there are many."""
+    places: dict[str, list[str]] = {}
+    for problem in problems:
+        place, _, what = problem.partition(": ")
+        places.setdefault(what, []).append(place)
+    lines = []
+    for what, at in places.items():
+        together = len(at) > _SEPARATE and bool(what)
+        lines += [f"{at[0]}: {what} Also at {', '.join(at[1:])}."] if together else [_line(place, what) for place in at]
+    return lines
+
+
+def _line(place: str, what: str) -> str:
+    return f"{place}: {what}" if what else place
 
 
 def _decoded(examples: Iterable[Example], threads: int) -> Iterator[bool]:

@@ -14,7 +14,7 @@ from tests.support.checkpoints import ARGUMENTS
 
 def test_factors_are_printed_drawn_and_kept(interference, tiny, tmp_path):
     out = tmp_path / "factors"
-    asked = ["factors", *tiny.arguments(out), *ARGUMENTS, "--perplexity", "3"]
+    asked = ["factors", *tiny.arguments(out), *ARGUMENTS]
     said = interference(*asked)
     assert said.code == 0, said.err
     for title in ("purity", "tasks", "layers", "overlap"):
@@ -45,8 +45,6 @@ def test_what_is_refused(refused, tiny, tmp_path):
     assert "give --out" in refused("factors", *tiny.arguments(out)[:-2])
     words = refused("factors", *tiny.arguments(out), *ARGUMENTS, "--perplexity", "4000", out=out)
     assert words.startswith("--perplexity 4000 must be at least 1 and below the number of examples")
-    words = refused("factors", *tiny.arguments(out), "--samples", "5", out=out)
-    assert words == "10 neighbours of every example are looked at, but there are 10 examples; give more --samples"
     out.mkdir()
     (out / "mine.txt").write_text("x")
     assert "holds something else" in refused("factors", *tiny.arguments(out), *ARGUMENTS, "--perplexity", "3")

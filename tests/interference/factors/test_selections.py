@@ -257,13 +257,19 @@ def refused(error, words, function, *arguments, **options):
     assert words in str(found.value)
 
 
+def test_a_map_of_few_examples_keeps_fewer_neighbours():
+    few, many = (neighbours.embed(random_mixture(examples=sizes), **QUICK) for sizes in ((5, 5), (60, 60)))
+    assert (few.perplexity, few.purity.k, few.map_purity.k) == (3, 9, 9)
+    assert (many.perplexity, many.purity.k) == (30, 10)
+
+
 def test_what_cannot_be_told_is_refused_in_words():
     made = random_mixture(examples=(5, 5))
     refused(ScopeError, "perplexity is 30, but must be above 0 and below the number of examples, 10; set a smaller",
-            neighbours.embed, made)  # fmt: skip
+            neighbours.embed, made, perplexity=30)  # fmt: skip
     refused(ScopeError, "perplexity is 0,", neighbours.embed, made, perplexity=0)
     refused(ScopeError, "k is 10, but each of 10 examples has 9 others; take more examples, or a k from 1 to 9",
-            neighbours.embed, made, perplexity=5)  # fmt: skip
+            neighbours.embed, made, k=10)  # fmt: skip
     alike = chosen("ab" * 8, [[0, 1]] * 16)
     refused(MeasurementError, "all examples selected the same", neighbours.embed, alike, perplexity=5)
     refused(ScopeError, "there is only task 'a'", selections.information, chosen("aa", [[0], [1]]))

@@ -151,8 +151,16 @@ def test_a_report_lists_twenty_and_counts_all():
     text = str(as_error([DataError(f"f:{k}: bad.") for k in range(23)]))
     lines = text.split("\n")
     assert lines[0] == "23 records cannot be used; correct or remove what is listed:"
-    assert lines[1:21] == [f"  f:{k}: bad." for k in range(20)]
-    assert lines[21:] == ["  and 3 more"]
+    assert lines[1:] == [f"  f:0: bad. Also at {', '.join(f'f:{k}' for k in range(1, 20))}.", "  and 3 more"]
+
+
+def test_a_report_has_a_line_for_each_of_a_few_problems():
+    problems = [DataError(f"f:{k}: bad.") for k in range(3)] + [DataError("g:1: other: worse."), DataError("no place")]
+    assert str(as_error(problems)).split("\n")[1:] == [
+        *(f"  f:{k}: bad." for k in range(3)),
+        "  g:1: other: worse.",
+        "  no place",
+    ]
 
 
 def test_a_record_that_several_tasks_read_counts_once():

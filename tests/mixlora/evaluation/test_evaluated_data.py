@@ -19,7 +19,7 @@ def test_data_errors_are_listed_before_a_model_is_loaded(tmp_path, no_model):
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     said = refusal(DataError, tmp_path / "out", {"t": {"file": str(tmp_path / "t.jsonl")}})
     assert said.startswith("25 records cannot be used; correct or remove what is listed:\n  t.jsonl:1: the image 'none")
-    assert said.count("\n") == 21 and said.endswith("\n  and 5 more")
+    assert said.count("t.jsonl:") == 20 and said.endswith(" t.jsonl:19, t.jsonl:20.\n  and 5 more")
     assert not (tmp_path / "out").exists()
 
 

@@ -285,8 +285,8 @@ def test_all_that_is_wrong_with_data_is_listed_before_a_base_is_loaded(tmp_path,
     }
     lines = refused(DataError, made(tmp_path / "out", tasks=tasks, training={"max_length": 200})).split("\n")
     assert lines[0] == "25 records cannot be used; correct or remove what is listed:"
-    assert len(lines) == 22 and lines[-1] == "  and 5 more"
-    assert sum("one.jsonl" in line for line in lines) + sum("two.jsonl" in line for line in lines) == 20
+    assert lines[-1] == "  and 5 more"
+    assert sum(line.count("one.jsonl:") + line.count("two.jsonl:") for line in lines) == 20
     assert not (tmp_path / "out").exists()
 
 
