@@ -3,7 +3,6 @@
 What is finished is kept in the output directory and reused by the next call.
 """
 
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from interference.config import build
 from interference.errors import InterferenceError, RunError
 from interference.figures import matrices
 from interference.figures.canvas import files
+from interference.measurement.checkpoint import load_model, refuse_other
 from interference.measurement.compute import compute_config
 from interference.report import directory
 from interference.run import Run
@@ -172,7 +172,11 @@ def _score(out: Path, method: str, label: str, size: Size) -> Results:
 
 
 def _measure(out: Path, method: str, step: int, size: Size) -> Run:
-    """The run of a checkpoint, computed if it is not there."""
+    """The run of a checkpoint, computed if it is not there.
+
+    Raises:
+        RunError: something else is there.
+    """
     folder, checkpoint = out / method / f"step-{step}", _checkpoints(out, method) / "snapshots" / f"step-{step}"
     config = build(
         {
@@ -187,9 +191,11 @@ def _measure(out: Path, method: str, step: int, size: Size) -> Run:
         found = runs.load(folder)
         if found.meta.get("config") != resolved(config):
             raise RunError(f"{folder} is not what the demo computes; delete {out}, or choose another --out")
-        if (folder / "run.json").stat().st_mtime >= (checkpoint / "adapter_model.safetensors").stat().st_mtime:
-            return found
-        shutil.rmtree(folder)  # of a training before
+        try:
+            refuse_other(load_model(config.model), found.meta, str(folder))
+        except RunError as error:
+            raise RunError(f"{error}: delete {folder}, and run the demo again") from None
+        return found
     folder.parent.mkdir(parents=True, exist_ok=True)
     with terminal.progress(terminal.console(stderr=True)) as report:
         measured = compute_config(config, _named(_title(method, step), report))

@@ -4,10 +4,7 @@ import json
 
 import pytest
 
-from interference.cli import demo
-from interference.errors import RunError
 from interference.factors import observer
-from mixlora.common import terminal
 from mixlora.common.outputs import LIST
 from tests.support.checkpoints import ARGUMENTS
 
@@ -57,12 +54,3 @@ def test_figures_of_the_user_s_are_noticed_before_the_work(refused, tiny, tmp_pa
     mine.write_bytes(b"mine")
     words = refused("factors", *tiny.arguments(tmp_path / "factors"), *ARGUMENTS, "--perplexity", "3")
     assert words.startswith(f"{mine} is not listed as written by interference factors; ")
-
-
-@pytest.mark.parametrize(("file", "command"), [("figures/mine.png", "demo"), ("report/mine.html", "report")])
-def test_so_are_those_of_a_demo(tmp_path, monkeypatch, file, command):
-    monkeypatch.setattr(demo, "_train", lambda *_: pytest.fail("it trains"))
-    (tmp_path / file).parent.mkdir()
-    (tmp_path / file).write_bytes(b"mine")
-    with pytest.raises(RunError, match=rf"{file} is not listed as written by interference {command}; "):
-        demo.demo(tmp_path, terminal.console())
