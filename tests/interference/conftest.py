@@ -1,11 +1,8 @@
 """A tiny checkpoint and task files on disk, a run of them, and the command `interference` in this process."""
 
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a name that is no path must fail at once
 
 import pytest
 import torch

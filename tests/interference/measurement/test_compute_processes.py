@@ -9,17 +9,17 @@ import torch
 from interference import config, load
 from interference.measurement.compute import compute_config
 from tests.support.checkpoints import data, tokenizer, write_adapter, write_base, write_task
-from tests.support.launching import SETTINGS, launched
+from tests.support.launching import SETTINGS, launched, torchrun
 from tests.support.mixtures import mixture
 from tests.support.models import llama
 
 KINDS = {"mixture": {"batch_size": 1}, "sketch": {"sketch": 16}, "weight": {"weight_space": True}}
 
 
-def computed(settings, path, count):
+def computed(settings, path, count, launch=launched):
     """How `interference compute` ends in so many processes."""
     path.write_text(json.dumps(settings.model_dump(mode="json")))
-    return launched(count, "-m", "interference.cli", "compute", path)
+    return launch(count, "-m", "interference.cli", "compute", path)
 
 
 def same(found, expected, tolerance=1e-6):
@@ -36,7 +36,7 @@ def same(found, expected, tolerance=1e-6):
 def test_a_run_of_three_processes_is_that_of_one(tiny, tmp_path):
     expected = compute_config(tiny.config(tmp_path / "one", **SETTINGS))
     settings = tiny.config(tmp_path / "run", **SETTINGS, spool_dir=str(tmp_path / "spools"))
-    said = computed(settings, tmp_path / "c.yaml", 3)
+    said = computed(settings, tmp_path / "c.yaml", 3, torchrun)
     assert said.returncode == 0, said.stderr
     same(load(tmp_path / "run"), expected)
     assert said.stderr.count("next: interference show") == 1 and said.stderr.count("gram: 28/28") == 1

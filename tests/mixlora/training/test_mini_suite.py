@@ -41,7 +41,10 @@ def test_every_seen_task_is_learned(tmp_path, method):
     changes = [f"training.steps={STEPS[method]}", "training.snapshots=[]"]
     if method == "full":
         changes.append("training.learning_rate=1e-3")
-    train(config.load(RECIPE, changes, {"method": method, "out": str(tmp_path / "run")}))
+    settled = config.load(RECIPE, changes, {"method": method, "out": str(tmp_path / "run")})
+    tasks = list(mini.TASKS)[:: 2 if method == "specialist" else 1]
+    settled.tasks = {task: settled.tasks[task] for task in tasks}
+    train(settled)
     model = {"base": "mini", "adapter": str(tmp_path / "run")}
     if method == "full":
         model = {"base": str(tmp_path / "run")}
@@ -49,11 +52,11 @@ def test_every_seen_task_is_learned(tmp_path, method):
         model["adapter"] += "/{task}"
     values = {
         "model": model,
-        "tasks": {task: {"mini": "heldout", "samples": 100} for task in mini.TASKS},
+        "tasks": {task: {"mini": "heldout", "samples": 100} for task in tasks},
         "generation": {"batch_size": 64, "max_new_tokens": 12},
         "out": str(tmp_path / "results"),
     }
     found = evaluate(settings.build(EvaluateConfig, values, "the test"))
-    for name, task in mini.TASKS.items():
-        score = found.tasks[name]["scores"]["accuracy"]
-        assert score["low"] > task.chance and score["value"] > min(2.5 * task.chance, 0.6), f"{name}: {score}"
+    for name in tasks:
+        score, chance = found.tasks[name]["scores"]["accuracy"], mini.TASKS[name].chance
+        assert score["low"] > chance and score["value"] > min(2.5 * chance, 0.6), f"{name}: {score}"

@@ -17,6 +17,7 @@ from transformers import TrainerCallback
 from mixlora.common.errors import CheckpointError
 from mixlora.data import mini
 from mixlora.training import folder, run, trainer
+from tests.support.killing import PRELOAD
 from tests.support.trainings import TASKS, made
 
 torch.set_num_threads(1)  # the same in the process that is killed: sums are taken in the same order
@@ -96,7 +97,7 @@ def _dying(save, name):
 
 
 def kill(config, moment, step=None):
-    PROCESSES.set_forkserver_preload(["mixlora.training.run", "mixlora.data.mini"])  # imported once for all
+    PROCESSES.set_forkserver_preload(PRELOAD)
     process = PROCESSES.Process(target=work, args=(config, moment, step))
     process.start()
     process.join(120)

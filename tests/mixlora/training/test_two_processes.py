@@ -20,6 +20,7 @@ from mixlora.data import mini
 from mixlora.training import run
 from mixlora.training.corpus import gather
 from mixlora.training.order import Epochs
+from tests.support.killing import PRELOAD
 from tests.support.small_processors import collating
 from tests.support.trainings import made
 
@@ -87,7 +88,7 @@ def work(rank, meeting, configs, killed, told):
 def run_two(configs, told, killed=False):
     """Errors of each rank, by name."""
     meeting = told / f"meet{killed}"  # a file of its own for every two
-    PROCESSES.set_forkserver_preload(["mixlora.training.run", "mixlora.data.mini"])
+    PROCESSES.set_forkserver_preload(PRELOAD)
     both = [PROCESSES.Process(target=work, args=(rank, meeting, configs, killed, told)) for rank in (0, 1)]
     for process in both:
         process.start()
