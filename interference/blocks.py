@@ -92,7 +92,7 @@ class Scope:
         space: "parameters" for blocks A and B, "weight" for the blocks of the weight-space view, which have no side.
 
     Raises:
-        ScopeError: if layers or modules is no list.
+        ScopeError: if layers or modules is not a list.
     """
 
     layers: Sequence[int] | None = None
@@ -129,7 +129,7 @@ def coarsen(block: Block, granularity: Granularity) -> Block:
 
 
 def to_frame(blocks: Iterable[Block]) -> pd.DataFrame:
-    """One row a block, in order; column `name` is the key of its Gram matrix."""
+    """One row per block, in order; column `name` is the key of its Gram matrix."""
     rows = [
         {"name": block.name, **asdict(block), "component": str(block.component), "side": str(block.side)}
         for block in blocks
@@ -152,7 +152,7 @@ def select(blocks: pd.DataFrame, scope: Scope) -> pd.DataFrame:
     space = member(Space, scope.space, "space", ScopeError, NONE_OF)
     frame = blocks[(blocks["side"] == Side.W) == (space is Space.WEIGHT)]
     if frame.empty:
-        raise ScopeError("this run holds no weight-space Gram; compute it again with probe.weight_space: true")
+        raise ScopeError("this run has no weight-space Gram; compute it again with probe.weight_space: true")
     if layers is not None:
         check_layers(layers, frame["layer"].dropna().astype(int))
         frame = frame[frame["layer"].isin(layers).fillna(False).astype(bool)]
@@ -163,7 +163,7 @@ def select(blocks: pd.DataFrame, scope: Scope) -> pd.DataFrame:
         frame = frame[frame["side"] == member(Side, side, "side", ScopeError, NONE_OF)]
     if frame.empty:
         named = [None if given is None else list(given) for given in (layers, modules)]
-        raise ScopeError(f"no block lies in layers={named[0]}, modules={named[1]}, side={side}; widen the scope")
+        raise ScopeError(f"no block matches layers={named[0]}, modules={named[1]}, side={side}; widen the scope")
     return frame
 
 

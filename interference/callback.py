@@ -51,13 +51,13 @@ class InterferenceCallback(TrainerCallback):
         signal/<task>                      signal to noise of the task's mean gradient, in power (`metrics.Signal.snr`)
 
     The log omits values that are not finite, and every I of a task whose verdict is no-signal: a ratio to its own Delta
-    has no meaning. The run holds them all.
+    has no meaning. The run has them all.
 
     Where the Trainer reports to TensorBoard or Weights & Biases (`report_to`), these get the entry as scalars, and the
     matrix as a picture, `train/interference/matrix`. With `verdicts=False`, or more than 40 tasks, there is no picture.
 
     It measures the trainer's own loss. Where that is the mean cross-entropy over supervised tokens, it measures in
-    batches. Any other loss is measured by `trainer.compute_loss`, one example a backward pass: label smoothing,
+    batches. Any other loss is measured by `trainer.compute_loss`, one example per backward pass: label smoothing,
     `compute_loss_func`, a `compute_loss` of its class, a loss function of the model.
 
     The callback does not change the training: weights, random numbers, gradients and the Trainer's own log entries are
@@ -90,7 +90,7 @@ class InterferenceCallback(TrainerCallback):
         last: Measure after the last step.
         verdicts: Count the verdicts, which takes a bootstrap of every matrix. If False, every finite I is logged,
             whether or not its task has signal.
-        seed: Of the bootstraps, of the draw of rows, and of the random numbers of a measurement.
+        seed: Seed of the bootstraps, of the draw of rows, and of the random numbers of a measurement.
         samples: Rows of a task, where they are drawn by a column.
         groups: Which units are not independent: of batches {task: a label for every unit}, as in
             `interference.compute`; of rows of a column as in `interference.from_trainer`, by default those with the

@@ -70,7 +70,7 @@ class ProbeConfig(Section):
             not their pictures, and a difference of two tasks or cells is surer. False draws other ones for each task,
             as far as there are others: pairs of tasks are then as independent as they can be, and a matrix is surer
             where what a picture does to both is noise. None draws each task by itself.
-        seed: of the sampling and the bootstrap.
+        seed: seed of the sampling and the bootstrap.
         batch_size: examples in one forward pass.
         max_length: tokens kept of an example; None keeps all.
         granularity: "module", "group" or "layer": how far blocks are summed before they are stored.
@@ -202,5 +202,5 @@ def parse_bytes(text: str) -> int:
     """
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmg]?i?b?)\s*", text.lower())
     if not match or match[2] not in _UNITS:
-        raise ValueError("no amount of memory; write a number of bytes or one like 2GiB")
+        raise ValueError("not an amount of memory; write a number of bytes, or an amount like 2GiB")
     return int(float(match[1]) * _UNITS[match[2]])

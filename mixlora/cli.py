@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="mixlora",
-    help="MixLoRA as a PEFT method: train it beside LoRA, specialists and full fine-tuning, evaluate and compare them.",
+    help="Train, evaluate and compare MixLoRA, a PEFT method, with LoRA, specialists and full fine-tuning.",
     epilog="Example: mixlora train analysis_configs/mini.yaml --method mixlora --out runs/mixlora",
     **command.SETTINGS,
 )
@@ -29,7 +29,7 @@ ConfigPath = Annotated[
 ]
 Set = Annotated[list[str] | None, typer.Option("--set", help="key.subkey=value; repeatable.", show_default=False)]
 Base = Annotated[str | None, typer.Option(help="Base model: path or hub id.", show_default=False)]
-Out = Annotated[Path | None, typer.Option(help="Directory of what comes out.", show_default=False)]
+Out = Annotated[Path | None, typer.Option(help="Directory for the results.", show_default=False)]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show neither progress nor the next step.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for a script.")]
 ResultsPath = Annotated[Path, typer.Argument(help="A directory that evaluate wrote.", show_default=False)]
@@ -72,7 +72,7 @@ def train(
     ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a LoRA, a MixLoRA, a LoRA for each task, or the whole model; again, the same command continues.
+    """Train a LoRA, a MixLoRA, a LoRA for each task, or the whole model. Run it again to continue.
 
     Example: mixlora train analysis_configs/mini.yaml --method mixlora --out runs/mixlora
     """
@@ -81,7 +81,7 @@ def train(
 
     options = given({"method": method, "model": given({"base": base}), "out": None if out is None else str(out)})
     if config is None:
-        raise ConfigError("there is nothing to train: name a YAML file, as analysis_configs/mini.yaml")
+        raise ConfigError("there is nothing to train: name a YAML file, such as analysis_configs/mini.yaml")
     resolved = configs.load(config, settings or (), options)
     if show:
         _preview(resolved)
@@ -109,15 +109,17 @@ def evaluate(
     base: Base = None,
     adapter: Annotated[str | None, typer.Option(help="PEFT adapter: path or hub id.", show_default=False)] = None,
     task: Annotated[
-        list[str] | None, typer.Option(help="NAME=FILE, beside the file's tasks; repeatable.", show_default=False)
+        list[str] | None, typer.Option(help="NAME=FILE, added to the file's tasks; repeatable.", show_default=False)
     ] = None,
-    label: Annotated[str | None, typer.Option(help="What tables call the model.", show_default="name of --out")] = None,
+    label: Annotated[
+        str | None, typer.Option(help="Name of the model in tables.", show_default="name of --out")
+    ] = None,
     settings: Set = None,
     out: Out = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Generate a model's answers to tasks and score them, with intervals; again, the same command continues.
+    """Generate a model's answers to tasks and score them, with intervals. Run it again to continue.
 
     Example: mixlora evaluate analysis_configs/mini_evaluation.yaml --adapter runs/mixlora --out results/mixlora
     """
@@ -176,13 +178,13 @@ def table(
             autocompletion=among("text", "markdown", "csv", "latex"),
         ),
     ] = "text",
-    intervals: Annotated[bool, typer.Option("--intervals", help="Print 95% intervals, too.")] = False,
+    intervals: Annotated[bool, typer.Option("--intervals", help="Also print 95% intervals.")] = False,
     columns: Annotated[
-        str | None, typer.Option(help='In their order: a,"b, c",Mean (of those shown).', show_default="all")
+        str | None, typer.Option(help='Columns in order: a,"b, c",Mean (of those shown).', show_default="all")
     ] = None,
     pope: Annotated[bool, typer.Option("--merge-pope", help="One column for POPE's three splits.")] = False,
 ) -> None:
-    """Print evaluations as the paper's tables: models by tasks, their mean, the best in bold.
+    """Print evaluations as in the paper's tables: models by tasks, with means, the best in bold.
 
     Example: mixlora table results/lora results/mixlora --format latex
     """
@@ -211,7 +213,7 @@ def export(
     out: Annotated[Path, typer.Argument(help="A new directory for suite.json and images/.", show_default=False)],
     split: Annotated[str, typer.Option(help="train or heldout.", autocompletion=among("train", "heldout"))] = "heldout",
     count: Annotated[int, typer.Option(min=1, help="Examples of each task.")] = 200,
-    seed: Annotated[int, typer.Option(help="Of the drawn pictures and their order.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the drawn pictures and their order.")] = 0,
     task: Annotated[
         list[str] | None,
         typer.Option(help="Only this task; repeatable.", show_default=False, autocompletion=_mini_tasks),
@@ -244,7 +246,8 @@ def import_official(
     ],
     out: Annotated[Path, typer.Argument(help="A new directory for the adapter and projector.", show_default=False)],
     base: Annotated[
-        str | None, typer.Option(help="The Hugging Face LLaVA it belongs to, kept in the adapter.", show_default=False)
+        str | None,
+        typer.Option(help="The Hugging Face LLaVA it belongs to, recorded in the adapter.", show_default=False),
     ] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -260,7 +263,7 @@ def import_official(
         typer.echo(f"{done.kind}: {done.parameters:,} parameters in {done.modules} modules, in {out}")
     if done.projector_hidden_act:
         needs = f"for a base with projector_hidden_act={done.projector_hidden_act}"
-        typer.echo(f"projector: {out / CONVERTED}, {needs}; mixlora.official.load_projector puts it in")
+        typer.echo(f"projector: {out / CONVERTED}, {needs}; load it with mixlora.official.load_projector")
     if done.modules:
         command.next_steps(command.call("mixlora", "info", out), quiet=quiet)
 
@@ -273,12 +276,12 @@ def assemble(
     projector: Annotated[
         Path | None, typer.Option(help="mm_projector.bin, or what import-official wrote.", show_default="new weights")
     ] = None,
-    feature_layer: Annotated[int, typer.Option(help="The vision tower's layer whose patches are taken.")] = -2,
+    feature_layer: Annotated[int, typer.Option(help="Layer of the vision tower whose patches are used.")] = -2,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    seed: Annotated[int, typer.Option(help="Of a new projector.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of a new projector.")] = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Put a language model, a vision tower and a projector together as one Hugging Face LLaVA, a base to train on.
+    """Combine a language model, a vision tower and a projector into one Hugging Face LLaVA, a base to train on.
 
     Example: mixlora assemble lmsys/vicuna-7b-v1.3 openai/clip-vit-large-patch14 bases/vicuna
     """
@@ -296,7 +299,7 @@ def info(
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for a script.")] = False,
 ) -> None:
-    """Say what an adapter or checkpoint holds: rank, scaling, routing, parameters, whether its routers were trained.
+    """Say what an adapter or checkpoint contains: rank, scaling, routing, parameters, whether its routers were trained.
 
     Example: mixlora info adapters/e16-r4
     """

@@ -61,7 +61,7 @@ def test_they_are_refused_the_first_twenty_at_once_or_skipped_and_counted(tmp_pa
     with pytest.raises(DataError) as error:
         command(tmp_path, task)
     told = str(error.value).split("\n")
-    assert told[0] == "30 records cannot be used; correct or remove what is listed:"
+    assert told[0] == "30 records cannot be used; correct or remove these:"
     others = ", ".join(f"thirty-bad.jsonl:{line}" for line in range(4, 59, 3))
     assert told[1:] == [
         f"  thirty-bad.jsonl:1: {EMPTY}; fill it or drop the record. Also at {others}.",
@@ -79,4 +79,4 @@ def test_a_task_of_which_nothing_is_left_is_refused(tmp_path, command):
     (tmp_path / "x.jsonl").write_text('{"prompt": "What?", "response": ""}')
     with pytest.raises(DataError) as error:
         command(tmp_path, {"file": str(tmp_path / "x.jsonl"), "on_error": "skip"})
-    assert str(error.value) == "task 'bad' has no record that can be used; correct its data, or leave it out"
+    assert str(error.value) == "task 'bad' has no usable record; correct its data, or leave it out"

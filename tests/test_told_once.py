@@ -17,9 +17,9 @@ def said(ended):
         (("-m", "interference.cli", "show", "nowhere"), "error: there is no run at nowhere"),
         (
             ("-m", "interference.cli", "factors", "c.yaml"),
-            "error: factors works in one process, but was started in 2 (WORLD_SIZE); start it without torchrun or acc",
+            "error: factors runs in one process, but was started in 2 (WORLD_SIZE); start it without torchrun or acc",
         ),
-        (("-m", "mixlora.cli", "evaluate", "c.yaml"), "error: evaluate works in one process, but was started in 2"),
+        (("-m", "mixlora.cli", "evaluate", "c.yaml"), "error: evaluate runs in one process, but was started in 2"),
         (("-m", "mixlora.cli", "train", "bad.yaml"), "error: bad.yaml: unknown key 'probe"),
     ],
 )

@@ -74,7 +74,7 @@ def compute(
     out: Out = None,
     quiet: Quiet = False,
 ) -> None:
-    """Measure a checkpoint: per-example gradients of its LoRA factors become a run.
+    """Measure a checkpoint: compute per-example gradients of its LoRA factors and write a run.
 
     Example: interference compute analysis_configs/demo.yaml --set probe.samples=50 --out reports/small
     """
@@ -109,10 +109,11 @@ def preview(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show examples as they reach the model, supervised tokens marked. No weights are loaded.
+    """Show examples as they reach the model, with supervised tokens marked. This loads no weights.
 
-    They are coloured on a terminal, in square brackets elsewhere; ↵ is a supervised line break. --json prints
-    a line an example, with its tokens.
+    Supervised tokens are coloured on a terminal and in square brackets elsewhere; ↵ is a supervised line break.
+
+    --json prints one line per example, with its tokens.
 
     Example: interference preview analysis_configs/demo.yaml -n 1
     """
@@ -144,7 +145,7 @@ def show(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Print a run's matrix with intervals and verdicts, the null, and each task's signal.
+    """Print a run's matrix with intervals and verdicts, the split-half null, and each task's signal.
 
     Example: interference show reports/demo/lora/step-10 --layers 2,3 --modules mlp --side A
     """
@@ -199,8 +200,10 @@ def compare(
 @app.command()
 def verify(
     run: RunPath,
-    units: Annotated[int, typer.Option(min=1, help="Units of each task to derive again.")] = 2,
-    trust: Annotated[bool, typer.Option("--trust-remote-code", help="Run code that the base model brings.")] = False,
+    units: Annotated[int, typer.Option(min=1, help="Units of each task to recompute.")] = 2,
+    trust: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that comes with the base model.")
+    ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -242,9 +245,9 @@ def plan(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Say what `compute` will cost before it is paid: units, blocks, memory and disk, and coarser choices.
+    """Estimate what `compute` will cost: units, blocks, memory, disk and time, and cheaper choices.
 
-    With --pilot also from how many groups (or units) a verdict has a power of 80%; --pilot alone says only that.
+    With --pilot, also say how many groups (or units) a verdict needs for a power of 80%. --pilot alone says only that.
 
     Example: interference plan analysis_configs/paper_figure2.yaml --set probe.unit_size=10
     """
@@ -269,7 +272,7 @@ def plan(
 def doctor(as_json: Json = False, quiet: Quiet = False) -> None:
     """Say what can and cannot run on this machine: versions, devices, memory, disks, fonts, optional packages.
 
-    A part that is missing costs what its line says. Exits 1 if something required is broken.
+    Each line says what does not work without a part. Exits 1 if something required is broken.
 
     Example: interference doctor
     """

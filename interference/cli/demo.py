@@ -94,8 +94,8 @@ QUICK = Size(
     scored=20,
     probed=50,
     unseen=False,
-    remark="a quick demo: 12 training steps in place of 100, 20 scored examples a task in place of 200, 50 measured "
-    "ones in place of 100, no unseen tasks; intervals are wider and scores lower than in `interference demo`",
+    remark="a quick demo: 12 training steps instead of 100, 20 scored examples per task instead of 200, 50 measured "
+    "ones instead of 100, no unseen tasks; intervals are wider and scores lower than in `interference demo`",
 )
 
 
@@ -117,7 +117,7 @@ def demo(out: Path, console: Console, size: Size = WHOLE) -> None:
             _train(out, method, size)
         results = [_score(out, method, label, size) for method, label in {"base": "base", **METHODS}.items()]
     except InterferenceError as error:
-        raise type(error)(f"{error} (the demo keeps what is finished in {out})") from None
+        raise type(error)(f"{error} (finished parts stay in {out})") from None
     measured = {
         (method, step): _measure(out, method, step, size) for method, steps in size.steps.items() for step in steps
     }
@@ -136,7 +136,7 @@ def demo(out: Path, console: Console, size: Size = WHOLE) -> None:
         console.print(line)
     paths = _draw(measured, early, pictures, size)
     page = _report(out, size)
-    console.print(f"\nto read, in a browser: {page}")
+    console.print(f"\nopen in a browser: {page}")
     console.print(f"runs: {out}/METHOD/step-N; scores: {out}/results; pictures: {paths[0].parent}")
     lora_run, mixlora_run = (out / method / f"step-{steps[1]}" for method, steps in size.steps.items())
     command.next_steps(

@@ -32,7 +32,7 @@ MODULES = {
 }
 """Packages whose modules have another name."""
 OPTIONAL = {
-    "bitsandbytes": "bases of 4 and 8 bits (model.quantization) cannot be loaded",
+    "bitsandbytes": "4-bit and 8-bit bases (model.quantization) cannot be loaded",
     "easy-vqa": "`interference demo` and the tasks of the mini suite with its pictures cannot run",
     "xarray": "`run.to_xarray()` cannot run",
     "tensorboard": "a training cannot log to TensorBoard (report_to: [tensorboard])",
@@ -101,7 +101,7 @@ def verdict(found: Iterable[Finding]) -> str:
     """The last line: how many parts are broken, and how many are missing."""
     statuses = [finding.status for finding in found]
     if broken := statuses.count(Status.BROKEN):
-        return f"{broken} required {'part is' if broken == 1 else 'parts are'} broken; mend what is called broken first"
+        return f"{broken} required {'part is' if broken == 1 else 'parts are'} broken; fix these first"
     if not (missing := statuses.count(Status.MISSING)):
         return "everything can run here"
     return f"nothing required is broken; {missing} optional {'part is' if missing == 1 else 'parts are'} missing"
@@ -174,11 +174,11 @@ def _survived(check: Callable[[], Iterable[Finding]]) -> list[Finding]:
 def _devices() -> Iterator[Finding]:
     import torch
 
-    yield Finding("CPU", Status.OK, f"{os.cpu_count()} cores, {torch.get_num_threads()} threads of torch")
+    yield Finding("CPU", Status.OK, f"{os.cpu_count()} cores, {torch.get_num_threads()} torch threads")
     if not torch.cuda.is_available():
         build = "its CPU build" if torch.version.cuda is None else f"its build for CUDA {torch.version.cuda}"
         lost = "models run on the CPU, which is slow for bases of billions of parameters"
-        remedy = f"on a machine with a GPU install its driver and a CUDA build of torch (here: {build})"
+        remedy = f"on a machine with a GPU, install its driver and a CUDA build of torch (here: {build})"
         yield Finding("GPU", Status.MISSING, "", lost, remedy)
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         card = torch.cuda.get_device_properties(index)
@@ -232,7 +232,7 @@ def _fonts() -> Iterator[Finding]:
         if family := family_with(sign):
             yield Finding(f"font, {kind}", Status.OK, family)
         else:
-            lost = f"figures draw a box in place of {kind} signs of task names"
+            lost = f"figures draw boxes instead of {kind} characters in task names"
             remedy = f"apt-get install {package}, or another font that has them"
             yield Finding(f"font, {kind}", Status.MISSING, "", lost, remedy)
 
@@ -251,7 +251,7 @@ def _optional(name: str, lost: str) -> Finding:
         return Finding(name, Status.MISSING, "", lost, f"pip install {name}")
     if importlib.util.find_spec(MODULES.get(name, name)) is None:
         remedy = f"pip install --force-reinstall {name}"
-        return Finding(name, Status.MISSING, found, f"its files are gone, so that {lost}", remedy)
+        return Finding(name, Status.MISSING, found, f"its files are missing, so {lost}", remedy)
     return Finding(name, Status.OK, found)
 
 
@@ -259,7 +259,7 @@ def _hub() -> Iterator[Finding]:
     from huggingface_hub.constants import HF_HUB_OFFLINE
 
     if HF_HUB_OFFLINE:
-        lost = "HF_HUB_OFFLINE is set, so that models and data come from paths and the cache alone"
+        lost = "HF_HUB_OFFLINE is set, so models and data come only from paths and the cache"
         yield Finding("Hugging Face hub", Status.MISSING, "", lost, "unset it to allow downloads")
     else:
         yield Finding("Hugging Face hub", Status.OK, "downloads are allowed (no connection was tried)")
@@ -270,7 +270,7 @@ def _terminal() -> Finding:
     try:
         "│↵Δ".encode(encoding)
     except UnicodeEncodeError:
-        lost = "frames and signs of tables cannot be printed"
+        lost = "table frames and symbols cannot be printed"
         return Finding("terminal", Status.MISSING, encoding, lost, "set PYTHONIOENCODING=utf-8 and a UTF-8 locale")
     return Finding("terminal", Status.OK, encoding)
 

@@ -64,8 +64,9 @@ def factors(
 ) -> None:
     """Say which factors (MixLoRA) or directions (LoRA) examples use, by task: purity, usage, overlap, and a t-SNE map.
 
-    Beside them is what the same adapter selects untrained (its snapshot of step 0, or drawn by its seed): a second
-    forward over the prompts. Chance and intervals are of groups of examples, as those that share a picture.
+    A second forward pass runs the same adapter untrained (its snapshot of step 0, or drawn with its seed).
+
+    Chance and intervals are based on groups of examples, such as those that share a picture.
 
     Example: interference factors analysis_configs/demo.yaml --out reports/factors --run reports/demo/mixlora/step-12
     """
@@ -81,7 +82,7 @@ def factors(
     given = given_options(base, adapter, task, layers, modules, samples, seed, None, None)
     resolved = configuration(config, settings, given)
     if out is None:
-        raise ConfigError("there is no directory for the selections; give --out")
+        raise ConfigError("no directory is given for the selections; give --out")
     check_perplexity(perplexity, resolved.probe.samples * len(resolved.tasks))
     folder, beside = OutputFolder(out / "figures", "interference factors"), load(run) if run else None
     with terminal.progress(terminal.console(stderr=True), quiet) as report:
@@ -112,7 +113,7 @@ def report(
     detail: Annotated[
         str | None,
         typer.Option(
-            help="small or full: how many scopes.",
+            help="How many scopes to measure: small or full.",
             show_default="by size",
             autocompletion=command.among("small", "full"),
         ),
@@ -120,7 +121,7 @@ def report(
     examples: Annotated[bool, typer.Option(help="Show the examples that drive a cell.")] = True,
     quiet: Quiet = False,
 ) -> None:
-    """Write runs as a page to read: which tasks conflict, where, is it real, what to do; with figures and tables.
+    """Write a page about runs: which tasks conflict, where, whether it is real and what to do; with figures and tables.
 
     Example: interference report reports/demo/lora/step-10 reports/demo/mixlora/step-12 --out reports/demo/report
     """
@@ -137,10 +138,10 @@ def report(
 @app.command()
 def figure(
     name: FigureName,
-    inputs: Annotated[list[Path], typer.Argument(help="Directories that it is drawn from.", show_default=False)],
+    inputs: Annotated[list[Path], typer.Argument(help="Directories to draw from.", show_default=False)],
     out: FiguresOut = Path("reports/figures"),
     label: Label = None,
-    metric: Annotated[Metric | None, typer.Option(help="Of the matrices.", show_default="interference")] = None,
+    metric: Annotated[Metric | None, typer.Option(help="Metric of the matrices.", show_default="interference")] = None,
     layers: Annotated[str | None, typer.Option(help="Layers from 0: 5,25 or 0-3.", show_default="by figure")] = None,
     modules: Modules = None,
     side: Side = None,
@@ -157,15 +158,15 @@ def figure(
 ) -> None:
     """Draw a figure of the paper from your runs, evaluations or factors: NAME.pdf, .svg, .png, and its data, .csv.
 
-    blocks (2): a run. I in A and B of MLP and attention, by --layers (first and last): Eq. 3, below it ratio of means.
+    blocks (2) takes a run: I in A and B of MLP and attention by --layers (first and last). Eq. 3, then ratio of means.
 
-    conditional (4): evaluations, such as without and with conditional factor selection. Scores by task, --unseen apart.
+    conditional (4) takes evaluations, such as without and with conditional factor selection: scores, --unseen apart.
 
-    selections (5): factors. Map of what examples of the --unseen tasks select (all if none is named).
+    selections (5) takes factors: a map of what examples of the --unseen tasks select (all if none is named).
 
-    pairs (6): factors. Map and overlap of each --pair SEEN=UNSEEN. Both beside the same adapter's untrained.
+    pairs (6) takes factors: map and overlap of each --pair SEEN=UNSEEN. 5 and 6 show the untrained adapter beside it.
 
-    methods (7): runs of LoRA and of MixLoRA. I averaged over layers (Eq. 3), below it ratio of means, and differences.
+    methods (7) takes runs of LoRA and MixLoRA: I averaged over layers (Eq. 3), ratio of means below, and differences.
 
     Example: interference figure blocks reports/demo/lora/step-10 --layers 0,3 --out figures
     """
@@ -184,7 +185,7 @@ def figure(
 @app.command()
 def demo(
     out: DemoOut = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer steps and examples, in a place of its own.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Run fewer steps and examples, in another directory.")] = False,
 ) -> None:
     """Train a LoRA and a MixLoRA on six small tasks, score and measure them, and show where their matrices differ.
 
@@ -199,5 +200,5 @@ def demo(
         else:
             demo.demo(out or Path("reports/demo"), terminal.console())
     except KeyboardInterrupt:
-        typer.echo("interrupted: the same command continues with what is finished", err=True)
+        typer.echo("interrupted: the same command continues from what is finished", err=True)
         raise typer.Exit(130) from None

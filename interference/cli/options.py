@@ -36,17 +36,17 @@ Set = Annotated[list[str] | None, typer.Option("--set", help="Override a key: pr
 Out = Annotated[Path | None, typer.Option(help="Directory to write the run to.", show_default=False)]
 FactorsOut = Annotated[
     Path | None,
-    typer.Option("--out", help="Directory of selections and figures.", show_default=False, callback=at_home),
+    typer.Option("--out", help="Directory for selections and figures.", show_default=False, callback=at_home),
 ]
 ReportOut = Annotated[
-    Path, typer.Option("--out", help="Directory of report.html, figures/ and tables/.", callback=at_home)
+    Path, typer.Option("--out", help="Directory for report.html, figures/ and tables/.", callback=at_home)
 ]
-FiguresOut = Annotated[Path, typer.Option("--out", help="Directory of the files.", callback=at_home)]
+FiguresOut = Annotated[Path, typer.Option("--out", help="Directory for the files.", callback=at_home)]
 DemoOut = Annotated[
     Path | None,
     typer.Option(
         "--out",
-        help="Directory of the demo's checkpoints, runs and pictures.",
+        help="Directory for the demo's checkpoints, runs and pictures.",
         show_default="reports/demo, or reports/demo-quick",
         callback=at_home,
     ),
@@ -63,9 +63,11 @@ Modules = Annotated[
 ]
 Samples = Annotated[int | None, typer.Option(help="Examples of each task.", show_default="100")]
 Seed = Annotated[int | None, typer.Option(help="Seed of sampling and bootstrap.", show_default="0")]
-SpoolDir = Annotated[str | None, typer.Option(help="Directory where gradients wait.", show_default="beside --out")]
+SpoolDir = Annotated[
+    str | None, typer.Option(help="Directory where gradients wait on disk.", show_default="beside --out")
+]
 MemoryBudget = Annotated[str | None, typer.Option(help="Memory for gradients: 2GiB.", show_default="1GiB")]
-MetricOption = Annotated[Metric, typer.Option(help="What is computed of every pair of tasks.")]
+MetricOption = Annotated[Metric, typer.Option(help="What to compute for each pair of tasks.")]
 complete_side = among("A", "B", "router-A", "router-B", "router-AB")
 Side = Annotated[
     str | None,
@@ -94,21 +96,23 @@ FigureName = Annotated[
         help="Name of the figure, or its number in the paper.", show_default=False, autocompletion=among(*FIGURES)
     ),
 ]
-Perplexity = Annotated[float | None, typer.Option(help="Of the t-SNE.", show_default="30, less of few examples")]
-Unseen = Annotated[list[str] | None, typer.Option(help="A task not trained on; repeatable.", show_default=False)]
-Pair = Annotated[
-    list[str] | None, typer.Option(help="SEEN=UNSEEN, tasks thought alike; repeatable.", show_default=False)
+Perplexity = Annotated[
+    float | None, typer.Option(help="Perplexity of the t-SNE map.", show_default="30, less for few examples")
 ]
+Unseen = Annotated[
+    list[str] | None, typer.Option(help="A task that was not trained on; repeatable.", show_default=False)
+]
+Pair = Annotated[list[str] | None, typer.Option(help="SEEN=UNSEEN: two tasks to pair; repeatable.", show_default=False)]
 Beside = Annotated[Path | None, typer.Option(help="A run of the same tasks, to compare with.", show_default=False)]
 Label = Annotated[
     list[str] | None,
-    typer.Option(help="What a run or directory is called, in their order.", show_default="its own name"),
+    typer.Option(help="Name of a run or directory, in their order; repeatable.", show_default="its own name"),
 ]
 Pilot = Annotated[
-    Path | None, typer.Option(help="A run to tell from how many groups a verdict needs.", show_default=False)
+    Path | None, typer.Option(help="A run from which to plan how many groups a verdict needs.", show_default=False)
 ]
 Effect = Annotated[
-    str | None, typer.Option(help="With --pilot: interference to be found, or 'observed'.", show_default="-0.1")
+    str | None, typer.Option(help="With --pilot: the interference to detect, or 'observed'.", show_default="-0.1")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show neither progress nor the next step.")]
@@ -172,13 +176,15 @@ def effect_of(text: str | None, pilot: Path | None) -> float | None:
     if text is None:
         return EFFECT
     if pilot is None:
-        raise ConfigError(f"--effect {text} is for a --pilot, which tells the variance; name a run")
+        raise ConfigError(f"--effect {text} is for a --pilot, which gives the variance; name a run")
     if text == "observed":
         return None
     try:
         return float(text)
     except ValueError:
-        raise ConfigError(f"--effect {text!r} is no number; write an interference such as -0.1, or observed") from None
+        raise ConfigError(
+            f"--effect {text!r} is not a number; write an interference such as -0.1, or observed"
+        ) from None
 
 
 def names(text: str | None) -> list[str] | None:

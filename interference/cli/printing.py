@@ -174,7 +174,7 @@ def remarks(
         run: the run.
         table: of `Run.table`.
         signal: of `Run.signal`, in the same scope.
-        metric: of the table.
+        metric: metric of the table.
         reduce: as in `Run.table`; None for the default.
         aggregate: as in `Run.table`; None for the default.
         carriers: of `Run.carriers`, in the same scope; None: not told.
@@ -222,12 +222,12 @@ def notes(run: Run, config: "AnalysisConfig", origin: Path | None) -> list[str]:
     whole = f" in whole units of {size}" if size > 1 else ""
     found = [f"task {task!r} has {count} examples{whole}, fewer than samples={samples}" for task, count in few.items()]
     if left := {samples - count for count in counts if samples - size < count < samples}:
-        found.append(f"units of {size} leave {max(left)} of samples={samples} examples of a task over")
+        found.append(f"units of {size} leave {max(left)} of samples={samples} examples of a task unused")
     if loss := other_loss(run.meta):
         found.append(loss)
     if again := run.meta.get("measured_again"):
         parts = "a part" if again == 1 else f"{again} parts"
-        found.append(f"{parts} of the unfinished work, damaged or of examples that have changed: measured again")
+        found.append(f"measured again: {parts} of the unfinished work, damaged or from examples that have changed")
     if len(run.tasks) == 1:
         found.append("a run of one task has no pair of tasks to compare")
     if origin is not None and origin.is_dir() and fingerprint(meta_of(origin)) not in ("", fingerprint(run.meta)):
@@ -243,7 +243,7 @@ def fingerprint(meta: Mapping[str, Any]) -> str:
 
 def verification(found: "Verification", console: Console) -> None:
     """Print what `verify` found."""
-    console.print(frame(found.gradients, "units derived again by batch-1 autograd: relative errors"))
+    console.print(frame(found.gradients, "units recomputed by batch-1 autograd: relative errors"))
     console.print(frame(found.steps, "real steps against first-order Delta (step: lambda; predicted: nats per token)"))
     last = f"up to a step of {number(found.linear_until)}" if found.linear_until else "at no step size tried"
     console.print(
@@ -252,13 +252,13 @@ def verification(found: "Verification", console: Console) -> None:
     )
     if found.passed and not found.linear_until:
         console.print(
-            f"Steps were not judged: {found.dtype} rounds losses by more than small steps move them, which tells "
-            "nothing against Delta; measure in float32 to have it compared."
+            f"Steps were not judged: {found.dtype} rounds losses by more than small steps move them. That says "
+            "nothing against Delta; measure in float32 to compare it."
         )
     if found.routers and not found.linear_until:
         console.print(
-            "note: routers were measured; their straight-through gradient is an estimate, not the derivative of the "
-            "loss, and real steps may differ from it however small they are. Without probe.routers A and B are checked."
+            "note: routers were measured. Their straight-through gradient is an estimate, not the derivative of the "
+            "loss, so even small real steps may differ from it. Measure without probe.routers to check A and B."
         )
 
 
@@ -282,7 +282,7 @@ def _needed(found: "Needed", here: Mapping[str, int] | None, console: Console) -
     counts = [name for name in ("groups", "units", "unlimited") if name in shown]
     shown = shown.assign(**{name: shown[name].map(_count) for name in counts}).rename(columns={"groups": found.kind})
     more = f"; the {_ENDS} greatest of {len(shown)} needs, --json has all" if len(shown) > _ENDS else ""
-    console.print(frame(shown.head(_ENDS), f"{found.kind} of each task that a verdict needs, by the pilot{more}"))
+    console.print(frame(shown.head(_ENDS), f"{found.kind} of each task that a verdict needs, from the pilot{more}"))
     for line in found.sentences(here):
         console.print(plain(line), markup=False, highlight=False)
 
@@ -296,16 +296,16 @@ def _costs(found: "Plan", console: Console) -> None:
     console.print(
         frame(found.choices, f"{found.units} units of {found.blocks} blocks, {found.width:,} gradient entries each")
     )
-    kept = f"{amount(found.stored)} of Gram matrices, which stay as the run"
+    kept = f"{amount(found.stored)} of Gram matrices, which the run keeps"
     console.print(f"disk: {amount(found.spool)} of gradients while computing, and {kept}")
     if found.seconds is None or found.memory is None:
-        console.print("memory and time were not measured: leave out --no-time")
+        console.print("memory and time were not measured; leave out --no-time to measure them")
         return
     gpu = "" if found.gpu_memory is None else f", on the GPU {amount(found.gpu_memory)}"
     console.print(f"memory: {amount(found.memory)}{gpu}")
     parts = ", ".join(f"{name} {spent:.2g}" for name, spent in found.seconds.items())
     console.print(
-        f"time: {duration(sum(found.seconds.values()))} (seconds: {parts}), from some examples of all lengths"
+        f"time: {duration(sum(found.seconds.values()))} (seconds: {parts}), estimated from examples of all lengths"
     )
 
 

@@ -51,7 +51,7 @@ def paired(selections: Selections, pairs: Sequence[tuple[str, str]], seed: int =
     Args:
         selections: of examples of all these tasks, and maybe others.
         pairs: (seen, unseen).
-        seed: of the random pairings that are tried if there are too many to try all.
+        seed: seed of the random pairings that are tried if there are too many to try all.
 
     Raises:
         ScopeError: if there is no pair, or a task is missing or in two pairs.
@@ -64,8 +64,8 @@ def paired(selections: Selections, pairs: Sequence[tuple[str, str]], seed: int =
     if np.isnan(values).any():
         row, column = np.argwhere(np.isnan(values))[0]
         raise MeasurementError(
-            f"all examples of {seen[row]!r} and {unseen[column]!r} are of one group, so that nothing tells what the "
-            "tasks share; give them examples of other groups"
+            f"all examples of {seen[row]!r} and {unseen[column]!r} belong to one group, so what the tasks "
+            "share cannot be measured; give them examples of other groups"
         )
     exact, random = factorial(count) <= PERMUTATIONS, np.random.default_rng(seed)
     orders = permutations(range(count)) if exact else (random.permutation(count) for _ in range(PERMUTATIONS))

@@ -95,7 +95,7 @@ def _withheld(names: list[str], labels: NDArray[np.intp], groups: Codes, k: int)
         if (count := len(np.unique(groups[labels == place]))) < LEAST_GROUPS:
             return f"task {name!r} has {count} groups of examples, and {LEAST_GROUPS} are needed"
     if len(labels) < _PER_NEIGHBOUR * k:
-        return f"{len(labels)} examples are few for {k} neighbours; {_PER_NEIGHBOUR * k} are needed"
+        return f"{len(labels)} examples are too few for {k} neighbours; {_PER_NEIGHBOUR * k} are needed"
     return None
 
 

@@ -93,7 +93,7 @@ def load(path: Path | str) -> Factors:
         What every example selects, and how it was computed.
 
     Raises:
-        RunError: If the directory holds no factors, is damaged, or has another version.
+        RunError: If the directory has no factors, is damaged, or has another version.
 
     Example:
         >>> import interference, tempfile
@@ -116,7 +116,7 @@ def load(path: Path | str) -> Factors:
         raise RunError(f"there are no factors at {folder}")
     for name in (_JSON, _EXAMPLES, _VALUES):
         if not (folder / name).is_file():
-            raise RunError(f"{folder} holds no factors: it has no {name}")
+            raise RunError(f"{folder} has no factors: it lacks {name}")
     meta = _read_meta(folder)
     sums = meta.pop("checksums")
     record.check_sums(folder, sums, list(sums))
@@ -135,7 +135,7 @@ def load(path: Path | str) -> Factors:
 
 def check_free(out: Path) -> None:
     """Raise a RunError if `out` exists already."""
-    directories.check_free(out, _JSON, "factors", "holds something else")
+    directories.check_free(out, _JSON, "factors", "contains no factors")
 
 
 def against(found: Factors, run: Run, **options: Any) -> Correlation:
@@ -161,7 +161,7 @@ def remarks(found: Factors) -> list[str]:
     said = []
     if found.selections.groups is None:
         said.append(
-            "these factors hold no groups, so their examples were taken as independent: where they share pictures or "
+            "these factors have no groups, so their examples were treated as independent: where they share pictures or "
             "documents, chance and intervals are wrong; compute them again"
         )
     elif not alone(found.selections.groups):
@@ -169,15 +169,15 @@ def remarks(found: Factors) -> list[str]:
         copies = int(found.meta.get("copies") or 0)
         repeated = f", {copies} of them with the prompt of another" if copies else ""
         said.append(
-            f"{count} examples are of {groups} groups{repeated}: neighbours are looked for in other groups, and chance "
-            "and intervals are of whole groups"
+            f"{count} examples form {groups} groups{repeated}: neighbours are taken from other groups only, and chance "
+            "and intervals are based on whole groups"
         )
     if found.untrained is None:
         missing = (found.meta.get("untrained") or {}).get("missing")
         said.append(
-            f"there is no untrained adapter beside it, {missing}: whether training made these clusters is not known"
+            f"there is no untrained adapter beside it, {missing}: it is unknown whether training made these clusters"
             if missing
-            else "these factors hold no untrained adapter, without which clusters do not speak of learning; to have "
+            else "these factors have no untrained adapter, so the clusters do not show what training learned; to add "
             "it, run `interference factors` again with another --out"
         )
     return said
@@ -194,7 +194,7 @@ def tables(
     """The tables that go with the map, by name.
 
     "purity": on the selections and on the map; "learning": purity beside the untrained adapter's, with the interval of
-    the difference; "tasks": one row a task; "layers": use by layer; "information": the blocks with most information
+    the difference; "tasks": one row per task; "layers": use by layer; "information": the blocks with most information
     about the task (MixLoRA); "overlap": tasks x tasks; "interference": the correlation of the overlap with a run.
 
     Args:
@@ -265,16 +265,16 @@ def _read_examples(path: Path) -> tuple[pd.DataFrame, Codes | None]:
 
 
 def _read_blocks(path: Path, rows: list[Any]) -> pd.DataFrame:
-    """The blocks in the rows of `path`, one row a block."""
+    """The blocks in the rows of `path`, one row per block."""
     try:
         blocks = pd.DataFrame(rows, columns=_BLOCK_COLUMNS).astype({"layer": "Int64", "factors": int})
     except Exception as error:  # pandas raises errors of every kind on broken input
         raise RunError(f"{path} is damaged: its blocks cannot be read ({error}); compute the factors again") from None
     texts = ("name", "component", "module", "group", "side")
     if not all(record.is_text(blocks[column]) for column in texts) or blocks["name"].isna().any():
-        raise RunError(f"{path} is damaged: a block in it has no name; compute the factors again")
+        raise RunError(f"{path} is damaged: a block has no name; compute the factors again")
     if blocks["name"].duplicated().any() or (blocks["factors"] < 1).any():
-        raise RunError(f"{path} is damaged: a block in it stands twice or has no factors; compute the factors again")
+        raise RunError(f"{path} is damaged: a block appears twice or has no factors; compute the factors again")
     return blocks
 
 
@@ -286,6 +286,6 @@ def _check_whole(path: Path, found: Selections) -> None:
             raise RunError(f"{path} is damaged: it lacks block {name}")
         count = len(found.tasks)
         if values.ndim != 2 or len(values) != count or (not found.mixture and values.shape[1] != factors):
-            raise RunError(f"{path} is damaged: block {name} is not of {count} examples")
+            raise RunError(f"{path} is damaged: block {name} does not have {count} examples")
         if found.mixture and not ((values >= 0) & (values < factors)).all():
             raise RunError(f"{path} is damaged: block {name} names a factor that is not among {factors}")

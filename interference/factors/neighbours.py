@@ -34,7 +34,7 @@ class Purity:
         high: its upper end.
         p: share of permutations that are at least as pure.
         k: neighbours looked at.
-        by_task: one row a task: examples, purity, chance; with groups also their number.
+        by_task: one row per task: examples, purity, chance; with groups also their number.
     """
 
     value: float
@@ -52,8 +52,8 @@ class Embedding:
 
     Attributes:
         points: [examples, 2].
-        perplexity: of the t-SNE.
-        seed: of everything random.
+        perplexity: perplexity of the t-SNE.
+        seed: seed of everything random.
         purity: of neighbours by their selections.
         map_purity: of neighbours on the map, which t-SNE may have pulled together.
     """
@@ -103,7 +103,7 @@ def purity(
         tasks: of the examples.
         k: neighbours looked at.
         permutations: of the labels, for the interval and p.
-        seed: of the permutations.
+        seed: seed of the permutations.
         groups: [examples]; None if they are independent.
 
     Raises:
@@ -113,13 +113,13 @@ def purity(
     count, most = len(tasks), most_neighbours(len(tasks), groups)
     if not most:
         raise ScopeError(
-            f"all {count} examples are of one group, so that none has a neighbour of another; give examples of other "
+            f"all {count} examples belong to one group, so none has a neighbour in another; give examples of other "
             "groups"
         )
     if not 1 <= k <= most:
         has = f"each of {count} examples has {most} others"
         if most < count - 1:
-            has = f"of {count} examples {count - most} are of one group and have {most} others"
+            has = f"{count - most} of {count} examples are in one group and have {most} others"
         raise ScopeError(f"k is {k}, but {has}; take more examples, or a k from 1 to {most}")
     names, labels = np.unique(list(tasks), return_inverse=True)
     weights = nearest(distances, k, groups)
@@ -176,7 +176,10 @@ def silhouette(distances: NDArray, tasks: Sequence[str], groups: Codes | None = 
     counts = other @ one_hot
     if not counts[np.arange(len(labels)), labels].any():
         kind = "example" if groups is None else "group of examples"
-        raise ScopeError(f"each of the {len(names)} tasks has one {kind}, and none lies apart; raise samples")
+        raise ScopeError(
+            f"each of the {len(names)} tasks has only one {kind}, so nothing can be compared within a task; raise "
+            "samples"
+        )
     with np.errstate(invalid="ignore", divide="ignore"):
         means = np.where(counts > 0, (np.where(other, distances, 0) @ one_hot) / counts, np.inf)
     own = means[np.arange(len(labels)), labels].copy()
@@ -198,7 +201,7 @@ def tsne(rows: NDArray, perplexity: float = PERPLEXITY, seed: int = 0) -> Array:
     Args:
         rows: such as `features`.
         perplexity: roughly the number of neighbours that each point keeps.
-        seed: of everything random.
+        seed: seed of everything random.
 
     Raises:
         ScopeError: if the perplexity is not above 0 and below the number of examples.
@@ -232,10 +235,10 @@ def embed(
 
     Args:
         selections: of the examples.
-        perplexity: of the t-SNE; None for 30, or a third of the other examples where that is less.
+        perplexity: perplexity of the t-SNE; None for 30, or a third of the other examples where that is less.
         k: neighbours looked at; None for 10, or all of other groups where these are fewer.
         permutations: of the labels.
-        seed: of everything random.
+        seed: seed of everything random.
         alike: whether examples that all selected the same are put into one point, as a control may.
 
     Raises:

@@ -71,18 +71,18 @@ def compute(
 
     Args:
         model: A model with a LoRA or MixLoRA adapter; its state is restored afterwards.
-        collator: Of its processor.
+        collator: Collator of its processor.
         tasks: {task: examples}.
         layers: Transformer blocks, from 0; None for all.
         modules: Module names ("q_proj") or "attention", "mlp"; None for all.
         adapter: The adapter; None for the active one.
         components: Parts of the model: "language", "vision", "projector".
         batch_size: Examples in one forward.
-        seed: Of what routing="random" draws.
+        seed: Seed of what routing="random" draws.
         group: What examples that are not independent share: "image" (a picture, by its content), "none", or the key of
             their records that they were read with. Examples of the same prompt are one group in any case.
-        untrained: Seed of an untrained adapter of the same configuration, which is in the model for the time of the
-            call, and whose selections are the control of the trained one's; None for none.
+        untrained: Seed of an untrained adapter of the same configuration, which is in the model during the call. Its
+            selections are the control for those of the trained adapter. None for no control.
         progress: Called after every batch.
 
     Returns:
@@ -210,9 +210,9 @@ class Observer:
     Attributes:
         model: A model with a LoRA or MixLoRA adapter; its state is restored afterwards.
         targets: Of one adapter.
-        collator: Of the model's processor.
+        collator: Collator of the model's processor.
         batch_size: Examples in one forward.
-        seed: Of what routing="random" draws. What a batch draws does not depend on the batches before it.
+        seed: Seed of what routing="random" draws. What a batch draws does not depend on the batches before it.
         progress: Called after every batch.
         spool: Where the selections of every batch wait; None to keep them in memory.
         job: Identity of the work; only selections of the same job are taken from the spool.
@@ -299,7 +299,7 @@ class Observer:
         name = self.targets[0].adapter
         mixtures = {isinstance(target.layer, MixLoraLayer) for target in self.targets}
         if len(mixtures) > 1:
-            raise ScopeError(f"adapter {name!r} is a LoRA here and a MixLoRA there; name the modules of one of them")
+            raise ScopeError(f"adapter {name!r} has LoRA modules and MixLoRA modules; name modules of one kind")
         mixture = mixtures == {True}
         with as_found(self.model), torch.no_grad(), torch.random.fork_rng():
             activate(self.model, name)

@@ -35,7 +35,7 @@ class Selections:
 
     Attributes:
         tasks: the task of every example.
-        blocks: one row a block: name, component, layer, module, group, side, factors (the number of them).
+        blocks: one row per block: name, component, layer, module, group, side, factors (the number of them).
         values: {block name: [examples, r]}: the indices of the chosen factors, by rank, for a mixture; the mean of A x
             over the prompt's tokens for a LoRA.
         mixture: whether factors were chosen (MixLoRA), or every rank direction is active to some degree (LoRA).
@@ -106,7 +106,7 @@ def shares(selections: Selections) -> dict[str, Array]:
 
 
 def usage(selections: Selections) -> pd.DataFrame:
-    """How concentrated the use of each block's factors is, one row a block.
+    """How concentrated the use of each block's factors is, one row per block.
 
     Columns after those of the block: factors, entropy (of `shares`, bits), evenness (entropy / log2 factors; 1 is even
     use), effective (2 ** entropy: the number of evenly used factors with this entropy), largest (share of the most used
@@ -130,7 +130,7 @@ def usage_by_layer(selections: Selections) -> pd.DataFrame:
 
 
 def information(selections: Selections, permutations: int = PERMUTATIONS, seed: int = 0) -> pd.DataFrame:
-    """Mutual information of task and chosen factor, one row a block.
+    """Mutual information of task and chosen factor, one row per block.
 
     I(T; F), in bits, for a random example and one of its chosen factors at random: 0 if all tasks use factors alike,
     H(T) if a factor identifies the task. A finite sample never shows 0, and the r choices of an example are not

@@ -50,7 +50,7 @@ class Origin:
         if self.snapshot is not None:
             return "untrained: the training's snapshot of step 0"
         if self.recorded:
-            return f"untrained: drawn again by the training's seed {self.seed}"
+            return f"untrained: drawn again with the training's seed {self.seed}"
         return f"an untrained adapter of the same configuration, seed {self.seed}"
 
 
@@ -79,7 +79,7 @@ def attach(model: nn.Module, adapter: str, source: Origin) -> str:
         CheckpointError: if the snapshot is not of the same adapter.
     """
     if not isinstance(model, PeftModel):
-        raise NoControlError("as the model is no PeftModel")
+        raise NoControlError("because the model is not a PeftModel")
     config = deepcopy(model.peft_config[adapter])
     _check(config)
     name = NAME
@@ -89,7 +89,7 @@ def attach(model: nn.Module, adapter: str, source: Origin) -> str:
         try:
             model.add_adapter(name, config)
         except (ValueError, TypeError, NotImplementedError) as error:
-            raise NoControlError(f"as PEFT cannot make a second one in this model ({error})") from None
+            raise NoControlError(f"because PEFT cannot make a second one in this model ({error})") from None
     banks: Any = getattr(model.base_model, "mixlora_tasks", {})
     if adapter in banks:  # encoded definitions are not trained
         banks[name].load_state_dict(banks[adapter].state_dict())
@@ -110,9 +110,9 @@ def _check(config: Any) -> None:
     """Raise a NoControlError if PEFT would not draw weights for a second adapter like this."""
     drawn = getattr(config, "init_lora_weights", True)
     if drawn not in _DRAWN:
-        raise NoControlError(f"as init_lora_weights={drawn!r} makes weights from those of the base")
+        raise NoControlError(f"because init_lora_weights={drawn!r} makes weights from those of the base")
     if getattr(config, "bias", "none") != "none":
-        raise NoControlError(f"as bias={config.bias!r} trains weights of the base itself")
+        raise NoControlError(f"because bias={config.bias!r} trains weights of the base itself")
 
 
 def _fill(model: nn.Module, name: str, snapshot: Path) -> None:
@@ -121,7 +121,7 @@ def _fill(model: nn.Module, name: str, snapshot: Path) -> None:
     Raises:
         CheckpointError: if they are not of the same adapter.
     """
-    remedy = "move it away, and the untrained adapter is drawn by the training's seed"
+    remedy = "move it away, and the untrained adapter is drawn with the training's seed"
     try:
         saved = load_file(snapshot)
     except (OSError, SafetensorError) as error:
@@ -129,5 +129,5 @@ def _fill(model: nn.Module, name: str, snapshot: Path) -> None:
     expected = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
     shapes = {key: tuple(value.shape) for key, value in expected.items()}
     if {key: tuple(value.shape) for key, value in saved.items()} != shapes:
-        raise CheckpointError(f"the snapshot {snapshot} is of another adapter; {remedy}")
+        raise CheckpointError(f"the snapshot {snapshot} is from another adapter; {remedy}")
     set_peft_model_state_dict(model, saved, adapter_name=name)

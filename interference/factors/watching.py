@@ -51,8 +51,8 @@ def observe(model: nn.Module, targets: Sequence[Target], batch: Mapping[str, Any
         values = found.get(target.place.name)
         if values is None or len(values) != len(mask):
             raise MeasurementError(
-                f"{target.path} does not keep the {len(mask)} examples of a batch apart (one image an example, or text "
-                "alone in the language model); leave the module out"
+                f"{target.path} does not keep the {len(mask)} examples of a batch apart (one image per example, or "
+                "text alone in the language model); leave the module out"
             )
     return found
 

@@ -38,7 +38,7 @@ class Picture(Figure):
     """A matplotlib Figure that a notebook displays by itself, without pyplot.
 
     Attributes:
-        data: What is drawn, one row a cell or point, so that others can redraw it.
+        data: What is drawn, one row per cell or point, so that others can redraw it.
         notes: What a reader must know besides.
         caption: The lines below the panels.
 

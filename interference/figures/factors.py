@@ -34,7 +34,7 @@ def embedding(
     title: str | None = None,
     beside: Contrast | None = None,
 ) -> Picture:
-    """The map of the examples, one point each, a colour and a shape a task; beside it the untrained adapter's.
+    """The map of the examples, one point each, a colour and a shape per task; beside it the untrained adapter's.
 
     Args:
         factors: what the examples select.
@@ -76,7 +76,7 @@ def pairs(
     beside: Contrast | None = None,
     beside_pairing: Pairing | None = None,
 ) -> Picture:
-    """The map of pairs of a seen and an unseen task, a colour and a shape a pair, and how much every two tasks share.
+    """The map of pairs of a seen and an unseen task, a colour and a shape per pair, and how much every two tasks share.
 
     Args:
         factors: what the examples of the paired tasks select, and of no others.
@@ -110,7 +110,7 @@ def pairs(
 
 
 def usage(factors: Factors) -> Picture:
-    """How much each factor of each block is used: a panel a module and side, a row a layer, a column a factor.
+    """How much each factor of each block is used: a panel per module and side, a row per layer, a column per factor.
 
     Of a mixture the share of examples that chose the factor, with a cross on a factor that none chose; of a LoRA the
     share of the squared activation. Factors of the same number in two modules have nothing to do with each other.
@@ -154,9 +154,9 @@ def _purities(embedded: Embedding, narrow: bool) -> list[str]:
     """The purity of a map, beside its level of chance, in lines."""
     purity, on_map = embedded.purity, embedded.map_purity
     chance = f"chance {purity.chance:.0%}, 95% of shuffles {purity.low:.0%} to {purity.high:.0%}"
-    nearest = f"{purity.k} nearest by selections of the same task: {purity.value:.0%}"
+    nearest = f"same task among {purity.k} nearest by selections: {purity.value:.0%}"
     first = [nearest, f"({chance})"] if narrow else [f"{nearest} ({chance})"]
-    return [*first, f"{on_map.k} nearest on this map: {on_map.value:.0%}"]
+    return [*first, f"same task among {on_map.k} nearest on this map: {on_map.value:.0%}"]
 
 
 def _tell_control(figure: Picture, factors: Factors, embedded: Embedding, beside: Contrast | None) -> None:
@@ -169,7 +169,7 @@ def _tell_control(figure: Picture, factors: Factors, embedded: Embedding, beside
     pair = f"purity by selections: trained {embedded.purity.value:.1%}, untrained {beside.embedding.purity.value:.1%}"
     interval = ""
     if beside.withheld is None:
-        interval = f" [{100 * beside.low:+.1f}, {100 * beside.high:+.1f}] (95%, of {beside.groups} groups of examples)"
+        interval = f" [{100 * beside.low:+.1f}, {100 * beside.high:+.1f}] (95%, {beside.groups} groups of examples)"
     found = f"{pair}, difference {100 * beside.difference:+.1f} points{interval}"
     _heading(figure, f"{found}\n{plain(beside.verdict)}")
 
@@ -214,7 +214,7 @@ def _frame_map(axes: Axes, embedded: Embedding) -> None:
     for edge in axes.spines.values():
         edge.set_color("0.7")
     axes.set_xlabel(
-        f"t-SNE (perplexity {embedded.perplexity:g}, seed {embedded.seed}): nearness counts, axes and gaps do not",
+        f"t-SNE (perplexity {embedded.perplexity:g}, seed {embedded.seed}): nearness matters, axes and gaps do not",
         fontsize=8,
     )
 
@@ -246,18 +246,18 @@ def _overlaps(axes: Axes, matrix: pd.DataFrame, mixture: bool, limit: float) -> 
 
 def _overlap_title(pairing: Pairing) -> str:
     """How much the paired tasks share, beside those not paired and beside other ways to pair them."""
-    pairs = f"overlap of selections (beside; framed: the pairs): of a pair {pairing.mean:.2f}"
+    pairs = f"overlap of selections (beside, pairs framed): {pairing.mean:.2f} within pairs"
     if len(pairing.pairs) == 1:
-        return f"{pairs}; of one pair there is nothing to compare it with"
+        return f"{pairs}; one pair has nothing to be compared with"
     kind = "all" if pairing.exact else "random"
     return (
-        f"{pairs}, of tasks not paired {pairing.others:.2f}\n"
+        f"{pairs}, {pairing.others:.2f} between other tasks\n"
         f"{pairing.at_least} of {kind} {pairing.tried} ways to pair these tasks give as much (p = {pairing.p:.2g})"
     )
 
 
 def _two_rows(figure: Picture, axes: Axes) -> None:
-    """A legend whose first row is the seen tasks and whose second the unseen ones, a column a pair."""
+    """A legend whose first row is the seen tasks and whose second the unseen ones, a column per pair."""
     handles, names = axes.get_legend_handles_labels()
     blank = [Line2D([], [], linestyle="none") for _ in range(2)]
     legend = figure.legend(

@@ -118,7 +118,7 @@ def difference(
         A matplotlib Figure, with `data` (a DataFrame of what is drawn), `notes` and `caption`.
 
     Raises:
-        ScopeError: If there are not two runs, they do not hold the same units, or the scope is not there.
+        ScopeError: If there are not two runs, they do not have the same units, or the scope is not there.
         ConfigError: If an option has a value that is not allowed.
         MeasurementError: If every gradient in the scope is zero.
 
@@ -174,14 +174,14 @@ def panels(
     ways: Sequence[Way] = (),
     **options: Any,
 ) -> Picture:
-    """Small multiples: one row a layer, one column a group of modules and side, as in the paper's Figure 2.
+    """Small multiples: one row per layer, one column per group of modules and side, as in the paper's Figure 2.
 
     Args:
         run: A run.
         metric: As in `Run.matrix`.
         layers: Rows; None for every probed layer.
         modules: Columns: modules or groups of them; None for every group.
-        side: Of the columns; None for A and B.
+        side: Side of the columns; None for A and B.
         space: "weight" for columns of W, which has no sides, if the run was computed with weight_space=True.
         ways: All layers once for each, with options of their own; none for the one of the options.
         **options: Options of `Run.table`.
@@ -203,7 +203,9 @@ def panels(
     blocks = blocks[blocks["layer"].notna()]
     rows = sorted({int(layer) for layer in blocks["layer"]})
     if not rows:
-        raise ScopeError("no block of this scope lies in a layer; name modules of layers, or a run that probes layers")
+        raise ScopeError(
+            "no block in this scope belongs to a layer; name modules of layers, or a run that probes layers"
+        )
     groups = modules or list(dict.fromkeys(blocks["group"]))
     sides = (Side.W,) if space == Space.WEIGHT else (Side.A, Side.B) if side is None else (Side(side),)
     columns = [(group, one) for group in groups for one in sides]

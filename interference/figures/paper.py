@@ -2,7 +2,7 @@
 
     interference.paper.blocks(run, layers=[0, 3])
 
-What they show and how is in `matrices`, `scores` and `factors`; here is what the paper shows of it.
+`matrices`, `scores` and `factors` draw; this module chooses what the paper shows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,16 +41,16 @@ def blocks(
     side: Side | str | None = None,
     **options: Any,
 ) -> Picture:
-    """Figure 2: task interference in A and B of MLP and attention, one row a layer.
+    """Figure 2: task interference in A and B of MLP and attention, one row per layer.
 
-    I is the paper's Eq. 3, without verdicts, and in rows below the ratio of means, with them.
+    The upper rows show the paper's Eq. 3, without verdicts. The rows below show the ratio of means, with verdicts.
 
     Args:
         run: A run.
         layers: Rows; None for the first and the last that were probed.
         metric: As in `Run.matrix`.
         modules: Columns: modules or groups of them; None for every group, MLP first.
-        side: Of the columns; None for A and B.
+        side: Side of the columns; None for A and B.
         **options: Options of `Run.table`; with `reduce="ratio-of-means"` there are no rows of Eq. 3.
 
     Returns:
@@ -81,11 +81,11 @@ def conditional(
 ) -> Picture:
     """Figure 4: scores of two or more models by task, such as without and with conditional factor selection.
 
-    Of two, the second panel is how much the second differs on the same examples.
+    For two models, a second panel shows how much the second differs on the same examples.
 
     Args:
         evaluations: Directories that `mixlora evaluate` wrote.
-        labels: What the models are called; None for what the evaluations call them.
+        labels: Names of the models; None for those in the evaluations.
         unseen: Tasks that the models were not trained on.
 
     Returns:
@@ -93,7 +93,7 @@ def conditional(
 
     Raises:
         ScopeError: If there are not two, labels are more or fewer, two are the same, or an unseen task is not there.
-        InterferenceError: If a directory holds no results, or the two cannot be compared.
+        InterferenceError: If a directory has no results, or the two cannot be compared.
     """
     if len(evaluations) < 2:
         raise ScopeError(f"scores are compared, but {len(evaluations)} evaluation was given; give two or more")
@@ -119,7 +119,7 @@ def selections(factors: Factors, unseen: Sequence[str] = (), perplexity: float |
     Args:
         factors: What the examples select.
         unseen: The tasks to draw; all if there are none.
-        perplexity: Of the t-SNE; None for 30, or less where there are few examples.
+        perplexity: Perplexity of the t-SNE; None for 30, or less where there are few examples.
 
     Returns:
         A matplotlib Figure, with `data` (a DataFrame of what is drawn), `notes` and `caption`.
@@ -139,14 +139,14 @@ def selections(factors: Factors, unseen: Sequence[str] = (), perplexity: float |
 
 
 def pairs(factors: Factors, pairs: Sequence[tuple[str, str]], perplexity: float | None = None) -> Picture:
-    """Figure 6: the map of seen tasks and the unseen ones thought like them, and how much each two of them share.
+    """Figure 6: the map of seen tasks and the unseen ones paired with them, and how much each two of them share.
 
-    Below is the same of the same adapter untrained, with the difference of purity and its 95% interval.
+    Below is the same for the adapter untrained, with the difference of purity and its 95% interval.
 
     Args:
         factors: What the examples select.
         pairs: (seen, unseen); a task is in one pair at most, and those in none are left out.
-        perplexity: Of the t-SNE; None for 30, or less where there are few examples.
+        perplexity: Perplexity of the t-SNE; None for 30, or less where there are few examples.
 
     Returns:
         A matplotlib Figure, with `data` (a DataFrame of what is drawn), `notes` and `caption`.
@@ -166,8 +166,8 @@ def pairs(factors: Factors, pairs: Sequence[tuple[str, str]], perplexity: float 
 def methods(runs: Mapping[str, Run], metric: str = "interference", **options: Any) -> Picture:
     """Figure 7: task interference averaged over layers, of two methods on the same examples, and how they differ.
 
-    I is the paper's Eq. 3 averaged over blocks, without verdicts, and in a row below the ratio of means of all blocks
-    as one, with them.
+    The upper row shows the paper's Eq. 3 averaged over blocks, without verdicts. The row below shows the ratio of means
+    of all blocks as one, with verdicts.
 
     Args:
         runs: {title: run}, two of them, such as of LoRA and of MixLoRA.
@@ -178,7 +178,7 @@ def methods(runs: Mapping[str, Run], metric: str = "interference", **options: An
         A matplotlib Figure, with `data` (a DataFrame of what is drawn), `notes` and `caption`.
 
     Raises:
-        ScopeError: If there are not two runs, they do not hold the same units, or the scope is not there.
+        ScopeError: If there are not two runs, they do not have the same units, or the scope is not there.
         ConfigError: If an option has a value that is not allowed.
         MeasurementError: If every gradient in the scope is zero.
 

@@ -82,7 +82,7 @@ def told(title: str, panels: Mapping[str, pd.DataFrame]) -> str:
     """How far a row without verdicts is from those below it, over its cells of two different tasks.
 
     Args:
-        title: of the way.
+        title: title of the way.
         panels: its tables, of `agreed`, by what they are of; a single one needs no name.
     """
     cells = {name: table[table["affected"] != table["stepped"]] for name, table in panels.items()}
@@ -90,8 +90,8 @@ def told(title: str, panels: Mapping[str, pd.DataFrame]) -> str:
     across = [f"{_holding(table)} of {len(table)} cells{names[name]}" for name, table in cells.items()]
     against = [f"{(table['at_odds'] == 'sign').sum()}{names[name]}" for name, table in cells.items()]
     return (
-        f"above: {title}, as published, without verdicts; its interval contains 0 in {', '.join(across)}; its sign is "
-        f"against the verdict below in {', '.join(against)}"
+        f"above: {title}, as published, without verdicts; its interval contains 0 in {', '.join(across)}; its sign "
+        f"contradicts the verdict below in {', '.join(against)}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Per-example gradients of any loss: one example a backward pass, without hooks.
+"""Per-example gradients of any loss: one example per backward pass, without hooks.
 
 The fast path (`probe`) knows one loss, the mean cross-entropy over supervised tokens. Every other is measured here.
 """
@@ -49,7 +49,7 @@ def loss_of(model: nn.Module, example: Mapping[str, Any], loss: Loss) -> Tensor:
     """The loss of a batch of one example.
 
     Raises:
-        MeasurementError: if it is no scalar.
+        MeasurementError: if it is not a scalar.
     """
     with routed(model, tasks=example.get("tasks"), alone=True):
         found = loss(model, inputs_of(example))
@@ -74,7 +74,7 @@ def gradients_of(
         gradients {block name: [batch, *factor shape]}, losses [batch], and the factors that each example used.
 
     Raises:
-        MeasurementError: if the loss is no scalar, or does not depend on a target.
+        MeasurementError: if the loss is not a scalar, or does not depend on a target.
     """
     weights = weights_of(targets)
     rows: list[dict[str, Tensor]] = []

@@ -52,8 +52,8 @@ def single(batch: Mapping[str, Any], row: int, padded: bool = False) -> dict[str
             example[key] = value[row : row + 1]
         else:
             raise MeasurementError(
-                f"{key} of shape {tuple(value.shape)} cannot be taken apart into the {size} examples of the batch; "
-                "collate one example a batch (batch_size: 1 in a configuration)"
+                f"{key} of shape {tuple(value.shape)} cannot be split into the {size} examples of the batch; "
+                "collate one example per batch (batch_size: 1 in a configuration)"
             )
     return example
 

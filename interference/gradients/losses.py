@@ -62,7 +62,8 @@ def _logits(model: nn.Module, output: Any) -> Tensor:
     if not isinstance(found, Tensor):
         name = type(base_model_of(model)).__name__
         raise MeasurementError(
-            f"{name} gives no logits, as it has no head that predicts tokens; load the base with AutoModelForCausalLM"
+            f"{name} gives no logits, because it has no head that predicts tokens; load the base with "
+            "AutoModelForCausalLM"
         )
     return found
 

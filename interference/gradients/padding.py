@@ -75,8 +75,8 @@ def check_padding(model: nn.Module, batch: Mapping[str, Any], losses: Callable[[
     tolerance = SAME.get(next(model.parameters()).dtype, SAME_IN_HALF)
     if not bool(torch.isclose(found, expected, rtol=tolerance, atol=tolerance, equal_nan=True).all()):
         raise MeasurementError(
-            f"{type(base_model_of(model)).__name__} gives an example another loss with padding on its left "
-            f"({found.item():.4g}, without {expected.item():.4g}); pad on the right, or collate one example a batch "
+            f"{type(base_model_of(model)).__name__} computes another loss for an example with padding on its left "
+            f"({found.item():.4g}, without {expected.item():.4g}); pad on the right, or collate one example per batch "
             "(batch_size: 1 in a configuration)"
         )
     return True

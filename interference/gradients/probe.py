@@ -94,7 +94,7 @@ class Probe:
 
         Raises:
             MeasurementError: if an example has no supervised token, a module does not keep examples apart, or the
-                probe's own loss is no scalar that depends on every target, or the model's loss depends on padding.
+                probe's own loss is not a scalar that depends on every target, or the model's loss depends on padding.
         """
         if self.loss is not None:
             tokens = tokens_of(batch)
@@ -144,7 +144,7 @@ class Probe:
             seen = inputs[0] if isinstance(module, nn.Linear) else output_gradients
             raise MeasurementError(
                 f"block {name}: values of shape {tuple(seen.shape)} do not keep the {batch} examples of the batch "
-                "apart (one image an example, no token routing, no packing); leave the module out"
+                "apart (one image per example, no token routing, no packing); leave the module out"
             )
         gradient = per_example(module, inputs, output_gradients)
         self._gradients[name] = self._gradients[name] + gradient if name in self._gradients else gradient

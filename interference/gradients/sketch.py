@@ -21,7 +21,7 @@ def sketched(rows: Mapping[str, Tensor], size: int, seed: int) -> dict[str, Tens
     Args:
         rows: {block name: [units, *factor shape]}.
         size: sums k that a block's row becomes; a row that is not longer stays as it is.
-        seed: of signs and places.
+        seed: seed of signs and places.
 
     Returns:
         {block name: [units, min(k, entries)]}.

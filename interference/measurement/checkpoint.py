@@ -47,7 +47,7 @@ def adapter_config(config: ModelConfig) -> PeftConfig:
     if found.peft_type not in ("LORA", "MIXLORA"):
         kind = getattr(found.peft_type, "value", found.peft_type)
         raise CheckpointError(
-            f"the adapter at {config.adapter} is of kind {kind}; only LORA and MIXLORA adapters are probed"
+            f"the adapter at {config.adapter} is of kind {kind}; only LORA and MIXLORA adapters can be measured"
         )
     return found
 
@@ -95,7 +95,9 @@ def refuse_other(model: nn.Module, meta: Mapping[str, Any], noun: str) -> None:
     """
     known, found = meta.get("fingerprints") or {}, recorded(fingerprints(model))
     if known.keys() != found.keys():
-        raise RunError(f"{noun} is of an earlier version, which did not record the whole model; compute it again")
+        raise RunError(
+            f"{noun} was computed by an earlier version, which did not record the whole model; compute it again"
+        )
     changed = [name for name in found if name != "model" and found[name] != known[name]]
     if changed:
         raise RunError(f"the model's {_listed(changed)} changed since {noun} was computed; compute it again")

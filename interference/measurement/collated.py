@@ -32,7 +32,7 @@ def check_batch(model: nn.Module, batch: Any, place: str) -> None:
         place: of the batch, in words.
 
     Raises:
-        ScopeError: if it is no dict, or its labels, tokens or mask are not what the model can take.
+        ScopeError: if it is not a dict, or its labels, tokens or mask are not what the model can take.
     """
     if not isinstance(batch, Mapping):
         raise ScopeError(f"{place} is a {type(batch).__name__}, but must be a dict of tensors, as a collator gives it")
@@ -56,7 +56,7 @@ def _check_tokens(values: Any, what: str) -> None:
     if not isinstance(values, Tensor):
         raise ScopeError(f"{what} is a {type(values).__name__}, but must be a tensor [batch, seq] of whole numbers")
     if values.dim() != 2 or not len(values):
-        raise ScopeError(f"{what} has shape {tuple(values.shape)}, but must be [batch, seq] with a row an example")
+        raise ScopeError(f"{what} has shape {tuple(values.shape)}, but must be [batch, seq] with one row per example")
     if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
         kind = str(values.dtype).removeprefix("torch.")
         raise ScopeError(f"{what} is of {kind}, but must be of whole numbers; use .long()")

@@ -74,10 +74,10 @@ def compute(
     groups: Labels | None = None,
     progress: Progress = silent,
 ) -> Run:
-    """The run of a model with a LoRA or MixLoRA adapter, over batches that the caller collated.
+    """Measure a model with a LoRA or MixLoRA adapter, on batches that the caller collated.
 
-    The loss of an example is its mean cross-entropy over supervised tokens, unless the model's own forward computes
-    another one (its `loss_function`), which is then measured. The run's meta names it.
+    The loss of an example is its mean cross-entropy over supervised tokens. If the model's own forward computes another
+    one (its `loss_function`), that one is measured. The run's meta names it.
 
     Args:
         model: A model with a LoRA or MixLoRA adapter; its state is restored afterwards.
@@ -87,7 +87,7 @@ def compute(
         modules: Module names ("q_proj") or "attention", "mlp"; None for all.
         adapter: The probed adapter; None for the active one.
         out: Also save the run to this directory.
-        seed: Of the sketches and of later bootstraps.
+        seed: Seed of the sketches and of later bootstraps.
         components: Parts of the model: "language", "vision", "projector".
         unit: What one gradient belongs to: each "example", or each "batch" (the mean over its examples).
         token_mean: With unit="batch", weigh the examples by their supervised tokens.
@@ -97,11 +97,11 @@ def compute(
         memory_budget: Bytes that gradients may take in memory; the others wait on disk.
         spool_dir: Directory of the gradients on disk; None for the system's temporary directory.
         sketch: Keep this number of random sums instead of every block's gradient; see `interference.gradients.sketch`.
-        loss: A function of (model, batch of one example) to a scalar tensor, measured in place of the mean
-            cross-entropy, one example a backward pass.
-        groups: {task: a label for every unit, in the order of its batches}; units of one label, in one task or in two,
-            are not independent, as those that share a picture or a document. None where it is not known: units are
-            then taken as independent.
+        loss: A function of (model, batch of one example) that returns a scalar tensor. It is measured instead of the
+            mean cross-entropy, one example per backward pass.
+        groups: {task: a label for every unit, in the order of its batches}. Units with the same label, in one task or
+            in two, are not independent, such as those that share a picture or a document. None if that is not known:
+            units are then treated as independent.
         progress: Called as the work goes on.
 
     Returns:
@@ -111,7 +111,7 @@ def compute(
         CheckpointError: If the model has no adapter that can be probed, or not all of its weights are in memory.
         ConfigError: If the seed, granularity, sketch or loss cannot be used.
         ScopeError: If a layer or module does not exist, or a row holds several packed examples. Also if a task has
-            fewer than two units or groups, or the labels of `groups` are not one a unit.
+            fewer than two units or groups, or `groups` does not have one label per unit.
         MeasurementError: If a loss or gradient is not finite, or every gradient is zero.
         RunError: If `out` exists already, or cannot be written.
 

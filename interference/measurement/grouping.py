@@ -44,8 +44,8 @@ def groups_of(rows: Sequence[Row], groups: Groups) -> list[int]:
         if len(set(own)) < 2:
             what = "pictures" if groups == IMAGE else f"values of {groups!r}" if isinstance(groups, str) else "a label"
             raise ScopeError(
-                f"the {len(own)} rows of task {task!r} that were drawn are 1 group, as they share {what}, but at least "
-                "2 groups are needed: draw more samples, or give groups='none' if they are independent"
+                f"the {len(own)} rows of task {task!r} that were drawn form 1 group, because they share {what}, but "
+                "at least 2 groups are needed: draw more samples, or give groups='none' if they are independent"
             )
     return found
 
@@ -106,8 +106,8 @@ def _contents(value: Any, row: Row) -> Iterator[bytes]:
             yield from _contents(one, row)
     else:
         raise ScopeError(
-            f"{row.source}: its picture is a {type(value).__name__}, which cannot be told from others; name a column "
-            "that says which examples share one (groups=), or give groups='none'"
+            f"{row.source}: its picture is a {type(value).__name__}, which cannot be compared with others; name a "
+            "column that says which examples share one (groups=), or give groups='none'"
         )
 
 

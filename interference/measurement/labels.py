@@ -22,7 +22,7 @@ def check_labels(groups: object, batches: Mapping[str, Iterable[Batch]], unit: s
     """The labels by task, as `mixlora.data.groups.label_of` has them, if they fit batches that are lists.
 
     Args:
-        groups: {task: a label a unit}.
+        groups: {task: a label per unit}.
         batches: {task: collated batches}.
         unit: "example" or "batch".
 
@@ -37,7 +37,7 @@ def check_row_labels(groups: object, counts: Mapping[str, int]) -> dict[str, lis
     """The labels by task, as `mixlora.data.groups.label_of` has them, if they fit the rows of a dataset.
 
     Args:
-        groups: {task: a label a row}.
+        groups: {task: a label per row}.
         counts: {task: its rows}.
 
     Raises:
@@ -80,7 +80,7 @@ def workload(model: nn.Module, batches: Mapping[str, Iterable[Batch]], unit: str
         model: its device is where the batches go.
         batches: {task: collated batches}.
         unit: "example" or "batch".
-        groups: {task: a label a unit}; None where all are independent.
+        groups: {task: a label per unit}; None where all are independent.
 
     Raises:
         ScopeError: as `units.of_collated` and `check_labels`.
@@ -133,8 +133,8 @@ def _refuse_shuffled(task: str, batches: "DataLoader[Any]") -> None:
         isinstance(batches.sampler, SequentialSampler) and type(batches.batch_sampler) in (BatchSampler, type(None))
     ):
         raise ScopeError(
-            f"the batches of task {task!r} come from a DataLoader that shuffles, so that `groups` cannot say which "
-            "example a label is of; give shuffle=False, or a list of batches"
+            f"the batches of task {task!r} come from a DataLoader that shuffles, so `groups` cannot say which "
+            "example a label belongs to; give shuffle=False, or a list of batches"
         )
 
 
@@ -149,7 +149,7 @@ def _values(task: str, labels: Sequence[object], what: str) -> list[Hashable]:
             ) from None
         if own is None or (isinstance(own, tuple) and None in own):
             raise ScopeError(
-                f"groups of task {task!r} has no label at place {place}: {label!r:.60} is a missing value; give one "
+                f"groups of task {task!r} has no label at position {place}: {label!r:.60} is a missing value; give one "
                 "of its own where it is independent"
             )
         found.append(own)

@@ -1,7 +1,7 @@
 """Objective: which loss of an example is measured, and how a run names it.
 
 The mean cross-entropy over supervised tokens is measured in batches. A loss of the caller's, or another one that the
-model's own forward computes, is measured one example a backward pass.
+model's own forward computes, is measured one example per backward pass.
 """
 
 import inspect
@@ -56,7 +56,7 @@ def given(loss: Loss) -> Objective:
     """
     if not callable(loss):
         raise ConfigError(f"loss is a {type(loss).__name__}, but must be a function of (model, batch of one example)")
-    return Objective(loss, f"{name_of(loss)}, given by the caller, one example a backward pass")
+    return Objective(loss, f"{name_of(loss)}, given by the caller, one example per backward pass")
 
 
 def of_work(model: nn.Module, adapter: str, work: Workload, loss: Loss | None = None) -> tuple[Objective, Workload]:
@@ -95,11 +95,11 @@ def of_model(model: nn.Module, adapter: str, batch: Batch) -> Objective:
     if "labels" not in inspect.signature(base.forward).parameters:
         return PLAIN
     if function := own_function(model):
-        return Objective(model_loss, f"the model's own loss ({function}), one example a backward pass")
+        return Objective(model_loss, f"the model's own loss ({function}), one example per backward pass")
     if agrees(model, adapter, batch, None):
         return PLAIN
     name = type(base).__name__
-    return Objective(model_loss, f"the model's own loss (that of {name}.forward), one example a backward pass")
+    return Objective(model_loss, f"the model's own loss (that of {name}.forward), one example per backward pass")
 
 
 def own_function(model: nn.Module) -> str | None:

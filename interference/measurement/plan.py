@@ -51,7 +51,7 @@ class Plan:
         blocks: blocks of each unit.
         width: gradient entries of a unit.
         spool: bytes that gradients take on disk while computing.
-        choices: one row a granularity and unit size: blocks and size of the stored run, and what is lost.
+        choices: one row per granularity and unit size: blocks and size of the stored run, and what is lost.
         memory: peak bytes of the process, if it was measured.
         gpu_memory: peak bytes on the GPU (of several: the fullest), if it was measured there.
         seconds: to load the model, for the gradients and for the Gram matrices, if they were measured.
@@ -103,7 +103,7 @@ def needed_by(pilot: Path, config: AnalysisConfig | None, effect: float | None) 
     """What verdicts on the tasks and modules of a configuration need, by a pilot; on the pilot's own if there is none.
 
     Raises:
-        RunError: if the pilot is no run.
+        RunError: if the pilot is not a run.
         ScopeError: if the pilot lacks some of them, or its units are of another size.
     """
     run = load(pilot)

@@ -77,7 +77,7 @@ def unfinished(
     folder = partial_folder(out)
     place = folder if spool_dir is None else spool_dir.absolute() / f"{out.name}-{_digest(str(out))}.partial"
     if place.resolve().is_relative_to(out.resolve()):
-        raise RunError(f"gradients would wait in {place}, where the run is to be; choose another --spool-dir")
+        raise RunError(f"the spool directory {place} is also the directory of the run; choose another --spool-dir")
     with ExitStack() as stack:
         new = [each for each in dict.fromkeys([place, folder]) if not exists(each)]
         if first:
@@ -182,7 +182,7 @@ def _move(waiting: Path, out: Path) -> None:
     try:
         waiting.rename(out)
     except OSError as error:
-        failed = f"{waiting} is a whole result that cannot be moved to {out}"
+        failed = f"{waiting} is a finished result, but cannot be moved to {out}"
         if is_full(error.errno):
             raise unwritable(failed, error) from None
         raise RunError(f"{failed}: {error.strerror or error}; move it yourself") from None
@@ -207,7 +207,7 @@ def _make(folder: Path, option: str) -> None:
     except OSError as error:
         raise unwritable(f"{folder} cannot be written", error, option=option) from None
     if _IDENTITY not in held and held - _OWN:
-        raise RunError(f"{folder}, where gradients would wait, holds something else; choose another {option}")
+        raise RunError(f"the spool directory {folder} contains other files; choose another {option}")
 
 
 def _mark(folder: Path, identity: str) -> None:

@@ -61,7 +61,7 @@ class Row:
         return self.source_of.lengths(int(self.id))
 
     def record(self) -> dict[str, Any]:
-        """The row with all columns of its dataset, before and after it was prepared; empty where it is no mapping."""
+        """The row with all columns of its dataset, before and after it was prepared; empty if it is not a mapping."""
         found: dict[str, Any] = {}
         for records in self.source_of.records:
             one = records.with_format(None)[int(self.id)] if hasattr(records, "with_format") else records[int(self.id)]
@@ -87,7 +87,7 @@ def drawn(
         trainer: whose datasets they are of.
         by: the column of the tasks, or their datasets.
         samples: rows of a task.
-        seed: of the draw.
+        seed: seed of the draw.
         split: "train" or "eval".
         labels: {task: a label for every row of it, in the dataset's order}, which rows then have.
 
@@ -98,7 +98,7 @@ def drawn(
     if samples < 2:
         raise ScopeError(f"samples={samples} is too few: a task needs at least 2 rows")
     if split not in ("train", "eval"):
-        raise ScopeError(f"split {split!r} is none of train, eval")
+        raise ScopeError(f"split {split!r} is not one of train, eval")
     rows = _of_datasets(trainer, by) if isinstance(by, Mapping) else _of_column(trainer, by, split)
     if not rows:
         raise ScopeError("there is nothing to measure: no task was given")
@@ -141,7 +141,7 @@ def _of_column(trainer: Trainer, by: str, split: str) -> dict[str, list[Row]]:
             "make it with packing=False to measure"
         )
     if isinstance(dataset, Mapping):
-        raise ScopeError(f"{name} is a dict of datasets; name it as the tasks: by=trainer.{name}")
+        raise ScopeError(f"{name} is a dict of datasets; pass it as the tasks: by=trainer.{name}")
     _check(dataset, f"the trainer's {name}")
     source = _source(trainer, dataset, name)
     found: dict[str, list[Row]] = {}
@@ -164,7 +164,8 @@ def _column(dataset: Any, by: str, name: str) -> Sequence[Any]:
             return [item[by] for item in items]
         columns = list(items[0]) if items and isinstance(items[0], Mapping) else []
     raise ScopeError(
-        f"the trainer's {name} has no column {by!r} in every row, but {', '.join(map(str, columns)) or 'none'}; name "
+        f"the trainer's {name} does not have the column {by!r} in every row, but "
+        f"{', '.join(map(str, columns)) or 'none'}; name "
         "the column of the tasks (by=), or give their datasets: by={task: dataset}"
     )
 
@@ -172,8 +173,7 @@ def _column(dataset: Any, by: str, name: str) -> Sequence[Any]:
 def _check(dataset: Any, name: str) -> None:
     if isinstance(dataset, torch.utils.data.IterableDataset) or not hasattr(dataset, "__len__"):
         raise ScopeError(
-            f"{name} is of {type(dataset).__name__}, an iterable from which no rows can be drawn by number; give a "
-            "datasets.Dataset or a list"
+            f"{name} is of {type(dataset).__name__}, an iterable without row numbers; give a datasets.Dataset or a list"
         )
 
 

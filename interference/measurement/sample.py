@@ -189,8 +189,9 @@ def grouped(units: Sequence[EncodedUnit], config: AnalysisConfig) -> list[Encode
             smaller = "" if config.probe.unit_size == 1 else ", or a smaller unit_size"
             what = "pictures" if kind == IMAGE else f"values of {kind!r}"
             raise ScopeError(
-                f"the {len(own)} units of task {name!r} are 1 group, as they share {what}, but at least 2 groups are "
-                f"needed: give it examples with other {what}{smaller}, or write group: none if they are independent"
+                f"the {len(own)} units of task {name!r} form 1 group, because they share {what}, but at least 2 "
+                f"groups are needed: give it examples with other {what}{smaller}, or write group: none if they are "
+                "independent"
             )
     return found
 

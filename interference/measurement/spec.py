@@ -32,7 +32,7 @@ class Spec:
         granularity: how far blocks are summed before they are kept.
         weight_space: also measure the weight-space view.
         sketch: random sums that replace the gradient of a block; None to keep the gradient.
-        seed: of the sketches and of later bootstraps.
+        seed: seed of the sketches and of later bootstraps.
         memory_budget: bytes that gradients may take in memory.
     """
 
@@ -60,7 +60,7 @@ class Spec:
             ConfigError: if the granularity, sketch or seed cannot be used.
         """
         if unit not in ("example", "batch"):
-            raise ScopeError(f"unit {unit!r} is none of example, batch")
+            raise ScopeError(f"unit {unit!r} is not one of example, batch")
         granularity = member(Granularity, granularity, "granularity")
         if sketch is not None and sketch < LEAST_SUMS:
             raise ConfigError(f"sketch is {sketch}, but must be at least {LEAST_SUMS} (4096 is usual)")

@@ -117,7 +117,7 @@ class DiskSpool:
             failed = f"{folder} cannot be made"
             if is_full(error.errno):
                 raise unwritable(failed, error) from None
-            remedy = "choose a --spool-dir that can be written wherever a process runs"
+            remedy = "choose a --spool-dir that every process can write to"
             raise RunError(f"{failed}: {error.strerror or error}; {remedy}") from None
 
     def path(self, part: int) -> Path:
@@ -157,7 +157,7 @@ class DiskSpool:
                 self._sums[part] = json.loads(file.metadata()[_SUMS])
             found: Tensor = file.get_tensor(block)
             if of_tensor(found) != self._sums[part][block]:
-                raise ValueError(f"the rows of {block} are not what was measured")
+                raise ValueError(f"the rows of {block} have changed since they were measured")
             return found
 
     def rows(self, part: int) -> dict[str, Tensor]:
@@ -167,7 +167,7 @@ class DiskSpool:
             RunError: if the file is gone or damaged.
         """
         with self._opened(part) as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is not a mapping
 
     def metadata(self, part: int) -> dict[str, str] | None:
         """The metadata that was written with a part; None if the part is missing or damaged."""

@@ -60,25 +60,25 @@ def from_trainer(
     groups: Groups = IMAGE,
     progress: Progress = silent,
 ) -> Run:
-    """The run of a Trainer: its model on its own data, with its own collator and its own loss.
+    """Measure a Trainer's model on its own data, with its own collator and its own loss.
 
     The gradient of an example is that of `trainer.training_step` on it alone, without dropout, in the precision of the
     model's own weights and before clipping. A loss that is the mean cross-entropy over supervised tokens is measured in
     batches; any other (label smoothing, `compute_loss_func`, a `compute_loss` of the trainer's class, a loss function
-    of the model) by `trainer.compute_loss`, one example a backward pass. The run's meta names the loss.
+    of the model) by `trainer.compute_loss`, one example per backward pass. The run's meta names the loss.
 
-    Trainer, model, datasets and random generators are handed back as they came.
+    Trainer, model, datasets and random generators are left as they were.
 
     Args:
         trainer: A Trainer whose model has a LoRA or MixLoRA adapter, before, during or after its training.
-        by: The column of the dataset whose values are the tasks, or {task: dataset}, each of which is prepared as the
-            trainer prepares its own (`trainer.eval_dataset`, if it is a dict of prepared datasets, is one).
+        by: The column of the dataset whose values are the tasks, or {task: dataset}. Each dataset is prepared as the
+            trainer prepares its own. A `trainer.eval_dataset` that is a dict of prepared datasets can be given as well.
         samples: Rows of a task, drawn with the seed; all if there are fewer.
         layers: Transformer blocks, from 0; None for all.
         modules: Module names ("q_proj") or "attention", "mlp"; None for all.
         adapter: The probed adapter; None for the active one.
         out: Also save the run to this directory.
-        seed: Of the draw, the sketches and later bootstraps.
+        seed: Seed of the draw, the sketches and later bootstraps.
         split: Whether a column's rows are those of the "train" or the "eval" dataset.
         batch_size: Examples in one forward pass; None for `per_device_train_batch_size`.
         components: Parts of the model: "language", "vision", "projector".
@@ -145,7 +145,7 @@ def trainer_batches(
         trainer: As given to `from_trainer`, like the others.
         by: The column of the tasks, or their datasets.
         samples: Rows of a task.
-        seed: Of the draw.
+        seed: Seed of the draw.
         split: "train" or "eval".
 
     Returns:
@@ -172,7 +172,7 @@ def grouped_batches(
         trainer: As given to `from_trainer`, like the others.
         by: The column of the tasks.
         samples: Rows of a task.
-        seed: Of the draw.
+        seed: Seed of the draw.
         groups: Which rows are not independent.
 
     Returns:
@@ -241,7 +241,7 @@ def refuse_shards(trainer: Trainer) -> None:
     )  # fmt: skip
     if kind is not None:
         raise CheckpointError(
-            f"the training uses {kind}, where no process holds whole parameters to measure on; train with "
+            f"the training uses {kind}, where no process has the whole parameters to measure; train with "
             "DistributedDataParallel or measure saved checkpoints with interference.compute"
         )
 
@@ -286,7 +286,7 @@ def _alone(trainer: Trainer, row: Row) -> dict[str, Any]:
     batch = _prepared(trainer, [row])
     refuse_packed(batch, row.source)
     if len(batch["labels"]) != 1:
-        raise ScopeError(f"{row.source}: the trainer's collator makes {len(batch['labels'])} rows of one example")
+        raise ScopeError(f"{row.source}: the trainer's collator makes {len(batch['labels'])} rows from one example")
     _check_supervised(batch["labels"][0], row)
     return batch
 
@@ -358,7 +358,7 @@ def _reasons(trainer: Trainer, model: nn.Module) -> list[str]:
 
 def _words(trainer: Trainer, reasons: Sequence[str]) -> str:
     why = f" with {' and '.join(reasons)}" if reasons else ""
-    return f"{type(trainer).__name__}.compute_loss{why}, one example a backward pass{_unfollowed(trainer)}"
+    return f"{type(trainer).__name__}.compute_loss{why}, one example per backward pass{_unfollowed(trainer)}"
 
 
 def _unfollowed(trainer: Trainer) -> str:

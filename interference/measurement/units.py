@@ -164,7 +164,7 @@ def check_by_task(batches: object) -> None:
 def digested(job: str, batches: Iterable[tuple[Batch, Sequence[int]]]) -> str:
     """A digest of a job and of batches with the owners of their rows; only the same measurement has the same one.
 
-    Whatever a batch holds counts: its tensors to the bit, and what is no tensor by its `repr`.
+    Whatever a batch holds counts: its tensors to the bit, and what is not a tensor by its `repr`.
     """
     found = hashlib.sha256(job.encode())
     for batch, owners in batches:

@@ -52,7 +52,7 @@ def details(run: RunSummary, grouping: Grouping | None) -> list[str]:
         found.append(
             sentence(
                 f"{remarks.nearly_stationary(several(forced))}: the other cells of such a row must average below 0 "
-                "whatever the tasks are, so conflict is forced there, and the matrix tells only how it is shared out"
+                "whatever the tasks are; conflict is forced there, and the matrix shows only which tasks it falls on"
             )
         )
     if grouping is not None and len(grouping.split) > 1:
@@ -104,7 +104,7 @@ def suggestions(run: RunSummary, grouping: Grouping | None, alone: bool = True) 
             Suggestion(
                 "Measure an earlier checkpoint, or several along the training: here conflict is forced for ",
                 several(forced),
-                " by the summed loss being nearly stationary",
+                " because the summed loss is nearly stationary",
             )
         )
     if zero := run.run.zero_blocks():
@@ -195,7 +195,7 @@ def _verdict(run: RunSummary) -> str:
                 f"half of a task's units against its other half does not give 1 for {several(failed)}."
             )
         seen = _reach(run)
-        limit = "" if math.isnan(seen) else f"; an I nearer 0 than about {number(seen)} would not show here"
+        limit = "" if math.isnan(seen) else f"; an I closer to 0 than about {number(seen)} would not show here"
         return f"None of the {count} conflicts or helps beyond noise{limit}."
     if conflicts.empty:
         best = cell(rows(synergies)[0])
@@ -242,7 +242,7 @@ def _where(run: RunSummary) -> list[str]:
             most = sorted(known, key=lambda scope: -conflicts[scope])[:3]
             first = "most: " if len(most) < len(known) else ""
             said.append(first + ", ".join(f"{conflicts[scope]} in {_place(scope)}" for scope in most))
-    return [f"Pairs that conflict where only this part of the model is looked at: {'; '.join(said)}."] if said else []
+    return [f"Pairs that conflict when only one part of the model is measured: {'; '.join(said)}."] if said else []
 
 
 def _place(scope: Scope) -> str:
@@ -277,9 +277,9 @@ def _reality(run: RunSummary) -> list[str]:
         rough = width > ROUGH
         found.append(
             f"The check against noise holds{', but is wide' if rough else ''}: half of each task's units against its "
-            f"other half gives 1 within its scatter, which is widest for {widest.Index}, "
+            f"other half gives 1 within its scatter. The scatter is widest for {widest.Index}, "
             f"{interval(widest.low, widest.high)}: {number(width)} from end to end"
-            + (", so sizes in such a row are rough, while verdicts keep their meaning." if rough else ".")
+            + ("; sizes in such a row are rough, but verdicts keep their meaning." if rough else ".")
         )
     return found
 
@@ -290,16 +290,18 @@ def _against_conflict(run: RunSummary, grouping: Grouping | None, alone: bool) -
         return []
     if grouping is not None and len(grouping.split) > 1:
         groups = "; ".join(several(names) for names in grouping.split)
-        return [Suggestion("Split the tasks, an adapter for each group: ", groups)]
+        return [Suggestion("Split the tasks, with one adapter for each group: ", groups)]
     hurting = conflicts["stepped"].value_counts()
     others = counted(len(run.signal) - 1, "other task")
     first = Suggestion(
         "A step of ",
         f"{hurting.index[0]} hurts {hurting.iloc[0]} of {others}",
-        ": lower its share of the training, or train it apart",
+        ": lower its share of the training, or train it separately",
     )
     if alone and run.kind == "LoRA":
-        mixlora = "A MixLoRA of the same tasks gives each example factors of its own; measure it beside this run"
+        mixlora = (
+            "A MixLoRA of the same tasks gives each example its own factors; measure one, and compare it with this run"
+        )
         return [first, Suggestion(mixlora)]
     return [first]
 
@@ -311,14 +313,12 @@ def _against_silence(run: RunSummary) -> list[Suggestion]:
     noisy = [task for task in silent(run) if loss[task] >= LEARNED]
     found = []
     if learned:
-        known = f": no signal and a loss below {LEARNED} nats per token, so learned already, or known before"
-        why = f"{known}; an earlier checkpoint tells"
+        known = f": no signal and a loss below {LEARNED} nats per token, so already learned, or known before training"
+        why = f"{known}; an earlier checkpoint shows which"
         found.append(Suggestion("", several(learned), why))
     if noisy:
-        why = (
-            f": no signal; probe more examples (now {_units(run, noisy)} a task), and look whether those of a task ask "
-        )
-        found.append(Suggestion("", several(noisy), f"{why}for one thing"))
+        why = f": no signal; probe more examples (now {_units(run, noisy)} per task)"
+        found.append(Suggestion("", several(noisy), f"{why}, and check that the examples of a task ask for one thing"))
     return found
 
 
@@ -332,11 +332,11 @@ def _against_noise(run: RunSummary) -> list[Suggestion]:
         enough = f"; about {_rounded(wanted)} would do" if wanted <= FAR * run.signal["units"].max() else ""
         why = ": noise alone moves the cells of such a row by half of the task's own step or more"
         found.append(
-            Suggestion("Probe more examples of ", f"{several(wide)} (now {_units(run, wide)} a task{enough})", why)
+            Suggestion("Probe more examples of ", f"{several(wide)} (now {_units(run, wide)} per task{enough})", why)
         )
     judged = _judged(run)["verdict"]
     if len(judged) and not judged.isin([Verdict.CONFLICT.value, Verdict.SYNERGY.value]).any() and not wide:
-        found.append(Suggestion("Nothing is clear: four times as many examples a task would halve every interval"))
+        found.append(Suggestion("No pair is clear: four times as many examples per task would halve every interval"))
     return found
 
 

@@ -33,18 +33,19 @@ CONVENTIONS = [
     "ordered pair of two tasks counts as one.",
     "Delta_j L_i is the first-order fall of i's loss (mean cross-entropy over supervised tokens, nats per token) when "
     "j takes a gradient step of length 1; positive helps. Self pairs are left out.",
-    "I_ij is Delta_j L_i relative to Delta_i L_i, what i's own step brings: 1 helps i as much as its own step, 0 does "
-    "not matter, below 0 undoes i's progress.",
+    "I_ij is Delta_j L_i relative to Delta_i L_i, the effect of i's own step: 1 helps i as much as its own step, 0 has "
+    "no effect, below 0 undoes i's progress.",
     "Sentences, layers and groups are about the ratio of means with pairs leave-one-out; of the three reductions only "
     "its intervals have the coverage they claim. The paper's Eq. 3 is the mean of ratios.",
     "Intervals are 95% bootstrap intervals over the units of both tasks, or over whole groups where units have them.",
-    "Verdicts are about Delta_j L_i, whatever metric is shown: conflict (below 0) and synergy (above) where the "
-    "interval excludes 0 and Benjamini-Hochberg holds the false discovery rate at 5%; unclear otherwise; no-signal "
-    "where the affected task's own Delta_i L_i is not above 0 beyond its interval; carried where a few units have "
-    "nearly all of the affected task's gradient: then Delta has no interval in its row. Where the value shown has the "
-    "other sign than its verdict, or an interval that contains 0, the cell says 'at odds' instead.",
-    "The split-half null is I of one half of a task's units against its other half, which should be 1; its interval "
-    "holds 95% of 200 random splits and tells how far noise alone moves a cell, with half the units.",
+    "Verdicts are about Delta_j L_i, whatever metric is shown. Conflict (below 0) and synergy (above 0): the interval "
+    "excludes 0, and Benjamini-Hochberg holds the false discovery rate at 5%. No signal: the affected task's own "
+    "Delta_i L_i is not above 0 beyond its interval. Carried: a few units have nearly all of the affected task's "
+    "gradient, so Delta has no interval in its row. Unclear: all other cells.",
+    "A cell says 'at odds' in place of its verdict where the value shown has the other sign, or an interval that "
+    "contains 0.",
+    "The split-half null is I of one half of a task's units against its other half, which should be 1. Its interval "
+    "contains 95% of 200 random splits and shows how far noise alone moves a cell, with half the units.",
     "Balance is the sum over tasks j of <mean g_i, mean g_j>, relative to |mean g_i|^2: near 0 the summed loss is "
     "stationary for task i, and its other cells must average below 0.",
     "A difference is the second run minus the first, both resampled on the same units.",
@@ -63,7 +64,7 @@ class ReportData:
     """A report as plain values: str, int, float, None, list, dict; numbers that do not exist are None.
 
     Attributes:
-        title: of the page.
+        title: title of the page.
         made: when, ISO 8601 in UTC.
         versions: of this package and of what computed the runs.
         headline: sentences, the first is the answer.
@@ -155,7 +156,7 @@ def report(
         versions=_versions(summaries),
         headline=[*_headline(summaries, details), *(found.words for found in compared[:SAID]), *unlike[:SAID]],
         advice=_advice(summaries, groupings),
-        conventions=[*CONVENTIONS, f"Every interval is of {replicates} resamples."],
+        conventions=[*CONVENTIONS, f"Every interval comes from {replicates} resamples."],
         left_out=left_out.all(),
         tasks=tasks,
         scopes=[{"key": key_of(scope), **words_of(scope)} for scope in _scopes(summaries)],
@@ -179,7 +180,7 @@ def _summaries(
     left_out = _Sentences(len(runs))
     for label, page in pages.items():
         for said in page.left_out:
-            more = "; detail full holds more" if "matrices" in said and detail is not Detail.FULL else ""
+            more = "; detail full has more" if "matrices" in said and detail is not Detail.FULL else ""
             left_out.add(label, f"Not measured: {said}{more}")
     return [summarise(label, run, pages[label], replicates, progress) for label, run in runs.items()], left_out
 
@@ -271,7 +272,7 @@ def _drivers(run: RunSummary, excerpts: Excerpts | None, left_out: "_Sentences")
             shown.append({"side": side, **said, "source": str(run.run.probes["source"].iloc[row]), "share": share})
         found.append({"affected": driver.affected, "stepped": driver.stepped, "value": driver.value, "examples": shown})
     if missing and excerpts is None:
-        left_out.add(run.label, f"The texts and pictures of {total} examples behind the clearest cells, as was asked")
+        left_out.add(run.label, f"The texts and pictures of {total} examples behind the clearest cells, as requested")
     elif missing:
         left_out.add(
             run.label,

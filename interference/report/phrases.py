@@ -9,7 +9,7 @@ SHOWN = 6
 
 
 def number(value: float) -> str:
-    """Two decimals, or two significant digits where those say more; "–" for what is no number."""
+    """Two decimals, or two significant digits where those say more; "–" for what is not a number."""
     if not math.isfinite(value):
         return "–"
     return f"{value:.2f}" if 0.095 <= abs(value) < 1000 or value == 0 else f"{value:.2g}"
@@ -24,7 +24,7 @@ def cell(row: Any, name: str = "I") -> str:
     """A row of a table of `interference`: who steps, on whom, value, interval, and whether these contradict Delta's."""
     said = f"a step of {row.stepped} on {row.affected}, {name} = {number(row.value)} {interval(row.low, row.high)}"
     against = getattr(row, "at_odds", "")
-    return f"{said}, whose {against} does not bear out what is found of Delta" if against else said
+    return f"{said}, whose {against} does not match the verdict on Delta" if against else said
 
 
 def sentence(clause: str) -> str:

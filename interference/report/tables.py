@@ -19,7 +19,7 @@ def render(report: ReportData) -> dict[str, bytes]:
     """The tables of a report: the content of every file by its name.
 
     `matrix-K.csv` is the K-th run's interference (ratio of means, all layers) as a matrix, rows affected and columns
-    stepped; `cells.csv` every choice of metric over all layers, one row a cell; `differences.csv`, `signal.csv`,
+    stepped; `cells.csv` every choice of metric over all layers, one row per cell; `differences.csv`, `signal.csv`,
     `null.csv`, `profile.csv`, `groups.csv`, `overlap.csv` and `trajectory.csv` are what their names say, where there is
     any. No file is named after a run or task.
     """
@@ -58,7 +58,7 @@ def _differences(report: ReportData) -> Iterator[dict[str, Any]]:
 
 
 def _tidy(report: ReportData, names: dict[str, str], choices: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """One row a cell of every choice; cells of tasks that were not measured are left out."""
+    """One row per cell of every choice; cells of tasks that were not measured are left out."""
     pairs = [(affected, stepped) for affected in report.tasks for stepped in report.tasks]
     known = {choice["key"]: choice for choice in report.choices}
     for key, columns in choices.items():
@@ -75,7 +75,7 @@ def _rows(report: ReportData, name: str) -> Iterator[dict[str, Any]]:
 
 
 def _signal(report: ReportData) -> Iterator[dict[str, Any]]:
-    """One row a task of every run: how many units, their mean loss (nats per token), and what their gradients say."""
+    """One row per task of every run: how many units, their mean loss (nats per token), and what their gradients say."""
     for run in report.runs:
         for row in run["signal"]:
             of_task = {name: run[name][row["task"]] for name in ("units", "loss")}

@@ -17,7 +17,7 @@ from interference.statistics.estimand import Aggregate
 
 
 def compare(a: Run, b: Run, metric: str = "interference", **options: Any) -> pd.DataFrame:
-    """The change of a metric from run a to run b, one row a cell, resampling the same units in both.
+    """The change of a metric from run a to run b, one row per cell, resampling the same units in both.
 
     Args:
         a: A run.
@@ -31,7 +31,7 @@ def compare(a: Run, b: Run, metric: str = "interference", **options: Any) -> pd.
         "lower", "higher" or "unclear".
 
     Raises:
-        ScopeError: If the runs do not hold the same units, or lack the scope.
+        ScopeError: If the runs do not have the same units, or lack the scope.
         ConfigError: If an option has a value that is not allowed.
         MeasurementError: If every gradient in the scope is zero.
 
@@ -45,7 +45,7 @@ def compare(a: Run, b: Run, metric: str = "interference", **options: Any) -> pd.
     if any(list(a.probes[column]) != list(b.probes[column]) for column in ("task", "ids", "source")):
         raise ScopeError(
             other_units(a.meta, b.meta)
-            or "the runs do not hold the same examples in the same order; compute both with the same seed"
+            or "the runs do not have the same examples in the same order; compute both with the same seed"
         )
     own = {"groups": a.groups, "groups_b": b.groups}
     if "groups" in options:

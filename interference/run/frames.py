@@ -1,4 +1,4 @@
-"""Frames: tables in the shapes that people of pandas and xarray expect: ordered names, one row a cell, named axes.
+"""Frames: tables in the shapes that people of pandas and xarray expect: ordered names, one row per cell, named axes.
 
 Not here: the numbers (`statistics`), and how a notebook shows them (`notebook`).
 """
@@ -69,7 +69,7 @@ def split(blocks: pd.DataFrame, by: Sequence[str]) -> dict[tuple[Any, ...], list
     if "layer" in by:
         blocks = blocks[blocks["layer"].notna()]
         if blocks.empty:
-            raise ScopeError("no block of this scope lies in a layer; leave 'layer' out of by, or widen the scope")
+            raise ScopeError("no block in this scope belongs to a layer; leave 'layer' out of by, or widen the scope")
     found: dict[tuple[Any, ...], list[str]] = {}
     columns = [blocks[name].astype(int if name == "layer" else object) for name in by]
     for *key, name in zip(*columns, blocks["name"], strict=True):

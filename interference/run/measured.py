@@ -22,9 +22,9 @@ class Measured:
     """The units and blocks of a measurement, and the Gram matrices of their gradients.
 
     Attributes:
-        probes: One row a unit: task, loss (nats per token), tokens (supervised), ids, source; and group, the same
+        probes: One row per unit: task, loss (nats per token), tokens (supervised), ids, source; and group, the same
             number for units that are not independent, in all tasks, where that is known.
-        blocks: One row a block: name, component, layer, module, group, side, size (gradient entries).
+        blocks: One row per block: name, component, layer, module, group, side, size (gradient entries).
         meta: How the run came about: config, conventions, fingerprints, versions, timings, notes.
         selections: Of a MixLoRA run, the factors that every example used: {block name: [examples, r], ranked}, and
             under "unit" [examples] the row of `probes` that each belongs to; empty for LoRA.
@@ -110,10 +110,10 @@ class Measured:
             space: "parameters", or "weight" if the run was computed with `weight_space=True`.
 
         Returns:
-            One row a block, as in `blocks`.
+            One row per block, as in `blocks`.
 
         Raises:
-            ScopeError: If the run lacks a layer, module, side or space, or no block lies in all of them.
+            ScopeError: If the run lacks a layer, module, side or space, or no block is in all of them.
         """
         return select(self.blocks, Scope(layers, modules, side, space))
 
@@ -167,7 +167,7 @@ class Measured:
         return [name for name in self.blocks["name"] if not self._grams[name].any()]
 
     def overlap(self) -> pd.DataFrame:
-        """The share of a task's groups of which another task has units, too.
+        """The share of a task's groups in which another task also has units.
 
         Returns:
             [tasks, tasks]: of the row's groups, the share that the column has; 0 where no groups are known.
@@ -178,7 +178,7 @@ class Measured:
         return pd.DataFrame(values, pd.Index(self.tasks, name="task"), self.tasks)
 
     def copies(self) -> list[list[int]]:
-        """Units whose gradients are the same but for rounding: one example, held repeatedly.
+        """Units whose gradients are equal up to rounding: the same example, more than once.
 
         Returns:
             A list for each such example: its rows of `probes`.

@@ -77,7 +77,7 @@ def styled(table: pd.DataFrame, metric: str, shown: pd.DataFrame | None = None) 
 
     Args:
         table: Of `Run.table`.
-        metric: Of the table.
+        metric: Metric of the table.
         shown: [tasks, tasks], what the cells say; None for the values.
     """
     values = _square(table, "value").astype(float)
@@ -122,9 +122,13 @@ def _matrix(run: "Run", scope: Scope) -> str:
     if len(run.tasks) < 2:
         return _said("A run of one task has no pair of tasks to compare.")
     if len(run.tasks) > MOST_TASKS:
-        return _said(f"The matrix of {len(run.tasks)} tasks is not shown unasked (at most {MOST_TASKS}).", True)
+        return _said(
+            f"The matrix of {len(run.tasks)} tasks is not shown automatically (the limit is {MOST_TASKS} tasks).", True
+        )
     if size > MOST_BYTES:
-        return _said(f"The matrix is not shown unasked, as that would read {amount(size)} of Gram matrices.", True)
+        return _said(
+            f"The matrix is not shown automatically, because it would read {amount(size)} of Gram matrices.", True
+        )
     try:
         table = run.table("interference", **scope.options)
     except InterferenceError as error:
@@ -140,7 +144,7 @@ def _matrix(run: "Run", scope: Scope) -> str:
 
 
 def _said(sentence: str, remedy: bool = False) -> str:
-    more = " <code>run.styled()</code> shows it, <code>run.table()</code> holds it." if remedy else ""
+    more = " <code>run.styled()</code> shows it, <code>run.table()</code> has its numbers." if remedy else ""
     return f"<p>{escape(plain(sentence))}{more}</p>"
 
 

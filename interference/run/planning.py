@@ -27,7 +27,7 @@ class Needed:
     """What verdicts need by a pilot.
 
     Attributes:
-        table: one row a pair of tasks, the greatest need first: affected, stepped, delta (Delta_j L_i to be told from
+        table: one row per pair of tasks, the greatest need first: affected, stepped, delta (Delta_j L_i to be told from
             0), groups (of each task; infinite above a million, NaN where the pilot has no signal for the affected
             task), units (of the affected task, at the pilot's units a group), unlimited (groups, if each had any number
             of units; NaN where the pilot has no two units of one group).
@@ -59,12 +59,12 @@ class Needed:
         if silent:
             names = ", ".join(silent)
             found.append(
-                f"the pilot has no signal for {names} (own Delta not above 0 beyond noise), so nothing can be said of "
-                "what these rows need; measure a larger pilot, or an earlier checkpoint"
+                f"the pilot has no signal for {names} (own Delta not above 0 beyond noise), so nothing can be said "
+                "about what these rows need; measure a larger pilot, or an earlier checkpoint"
             )
         if self.carried:
             found.append(
-                f"a few examples of the pilot carry {', '.join(self.carried)}, so that the needs in their rows are "
+                f"a few examples of the pilot carry {', '.join(self.carried)}, so the numbers for their rows are "
                 "guesses; measure a larger pilot"
             )
         return found + self._crowded("pictures" if self.pictures else "groups")
@@ -73,12 +73,12 @@ class Needed:
         wished = "the pilot's own Delta" if self.effect is None else f"an interference of {self.effect:g}"
         count, kind = row["groups"], self.kind
         much = f"{count:.0f} {kind} of each task" if math.isfinite(count) else f"more than {MOST:,} {kind} of each task"
-        size = f" ({row['units']:.0f} units at the pilot's number a group)" if self.found.grouped else ""
+        size = f" ({row['units']:.0f} units at the pilot's number per group)" if self.found.grouped else ""
         both = [here[task] for task in (row["affected"], row["stepped"]) if task in here]
         planned = f"; {min(both)} {kind} are planned" if both else ""
         return (
             f"a verdict on {wished} takes {much}{size if math.isfinite(count) else ''} for a power of {self.power:.0%} "
-            f"where it takes most: a step of {row['stepped']} on {row['affected']}{planned}"
+            f"in the cell that needs most, a step of {row['stepped']} on {row['affected']}{planned}"
         )
 
     def _crowded(self, name: str) -> list[str]:
@@ -112,7 +112,7 @@ def needed(
         pilot: a run, of as few as four groups a task; twenty or more tell the variance well.
         effect: the interference I_ij to be found; None for what the pilot has.
         power: share of data sets that get the verdict.
-        level: of the intervals and verdicts.
+        level: level of the intervals and verdicts.
         tasks: those that are planned; None for the pilot's.
         scope: layers, modules, side and space, as in `Run.table`.
 
@@ -128,7 +128,9 @@ def needed(
     rows = np.flatnonzero(chosen)
     own = pilot.probes["task"].iloc[rows]
     if own.nunique() < 2:
-        raise ScopeError("there is one task, so no pair to plan a verdict for; name two or more, and a pilot of them")
+        raise ScopeError(
+            "there is only one task, so there is no pair to plan for; give two or more tasks, and a pilot of them"
+        )
     groups = None if pilot.groups is None else [pilot.groups[row] for row in rows]
     gram = pilot.gram(**scope)[np.ix_(rows, rows)]
     found = needs(gram, list(own), effect, power=power, level=level, groups=groups)
@@ -145,7 +147,7 @@ def _by_pictures(pilot: Run) -> bool:
 def check_pilot(pilot: Run, config: Mapping[str, Any]) -> None:
     """Raise a ScopeError if a pilot's units are of another size than those of the configuration that is planned."""
     if told := other_units(pilot.meta, {"config": config}):
-        raise ScopeError(f"the pilot does not fit what is planned: {told}")
+        raise ScopeError(f"the pilot does not match the plan: {told}")
 
 
 def _table(found: Needs) -> pd.DataFrame:

@@ -89,22 +89,22 @@ def read_meta(path: Path, schema: int, noun: str, older: Collection[int] = ()) -
             f"{path.parent} has schema {found!r:.60}, but this version reads schema {schema}; update task-interference"
         )
     if told is None and found == schema:
-        raise RunError(f"{path} is damaged: it lacks its seal, the checksum of itself; compute the {noun} again")
+        raise RunError(f"{path} is damaged: it lacks its own checksum (seal); compute the {noun} again")
     whole = {"schema": found, **meta}
     if _misnamed(whole) if told is None else told != seal(whole):
-        raise RunError(f"{path} is damaged: its checksum is another than was written; compute the {noun} again")
+        raise RunError(f"{path} is damaged: its checksum differs from the recorded one; compute the {noun} again")
     for key, kind in _KINDS.items():
         if not _is_of(kind, value := meta.get(key, kind())) and (value is not None or key == "seed"):
             raise RunError(f"{path} is damaged: its {key!r} is {value!r:.60}; compute the {noun} again")
     if not 0 <= meta.get("seed", 0) < _SEEDS:
         raise RunError(f"{path} is damaged: its seed is {meta['seed']!r:.60}; compute the {noun} again")
     if not all(isinstance(part, str) for part in meta.get("not_probed") or ()):
-        raise RunError(f"{path} is damaged: a part in its 'not_probed' is no text; compute the {noun} again")
+        raise RunError(f"{path} is damaged: a part of its 'not_probed' is not text; compute the {noun} again")
     return meta
 
 
 def _is_of(kind: type, value: Any) -> bool:
-    """Whether a value is of a kind; a truth value is no number, nor is what no 64 bits hold."""
+    """Whether a value is of a kind; a truth value is not a number, nor is what no 64 bits hold."""
     if kind is int and isinstance(value, int) and abs(value) >= 2**63:
         return False
     return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
@@ -135,7 +135,7 @@ def check_sums(folder: Path, sums: Mapping[str, Any], names: Collection[str]) ->
     """
     for name, wanted in sums.items():
         if name not in names:
-            raise RunError(f"{folder} is damaged: a file {name!r:.60} is no part of it; compute it again")
+            raise RunError(f"{folder} is damaged: it lists the unknown file {name!r:.60}; compute it again")
         if not (folder / name).is_file():
             raise RunError(f"{folder / name} is missing; compute it again")
         try:
@@ -143,11 +143,13 @@ def check_sums(folder: Path, sums: Mapping[str, Any], names: Collection[str]) ->
         except OSError as error:
             raise RunError(f"{folder / name} cannot be read: {error.strerror or error}") from None
         if found != wanted:
-            raise RunError(f"{folder / name} is damaged: its checksum is another than was written; compute it again")
+            raise RunError(f"{folder / name} is damaged: its checksum differs from the recorded one; compute it again")
     if sums:
         for name in names:
             if name not in sums and (folder / name).exists():
-                raise RunError(f"{folder / name} is no part of {folder}, which has no checksum of it; remove the file")
+                raise RunError(
+                    f"{folder / name} does not belong to {folder}, which has no checksum for it; remove the file"
+                )
 
 
 def checksum(path: Path) -> str:
@@ -178,7 +180,7 @@ def read_frame(path: Path, texts: Collection[str] = (), numbers: Collection[str]
         if column not in columns:
             raise RunError(f"{path} is damaged: it lacks column {column}")
         if column not in kept:
-            raise RunError(f"{path} is damaged: its column {column} holds other values than were written")
+            raise RunError(f"{path} is damaged: its column {column} has values of the wrong type")
     return frame
 
 
@@ -208,7 +210,7 @@ def read_tensors(path: Path, kind: type[np.number] = np.integer) -> dict[str, ND
         raise RunError(f"{path} is damaged and must be computed again: {_first_line(error)}") from None
     for name, values in found.items():
         if not np.issubdtype(values.dtype, kind):
-            raise RunError(f"{path} is damaged: {name} is of {values.dtype}, not of {_NUMBERS[kind]}")
+            raise RunError(f"{path} is damaged: {name} has the type {values.dtype}, not {_NUMBERS[kind]}")
     return found
 
 

@@ -27,11 +27,11 @@ AT_ODDS = "at-odds"
 """What stands in place of a verdict that the value shown does not bear out."""
 _HALF = {False: "has", True: "have"}
 _WHY = {
-    Reduce.MEAN_OF_RATIOS: "a mean of ratios is led by units whose own Delta is near 0; read the ratio of means",
+    Reduce.MEAN_OF_RATIOS: "units whose own Delta is near 0 dominate a mean of ratios; read the ratio of means",
     Reduce.MEDIAN_OF_RATIOS: "a median of ratios weighs all units alike, however small their own Delta; read the ratio "
     "of means",
 }
-_AVERAGED = "a mean of blocks' values is led by blocks with an own Delta near 0; the sum of blocks is not"
+_AVERAGED = "blocks whose own Delta is near 0 dominate a mean of blocks' values, but not the sum of blocks"
 
 
 def unstable(table: pd.DataFrame) -> list[str]:
@@ -90,7 +90,7 @@ def dependence(probes: pd.DataFrame) -> str | None:
     """What the units of `Run.probes` share, or that nothing is known of it; None where no two share a group."""
     if "group" not in probes:
         return (
-            "the run has no groups, so its units were taken as independent: where examples share pictures or "
+            "the run has no groups, so its units were treated as independent: where examples share pictures or "
             "documents, intervals are too narrow; compute it again"
         )
     if not dependent(probes):
@@ -98,13 +98,13 @@ def dependence(probes: pd.DataFrame) -> str | None:
     own = probes.drop_duplicates(["task", "group"])
     counts = probes["task"].value_counts(sort=False)
     groups = own["task"].value_counts(sort=False)
-    few = f"{len(probes)} units are of {probes['group'].nunique()} groups"
+    few = f"{len(probes)} units form {probes['group'].nunique()} groups"
     least = str((groups / counts).idxmin())
-    tasks = f", fewest for their number in {least}: {groups[least]} groups of {counts[least]} units"
+    tasks = f"; {least} has the fewest for its size: {groups[least]} groups for {counts[least]} units"
     shared = own.groupby("group")["task"].nunique()
     several = int((shared > 1).sum())
-    both = f"; {several} {'is' if several == 1 else 'are'} in more than one task" if several else ""
-    return f"{few}{tasks if len(own) < len(probes) else ''}{both}; intervals and verdicts are of groups"
+    both = f", {several} of them in more than one task" if several else ""
+    return f"{few}{both}{tasks if len(own) < len(probes) else ''}; intervals and verdicts are based on groups"
 
 
 def copied(copies: Sequence[Sequence[int]], probes: pd.DataFrame) -> str | None:
@@ -116,7 +116,7 @@ def copied(copies: Sequence[Sequence[int]], probes: pd.DataFrame) -> str | None:
     more = f", and {len(copies) - NAMED} more" if copies[NAMED:] else ""
     count = sum(map(len, copies))
     return (
-        f"{count} units are copies of {len(copies)} examples, by their gradients, and those of one example are one "
+        f"{count} units are copies of {len(copies)} examples, by their gradients; the copies of one example form one "
         f"group: {'; '.join(shown[:NAMED])}{more}"
     )
 
@@ -134,7 +134,7 @@ def shown_verdicts(table: pd.DataFrame) -> pd.Series:
 def carried(
     carriers: Mapping[str, Sequence[Sequence[int]]], probes: pd.DataFrame, meta: Mapping[str, Any]
 ) -> list[str]:
-    """Which tasks a few examples carry, and which examples, by `Run.carriers` and a run's own; one clause a task."""
+    """Which tasks a few examples carry, and which examples, by `Run.carriers` and a run's own; one clause per task."""
     ids, found = list(probes["ids"]), []
     for task, groups in carriers.items():
         named = [
@@ -157,8 +157,8 @@ def scarce(table: pd.DataFrame, carriers: Collection[str] = ()) -> str | None:
     if not tasks:
         return None
     return (
-        f"own Delta of {', '.join(tasks)} has no interval: few units lead it (see effective), so that none would cover "
-        "it; verdicts, and the intervals of other cells, hold"
+        f"own Delta of {', '.join(tasks)} has no interval, because few units dominate it (see effective) and no "
+        "interval would cover it; verdicts and the intervals of other cells hold"
     )
 
 
@@ -176,7 +176,7 @@ def opposed(
 
     Args:
         table: of `Run.table`.
-        metric: of the table.
+        metric: metric of the table.
         reduce: how units became I; None for the default.
         aggregate: how blocks became one matrix; None for their sum.
     """
@@ -191,7 +191,7 @@ def opposed(
         f"in {_cells(across)} the interval of {name} contains {even}, but that of Delta excludes 0": across,
     }
     where = ", and ".join(part for part, count in parts.items() if count)
-    said = f"{where}: no verdict is shown there, as verdicts are about Delta"
+    said = f"{where}: no verdict is shown there, because verdicts are about Delta"
     why = _AVERAGED if aggregate == "mean" else _WHY.get(Reduce(reduced_by(reduce)))
     return f"{said}; {why}" if metric == "interference" and why else said
 
@@ -223,8 +223,8 @@ def other_blocks(first: Collection[str], second: Collection[str]) -> str | None:
     if shared == len(first) == len(second):
         return None
     return (
-        f"the runs measured different blocks ({len(first)} and {len(second)}, {shared} of them the same), so it is "
-        "not the same parameters that are compared; name layers and modules that both have, or compute them alike"
+        f"the runs measured different blocks ({len(first)} and {len(second)}, {shared} of them the same), so the "
+        "parameters compared differ; name layers and modules that both have, or compute both alike"
     )
 
 
@@ -234,7 +234,7 @@ def reached(meta: Mapping[str, Any]) -> list[str]:
 
 
 def examples(meta: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One example a task as it reached the model, by a run's meta; none of an earlier version's.
+    """One example per task as it reached the model, by a run's meta; none of an earlier version's.
 
     Each has task, id, tokens, supervised, cut, and pieces: [text, whether it is supervised].
     """
@@ -259,4 +259,6 @@ def sketched(meta: Mapping[str, Any]) -> str | None:
     if not size:
         return None
     much = "" if error is None else f" by up to {error:.1%} of the product of the norms (standard error)"
-    return f"gradients are sketches of {size} sums a block: an inner product errs{much}, which no interval holds"
+    return (
+        f"gradients are sketches of {size} sums per block: an inner product errs{much}, which intervals do not include"
+    )

@@ -30,15 +30,15 @@ class Run(Measured):
     brackets, where IPython completes them. Its methods are those of the run without the scope.
 
     Attributes:
-        probes: One row a unit: task, loss (nats per token), tokens (supervised), ids, source; and group, the same
+        probes: One row per unit: task, loss (nats per token), tokens (supervised), ids, source; and group, the same
             number for units that are not independent, in all tasks, where that is known.
-        blocks: One row a block: name, component, layer, module, group, side, size (gradient entries).
+        blocks: One row per block: name, component, layer, module, group, side, size (gradient entries).
         meta: How the run came about: config, conventions, fingerprints, versions, timings, notes.
         selections: Of a MixLoRA run, the factors that every example used: {block name: [examples, r], ranked}, and
             under "unit" [examples] the row of `probes` that each belongs to; empty for LoRA.
     """
 
-    __iter__ = None  # `run[...]` takes scopes; a run is no sequence of them
+    __iter__ = None  # `run[...]` takes scopes; a run is not a sequence of them
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the matrix of interference with intervals and verdicts, the tasks, the blocks."""
@@ -109,7 +109,7 @@ class Run(Measured):
         aggregate: Aggregate | str = Aggregate.SUM,
         **options: Any,
     ) -> pd.DataFrame:
-        """The cells of `matrix` with what is known about their error, one row a cell.
+        """The cells of `matrix` with what is known about their error, one row per cell.
 
         Args:
             metric: As in `matrix`.
@@ -126,8 +126,8 @@ class Run(Measured):
             The columns of `by`, then affected and stepped (ordered categoricals, in the order of `tasks`). Then value,
             low and high (95% bootstrap interval), verdict (about Delta_j L_i), p, and q (p adjusted over the cells).
             Then nonpositive (share of units whose own Delta is not above 0) and leverage (share of the worst unit),
-            both of groups where units have them. Last at_odds: "sign" or "interval", where that of the value
-            contradicts the verdict, else "".
+            both of groups where units have them. Last at_odds: "sign" or "interval", where the value's sign
+            or interval contradicts the verdict, else "".
 
         Raises:
             ScopeError: If the scope is not there, or a task has a single unit.
@@ -183,7 +183,7 @@ class Run(Measured):
         """
         named = [metric] if isinstance(metric, str) else list(dict.fromkeys(metric))
         if not named:
-            raise ConfigError("metric names no metric; name one or more of: " + ", ".join(metrics.METRICS))
+            raise ConfigError("metric is empty; name one or more of: " + ", ".join(metrics.METRICS))
         tables = {one: self.table(one, by=by, **options) for one in named}
         return frames.dataset(tables, frames.parts_by(by), self.tasks, several=not isinstance(metric, str))
 
@@ -210,7 +210,7 @@ class Run(Measured):
             True
         """
         if "by" in options:
-            raise ConfigError("styled shows one matrix, so it takes no by; name layers or modules, or use table")
+            raise ConfigError("styled shows one matrix, so `by` cannot be given; name layers or modules, or use table")
         return notebook.styled(self.table(metric, **options), metric)
 
     def signal(
@@ -220,7 +220,7 @@ class Run(Measured):
         side: Side | str | None = None,
         space: Space | str = Space.PARAMETERS,
     ) -> pd.DataFrame:
-        """What each task's gradients say beside their noise, one row a task.
+        """The signal and the noise of each task's gradients, one row per task.
 
         Args:
             layers: Transformer blocks, from 0; None for all that were probed.
@@ -265,7 +265,7 @@ class Run(Measured):
             **options: `pairs`, `reduce`, `splits`, `level`, `seed`, `groups`; see `uncertainty.split_half_null`.
 
         Returns:
-            One row a task: mean, low and high over the splits.
+            One row per task: mean, low and high over the splits.
 
         Raises:
             ScopeError: If the scope is not there, or a task has fewer than 4 units (groups, where units have them).
@@ -278,7 +278,7 @@ class Run(Measured):
         return pd.DataFrame(columns, index=pd.Index(found.tasks, name="task"))
 
     def carriers(self, **scope: Any) -> dict[str, list[list[int]]]:
-        """The tasks that a few units carry: these have more than half of a task's squared gradient norms.
+        """The tasks that a few units carry, as these have more than half of the task's squared gradient norms.
 
         Args:
             **scope: `layers`, `modules`, `side` and `space`, as in `matrix`.
@@ -306,7 +306,7 @@ def load(path: Path | str) -> Run:
         The run; its Gram matrices are read from disk when they are needed.
 
     Raises:
-        RunError: If the directory is no run, is damaged, or is of another version.
+        RunError: If the directory is not a run, is damaged, or is of another version.
 
     Example:
         >>> import interference

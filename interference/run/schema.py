@@ -39,16 +39,16 @@ def check_whole(folder: Path, probes: pd.DataFrame, blocks: pd.DataFrame, grams:
         if not len(frame) or frame[column].isna().any():
             raise RunError(f"{folder / f'{name}.parquet'} is damaged: a {column} is missing")
     if "group" in probes and not _whole_numbers(probes["group"]):
-        raise RunError(f"{folder / 'probes.parquet'} is damaged: a group is no whole number")
+        raise RunError(f"{folder / 'probes.parquet'} is damaged: a group is not a whole number")
     layers = blocks["layer"].dropna()
     if blocks["name"].duplicated().any() or (layers != layers.round()).any() or (layers.abs() > 2**31).any():
-        raise RunError(f"{folder / 'blocks.parquet'} is damaged: it holds a block twice, or a layer that cannot be")
+        raise RunError(f"{folder / 'blocks.parquet'} is damaged: it lists a block twice, or an impossible layer")
     size = len(probes) * (len(probes) + 1) // 2
     for name in blocks["name"]:
         if name not in grams:
             raise RunError(f"{folder / 'gram.safetensors'} is damaged: it lacks block {name}")
         if grams.kind(name) != "F32" or grams.shape(name) != [size]:
-            raise RunError(f"{folder / 'gram.safetensors'} is damaged: block {name} is not of {len(probes)} units")
+            raise RunError(f"{folder / 'gram.safetensors'} is damaged: block {name} does not have {len(probes)} units")
 
 
 def _whole_numbers(column: pd.Series) -> bool:

@@ -74,7 +74,7 @@ class Scoped:
             **options: Options of `Run.table` but for the scope.
 
         Returns:
-            One row a cell, with the columns of `Run.table`.
+            One row per cell, with the columns of `Run.table`.
         """
         return self.run.table(metric, **self.scope.options, **options)
 
@@ -82,7 +82,7 @@ class Scoped:
         """The signal of each task in this scope, as `Run.signal` gives it.
 
         Returns:
-            One row a task.
+            One row per task.
         """
         return self.run.signal(**self.scope.options)
 
@@ -93,7 +93,7 @@ class Scoped:
             **options: Options of `Run.null` but for the scope.
 
         Returns:
-            One row a task: mean, low and high.
+            One row per task: mean, low and high.
         """
         return self.run.null(**self.scope.options, **options)
 

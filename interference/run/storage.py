@@ -39,14 +39,14 @@ def read(path: Path | str) -> Stored:
     """What a run's directory holds; its Gram matrices are read when they are asked for.
 
     Raises:
-        RunError: if the directory is no run, is damaged, or is of another version.
+        RunError: if the directory is not a run, is damaged, or is of another version.
     """
     folder = expanded(path)
     if not folder.is_dir():
         raise RunError(f"there is no run at {folder}")
     for name in _FILES:
         if not (folder / name).is_file():
-            raise RunError(f"{folder} is no run: it has no {name}")
+            raise RunError(f"{folder} is not a run: it has no {name}")
     meta = read_meta(folder / "run.json")
     record.check_sums(folder, meta.pop("checksums", None) or {}, (*_FILES[1:], _SELECTIONS))
     probes = record.read_frame(folder / "probes.parquet", ("task", "ids", "source"), ("loss", "tokens"))
@@ -63,7 +63,7 @@ def read(path: Path | str) -> Stored:
 
 def check_free(out: Path) -> None:
     """Raise a RunError if something is at `out` already."""
-    directories.check_free(out, "run.json", "a run", "is no run")
+    directories.check_free(out, "run.json", "a run", "is not a run")
 
 
 def write(run: "Measured", out: Path | str, grams: Path | None = None) -> None:

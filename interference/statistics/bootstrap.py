@@ -45,7 +45,7 @@ def bootstrap_weights(
     Args:
         tasks: The task of every unit.
         replicates: Resamples, at least 2.
-        seed: Of the draws.
+        seed: Seed of the draws.
         groups: A label of every unit. Whole groups are drawn, and tasks that share groups draw them together. None
             where all units are independent.
 
@@ -72,7 +72,7 @@ def drawn_units(layout: Layout, replicates: int, seed: int) -> NDArray[np.float6
     Args:
         layout: The tasks and groups of the units.
         replicates: Resamples.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Returns:
         [replicates, units], counts.
@@ -195,6 +195,6 @@ def studentised(kernel: Kernel, weights: Array, layout: Layout, task: int) -> St
 
 
 def check_level(level: float) -> None:
-    """Raise a ConfigError for a level that is no share."""
+    """Raise a ConfigError for a level that is not a share."""
     if not 0 < level < 1:
         raise ConfigError(f"level is {level}, but must lie between 0 and 1 (0.95 is usual)")

@@ -50,7 +50,7 @@ class Comparison:
         """The comparison in tidy columns, for a DataFrame.
 
         Returns:
-            affected, stepped and every array of the comparison, each [tasks * tasks]: one entry a cell, row by row.
+            affected, stepped and every array of the comparison, each [tasks * tasks]: one entry per cell, row by row.
         """
         return tidy(self, ("a", "b", "difference", "low", "high", "p", "q", "verdict"))
 
@@ -87,8 +87,8 @@ def compare(
         norms: As in `metrics.cosine`.
         step: As in `metrics.delta`.
         replicates: Resamples.
-        level: Of the intervals; verdicts hold the false discovery rate at 1 - level.
-        seed: Of the resamples.
+        level: Level of the intervals; verdicts hold the false discovery rate at 1 - level.
+        seed: Seed of the resamples.
         groups: A label of every unit in run a, the same for units that are not independent; None where all are.
         groups_b: Likewise in run b. Units that share a group in either run share one in both.
 
@@ -97,7 +97,7 @@ def compare(
 
     Raises:
         ConfigError: If a metric, setting or level is not allowed.
-        ScopeError: If a task has fewer than 2 units or groups, or the labels of `groups` are not as many as the units.
+        ScopeError: If a task has fewer than 2 units or groups, or `groups` does not have one label per unit.
         MeasurementError: If the Gram has the wrong shape, is not finite, or is zero throughout.
     """
     estimand = Estimand(metric, pairs, reduce, aggregate, norms, step)

@@ -168,7 +168,7 @@ class Estimand:
 
     @property
     def by_unit(self) -> bool:
-        """Whether ratios are taken unit by unit, so that the metric is no function of the pair means."""
+        """Whether ratios are taken unit by unit, so that the metric is not a function of the pair means."""
         return self.metric == "interference" and self.reduce is not Reduce.RATIO_OF_MEANS
 
     @property

@@ -53,7 +53,7 @@ def ratio_health(
 
     Raises:
         ConfigError: If a setting is not one of the allowed values.
-        ScopeError: If a task has fewer than 2 units or groups, or the labels of `groups` are not as many as the units.
+        ScopeError: If a task has fewer than 2 units or groups, or `groups` does not have one label per unit.
         MeasurementError: If the Gram has the wrong shape, is not finite, or is zero throughout.
 
     Example:
@@ -139,7 +139,7 @@ def signal(gram: Grams, tasks: Sequence[str], groups: Groups = None) -> Signal:
         Arrays [tasks], in the order in which tasks first appear.
 
     Raises:
-        ScopeError: If a task has fewer than 2 units or groups, or the labels of `groups` are not as many as the units.
+        ScopeError: If a task has fewer than 2 units or groups, or `groups` does not have one label per unit.
         MeasurementError: If the Gram has the wrong shape, is not finite, or is zero throughout.
 
     Example:

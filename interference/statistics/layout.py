@@ -69,7 +69,7 @@ class Layout:
         if groups is None:
             return found
         if len(groups) != len(tasks):
-            raise ScopeError(f"groups has {len(groups)} labels, but there are {len(tasks)} units: give one a unit")
+            raise ScopeError(f"groups has {len(groups)} labels, but there are {len(tasks)} units: give one per unit")
         return found.grouped(codes_of(groups)[found.order])
 
     def grouped(self, groups: NDArray[np.intp]) -> Layout:
@@ -179,7 +179,7 @@ def blocks_of(gram: Grams, layout: Layout) -> Iterator[Array]:
                 f"expected ({units}, {units})"
             )
         if not np.isfinite(block).all():
-            raise MeasurementError(f"Gram block {index} holds numbers that are not finite: a gradient overflowed")
+            raise MeasurementError(f"Gram block {index} has numbers that are not finite: a gradient overflowed")
         yield layout.group(np.asarray(block), (0, 1))
 
 

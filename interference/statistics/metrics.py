@@ -2,8 +2,8 @@
 
 Rows are the affected task i (whose loss is read), columns the stepped task j (whose gradient is followed); tasks
 come in the order in which they first appear. A Gram is K[u, v] = <g_u, g_v>, [units, units], or a stack (or sequence)
-of them, [blocks, units, units], which `aggregate` turns into one matrix. How sure one may be of a number is
-`uncertainty.py`'s.
+of them, [blocks, units, units], which `aggregate` turns into one matrix. How certain a number is:
+`uncertainty.py`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def interference(
 ) -> Array:
     """The task interference I, [tasks i, tasks j], with exactly 1 on the diagonal.
 
-    How much of the fall of i's loss that its own step brings is brought by a step of j. Below 0, j undoes i's progress.
+    The fall of i's loss under a step of j, relative to that under a step of its own. Below 0, j undoes i's progress.
     `I_ij = mean_v Delta_j L_i(v) / mean_v Delta_i L_i(v)` over units v of task i. Eq. 3 of Shen et al. 2024 (after Zhu
     et al. 2022), the mean over v of the ratios, is `reduce="mean-of-ratios"`. The length lambda of the step cancels.
 
@@ -57,17 +57,18 @@ def interference(
             "same-example" (the denominator is the unit's own step, sqrt(K[v, v]): the mean pair cosine by Eq. 3).
         reduce: "ratio-of-means", "mean-of-ratios" (Eq. 3) or "median-of-ratios" over v.
         aggregate: "sum" (blocks are one theta) or "mean" (mean of the blocks' I; all-zero blocks do not count).
-        groups: A label of every unit, the same for units that are not independent, within a task or between two: pairs
-            of them are left out as a unit and itself are. So are copies of one example, told by their gradients: in
-            two tasks always, within a task if there are labels. None where all units of a task are independent.
+        groups: A label of every unit, the same for units that are not independent, within a task or between two. Pairs
+            of such units are left out, as a unit and itself are. So are copies of one example, recognised by their
+            gradients: between two tasks always, within a task if there are labels. None if all units of a task are
+            independent.
 
     Returns:
         [tasks, tasks]. A unit whose own Delta is exactly 0 has no ratio and does not count; a row without any is NaN.
 
     Raises:
         ConfigError: If a setting is not one of the allowed values.
-        ScopeError: If a task has fewer than 2 units or groups, or unequally many units for "uni-perceiver", or the
-            labels of `groups` are not as many as the units.
+        ScopeError: If a task has fewer than 2 units or groups, or unequally many units for "uni-perceiver", or
+            `groups` does not have one label per unit.
         MeasurementError: If the Gram has the wrong shape, is not finite, or is zero throughout.
 
     Example:
@@ -108,7 +109,7 @@ def delta(
 
     Raises:
         ConfigError: If a setting is not one of the allowed values.
-        ScopeError: If a task has fewer than 2 units or groups, or the labels of `groups` are not as many as the units.
+        ScopeError: If a task has fewer than 2 units or groups, or `groups` does not have one label per unit.
         MeasurementError: If the Gram has the wrong shape, is not finite, or is zero throughout.
 
     Example:
@@ -150,7 +151,7 @@ def cosine(
 
     Raises:
         ConfigError: If a setting is not one of the allowed values.
-        ScopeError: If a task has fewer than 2 units or groups, or the labels of `groups` are not as many as the units.
+        ScopeError: If a task has fewer than 2 units or groups, or `groups` does not have one label per unit.
         MeasurementError: If the Gram has the wrong shape, is not finite, or is zero throughout.
 
     Example:
@@ -181,7 +182,7 @@ def pair_cosine(
 
     Raises:
         ConfigError: If a setting is not one of the allowed values.
-        ScopeError: If a task has fewer than 2 units or groups, or the labels of `groups` are not as many as the units.
+        ScopeError: If a task has fewer than 2 units or groups, or `groups` does not have one label per unit.
         MeasurementError: If the Gram has the wrong shape, is not finite, or is zero throughout.
 
     Example:
@@ -210,7 +211,7 @@ def conflict_rate(
 
     Raises:
         ConfigError: If a setting is not one of the allowed values.
-        ScopeError: If a task has fewer than 2 units or groups, or the labels of `groups` are not as many as the units.
+        ScopeError: If a task has fewer than 2 units or groups, or `groups` does not have one label per unit.
         MeasurementError: If the Gram has the wrong shape, is not finite, or is zero throughout.
 
     Example:
@@ -246,7 +247,7 @@ def magnitude_similarity(
 
     Raises:
         ConfigError: If a setting is not one of the allowed values.
-        ScopeError: If a task has fewer than 2 units or groups, or the labels of `groups` are not as many as the units.
+        ScopeError: If a task has fewer than 2 units or groups, or `groups` does not have one label per unit.
         MeasurementError: If the Gram has the wrong shape, is not finite, or is zero throughout.
 
     Example:
@@ -282,7 +283,7 @@ def curvature(
 
     Raises:
         ConfigError: If a setting is not one of the allowed values.
-        ScopeError: If a task has fewer than 2 units or groups, or the labels of `groups` are not as many as the units.
+        ScopeError: If a task has fewer than 2 units or groups, or `groups` does not have one label per unit.
         MeasurementError: If the Gram has the wrong shape, is not finite, or is zero throughout.
 
     Example:

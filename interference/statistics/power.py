@@ -80,7 +80,7 @@ def needs(
         groups: A label of every unit, the same for units that are not independent; None where all are.
 
     Raises:
-        ConfigError: If the effect is 0 or no number, or power or level is no share.
+        ConfigError: If the effect is 0 or no number, or power or level is not a share.
         ScopeError: If a task has fewer than `LEAST` groups.
     """
     _check(effect, power, level)
@@ -113,7 +113,9 @@ def _check(effect: float | None, power: float, level: float) -> None:
     if not 0 < power < 1:
         raise ConfigError(f"power is {power}, but must lie between 0 and 1 (0.8 is usual)")
     if effect is not None and (not np.isfinite(effect) or effect == 0):
-        raise ConfigError(f"effect is {effect:g}, which no number of groups finds; give an interference such as -0.1")
+        raise ConfigError(
+            f"effect is {effect:g}, which no number of groups can detect; give an interference such as -0.1"
+        )
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ class _Law:
         terms: [3, i, j], of the pilot's variance.
         counts: [tasks], the pilot's groups.
         related: [i, j], whether two tasks share groups; a task does with itself.
-        level: of the intervals.
+        level: level of the intervals.
     """
 
     delta: Array

@@ -35,7 +35,7 @@ class Resamples:
     Attributes:
         layout: The tasks and groups of the units.
         weights: [replicates, units], units grouped by task.
-        level: Of the intervals.
+        level: Level of the intervals.
     """
 
     def __init__(
@@ -56,8 +56,8 @@ class Resamples:
             tasks: The task of every unit.
             aggregate: As in `metrics.interference`; one for all estimands.
             replicates: Resamples.
-            level: Of the intervals.
-            seed: Of the resamples.
+            level: Level of the intervals.
+            seed: Seed of the resamples.
             groups: A label of every unit, the same for units that are not independent; None where all are.
 
         Raises:

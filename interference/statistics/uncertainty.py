@@ -1,6 +1,6 @@
 """How sure a metric is: bootstrap intervals, verdicts and the split-half null; it gathers the comparison of two runs.
 
-The resamples come from `bootstrap.py`, whose head says how they are corrected and what their intervals are worth.
+The resamples come from `bootstrap.py`, whose head says how they are corrected and how far their intervals hold.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Table:
             "carried" where a few units have nearly all of i's gradient (`carriers.py`).
         nonpositive: Share of units v of i with Delta_i L_i(v) <= 0.
         leverage: Share of the worst unit in the cell's ratios.
-        at_odds: Where the metric does not bear its verdict out, how: see `significance.at_odds`; else "".
+        at_odds: How the metric contradicts its verdict, see `significance.at_odds`; "" where it does not.
     """
 
     tasks: tuple[str, ...]
@@ -90,7 +90,7 @@ class Table:
         """The table in tidy columns, for a DataFrame.
 
         Returns:
-            affected, stepped and every array of the table, each [tasks * tasks]: one entry a cell, row by row.
+            affected, stepped and every array of the table, each [tasks * tasks]: one entry per cell, row by row.
         """
         return tidy(self, ("value", "low", "high", "verdict", "p", "q", "nonpositive", "leverage", "at_odds"))
 
@@ -123,8 +123,8 @@ def table(
         norms: As in `metrics.cosine`.
         step: As in `metrics.delta`.
         replicates: Resamples.
-        level: Of the intervals; verdicts hold the false discovery rate at 1 - level.
-        seed: Of the resamples.
+        level: Level of the intervals; verdicts hold the false discovery rate at 1 - level.
+        seed: Seed of the resamples.
         groups: A label of every unit, the same for units that are not independent, within a task or between two: whole
             groups are drawn, and pairs of one group are left out. None where all units are independent.
 
@@ -133,7 +133,7 @@ def table(
 
     Raises:
         ConfigError: If a metric, setting or level is not allowed.
-        ScopeError: If a task has fewer than 2 units or groups, or the labels of `groups` are not as many as the units.
+        ScopeError: If a task has fewer than 2 units or groups, or `groups` does not have one label per unit.
         MeasurementError: If the Gram has the wrong shape, is not finite, or is zero throughout.
 
     Example:
@@ -148,7 +148,7 @@ def table(
 
 
 def table_of(resamples: Resamples, estimand: Estimand) -> Table:
-    """What `table` gives, of one of several estimands that share their resamples, and so most of the work.
+    """`table` for one of several estimands that share their resamples, and so most of the work.
 
     Args:
         resamples: Of the Gram.
@@ -214,8 +214,8 @@ def split_half_null(
         reduce: How ratios become one number, as in `metrics.interference`.
         aggregate: How blocks become one matrix, as in `metrics.interference`.
         splits: Random halvings of every task.
-        level: Of the intervals.
-        seed: Of the halvings.
+        level: Level of the intervals.
+        seed: Seed of the halvings.
         groups: A label of every unit, the same for units that are not independent: whole groups are in one half. None
             where all units are independent.
 
@@ -234,7 +234,7 @@ def split_half_null(
     if cells.counts.min() < LEAST_UNITS:
         least, kind = int(cells.counts.argmin()), "units" if layout.groups is None else "groups"
         raise ScopeError(
-            f"a split-half null needs {LEAST_UNITS} {kind} a task, but {layout.tasks[least]!r} has "
+            f"a split-half null needs {LEAST_UNITS} {kind} per task, but {layout.tasks[least]!r} has "
             f"{cells.counts[least]}"
         )
     rng, blocks = np.random.default_rng(seed), list(blocks_of(gram, layout))

@@ -46,7 +46,7 @@ def real_steps(
         loss: of a batch of one example; None for the mean cross-entropy over supervised tokens.
 
     Returns:
-        One row a step size; see `Verification.steps`.
+        One row per step size; see `Verification.steps`.
 
     Raises:
         MeasurementError: if no unit's step moves another unit's loss.

@@ -1,4 +1,4 @@
-"""verify: is a run's first-order claim true? Derives the gradients of some units again, and takes real steps."""
+"""verify: is a run's first-order claim true? Computes the gradients of some units again, and takes real steps."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -39,7 +39,7 @@ class Verification:
     """The result of a verification.
 
     Attributes:
-        gradients: One row a re-derived unit. `task` and `source` name it; `norm` is that of its gradient. `error` is
+        gradients: One row per recomputed unit. `task` and `source` name it; `norm` is that of its gradient. `error` is
             the error against batch-1 autograd, relative to that norm or to the median unit's, whichever is larger: the
             gradient of a loss near 0 is a difference of nearly equal numbers and has few right digits. `own_error` is
             relative to its own norm. `worst_block` is the block that differs most, `worst_error` its error relative to
@@ -47,10 +47,10 @@ class Verification:
         gram_error: Largest |K - K'| / sqrt(K'[u,u] K'[v,v]) between the run's Gram and that of the derived gradients
             (of their sketches, if the run is of sketches): of the units in `gradients`, and of one unit of every other
             part of the run against them.
-        steps: One row a step size: `step` (lambda), `predicted` (root mean square fall of the loss, nats per token),
+        steps: One row per step size: `step` (lambda), `predicted` (root mean square fall of the loss, nats per token),
             `slope` of the real fall on the predicted one, `correlation`, `pairs` of units.
         linear_until: The largest step up to which slope lies within 0.9 to 1.1 and correlation above 0.99; 0 if none.
-        dtype: Of the base's weights: "float32", "bfloat16", "float16", "float64", "4-bit" or "8-bit".
+        dtype: Dtype of the base's weights: "float32", "bfloat16", "float16", "float64", "4-bit" or "8-bit".
         routers: Whether MixLoRA's routers were measured; their straight-through gradient is not the loss's derivative.
     """
 
@@ -77,7 +77,7 @@ class Verification:
         """The steps with the gradient errors.
 
         Returns:
-            One row a step size: the columns of `steps`, gradient_error, gram_error, linear_until, passed.
+            One row per step size: the columns of `steps`, gradient_error, gram_error, linear_until, passed.
         """
         return self.steps.assign(
             gradient_error=self.error, gram_error=self.gram_error, linear_until=self.linear_until, passed=self.passed
@@ -100,8 +100,8 @@ def verify(
         model: The same model; parameters are moved along gradients and restored to the bit.
         batches: The same batches.
         adapter: The probed adapter; None for the active one.
-        units: Units that are re-derived for each task, drawn with the run's seed; beside them is one of every other
-            batch that was measured.
+        units: Units to recompute for each task, drawn with the run's seed. One unit of every other measured batch is
+            added.
         progress: Called as the work goes on.
         loss: The loss that the run measured, if it was the caller's or a trainer's.
 
@@ -141,7 +141,9 @@ def verify(
             rows[place] = own if place in chosen else _on(own, "cpu")  # there may be as many as the run has units
         count += len(part.units)
     if count != len(run.probes):
-        raise RunError(f"the batches hold {count} units, but the run {len(run.probes)}; pass the run's own batches")
+        raise RunError(
+            f"the batches contain {count} units, but the run has {len(run.probes)}; pass the run's own batches"
+        )
     scope = run.meta.get("scope") or {}
     targets = _targets(run, model, scope.get("layers"), scope.get("modules"), adapter)
     loss = _loss(run, model, targets, rows[chosen[0]]) if loss is None else loss
@@ -159,8 +161,8 @@ def verify_config(
 
     Args:
         run: The run.
-        units: Units that are re-derived for each task, drawn with the run's seed; beside them is one of every other
-            batch that was measured.
+        units: Units to recompute for each task, drawn with the run's seed. One unit of every other measured batch is
+            added.
         progress: Called as the work goes on.
         trust_remote_code: Run code that comes with the base, whatever the run says.
 
@@ -168,7 +170,7 @@ def verify_config(
         Errors of the gradients and the Gram, and how far real steps follow Delta.
 
     Raises:
-        RunError: If the run holds no configuration, or model or data have changed since then.
+        RunError: If the run has no configuration, or model or data have changed since then.
         MeasurementError: If an example was measured as other tokens than its processor gives; or as `verify`.
         ScopeError: As `verify`.
     """
@@ -184,7 +186,7 @@ def verify_config(
     if run.groups is not None and run.groups != [unit.group for unit in encoded.units]:
         raise RunError(
             "the groups of examples have changed since the run was computed (other labels, or other pictures in "
-            "common), and its intervals are of the old ones; compute it again"
+            "common), and its intervals use the old ones; compute it again"
         )
     model = checkpoint.load_model(config.model)
     checkpoint.refuse_other(model, run.meta, "the run")

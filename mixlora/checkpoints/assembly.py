@@ -77,8 +77,8 @@ def assemble(
             two layers (normal, the language model's initializer_range), and warns.
         image_token: the placeholder of a picture in a text.
         feature_layer: the tower's layer whose output is used: from 1, or from -1 for the last.
-        dtype: of all weights; "auto" is the language model's own.
-        seed: of a new projector.
+        dtype: dtype of all weights; "auto" is the language model's own.
+        seed: seed of a new projector.
 
     Raises:
         CheckpointError: if a part is missing or of another kind, parts do not fit, or `out` is not empty.
@@ -86,7 +86,7 @@ def assemble(
     """
     out = Path(out)
     if is_occupied(out):
-        raise CheckpointError(f"{out} holds something already; name a new directory")
+        raise CheckpointError(f"{out} is not empty; name a new directory")
     if dtype not in DTYPES:
         raise ConfigError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}")
     tokenizer = _tokenizer(language, image_token)
@@ -161,12 +161,14 @@ def _language_model(name: Path | str, dtype: str) -> Any:
     """A causal language model; its checkpoint has every weight."""
     config = _config(name, "language model")
     if getattr(config, "vision_config", None) is not None:
-        raise CheckpointError(f"{name} is a {config.model_type} and sees already; give a language model alone")
+        raise CheckpointError(
+            f"{name} is a {config.model_type} and already has a vision tower; give a language model without one"
+        )
     kind: Any = AutoModelForCausalLM
     try:
         model, report = kind.from_pretrained(str(name), dtype=dtype, trust_remote_code=False, output_loading_info=True)
     except LOAD_ERRORS as error:
-        raise CheckpointError(f"{name} is no causal language model that can be loaded: {first_words(error)}") from None
+        raise CheckpointError(f"{name} cannot be loaded as a causal language model: {first_words(error)}") from None
     _check_whole(name, report)
     return model.eval()
 
@@ -193,7 +195,7 @@ def _vision_tower(name: Path | str, dtype: torch.dtype, feature_layer: int) -> A
 def _check_whole(name: Path | str, report: dict[str, Any]) -> None:
     """Refuse a model with weights that its checkpoint does not have."""
     if absent := sorted(report["missing_keys"]):
-        raise CheckpointError(f"{name} holds no {absent[0]} ({len(absent)} weights are missing); fetch it again")
+        raise CheckpointError(f"{name} lacks {absent[0]} ({len(absent)} weights are missing); fetch it again")
 
 
 def _image_processor(name: Path | str, config: Any) -> Any:
@@ -205,7 +207,9 @@ def _image_processor(name: Path | str, config: Any) -> Any:
     blank = torch.zeros(3, config.image_size + 2, config.image_size, dtype=torch.uint8)
     found = tuple(processor(images=[blank.numpy()], return_tensors="pt")["pixel_values"].shape[1:])
     if found != (wanted := (config.num_channels, config.image_size, config.image_size)):
-        raise CheckpointError(f"the image processor of {name} makes pictures of {found}, but its tower sees {wanted}")
+        raise CheckpointError(
+            f"the image processor of {name} makes pictures of {found}, but its tower expects {wanted}"
+        )
     return processor
 
 
@@ -281,7 +285,7 @@ def _put_projector(model: LlavaForConditionalGeneration, converted: Path | None,
         except CheckpointError as error:
             raise CheckpointError(f"{misfit}: {error}") from None
         return
-    warnings.warn("no projector was given: its weights are new, and the model sees nothing yet", stacklevel=3)
+    warnings.warn("no projector was given: its weights are new, and the model cannot see yet", stacklevel=3)
     generator = torch.Generator().manual_seed(seed)
     text: Any = model.config.text_config
     with torch.no_grad():

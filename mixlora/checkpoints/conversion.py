@@ -1,6 +1,6 @@
 """Conversion: released checkpoints of MixLoRA and LLaVA v1 to files for a Hugging Face LLaVA.
 
-Files are mapped, and only the tensors of the adapter and the projector are read; the base's weights are never copied.
+Files are mapped, and only the tensors of the adapter and the projector are read. The base's weights are never copied.
 """
 
 import json
@@ -103,7 +103,7 @@ def import_checkpoint(source: Path | str, out: Path | str, *, base: str | None =
     """
     source, out = Path(source), Path(out)
     if is_occupied(out):
-        raise CheckpointError(f"{out} holds something already; name a new directory")
+        raise CheckpointError(f"{out} is not empty; name a new directory")
     kind = formats.recognise(source)
     adapter: _Adapter | None = None
     projector: Projector | None = None
@@ -117,7 +117,7 @@ def import_checkpoint(source: Path | str, out: Path | str, *, base: str | None =
     elif kind is Kind.PROJECTOR:
         projector = convert(formats.projector_state(source))
     else:
-        raise CheckpointError(f"{source} is a {kind} already; there is nothing to convert")
+        raise CheckpointError(f"{source} is already a {kind}; there is nothing to convert")
     _write(out, adapter, projector)
     parameters = sum(tensor.numel() for tensor in adapter.tensors.values()) if adapter else 0
     return Imported(
@@ -129,7 +129,7 @@ def _mixlora(source: Path, state: State, base: str | None) -> _Adapter:
     """A released MixLoRA as an adapter of the PEFT method MIXLORA."""
     settings = formats.released_settings(source)
     if not state.adapted:
-        raise CheckpointError(f"{source} holds no factors: no name like {_OLD}0.mlp.up_proj.lora_A.default.0")
+        raise CheckpointError(f"{source} has no factors: no name like {_OLD}0.mlp.up_proj.lora_A.default.0")
     conditional = any(_CONDITIONAL in names for names in state.adapted.values())
     own = read_json(source / "config.json") if (source / "config.json").is_file() else {}
     _check_width(state, formats.whole_number(own, "hidden_size"))
@@ -203,12 +203,12 @@ def _lora(source: Path, base: str | None) -> _Adapter:
             )
     state = formats.adapter_state(source)
     if not state.adapted:
-        raise CheckpointError(f"{state.where} holds no LoRA factors: no name like {_OLD}0.mlp.up_proj.lora_A.weight")
+        raise CheckpointError(f"{state.where} has no LoRA factors: no name like {_OLD}0.mlp.up_proj.lora_A.weight")
     r = formats.number(source / ADAPTER_CONFIG, config, "r", 1, None, int)
     alpha = formats.number(source / ADAPTER_CONFIG, config, "lora_alpha", 0, None, int, float)
     known = {f"{_OLD}{layer}.{name}.{end}" for layer, name in state.adapted for end in _LORA_ENDS}
     for key in sorted(state.tensors.keys() - known):
-        raise CheckpointError(f"{state.where} holds {key}, which is no LoRA factor of LLaVA v1's language model")
+        raise CheckpointError(f"{state.where} holds {key}, which is not a LoRA factor of LLaVA v1's language model")
     tensors = {}
     for layer, name in sorted(state.adapted):
         for end, shape in zip(_LORA_ENDS, ((r, None), (None, r)), strict=True):

@@ -73,13 +73,13 @@ class State:
     def take(self, key: str, *shape: int | None) -> Tensor:
         """The tensor of a name, which must exist and have the shape; None stands for any size."""
         if key not in self.tensors:
-            raise CheckpointError(f"{self.where} holds no {key}; the checkpoint is incomplete, fetch it again")
+            raise CheckpointError(f"{self.where} lacks {key}; the checkpoint is incomplete, fetch it again")
         tensor = self.tensors[key]
         sizes = zip(shape, tensor.shape, strict=False)
         if tensor.ndim != len(shape) or any(want not in (None, have) for want, have in sizes):
             wanted = str(tuple(shape)).replace("None", "any")
             raise CheckpointError(
-                f"{key} in {self.where} has shape {tuple(tensor.shape)} where {wanted} fits the others"
+                f"{key} in {self.where} has shape {tuple(tensor.shape)}, but {wanted} fits the others"
             )
         return tensor
 
@@ -100,15 +100,15 @@ def recognise(path: Path) -> Kind:
             return Kind.MIXLORA
         if kind == "LORA":
             return Kind.LLAVA_LORA if is_file(path / BESIDE_LORA) else Kind.LORA
-        raise CheckpointError(f"{path / ADAPTER_CONFIG} has peft_type {kind!r}; only MIXLORA and LORA are understood")
+        raise CheckpointError(f"{path / ADAPTER_CONFIG} has peft_type {kind!r}; only MIXLORA and LORA are supported")
     if is_file(path / PROJECTOR):
         return Kind.PROJECTOR
     if is_file(path / CONVERTED):
         return Kind.CONVERTED
     if is_file(path / WHOLE) or is_file(path / INDEX):
-        raise CheckpointError(f"{path} holds no {NAMESPACE}, where a released MixLoRA keeps r and alpha; put it there")
+        raise CheckpointError(f"{path} has no {NAMESPACE}, where a released MixLoRA keeps r and alpha; put it there")
     raise CheckpointError(
-        f"{path} is {'nothing that is understood' if exists(path) else 'not there'}; understood are a directory with "
+        f"{path} {'has an unknown format' if exists(path) else 'does not exist'}; supported are a directory with "
         f"{ADAPTER_CONFIG} (a MixLoRA or LoRA adapter, LLaVA v1's too), one with {NAMESPACE} (a released MixLoRA "
         f"checkpoint), and {PROJECTOR} or a directory with it"
     )
@@ -141,15 +141,15 @@ def released_settings(source: Path) -> Settings:
     found = read_namespace(path)
     if missing := [name for name in _NEEDED if name not in found]:
         there = ", ".join(name if name.isidentifier() else repr(name) for name in sorted(found)) or "nothing"
-        raise CheckpointError(f"{path} holds no {', '.join(missing)}, but only: {there}")
+        raise CheckpointError(f"{path} lacks {', '.join(missing)}; it has only: {there}")
     if found["cond_type"] not in _INSTANCE:
         raise CheckpointError(
-            f"cond_type is {shown(found['cond_type'])} in {path}; only instance routing is understood, "
+            f"cond_type is {shown(found['cond_type'])} in {path}; only instance routing is supported, "
             f"one of: {', '.join(_INSTANCE)}"
         )
     for name, only in _AS_RELEASED.items():
         if found.get(name, only) != only:
-            raise CheckpointError(f"{name} is {shown(found[name])} in {path}; only {only!r} is understood")
+            raise CheckpointError(f"{name} is {shown(found[name])} in {path}; only {only!r} is supported")
     factors = number(path, found, "n_experts", 1, None, int)
     r = number(path, found, "n_selected", 1, factors, int)
     alpha = number(path, found, "lora_alpha", 0, None, int, float)
@@ -183,7 +183,7 @@ def released_state(source: Path) -> State:
         names = sorted(set(places.values()))
         for name in names:
             if Path(name).name != name:
-                raise CheckpointError(f"{source / INDEX} names {name!r}, which is no file beside it")
+                raise CheckpointError(f"{source / INDEX} names {name!r}, which is not a file in that directory")
     else:
         names = [WHOLE]
     return State(source, {key: tensor for name in names for key, tensor in map_tensors(source / name).items()})
@@ -214,16 +214,16 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object of a JSON file.
 
     Raises:
-        CheckpointError: if it cannot be read, or is no object.
+        CheckpointError: if it cannot be read, or is not an object.
     """
     try:
         found = files.read_json(path)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
     except ValueError as error:
-        raise CheckpointError(f"{path} is no JSON: {error}") from None
+        raise CheckpointError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(found, dict):
-        raise CheckpointError(f"{path} holds a {type(found).__name__} where a JSON object belongs")
+        raise CheckpointError(f"{path} contains a {type(found).__name__}, but must contain a JSON object")
     return found
 
 

@@ -108,7 +108,7 @@ def describe(path: Path | str) -> Description:
         file = path / CONVERTED if path.is_dir() else path
         state = State(file, map_tensors(file))
     if "projector" not in (parameters := _count(state.tensors)):
-        raise CheckpointError(f"{state.where} holds no projector: no name like model.mm_projector.weight")
+        raise CheckpointError(f"{state.where} has no projector: no name like model.mm_projector.weight")
     return Description(str(path), kind, parameters=parameters)
 
 

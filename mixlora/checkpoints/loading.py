@@ -63,7 +63,8 @@ def load_processor(section: BaseSection, place: str | None = None) -> Any:
         return processor
     except LOAD_ERRORS as error:
         raise CheckpointError(
-            f"no tokenizer or processor can be loaded from {base}; copy the base's beside it ({first_words(error)})"
+            f"no tokenizer or processor can be loaded from {base}; copy those of its base into it "
+            f"({first_words(error)})"
         ) from None
 
 
@@ -113,7 +114,7 @@ def load_base(section: BaseSection, device: torch.device | None = None) -> Any:
                 **options,
             )
     except UnpicklingError:
-        raise CheckpointError(f"the weights of {base} hold other things than tensors; {_NOT_EXECUTED}") from None
+        raise CheckpointError(f"the weights of {base} contain objects other than tensors; {_NOT_EXECUTED}") from None
     except LOAD_ERRORS as error:
         raise CheckpointError(f"the base model {base} cannot be loaded: {first_words(error)}") from None
     refuse_offloaded(model)
@@ -175,7 +176,7 @@ def adapt(model: nn.Module, section: BaseSection, adapter: str, config: PeftConf
     except LOAD_ERRORS as error:
         raise CheckpointError(f"{misfit}: {first_words(error)}") from None
     for name in sorted(expected.keys() - saved.keys()):
-        raise CheckpointError(f"{misfit}: it holds no weights for {name}")
+        raise CheckpointError(f"{misfit}: it has no weights for {name}")
     for name in sorted(saved.keys() - expected.keys() - optional.keys()):
         raise CheckpointError(f"{misfit}: the base has no place for {name}")
     _check_numbers(adapter, saved, {**optional, **expected})
@@ -234,7 +235,7 @@ def device_of(name: str) -> torch.device:
         CheckpointError: if it cannot be used.
     """
     if name.partition(":")[0] == "meta":
-        raise CheckpointError(f"device {name!r} holds no numbers, only shapes; name cpu or cuda")
+        raise CheckpointError(f"device {name!r} stores only shapes, no numbers; use cpu or cuda")
     try:
         return torch.empty(0, device=kind_of(name) if name in ("auto", SPLIT) else name).device
     except (RuntimeError, AssertionError) as error:
@@ -275,7 +276,7 @@ def _refuse_specials(folder: Path) -> None:
     """Refuse pipes and devices in place of an adapter's files: reading them might never end."""
     for path in (folder / name for name in (ADAPTER_CONFIG, SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME)):
         if exists(path) and not path.is_file():
-            raise CheckpointError(f"{path} is no regular file; an adapter's files are")
+            raise CheckpointError(f"{path} is not a regular file; replace it by one")
 
 
 def _quantization(section: BaseSection, own: PreTrainedConfig) -> BitsAndBytesConfig:
@@ -325,7 +326,7 @@ def _saved(adapter: str) -> dict[str, Tensor]:
     try:
         return load_peft_weights(adapter, device="cpu")
     except UnpicklingError:
-        raise CheckpointError(f"the weights of {adapter} hold other things than tensors; {_NOT_EXECUTED}") from None
+        raise CheckpointError(f"the weights of {adapter} contain objects other than tensors; {_NOT_EXECUTED}") from None
     except SafetensorError as error:
         raise CheckpointError(
             f"the weights of the adapter at {adapter} are damaged: {first_words(error)}; fetch or write them again"
@@ -340,12 +341,12 @@ def _check_numbers(adapter: str, saved: Mapping[str, Tensor], expected: Mapping[
         if not values.is_floating_point():
             kind = str(values.dtype).removeprefix("torch.")
             raise CheckpointError(
-                f"the adapter at {adapter} holds {kind} values in {name}, where floating-point weights belong; "
+                f"the adapter at {adapter} has {kind} values in {name}, but its weights must be floating-point; "
                 "write it again from the model that was trained"
             )
         if not bool(values.float().isfinite().all()):
             raise CheckpointError(
-                f"the adapter at {adapter} holds numbers in {name} that are not finite; its training diverged, or the "
+                f"the adapter at {adapter} has numbers in {name} that are not finite; its training diverged, or the "
                 "file is damaged"
             )
 

@@ -109,9 +109,9 @@ class _Machine:
             (result,) = self.stack
         except _DAMAGE as error:
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise CheckpointError(f"{self.path} is no pickle, or a damaged one: {reason}") from None
+            raise CheckpointError(f"{self.path} is not a pickle, or is damaged: {reason}") from None
         if not isinstance(result, _Namespace):
-            raise self.refusal(f"{_named(result)} where a namespace belongs")
+            raise self.refusal(f"{_named(result)} in place of a namespace")
         return dict(result)
 
     def step(self, name: str, argument: Any) -> None:
@@ -134,7 +134,7 @@ class _Machine:
     def plain(self, value: Any) -> Any:
         """The value, which must be a plain one."""
         if type(value) not in _PLAIN:
-            raise self.refusal(f"{_named(value)} where a plain value belongs")
+            raise self.refusal(f"{_named(value)} in place of a plain value")
         return value
 
     def mark(self, _: Any) -> None:
@@ -170,17 +170,17 @@ class _Machine:
     def build(self, _: Any) -> None:
         state, target = self.stack.pop(), self.stack[-1]
         if not isinstance(target, _Namespace) or type(state) is not dict or any(type(key) is not str for key in state):
-            raise self.refusal("an object that is no namespace")
+            raise self.refusal("an object that is not a namespace")
         target.update(state)
 
     def append(self, items: list[Any]) -> None:
         if type(self.stack[-1]) is not list:
-            raise self.refusal("an append to what is no list")
+            raise self.refusal("an append to something that is not a list")
         self.stack[-1].extend(self.plain(item) for item in items)
 
     def set_items(self, items: list[Any]) -> None:
         if type(self.stack[-1]) is not dict:
-            raise self.refusal("items of what is no dict")
+            raise self.refusal("items of something that is not a dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
             if type(key) not in _HASHABLE:
                 raise self.refusal(f"{_named(key)} as the key of a dict")
@@ -254,7 +254,7 @@ def map_tensors(path: Path) -> dict[str, Tensor]:
             1.6 and is too large to be read whole.
     """
     if files.exists(path) and not path.is_file():
-        raise CheckpointError(f"no tensors can be read from {path}: it is no regular file")
+        raise CheckpointError(f"no tensors can be read from {path}: it is not a regular file")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -262,7 +262,7 @@ def map_tensors(path: Path) -> dict[str, Tensor]:
     except CheckpointError:
         raise
     except pickle.UnpicklingError:
-        raise CheckpointError(f"{path} holds other things than tensors, or is damaged; nothing of it is read") from None
+        raise CheckpointError(f"{path} contains objects other than tensors, or is damaged; it is not read") from None
     except Exception as error:  # torch passes on every error of its unpickler
         words = "" if isinstance(error, KeyError) else str(error).strip()  # a KeyError's text is only the key
         said = getattr(error, "strerror", None) or words.partition("\n")[0].rstrip(".") or type(error).__name__
@@ -270,7 +270,7 @@ def map_tensors(path: Path) -> dict[str, Tensor]:
     if not isinstance(found, Mapping) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in found.items()
     ):
-        raise CheckpointError(f"{path} holds more than named tensors; a state_dict is needed")
+        raise CheckpointError(f"{path} contains more than named tensors; give a state_dict")
     return dict(found)
 
 
@@ -279,7 +279,7 @@ def _can_be_mapped(path: Path) -> bool:
         return True
     if path.stat().st_size > LARGEST_UNMAPPED:
         raise CheckpointError(
-            f"{path} is of the format of torch before 1.6 and above 1 GiB, so it cannot be read piece by piece; "
+            f"{path} has the format of torch before 1.6 and more than 1 GiB, so it cannot be read piece by piece; "
             "save it again with a newer torch"
         )
     return False

@@ -65,7 +65,7 @@ def load_projector(model: nn.Module, path: Path | str) -> None:
         if parameters[name].shape != tensor.shape:
             have, given = tuple(parameters[name].shape), tuple(tensor.shape)
             raise CheckpointError(
-                f"{name} has shape {have} in the base and {given} in {path}, which is of another base"
+                f"{name} has shape {have} in the base and {given} in {path}, which is for another base"
             )
     with torch.no_grad():
         for name, tensor in projector.tensors.items():
@@ -92,7 +92,7 @@ def convert(state: State) -> Projector:
     places = _TWO_LAYERS if keys.keys() & _TWO_LAYERS.keys() else _LINEAR
     if unknown := sorted(keys.keys() - places.keys()):
         raise CheckpointError(
-            f"{keys[unknown[0]]} in {state.where} has no place; projectors of one or two Linears are converted"
+            f"{keys[unknown[0]]} in {state.where} cannot be placed; only projectors of one or two Linears are converted"
         )
     old, key = next(iter(keys.items()), ("", "model.mm_projector."))
     stem = key.removesuffix(old)

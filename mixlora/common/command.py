@@ -50,7 +50,7 @@ def run(app: Callable[[], object], alone: Collection[str] = ()) -> None:
             app()
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
-    except BaseException as error:  # a panic of a library in Rust is no Exception
+    except BaseException as error:  # a panic of a library in Rust is not an Exception
         if debug:
             raise
         sys.exit(_told(error))
@@ -61,7 +61,7 @@ def run(app: Callable[[], object], alone: Collection[str] = ()) -> None:
 def _stop(*_: object) -> None:
     """Answer SIGTERM, which launchers send to the others where one process ended."""
     _leave_signals()  # a second one ends this process at once
-    raise Stopped("told to stop (SIGTERM), as where another process ended; the same command continues")
+    raise Stopped("SIGTERM arrived, perhaps because another process ended; the same command continues")
 
 
 def _leave_signals() -> None:
@@ -91,7 +91,7 @@ def _refuse_several(alone: Collection[str]) -> None:
     name = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
     if _are_several() and name in alone:
         refused = ConfigError(
-            f"{name} works in one process, but was started in {os.environ['WORLD_SIZE']} (WORLD_SIZE); start it "
+            f"{name} runs in one process, but was started in {os.environ['WORLD_SIZE']} (WORLD_SIZE); start it "
             "without torchrun or accelerate"
         )
         refused.shared = True
@@ -135,7 +135,7 @@ def call(*words: object) -> str:
 
 
 def next_steps(*steps: str, quiet: bool = False) -> None:
-    """Say on standard error what to do after a command, one line a step; `quiet` says nothing.
+    """Say on standard error what to do after a command, one line per step; `quiet` says nothing.
 
     What the command printed is written first. Of several processes only the first one speaks.
     """

@@ -36,7 +36,7 @@ def check_free(out: Path, marker: str, noun: str, otherwise: str) -> None:
     try:
         str(out.absolute()).encode()
     except UnicodeEncodeError:
-        raise RunError(f"{out} lies where a name is no UTF-8, as safetensors needs it; choose another --out") from None
+        raise RunError(f"the path {out} is not UTF-8, which safetensors needs; choose another --out") from None
     if exists(out / marker):
         raise RunError(f"{out} already holds {noun}; choose another --out or delete it first")
     try:
@@ -47,7 +47,7 @@ def check_free(out: Path, marker: str, noun: str, otherwise: str) -> None:
     if occupied:
         raise RunError(f"{out} exists and {otherwise}; choose another --out")
     if apart:
-        raise RunError(f"{out} is a link or the root of a disk; name a directory within it by --out")
+        raise RunError(f"{out} is a link or the root of a disk; name a directory within it with --out")
 
 
 def _is_mounted(path: Path) -> bool:

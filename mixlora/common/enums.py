@@ -6,7 +6,7 @@ from typing import TypeVar
 from mixlora.common.errors import ConfigError, ToolError
 
 MUST_BE = "{name} is {value!r}, but must be one of {quoted}"
-NONE_OF = "{name} {value!r} is none of {members}"
+NONE_OF = "{name} {value!r} is not one of {members}"
 
 Option = TypeVar("Option", bound=StrEnum)
 

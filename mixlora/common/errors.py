@@ -77,13 +77,13 @@ class ResourceError(RunError):
 
 
 class EndedError(RunError):
-    """Another process of the same job ended, so that this one cannot go on. What is done is kept."""
+    """Another process of the same job ended, so this one cannot continue. What is done is kept."""
 
     exit_code = 1
 
 
 class Stopped(BaseException):
-    """The process was told to stop. It is no Exception, so that code that takes any error for bad input lets it pass.
+    """The process was asked to stop. Not an Exception, so that code that takes any error for bad input lets it pass.
 
     Attributes:
         exit_code: the command's exit code.

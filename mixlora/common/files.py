@@ -66,7 +66,7 @@ def read_bytes(path: Path, largest: int) -> bytes:
     """The content of a regular file. Pipes and devices, which may never end, are refused without waiting.
 
     Raises:
-        OSError: it cannot be read, is no regular file, or has more than `largest` bytes.
+        OSError: it cannot be read, is not a regular file, or has more than `largest` bytes.
     """
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -98,7 +98,7 @@ def read_json(path: Path, largest: int = LARGEST_JSON) -> Any:
 
     Raises:
         OSError: as `read_bytes`.
-        ValueError: it is no JSON in UTF-8, is deeper than `DEEPEST`, or holds half a character.
+        ValueError: it is not JSON in UTF-8, is deeper than `DEEPEST`, or holds half a character.
     """
     return parse_json(read_text(path, largest))
 
@@ -107,7 +107,7 @@ def parse_json(text: str) -> Any:
     """The value that JSON describes.
 
     Raises:
-        ValueError: it is no JSON, is deeper than `DEEPEST`, or holds half a character.
+        ValueError: it is not JSON, is deeper than `DEEPEST`, or holds half a character.
     """
     try:
         found = json.loads(text)

@@ -30,4 +30,4 @@ def _difference(key: str, there: Any, here: Any) -> str:
     """One difference; a digest, 32 hexadecimal digits, says only that something has changed."""
     if all(isinstance(value, str) and _DIGEST.fullmatch(value) for value in (there, here)):
         return f"{key:.200} has changed"
-    return f"{key:.200} is {there!r:.200} there and {here!r:.200} here"
+    return f"{key:.200} was {there!r:.200} and is now {here!r:.200}"

@@ -35,7 +35,7 @@ class BaseSection(Section):
     Attributes:
         base: path or hub id of the base model; "mini" is the small LLaVA that ships with this package.
         projector: projector.safetensors of `mixlora import-official`, loaded into the base.
-        dtype: of the base's weights; "auto" keeps the checkpoint's own.
+        dtype: dtype of the base's weights; "auto" keeps the checkpoint's own.
         quantization: store the base's Linear weights, except a projector's and the output layer's, in "4bit" (NF4) or
             "8bit"; needs bitsandbytes.
         device: "auto" is a GPU if there is one, "split" spreads the layers over all of them.
@@ -64,7 +64,7 @@ class BaseSection(Section):
         try:  # YAML reads 2026-11-29 as a date
             return None if value is None else datetime.date.fromisoformat(str(value)).isoformat()
         except ValueError:
-            raise ValueError("is no day; write year, month and day, as 2026-11-29") from None
+            raise ValueError("is not a date; write year, month and day, as in 2026-11-29") from None
 
     @property
     def day(self) -> datetime.date | None:

@@ -46,7 +46,7 @@ def read(path: Path, schema: type[Section], record: str) -> dict[str, Any]:
         record: the JSON file in such a directory that has the configuration under "config".
 
     Raises:
-        ConfigError: if it is missing, is no YAML or no such directory.
+        ConfigError: if it is missing, is not YAML or no such directory.
     """
     return _of_record(path, record) if is_folder(path) else _read(path, schema, ())
 
@@ -63,7 +63,7 @@ def overridden(data: Mapping[str, Any], settings: Sequence[str], options: Mappin
     """The values with `key.subkey=value` settings over them, and nested options over both.
 
     Raises:
-        ConfigError: if a setting has another form, or its value is no YAML.
+        ConfigError: if a setting has another form, or its value is not YAML.
     """
     whole: dict[str, Any] = {}
     for part in (data, *map(_setting, settings), options):
@@ -84,7 +84,7 @@ def build(schema: type[S], data: Mapping[str, Any], place: str) -> S:
 
 
 def leaves(nested: Mapping[str, Any], under: str = "") -> Iterator[tuple[str, Any]]:
-    """Each value that is no mapping, with its dotted key, as ("generation.num_beams", 1)."""
+    """Each value that is not a mapping, with its dotted key, as ("generation.num_beams", 1)."""
     for key, value in nested.items():
         if isinstance(value, Mapping):
             yield from leaves(value, f"{under}{key}.")
@@ -126,7 +126,7 @@ class _Loader(yaml.SafeLoader):
         if not repeated:
             self._extents[node] = self._extent(node, mark)
         elif node not in self._extents:
-            raise _refusal("an alias stands within what it repeats", mark)
+            raise _refusal("an alias is inside the part that it repeats", mark)
         return node
 
     def _extent(self, node: Any, mark: Any) -> tuple[int, int]:
@@ -156,7 +156,7 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if key.tag != "tag:yaml.org,2002:merge" and isinstance(key.value, str):
                 if key.value in seen:
-                    raise _refusal(f"the key {key.value!r} stands there twice", key.start_mark)
+                    raise _refusal(f"the key {key.value!r} appears twice", key.start_mark)
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -179,7 +179,7 @@ def _read(path: Path, schema: type[Section], including: tuple[Path, ...]) -> dic
         line = f":{mark.line + 1}" if mark else ""
         raise ConfigError(f"{path}{line}: not valid YAML ({_reason(error)})") from None
     if not isinstance(data, dict):
-        held = "the file is empty" if data is None else f"it holds a {type(data).__name__}"
+        held = "the file is empty" if data is None else f"it contains a {type(data).__name__}"
         raise ConfigError(
             f"{path}: a configuration is a mapping with the keys {', '.join(schema.model_fields)}, but {held}"
         )
@@ -213,9 +213,11 @@ def _of_record(path: Path, record: str) -> dict[str, Any]:
         kept = None if config is None else {k: value for k, value in without_trust(config).items() if k != "out"}
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         kind = record.removesuffix(".json")
-        raise ConfigError(f"{path} is a directory, but no {kind}; name a YAML file or a {kind}'s directory") from None
+        raise ConfigError(
+            f"{path} is a directory, but has no {record}; name a YAML file or a {kind}'s directory"
+        ) from None
     if kept is None:
-        raise ConfigError(f"{path} was computed from a notebook and holds no configuration to rerun")
+        raise ConfigError(f"{path} was computed from a notebook and has no configuration to rerun")
     return kept
 
 
@@ -261,7 +263,7 @@ def _sentence(error: ValidationError, schema: type[Section]) -> str:
     if first["type"] == "missing":
         return f"{where!r} is missing"
     if first["loc"][-1:] == ("[key]",):
-        return f"{first['loc'][0]}: the name {first['input']!r:.60} is no text; put quotes around it"
+        return f"{first['loc'][0]}: the name {first['input']!r:.60} is not text; put quotes around it"
     message = "it is empty; give at least one" if first["type"] == "too_short" else first["msg"]
     message = message.removeprefix("Value error, ")
     given = "" if isinstance(first["input"], Mapping) else f" (it is {first['input']!r:.200})"

@@ -147,12 +147,10 @@ def scarce(error: BaseException) -> ResourceError | None:
     """The error in our own words if open files or memory ran out; otherwise None."""
     text, number = str(error), getattr(error, "errno", None)
     if number in (errno.EMFILE, errno.ENFILE) or any(words in text for words in _FILES):
-        return ResourceError(
-            "the system lets this process open no more files (Too many open files); raise the limit (ulimit -n)"
-        )
+        return ResourceError("this process cannot open more files (Too many open files); raise the limit (ulimit -n)")
     if isinstance(error, MemoryError) or number == errno.ENOMEM or any(words in text for words in _MEMORY):
         said = f" ({text.partition(chr(10))[0]})" if text else ""
-        return ResourceError(f"the system gives this process no more memory{said}; free some, or raise its limit")
+        return ResourceError(f"this process cannot get more memory{said}; free some, or raise its limit")
     return None
 
 

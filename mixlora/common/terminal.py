@@ -13,7 +13,7 @@ from mixlora.common.progress import silent
 
 
 def console(stderr: bool = False) -> Console:
-    """A console; where output is no terminal, lines are 200 columns wide."""
+    """A console; where output is not a terminal, lines are 200 columns wide."""
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else 200
     return Console(file=stream, width=width, soft_wrap=False, highlight=False, markup=False, emoji=False)

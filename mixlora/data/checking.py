@@ -34,7 +34,7 @@ class Checked:
         lengths: the tokens of each of `examples`.
         bad: the positions of the unusable ones among all that were checked.
         cut: {task: how many of its `examples` have an answer that the collator's `max_length` cuts short}.
-        marked: {task: how many hold special tokens of the model, which are read as text}.
+        marked: {task: how many contain special tokens of the model, which are read as text}.
     """
 
     examples: list[Example]
@@ -58,7 +58,7 @@ def check(
 
     Args:
         examples: what is to be checked.
-        collator: of the model that is to see them.
+        collator: collator of the model that is to see them.
         problems: gets one error for each example that cannot be used, in order.
         decode: also decode every picture, not only read its header. No picture is kept.
         threads: how many pictures are decoded at once; as many as there are cores, but at most 8, if None.
@@ -105,7 +105,7 @@ def as_error(problems: Sequence[DataError]) -> DataError:
     if len(listed) == 1:
         return DataError(listed[0])
     lines = _by_kind(listed[:_LISTED]) + [f"and {len(listed) - _LISTED} more"] * (len(listed) > _LISTED)
-    error = DataError("\n  ".join([f"{len(listed)} records cannot be used; correct or remove what is listed:", *lines]))
+    error = DataError("\n  ".join([f"{len(listed)} records cannot be used; correct or remove these:", *lines]))
     error.lines = True
     return error
 

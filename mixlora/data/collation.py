@@ -186,13 +186,13 @@ class Collator:
                 cannot be decoded.
         """
         if not encoded:
-            raise DataError("A batch of no examples was asked for; give at least one.")
+            raise DataError("The batch is empty; give at least one example.")
         with_image = [item for item in encoded if item.has_image]
         if not mixed and 0 < len(with_image) < len(encoded):
             without = next(item for item in encoded if not item.has_image)
             raise DataError(
                 f"A batch mixes examples with an image ({with_image[0].source}) and without one ({without.source}); "
-                "batch them apart (Encoded.has_image)."
+                "batch them separately (Encoded.has_image)."
             )
         length = max(len(item.input_ids) for item in encoded)
 
@@ -215,7 +215,7 @@ class Collator:
         for item, ids in zip(encoded, rows, strict=True):
             if list(ids)[: len(item.input_ids)] != item.input_ids:
                 raise ConfigError(
-                    f"{item.source}: {type(self.processor).__name__} reads this example as other tokens than its "
+                    f"{item.source}: {type(self.processor).__name__} splits this example into other tokens than its "
                     "tokenizer; this kind of processor cannot be used"
                 )
         kept: dict[str, Tensor] = {}
@@ -308,8 +308,8 @@ class Collator:
             return
         if new_tokens:
             raise DataError(
-                f"{which} has a prompt of {length} tokens, but the model has positions for {self.positions}, those of "
-                f"up to {new_tokens} new ones among them; lower generation.max_new_tokens, or drop the record"
+                f"{which} has a prompt of {length} tokens, but the model has positions for {self.positions}, including "
+                f"up to {new_tokens} new ones; lower generation.max_new_tokens, or drop the record"
             )
         raise DataError(
             f"{which} has more tokens than the {self.positions} that the model has positions for; set max_length to "
@@ -324,7 +324,8 @@ class Collator:
             self.collate([encoded])
         except ValueError as error:
             raise DataError(
-                f"{encoded.source}: the record's text holds {self._image_token}, which {type(self.processor).__name__} "
+                f"{encoded.source}: the record's text contains {self._image_token}, which "
+                f"{type(self.processor).__name__} "
                 f"cannot read as text ({error}); remove it"
             ) from None
 

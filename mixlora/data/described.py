@@ -22,7 +22,7 @@ def of_task(examples: Sequence[Example], cut: int, noted: Noted, marked: int = 0
         examples: those that are used.
         cut: how many of them have an answer that max_length cuts.
         noted: what of its data is not used.
-        marked: how many of them hold special tokens of the model, which are read as text.
+        marked: how many of them contain special tokens of the model, which are read as text.
     """
     return {
         "examples": len(examples),
@@ -68,8 +68,8 @@ def _of_task(task: str, own: Mapping[str, Any], template: Mapping[str, Any]) -> 
         yield f"task {task!r}: max_length cuts the answers of {cut} of {count} examples"
     if marked := _number(own.get("special_as_text")):
         yield (
-            f"task {task!r}: messages of {marked} of {count} examples hold special tokens of the model, which are read "
-            "as text here; SFTTrainer reads them as the tokens"
+            f"task {task!r}: messages of {marked} of {count} examples contain special tokens of the model, which are "
+            f"read as text here; SFTTrainer reads them as the tokens"
         )
     if several := _number(own.get("several_answers")):
         yield (
@@ -78,9 +78,9 @@ def _of_task(task: str, own: Mapping[str, Any], template: Mapping[str, Any]) -> 
     if 0 < seeing < count:
         yield f"task {task!r}: {count - seeing} of {count} examples have no picture"
     if template.get("text") and (forms := [form for form in _texts(own.get("forms")) if form in _TEXTUAL]):
-        yield f"task {task!r}: records are {' and '.join(forms)}, written as they stand, without the chat template"
+        yield f"task {task!r}: records are {' and '.join(forms)}, used as they are, without the chat template"
     if loss_on := [which for which in _texts(own.get("loss_on")) if which != LossOn.ANSWERS]:
-        yield f"task {task!r}: the loss is on {' and '.join(loss_on)} (loss_on), not on all answers alone"
+        yield f"task {task!r}: the loss is on {' and '.join(loss_on)} (loss_on), not on the answers of all turns"
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

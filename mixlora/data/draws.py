@@ -79,7 +79,7 @@ def draw(
         pools: {task: all its examples}.
         kinds: {task: its `group`}.
         count: examples of each task; all if there are fewer.
-        seed: of the draw.
+        seed: seed of the draw.
         paired: {task: True to draw it with the other paired ones, False apart from all others, None by itself}.
 
     Raises:

@@ -116,8 +116,8 @@ class Encoder:
             return self._completion(example, *self._plain(example), begins=True)
         if self.renderer is None:
             raise DataError(
-                f"{example.source}: the record holds {form.value}, but the model has no chat template; name one by "
-                "model.chat_template (a file, llava-v1, or a name that TRL knows, as qwen3), or give prompt and "
+                f"{example.source}: the record holds {form.value}, but the model has no chat template; set "
+                "model.chat_template (a file, llava-v1, or a name that TRL knows, such as qwen3), or give prompt and "
                 "completion as text"
             )
         if form is Form.COMPLETION:
@@ -141,7 +141,7 @@ class Encoder:
         if len(answers) != len(turns):
             raise DataError(
                 f"{example.source}: the chat template ({self.template.source}) marks {len(answers)} answers in "
-                f"{len(turns)} assistant turns, so which of them is which cannot be told; supervise all turns "
+                f"{len(turns)} assistant turns, so they cannot be matched; supervise all turns "
                 "(loss_on: answers, no weight: 0), or give another model.chat_template"
             )
         wanted = [turn.supervised for turn in turns]
@@ -190,17 +190,17 @@ class Encoder:
                 "its answer; give prompt and response"
             )
         if not example.images:
-            raise DataError(f"{example.source}: the record has no image, which {self.written_by} wants")
+            raise DataError(f"{example.source}: the record has no image, but {self.written_by} needs one")
         if example.loss_on is LossOn.EVERYTHING:
             raise DataError(
-                f"{example.source}: loss_on is everything, but {self.written_by} supervises the answer alone: every "
-                "token of a prompt sees all of it; set loss_on: answers"
+                f"{example.source}: loss_on is everything, but {self.written_by} supervises only the answer, because "
+                f"every token of a prompt sees all of it; set loss_on: answers"
             )
         prompt, answer = (self._text(example, number) for number in range(2))
         if MARKERS[0] in prompt + answer:
             raise DataError(
-                f"{example.source}: the record holds a special token of the model, which {self.written_by} cannot read "
-                "as text; remove it"
+                f"{example.source}: the record contains a special token of the model, which {self.written_by} cannot "
+                "read as text; remove it"
             )
         (self._check_before if answered else self._check_prompt)(example, prompt)
         at = prompt.rfind(str(self.image_token)) + len(str(self.image_token))
@@ -214,7 +214,7 @@ class Encoder:
         if len(example.turns) != 2:
             raise DataError(
                 f"{example.source}: the record has {len(example.turns)} turns, but without a chat template only a "
-                "prompt and its answer are written; name model.chat_template"
+                "prompt and its answer can be written; name model.chat_template"
             )
         prompt = self._text(example, 0)
         return prompt, prompt + self._ended(self._text(example, 1))
@@ -243,7 +243,7 @@ class Encoder:
 
     def _ended(self, text: str) -> str:
         if not self.tokenizer.eos_token:
-            raise ConfigError("the tokenizer has no eos_token, by which a model would learn to stop; set one")
+            raise ConfigError("the tokenizer has no eos_token, so a model cannot learn to stop; set one")
         return text + str(self.tokenizer.eos_token)
 
     def _written(

@@ -40,7 +40,7 @@ class Turn:
     Attributes:
         role: whose it is.
         text: its text, without placeholders of pictures.
-        places: where in the text pictures stand, in characters, one entry a picture.
+        places: where in the text pictures stand, in characters, one entry per picture.
         supervised: whether a trainer computes a loss on it, if it is an assistant's.
         more: what else the template may read: tool_calls, tool_call_id, name, reasoning_content.
     """

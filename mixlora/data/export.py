@@ -21,7 +21,7 @@ def write(examples: Sequence[Example], out: Path) -> None:
         WriteError: the disk is full.
     """
     if is_occupied(out):
-        raise DataError(f"{out} holds something already; name a new directory.")
+        raise DataError(f"{out} is not empty; name a new directory.")
     try:
         with whole_directory(out.resolve()) as folder:
             (folder / "images").mkdir()
@@ -35,7 +35,9 @@ def _record(example: Example, images: Path) -> dict[str, object]:
     record: dict[str, object] = {"id": f"{example.task}/{example.id}", "task_name": example.task}
     (image, *more) = example.images or (None,)
     if more:
-        raise DataError(f"{example.source}: several pictures; LLaVA's JSON has one a record.")
+        raise DataError(
+            f"{example.source}: the record has several pictures, but LLaVA's JSON takes one per record; leave it out."
+        )
     if isinstance(image, Image.Image):
         path = images / (example.id.replace("/", "-") + ".png")
         if not path.exists():

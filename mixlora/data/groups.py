@@ -32,8 +32,8 @@ def label_of(value: Any) -> Hashable | None:
     is missing: None, NaN, blank text.
 
     Raises:
-        TypeError: it is no text, number, date or identifier, nor a tuple of these, so that it cannot be told from
-            others by its content.
+        TypeError: it is not text, a number, a date or an identifier, nor a tuple of these, so it cannot be compared
+            by its content.
     """
     if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):  # a scalar of numpy or torch
         value = value.item()

@@ -33,7 +33,7 @@ def open_image(example: Example, number: int = 0) -> Image.Image:
     """One of the example's pictures, decoded, upright by its EXIF orientation, as RGB; the example keeps no pixel.
 
     Raises:
-        DataError: it is no image, is cut off, has more than `MAX_PIXELS` pixels, or numbers whose range is not known.
+        DataError: it is not an image, is cut off, has over `MAX_PIXELS` pixels, or numbers whose range is not known.
     """
     with _opened(example, number) as picture:
         return _as_rgb(ImageOps.exif_transpose(picture))
@@ -132,14 +132,14 @@ def _opened(example: Example, number: int) -> Iterator[Image.Image]:
         with ExitStack() as files:
             if isinstance(given, Path):
                 if given.stat().st_size > MAX_BYTES or not given.is_file():
-                    raise ValueError(f"it is no regular file, or of more than {MAX_BYTES} bytes")
+                    raise ValueError(f"it is not a regular file, or has more than {MAX_BYTES} bytes")
                 given = files.enter_context(Image.open(given, formats=IMAGE_FORMATS))
             elif (
                 data := _bytes(given)
             ) is not None:  # decoding the example's own object would keep its pixels in memory
                 given = files.enter_context(encoded_image(data))
             if not isinstance(given, Image.Image):
-                raise TypeError("it is no picture")
+                raise TypeError("it is not a picture")
             if given.width * given.height > MAX_PIXELS:
                 raise ValueError(f"{given.width} x {given.height} pixels are more than the limit of {MAX_PIXELS}")
             yield given

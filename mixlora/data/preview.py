@@ -102,8 +102,8 @@ def previews(
 
     Args:
         tasks: {name: section, how many examples are sampled (all if None)}.
-        collator: of the model that the examples are for.
-        seed: of the sample.
+        collator: collator of the model that the examples are for.
+        seed: seed of the sample.
         count: examples shown of each task.
         draw: draws samples of all tasks together, where `tasks` are not sampled one by one.
 

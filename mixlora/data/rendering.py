@@ -114,8 +114,8 @@ class Renderer:
             if not (whole.startswith(until) and until.startswith(before)):
                 raise DataError(
                     f"{example.source}: the chat template ({self.template.source}) has no generation markers and "
-                    f"writes turn {k + 1} alone differently than within the conversation, so which tokens are "
-                    "supervised cannot be told; give model.chat_template one with {% generation %} markers, or the "
+                    f"writes turn {k + 1} alone differently than within the conversation, so the supervised tokens "
+                    "cannot be found; give model.chat_template one with {% generation %} markers, or the "
                     "task loss_on: everything"
                 )
             yield len(before), len(until)
@@ -137,7 +137,7 @@ class Renderer:
                 with suppress(*REFUSALS):
                     return self._by_template(example, others, training, answering)
             raise DataError(
-                f"{example.source}: the chat template ({self.template.source}) refuses this conversation: "
+                f"{example.source}: the chat template ({self.template.source}) rejects this conversation: "
                 f"{_words(error)}; change its turns, or give another model.chat_template"
             ) from None
 
@@ -211,7 +211,7 @@ class Renderer:
                     )
             if (turn.role == "tool" or turn.more.get("tool_calls")) and not self.template.calls_tools:
                 raise DataError(
-                    f"{example.source}: turn {k} is a tool's or calls one, which the chat template "
+                    f"{example.source}: turn {k} is a tool call or a tool's answer, which the chat template "
                     f"({self.template.source}) does not write; give another model.chat_template"
                 )
             if any(key in turn.more for key in _REASONING) and not any(

@@ -25,7 +25,7 @@ def examples_of(
         name: the task's name.
         task: its section.
         count: examples drawn from each task; all if None. Mini-suite tasks that share pictures get the same ones.
-        seed: of the draw.
+        seed: seed of the draw.
         problems: collects the errors of unusable records; None to raise the first.
         noted: counts the records that are skipped (on_error), and collects keys that are not read.
 

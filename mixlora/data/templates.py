@@ -184,7 +184,9 @@ def own_template(processor: Any) -> str | None:
     found = getattr(processor, "chat_template", None) or tokenizer.chat_template
     if isinstance(found, Mapping):
         if "default" not in found:
-            raise ConfigError(f"the model has the chat templates {', '.join(found)}; name the file of one")
+            raise ConfigError(
+                f"the model has the chat templates {', '.join(found)}; set model.chat_template to the file of one"
+            )
         return str(found["default"])
     return None if found is None else str(found)
 
@@ -222,8 +224,8 @@ def named_template(named: str) -> tuple[str | None, str]:
     if named in known_to_trl():
         return known_to_trl()[named], f"TRL's {named}"
     raise ConfigError(
-        f"chat_template is {named!r:.200}, which is no file and no name; give a file, {RAW}, {LLAVA_V1}, or one of "
-        f"TRL's: {', '.join(known_to_trl())}"
+        f"chat_template is {named!r:.200}, which is neither a file nor a known name; give a file, {RAW}, {LLAVA_V1}, "
+        f"or one of TRL's: {', '.join(known_to_trl())}"
     )
 
 

@@ -86,13 +86,14 @@ def compare(first: Path, second: Path) -> Comparison:
     Nothing in their directories is changed.
 
     Raises:
-        ToolError: one is no evaluation, they share no task, or they differ in a task's examples or in their judges.
+        ToolError: one is not an evaluation, they share no task, or they differ in a task's examples or in their judges.
     """
     one, other = _Side(first), _Side(second)
     shared = [task for task in one.tasks if task in other.tasks and one.scored(task) == other.scored(task)]
     if not shared:
         raise DataError(
-            f"{first} and {second} share no task that is scored alike; evaluate both with the same tasks and scores."
+            f"{first} and {second} have no task in common with the same score; evaluate both with the same tasks and "
+            "scores."
         )
     if any(one.tasks[task]["metric"] == JUDGE for task in shared):
         _refuse_other_judge(one, other)
@@ -142,7 +143,7 @@ def judged_difference(
         files: the files of their judgements.
         judge: the judge.
         draws: resamples.
-        seed: of the resamples.
+        seed: seed of the resamples.
 
     Raises:
         DataError: they are not answers to the same questions.
@@ -150,7 +151,9 @@ def judged_difference(
     """
     first, second = matched(first, second)
     if reworded := [one for one, own in zip(first, second, strict=True) if one.prompt != own.prompt]:
-        raise DataError(f"{reworded[0].place} has another prompt on the second side; evaluate both on the same data.")
+        raise DataError(
+            f"{reworded[0].place} has a different prompt on the second side; evaluate both on the same data."
+        )
     said = [verdicts(file, judge, side) for file, side in zip(files, (first, second), strict=True)]
     one, other = (np.array([verdict is True for verdict in side], dtype=float) for side in said)
     whole = np.ones_like(one)

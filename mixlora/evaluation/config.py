@@ -73,7 +73,7 @@ class EvaluateTask(TaskGroupSection):
         if self.labels is not None and self.metric != Metric.CLASSIFICATION:
             raise ValueError(f"labels are for score: classification, not {self.metric}")
         if self.mme is not None and self.samples is not None:
-            raise ValueError("samples would take an image's two questions apart; leave it out with mme")
+            raise ValueError("samples would separate an image's two questions; leave it out with mme")
         return self
 
     @model_validator(mode="after")
@@ -94,7 +94,7 @@ class GenerationSection(Section):
         temperature: of drawn tokens.
         top_p: draw only among the most probable tokens, up to this cumulative probability.
         num_beams: of a beam search.
-        seed: of drawn tokens.
+        seed: seed of drawn tokens.
     """
 
     batch_size: int = Field(16, ge=1)
@@ -124,7 +124,7 @@ class JudgeSection(Section):
     Attributes:
         model: path or hub id of a causal language model.
         by: "probability" of Yes against No, or "generation" of Yes or No.
-        dtype: of its weights.
+        dtype: dtype of its weights.
         device: "auto" is a GPU if there is one.
         batch_size: answers judged together; verdicts do not depend on it.
     """
@@ -139,7 +139,7 @@ class JudgeSection(Section):
     @classmethod
     def _on_one(cls, value: str) -> str:
         if value == SPLIT:
-            raise ValueError("a judge is on one device; give auto, cpu or cuda:0")
+            raise ValueError("a judge runs on one device; give auto, cpu or cuda:0")
         return value
 
     @property
@@ -155,7 +155,7 @@ class EvaluateConfig(Section):
         out: the directory of predictions and scores.
         label: the model's name in tables; the name of `out` if None.
         draws: bootstrap draws of an interval.
-        seed: of the sampled examples and of the draws.
+        seed: seed of the sampled examples and of the draws.
     """
 
     model: EvaluatedSection
@@ -196,7 +196,7 @@ def load(path: Path | None, settings_: Sequence[str] = (), options: Mapping[str,
     """The configuration of a YAML file (or of finished results), overridden by settings and options.
 
     Raises:
-        ConfigError: if the file is missing, is no YAML, or has a key or value that cannot be used.
+        ConfigError: if the file is missing, is not YAML, or has a key or value that cannot be used.
     """
     data = _read(path) if path else {}
     whole = settings.overridden(data, settings_, options or {})
@@ -220,7 +220,7 @@ def _of_results(path: Path) -> dict[str, Any]:
         return {key: value for key, value in config.items() if key != "out"}
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         raise ConfigError(
-            f"{path} is a directory, but holds no {RECORD} of an evaluation; name a YAML file, or a directory with one"
+            f"{path} is a directory, but has no {RECORD} of an evaluation; name a YAML file, or a directory with one"
         ) from None
 
 

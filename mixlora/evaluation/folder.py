@@ -129,7 +129,7 @@ class Folder:
             found = read_json(self.path / IDENTITY)
             return found | {"tasks": {task: dict(own) for task, own in found["tasks"].items()}}
         except (OSError, ValueError, TypeError, LookupError, AttributeError):
-            raise CheckpointError(f"{self.path} holds something that is no evaluation; choose another --out") from None
+            raise CheckpointError(f"{self.path} exists, but is not an evaluation; choose another --out") from None
 
     def _refuse_other(self, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
         common = found["tasks"].keys() & wanted["tasks"].keys()
@@ -139,11 +139,13 @@ class Folder:
         )
         if (layout := found.get("format")) != wanted["format"]:
             raise CheckpointError(
-                f"{self.path} holds answers of another version (format {layout!r:.20}, not {wanted['format']}), which "
+                f"{self.path} has answers from another version (format {layout!r:.20}, not {wanted['format']}), which "
                 "cannot be completed; evaluate again into another --out"
             )
         if other := differences(there, here):
-            raise CheckpointError(f"{self.path} is of another evaluation: {other}; choose another --out, or delete it")
+            raise CheckpointError(
+                f"{self.path} is from a different evaluation: {other}; choose another --out, or delete it"
+            )
 
     def _begun(self, task: str) -> bool:
         return exists(self._file(task)) or exists(self._partial(task))

@@ -23,7 +23,7 @@ class Generator:
 
     Attributes:
         model: a causal language model or LLaVA-type one, with or without an adapter, in evaluation mode.
-        collator: of the model.
+        collator: collator of the model.
         how: the settings of generation.
         named: whether to pass the examples' tasks to generate, for routers that look at tasks.
     """

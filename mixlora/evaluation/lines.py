@@ -27,7 +27,7 @@ def whole_lines(path: Path) -> list[dict[str, Any]]:
     """The complete records of a growing file, without a partial last one; none if there is no file.
 
     Raises:
-        CheckpointError: a line is no record, or the file cannot be read.
+        CheckpointError: a line is not a record, or the file cannot be read.
     """
     if not exists(path):
         return []
@@ -39,7 +39,7 @@ def whole_lines(path: Path) -> list[dict[str, Any]]:
     except ValueError:
         found = [None]
     if not all(isinstance(record, dict) for record in found):
-        raise CheckpointError(f"{path} has a line that is no JSON object; delete the file")
+        raise CheckpointError(f"{path} has a line that is not a JSON object; delete the file")
     return found
 
 

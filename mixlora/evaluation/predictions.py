@@ -75,7 +75,7 @@ def read(path: Path | str, task: str | None = None) -> list[Prediction]:
         prediction = _prediction(record, place, task or path.stem)
         if (twin := found.get(prediction.question_id)) is not None:
             raise DataError(
-                f"{place}: the question_id {prediction.question_id!r:.200} stands at {twin[1]} already; "
+                f"{place}: the question_id {prediction.question_id!r:.200} already appears at {twin[1]}; "
                 "remove one of them."
             )
         found[prediction.question_id] = prediction, place
@@ -97,9 +97,11 @@ def _records(data: bytes, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
                     f"{place}: the last line is unfinished, as a killed writer leaves it; remove it, or continue."
                 ) from error
             said = getattr(error, "msg", None) or error
-            raise DataError(f"{place}: no JSON ({said}); write one object a line, in UTF-8.") from error
+            raise DataError(f"{place}: invalid JSON ({said}); write one object per line, in UTF-8.") from error
         if not isinstance(record, Mapping):
-            raise DataError(f"{place}: a {type(record).__name__} where an object with {', '.join(_REQUIRED)} belongs.")
+            raise DataError(
+                f"{place}: found a {type(record).__name__}, but a line must be an object with {', '.join(_REQUIRED)}."
+            )
         yield place, record
 
 

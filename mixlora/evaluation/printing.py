@@ -62,7 +62,7 @@ def table(
         DataError: a directory holds no results, or two have the same label.
     """
     if form not in FORMS:
-        raise ConfigError(f"--format {form!r} is none of {', '.join(FORMS)}")
+        raise ConfigError(f"--format {form!r} is not one of {', '.join(FORMS)}")
     found = [results.load(path) for path in paths]
     labels = [one.label for one in found]
     if twice := next((label for label in labels if labels.count(label) > 1), None):

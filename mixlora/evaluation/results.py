@@ -84,7 +84,7 @@ def load(path: Path | str) -> Results:
     try:
         record = read_json(file)
     except FileNotFoundError:
-        raise DataError(f"{path} holds no {RECORD}; give a directory that an evaluation wrote.") from None
+        raise DataError(f"{path} has no {RECORD}; give a directory that an evaluation wrote.") from None
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror or error}.") from None
     except ValueError as error:
@@ -93,11 +93,11 @@ def load(path: Path | str) -> Results:
         raise _damaged(file, "it names no format")
     if record["format"] > FORMAT:
         raise DataError(
-            f"{file} is of format {record['format']!r:.20}, later than {FORMAT}; read it with a newer version."
+            f"{file} has format {record['format']!r:.20}, later than {FORMAT}; read it with a newer version."
         )
     told = record.pop(SEAL, None)
     if told != seal(record) and (told is not None or record["format"] > _UNSEALED):
-        raise _damaged(file, "its checksum is another than was written")
+        raise _damaged(file, "its checksum differs from the recorded one")
     return _results(record, file)
 
 

@@ -137,7 +137,7 @@ def _read(
             if own == MEAN:
                 raise ConfigError(f"tasks: a task is called {MEAN!r}, which tables call their mean; rename it")
             if own in asked:
-                raise ConfigError(f"tasks: {own!r} is there twice; give every task a name of its own")
+                raise ConfigError(f"tasks: {own!r} appears twice; give every task a name of its own")
             asked[own] = (task, examples)
     everything = [example for _, examples in asked.values() for example in examples]
     checked = check(
@@ -153,7 +153,7 @@ def _read(
     usable = set(map(id, checked.examples))
     asked = {task: (how, [one for one in found if id(one) in usable]) for task, (how, found) in asked.items()}
     if lost := [task for task, (_, found) in asked.items() if not found]:
-        raise DataError(f"task {lost[0]!r} has no record that can be used; correct its data, or leave it out")
+        raise DataError(f"task {lost[0]!r} has no usable record; correct its data, or leave it out")
     return asked, noting, checked.marked
 
 
@@ -234,11 +234,13 @@ def _refuse_missing(adapter: str) -> None:
     if is_folder(path) and not (path / "adapter_config.json").exists():
         if (path / "config.json").exists():
             by = " (it was trained with method full)" if (path / TRAINING).exists() else ""
-            raise CheckpointError(f"{path} is a whole model{by}, no adapter; give it as model.base, without adapter")
+            raise CheckpointError(
+                f"{path} is a whole model{by}, not an adapter; give it as model.base, without adapter"
+            )
         if (path / TRAINING).exists() and not any(path.glob("*/adapter_config.json")):
-            raise CheckpointError(f"{path} is of a training that has not ended; the command that began it continues it")
+            raise CheckpointError(f"{path} is from an unfinished training; run its command again to finish it")
         if any(path.glob("*/adapter_config.json")):
-            raise CheckpointError(f"{path} holds an adapter for each task; give '{path}/{TASK}' as adapter")
+            raise CheckpointError(f"{path} has an adapter for each task; give '{path}/{TASK}' as adapter")
     loading.adapter_config(adapter)
 
 

@@ -144,7 +144,7 @@ def table(results: Sequence[Results], columns: Sequence[str] | None = None, merg
     if mean and (columns is None or MEAN in columns):
         notes += _gaps(mean, shown, models)
         left = [column.name for column in shown if not column.averaged]
-        notes += [f"{MEAN} leaves out what is in points: {_listed(left)}"] if left else []
+        notes += [f"{MEAN} leaves out scores in points: {_listed(left)}"] if left else []
         shown = [*shown, mean]
     behind = _tasks_behind([column.name for column in shown], results)
     notes += [note for one in results if (note := _unparsed(one, behind))]

@@ -131,7 +131,7 @@ class RecipeSection(Section):
         order: "length", "shuffled" or "task": which examples share a batch.
         bf16: compute in bfloat16 (autocast), keep trained weights in float32.
         gradient_checkpointing: recompute activations instead of keeping them.
-        seed: of initial weights, order and dropout.
+        seed: seed of initial weights, order and dropout.
         workers: processes that prepare batches.
         check_images: decode every picture before training starts.
         logging_steps: between logged losses.
@@ -182,8 +182,8 @@ class RecipeSection(Section):
     def _whole_batches(self) -> "RecipeSection":
         if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
             raise ValueError(
-                f"batch_size {self.batch_size} is no multiple of micro_batch_size {self.micro_batch_size}; choose one "
-                "that is"
+                f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}; choose "
+                "one that is"
             )
         return self
 
@@ -236,7 +236,7 @@ def load(path: Path | None, settings_: Sequence[str] = (), options: Mapping[str,
     """The configuration of a YAML file (or of a finished training), overridden by settings and options.
 
     Raises:
-        ConfigError: if the file is missing, is no YAML, or has a key or value that cannot be used.
+        ConfigError: if the file is missing, is not YAML, or has a key or value that cannot be used.
     """
     data = settings.read(path, TrainConfig, TRAINING) if path else {}
     whole = settings.overridden(data, settings_, options or {})

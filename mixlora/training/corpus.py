@@ -67,8 +67,8 @@ def gather(tasks: Mapping[str, TrainTask], collator: Collator, seed: int, decode
 
     Args:
         tasks: by name.
-        collator: of the model.
-        seed: of tasks' samples.
+        collator: collator of the model.
+        seed: seed of tasks' samples.
         decode: whether to decode pictures; their headers are read in any case.
         progress: called after each example.
 
@@ -103,7 +103,7 @@ def gather(tasks: Mapping[str, TrainTask], collator: Collator, seed: int, decode
     if problems:
         raise as_error(problems)
     if lost := set(known) - {example.task for example in checked.examples}:
-        raise DataError(f"task {min(lost)!r} has no record that can be used; correct its data, or leave it out")
+        raise DataError(f"task {min(lost)!r} has no usable record; correct its data, or leave it out")
     by_task = described.by_task(checked.examples)
     records = {
         task: described.of_task(own, checked.cut[task], noting[task], checked.marked[task])

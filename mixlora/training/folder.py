@@ -119,7 +119,7 @@ class Folder:
             self.within.open(model)
         if changed := differences(self.model or model, model):
             raise CheckpointError(
-                f"{self.path} is of a training of another model ({changed}); choose another --out, or delete it"
+                f"{self.path} is from a training of another model ({changed}); choose another --out, or delete it"
             )
         self.model = dict(model)
         damaged = []
@@ -159,16 +159,16 @@ class Folder:
             return None
         record = read_record(self.path)
         if record is None:
-            raise CheckpointError(f"{self.path} holds something that is no training; choose another --out")
+            raise CheckpointError(f"{self.path} exists, but is not a training; choose another --out")
         if (key := _difference(record["config"], self.config)) is not None:
             name, before, now = key
             raise CheckpointError(
-                f"{self.path} is of another training ({name} is {before} there and {now} here); choose another --out, "
-                "or delete it"
+                f"{self.path} is from a different training ({name} was {before} and is now {now}); choose another "
+                "--out, or delete it"
             )
         if self.data is not None and record["data"] != self.data:
             raise CheckpointError(
-                f"{self.path} is of a training on other examples: a data file has changed; choose another --out, or "
+                f"{self.path} is from a training on other examples: a data file has changed; choose another --out, or "
                 "delete it"
             )
         return record

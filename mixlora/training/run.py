@@ -139,8 +139,8 @@ def _specialists(config: TrainConfig, folder: Folder, corpus: Corpus) -> dict[st
         own, name = corpus.only(task), file_name(task)
         if name in OWN:
             raise ConfigError(
-                f"task {task!r}: its specialist would be {folder.path / name}, where a training keeps files of its "
-                "own; give the task another name"
+                f"task {task!r}: its specialist would be {folder.path / name}, which the training needs for its "
+                "own files; give the task another name"
             )
         place = Folder(folder.path / name, folder.config, fingerprint(own.examples), within=folder)
         try:
@@ -196,7 +196,10 @@ def _trainer(
     with processes.together():
         if settings.process_index == 0:
             for name in folder.open({**fingerprints(model), **of_processing(collator)}):
-                tell(f"{folder.checkpoints / name} is damaged and was removed: the training continues from before it")
+                tell(
+                    f"{folder.checkpoints / name} is damaged and was removed: the training continues from an earlier "
+                    "one"
+                )
     named = config.method == Method.MIXLORA and config.mixlora.routing == Routing.TASK
     with written(folder.path):
         trainer = TaskTrainer(

@@ -68,7 +68,7 @@ class TaskTrainer(Trainer):
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         if not math.isfinite(norm):
             raise TrainingError(
-                f"{Path(str(self.args.output_dir)).parent}: the loss is not a number any more at step "
+                f"{Path(str(self.args.output_dir)).parent}: the loss is no longer a number at step "
                 f"{self.state.global_step + 1}; lower training.learning_rate, or choose model.dtype: float32"
             )
         return norm
@@ -140,13 +140,13 @@ def arguments(recipe: RecipeSection, folder: Folder, device: str, mixed: bool) -
     together = micro * world_size
     if recipe.batch_size % together:
         raise ConfigError(
-            f"training.batch_size {recipe.batch_size} is no multiple of micro_batch_size {micro} x {world_size} "
+            f"training.batch_size {recipe.batch_size} is not a multiple of micro_batch_size {micro} x {world_size} "
             "processes; choose one that is, or another training.micro_batch_size"
         )
     installed = get_available_reporting_integrations()
     if missing := [name for name in recipe.report_to if name not in installed]:
         raise ConfigError(
-            f"training.report_to: {missing[0]!r} is not installed here; install it, or take of these: "
+            f"training.report_to: {missing[0]!r} is not installed here; install it, or choose from: "
             f"{', '.join(installed) or '(none)'}"
         )
     try:

@@ -33,7 +33,7 @@ class MixLoraLayer(nn.Module, BaseTunerLayer):
         in_stream: Whether the module's input is the text's tokens, position by position.
 
     Raises:
-        AdapterError: If the base layer is no Linear.
+        AdapterError: If the base layer is not a Linear.
     """
 
     adapter_layer_names = ("mixlora_A", "mixlora_B", "mixlora_router")
@@ -158,7 +158,7 @@ class MixLoraLayer(nn.Module, BaseTunerLayer):
             self.tracker.warn_once(
                 "no context",
                 f"{self.name} is called with an input of shape {tuple(x.shape)} whose tokens the model's forward does "
-                "not tell apart, so MixLoRA pools over all its positions; call the model that holds it",
+                "not tell apart, so MixLoRA pools over all its positions; call the model that contains it",
             )
         return None, False
 
@@ -224,8 +224,8 @@ class MixLoraLayer(nn.Module, BaseTunerLayer):
             if held is None:
                 self.tracker.warn_once(
                     "no prompt",
-                    "the cached prompt was not run through this MixLoRA adapter, so generated tokens are routed anew; "
-                    "run the prompt with the adapter active",
+                    "the cached prompt was not run through this MixLoRA adapter, so generated tokens are routed "
+                    "without it; run the prompt with the adapter active",
                 )
         return None if held is None else _repeated(held, instances)
 
@@ -278,7 +278,8 @@ def _repeated(held: Selection, instances: int) -> Selection:
         return held
     if instances % count:
         raise RoutingError(
-            f"the cached prompt has {count} instances, but {instances} go on from it; use the cache of the same batch"
+            f"the cached prompt has {count} instances, but {instances} continue from it; use the cache of the same "
+            "batch"
         )
     parts = [
         None if part is None else part.repeat_interleave(instances // count, dim=0)

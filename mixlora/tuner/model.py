@@ -194,7 +194,7 @@ def routed(
         Nothing; the block runs with them.
 
     Raises:
-        RoutingError: If `labels` is no tensor.
+        RoutingError: If `labels` is not a tensor.
 
     Example:
         >>> import peft, torch, transformers
@@ -253,7 +253,7 @@ def _check_fit(model: nn.Module, weights: Mapping[str, Tensor], adapter: str) ->
             )
     named = (key for key in shapes if f".{adapter}." in f"{key}.")
     if missing := next((key for key in named if key not in weights), None):
-        raise AdapterError(f"the adapter does not fit the base: it holds no weights for {missing}")
+        raise AdapterError(f"the adapter does not fit the base: it has no weights for {missing}")
 
 
 def _outside(model: Any) -> list[str]:

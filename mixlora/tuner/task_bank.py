@@ -51,7 +51,7 @@ class TaskBank(nn.Module):
         if len(names) != instances:
             raise RoutingError(
                 f"{len(names)} tasks are named for {instances} instances; name one for each, and leave the image "
-                "encoder out of target_modules where a batch has not one image an example"
+                "encoder out of target_modules unless a batch has one image per example"
             )
         found = self.embeddings[[places[task] for task in names]]
         if bool(found.isnan().any()):

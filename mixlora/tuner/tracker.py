@@ -173,8 +173,8 @@ class Tracker:
         (batch, seq), length = context.shape, generation.length
         if length is not None and seq < length:
             raise RoutingError(
-                f"the prompt of {length} tokens is run in pieces of {seq}, but MixLoRA routes by the whole of it; "
-                "leave prefill_chunk_size out"
+                f"the prompt of {length} tokens is processed in chunks of {seq}, but MixLoRA routes by the whole "
+                "prompt; leave prefill_chunk_size out"
             )
         if not (isinstance(attention, Tensor) and attention.dim() == 2):
             if generation.mask is None and attention is not None:

@@ -19,7 +19,7 @@ from tests.support.killing import files
 
 COUNT = 1
 """Rounds over all changes and commands."""
-NAMED = (" there and ", " has changed")
+NAMED = (" and is now ", " has changed")
 """Words of sentences that name a change."""
 Values = dict[str, Any]
 Change = Callable[[Path, Values, random.Random], object]

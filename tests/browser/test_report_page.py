@@ -54,9 +54,9 @@ def test_a_setting_that_does_not_apply_cannot_be_chosen(opened):
         assert control.is_disabled()
         assert control.locator("option").all_text_contents() == ["default"]
         why = page.locator(f"#controls [data-field='{field}']").get_attribute("title")
-        assert why == "No choice here: this metric does not read it, or the report holds one value."
+        assert why == "No choice here: this metric does not use it, or the report has only one value."
     assert page.locator("#controls [data-field='metric']").get_attribute("title") is None
-    assert "A grey list leaves no choice" in page.locator("#where .hint").first.inner_text()
+    assert "A grey list offers no choice" in page.locator("#where .hint").first.inner_text()
 
 
 def test_two_runs_stand_side_by_side_with_their_difference(opened):
@@ -247,7 +247,7 @@ def test_a_verdict_that_its_value_does_not_bear_out_is_not_printed(opened):
     assert [cell[2] for cell in shown(page)].count("conflict") == clear
     page.locator(".matrix td[data-row='0'][data-column='1']").click()
     said = page.locator("#details .facts p").first.text_content()
-    assert said.startswith("at odds: the value's sign, or an interval that contains 0, does not bear out the verdict")
+    assert said.startswith("at odds: the value's sign, or an interval that contains 0, does not match the verdict")
     assert "at odds" in page.locator("#legend").inner_text()
 
 
@@ -305,7 +305,7 @@ def test_only_scopes_that_a_choice_was_measured_for_are_offered(opened):
     choose(page, "metric", "gradient cosine")
     assert shown(page) == expected(data, data["runs"][0]["cells"]["all/mlp/A"]["cosine"])
     assert page.locator("#controls [data-field='layers'] option").all_text_contents() == ["all layers"]
-    assert page.locator("#multiples").inner_text() == "This report holds no gradient cosine of single layers."
+    assert page.locator("#multiples").inner_text() == "This report has no gradient cosine of single layers."
 
 
 def test_one_task_has_a_page(opened):
@@ -313,7 +313,7 @@ def test_one_task_has_a_page(opened):
     page = opened(data, 360).page
     assert shown(page) == [["+1.00", None, "own step"]]
     assert page.locator("#runs svg").count() == 1
-    assert page.locator("#profile").inner_text() == "This report holds no profile along the layers."
+    assert page.locator("#profile").inner_text() == "This report has no profile along the layers."
 
 
 def test_forty_tasks_open_and_scroll_within_their_box(opened):

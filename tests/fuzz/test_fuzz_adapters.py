@@ -96,6 +96,8 @@ def test_a_malicious_pickle_does_nothing(tmp_path, base, adapter, zipped):
     else:
         (folder / PICKLE).write_bytes(pickle.dumps(Trap(trap)))
     said, _ = use(base, folder)
-    reason = "hold other things than tensors; nothing of it is executed; ask for them as safetensors, or fetch them "
+    reason = (
+        "contain objects other than tensors; nothing of it is executed; ask for them as safetensors, or fetch them "
+    )
     assert said == f"the weights of {folder} {reason}again if they are damaged"
     assert not trap.exists()

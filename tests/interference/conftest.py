@@ -95,7 +95,7 @@ def refused(interference):
         assert (said.code, said.out) == (2, ""), (said.code, said.err[-2000:])
         first, *listed = said.err.splitlines()
         assert first.startswith("error: ") and said.err.endswith("\n"), said.err
-        assert all(line.startswith("  ") for line in listed) and bool(listed) == first.endswith(" listed:"), said.err
+        assert all(line.startswith("  ") for line in listed) and bool(listed) == first.endswith(" these:"), said.err
         for path in [] if out is None else [out, out.with_name(out.name + ".partial")]:
             assert not path.exists(), path
         return said.err.removeprefix("error: ").strip()

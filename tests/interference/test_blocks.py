@@ -72,11 +72,11 @@ def test_select_of_nothing_is_everything_but_the_weights():
             {"modules": ["q_porj"]},
             "^module 'q_porj' is not among those here: attention, head, language, linear_1, lm_h",
         ),
-        ({"side": "C"}, "^side 'C' is none of A, B, W, router-A, router-B, router-AB$"),
-        ({"space": "x"}, "^space 'x' is none of parameters, weight$"),
+        ({"side": "C"}, "^side 'C' is not one of A, B, W, router-A, router-B, router-AB$"),
+        ({"space": "x"}, "^space 'x' is not one of parameters, weight$"),
         (
             {"modules": ["head"], "side": "B"},
-            r"^no block lies in layers=None, modules=\['head'\], side=B; widen the scope$",
+            r"^no block matches layers=None, modules=\['head'\], side=B; widen the scope$",
         ),
     ],
 )

@@ -323,7 +323,7 @@ def test_the_trainers_own_loss_is_measured_and_the_training_goes_on_as_if_nobody
     assert own_log(watched) == own_log(alone)
     runs = callback_of(watched).runs
     assert {run.meta["loss"] for run in runs.values()} == {
-        "Trainer.compute_loss with label smoothing 0.1, one example a backward pass"
+        "Trainer.compute_loss with label smoothing 0.1, one example per backward pass"
     }
     trainer = Trainer(model=MODELS["lora"](), args=arguments(tmp_path, **settings), train_dataset=examples())
     smoothed = interference.compute(trainer.model, PROBES, loss=trainer.compute_loss)

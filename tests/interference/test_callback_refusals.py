@@ -37,7 +37,7 @@ from tests.support.watching import (
         ({"batches": {**PROBES, "lone": [batch([9], [2])]}}, ScopeError, "task 'lone' has 1 units; at least 2"),
         ({"batches": {**PROBES, "bare": [{"input_ids": torch.ones(2, 4).long()}]}}, ScopeError, "has no labels"),
         ({"batches": {}}, ScopeError, "no task was given"),
-        ({"unit": "token"}, ScopeError, "unit 'token' is none of"),
+        ({"unit": "token"}, ScopeError, "unit 'token' is not one of"),
         ({"adapter": "other"}, CheckpointError, "adapter 'other' is not loaded"),
     ],
 )
@@ -84,7 +84,7 @@ def test_sharded_trainings_are_refused(tmp_path, monkeypatch):
         if name is None:
             assert refuse_shards(trainer) is None  # every process holds all parameters
         else:
-            with pytest.raises(CheckpointError, match=f"the training uses {name}, where no process holds whole"):
+            with pytest.raises(CheckpointError, match=f"the training uses {name}, where no process has the whole"):
                 callback.on_train_begin(trainer.args, trainer.state, trainer.control)
     monkeypatch.undo()
     monkeypatch.setattr(trainer, "is_fsdp_enabled", True)
@@ -133,7 +133,7 @@ def work(rank, folder):
     torch.save(said, folder / f"said{rank}")
     trainer = Trainer(model=lora(llama()), args=arguments(folder, ddp_backend="gloo"), train_dataset=examples())
     fully_shard(trainer.model, mesh=init_device_mesh("cpu", (2,)))
-    with pytest.raises(CheckpointError, match=r"uses a sharded model \(DTensor\), where no process holds whole"):
+    with pytest.raises(CheckpointError, match=r"uses a sharded model \(DTensor\), where no process has the whole"):
         measuring(trainer).on_train_begin(trainer.args, trainer.state, trainer.control)
     distributed.barrier()
     os._exit(0)  # taking a gloo group down can wait forever for one that has gone

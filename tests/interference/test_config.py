@@ -56,7 +56,7 @@ def test_amounts_of_memory(text, count):
 
 @pytest.mark.parametrize("text", ["", ".", "1.2.3", "GiB", "-5", "3 apples", "1e9"])
 def test_amounts_that_are_none(text):
-    words = f"memory_budget: no amount of memory; write a number of bytes or one like 2GiB (it is {text!r})"
+    words = f"memory_budget: not an amount of memory; write a number of bytes, or an amount like 2GiB (it is {text!r})"
     with pytest.raises(ConfigError, match=re.escape(words)):
         config.load(None, [], {**MINIMAL, "probe": {"memory_budget": text}})
 
@@ -71,8 +71,11 @@ def test_amounts_that_are_none(text):
         (MINIMAL | {"include": "none.yaml"}, "there is no configuration file "),
         (MINIMAL | {"include": "c.yaml"}, "c.yaml: include: c.yaml leads back to a file that includes it"),
         ({"modle": MINIMAL["model"], "tasks": MINIMAL["tasks"]}, "c.yaml: unknown key 'modle'; did you mean 'model'?"),
-        (MINIMAL | {"tasks": {False: {"file": "x"}}}, "c.yaml: tasks: the name False is no text; put quotes around it"),
-        ("model: {base: b}\nmodel: {base: c}", "c.yaml:2: not valid YAML (the key 'model' stands there twice)"),
+        (
+            MINIMAL | {"tasks": {False: {"file": "x"}}},
+            "c.yaml: tasks: the name False is not text; put quotes around it",
+        ),
+        ("model: {base: b}\nmodel: {base: c}", "c.yaml:2: not valid YAML (the key 'model' appears twice)"),
         (MINIMAL | {"probes": {}}, "c.yaml: unknown key 'probes'; did you mean 'probe'?"),
         (MINIMAL | {"probe": {"zzz": 1}}, "c.yaml: unknown key 'probe.zzz'; the keys here are samples, unit_size, "),
         (MINIMAL | {"model": {"base": "b"}}, "c.yaml: 'model.adapter' is missing"),
@@ -105,7 +108,7 @@ def test_what_is_no_text_is_told(tmp_path):
 @pytest.mark.parametrize("text", ["[1]", "{}", "{", '{"config": null}'])
 def test_a_directory_that_cannot_be_rerun(tmp_path, text):
     (tmp_path / "run.json").write_text(text)
-    notebook = "was computed from a notebook and holds no configuration to rerun"
-    words = notebook if "null" in text else "is a directory, but no run; name a YAML file or a run's directory"
+    notebook = "was computed from a notebook and has no configuration to rerun"
+    words = notebook if "null" in text else "is a directory, but has no run.json; name a YAML file or a run's directory"
     with pytest.raises(ConfigError, match=f"^{re.escape(str(tmp_path))} {words}$"):
         config.load(tmp_path)

@@ -167,7 +167,7 @@ def _dependence(labels: list[str], tasks: list[str]) -> dict:
     return {
         "labels": labels,
         "assumed": "Units of different groups are taken as independent.",
-        "found": f"Here {50 * len(tasks)} units are of {40 * len(tasks)} groups.",
+        "found": f"Here {50 * len(tasks)} units form {40 * len(tasks)} groups.",
         "tasks": tasks,
         "groups": [20, *[40] * (len(tasks) - 1)],
         "overlap": overlap.tolist(),

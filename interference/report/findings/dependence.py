@@ -41,12 +41,12 @@ def assumed(run: Run) -> str:
     """What every interval and verdict of a run takes for granted, in one sentence."""
     if run.groups is None:
         return (
-            "This run has no groups, so its units were taken as independent: where examples share pictures or "
+            "This run has no groups, so its units were treated as independent: where examples share pictures or "
             "documents, its intervals and verdicts promise too much; compute it again."
         )
     return (
-        "Intervals and verdicts assume that units of different groups are independent; what shares a picture, or "
-        "whatever a task's group is set to, is one group, and so are copies of an example."
+        "Intervals and verdicts assume that units of different groups are independent. Examples that share a picture, "
+        "or whatever a task's group names, form one group; so do copies of an example."
     )
 
 
@@ -67,13 +67,13 @@ def _common(run: Run) -> str:
 def _grouped(run: Run) -> str:
     """How many groups the units are of, and where they are fewest for their number."""
     if run.groups is None:
-        return "nothing is known of groups or of what tasks have in common"
+        return "nothing is known about groups or about what tasks have in common"
     if not dependent(run.probes):
         return f"each of the {counted(len(run.probes), 'unit')} is a group of its own"
     groups, units = _counts(run.probes), run.probes["task"].value_counts(sort=False)
-    said = f"{counted(len(run.probes), 'unit')} are of {counted(run.probes['group'].nunique(), 'group')}"
+    said = f"{counted(len(run.probes), 'unit')} form {counted(run.probes['group'].nunique(), 'group')}"
     least = str((groups / units).idxmin())
-    fewest = f" (fewest for their number in {least}: {counted(groups[least], 'group')} of {units[least]} units)"
+    fewest = f" ({least} has the fewest for its size: {counted(groups[least], 'group')} for {units[least]} units)"
     return said + (fewest if groups[least] < units[least] else "")
 
 
@@ -97,7 +97,7 @@ def _effective(run: RunSummary) -> str:
     counts = _counts(run.run.probes) if grouped else run.signal["units"]
     least = str((run.signal["effective"] / counts).idxmin())
     noun, effective = "groups" if grouped else "units", float(run.signal["effective"][least])
-    return f"{least} has {effective:.0f} effective {noun} of {counts[least]}, the fewest for their number"
+    return f"{least} has {effective:.0f} effective {noun} of {counts[least]}, the fewest for its size"
 
 
 def _overlap(run: Run) -> dict[str, Any]:

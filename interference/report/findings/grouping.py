@@ -92,7 +92,7 @@ def _between(verdicts: NDArray[Any], a: NDArray[np.intp], b: NDArray[np.intp]) -
 def _words(verdicts: NDArray[Any], parts: Sequence[NDArray[np.intp]], split: Sequence[Sequence[str]]) -> str:
     conflicts = int((verdicts == Verdict.CONFLICT.value).sum())
     if not conflicts:
-        return "No pair of tasks conflicts beyond noise, so nothing speaks for splitting them."
+        return "No pair of tasks conflicts beyond noise, so these numbers give no reason to split them."
     if len(parts) == 1:
         return "No split of the tasks is supported: their conflicts do not fall between groups."
     found = [_between(verdicts, a, b) for a, b in combinations(parts, 2)]

@@ -38,7 +38,7 @@ async function showRuns() {
       run.notes?.length ? make("ul", { className: "sentences" }, ...run.notes.map((note) => make("li", { dir: "auto", textContent: note }))) : null));
     if (rows.length) await draw(chart, intervals(rows, { rule: 1, xTitle: "I of one half on the other", domain: frame(rows, [0, 1], 5) }));
   }));
-  place("runs").append(make("p", { className: "hint", textContent: "Signal to noise: power of the mean gradient over the power of its noise. Reliability: the share of its measured length that is not noise. Balance: the sum of all tasks' pull on this task over its own; near 0 the training stands still for it, and the others must then oppose it on average. Effective units: how many of equal length would scatter as much as the gradients do." }));
+  place("runs").append(make("p", { className: "hint", textContent: "Signal to noise: power of the mean gradient over the power of its noise. Reliability: the share of the mean gradient's squared length that is not noise. Balance: the sum of all tasks' pull on this task over its own; near 0 the training stands still for it, and the other tasks must then oppose it on average. Effective units: how many gradients of equal length would scatter as much as these do." }));
 }
 
 // What can I do ---------------------------------------------------------------------------------------------------

@@ -76,7 +76,7 @@ async function showProfile() {
   const home = place("profile");
   forget(home);
   const all = report.runs.flatMap((run) => run.profile);
-  if (!all.length) return home.replaceChildren(make("p", { textContent: "This report holds no profile along the layers." }));
+  if (!all.length) return home.replaceChildren(make("p", { textContent: "This report has no profile along the layers." }));
   const form = make("form", { className: "controls" });
   fillControls(form, home, ["modules", "side"], all, state.along, showProfile);
   const { modules, side } = state.along;
@@ -116,10 +116,10 @@ function showMultiples(choice) {
     }
     parts.push(...(runs.length > 1 && own.length ? [make("div", { className: "glances" }, ...own)] : own));
   }
-  const cut = room < 0 ? "More are in the data than a browser draws with ease; choose them above. " : "";
+  const cut = room < 0 ? "Not every matrix is drawn here, so that the browser stays fast; choose the others above. " : "";
   place("multiples").replaceChildren(...(parts.length
-    ? [make("h3", { textContent: `Every layer at a glance: ${choiceWords(choice)}` }), make("p", { className: "hint", textContent: `${cut}Rows, columns and colours as in the matrix above; \u2212 conflict, + synergy beyond noise, \u00b7 no signal. Choose one to see it large.` }), make("div", { className: runs.length > 1 ? "" : "glances" }, ...parts)]
-    : [make("p", { className: "hint", textContent: `This report holds no ${choiceWords(choice)} of single layers.` })]));
+    ? [make("h3", { textContent: `Every layer at a glance: ${choiceWords(choice)}` }), make("p", { className: "hint", textContent: `${cut}Rows, columns and colours as in the matrix above; \u2212 conflict, + synergy beyond noise, \u00b7 no signal. Choose one to enlarge it.` }), make("div", { className: runs.length > 1 ? "" : "glances" }, ...parts)]
+    : [make("p", { className: "hint", textContent: `This report has no ${choiceWords(choice)} of single layers.` })]));
 }
 
 function smallMatrix(scope, cells, choice) {

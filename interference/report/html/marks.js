@@ -7,17 +7,17 @@ const NOT_KNOWN = "\u2013";
 const VERDICTS = {
   conflict: ["conflict", "the step makes this loss worse, beyond noise"],
   synergy: ["synergy", "the step helps this loss, beyond noise"],
-  unclear: ["unclear", "the interval contains 0, or the many cells tested make it a likely chance"],
+  unclear: ["unclear", "the interval contains 0, or with this many cells tested it may well be chance"],
   "no-signal": ["no signal", "the affected task's own step does not help it beyond noise, so nothing can be compared with it"],
-  "at-odds": ["at odds", "the value's sign, or an interval that contains 0, does not bear out the verdict, which is about Delta"],
-  carried: ["carried", "a few examples have nearly all of the affected task's gradient, so another draw of them may say otherwise"],
-  self: ["own step", "the task's step on its own loss, which the others are measured by"],
-  lower: ["lower", "the second run lies below the first, beyond noise"],
-  higher: ["higher", "the second run lies above the first, beyond noise"],
+  "at-odds": ["at odds", "the value's sign, or an interval that contains 0, does not match the verdict, which is about Delta"],
+  carried: ["carried", "a few examples have nearly all of the affected task's gradient, so other examples may say otherwise"],
+  self: ["own step", "the task's step on its own loss; the others are measured against it"],
+  lower: ["lower", "the second run is below the first, beyond noise"],
+  higher: ["higher", "the second run is above the first, beyond noise"],
 };
 
 const METRICS = {
-  interference: ["interference I", "what the step brings, relative to what the affected task's own step brings"],
+  interference: ["interference I", "the effect of the step, relative to the effect of the affected task's own step"],
   delta: ["Delta, fall of the loss", "first-order fall of the affected task's loss (nats per token) for a step of length 1"],
   cosine: ["gradient cosine", "cosine of the two tasks' mean gradients"],
   pair_cosine: ["cosine of single pairs", "mean cosine of one unit of each task"],
@@ -30,7 +30,7 @@ const SIGNED = ["interference", "delta", "cosine", "pair_cosine"]; // 0 neither 
 const INTERFERENCE_MEANS = [
   [1, "as good as the task's own step"],
   [0, "no effect"],
-  [-1, "undoes as much as the task's own step brings"],
+  [-1, "undoes as much as the task's own step gains"],
 ];
 
 const STOPS = 4; // of the colour scale from the middle to each end: variables of style.css, as all colours are

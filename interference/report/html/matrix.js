@@ -35,7 +35,7 @@ function settle(items, fields, state) {
   return { options, item: left[0] };
 }
 
-const ONE_VALUE = "No choice here: this metric does not read it, or the report holds one value.";
+const ONE_VALUE = "No choice here: this metric does not use it, or the report has only one value.";
 
 function select(label, options, chosen, word, change) {
   const list = make("select", { disabled: options.length < 2 });

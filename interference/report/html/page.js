@@ -35,7 +35,7 @@ function runChooser(form) {
     });
     return make("label", { className: "chip" }, box, make("bdi", { textContent: run.label, title: run.label }));
   });
-  return make("fieldset", { className: "runs" }, make("legend", { textContent: "Runs beside each other; of two, also their difference" }), make("div", { className: "chips" }, ...boxes));
+  return make("fieldset", { className: "runs" }, make("legend", { textContent: "Runs side by side; with two, also their difference" }), make("div", { className: "chips" }, ...boxes));
 }
 
 // Where to begin: the lowest conflict, else the cell farthest from 0 off the diagonal, else the first.

@@ -44,7 +44,7 @@ def row_sizes(column: Any, name: str) -> Sizes:
     ]
     read = next((read for is_of, read in readers if is_of(kind)), None)
     if read is None:
-        raise DataError(f"{name}: a column is of {kind}, which is not read; write it as lists.")
+        raise DataError(f"{name}: a column has the type {kind}, which is not supported; write it as lists.")
     return read(column, name)
 
 

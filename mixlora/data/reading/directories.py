@@ -48,7 +48,7 @@ def records_of_dataset(
         shown: what other messages call it.
         split: which split.
         allowance: how many bytes may be read.
-        problems: collects what is no record.
+        problems: collects what is not a record.
 
     Raises:
         DataError: there are no or several such splits, or the rows cannot be read.
@@ -85,7 +85,7 @@ def _saved_records(folder: Path, split: str | None, allowance: Allowance, proble
         loaded = datasets.load_from_disk(str(folder))
     except Exception as error:  # datasets raises errors of every kind on broken input
         remedy = "give such a directory, or a .jsonl, .json or parquet file"
-        raise DataError(f"{folder} is no directory that datasets' save_to_disk wrote; {remedy}.") from error
+        raise DataError(f"datasets' save_to_disk did not write {folder}; {remedy}.") from error
     return records_of_dataset(loaded, folder.name, str(folder), split, allowance, problems)
 
 
@@ -98,7 +98,7 @@ def _stored_rows(loaded: Any, name: str, shown: str, allowance: Allowance) -> It
     except DataError:
         raise
     except Exception as error:  # pyarrow raises errors of every kind on broken input
-        raise DataError(f"{shown}: a dataset that cannot be read ({error}); save it again.") from error
+        raise DataError(f"{shown}: the dataset cannot be read ({error}); save it again.") from error
 
 
 def _sound(rows: Any) -> Any:
@@ -112,13 +112,13 @@ def _records_of_files(folder: Path, split: str | None, allowance: Allowance, pro
     splits = _files_of_splits(folder)
     if not splits:
         raise DataError(
-            f"{folder} holds no data: no file ends in {', '.join(ENDINGS)}, and it is no directory that datasets' "
-            "save_to_disk wrote; give another."
+            f"{folder} has no data: no file ends in {', '.join(ENDINGS)}, and datasets' "
+            "save_to_disk did not write it; give another."
         )
     files = splits[chosen_split(list(splits), split, str(folder))]
     if len(parents := list(dict.fromkeys(file.parent for file in files))) > 1:
         which = ", ".join(str(parent.relative_to(folder)) for parent in parents)
-        raise DataError(f"{folder} holds data in several folders, {which}; name one of them.")
+        raise DataError(f"{folder} has data in several folders, {which}; name one of them.")
     position = 0
     for file in files:
         place = f"{folder.name}/{file.relative_to(folder)}"
@@ -131,7 +131,7 @@ def _files_of_splits(folder: Path) -> dict[str, list[Path]]:
     """The data files of each split, by the rules of `datasets`: names and folders say which; else it is train.
 
     Raises:
-        DataError: one of them is no regular file in the folder.
+        DataError: one of them is not a regular file in the folder.
     """
     from datasets.data_files import get_data_patterns, resolve_pattern
 
@@ -146,7 +146,9 @@ def _files_of_splits(folder: Path) -> dict[str, list[Path]]:
     real = folder.resolve()
     for file in (file for files in found.values() for file in files):
         if not _is_file_in(file, real):
-            raise DataError(f"{folder} holds {str(file)!r:.200}, which is no file in it; replace the link by a copy.")
+            raise DataError(
+                f"{folder} lists {str(file)!r:.200}, which is not a file in it; replace the link by a copy."
+            )
     return found
 
 
@@ -163,7 +165,7 @@ def _refuse_leading_out(folder: Path) -> None:
     for part in (folder, *_splits(folder)):
         for path in _files_of(part):
             if not _is_file_in(path, real):
-                raise DataError(f"{part} reads {str(path)!r:.200}, which is no file in {folder}; save it again.")
+                raise DataError(f"{part} reads {str(path)!r:.200}, which is not a file in {folder}; save it again.")
 
 
 def _splits(folder: Path) -> list[Path]:
@@ -174,9 +176,9 @@ def _splits(folder: Path) -> list[Path]:
         names = list(read_json(file)["splits"])
         strange = [name for name in names if name in ("", "..") or Path(name).name != name or ":" in name]
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise DataError(f"{file} names no splits of a dataset ({error}); save it again.") from error
+        raise DataError(f"{file} does not name the splits of a dataset ({error}); save it again.") from error
     if strange:
-        raise DataError(f"{file} names {strange[0]!r:.200}, which is no folder in {folder}; save it again.")
+        raise DataError(f"{file} names {strange[0]!r:.200}, which is not a folder in {folder}; save it again.")
     return [folder / name for name in names]
 
 
@@ -189,7 +191,7 @@ def _files_of(part: Path) -> list[Path]:
         read_json(info)
         return [state, info, *(part / entry["filename"] for entry in read_json(state)["_data_files"])]
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise DataError(f"{state} names no files of a dataset ({error}); save it again.") from error
+        raise DataError(f"{state} does not name the files of a dataset ({error}); save it again.") from error
 
 
 def _is_file_in(path: Path, folder: Path) -> bool:

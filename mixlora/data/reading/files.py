@@ -23,10 +23,10 @@ _MAGIC = re.compile(r"[*?\[]")
 def read_records(file: Path, split: str | None, problems: Problems) -> Iterator[Record]:
     """The records of a file, of all files of a pattern, of a folder, or of a data set of the hub, in their order.
 
-    With a list `problems`, a line that is no JSON or an entry that is no record adds an error to it and is skipped.
+    With a list `problems`, a line that is not JSON or an entry that is not a record adds an error to it and is skipped.
 
     Raises:
-        DataError: the file cannot be read, or (without `problems`) something in it is no record.
+        DataError: the file cannot be read, or (without `problems`) something in it is not a record.
     """
     allowance = Allowance()
     if is_folder(file):
@@ -64,7 +64,7 @@ def _shards(pattern: Path, split: str | None, allowance: Allowance, problems: Pr
 
 
 def _matching(pattern: Path) -> list[Path]:
-    """The files that a pattern has, in order; none where it is no pattern."""
+    """The files that a pattern has, in order; none where it is not a pattern."""
     above = folder_of(pattern)
     if exists(pattern) or not _MAGIC.search(str(pattern)) or not is_folder(above):
         return []

@@ -47,10 +47,10 @@ def read_file(
         name: what messages call it.
         split: of a JSON object that holds several lists of records, the key of one.
         allowance: how many bytes and records may be read.
-        problems: collects a line that is no JSON and an entry that is no record, which are then skipped.
+        problems: collects a line that is not JSON and an entry that is not a record, which are then skipped.
 
     Raises:
-        DataError: the file cannot be read, or (without `problems`) something in it is no record.
+        DataError: the file cannot be read, or (without `problems`) something in it is not a record.
     """
     data, ending = read_data(file, allowance)
     if is_table(data):
@@ -124,7 +124,7 @@ def _object_records(
     key = next(iter(lists)) if split is None and len(lists) == 1 else split
     if key not in lists:
         other = "" if split is None else f", not {split}"
-        raise DataError(f"{file} holds the lists {', '.join(lists)}; choose one with `split`{other}.")
+        raise DataError(f"{file} has the lists {', '.join(lists)}; choose one with `split`{other}.")
     yield from numbered(lists[key], f"{name}/{key}", allowance, problems)
 
 
@@ -146,9 +146,11 @@ def _parse(text: str, name: str, first_line: int) -> Any:
         return _loads(text)
     except json.JSONDecodeError as error:
         place = f"{name}:{first_line + error.lineno - 1}"
-        raise DataError(f"{place}: no JSON at column {error.colno} ({error.msg}); write an object a line.") from error
+        raise DataError(
+            f"{place}: invalid JSON at column {error.colno} ({error.msg}); write one object per line."
+        ) from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{name}:{first_line}: JSON that cannot be read ({error}); simplify it.") from error
+        raise DataError(f"{name}:{first_line}: the JSON cannot be read ({error}); simplify it.") from error
 
 
 def _loads(text: str | bytes) -> Any:
@@ -160,7 +162,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r:.60} is there twice")
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r:.60} appears twice")
     return found
 
 
@@ -178,8 +180,8 @@ def _csv_records(text: str, delimiter: str, name: str, allowance: Allowance, pro
             allowance.count(name)
             with collecting(problems):
                 if len(row) != len(names):
-                    asked = f"{len(row)} cells where {len(names)} columns are named"
-                    raise DataError(f"{name}:{line}: {asked}; put text that holds a separator in quotes.")
+                    asked = f"{len(row)} cells, but {len(names)} columns are named"
+                    raise DataError(f"{name}:{line}: {asked}; put text that contains a separator in quotes.")
                 values = {key: cell or None for key, cell in zip(names, row, strict=True)}
                 found.append(Record(values, f"{name}:{line}", line))
     finally:
@@ -194,7 +196,9 @@ def _csv_rows(reader: Any, name: str) -> Iterator[tuple[int, list[str]]]:
         try:
             row = next(reader, None)
         except csv.Error as error:
-            raise DataError(f"{name}:{line}: a row that is no CSV ({error}); write quotes in a cell twice.") from error
+            raise DataError(
+                f"{name}:{line}: the row is not valid CSV ({error}); double the quotes in a cell."
+            ) from error
         if row is None:
             return
         if row:

@@ -30,7 +30,7 @@ def read_dataset(name: str, split: str | None, allowance: Allowance, problems: P
         name: its id, as "openai/gsm8k:main".
         split: which of its splits; None where it has only one.
         allowance: how many bytes may be read.
-        problems: collects what is no record.
+        problems: collects what is not a record.
 
     Raises:
         DataError: it cannot be had, or there are no or several such splits.
@@ -49,8 +49,8 @@ def _loaded(name: str, config: str | None) -> Any:
         return datasets.load_dataset(name, config)
     except Exception as error:  # of the network, the hub, the data: errors of every kind
         raise DataError(
-            f"there is no path {name}, and no data set of that id can be had from the hub ({_reason(error)}); check "
-            f"the path, the id and the network, or set HF_HUB_OFFLINE=1 to use what was downloaded before."
+            f"there is no path {name}, and the hub gave no data set of that id ({_reason(error)}); check "
+            f"the path, the id and the network, or set HF_HUB_OFFLINE=1 to use earlier downloads."
         ) from error
 
 

@@ -99,7 +99,8 @@ def _turn(message: Any, number: int, record: Record) -> tuple[Turn, list[Any]]:
     for key in _REFUSED:
         if key in message and message[key] not in ("", []) and not (key in _FLAGS and message[key] is False):
             raise record.error(
-                f"{what} has {key} {shown(message[key])}, which is not read there; remove it, or say ignore: [{key}]."
+                f"{what} has {key} {shown(message[key])}, which is not supported there; remove it, or set ignore: "
+                f"[{key}]."
             )
     return Turn(role, text, places, supervised, more), pictures
 
@@ -130,7 +131,7 @@ def _is_supervised(message: Mapping[str, Any], what: str, record: Record) -> boo
             if not value:
                 return False
             continue
-        raise record.error(f"{key} of {what} is {shown(value)}; only 0 and 1 are understood: in the loss, or context.")
+        raise record.error(f"{key} of {what} is {shown(value)}; write 1 (in the loss) or 0 (context).")
     return True
 
 
@@ -160,8 +161,8 @@ def _refuse_weights(part: Any, what: str, record: Record) -> None:
     for key in (*_CONTEXT, *_WEIGHING):
         if isinstance(part, Mapping) and key in part and key not in record.ignored:
             raise record.error(
-                f"{what} has a part with {key} {shown(part[key])}; only whole messages are kept out of the loss: "
-                f"write it there, or say ignore: [{key}]."
+                f"{what} has a part with {key} {shown(part[key])}; only whole messages can be left out of the loss; "
+                f"write it there, or set ignore: [{key}]."
             )
 
 

@@ -46,14 +46,14 @@ def read_mme(root: Path, problems: list[DataError] | None = None, outside: bool 
             cannot be used.
     """
     if not is_folder(root):
-        raise DataError(f"{root} is no folder; check the path in `mme`.")
+        raise DataError(f"{root} is not a folder; check the path in `mme`.")
     real = Path(root.resolve().anchor) if outside else root.resolve()
     found = {}
     for subtask in _subtasks(root, real):
         found[subtask.name] = _examples(subtask, real, problems)
     if not found:
         raise DataError(
-            f"{root} holds no subtask, a folder of pictures and texts or of {_IMAGES} and {_QUESTIONS}; "
+            f"{root} has no subtask, which is a folder of pictures and texts or of {_IMAGES} and {_QUESTIONS}; "
             "give the folder that holds existence, count and the others."
         )
     return found
@@ -94,14 +94,14 @@ def _pair(text: Path, pictures: list[Path], subtask: _Subtask, real: Path) -> li
     place = f"{subtask.name}/{text.name}"
     if len(pictures) != 1:
         names = f"the pictures {', '.join(path.name for path in pictures)}" if pictures else "no picture"
-        raise DataError(f"{place}: {names} of that name in {subtask.images}; let there be one.")
+        raise DataError(f"{place}: {names} of that name in {subtask.images}; keep exactly one.")
     picture = pictures[0]
     for path in (text, picture):
         _refuse_outside(path, real)
         _refuse_unwritable(path)
     lines = _lines(text, place)
     if len(lines) != 2:
-        raise DataError(f"{place}: {len(lines)} lines with text where a picture has two questions; write one a line.")
+        raise DataError(f"{place}: {len(lines)} lines with text, but a picture has two questions; write one per line.")
     examples = []
     for at, (number, line) in enumerate(lines, 1):
         turns = _question(line, f"{place}:{number}")
@@ -115,7 +115,7 @@ def _question(line: str, source: str) -> tuple[Turn, Turn]:
     if not tab:
         raise DataError(f"{source}: no tab between a question and its answer; write question<TAB>Yes or No.")
     if answer.strip() not in ANSWERS:
-        raise DataError(f"{source}: the answer is {answer!r:.60}; write {' or '.join(ANSWERS)} behind the tab.")
+        raise DataError(f"{source}: the answer is {answer!r:.60}; write {' or '.join(ANSWERS)} after the tab.")
     return Turn("user", question.strip()), Turn("assistant", answer.strip())
 
 

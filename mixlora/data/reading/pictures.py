@@ -41,9 +41,9 @@ def read_pictures(record: Record, of_parts: Sequence[Any], root: Path, outside: 
         waiting = iter(named)
         values = [next(waiting, None) if value is None else value for value in of_parts]
         if any(value is None for value in values):
-            raise record.error("a message holds an image, but the record names none; add `image`.")
+            raise record.error("a message has an image, but the record names none; add `image`.")
         if left := len(list(waiting)):
-            raise record.error(f"the record names {left} images more than its messages have places for.")
+            raise record.error(f"the record names {left} more images than its messages have places for.")
     else:
         values = named
     return tuple(_picture(value, record, root, outside) for value in values)
@@ -58,7 +58,7 @@ def placed(turns: tuple[Turn, ...], pictures: int, record: Record) -> tuple[Turn
     if any(turn.places for turn in turns):
         return turns
     if "conversations" in record.values and (other := next((one for one in _OTHERS if _has(turns, one)), None)):
-        raise record.error(f"the text has {other}, and no such thing is read; remove it or drop the record.")
+        raise record.error(f"the text has {other}, which is not supported; remove it or drop the record.")
     count = sum(turn.text.count(PLACEHOLDER) for turn in turns)
     if not pictures:
         if count and "conversations" in record.values:
@@ -122,14 +122,14 @@ def _from_base64(text: str, record: Record) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise record.error(f"an embedded image that is no base64 ({error}); drop it.") from None
+        raise record.error(f"an embedded image is not valid base64 ({error}); drop it.") from None
 
 
 def _decoded(data: bytes, record: Record) -> Image.Image:
     try:
         return encoded_image(data)
     except Exception as error:  # Pillow raises errors of every kind on broken input
-        raise record.error(f"an embedded image that cannot be opened ({error}); drop it.") from error
+        raise record.error(f"an embedded image cannot be opened ({error}); drop it.") from error
 
 
 def _file(name: str, record: Record, root: Path, outside: bool) -> Path:

@@ -97,7 +97,9 @@ def _renamed(record: Record, reading: Reading) -> Record:
     values = {key: value for key, value in record.values.items() if key not in reading.ignore}
     for name, own in reading.fields.items():
         if own not in values:
-            raise record.error(f"no field {own!r}, which `fields` names as the {name}; it has {record.keys}.")
+            raise record.error(
+                f"the record has no field {own!r}, which `fields` names as the {name}; it has {record.keys}."
+            )
         values[name] = values.pop(own)
     return replace(record, values=values, ignored=frozenset(reading.ignore))
 

@@ -72,16 +72,16 @@ def read_content(record: Record) -> Content:
     if not found:
         _refuse_missing(given, record)
         raise record.error(
-            f"a record of unknown shape, with the keys {record.keys}; understood are {SHAPES}; other names of fields "
-            "are told by `fields`."
+            f"the record has an unknown shape, with the keys {record.keys}; supported are {SHAPES}; "
+            "map other names with `fields`."
         )
     if name := next((key for key in _MOVING if key in given), None):
         raise record.error(f"{name} is {shown(record.values[name])}; videos and sounds are not read: drop the record.")
     content = found[0][1](record)
     for key in sorted((given & MEANINGFUL) - content.used - {*PICTURE_KEYS}):
         raise record.error(
-            f"{key} is {shown(record.values[key])} and would not be read beside {', '.join(sorted(content.used))}; "
-            f"say ignore: [{key}] if it is not to be trained on."
+            f"{key} is {shown(record.values[key])}, which is not read together with {', '.join(sorted(content.used))}; "
+            f"set ignore: [{key}] to train without it."
         )
     return content
 
@@ -100,7 +100,7 @@ def _conversation(record: Record) -> Content:
     found = read_messages(record.values[name], name, record)
     before, used = _system(record)
     if before and found.turns[0].role == "system":
-        raise record.error("it has a system message and a field system; say ignore: [system], or remove one.")
+        raise record.error("it has a system message and a field system; set ignore: [system], or remove one.")
     tools, of_tools = _tools(record)
     return Content(
         (*before, *found.turns),
@@ -118,8 +118,8 @@ def _completion(record: Record) -> Content:
     used = frozenset({"prompt", "completion"})
     if isinstance(record.values.get("label"), bool):
         raise record.error(
-            "label says whether the completion is wanted, which is not read beside prompt, completion; drop what is "
-            "not, and say ignore: [label]."
+            "label marks completions as wanted or not, which is not supported; drop the unwanted "
+            "ones, and set ignore: [label]."
         )
     for name, value in (("prompt", prompt), ("completion", completion)):
         if isinstance(value, list) and not all(isinstance(one, Mapping) for one in value):

@@ -47,7 +47,7 @@ def table_rows(data: bytes, name: str, allowance: Bound) -> Iterator[Any]:
     except DataError:
         raise
     except Exception as error:  # pyarrow raises errors of every kind on broken input
-        raise DataError(f"{name}: {kind} file that cannot be read ({error}); write it again.") from error
+        raise DataError(f"{name}: {kind} file cannot be read ({error}); write it again.") from error
 
 
 def batch_rows(batches: Iterable[Any], name: str, allowance: Bound) -> Iterator[Any]:
@@ -203,7 +203,7 @@ def _bounded(work: Any, name: str) -> Any:
     """What pyarrow unpacks, if it fits into memory."""
     return limited(
         work,
-        lambda what: DataError(f"{name}: a table of which a part {what}; give a part of it, or write it again."),
+        lambda what: DataError(f"{name}: part of the table {what}; give less of it, or write it again."),
         timed=False,
         memory=2 * LARGEST_DATA,
     )

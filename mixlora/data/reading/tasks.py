@@ -48,7 +48,7 @@ def read_task(
     if isinstance(task, TaskGroupSection) and (task.mme or task.by):
         several = f"mme: {task.mme}" if task.mme else f"by: {task.by}"
         remedy = "give a `file`, with `where: {FIELD: TASK}` if it holds several"
-        raise DataError(f"Task {name}: `{several}` gives several tasks where one is wanted; {remedy}.")
+        raise DataError(f"Task {name}: `{several}` stands for several tasks, but one is needed; {remedy}.")
     file = _existing_file(task, name)
     return _examples(_records(task, file, name, problems), task, file, name, problems, noted)
 
@@ -67,7 +67,7 @@ def read_tasks(
     if task.mme:
         if others := [key for key in task.given_of_file if key != "outside"]:
             beside = ", ".join(others)
-            raise DataError(f"Task {name} has `mme: {task.mme}` beside {beside}; leave out the one or the other.")
+            raise DataError(f"Task {name} has `mme: {task.mme}` beside {beside}; leave out one of them.")
         return read_mme(Path(task.mme), problems, task.outside)
     if not task.by:
         return {name: read_task(task, name, problems, noted)}
@@ -97,7 +97,7 @@ def _records(task: TaskSection, file: Path, name: str, problems: list[DataError]
     if records:
         return _matching(records, task.where, file, problems)
     if len(problems or ()) == before:
-        raise DataError(f"Task {name}: {file} holds no record; give a file with at least one.")
+        raise DataError(f"Task {name}: {file} has no record; give a file with at least one.")
     return []
 
 
@@ -136,15 +136,15 @@ def _check_form(example: Example, first: Example) -> None:
     own, others = (Form.MESSAGES if one.form is Form.QUESTION else one.form for one in (example, first))
     if own is not others:
         raise DataError(
-            f"{example.source}: a record of {example.form.value}, but the first ({first.source}) is of "
-            f"{first.form.value}, which trainers write differently; give each a task and a file of its own."
+            f"{example.source}: the record is {example.form.value}, but the first ({first.source}) is "
+            f"{first.form.value}, which trainers write differently; give each form its own task and file."
         )
 
 
 def _task_of(record: Record, by: str) -> str:
     """The task that the record names in the field `by`."""
     if by not in record.values:
-        raise record.error(f"no field {by!r}, which `by` names as the task; it has {record.keys}.")
+        raise record.error(f"the record has no field {by!r}, which `by` names as the task; it has {record.keys}.")
     value = record.values[by]
     if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
         raise record.error(f"{by}, which `by` names as the task, is {value!r:.60}; write the name of a task.")

@@ -133,7 +133,7 @@ def read_data(file: Path, allowance: Allowance) -> tuple[bytes, str]:
     except DataError:
         raise
     except Exception as error:  # each library raises errors of its own on broken input
-        raise DataError(f"{file.name}: a compressed file that cannot be unpacked ({error}); pack it again.") from error
+        raise DataError(f"{file.name}: the compressed file cannot be unpacked ({error}); pack it again.") from error
 
 
 def _content(stream: Any, allowance: Allowance, name: str, most: int) -> bytes:
@@ -161,7 +161,7 @@ def _only_file(data: bytes) -> tuple[IO[bytes], str]:
     archive = zipfile.ZipFile(io.BytesIO(data))
     files = [one for one in archive.infolist() if not one.is_dir() and not one.filename.startswith("__MACOSX/")]
     if len(files) != 1:
-        raise ValueError(f"it holds {len(files)} files where one is wanted")
+        raise ValueError(f"it contains {len(files)} files, but must contain one")
     return archive.open(files[0]), PurePosixPath(files[0].filename).suffix.lower()
 
 

@@ -82,11 +82,11 @@ def of_json(value: Any, what: str, record: Record) -> Any:
     """A value that may be written as JSON in a string.
 
     Raises:
-        DataError: the string is no JSON.
+        DataError: the string is not JSON.
     """
     if not isinstance(value, str):
         return value
     try:
         return parse_json(value)
     except ValueError as error:
-        raise record.error(f"{what} is {shown(value)}, which is no JSON ({error}).") from None
+        raise record.error(f"{what} is {shown(value)}, which is not valid JSON ({error}).") from None

@@ -110,7 +110,7 @@ class Judge:
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; it must be a whole number from 1")
         if missing := [name for name in _FIELDS if f"{{{name}}}" not in prompt]:
-            raise ConfigError(f"the judge's prompt has no {{{missing[0]}}} in it; it needs all of {', '.join(_FIELDS)}")
+            raise ConfigError(f"the judge's prompt has no {{{missing[0]}}}; it needs all of {', '.join(_FIELDS)}")
         self.model, self.tokenizer = model, tokenizer
         self.by, self.batch_size, self.prompt = By(by), batch_size, prompt
         template = None if own_template(tokenizer) else llava_v1(tokenizer)
@@ -224,7 +224,7 @@ def answer_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
         start = tokenizer(word.capitalize(), add_special_tokens=False)["input_ids"][:1]
         tokens.extend(token for token in start if not tokens and token != tokenizer.unk_token_id)
     if not found[_YES] or not found[_NO] or set(found[_YES]) & set(found[_NO]):
-        raise ConfigError("the judge's tokenizer does not tell Yes from No by a first token; use judge.by: generation")
+        raise ConfigError("the judge's tokenizer has no first token that tells Yes from No; use judge.by: generation")
     return found[_YES], found[_NO]
 
 
@@ -236,7 +236,7 @@ def judge_score(
     Args:
         judgements: of one task.
         draws: bootstrap resamples.
-        seed: of the resamples.
+        seed: seed of the resamples.
         groups: the group of each prediction, resampled together; None for predictions that are independent.
 
     Raises:

@@ -77,7 +77,7 @@ def _known(file: Path) -> dict[str, Judgement]:
             key = record.pop("asked")
             found[key] = Judgement(**record)
         except (KeyError, TypeError):
-            raise CheckpointError(f"{file} has a line that is no judgement; delete the file") from None
+            raise CheckpointError(f"{file} has a line that is not a judgement; delete the file") from None
     return found
 
 

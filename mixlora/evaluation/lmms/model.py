@@ -49,7 +49,7 @@ class _Adapted:
         super().__init__(**options)
         if self._model is not self.model:
             raise CheckpointError(
-                "the base is sharded (FSDP or DeepSpeed), and no adapter can be put in; use plain DDP"
+                "the base is sharded (FSDP or DeepSpeed), so no adapter can be loaded into it; use plain DDP"
             )
         if projector is not None:
             load_projector(self._model, projector)

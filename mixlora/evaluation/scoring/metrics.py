@@ -130,7 +130,7 @@ def score(
         metric: how to score them.
         labels: of a classification; all targets if None.
         draws: resamples.
-        seed: of the resamples.
+        seed: seed of the resamples.
 
     Raises:
         DataError: there is no prediction, or the metric cannot use a target.
@@ -209,8 +209,8 @@ def matched(first: Sequence[Prediction], second: Sequence[Prediction]) -> tuple[
     for name, own, other in (("first", sides[0], sides[1]), ("second", sides[1], sides[0])):
         if alone := [key for key in own if key not in other]:
             raise DataError(
-                f"{len(alone)} examples, the first of them {alone[0]:.200}, have a prediction on the {name} side "
-                "alone; compare two models on the same examples."
+                f"{len(alone)} examples, the first of them {alone[0]:.200}, have a prediction only on the {name} side; "
+                "compare two models on the same examples."
             )
     for key, one in sides[0].items():
         if (one.target, one.references) != (sides[1][key].target, sides[1][key].references):
@@ -260,7 +260,8 @@ def _by_label(predictions: Sequence[Prediction], labels: Sequence[str] | None) -
         raise DataError(f"The label {names['']!r:.200} has no word in it; give labels that a text can mention.")
     if strange := [one for one in predictions if as_label(one.target) not in names]:
         raise DataError(
-            f"{strange[0].place} has the target {strange[0].target!r:.200}, none of the {len(names)} labels; add it."
+            f"{strange[0].place} has the target {strange[0].target!r:.200}, which is not among the {len(names)} "
+            "labels; add it."
         )
     finder = Finder({label: label for label in names})
     return _judged([as_label(one.target) for one in predictions], [finder.find(one.predict) for one in predictions])
@@ -307,7 +308,9 @@ def _mme(predictions: Sequence[Prediction]) -> Outcomes:
     images: dict[str, list[int]] = {}
     for index, one in enumerate(predictions):
         if one.image_path is None:
-            raise DataError(f"{one.place} has no image_path, by which MME pairs an image's two questions; give it.")
+            raise DataError(
+                f"{one.place} has no image_path, which MME needs to pair an image's two questions; give it."
+            )
         images.setdefault(one.image_path, []).append(index)
     for image, indices in images.items():
         if len(indices) != 2:

@@ -159,8 +159,8 @@ def test_show_prints_no_verdict_that_the_value_contradicts(interference, tmp_pat
     assert said.count("at odds") == 2
     assert "2 pairs of tasks: 1 conflict, 0 synergy, 0 unclear, 0 no signal, 1 at odds." in said
     assert (
-        "note: in 1 cell I has the other sign than Delta: no verdict is shown there, as verdicts are about Delta; a "
-        "mean of ratios is led by units whose own Delta is near 0; read the ratio of means" in flat(said)
+        "note: in 1 cell I has the other sign than Delta: no verdict is shown there, because verdicts are about "
+        "Delta; units whose own Delta is near 0 dominate a mean of ratios; read the ratio of means" in flat(said)
     )
     assert [row["at_odds"] for row in json.loads(interference(*shown, "--json").out)] == ["", "sign", "", ""]
     assert "at odds" not in interference("show", tmp_path / "run").out
@@ -241,9 +241,9 @@ def test_times_and_memory_are_told_as_a_reader_says_them():
     screen = Console(file=io.StringIO(), width=200)
     printing.plan(cost, screen)
     said = screen.file.getvalue()
-    assert "disk: 1 MiB of gradients while computing, and 2 MiB of Gram matrices, which stay as the run" in said
+    assert "disk: 1 MiB of gradients while computing, and 2 MiB of Gram matrices, which the run keeps" in said
     assert "memory: 3 GiB, on the GPU 2.5 GiB" in said
-    assert "time: 3 min (seconds: load 1, gradients 2e+02, gram 2), from some examples of all lengths" in said
+    assert "time: 3 min (seconds: load 1, gradients 2e+02, gram 2), estimated from examples of all lengths" in said
 
 
 def test_debug_shows_the_traceback(interference, tmp_path):
@@ -316,7 +316,7 @@ def test_runs_of_other_units_or_blocks_are_told_apart(interference, refused, tin
         "a unit is one example in one run and the mean of 2 examples in the other; compute both with the same unit size"
     )
     said = " ".join(interference("compare", run_dir, tmp_path / "few").out.split())
-    assert "note: the runs measured different blocks (28 and 16, 16 of them the same), so it is not the same" in said
+    assert "note: the runs measured different blocks (28 and 16, 16 of them the same), so the parameters" in said
     alike = interference("compare", run_dir, tmp_path / "few", "--modules", "attention")
     assert alike.code == 0 and "note:" not in alike.out
     out = tmp_path / "page"
@@ -361,7 +361,7 @@ def test_amounts_are_told_without_exponents(bytes_, words):
     ("samples", "size", "words"),
     [
         (8, 4, []),
-        (8, 3, ["note: units of 3 leave 2 of samples=8 examples of a task over"]),
+        (8, 3, ["note: units of 3 leave 2 of samples=8 examples of a task unused"]),
         (
             50,
             3,

@@ -52,7 +52,7 @@ def test_a_required_package_that_is_gone_is_broken_and_exits_1(interference, mon
     said = interference("doctor")
     (line,) = [line for line in said.out.splitlines() if line.startswith("scipy:")]
     assert line.startswith("scipy: broken: it is not installed; pip install 'scipy>=")
-    assert said.out.endswith("1 required part is broken; mend what is called broken first\n")
+    assert said.out.endswith("1 required part is broken; fix these first\n")
     assert (said.code, said.err) == (1, "")
 
 
@@ -85,7 +85,7 @@ def test_an_optional_package_that_is_gone_says_what_is_lost(monkeypatch, name):
     monkeypatch.setitem(doctor.MODULES, name, "numpy")
     assert doctor._optional(name, lost) == Finding(name, Status.OK, "1.0")
     monkeypatch.setitem(doctor.MODULES, name, "no_such_module")
-    assert doctor._optional(name, lost).lost == f"its files are gone, so that {lost}"
+    assert doctor._optional(name, lost).lost == f"its files are missing, so {lost}"
 
 
 @pytest.mark.parametrize(("free", "status"), [(2**30, Status.OK), (2**30 - 1, Status.MISSING)])

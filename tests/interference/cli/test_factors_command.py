@@ -44,7 +44,7 @@ def test_what_is_refused(refused, tiny, tmp_path):
     assert words.startswith("--perplexity 4000 must be at least 1 and below the number of examples")
     out.mkdir()
     (out / "mine.txt").write_text("x")
-    assert "holds something else" in refused("factors", *tiny.arguments(out), *ARGUMENTS, "--perplexity", "3")
+    assert "contains no factors" in refused("factors", *tiny.arguments(out), *ARGUMENTS, "--perplexity", "3")
 
 
 def test_figures_of_the_user_s_are_noticed_before_the_work(refused, tiny, tmp_path, monkeypatch):

@@ -122,7 +122,7 @@ def test_figures_gather_and_files_of_others_are_refused(interference, refused, p
 def test_help_names_every_figure_with_an_example(interference):
     said = interference("figure", "--help")
     for name, plate in gallery.PLATES.items():
-        assert f"{name} ({plate.number}): " in said.out
+        assert f"{name} ({plate.number}) takes " in said.out
     assert "Example: interference figure blocks" in said.out
 
 
@@ -138,13 +138,13 @@ REFUSED = [
     ("4", TWO[:1], [], "the figure 'conditional' needs two directories or more that `mixlora evaluate` wrote, "
      "but 1 was given"),
     ("5", TWO, [], "the figure 'selections' needs one directory that `interference factors` wrote, but 2 were given"),
-    ("blocks", ["ifs"], [], "{place}/ifs is no run: it has no run.json"),
+    ("blocks", ["ifs"], [], "{place}/ifs is not a run: it has no run.json"),
     ("blocks", ["none"], [], "there is no run at {place}/none"),
-    ("methods", ["lora/step", "ifs"], [], "{place}/ifs is no run: it has no run.json"),
-    ("conditional", ["ifs", "factors"], [], "{place}/factors holds no results.json; give a directory that "
+    ("methods", ["lora/step", "ifs"], [], "{place}/ifs is not a run: it has no run.json"),
+    ("conditional", ["ifs", "factors"], [], "{place}/factors has no results.json; give a directory that "
      "an evaluation wrote."),
-    ("selections", ["ifs"], [], "{place}/ifs holds no factors: it has no factors.json"),
-    ("pairs", ["lora/step"], ["--pair", "a=b"], "{place}/lora/step holds no factors: it has no factors.json"),
+    ("selections", ["ifs"], [], "{place}/ifs has no factors: it lacks factors.json"),
+    ("pairs", ["lora/step"], ["--pair", "a=b"], "{place}/lora/step has no factors: it lacks factors.json"),
     ("blocks", RUNS[:1], ["--perplexity", "3"], "the figure 'blocks' does not read --perplexity; it takes --metric, "
      "--layers, --modules, --side, --pairs, --reduce"),
     ("blocks", RUNS[:1], ["--label", "a"], "the figure 'blocks' does not read --label; it takes --metric, --layers, "
@@ -181,7 +181,7 @@ REFUSED = [
     ("blocks", RUNS[:1], ["--layers", "1"], "layer 1 is not among the adapted layers: 0, 2, 5 (counted from 0)"),
     ("blocks", RUNS[:1], ["--modules", "x"], "module 'x' is not among those here: attention, language, mlp, q_proj, "
      "up_proj"),
-    ("blocks", RUNS[:1], ["--side", "C"], "side 'C' is none of A, B, W, router-A, router-B, router-AB"),
+    ("blocks", RUNS[:1], ["--side", "C"], "side 'C' is not one of A, B, W, router-A, router-B, router-AB"),
 ]  # fmt: skip
 
 
@@ -202,7 +202,7 @@ def test_out_must_be_a_directory(refused, place, tmp_path):
 def test_runs_of_other_examples_are_not_compared(refused, place, tmp_path):
     grouped(names=("x", "y")).save(tmp_path / "other")
     words = refused("figure", "methods", place / "lora" / "step", tmp_path / "other", "--out", tmp_path / "out")
-    assert words.startswith("the runs do not hold the same examples in the same order")
+    assert words.startswith("the runs do not have the same examples in the same order")
 
 
 def test_pairs_are_read_by_the_tasks_there_are():

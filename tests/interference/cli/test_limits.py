@@ -65,7 +65,7 @@ def test_a_reader_that_has_read_enough_is_told_nothing(run_dir):
 def test_too_few_open_files_for_a_report(run_dir, tmp_path):
     code, said = called("report", run_dir, "--out", tmp_path / "out", limits=[(resource.RLIMIT_NOFILE, 8)])
     assert code == 1 and said.splitlines()[-1] == (
-        "error: the system lets this process open no more files (Too many open files); raise the limit (ulimit -n)"
+        "error: this process cannot open more files (Too many open files); raise the limit (ulimit -n)"
     )
     assert "Traceback" not in said and "panicked" not in said
     assert not (tmp_path / "out").exists()
@@ -84,11 +84,11 @@ def test_an_address_space_that_is_too_small(run_dir, command):
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (MemoryError(), "the system gives this process no more memory; free some, or raise its limit"),
-        (OSError(12, "Cannot allocate memory"), "the system gives this process no more memory ("),
-        (RuntimeError("can't start new thread"), "the system gives this process no more memory (can't start new thr"),
-        (ImportError("x.so: failed to map segment from shared object"), "the system gives this process no more memo"),
-        (OSError(24, "Too many open files"), "the system lets this process open no more files"),
+        (MemoryError(), "this process cannot get more memory; free some, or raise its limit"),
+        (OSError(12, "Cannot allocate memory"), "this process cannot get more memory ("),
+        (RuntimeError("can't start new thread"), "this process cannot get more memory (can't start new thr"),
+        (ImportError("x.so: failed to map segment from shared object"), "this process cannot get more memo"),
+        (OSError(24, "Too many open files"), "this process cannot open more files"),
     ],
 )
 def test_what_runs_out_later_is_told_as_well(interference, monkeypatch, tmp_path, error, words):

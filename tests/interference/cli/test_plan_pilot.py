@@ -61,7 +61,7 @@ def test_more_examples_of_the_same_groups_are_said_not_to_help_where_they_would_
     worst, said = alike.table.iloc[0], alike.sentences({"red": 12, "blue": 30})
     assert said[0] == (
         f"a verdict on an interference of -0.2 takes {worst['groups']:.0f} groups of each task ({worst['units']:.0f} "
-        "units at the pilot's number a group) for a power of 80% where it takes most: a step of "
+        "units at the pilot's number per group) for a power of 80% in the cell that needs most, a step of "
         f"{worst['stepped']} on {worst['affected']}; 12 groups are planned"
     )
     rho = np.nanmax(alike.found.intraclass)
@@ -77,7 +77,7 @@ def test_more_examples_of_the_same_groups_are_said_not_to_help_where_they_would_
 def test_a_pilot_without_groups_tells_units_and_one_without_signal_says_so():
     said = needed(pilot(known=False), None).sentences()
     assert len(said) == 1 and said[0].startswith("a verdict on the pilot's own Delta takes ")
-    assert " units of each task for a power of 80% where it takes most" in said[0]
+    assert " units of each task for a power of 80% in the cell that needs most" in said[0]
     silent = needed(pilot(silent=True), -0.2).sentences()
     assert silent[1].startswith(
         "the pilot has no signal for red (own Delta not above 0 beyond noise), so nothing can be said"
@@ -114,14 +114,14 @@ def test_the_command_alone_tells_needs_and_with_a_configuration_costs_and_what_i
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--effect", "-0.2"], "--effect -0.2 is for a --pilot, which tells the variance; name a run"),
+        (["--effect", "-0.2"], "--effect -0.2 is for a --pilot, which gives the variance; name a run"),
         (
             ["--pilot", "RUN", "--effect", "much"],
-            "--effect 'much' is no number; write an interference such as -0.1, or",
+            "--effect 'much' is not a number; write an interference such as -0.1, or",
         ),
         (
             ["--pilot", "RUN", "--effect", "0"],
-            "effect is 0, which no number of groups finds; give an interference such",
+            "effect is 0, which no number of groups can detect; give an interference such",
         ),
         (["--pilot", "nowhere"], "there is no run at nowhere"),
         (
@@ -130,7 +130,7 @@ def test_the_command_alone_tells_needs_and_with_a_configuration_costs_and_what_i
         ),
         (
             ["--pilot", "RUN", "--set", "probe.unit_size=2"],
-            "the pilot does not fit what is planned: a unit is one example in one run and the mean of 2 examples in",
+            "the pilot does not match the plan: a unit is one example in one run and the mean of 2 examples in",
         ),
         (["--pilot", "RUN", "--layers", "5"], "layer 5 "),
     ],
@@ -146,7 +146,9 @@ def test_what_does_not_fit_is_refused(refused, tiny, stored, tmp_path, monkeypat
 def test_one_task_has_no_verdict_to_plan(refused, tiny, stored):
     task = f"red={tiny.tasks['red']}"
     given = ["--base", tiny.base, "--adapter", tiny.adapter, "--task", task, "--pilot", stored, "--no-time"]
-    assert refused("plan", *given).startswith("there is one task, so no pair to plan a verdict for; name two or more")
+    assert refused("plan", *given).startswith(
+        "there is only one task, so there is no pair to plan for; give two or more"
+    )
 
 
 def test_rows_that_a_few_examples_of_the_pilot_carry_are_called_guesses():
@@ -156,5 +158,5 @@ def test_rows_that_a_few_examples_of_the_pilot_carry_are_called_guesses():
     packed = (gradients @ gradients.T)[np.triu_indices(len(gradients))].astype(np.float32)
     found = needed(Run(run.probes, run.blocks, {"b": packed}, run.meta), -0.2)
     assert found.carried == ["red"] and needed(run, -0.2).carried == []
-    said = "a few examples of the pilot carry red, so that the needs in their rows are guesses; measure a larger pilot"
+    said = "a few examples of the pilot carry red, so the numbers for their rows are guesses; measure a larger pilot"
     assert said in found.sentences() and said not in needed(run, -0.2).sentences()

@@ -61,7 +61,7 @@ def test_an_adapter_with_a_weight_too_few_or_too_many(compute, tmp_path):
     weights = load_file(file)
     name = "base_model.model.model.layers.1.mlp.up_proj.lora_B.weight"
     save_file({key: value for key, value in weights.items() if key != name}, file)
-    assert compute(adapter=folder).endswith(f"does not fit the base TINY/base: it holds no weights for {name}")
+    assert compute(adapter=folder).endswith(f"does not fit the base TINY/base: it has no weights for {name}")
     extra = name.replace("layers.1", "layers.7")
     save_file(weights | {extra: weights[name].clone()}, file)
     assert compute(adapter=folder).endswith(f"does not fit the base TINY/base: the base has no place for {extra}")
@@ -70,7 +70,7 @@ def test_an_adapter_with_a_weight_too_few_or_too_many(compute, tmp_path):
 def test_an_adapter_of_another_kind(compute, tmp_path):
     other = get_peft_model(llama(), IA3Config(target_modules=["k_proj"], feedforward_modules=[]))
     assert compute(adapter=write_adapter(tmp_path / "ia3", other)) == (
-        "the adapter at TMP/ia3 is of kind IA3; only LORA and MIXLORA adapters are probed"
+        "the adapter at TMP/ia3 is of kind IA3; only LORA and MIXLORA adapters can be measured"
     )
 
 
@@ -110,8 +110,7 @@ def test_a_truncated_adapter(compute, tiny, tmp_path):
 def test_an_adapter_with_a_number_that_is_not_finite(compute, tiny, tmp_path, value):
     name = changed(tiny, tmp_path / "a", lambda weight: weight.index_fill(0, torch.tensor([1]), float(value)))
     assert compute(adapter=tmp_path / "a") == (
-        f"the adapter at TMP/a holds numbers in {name} that are not finite; its training diverged, or the file is "
-        "damaged"
+        f"the adapter at TMP/a has numbers in {name} that are not finite; its training diverged, or the file is damaged"
     )
 
 
@@ -119,7 +118,7 @@ def test_an_adapter_with_a_number_that_is_not_finite(compute, tiny, tmp_path, va
 def test_an_adapter_of_other_numbers(compute, tiny, tmp_path, dtype):
     name = changed(tiny, tmp_path / "a", lambda weight: weight.to(getattr(torch, dtype)))
     assert compute(adapter=tmp_path / "a") == (
-        f"the adapter at TMP/a holds {dtype} values in {name}, where floating-point weights belong; write it again "
+        f"the adapter at TMP/a has {dtype} values in {name}, but its weights must be floating-point; write it again "
         "from the model that was trained"
     )
 
@@ -127,7 +126,7 @@ def test_an_adapter_of_other_numbers(compute, tiny, tmp_path, dtype):
 @pytest.mark.parametrize("device", ["meta", "meta:0"])
 def test_a_device_without_numbers(compute, tiny, device):
     said = compute("--set", f"model.device={device}", adapter=tiny.adapter)
-    assert said == f"device '{device}' holds no numbers, only shapes; name cpu or cuda"
+    assert said == f"device '{device}' stores only shapes, no numbers; use cpu or cuda"
 
 
 def test_a_directory_that_is_no_adapter(compute, tmp_path, monkeypatch):
@@ -145,7 +144,7 @@ def test_a_damaged_base(compute, tiny, tmp_path):
     for file in (tmp_path / "b").glob("*token*"):
         file.unlink()
     said = compute(base=tmp_path / "b")
-    assert said.startswith("no tokenizer or processor can be loaded from TMP/b; copy the base's beside it (")
+    assert said.startswith("no tokenizer or processor can be loaded from TMP/b; copy those of its base into it (")
 
 
 def test_a_device_that_is_not_there(compute):
@@ -186,7 +185,7 @@ GOOD = json.dumps({"prompt": "w1 w2", "response": "w3"})
 @pytest.mark.parametrize(
     ("texts", "words"),
     [
-        ([GOOD, "{'prompt': 1}"], "bad.jsonl:2: no JSON at column 2"),
+        ([GOOD, "{'prompt': 1}"], "bad.jsonl:2: invalid JSON at column 2"),
         ([GOOD, '{"prompt": "w1", "response": " "}'], "bad.jsonl:2: an answer is empty, so there is nothing to learn"),
         ([GOOD, '{"prompt": "w1", "response": "w", "image": "a.png"}'], "bad.jsonl:2: the image 'a.png' is not in TMP"),
         (
@@ -237,7 +236,8 @@ def test_an_answer_cut_off(compute):
         (["--set", "probe.layers=[1"], "--set 'probe.layers=[1': the value is not valid YAML"),
         (
             ["--memory-budget", "lots"],
-            "the options: probe.memory_budget: no amount of memory; write a number of bytes or one like 2GiB",
+            "the options: probe.memory_budget: not an amount of memory; write a number of bytes, or an amount like "
+            "2GiB",
         ),
         (["--task", "red"], "--task 'red' is not of the form NAME=FILE"),
         (["--task", "red=x"], "--task names 'red' twice; give every task a name of its own"),
@@ -268,7 +268,7 @@ def test_directories_that_are_taken(refused, interference, tiny, run_dir, tmp_pa
     assert {path: path.read_bytes() for path in run_dir.iterdir()} == before
     (tmp_path / "mine.txt").write_text("mine")
     for out in (tmp_path, tmp_path / "mine.txt"):
-        assert refused("compute", *tiny.arguments(out)) == f"{out} exists and is no run; choose another --out"
+        assert refused("compute", *tiny.arguments(out)) == f"{out} exists and is not a run; choose another --out"
     under = tmp_path / "mine.txt" / "run"
     assert refused("compute", *tiny.arguments(under), "--quiet") == (
         f"{under}.partial cannot be written: Not a directory; choose another --out"
@@ -336,9 +336,9 @@ def test_a_fresh_adapter_is_measured_and_its_zeros_explained(interference, refus
         (["--pairs", "some"], "pairs is 'some', but must be one of 'leave-one-out', 'uni-perceiver', 'all'"),
         (["--reduce", "max"], "reduce is 'max', but must be one of 'ratio-of-means'"),
         (["--aggregate", "max"], "aggregate is 'max', but must be one of 'sum', 'mean'"),
-        (["--side", "C"], "side 'C' is none of A, B, W"),
-        (["--space", "time"], "space 'time' is none of parameters, weight"),
-        (["--space", "weight"], "this run holds no weight-space Gram; compute it again with probe.weight_space: true"),
+        (["--side", "C"], "side 'C' is not one of A, B, W"),
+        (["--space", "time"], "space 'time' is not one of parameters, weight"),
+        (["--space", "weight"], "this run has no weight-space Gram; compute it again with probe.weight_space: true"),
         (["--layers", "1"], "layer 1 is not among the adapted layers: 0, 2 (counted from 0)"),
         (["--modules", "eye"], "module 'eye' is not among those here: attention, down_proj"),
     ],
@@ -349,13 +349,13 @@ def test_show_refuses(refused, run_dir, arguments, message):
 
 def test_runs_that_are_none_or_do_not_match(refused, interference, tiny, run_dir, tmp_path):
     assert refused("show", tmp_path / "none") == f"there is no run at {tmp_path / 'none'}"
-    assert refused("verify", tmp_path) == f"{tmp_path} is no run: it has no run.json"
+    assert refused("verify", tmp_path) == f"{tmp_path} is not a run: it has no run.json"
     assert refused("compute", tmp_path, "--out", tmp_path / "x") == (
-        f"{tmp_path} is a directory, but no run; name a YAML file or a run's directory"
+        f"{tmp_path} is a directory, but has no run.json; name a YAML file or a run's directory"
     )
     assert interference("compute", run_dir, "--samples", 5, "--out", tmp_path / "run", "--quiet").code == 0
     assert refused("compare", run_dir, tmp_path / "run") == (
-        "the runs do not hold the same examples in the same order; compute both with the same seed"
+        "the runs do not have the same examples in the same order; compute both with the same seed"
     )
 
 
@@ -368,4 +368,4 @@ def test_configurations_of_peft_that_are_not_probed(compute, tmp_path):
 
 def test_the_root_of_all_is_no_place_for_a_run(tiny, interference):
     said = interference("compute", *tiny.arguments("/"))
-    assert said.code == 2 and "error: / exists and is no run; choose another --out" in said.err
+    assert said.code == 2 and "error: / exists and is not a run; choose another --out" in said.err

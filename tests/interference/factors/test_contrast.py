@@ -45,7 +45,7 @@ def test_factors_of_one_task_alone_are_as_much_purer_as_chance_is_below_1():
     ("groups", "words"),
     [
         (np.arange(60) // 6, "no interval: task 'a' has 4 groups of examples, and 6 are needed"),
-        (None, "no interval: 50 examples are few for 10 neighbours; 60 are needed"),
+        (None, "no interval: 50 examples are too few for 10 neighbours; 60 are needed"),
     ],
 )
 def test_an_interval_that_would_promise_too_much_is_withheld(groups, words, no_maps):

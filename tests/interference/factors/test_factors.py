@@ -231,9 +231,9 @@ def test_the_map_shows_every_example_once_and_unseen_tasks_hollow(drawn):
     assert [text.get_text() for text in legend.get_texts()] == ["a", "b", "c"]
     assert legend.get_title().get_text() == "task (hollow: unseen in training)"
     title = axes.get_title(loc="left")
-    assert title.startswith("$\\alpha$ of a\n10 nearest by selections of the same task: ")
+    assert title.startswith("$\\alpha$ of a\nsame task among 10 nearest by selections: ")
     assert f"{embedded.purity.value:.0%} (chance {embedded.purity.chance:.0%}" in title
-    assert title.endswith(f"\n10 nearest on this map: {embedded.map_purity.value:.0%}")
+    assert title.endswith(f"\nsame task among 10 nearest on this map: {embedded.map_purity.value:.0%}")
     with pytest.raises(ScopeError, match="unseen task 'z' is not among the tasks: a, b, c"):
         maps.embedding(given, embedded, unseen=["z"])
 

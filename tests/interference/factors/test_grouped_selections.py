@@ -143,23 +143,23 @@ def test_what_cannot_be_told_is_refused_in_words():
     groups = np.array([0, 0, 0, 1])
     refused(
         ScopeError,
-        "k is 2, but of 4 examples 3 are of one group and have 1 others; take more examples, or a k from 1 to 1",
+        "k is 2, but 3 of 4 examples are in one group and have 1 others; take more examples, or a k from 1 to 1",
         neighbours.purity, line([0, 1, 2, 3]), "abab", 2, groups=groups,
     )  # fmt: skip
     refused(
         ScopeError,
-        "all 4 examples are of one group, so that none has a neighbour of another; give examples of other groups",
+        "all 4 examples belong to one group, so none has a neighbour in another; give examples of other groups",
         neighbours.purity, line([0, 1, 2, 3]), "abab", 2, groups=np.zeros(4, int),
     )  # fmt: skip
     refused(
         ScopeError,
-        "each of the 2 tasks has one group of examples, and none lies apart; raise samples",
+        "each of the 2 tasks has only one group of examples, so nothing can be compared within a task; raise samples",
         neighbours.silhouette, line([0, 1, 2, 3]), "aabb", np.array([0, 0, 1, 1]),
     )  # fmt: skip
     made = replace(chosen("aabb", [[0], [1], [0], [1]]), groups=np.zeros(4, int))
     refused(
         MeasurementError,
-        "all examples of 'a' and 'b' are of one group, so that nothing tells what the tasks share; give them examples "
-        "of other groups",
+        "all examples of 'a' and 'b' belong to one group, so what the tasks share cannot be measured; give them "
+        "examples of other groups",
         affinity.paired, made, [("a", "b")],
     )  # fmt: skip

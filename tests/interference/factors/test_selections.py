@@ -274,7 +274,7 @@ def test_what_cannot_be_told_is_refused_in_words():
     refused(MeasurementError, "all examples selected the same", neighbours.embed, alike, perplexity=5)
     refused(ScopeError, "there is only task 'a'", selections.information, chosen("aa", [[0], [1]]))
     refused(ScopeError, "there is only task 'a'", neighbours.silhouette, np.zeros((2, 2)), "aa")
-    refused(ScopeError, "each of the 2 tasks has one example", neighbours.silhouette, np.zeros((2, 2)), "ab")
+    refused(ScopeError, "each of the 2 tasks has only one example", neighbours.silhouette, np.zeros((2, 2)), "ab")
     refused(ScopeError, "is for MixLoRA adapters", selections.information, activated("ab", [[1.0], [2]]))
     values = matrix(np.arange(9.0).reshape(3, 3))
     refused(ScopeError, "2 tasks are in both matrices", selections.correlate, values, values.iloc[:2, :2])

@@ -56,9 +56,9 @@ def test_numbers_are_of_the_kind_that_the_adapter_writes(folder, found, tmp_path
     for name, value in given.selections.values.items():
         np.testing.assert_array_equal(again.values[name], value)
     as_mixture = spoilt(out, tmp_path / "mixture", lambda meta: meta.update(adapter_kind="MIXLORA"))
-    assert refused(as_mixture).endswith("is of float32, not of whole numbers")
+    assert refused(as_mixture).endswith("has the type float32, not whole numbers")
     as_lora = spoilt(found[1], tmp_path / "other", lambda meta: meta.update(adapter_kind="LORA"))
-    assert refused(as_lora).endswith("is of int32, not of real numbers")
+    assert refused(as_lora).endswith("has the type int32, not real numbers")
 
 
 def test_two_processes_do_not_compute_the_same_factors(folder, tmp_path):
@@ -132,7 +132,7 @@ def test_what_is_no_factors_is_refused_in_words(found, tmp_path):
     out = found[1]
     assert refused(tmp_path / "none") == f"there are no factors at {tmp_path / 'none'}"
     (tmp_path / "empty").mkdir()
-    assert refused(tmp_path / "empty") == f"{tmp_path / 'empty'} holds no factors: it has no factors.json"
+    assert refused(tmp_path / "empty") == f"{tmp_path / 'empty'} has no factors: it lacks factors.json"
     newer = spoilt(out, tmp_path / "newer", lambda meta: meta.update(schema=4))
     assert refused(newer) == f"{newer} has schema 4, but this version reads schema 3; update task-interference"
     for name, change in {
@@ -149,7 +149,7 @@ def test_what_is_no_factors_is_refused_in_words(found, tmp_path):
     shutil.copytree(out, cut)
     whole = (cut / "selections.safetensors").read_bytes()
     (cut / "selections.safetensors").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    assert "selections.safetensors is damaged: its checksum is another" in refused(cut)
+    assert "selections.safetensors is damaged: its checksum differs" in refused(cut)
     (cut / "factors.json").write_text("[]")
     assert "factors.json is damaged" in refused(cut)
 
@@ -162,10 +162,10 @@ def test_what_is_no_factors_is_refused_in_words(found, tmp_path):
         (lambda meta: meta.update(schema=0), None),
         (lambda meta: meta["blocks"][0].pop("factors"), "its blocks cannot be read ("),
         (lambda meta: meta["blocks"][0].update(layer=0.5), "its blocks cannot be read ("),
-        (lambda meta: meta["blocks"][0].update(name=None), "a block in it has no name; compute the factors again"),
-        (lambda meta: meta["blocks"][0].update(module=3), "a block in it has no name; compute the factors again"),
-        (lambda meta: meta["blocks"].append(meta["blocks"][0]), "a block in it stands twice or has no factors; comp"),
-        (lambda meta: meta["blocks"][0].update(factors=0), "a block in it stands twice or has no factors; compute the"),
+        (lambda meta: meta["blocks"][0].update(name=None), "a block has no name; compute the factors again"),
+        (lambda meta: meta["blocks"][0].update(module=3), "a block has no name; compute the factors again"),
+        (lambda meta: meta["blocks"].append(meta["blocks"][0]), "a block appears twice or has no factors; comp"),
+        (lambda meta: meta["blocks"][0].update(factors=0), "a block appears twice or has no factors; compute the"),
     ],
 )
 def test_damage_to_the_record_is_told(found, tmp_path, change, words):
@@ -186,12 +186,12 @@ def test_damage_to_the_examples_is_told(found, tmp_path):
 
     for name, change, told in (
         ("task", without_task, "examples.parquet is damaged: a task is missing"),
-        ("fewer", fewer, "is not of 17 examples"),
+        ("fewer", fewer, "does not have 17 examples"),
     ):
         folder = tmp_path / name
         shutil.copytree(found[1], folder)
         change(folder)
-        assert "examples.parquet is damaged: its checksum is another" in refused(folder)
+        assert "examples.parquet is damaged: its checksum differs" in refused(folder)
         files = ("examples.parquet", "selections.safetensors", "untrained.safetensors")
         sums = {file: record.checksum(folder / file) for file in files}
         assert told in refused(
@@ -214,11 +214,11 @@ def test_factors_of_before_are_read_and_say_what_they_lack(found, tmp_path):
     assert given.selections.groups is None and given.untrained is None
     groups, control = factors.remarks(given)
     assert groups == (
-        "these factors hold no groups, so their examples were taken as independent: where they share pictures or "
+        "these factors have no groups, so their examples were treated as independent: where they share pictures or "
         "documents, chance and intervals are wrong; compute them again"
     )
     assert control == (
-        "these factors hold no untrained adapter, without which clusters do not speak of learning; to have it, run "
+        "these factors have no untrained adapter, so the clusters do not show what training learned; to add it, run "
         "`interference factors` again with another --out"
     )
     for key, value in (("untrained", {"text": 3}), ("untrained", [1]), ("copies", "two")):
@@ -277,7 +277,7 @@ def test_nothing_is_overwritten_and_nothing_is_left_behind(folder, found, tmp_pa
         given.save(out)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "mine.txt").write_text("mine")
-    with pytest.raises(RunError, match="exists and holds something else"):
+    with pytest.raises(RunError, match="exists and contains no factors"):
         observer.compute_config(asked(folder), tmp_path / "other")
     (tmp_path / "free").mkdir()
     monkeypatch.setattr(factors, "save_file", no_room)

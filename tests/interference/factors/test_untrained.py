@@ -125,7 +125,7 @@ def test_it_is_the_snapshot_of_step_0_or_drawn_again_by_the_seed_of_the_training
     shutil.rmtree(moved / "snapshots" / "step-0")
     for adapter, name in ((moved, "whole"), (moved / "snapshots" / "step-2", "late")):
         again = of(adapter, tmp_path / name)
-        assert factors.origin(again) == "untrained: drawn again by the training's seed 5"
+        assert factors.origin(again) == "untrained: drawn again with the training's seed 5"
         same(again.untrained, start.selections)
     (moved / "training.json").unlink()
     stated = of(moved, tmp_path / "stated", seed=6)
@@ -150,11 +150,11 @@ def test_a_snapshot_that_is_not_of_the_adapter_is_refused(home, tmp_path):
     shutil.copytree(home, moved)
     weights = moved / "snapshots" / "step-0" / "adapter_model.safetensors"
     held = load_file(weights)
-    remedy = "; move it away, and the untrained adapter is drawn by the training's seed"
+    remedy = "; move it away, and the untrained adapter is drawn with the training's seed"
     save_file({name: value for number, (name, value) in enumerate(held.items()) if number}, weights)
     with pytest.raises(CheckpointError) as told:
         of(moved, tmp_path / "out")
-    assert str(told.value) == f"the snapshot {weights} is of another adapter{remedy}"
+    assert str(told.value) == f"the snapshot {weights} is from another adapter{remedy}"
     weights.write_bytes(b"x")
     with pytest.raises(CheckpointError) as told:
         of(moved, tmp_path / "out")
@@ -165,8 +165,8 @@ def test_a_snapshot_that_is_not_of_the_adapter_is_refused(home, tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"init_lora_weights": "pissa"}, "as init_lora_weights='pissa' makes weights from those of the base"),
-        ({"bias": "lora_only"}, "as bias='lora_only' trains weights of the base itself"),
+        ({"init_lora_weights": "pissa"}, "because init_lora_weights='pissa' makes weights from those of the base"),
+        ({"bias": "lora_only"}, "because bias='lora_only' trains weights of the base itself"),
     ],
 )
 def test_why_there_is_none_is_told(change, words):
@@ -175,7 +175,7 @@ def test_why_there_is_none_is_told(change, words):
         setattr(model.peft_config["default"], name, value)
     given = observer.compute(model, Collator(tokenizer()), WORDS)
     assert given.untrained is None and given.meta["untrained"] == {"missing": words}
-    said = f"there is no untrained adapter beside it, {words}: whether training made these clusters is not known"
+    said = f"there is no untrained adapter beside it, {words}: it is unknown whether training made these clusters"
     assert factors.remarks(given)[-1] == said
 
 
@@ -256,8 +256,8 @@ def test_groups_are_those_of_a_run_joined_where_prompts_are_the_same(folder, tmp
     assert found.meta["copies"] == 3
     assert found.untrained.groups is found.selections.groups
     assert factors.remarks(found) == [
-        "18 examples are of 2 groups, 3 of them with the prompt of another: neighbours are looked for in other groups, "
-        "and chance and intervals are of whole groups"
+        "18 examples form 2 groups, 3 of them with the prompt of another: neighbours are taken from other groups only, "
+        "and chance and intervals are based on whole groups"
     ]
 
 

@@ -100,7 +100,7 @@ def test_blocks_can_be_chosen():
 def test_a_run_without_layers_has_no_panels():
     shown = grouped((0, 2))
     shown.blocks = shown.blocks.assign(layer=pd.array([None] * len(shown.blocks), dtype="Int64"))
-    words = "no block of this scope lies in a layer; name modules of layers, or a run that probes layers"
+    words = "no block in this scope belongs to a layer; name modules of layers, or a run that probes layers"
     for draw in (paper.blocks, matrices.panels):
         with pytest.raises(ScopeError, match=words):
             draw(shown)
@@ -190,7 +190,7 @@ def test_methods_frame_no_cell_of_the_published_estimator():
     assert framed(below[0]) == framed(below[1]) == [(0, 1), (1, 0)]
     assert np.asarray(mesh(below[0]).get_array())[0, 1] < -0.7 and texts(below[0])[1].endswith("conflict")
     said = "its interval contains 0 in 1 of 2 cells (one), 1 of 2 cells (two), 2 of 2 cells (two minus one); "
-    assert f"{said}its sign is against the verdict below in 1 (one), 1 (two), 0 (two minus one)" in figure.notes[0]
+    assert f"{said}its sign contradicts the verdict below in 1 (one), 1 (two), 0 (two minus one)" in figure.notes[0]
     assert figure.caption == [figure.notes[0], f"below: ratio of means, all blocks as one; {matrices.KEY}"]
     assert " ".join(figure.get_supxlabel().split()) == " ".join(" ".join(figure.caption).split())
     odds = figure.data.query("run == 'one' and affected == 'a' and stepped == 'b'").set_index("estimator")
@@ -212,7 +212,7 @@ def test_blocks_have_the_published_estimator_above_and_count_its_cells():
     across = int(((published["low"] <= 0) & (published["high"] >= 0)).sum())
     assert figure.caption[0] == (
         f"above: mean of ratios (Eq. 3), as published, without verdicts; its interval contains 0 in {across} of 8 "
-        "cells; its sign is against the verdict below in 4"
+        "cells; its sign contradicts the verdict below in 4"
     )
     assert published["at_odds"].tolist() == ["sign", ""] * 4
 
@@ -220,8 +220,8 @@ def test_blocks_have_the_published_estimator_above_and_count_its_cells():
 def test_a_figure_without_a_second_row_leaves_the_contradicted_cell_unframed_and_says_so():
     figure = matrices.heatmap(contradicted(), reduce="mean-of-ratios", **QUICK)
     assert framed(figure.axes[0]) == [(1, 0)] and "conflict" not in texts(figure.axes[0])[1]
-    why = "a mean of ratios is led by units whose own Delta is near 0; read the ratio of means"
-    said = "in 1 cell I has the other sign than Delta: no verdict is shown there, as verdicts are about Delta"
+    why = "units whose own Delta is near 0 dominate a mean of ratios; read the ratio of means"
+    said = "in 1 cell I has the other sign than Delta: no verdict is shown there, because verdicts are about Delta"
     assert figure.notes == figure.caption == [f"{said}; {why}"]
 
 
@@ -309,7 +309,9 @@ def test_which_maps_are_refused(mixture):
 
 def test_few_examples_have_fewer_neighbours():
     few = factors(random_mixture(examples=(3, 3), planted=1.0))
-    assert "\n5 nearest on this map" in paper.selections(few, perplexity=2).axes[0].get_title(loc="left")
+    assert "\nsame task among 5 nearest on this map" in paper.selections(few, perplexity=2).axes[0].get_title(
+        loc="left"
+    )
 
 
 def test_pairs_share_a_colour_and_are_filled_and_hollow(couples):
@@ -336,7 +338,7 @@ def test_pairs_share_a_colour_and_are_filled_and_hollow(couples):
     assert (labels(beside.yaxis), labels(beside.xaxis)) == (list("rqp"), list("vus"))
     found = affinity.paired(couples.selections, COUPLES)
     title = axes.get_title(loc="left")
-    assert f"of a pair {found.mean:.2f}, of tasks not paired {found.others:.2f}\n1 of all 6 ways" in title
+    assert f"{found.mean:.2f} within pairs, {found.others:.2f} between other tasks\n1 of all 6 ways" in title
     assert title.endswith("(p = 0.17)")
     shown = figure.data[figure.data["panel"] == "map"]
     assert len(shown) == 48 and set(shown[shown["unseen"].astype(bool)]["task"]) == set("suv")
@@ -349,7 +351,7 @@ def beside(given, seed=4):
     """The same factors with an untrained adapter that chose at random."""
     random = random_mixture(seed, examples=(len(given.examples),), blocks=len(given.selections.values), factors=6)
     untrained = replace(given.selections, values=random.values)
-    meta = {**given.meta, "untrained": {"text": "untrained: drawn again by the training's seed 5"}}
+    meta = {**given.meta, "untrained": {"text": "untrained: drawn again with the training's seed 5"}}
     return replace(given, untrained=untrained, meta=meta)
 
 
@@ -365,11 +367,11 @@ def test_the_untrained_map_is_beside_the_trained_one_with_the_difference(couples
     control = contrast(given.selections, given.untrained, embedded)
     for axes, one, title in (
         (trained, embedded, "the trained adapter\n"),
-        (untrained, control.embedding, "untrained: drawn again by the training's seed 5\n"),
+        (untrained, control.embedding, "untrained: drawn again with the training's seed 5\n"),
     ):
         np.testing.assert_allclose(np.concatenate(list(points(axes).values())), one.points)
         assert axes.get_title(loc="left").startswith(title)
-        assert f"10 nearest by selections of the same task: {one.purity.value:.0%}\n(chance" in axes.get_title(
+        assert f"same task among 10 nearest by selections: {one.purity.value:.0%}\n(chance" in axes.get_title(
             loc="left"
         )
     assert figure.data["adapter"].tolist() == ["trained"] * 48 + ["untrained"] * 48
@@ -377,7 +379,7 @@ def test_the_untrained_map_is_beside_the_trained_one_with_the_difference(couples
     purities = f"trained {embedded.purity.value:.1%}, untrained {control.embedding.purity.value:.1%}"
     assert heading(figure) == (
         f"purity by selections: {purities}, difference {100 * control.difference:+.1f} points\n"
-        "no interval: 48 examples are few for 10 neighbours; 60 are needed"
+        "no interval: 48 examples are too few for 10 neighbours; 60 are needed"
     )
 
 
@@ -388,7 +390,7 @@ def test_the_interval_of_the_difference_is_written_where_there_is_one():
     assert 0 < control.low < control.difference < control.high
     assert heading(figure).endswith(
         f"difference {100 * control.difference:+.1f} points [{100 * control.low:+.1f}, {100 * control.high:+.1f}] "
-        "(95%, of 72 groups of examples)\ntraining made neighbourhoods purer"
+        "(95%, 72 groups of examples)\ntraining made neighbourhoods purer"
     )
 
 
@@ -401,7 +403,7 @@ def test_pairs_have_a_row_of_the_untrained_adapter(couples):
         np.testing.assert_allclose(image.get_array(), selections.overlap(one).loc[list("pqr"), list("suv")])
     assert images[0].get_clim() == images[1].get_clim()  # one scale for both
     titles = [axes.get_title(loc="left") for axes in figure.axes[::2]]
-    assert titles[0].startswith("the trained adapter\n") and titles[1].startswith("untrained: drawn again by")
+    assert titles[0].startswith("the trained adapter\n") and titles[1].startswith("untrained: drawn again with")
     shown = figure.data.query("adapter == 'untrained' and panel == 'overlap' and task == 'p' and other == 's'")
     assert shown["overlap"].item() == pytest.approx(selections.overlap(given.untrained).loc["p", "s"])
     assert heading(figure).startswith("purity by selections: trained ")
@@ -410,11 +412,11 @@ def test_pairs_have_a_row_of_the_untrained_adapter(couples):
 def test_a_map_without_its_control_says_so(mixture):
     figure = paper.selections(mixture, perplexity=6)
     said = heading(figure).replace("\n", " ")
-    assert said.startswith("these factors hold no groups, so their examples were taken as independent")
-    assert said.endswith("to have it, run `interference factors` again with another --out")
+    assert said.startswith("these factors have no groups, so their examples were treated as independent")
+    assert said.endswith("to add it, run `interference factors` again with another --out")
     assert len(figure.notes) == 2 and figure.data["adapter"].unique() == ["trained"]
-    why = replace(mixture, meta={**mixture.meta, "untrained": {"missing": "as the model is no PeftModel"}})
-    assert "there is no untrained adapter beside it, as the model is no PeftModel" in heading(
+    why = replace(mixture, meta={**mixture.meta, "untrained": {"missing": "because the model is not a PeftModel"}})
+    assert "there is no untrained adapter beside it, because the model is not a PeftModel" in heading(
         paper.selections(why, perplexity=6)
     ).replace("\n", " ")
 
@@ -422,7 +424,7 @@ def test_a_map_without_its_control_says_so(mixture):
 def test_tasks_in_no_pair_are_not_drawn(couples):
     figure = paper.pairs(couples, COUPLES[:1], perplexity=4)
     assert list(points(figure.axes[0])) == ["p", "s"]
-    assert "nothing to compare it with" in figure.axes[0].get_title(loc="left")
+    assert "one pair has nothing to be compared with" in figure.axes[0].get_title(loc="left")
 
 
 @pytest.mark.parametrize("pairs", [[], [("p", "z")], [("p", "s"), ("p", "u")], [("p", "p")]])

@@ -113,7 +113,7 @@ def test_positions_of_the_caller_count():
 def test_a_model_whose_loss_depends_on_padding_is_refused():
     model, inputs = made(recurrent, ["q_proj", "linear_x"])
     inputs["input_ids"][inputs["attention_mask"] == 0] = 7  # its convolution sees them
-    said = r"^RecurrentGemmaForCausalLM gives an example another loss with padding on its left \(.*\); pad on the right"
+    said = r"^RecurrentGemmaForCausalLM computes another loss for an example with padding on its left \(.*\); pad on"
     with Probe(model, find_targets(model, "default")) as probe:
         with pytest.raises(MeasurementError, match=said):
             probe.gradients(inputs)

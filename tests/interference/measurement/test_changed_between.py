@@ -63,10 +63,10 @@ def one_more(values):
 
 ADAPTER, BASE = "adapter/adapter_config.json", "base/config.json"
 CHANGES = {
-    "lora_alpha": (changed_json(ADAPTER, "lora_alpha", 16), "model.adapter.default.lora_alpha is 8 there and 16 here"),
-    "use_rslora": (changed_json(ADAPTER, "use_rslora", True), "model.adapter.default.use_rslora is False there and "),
-    "rms_norm_eps": (changed_json(BASE, "rms_norm_eps", 0.1), "model.base.rms_norm_eps is 1e-06 there and 0.1 here"),
-    "hidden_act": (changed_json(BASE, "hidden_act", "gelu"), "model.base.hidden_act is 'silu' there and 'gelu' here"),
+    "lora_alpha": (changed_json(ADAPTER, "lora_alpha", 16), "model.adapter.default.lora_alpha was 8 and is now 16"),
+    "use_rslora": (changed_json(ADAPTER, "use_rslora", True), "model.adapter.default.use_rslora was False and is now "),
+    "rms_norm_eps": (changed_json(BASE, "rms_norm_eps", 0.1), "model.base.rms_norm_eps was 1e-06 and is now 0.1"),
+    "hidden_act": (changed_json(BASE, "hidden_act", "gelu"), "model.base.hidden_act was 'silu' and is now 'gelu'"),
     "one value of the base": (
         changed_tensor("base/model.safetensors", "up_proj", one_more),
         "(model.base weights has changed)",
@@ -89,9 +89,12 @@ CHANGES = {
 OF_MIXTURES = {
     "pooling": (
         changed_json(ADAPTER, "pooling", "all"),
-        "model.adapter.default.pooling is 'prompt' there and 'all' here",
+        "model.adapter.default.pooling was 'prompt' and is now 'all'",
     ),
-    "cfs_form": (changed_json(ADAPTER, "cfs_form", "official"), "model.adapter.default.cfs_form is 'exact' there and "),
+    "cfs_form": (
+        changed_json(ADAPTER, "cfs_form", "official"),
+        "model.adapter.default.cfs_form was 'exact' and is now ",
+    ),
 }
 
 
@@ -138,7 +141,7 @@ def test_another_version_of_a_library_is_another_job(job, monkeypatch):
     settings = job()
     interrupted(settings)
     monkeypatch.setattr(checkpoint, "version", lambda name: "99.0")
-    with pytest.raises(RunError, match=r"another job \(versions.torch is '.*' there and '99.0' here, "):
+    with pytest.raises(RunError, match=r"another job \(versions.torch was '.*' and is now '99.0', "):
         compute_config(settings)
 
 
@@ -178,6 +181,8 @@ def test_a_part_that_is_damaged_while_it_waits_ends_the_job_and_the_next_one_mea
         if (stage, done) == ("gradients", total):
             zeroed(parts[0])
 
-    with pytest.raises(RunError, match=r"part-000000.safetensors is gone or damaged \(the rows of .* are not what was"):
+    with pytest.raises(
+        RunError, match=r"part-000000.safetensors is gone or damaged \(the rows of .* have changed since"
+    ):
         compute_config(settings, spoiling)
     assert compute_config(settings).meta["measured_again"] == 1

@@ -59,15 +59,15 @@ CASES = {
     ),
     "one-dimensional ids": (
         put("input_ids", lambda x: x[0]),
-        "input_ids has shape (9,), but must be [batch, seq] with a row an example",
+        "input_ids has shape (9,), but must be [batch, seq] with one row per example",
     ),
     "one-dimensional": (
         lambda given: {key: value[0] for key, value in given.items()},
-        "labels has shape (9,), but must be [batch, seq] with a row an example",
+        "labels has shape (9,), but must be [batch, seq] with one row per example",
     ),
     "no rows": (
         lambda given: {key: value[:0] for key, value in given.items()},
-        "labels has shape (0, 9), but must be [batch, seq] with a row an example",
+        "labels has shape (0, 9), but must be [batch, seq] with one row per example",
     ),
     "lists": (
         put("labels", lambda x: x.tolist()),
@@ -115,5 +115,6 @@ def test_a_model_without_a_head():
     with pytest.raises(MeasurementError) as error:
         computed(bare, dict)
     assert str(error.value) == (
-        "LlamaModel gives no logits, as it has no head that predicts tokens; load the base with AutoModelForCausalLM"
+        "LlamaModel gives no logits, because it has no head that predicts tokens; load the base with "
+        "AutoModelForCausalLM"
     )

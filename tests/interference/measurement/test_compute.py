@@ -204,9 +204,9 @@ UNLABELLED = {"red": [{"input_ids": torch.ones(1, 3, dtype=torch.long)}]}
         (TASKS, {"layers": [1, 3]}, ScopeError, r"layer 3 is not among the adapted layers: 0-2 \(counted from 0\)"),
         (TASKS, {"modules": ["fc1"]}, ScopeError, "module 'fc1' is not among those here: attention, down_proj, gate"),
         (TASKS, {"components": ["vision"]}, ScopeError, "'default' adapts nothing in vision; it adapts: language"),
-        (TASKS, {"components": ["eye"]}, ScopeError, "component 'eye' is none of language, vision, projector"),
+        (TASKS, {"components": ["eye"]}, ScopeError, "component 'eye' is not one of language, vision, projector"),
         (TASKS, {"adapter": "nobody"}, CheckpointError, "adapter 'nobody' is not loaded; loaded are: default"),
-        (TASKS, {"unit": "token"}, ScopeError, "unit 'token' is none of example, batch"),
+        (TASKS, {"unit": "token"}, ScopeError, "unit 'token' is not one of example, batch"),
         (TASKS, {"layers": 2}, ScopeError, r"layers is 2, but must be a list, as \[2\]"),
         (TASKS, {"modules": "mlp"}, ScopeError, r"modules is 'mlp', but must be a list, as \['mlp'\]"),
         (
@@ -225,7 +225,7 @@ def test_what_cannot_be_measured_is_told(model, batches, options, kind, message)
 
 def test_a_directory_in_use_is_refused_before_anything_runs(model, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(RunError, match="exists and is no run; choose another --out"):
+    with pytest.raises(RunError, match="exists and is not a run; choose another --out"):
         interference.compute(model, {"red": iter(())}, out=tmp_path)
     assert [path.name for path in Path(tmp_path).iterdir()] == ["notes.txt"]
 

@@ -172,8 +172,8 @@ def test_another_configuration_loses_nothing_of_an_unfinished_run(tiny, tmp_path
     partial = interrupt(tiny.config(tmp_path / "run"))
     before = {path.name: path.read_bytes() for path in partial.iterdir()}
     ((key, value),) = change.items()
-    words = f"run.partial holds unfinished work of another job (config.probe.{key} is "
-    with pytest.raises(RunError, match=rf"{re.escape(words)}.* there and {re.escape(repr(value))} here\); fin"):
+    words = f"run.partial holds unfinished work of another job (config.probe.{key} was "
+    with pytest.raises(RunError, match=rf"{re.escape(words)}.* and is now {re.escape(repr(value))}\); fin"):
         compute_config(tiny.config(tmp_path / "run", **change))
     assert {path.name: path.read_bytes() for path in partial.iterdir()} == before
 
@@ -220,7 +220,7 @@ def test_a_killed_run_continues(tiny, tmp_path):
 def test_a_foreign_directory_beside_out_is_not_removed(tiny, tmp_path):
     (tmp_path / "run.partial").mkdir()
     (tmp_path / "run.partial" / "thesis.tex").write_text("years of work")
-    with pytest.raises(RunError, match=r"run.partial, where gradients would wait, holds something else; choose"):
+    with pytest.raises(RunError, match=r"run.partial contains other files; choose"):
         compute_config(tiny.config(tmp_path / "run"))
     assert (tmp_path / "run.partial" / "thesis.tex").read_text() == "years of work"
 

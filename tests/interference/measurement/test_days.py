@@ -94,7 +94,7 @@ def test_a_killed_compute_continues_on_another_day(configured, clock, monkeypatc
 def test_another_day_that_is_named_is_other_work_only_where_the_template_writes_it(configured, clock, monkeypatch):
     clock(2026, 3, 4)
     interrupted(monkeypatch, configured("run"))
-    with pytest.raises(Exception, match=r"another job .config.model.date is '2026-03-04' there and '2026-03-05' here"):
+    with pytest.raises(Exception, match=r"another job .config.model.date was '2026-03-04' and is now '2026-03-05'"):
         compute_config(configured("run", date="2026-03-05"))
     interrupted(monkeypatch, configured("plain", template=None))
     assert compute_config(configured("plain", template=None, date="2026-03-05")).meta["config"]["model"]["date"] is None
@@ -111,7 +111,9 @@ def test_a_run_of_before_days_were_kept_is_read(configured, clock, tmp_path):
 
 @pytest.mark.parametrize("value", ["yesterday", "2026-13-01", "2026-03-04 10:00:00"])
 def test_what_is_no_day_is_refused(configured, value):
-    with pytest.raises(ConfigError, match=r"model.date: is no day; write year, month and day, as 2026-11-29 \(it is"):
+    with pytest.raises(
+        ConfigError, match=r"model.date: is not a date; write year, month and day, as in 2026-11-29 \(it is"
+    ):
         configured("run", date=value)
 
 

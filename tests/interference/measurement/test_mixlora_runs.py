@@ -87,7 +87,7 @@ def test_straight_through_is_what_training_follows_but_no_derivative_of_the_loss
     found = interference.verify(interference.compute(model, given, routers=True), model, given)
     assert found.error < 2e-5 and found.gram_error < 1e-4
     assert found.linear_until == 0 and not found.passed
-    assert "note: routers were measured; their straight-through gradient is an estimate" in printed(found)
+    assert "note: routers were measured. Their straight-through gradient is an estimate" in printed(found)
 
 
 def test_the_weight_space_is_refused():

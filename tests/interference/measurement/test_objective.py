@@ -59,7 +59,7 @@ def test_a_replaced_loss_function_is_measured_and_named():
     assert close(run.gram(), by_hand(model, lambda model, example: model(**example).loss))
     assert not close(run.gram(), before.gram())
     assert before.meta["loss"] == PLAIN_LOSS and other_loss(before.meta) is None
-    assert run.meta["loss"] == "the model's own loss (smoothed), one example a backward pass"
+    assert run.meta["loss"] == "the model's own loss (smoothed), one example per backward pass"
     assert run.meta["conventions"]["loss"] == run.meta["loss"]
     assert other_loss(run.meta) == f"the loss that was measured: {run.meta['loss']}"
     found = interference.verify(run, model, BATCHES)
@@ -81,7 +81,9 @@ def test_a_term_that_the_forward_adds_is_part_of_the_loss():
     model = lora(mixtral(output_router_logits=True), targets)
     run = interference.compute(model, BATCHES)
     assert without.meta["loss"] == PLAIN_LOSS
-    assert run.meta["loss"] == "the model's own loss (that of MixtralForCausalLM.forward), one example a backward pass"
+    assert (
+        run.meta["loss"] == "the model's own loss (that of MixtralForCausalLM.forward), one example per backward pass"
+    )
     assert close(run.gram(), by_hand(model, lambda model, example: model(**example).loss))
     assert not close(run.gram(), without.gram())
 
@@ -97,7 +99,7 @@ def test_a_loss_of_the_callers_is_measured_one_example_at_a_time():
     model = lora(llama())
     run = interference.compute(model, BATCHES, loss=squared)
     assert sizes == [1] * 8 and run.meta["loss"].startswith("test_a_loss_of_the_callers")
-    assert run.meta["loss"].endswith("squared, given by the caller, one example a backward pass")
+    assert run.meta["loss"].endswith("squared, given by the caller, one example per backward pass")
     assert close(run.gram(), by_hand(model, lambda model, example: model(**example).loss ** 2))
     losses = interference.compute(model, BATCHES).probes["loss"]
     assert_close(run.probes["loss"].to_numpy(), losses.to_numpy() ** 2, rtol=1e-5, atol=0)
@@ -137,7 +139,7 @@ def test_losses_that_cannot_be_measured(loss, kind, words):
 def test_a_batch_that_no_loss_can_take_apart_is_refused():
     pictured = batch([12, 9], [3, 2], image=True)
     pictured["pixel_values"] = pictured["pixel_values"][:1]
-    words = r"pixel_values of shape \(1, 3, 16, 16\) cannot be taken apart into the 2 examples.*one example a batch"
+    words = r"pixel_values of shape \(1, 3, 16, 16\) cannot be split into the 2 examples.*one example per batch"
     with pytest.raises(MeasurementError, match=words):
         interference.compute(lora(llava()), {"a": [pictured]}, loss=lambda model, one: model(**one).loss)
 
@@ -186,6 +188,8 @@ def test_a_configuration_measures_the_models_own_loss(tmp_path):
     adapter = write_adapter(tmp_path / "adapter", lora(mixtral(), targets))
     tasks = {name: write_task(tmp_path / f"{name}.jsonl", seed=k) for k, name in enumerate(("red", "blue"))}
     run = compute_config(config.build(data(base, adapter, tasks, tmp_path / "run"), "test"))
-    assert run.meta["loss"] == "the model's own loss (that of MixtralForCausalLM.forward), one example a backward pass"
+    assert (
+        run.meta["loss"] == "the model's own loss (that of MixtralForCausalLM.forward), one example per backward pass"
+    )
     found = verify_config(run)
     assert found.passed and found.gram_error < 1e-4

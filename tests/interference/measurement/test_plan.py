@@ -72,11 +72,12 @@ def test_the_command(interference, tiny, tmp_path):
     said = interference("plan", *tiny.arguments(), "--layers", "1")
     assert said.code == 0, said.err
     assert "16 units of 14 blocks, " in said.out
-    assert " of gradients while computing, and 7.44 KiB of Gram matrices, which stay as the run" in said.out
+    assert " of gradients while computing, and 7.44 KiB of Gram matrices, which the run keeps" in said.out
     assert "\nmemory: " in said.out and "\ntime: " in said.out and "(seconds: load " in said.out
     quick = ["--layers", "1", "--samples", "4", "--no-time"]
     assert (
-        "memory and time were not measured: leave out --no-time" in interference("plan", *tiny.arguments(), *quick).out
+        "memory and time were not measured; leave out --no-time to measure them"
+        in interference("plan", *tiny.arguments(), *quick).out
     )
     found = json.loads(interference("plan", *tiny.arguments(), *quick, "--json").out)
     assert [row["blocks"] for row in found["choices"]] == [14, 4, 2]

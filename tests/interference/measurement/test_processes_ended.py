@@ -122,7 +122,7 @@ def test_the_others_stop_where_one_process_is_killed_and_the_same_command_contin
     settings = tiny.config(tmp_path / "run", **SETTINGS)
     (said,) = one_of_two(tmp_path, KILLED, settings, rank=rank)
     assert re.fullmatch(
-        r"stopped: (told to stop \(SIGTERM\), as where another process ended|another of the 2 processes ended or "
+        r"stopped: (SIGTERM arrived, perhaps because another process ended|another of the 2 processes ended or "
         r"cannot be reached \(.+\)); the same command continues",
         said,
     )
@@ -139,8 +139,8 @@ def test_a_spool_directory_that_one_machine_cannot_write_ends_all(tiny, tmp_path
     settings = tiny.config(tmp_path / "run", **SETTINGS, spool_dir=str(tmp_path / "spools"))
     (said,) = one_of_two(tmp_path, READ_ONLY, settings)
     assert said.startswith(f"error: {tmp_path / 'spools'}/run-")
-    assert said.endswith("cannot be made: Read-only file system; choose a --spool-dir that can be written wherever a "
-                         "process runs")  # fmt: skip
+    assert said.endswith("cannot be made: Read-only file system; choose a --spool-dir that every process "
+                         "can write to")  # fmt: skip
     assert len(compute_config(settings).probes) == 12
 
 

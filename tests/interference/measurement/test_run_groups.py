@@ -106,7 +106,7 @@ def collated(rows):
 def test_labels_of_a_loader_that_shuffles_are_refused(model, options):
     loader = DataLoader(range(6), batch_size=2, collate_fn=collated, **options)
     with pytest.raises(
-        ScopeError, match="the batches of task 'red' come from a DataLoader that shuffles, so that `grou"
+        ScopeError, match="the batches of task 'red' come from a DataLoader that shuffles, so `groups` cannot"
     ):
         interference.compute(
             model, {"red": loader, "blue": BATCHES["blue"]}, groups={"red": [0, 0, 1, 1, 2, 2], "blue": [3, 4, 5]}
@@ -157,9 +157,12 @@ def test_batches_that_come_only_once_and_batch_units_take_labels(model):
         (LABELS | {"red": [[1], 2, 3, 4, 5]}, r"groups of task 'red' has the label \[1\], a list; use text or numbers"),
         (
             LABELS | {"red": ["a", float("nan"), "b", "c", "d"]},
-            "groups of task 'red' has no label at place 1: nan is a missing value; give one of its own",
+            "groups of task 'red' has no label at position 1: nan is a missing value; give one of its own",
         ),
-        (LABELS | {"red": ["a", "b", " ", "c", "d"]}, "groups of task 'red' has no label at place 2: ' ' is a missing"),
+        (
+            LABELS | {"red": ["a", "b", " ", "c", "d"]},
+            "groups of task 'red' has no label at position 2: ' ' is a missing",
+        ),
         (LABELS | {"red": [object(), 2, 3, 4, 5]}, "groups of task 'red' has the label <object .*, a object; use text"),
         (
             LABELS | {"red": [1] * 5},
@@ -196,8 +199,8 @@ def test_a_key_of_the_records_groups_units_of_all_tasks(tiny, tmp_path):
     assert not any("doc" in line for line in remarks(run, run.table(replicates=20), run.signal()))
     assert run.meta["config"]["tasks"]["red"]["group"] == "doc"
     assert dependence(run.probes) == (
-        "16 units are of 6 groups, fewest for their number in red: 4 groups of 8 units; 2 are in more than one "
-        "task; intervals and verdicts are of groups"
+        "16 units form 6 groups, 2 of them in more than one task; red has the fewest for its size: 4 groups for 8 units"
+        "; intervals and verdicts are based on groups"
     )
 
 
@@ -246,8 +249,8 @@ def test_pictures_group_by_content_unless_examples_are_independent(tiny_llava, t
         (
             lambda k, values: values | {"doc": "same"},
             ScopeError,
-            "the 8 units of task 'red' are 1 group, as they share values of 'doc', but at least 2 groups are needed: "
-            "give it examples with other values of 'doc', or write group: none if they are independent",
+            "the 8 units of task 'red' form 1 group, because they share values of 'doc', but at least 2 groups are "
+            "needed: give it examples with other values of 'doc', or write group: none if they are independent",
         ),
     ],
 )
@@ -269,7 +272,7 @@ def test_a_key_needs_records():
 def test_a_run_without_groups_says_that_its_units_were_taken_as_independent(model, tmp_path):
     run = interference.compute(model, BATCHES, out=tmp_path / "run")
     said = remarks(load(tmp_path / "run"), run.table(replicates=20), run.signal())
-    assert any("its units were taken as independent" in line for line in said)
+    assert any("its units were treated as independent" in line for line in said)
     known = interference.compute(model, BATCHES, groups={"red": range(5), "blue": [5, 6, 7]})
     assert dependence(known.probes) is None
     assert known.table("delta", replicates=20).equals(run.table("delta", replicates=20))
@@ -287,7 +290,7 @@ def test_a_damaged_group_is_told(model, tmp_path, group):
     run = interference.compute(model, BATCHES, groups=LABELS)
     run.probes["group"] = [group, *run.groups[1:]] if group != "x" else "x"
     run.save(tmp_path / "run")
-    with pytest.raises(RunError, match=r"probes\.parquet is damaged: a group is no whole number"):
+    with pytest.raises(RunError, match=r"probes\.parquet is damaged: a group is not a whole number"):
         load(tmp_path / "run")
 
 
@@ -302,7 +305,9 @@ def test_copies_of_an_example_are_noted_with_their_ids(tiny, tmp_path):
     first = run.probes.ids[0]
     said = [line for line in remarks(run, run.table(replicates=20), run.signal()) if "copies" in line]
     assert len(said) == 1
-    assert said[0].startswith("16 units are copies of 8 examples, by their gradients, and those of one example are one")
+    assert said[0].startswith(
+        "16 units are copies of 8 examples, by their gradients; the copies of one example form one"
+    )
     assert f"group: red {first} = blue {first}; " in said[0] and said[0].endswith(", and 5 more")
 
 
@@ -316,7 +321,7 @@ def test_the_overlap_of_tasks_is_the_share_of_their_groups_in_common(model):
     said = console.export_text()
     assert "groups in common" in said
     assert (
-        "8 units are of 4 groups, fewest for their number in red: 3 groups of 5 units; 1 is in more than one task"
+        "8 units form 4 groups, 1 of them in more than one task; red has the fewest for its size: 3 groups for 5 units"
         in said
     )
 

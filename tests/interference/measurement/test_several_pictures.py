@@ -63,7 +63,7 @@ def test_a_batch_whose_pictures_cannot_be_told_apart_is_measured(values, tmp_pat
     for place, task in enumerate(values["tasks"]):
         places = range(4 * place, 4 * place + 4)
         batches[task] = [batch for batch, _ in sample.padded_batches(encoded, places, 4, model.device)]
-    with pytest.raises(MeasurementError, match=r"^pixel_values of shape \(8, 3, 48, 48\) cannot be taken apart into"):
+    with pytest.raises(MeasurementError, match=r"^pixel_values of shape \(8, 3, 48, 48\) cannot be split into"):
         single(batches["two"][0], 0)
     found = interference.compute(model, batches, layers=[0], modules=["q_proj"])
     assert found.meta["loss"] == expected.meta["loss"] == PLAIN_LOSS

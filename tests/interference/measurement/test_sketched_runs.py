@@ -54,7 +54,7 @@ def test_a_sketch_of_too_few_sums_is_refused_at_once():
 
 def test_a_run_of_sketches_says_so(interference, tiny, tmp_path):
     compute_config(tiny.config(tmp_path / "run", sketch=64))
-    words = "gradients are sketches of 64 sums a block: an inner product errs by up to 17.7% of the product"
+    words = "gradients are sketches of 64 sums per block: an inner product errs by up to 17.7% of the product"
     assert words in " ".join(interference("show", tmp_path / "run").out.split())
     assert " ".join(interference("compare", tmp_path / "run", tmp_path / "run").out.split()).count(words) == 1
 
@@ -78,5 +78,5 @@ def test_a_report_says_so(interference, tiny, tmp_path):
     said = interference("report", tmp_path / "run", "--detail", "small", "--out", tmp_path / "report", "--quiet")
     assert said.code == 0, said.err
     page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
-    assert f"radients are sketches of {SIZE} sums a block" in page
+    assert f"radients are sketches of {SIZE} sums per block" in page
     assert load(tmp_path / "run").meta["sketch"] == SIZE

@@ -35,7 +35,7 @@ def test_the_defaults_are_those_of_compute():
 @pytest.mark.parametrize(
     ("wrong", "error", "words"),
     [
-        ({"unit": "token"}, ScopeError, "unit 'token' is none of example, batch"),
+        ({"unit": "token"}, ScopeError, "unit 'token' is not one of example, batch"),
         ({"granularity": "row"}, ConfigError, "granularity is 'row', but must be one of 'module', 'group', 'layer'"),
         ({"sketch": 15}, ConfigError, "sketch is 15, but must be at least 16 (4096 is usual)"),
         ({"seed": -1}, ConfigError, "seed is -1, but must be a whole number from 0 to 4294967295"),

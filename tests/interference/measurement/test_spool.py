@@ -56,8 +56,7 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path):
     with pytest.raises(RunError) as told:
         DiskSpool(tmp_path / "file" / "spool")
     assert str(told.value) == (
-        f"{tmp_path}/file/spool cannot be made: Not a directory; choose a --spool-dir that can be written wherever a "
-        "process runs"
+        f"{tmp_path}/file/spool cannot be made: Not a directory; choose a --spool-dir that every process can write to"
     )
 
 

@@ -161,7 +161,7 @@ def test_gradients_are_those_of_the_training_step(name, tmp_path):
     if words is None:
         assert run.meta["loss"] == PLAIN_LOSS and other_loss(run.meta) is None
     else:
-        assert words in run.meta["loss"] and run.meta["loss"].endswith("one example a backward pass")
+        assert words in run.meta["loss"] and run.meta["loss"].endswith("one example per backward pass")
         assert run.meta["conventions"]["loss"] == run.meta["loss"] and words in other_loss(run.meta)
     assert run.meta["trainer"] == {
         "class": type(trainer).__name__, "by": "task", "samples": 50, "split": "train", "groups": "image"
@@ -264,9 +264,14 @@ def refused(error, words, make, **options):
 
 
 def test_refusals(tmp_path):
-    refused(ScopeError, r"no column 'kind' in every row, but input_ids.*by=", plain(tmp_path), by="kind")
+    refused(ScopeError, r"does not have the column 'kind' in every row, but input_ids.*by=", plain(tmp_path), by="kind")
     rows = rows_of_tokens()
-    refused(ScopeError, r"has no column 'kind' in every row, but input_ids", plain(tmp_path, dataset=rows), by="kind")
+    refused(
+        ScopeError,
+        r"does not have the column 'kind' in every row, but input_ids",
+        plain(tmp_path, dataset=rows),
+        by="kind",
+    )
     lonely = Dataset.from_list([*rows, {**rows[0], "task": "green"}])
     refused(ScopeError, r"task 'green' has 1 rows; at least 2", plain(tmp_path, dataset=lonely))
     streamed = Dataset.from_list(rows).to_iterable_dataset()
@@ -275,7 +280,7 @@ def test_refusals(tmp_path):
     trainer.train_dataset = None
     refused(ScopeError, r"the trainer has no train_dataset; give it one, or .*by=\{task: dataset\}", trainer)
     refused(ScopeError, r"samples=1 is too few", plain(tmp_path), samples=1)
-    refused(ScopeError, r"split 'test' is none of train, eval", plain(tmp_path), split="test")
+    refused(ScopeError, r"split 'test' is not one of train, eval", plain(tmp_path), split="test")
     dumb = Dataset.from_list([*rows, {**rows[0], "labels": [-100] * 9}])
     refused(ScopeError, r"train_dataset, row 6 \(task 'red'\): no token is supervised", plain(tmp_path, dataset=dumb))
     odd = Dataset.from_list([{**row, "task": [row["task"]]} for row in rows])

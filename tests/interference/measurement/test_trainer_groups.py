@@ -90,7 +90,7 @@ def test_labels_are_one_a_row_of_a_task_whatever_is_drawn(tmp_path):
         (["a"], r"groups is a list, but must be a dict \{task: a label for every row\}"),
         (
             "same",
-            "the 3 rows of task 'red' that were drawn are 1 group, as they share values of 'same', but",
+            "the 3 rows of task 'red' that were drawn form 1 group, because they share values of 'same', but",
         ),
     ],
 )
@@ -139,9 +139,11 @@ def test_pictures_are_told_apart_by_their_content(tmp_path):
     ]  # through the first
     pixels = [torch.zeros(3, 2, 2), np.zeros((3, 2, 2)), np.ones((3, 2, 2)).tolist()]
     assert grouped(pixels) == [0, 0, 1]
-    with pytest.raises(ScopeError, match=r"rows, row 0 .*: its picture is a object, which cannot be told from others"):
+    with pytest.raises(
+        ScopeError, match=r"rows, row 0 .*: its picture is a object, which cannot be compared with others"
+    ):
         grouped([object(), red])
-    with pytest.raises(ScopeError, match="the 2 rows of task 'red' that were drawn are 1 group, as they share"):
+    with pytest.raises(ScopeError, match="the 2 rows of task 'red' that were drawn form 1 group, because they share"):
         grouped([red, red])
 
 

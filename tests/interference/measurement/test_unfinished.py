@@ -58,7 +58,7 @@ def test_spooled_gradients_of_another_job_are_refused_even_if_the_partial_direct
         raise KeyboardInterrupt
     shutil.rmtree(tmp_path / "run.partial")
     refused = pytest.raises(
-        RunError, match=r"spools/run-\w+.partial holds unfinished work of another job \(job is 'a' there and"
+        RunError, match=r"spools/run-\w+.partial holds unfinished work of another job \(job was 'a' and is now"
     )
     with refused, unfinished(out, {"job": "b"}, spools):
         pass
@@ -159,7 +159,7 @@ def test_a_working_directory_whose_name_is_no_text_is_told(tiny, tmp_path, monke
     odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/d\xe9j\xe0"))
     odd.mkdir()
     monkeypatch.chdir(odd)
-    with pytest.raises(RunError, match="lies where a name is no UTF-8, as safetensors needs it; choose another --out"):
+    with pytest.raises(RunError, match="is not UTF-8, which safetensors needs; choose another --out"):
         compute_config(tiny.config("run", samples=4))
     assert list(odd.iterdir()) == []
 
@@ -180,7 +180,7 @@ def test_a_place_to_which_nothing_can_be_moved_is_refused_at_once(tiny, tmp_path
     ):
         with pytest.raises(RunError) as told:
             job()
-        assert str(told.value) == f"{out} is a link or the root of a disk; name a directory within it by --out"
+        assert str(told.value) == f"{out} is a link or the root of a disk; name a directory within it with --out"
 
 
 def test_a_notebooks_run_is_refused_before_it_is_measured(tmp_path):
@@ -261,13 +261,13 @@ def test_a_whole_result_that_could_not_be_moved_is_kept_until_it_can_be(tiny, tm
             (tmp_path / "other").rename(out)
 
     with pytest.raises(
-        RunError, match=r"run.partial/result is a whole result that cannot be moved to .*/run: Directory"
+        RunError, match=r"run.partial/result is a finished result, but cannot be moved to .*/run: Directory"
     ):
         compute_config(settings, taken)
     waiting = tmp_path / "run.partial" / "result"
     kept = {path.name: path.read_bytes() for path in waiting.iterdir()}
     for _ in range(3):
-        with pytest.raises(RunError, match=r"whole result that cannot be moved"):
+        with pytest.raises(RunError, match=r"finished result, but cannot be moved"):
             compute_config(settings)
         assert {path.name: path.read_bytes() for path in waiting.iterdir()} == kept
     out.rename(tmp_path / "other")
@@ -290,7 +290,9 @@ def test_a_folder_that_is_mounted_is_told_before_anything_is_measured(tiny, tmp_
     monkeypatch.setattr(
         Path, "read_text", lambda path, *a, **k: line if str(path) == "/proc/self/mountinfo" else own(path, *a, **k)
     )
-    with pytest.raises(RunError, match="a place is a link or the root of a disk; name a directory within it by --out"):
+    with pytest.raises(
+        RunError, match="a place is a link or the root of a disk; name a directory within it with --out"
+    ):
         compute_config(tiny.config(out))
 
 
@@ -300,7 +302,7 @@ def test_a_directory_of_others_is_refused_and_left_alone(tmp_path):
         place = spool.folder
     place.mkdir()
     (place / "mine.txt").write_text("mine")
-    with pytest.raises(RunError, match="holds something else"), unfinished(out, JOB, spools):
+    with pytest.raises(RunError, match="contains other files"), unfinished(out, JOB, spools):
         pass
     assert (place / "mine.txt").read_text() == "mine" and not (tmp_path / "run.partial").exists()
 
@@ -308,7 +310,7 @@ def test_a_directory_of_others_is_refused_and_left_alone(tmp_path):
 def test_gradients_do_not_wait_where_the_run_will_be(tmp_path):
     for spools in (tmp_path / "run", tmp_path / "run" / "deeper"):
         with (
-            pytest.raises(RunError, match="where the run is to be; choose another --spool-dir"),
+            pytest.raises(RunError, match="is also the directory of the run; choose another --spool-dir"),
             unfinished(tmp_path / "run", JOB, spools),
         ):
             pass

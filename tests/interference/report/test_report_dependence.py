@@ -37,13 +37,13 @@ SHARED = [*(k // 2 for k in range(UNITS)), 0, *range(100, 111), 0, *range(100, 1
 def test_shared_groups_are_found_and_what_is_assumed_is_said():
     run = with_groups(SHARED)
     assert dependence.assumed(run) == (
-        "Intervals and verdicts assume that units of different groups are independent; what shares a picture, or "
-        "whatever a task's group is set to, is one group, and so are copies of an example."
+        "Intervals and verdicts assume that units of different groups are independent. Examples that share a picture, "
+        "or whatever a task's group names, form one group; so do copies of an example."
     )
     assert found_in(SHARED) == (
-        "Here 36 units are of 17 groups (fewest for their number in a: 6 groups of 12 units), and 3 of 3 pairs of "
+        "Here 36 units form 17 groups (a has the fewest for its size: 6 groups for 12 units), and 3 of 3 pairs of "
         "tasks have some in common (b and c 100%, a and b 17%, a and c 17%); c has 12 effective groups of 12, the "
-        "fewest for their number."
+        "fewest for its size."
     )
 
 
@@ -51,13 +51,13 @@ def test_shared_groups_are_found_and_what_is_assumed_is_said():
     ("groups", "words"),
     [
         (range(36), "Here each of the 36 units is a group of its own, and no two tasks have one in common; c has 12 "
-         "effective units of 12, the fewest for their number."),
-        ([k // 2 for k in range(36)], "Here 36 units are of 18 groups (fewest for their number in a: 6 groups of 12 "
-         "units), and no two tasks have one in common; c has 6 effective groups of 6, the fewest for their number."),
-        ([*range(24), 23, *range(25, 36)], "Here 36 units are of 35 groups, and 1 of 3 pairs of tasks has some in "
-         "common (b and c 8%); c has 12 effective groups of 12, the fewest for their number."),
-        (None, "Here nothing is known of groups or of what tasks have in common; c has 12 effective units of 12, the "
-         "fewest for their number."),
+         "effective units of 12, the fewest for its size."),
+        ([k // 2 for k in range(36)], "Here 36 units form 18 groups (a has the fewest for its size: 6 groups for 12 "
+         "units), and no two tasks have one in common; c has 6 effective groups of 6, the fewest for its size."),
+        ([*range(24), 23, *range(25, 36)], "Here 36 units form 35 groups, and 1 of 3 pairs of tasks has some in "
+         "common (b and c 8%); c has 12 effective groups of 12, the fewest for its size."),
+        (None, "Here nothing is known about groups or about what tasks have in common; c has 12 effective units of 12, "
+         "the fewest for its size."),
     ],
 )  # fmt: skip
 def test_what_was_found_is_one_sentence(groups, words):
@@ -67,7 +67,9 @@ def test_what_was_found_is_one_sentence(groups, words):
 def test_a_run_without_groups_was_taken_as_independent_and_has_no_overlap():
     found = report({"r": with_groups()}, "small", replicates=B)
     (told,) = found.dependence
-    assert told["assumed"].startswith("This run has no groups, so its units were taken as independent: where examples")
+    assert told["assumed"].startswith(
+        "This run has no groups, so its units were treated as independent: where examples"
+    )
     assert (told["groups"], told["overlap"], told["shown"]) == ([], [], [])
     assert "overlap.csv" not in tables.render(found)
 
@@ -78,8 +80,8 @@ def test_overlap_is_the_runs_in_the_page_and_in_its_table():
     together, alone = found.dependence
     assert (together["labels"], alone["labels"]) == (["one", "two"], ["three"])
     assert together["found"].endswith(
-        "; in one c has 12 effective groups of 12, the fewest for their number; in two c has 12 effective groups of "
-        "12, the fewest for their number."
+        "; in one c has 12 effective groups of 12, the fewest for its size; in two c has 12 effective groups of "
+        "12, the fewest for its size."
     )
     assert together["groups"] == [6, 12, 12] and together["shown"] == [0, 1, 2]
     assert together["overlap"] == run.overlap().to_numpy().tolist()

@@ -130,7 +130,7 @@ def test_examples_stay_unread_if_asked(tmp_path, monkeypatch):
     run = with_data(tmp_path)
     monkeypatch.setattr(excerpts, "examples_of", lambda *_: pytest.fail("read"))
     shown = report({"r": run}, "small", replicates=50, examples=False)
-    assert "The texts and pictures of 36 examples behind the clearest cells, as was asked." in shown.left_out
+    assert "The texts and pictures of 36 examples behind the clearest cells, as requested." in shown.left_out
 
 
 def test_texts_are_bounded(tmp_path):

@@ -54,7 +54,7 @@ def test_two_planted_groups_are_found():
 def test_tasks_that_do_not_matter_to_each_other_are_not_split():
     found = group(table(made(APART, noise=0.0)))
     assert found.split == [["a", "b", "c"]]
-    assert found.words == "No pair of tasks conflicts beyond noise, so nothing speaks for splitting them."
+    assert found.words == "No pair of tasks conflicts beyond noise, so these numbers give no reason to split them."
 
 
 def test_a_conflict_that_falls_into_no_groups_is_not_split():

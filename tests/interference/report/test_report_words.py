@@ -53,11 +53,11 @@ def test_conflict_is_told_with_its_worst_and_best_cell():
         f"[{best['low']:.2f}, {best['high']:.2f}]."
     )
     assert (
-        "Pairs that conflict where only this part of the model is looked at: 8 in layer 0, 8 in layer 3; "
+        "Pairs that conflict when only one part of the model is measured: 8 in layer 0, 8 in layer 3; "
         "8 in attention, 8 in mlp; 8 in side A, 8 in side B." in details
     )
     assert "The check against noise holds" in details and "Conflict lies between groups" in details
-    assert advice.startswith("Split the tasks, an adapter for each group: a and b; c and d.")
+    assert advice.startswith("Split the tasks, with one adapter for each group: a and b; c and d.")
 
 
 def test_several_runs_have_one_answer():
@@ -77,8 +77,8 @@ def test_several_runs_have_one_answer():
 def test_a_sketch_is_told():
     found = measured(made(APART, meta={"sketch": 64, "sketch_error": 0.1768}))
     assert (
-        "Gradients are sketches of 64 sums a block: an inner product errs by up to 17.7% of the product of the norms "
-        "(standard error), which no interval holds." in conclusions.notes(found)
+        "Gradients are sketches of 64 sums per block: an inner product errs by up to 17.7% of the product of the norms "
+        "(standard error), which intervals do not include." in conclusions.notes(found)
     )
 
 
@@ -95,7 +95,7 @@ def test_no_signal_anywhere_is_no_finding():
         "above its own noise."
     )
     assert "check against noise" not in details
-    assert "a, b and c: no signal; probe more examples (now 12 units a task)" in advice
+    assert "a, b and c: no signal; probe more examples (now 12 units per task)" in advice
 
 
 def test_one_row_without_signal_is_named():
@@ -109,7 +109,7 @@ def test_one_row_without_signal_is_named():
 def test_a_learned_task_wants_an_earlier_checkpoint():
     means = TWO_GROUPS | {"n": np.zeros(8)}
     found = measured(made(means, noise=0.4, seed=1, loss=dict.fromkeys("abcd", 1.0) | {"n": 0.01}))
-    assert "n: no signal and a loss below 0.05 nats per token, so learned already, or known" in said(found)[2]
+    assert "n: no signal and a loss below 0.05 nats per token, so already learned, or known" in said(found)[2]
 
 
 def test_nothing_clear_says_what_could_have_been_seen():
@@ -119,9 +119,9 @@ def test_nothing_clear_says_what_could_have_been_seen():
     reach = ((found.pairs["high"] - found.pairs["low"]) / 2).median()
     assert answer == (
         "None of the 6 pairs of tasks conflicts or helps beyond noise; "
-        f"an I nearer 0 than about {number(reach)} would not show here."
+        f"an I closer to 0 than about {number(reach)} would not show here."
     )
-    assert "Nothing is clear: four times as many examples a task would halve every interval." in advice
+    assert "No pair is clear: four times as many examples per task would halve every interval." in advice
 
 
 def test_help_alone_is_told():
@@ -150,8 +150,8 @@ def test_conflict_without_groups_names_the_task_that_hurts():
     assert answer.startswith(
         "1 of 6 pairs of tasks conflicts beyond noise and 1 helps; worst: a step of b on a, I = -0.40"
     )
-    assert "A step of b hurts 1 of 2 other tasks: lower its share of the training, or train it apart." in advice
-    assert "A MixLoRA of the same tasks gives each example factors of its own" in advice
+    assert "A step of b hurts 1 of 2 other tasks: lower its share of the training, or train it separately." in advice
+    assert "A MixLoRA of the same tasks gives each example its own factors" in advice
     mixture = one_sided()
     mixture.run.selections = MIXLORA
     assert mixture.kind == "MixLoRA" and "A MixLoRA" not in said(mixture)[2]
@@ -164,7 +164,7 @@ def test_a_failed_null_is_told(row):
     assert conclusions.failed_null(found) == ["b"] and conclusions.rough_null(found) == []
     assert "The probe is too small to tell how strong interference is on b: " in details
     assert f"gives b {number(row[0])} {interval(*row[1:])}." in details and "check against noise" not in details
-    assert "Probe more examples of b (now 12 units a task" in advice
+    assert "Probe more examples of b (now 12 units per task" in advice
 
 
 def test_a_wide_null_asks_for_as_many_units_as_would_narrow_it():
@@ -173,12 +173,12 @@ def test_a_wide_null_asks_for_as_many_units_as_would_narrow_it():
     assert conclusions.rough_null(found) == ["c"] and conclusions.failed_null(found) == []
     assert (
         "The check against noise holds, but is wide: half of each task's units against its other half gives 1 within "
-        "its scatter, which is widest for c, [0.20, 2.20]: 2.00 from end to end, so sizes in such a row are rough, "
-        "while verdicts keep their meaning." in details
+        "its scatter. The scatter is widest for c, [0.20, 2.20]: 2.00 from end to end; sizes in such a row are rough, "
+        "but verdicts keep their meaning." in details
     )
     _, details, _ = said(with_null(measured(made(TWO_GROUPS)), c=(1.0, 0.6, 1.5)))
     assert "The check against noise holds: half" in details and "c, [0.60, 1.50]: 0.90 from end to end." in details
-    assert "Probe more examples of c (now 12 units a task; about 48 would do)" in advice
+    assert "Probe more examples of c (now 12 units per task; about 48 would do)" in advice
 
 
 def test_a_balanced_sum_forces_conflict():
@@ -199,7 +199,7 @@ def test_nothing_clear_and_a_failed_null_is_too_small_to_tell():
         "None of the 6 pairs of tasks conflicts or helps beyond noise, but the probe is too small to tell: half of a "
         "task's units against its other half does not give 1 for a."
     )
-    assert "Probe more examples of a (now 12 units a task): noise" in advice  # 13 / 1 squared as many is a guess
+    assert "Probe more examples of a (now 12 units per task): noise" in advice  # 13 / 1 squared as many is a guess
 
 
 def test_zero_blocks_and_other_notes():
@@ -224,8 +224,8 @@ def test_a_verdict_against_the_papers_value_is_told():
     (note,) = conclusions.notes(measured(contradicted(layers=(0,))))
     assert note == (
         "By the paper's mean of ratios, over all layers: in 1 cell I has the other sign than Delta: no verdict is "
-        "shown there, as verdicts are about Delta; a mean of ratios is led by units whose own Delta is near 0; read "
-        "the ratio of means."
+        "shown there, because verdicts are about Delta; units whose own Delta is near 0 dominate a mean of ratios; "
+        "read the ratio of means."
     )
 
 
@@ -233,7 +233,7 @@ def test_a_cell_whose_interval_contradicts_its_verdict_says_so():
     row = {"affected": "a", "stepped": "b", "value": -0.5, "low": -1.0, "high": 0.125}
     said = "a step of b on a, I = -0.50 [-1.00, 0.12]"
     assert cell(SimpleNamespace(**row, at_odds="")) == cell(SimpleNamespace(**row)) == said
-    wanted = f"{said}, whose interval does not bear out what is found of Delta"
+    wanted = f"{said}, whose interval does not match the verdict on Delta"
     assert cell(SimpleNamespace(**row, at_odds="interval")) == wanted
 
 
@@ -255,7 +255,7 @@ def test_several_runs_answer_one_after_the_other():
     assert [sentence.split(":")[0] for sentence in found.headline[1:3]] == ["one", "two"]
     assert found.headline[3].startswith("two against one, on the same examples: ")
     assert any(note.startswith("The check against noise holds") for note in found.runs[1]["notes"])
-    assert found.advice[0] == "Split the tasks, an adapter for each group: a and b; c and d."
+    assert found.advice[0] == "Split the tasks, with one adapter for each group: a and b; c and d."
 
 
 @pytest.mark.parametrize(
@@ -293,7 +293,7 @@ def test_advice_for_several_runs_is_said_once_with_its_runs():
     few, none = measured(made(TWO_GROUPS)), measured(made(APART, noise=0.3, seed=4))
     runs = [replace(few, label="x"), replace(few, label="y"), replace(none, label="z")]
     said = conclusions.advice_of_all(runs, [group(run.tables[WHOLE][BASE]) for run in runs])
-    assert said[0] == "Split the tasks, an adapter for each group: a and b; c and d (x and y)."
+    assert said[0] == "Split the tasks, with one adapter for each group: a and b; c and d (x and y)."
     assert len(said) > 1 and all("(z)" in sentence for sentence in said[1:])
     assert conclusions.advice_of_all([few, few], [None, None]) == [
         one.words for one in conclusions.suggestions(few, None, alone=False)

@@ -78,7 +78,7 @@ def test_wrong_parts_are_refused(run, by, error, said):
 
 def test_blocks_outside_of_layers_have_no_table_by_layer(run):
     blocks = run.blocks.assign(layer=pd.array([pd.NA] * len(run.blocks), dtype="Int64"))
-    with pytest.raises(ScopeError, match="no block of this scope lies in a layer"):
+    with pytest.raises(ScopeError, match="no block in this scope belongs to a layer"):
         Run(run.probes, blocks, run._grams, run.meta).table(by="layer")
 
 
@@ -110,5 +110,5 @@ def test_without_xarray_one_sentence_says_what_to_do(run, monkeypatch):
 
 
 def test_a_dataset_of_no_metric_is_refused(run):
-    with pytest.raises(ConfigError, match="metric names no metric; name one or more of: interference, delta"):
+    with pytest.raises(ConfigError, match="metric is empty; name one or more of: interference, delta"):
         run.to_xarray([])

@@ -33,14 +33,14 @@ def test_cells_without_a_verdict_are_counted_and_told_why():
     table = table_of(("conflict", "sign"), ("synergy", "sign"), ("conflict", "interval"), ("unclear", ""))
     said = (
         "in 2 cells I has the other sign than Delta, and in 1 cell the interval of I contains 0, but that of Delta "
-        "excludes 0: no verdict is shown there, as verdicts are about Delta"
+        "excludes 0: no verdict is shown there, because verdicts are about Delta"
     )
-    ratios = "a mean of ratios is led by units whose own Delta is near 0; read the ratio of means"
+    ratios = "units whose own Delta is near 0 dominate a mean of ratios; read the ratio of means"
     assert remarks.opposed(table, reduce="mean-of-ratios") == f"{said}; {ratios}"
     assert remarks.opposed(table) == said
     assert remarks.opposed(table, reduce="median-of-ratios").startswith(f"{said}; a median of ratios weighs all units")
     averaged = remarks.opposed(table, reduce="mean-of-ratios", aggregate="mean")
-    assert averaged.startswith(f"{said}; a mean of blocks' values is led by blocks with an own Delta near 0")
+    assert averaged.startswith(f"{said}; blocks whose own Delta is near 0 dominate a mean of blocks' values")
     assert remarks.opposed(table_of(("conflict", "")), reduce="mean-of-ratios") is None
     other = remarks.opposed(table_of(("conflict", "sign")), "conflict_rate")
     assert other.startswith("in 1 cell conflict_rate lies on the other side of 0.5 than Delta says: no verdict")

@@ -101,7 +101,7 @@ def test_an_empty_directory_is_taken_and_another_is_not(tmp_path):
     with pytest.raises(RunError, match="empty already holds a run; choose another --out or delete it first"):
         made().save(tmp_path / "empty")
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match="file exists and is no run; choose another --out"):
+    with pytest.raises(RunError, match="file exists and is not a run; choose another --out"):
         made().save(tmp_path / "file")
     with pytest.raises(RunError, match=r"the run cannot be written to .*: Not a directory"):
         made().save(tmp_path / "file" / "run")
@@ -223,7 +223,7 @@ def test_a_damaged_file_is_named_whether_checksums_tell_or_its_reader(tmp_path, 
 @pytest.mark.parametrize("name", FILES[1:])
 def test_a_file_that_is_gone_is_named(tmp_path, name):
     words = broken(tmp_path, lambda folder: (folder / name).unlink(), SELECTED)
-    wanted = f"RUN/{name} is missing; compute it again" if name == FILES[-1] else f"RUN is no run: it has no {name}"
+    wanted = f"RUN/{name} is missing; compute it again" if name == FILES[-1] else f"RUN is not a run: it has no {name}"
     assert words == wanted
 
 
@@ -231,7 +231,7 @@ def test_no_file_outside_is_looked_for(tmp_path):
     (tmp_path / "secret").write_text("x")
     sums = {"../secret": record.checksum(tmp_path / "secret")}
     assert broken(tmp_path, edit(checksums=sums)) == (
-        "RUN is damaged: a file '../secret' is no part of it; compute it again"
+        "RUN is damaged: it lists the unknown file '../secret'; compute it again"
     )
 
 
@@ -239,8 +239,8 @@ def test_no_file_outside_is_looked_for(tmp_path):
     ("change", "message"),
     [
         (shutil.rmtree, "there is no run at RUN"),
-        (lambda f: (f / "probes.parquet").unlink(), "RUN is no run: it has no probes.parquet"),
-        (lambda f: (f / "gram.safetensors").unlink(), "RUN is no run: it has no gram.safetensors"),
+        (lambda f: (f / "probes.parquet").unlink(), "RUN is not a run: it has no probes.parquet"),
+        (lambda f: (f / "gram.safetensors").unlink(), "RUN is not a run: it has no gram.safetensors"),
         (lambda f: (f / "run.json").write_text("{"), "RUN/run.json is damaged; compute the run again"),
         (lambda f: (f / "run.json").write_text("[1]"), "RUN/run.json is damaged; compute the run again"),
         (lambda f: (f / "run.json").write_text("{}"), "RUN/run.json is damaged; compute the run again"),
@@ -251,13 +251,16 @@ def test_no_file_outside_is_looked_for(tmp_path):
         (edit(schema=3), "RUN has schema 3, but this version reads schema 2; update task-interference"),
         (edit(schema=0), "RUN has schema 0, but this version reads schema 2; update task-interference"),
         (corrected(drop_block), "RUN/gram.safetensors is damaged: it lacks block language.3.q_proj.A"),
-        (corrected(shorten), "RUN/gram.safetensors is damaged: block language.0.q_proj.A is not of 6 units"),
+        (corrected(shorten), "RUN/gram.safetensors is damaged: block language.0.q_proj.A does not have 6 units"),
         (corrected(of("probes", ids=None)), "RUN/probes.parquet is damaged: it lacks column ids"),
-        (corrected(of("probes", ids=7)), "RUN/probes.parquet is damaged: its column ids holds other values than were"),
+        (corrected(of("probes", ids=7)), "RUN/probes.parquet is damaged: its column ids has values of the wrong"),
         (corrected(of("probes", task=["a"] * 5 + [None])), "RUN/probes.parquet is damaged: a task is missing"),
         (corrected(of("blocks", name=[None, *"bcd"])), "RUN/blocks.parquet is damaged: a name is missing"),
-        (corrected(of("blocks", name=list("abcc"))), "RUN/blocks.parquet is damaged: it holds a block twice, or a lay"),
-        (corrected(of("blocks", layer=0.5)), "RUN/blocks.parquet is damaged: it holds a block twice, or a layer that"),
+        (
+            corrected(of("blocks", name=list("abcc"))),
+            "RUN/blocks.parquet is damaged: it lists a block twice, or an imp",
+        ),
+        (corrected(of("blocks", layer=0.5)), "RUN/blocks.parquet is damaged: it lists a block twice, or an impossible"),
     ],
 )
 def test_damage_is_told(tmp_path, change, message):
@@ -276,7 +279,7 @@ WHOLE = {"config": {"out": None}, "unit": "example", "token_mean": False, "granu
         ({"step": 10**30}, "its 'step' is 1000000000000000000000000000000"),
         ({"sketch": "64"}, "its 'sketch' is '64'"),
         ({"sketch": 64, "sketch_error": "x"}, "its 'sketch_error' is 'x'"),
-        ({"not_probed": [1]}, "a part in its 'not_probed' is no text"),
+        ({"not_probed": [1]}, "a part of its 'not_probed' is not text"),
         ({"fingerprints": []}, "its 'fingerprints' is []"),
         (WHOLE | {"unit": None}, "it lacks 'unit'"),
         (WHOLE | {"token_mean": None}, "it lacks 'token_mean'"),
@@ -297,7 +300,7 @@ def test_a_run_of_before_seals_and_checksums_is_read(tmp_path):
 
 def test_a_run_of_this_version_without_its_seal_is_refused(tmp_path):
     assert broken(tmp_path, without_seal) == (
-        "RUN/run.json is damaged: it lacks its seal, the checksum of itself; compute the run again"
+        "RUN/run.json is damaged: it lacks its own checksum (seal); compute the run again"
     )
 
 
@@ -306,7 +309,7 @@ def test_selections_beside_a_run_that_were_not_written_with_it_are_refused(tmp_p
         save_file(SELECTED, folder / "selections.safetensors")
 
     assert broken(tmp_path, strange) == (
-        "RUN/selections.safetensors is no part of RUN, which has no checksum of it; remove the file"
+        "RUN/selections.safetensors does not belong to RUN, which has no checksum for it; remove the file"
     )
 
 
@@ -327,7 +330,7 @@ def test_a_sketch_is_told_with_and_without_its_error(tmp_path):
     made().save(tmp_path / "run")
     edit(sketch=64)(tmp_path / "run")
     run = load(tmp_path / "run")
-    words = "gradients are sketches of 64 sums a block: an inner product errs, which no interval holds"
+    words = "gradients are sketches of 64 sums per block: an inner product errs, which intervals do not include"
     assert words in remarks(run, run.table(replicates=20), run.signal())
     run.meta["sketch_error"] = 0.1768
     words = words.replace("errs", "errs by up to 17.7% of the product of the norms (standard error)")
@@ -351,12 +354,12 @@ def test_zero_blocks_add_nothing_and_are_named():
         ({"reduce": "max"}, ConfigError, "reduce is 'max', but must be one of 'ratio-of-means', 'mean-of-ratios'"),
         ({"aggregate": "max"}, ConfigError, "aggregate is 'max', but must be one of 'sum', 'mean'"),
         ({"norms": "l1"}, ConfigError, "norms is 'l1', but must be one of 'plain', 'unbiased'"),
-        ({"side": "C"}, ScopeError, "side 'C' is none of A, B"),
-        ({"space": "time"}, ScopeError, "space 'time' is none of parameters, weight"),
+        ({"side": "C"}, ScopeError, "side 'C' is not one of A, B"),
+        ({"space": "time"}, ScopeError, "space 'time' is not one of parameters, weight"),
         (
             {"space": "weight"},
             ScopeError,
-            "this run holds no weight-space Gram; compute it again with probe.weight_space: true",
+            "this run has no weight-space Gram; compute it again with probe.weight_space: true",
         ),
         ({"layers": [1]}, ScopeError, r"layer 1 is not among the adapted layers: 0, 3 \(counted from 0\)"),
         ({"modules": ["v_proj"]}, ScopeError, "module 'v_proj' is not among those here: attention, language, q_proj"),
@@ -381,7 +384,7 @@ def test_compare_subtracts_and_pairs_the_resamples():
 
 @pytest.mark.parametrize("other", [{"ids": list("uvwxyz")}, {"names": ("a", "c")}])
 def test_runs_of_other_examples_are_not_compared(other):
-    with pytest.raises(ScopeError, match="do not hold the same examples in the same order; compute both with the same"):
+    with pytest.raises(ScopeError, match="do not have the same examples in the same order; compute both with the same"):
         compare(made(), made(**other))
 
 
@@ -394,5 +397,5 @@ def test_a_changed_run_json_is_told(tmp_path, old, new):
     text = file.read_text()
     assert old in text
     file.write_text(text.replace(old, new))
-    with pytest.raises(RunError, match=r"run.json is damaged: its checksum is another than was written; comp"):
+    with pytest.raises(RunError, match=r"run.json is damaged: its checksum differs from the recorded one; comp"):
         load(tmp_path / "run")

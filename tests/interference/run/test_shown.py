@@ -98,7 +98,7 @@ def many(count):
 
 def test_the_matrix_of_many_tasks_is_shown_when_asked_for():
     page = many(13)._repr_html_()
-    said = "<p>The matrix of 13 tasks is not shown unasked (at most 12). <code>run.styled()</code> shows it"
+    said = "<p>The matrix of 13 tasks is not shown automatically (the limit is 12 tasks). <code>run.styled()</code>"
     assert page.startswith(said) and ">t12<" in page
     assert len(Cells(many(13).styled().to_html()).texts) == 169
     assert len(Cells(many(12)._repr_html_()).texts) == 144
@@ -107,7 +107,7 @@ def test_the_matrix_of_many_tasks_is_shown_when_asked_for():
 def test_a_matrix_of_much_data_is_shown_when_asked_for(monkeypatch):
     monkeypatch.setattr(notebook, "MOST_BYTES", 4 * 4 * 21 - 1)
     page = runs.made()._repr_html_()
-    assert page.startswith("<p>The matrix is not shown unasked, as that would read 336 B of Gram matrices.")
+    assert page.startswith("<p>The matrix is not shown automatically, because it would read 336 B of Gram matrices.")
     monkeypatch.setattr(notebook, "MOST_BYTES", 4 * 4 * 21)
     assert "<style" in runs.made()._repr_html_()
 
@@ -125,5 +125,5 @@ def test_a_styled_matrix_holds_its_numbers():
     style = run.styled("delta", replicates=50)
     np.testing.assert_allclose(style.data.astype(float), run.matrix("delta"), rtol=1e-6)
     assert "delta. Rows are the affected task, columns the stepped task." in style.to_html()
-    with pytest.raises(ConfigError, match="styled shows one matrix, so it takes no by"):
+    with pytest.raises(ConfigError, match="styled shows one matrix, so `by` cannot be given"):
         run.styled(by="layer")

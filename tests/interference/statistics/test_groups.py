@@ -247,7 +247,7 @@ def test_copies_of_one_example_share_a_group_where_units_have_groups() -> None:
 @pytest.mark.parametrize(
     ("groups", "message"),
     [
-        ([1] * 59, "groups has 59 labels, but there are 60 units: give one a unit"),
+        ([1] * 59, "groups has 59 labels, but there are 60 units: give one per unit"),
         (
             [1] * 20 + list(range(2, 42)),
             "the 20 units of task 'a' are 1 group, but at least 2 are needed: give it examples that share nothing with "
@@ -264,5 +264,5 @@ def test_groups_that_cannot_be_used_say_why(groups: list[int], message: str) -> 
 
 def test_the_null_needs_four_groups() -> None:
     gram, tasks = recorded("golden")
-    with pytest.raises(ScopeError, match="a split-half null needs 4 groups a task, but 'a' has 3"):
+    with pytest.raises(ScopeError, match="a split-half null needs 4 groups per task, but 'a' has 3"):
         split_half_null(gram, tasks, groups=[*np.arange(20) // 7, *range(20, 60)])

@@ -284,7 +284,7 @@ def test_a_setting_that_is_not_there_names_those_that_are(settings: dict[str, An
             MeasurementError,
             r"Gram block 0 has shape \(3, 3\), but `tasks` names 4 units",
         ),
-        (np.diag([1, 1, np.nan, 1]), list("aabb"), "all", MeasurementError, "Gram block 0 holds numbers that are not"),
+        (np.diag([1, 1, np.nan, 1]), list("aabb"), "all", MeasurementError, "Gram block 0 has numbers that are not"),
         (
             np.zeros((2, 4, 4)),
             list("aabb"),

@@ -154,8 +154,12 @@ def test_a_task_without_signal_is_not_known_and_an_absurd_need_is_infinite() -> 
 @pytest.mark.parametrize(
     ("options", "kind", "message"),
     [
-        ({"effect": 0}, ConfigError, "effect is 0, which no number of groups finds; give an interference such as -0.1"),
-        ({"effect": np.nan}, ConfigError, "effect is nan, which no number of groups finds"),
+        (
+            {"effect": 0},
+            ConfigError,
+            "effect is 0, which no number of groups can detect; give an interference such as -0.1",
+        ),
+        ({"effect": np.nan}, ConfigError, "effect is nan, which no number of groups can detect"),
         ({"power": 1}, ConfigError, r"power is 1, but must lie between 0 and 1 \(0\.8 is usual\)"),
         ({"level": 2}, ConfigError, "level is 2, but must lie between 0 and 1"),
         ({"groups": [0, 0, 1, 2, *range(3, 9)]}, ScopeError, "a pilot needs 4 groups of each task, but has 3 of 'a'"),

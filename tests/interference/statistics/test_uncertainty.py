@@ -347,7 +347,7 @@ def test_bad_settings_say_what_is_allowed(settings: dict[str, Any], kind: type[E
 
 
 def test_split_half_null_needs_two_units_a_half() -> None:
-    with pytest.raises(ScopeError, match="a split-half null needs 4 units a task, but 'b' has 3"):
+    with pytest.raises(ScopeError, match="a split-half null needs 4 units per task, but 'b' has 3"):
         split_half_null(np.eye(7), list("aaaabbb"))
 
 

@@ -113,7 +113,7 @@ def test_another_model_fails(measured):
 
 
 def test_other_batches_are_refused(model, measured):
-    with pytest.raises(RunError, match="the batches hold 7 units, but the run 8; pass the run's own batches"):
+    with pytest.raises(RunError, match="the batches contain 7 units, but the run has 8; pass the run's own batches"):
         package.verify(measured, model, {"red": TASKS["red"], "blue": TASKS["blue"][:1]})
 
 
@@ -179,7 +179,7 @@ def test_a_damaged_file_is_refused_by_its_name(refused, own):
     file = own / "run" / "gram.safetensors"
     save_file({name: packed * np.float32(2) for name, packed in load_file(file).items()}, file)
     assert refused("show", own / "run") == (
-        f"{file} is damaged: its checksum is another than was written; compute it again"
+        f"{file} is damaged: its checksum differs from the recorded one; compute it again"
     )
 
 

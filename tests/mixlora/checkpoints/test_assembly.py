@@ -211,7 +211,7 @@ def test_sampling_settings_that_contradict_each_other_do_not_stop_it(pieces, tmp
 def test_without_a_projector_it_is_new_seeded_and_said(pieces, tmp_path):
     weights = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        with pytest.warns(UserWarning, match="its weights are new, and the model sees nothing yet"):
+        with pytest.warns(UserWarning, match="its weights are new, and the model cannot see yet"):
             model, _ = load(assemble(*pieces[:2], tmp_path / name, seed=seed))
         assert model.config.projector_hidden_act == "gelu"
         projector = model.model.multi_modal_projector
@@ -245,16 +245,22 @@ def test_what_is_no_piece_is_refused(pieces, tmp_path):
     refused(out, "no vision model can be read from .*none", language, tmp_path / "none", projector)
     refused(out, "is a llama, not a CLIP", language, language, projector)
     headless = write_language(tmp_path / "headless", kind=LlamaModel)
-    refused(out, r"headless holds no lm_head.weight \(1 weights are missing\)", headless, vision, projector)
+    refused(out, r"headless lacks lm_head.weight \(1 weights are missing\)", headless, vision, projector)
     byte_level(bos=True).save_pretrained(tmp_path / "clip")
     write_vision(tmp_path / "clip")
-    refused(out, "is a clip and sees already; give a language model alone", tmp_path / "clip", vision, projector)
-    refused(out, "vision holds no mm_projector|is nothing that is understood", language, vision, vision)
+    refused(
+        out,
+        "is a clip and already has a vision tower; give a language model without one",
+        tmp_path / "clip",
+        vision,
+        projector,
+    )
+    refused(out, "vision lacks mm_projector|has an unknown format", language, vision, vision)
     wide = write_projector(tmp_path / "mm_projector.bin", d_in=SEEN + 1)
     shapes = rf"shape \({D}, {SEEN}\) in the base and \({D}, {SEEN + 1}\)"
     refused(out, f"mm_projector.bin does not fit .*: .*{shapes}", language, vision, wide)
     small = write_vision(tmp_path / "small", side=SIDE - 5)
-    sizes = rf"makes pictures of \(3, 15, 15\), but its tower sees \(3, {SIDE}, {SIDE}\)"
+    sizes = rf"makes pictures of \(3, 15, 15\), but its tower expects \(3, {SIDE}, {SIDE}\)"
     refused(out, sizes, language, small, projector)
 
 
@@ -302,5 +308,5 @@ def test_of_two_at_once_the_first_to_end_is_whole_and_the_other_is_told(pieces, 
 def test_a_directory_that_holds_something_is_left_alone(pieces, tmp_path):
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "mine.txt").write_text("mine")
-    refused(tmp_path / "base", "holds something already; name a new directory", *pieces)
+    refused(tmp_path / "base", "is not empty; name a new directory", *pieces)
     assert [path.name for path in (tmp_path / "base").iterdir()] == ["mine.txt"]

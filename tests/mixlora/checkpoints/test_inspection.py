@@ -161,23 +161,23 @@ def test_the_command_prints_what_a_person_and_a_script_read(tmp_path, mixlora):
 def test_other_paths_are_refused_with_what_is_understood(tmp_path, mixlora):
     code, out, err = mixlora("info", tmp_path)
     assert (code, out) == (2, "") and err == (
-        f"error: {tmp_path} is nothing that is understood; understood are a directory with adapter_config.json "
+        f"error: {tmp_path} has an unknown format; supported are a directory with adapter_config.json "
         "(a MixLoRA or LoRA adapter, LLaVA v1's too), one with cmoa_args.bin (a released MixLoRA checkpoint), "
         "and mm_projector.bin or a directory with it\n"
     )
-    assert mixlora("info", tmp_path / "none")[2].startswith(f"error: {tmp_path / 'none'} is not there; understood are")
+    assert mixlora("info", tmp_path / "none")[2].startswith(f"error: {tmp_path / 'none'} does not exist; supported are")
     torch.save({"x": torch.zeros(1)}, tmp_path / "mm_projector.bin")
-    with pytest.raises(CheckpointError, match=r"mm_projector\.bin holds no projector"):
+    with pytest.raises(CheckpointError, match=r"mm_projector\.bin has no projector"):
         describe(tmp_path)
     (tmp_path / "mm_projector.bin").rename(tmp_path / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin is nothing that is understood"):
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin has an unknown format"):
         describe(tmp_path / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match=r"holds no cmoa_args.bin, where a released MixLoRA keeps r and alpha"):
+    with pytest.raises(CheckpointError, match=r"has no cmoa_args.bin, where a released MixLoRA keeps r and alpha"):
         describe(tmp_path)
     config = tmp_path / "adapter_config.json"
     for text, words in (
         ('{"peft_type": "IA3"}', "peft_type 'IA3'; only MIXLORA and LORA"),
-        ("[]", "holds a list where a JSON object belongs"),
+        ("[]", "contains a list, but must contain a JSON object"),
         ('{"peft_type": "LORA"}', "r is None in .*, but must be a whole number from 1"),
         (f'{{"peft_type": "LORA", "r": {10**400}}}', "r is 100.* must be a whole number from 1 to 1000000000"),
         (f'{{"peft_type": "LORA", "r": 2, "lora_alpha": {10**400}}}', "lora_alpha is 100.* from 0 to 1000000000"),
@@ -196,7 +196,7 @@ def test_an_adapter_whose_weights_are_a_pipe_is_not_waited_for(tmp_path, mixlora
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2, "lora_alpha": 4}')
     os.mkfifo(tmp_path / name)
     code, out, err = mixlora("info", tmp_path)
-    said = "it is no regular file" if name.endswith("safetensors") else "No such file or directory"
+    said = "it is not a regular file" if name.endswith("safetensors") else "No such file or directory"
     path = tmp_path / "adapter_model.safetensors"
     assert (code, out) == (2, "") and err.startswith(f"error: no tensors can be read from {path}: {said}")
 
@@ -206,7 +206,7 @@ def test_a_released_checkpoint_whose_weights_are_a_pipe_is_not_waited_for(tmp_pa
     (tmp_path / "in" / "pytorch_model.bin").unlink()
     os.mkfifo(tmp_path / "in" / "pytorch_model.bin")
     with pytest.raises(
-        CheckpointError, match=r"no tensors can be read from .*pytorch_model\.bin: it is no regular file"
+        CheckpointError, match=r"no tensors can be read from .*pytorch_model\.bin: it is not a regular file"
     ):
         describe(tmp_path / "in")
 
@@ -224,8 +224,8 @@ def test_what_a_stranger_wrote_cannot_steer_the_terminal(tmp_path, mixlora):
 
 def test_a_path_that_no_file_can_have(tmp_path, mixlora):
     code, out, err = mixlora("info", tmp_path / ("n" * 300))
-    assert (code, out) == (2, "") and " is not there; understood are " in err
-    with pytest.raises(CheckpointError, match="is not there; understood are"):
+    assert (code, out) == (2, "") and " does not exist; supported are " in err
+    with pytest.raises(CheckpointError, match="does not exist; supported are"):
         describe(tmp_path / "a\0b")
 
 

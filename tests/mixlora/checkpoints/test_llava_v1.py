@@ -61,7 +61,7 @@ def test_a_lora_that_cannot_be_converted_is_refused(tmp_path, change, config, wo
 def test_a_lora_of_a_hugging_face_llava_is_not_taken_for_llava_v1s(tmp_path):
     tensors = {key.replace(".model.layers", ".model.language_model.layers"): t for key, t in lora_tensors().items()}
     write_lora(tmp_path / "in", tensors, projector=False)
-    refused(tmp_path / "in", tmp_path / "out", "holds no LoRA factors", f"{STEM}layers.0.mlp.up_proj.lora_A.weight")
+    refused(tmp_path / "in", tmp_path / "out", "has no LoRA factors", f"{STEM}layers.0.mlp.up_proj.lora_A.weight")
 
 
 @pytest.mark.parametrize("stem", ["model.", "", STEM])
@@ -93,7 +93,7 @@ def test_a_projector_computes_the_same_in_a_hugging_face_llava(tmp_path, layers,
     [
         ({"model.mm_projector.4.weight": torch.zeros(D, D)}, ["model.mm_projector.4.weight", "one or two Linears"]),
         ({"model.mm_projector.2.bias": torch.zeros(9)}, ["model.mm_projector.2.bias", "(9,)", "(8,)"]),
-        ({"model.mm_projector.2.weight": None}, ["holds no model.mm_projector.2.weight"]),
+        ({"model.mm_projector.2.weight": None}, ["lacks model.mm_projector.2.weight"]),
     ],
 )
 def test_an_unusual_projector_is_refused(tmp_path, change, words):

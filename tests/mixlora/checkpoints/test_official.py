@@ -170,23 +170,23 @@ def test_only_the_adapter_is_read_from_a_large_file(tmp_path, monkeypatch):
 
 
 DAMAGES = {  # what is done to the tensors, and words of the message
-    "a missing A factor": (lambda t: t.pop(f"{Q}lora_A.default.2"), [f"holds no {Q}lora_A.default.2"]),
-    "fewer B than A factors": (lambda t: t.pop(f"{Q}lora_B.default.3"), [f"holds no {Q}lora_B.default.3"]),
+    "a missing A factor": (lambda t: t.pop(f"{Q}lora_A.default.2"), [f"lacks {Q}lora_A.default.2"]),
+    "fewer B than A factors": (lambda t: t.pop(f"{Q}lora_B.default.3"), [f"lacks {Q}lora_B.default.3"]),
     "more factors than n_experts": (
         lambda t: t.update({f"{Q}lora_A.default.4": torch.zeros(1, D)}),
         [f"{Q}lora_A.default.4", "n_experts = 4"],
     ),
     "a missing A router": (
         lambda t: t.pop(f"{Q}cmoa_selector.loraA_selector.weight"),
-        [f"holds no {Q}cmoa_selector.loraA_selector.weight"],
+        [f"lacks {Q}cmoa_selector.loraA_selector.weight"],
     ),
     "a missing B router": (
         lambda t: t.pop(f"{Q}cmoa_loarB_extra_selector.loraB_selector.weight"),
-        [f"holds no {Q}cmoa_loarB_extra_selector.loraB_selector.weight"],
+        [f"lacks {Q}cmoa_loarB_extra_selector.loraB_selector.weight"],
     ),
     "a missing conditional router": (
         lambda t: t.pop(f"{Q}cmoa_loarB_extra_selector.loraA_param2loraB_selector.weight"),
-        [f"holds no {Q}cmoa_loarB_extra_selector.loraA_param2loraB_selector.weight"],
+        [f"lacks {Q}cmoa_loarB_extra_selector.loraA_param2loraB_selector.weight"],
     ),
     "a factor of another width": (
         lambda t: t.update({f"{Q}lora_A.default.1": torch.zeros(1, 9)}),
@@ -206,13 +206,13 @@ DAMAGES = {  # what is done to the tensors, and words of the message
     ),
     "a layer without its factors": (
         lambda t: [t.pop(key) for key in list(t) if ".layers.1." in key],
-        [f"holds no {STEM}layers.1.mlp.down_proj.lora_A.default.0"],
+        [f"lacks {STEM}layers.1.mlp.down_proj.lora_A.default.0"],
     ),
     "no factors at all": (lambda t: [t.pop(key) for key in list(t) if "lora_" in key or "cmoa" in key], ["no factors"]),
-    "no projector": (lambda t: t.pop(f"{STEM}mm_projector.weight"), [f"holds no {STEM}mm_projector.weight"]),
+    "no projector": (lambda t: t.pop(f"{STEM}mm_projector.weight"), [f"lacks {STEM}mm_projector.weight"]),
     "not a trace of a projector": (
         lambda t: [t.pop(key) for key in list(t) if "mm_projector" in key],
-        ["holds no model.mm_projector.weight"],
+        ["lacks model.mm_projector.weight"],
     ),
 }
 
@@ -248,7 +248,7 @@ def test_another_models_config_is_refused(tmp_path):
         ({"lora_dropout": 2.0}, ["lora_dropout is 2.0", "from 0 to 1"]),
         (
             {"n_selected": None, "lora_alpha": None},
-            ["holds no n_selected, lora_alpha, but only: attribute_dim, cond_t"],
+            ["lacks n_selected, lora_alpha; it has only: attribute_dim, cond_t"],
         ),
     ],
 )
@@ -263,11 +263,11 @@ def test_shards_must_be_there_and_lie_beside_their_index(tmp_path):
     (tmp_path / "in" / "pytorch_model-00002-of-00002.bin").unlink()
     refused(tmp_path / "in", tmp_path / "out", "pytorch_model-00002-of-00002.bin", "No such file")
     index.write_text(json.dumps({"weight_map": {"a": "../secret.bin"}}))
-    refused(tmp_path / "in", tmp_path / "out", "'../secret.bin'", "no file beside it")
+    refused(tmp_path / "in", tmp_path / "out", "'../secret.bin'", "not a file in that directory")
     index.write_text("{}")
     refused(tmp_path / "in", tmp_path / "out", "no weight_map")
     index.write_text("{")
-    refused(tmp_path / "in", tmp_path / "out", "no JSON")
+    refused(tmp_path / "in", tmp_path / "out", "not valid JSON")
 
 
 # --- nothing is overwritten
@@ -278,7 +278,7 @@ def test_an_existing_directory_is_left_alone(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes").write_text("mine")
     for out in (tmp_path / "mine", tmp_path / "mine" / "notes"):
-        with pytest.raises(CheckpointError, match="holds something already; name a new directory"):
+        with pytest.raises(CheckpointError, match="is not empty; name a new directory"):
             import_checkpoint(tmp_path, out)
     with pytest.raises(CheckpointError, match="cannot be written"):
         import_checkpoint(tmp_path, tmp_path / "mine" / "notes" / "out")
@@ -301,7 +301,7 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
 def test_converting_twice_is_refused(tmp_path):
     write_mixlora(tmp_path / "in", mixlora_tensors())
     import_checkpoint(tmp_path / "in", tmp_path / "out")
-    refused(tmp_path / "out", tmp_path / "again", "is a MixLoRA adapter already")
+    refused(tmp_path / "out", tmp_path / "again", "is already a MixLoRA adapter")
 
 
 # --- the command
@@ -315,10 +315,10 @@ def test_the_command_converts_and_says_what_the_base_needs(mixlora, tmp_path):
     assert (code, err) == (0, f"next: mixlora info {out}\n") and said == (
         f"released MixLoRA checkpoint: {count:,} parameters in 14 modules, in {out}\n"
         f"projector: {out / 'projector.safetensors'}, for a base with projector_hidden_act=linear; "
-        "mixlora.official.load_projector puts it in\n"
+        "load it with mixlora.official.load_projector\n"
     )
     assert json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"] == "my-llava"
     code, said, err = mixlora("import-official", tmp_path / "in", out)
-    assert (code, said, err) == (2, "", f"error: {out} holds something already; name a new directory\n")
+    assert (code, said, err) == (2, "", f"error: {out} is not empty; name a new directory\n")
     code, said, err = mixlora("import-official", "--help")
     assert code == 0 and "Example: mixlora import-official" in said

@@ -76,7 +76,7 @@ def test_what_else_is_wrong_peft_says(tmp_path, base):
 
 @pytest.mark.parametrize(
     ("values", "words"),
-    [({"rank_pattern": {"[[q": 2}}, None), ({"lora_bias": True}, "it holds no weights for .*lora_B.bias")],
+    [({"rank_pattern": {"[[q": 2}}, None), ({"lora_bias": True}, "it has no weights for .*lora_B.bias")],
 )
 def test_libraries_do_not_warn_of_what_is_loaded_or_refused(tmp_path, base, recwarn, values, words):
     """Of signs that later versions of re will read otherwise, and of vectors, as if they were damaged matrices."""

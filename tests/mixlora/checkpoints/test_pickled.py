@@ -78,27 +78,27 @@ def nested(depth):
 @pytest.mark.parametrize(
     ("stored", "words"),
     [
-        (pickle.dumps({"a": 1}), "a value of type dict where a namespace belongs"),
-        (pickle.dumps(SimpleNamespace(a=SimpleNamespace())), "a namespace where a plain value belongs"),
+        (pickle.dumps({"a": 1}), "a value of type dict in place of a namespace"),
+        (pickle.dumps(SimpleNamespace(a=SimpleNamespace())), "a namespace in place of a plain value"),
         (pickle.dumps(SimpleNamespace(a=b"x")), "the pickle opcode SHORT_BINBYTES"),
         (pickle.dumps(SimpleNamespace(a={1, 2})), "the pickle opcode EMPTY_SET"),
         (pickle.dumps(SimpleNamespace(a=SimpleNamespace)), "the global 'types.SimpleNamespace'"),
-        (pickle.dumps(SimpleNamespace(a=(SimpleNamespace, 1))), "a tuple of globals where a plain value belongs"),
+        (pickle.dumps(SimpleNamespace(a=(SimpleNamespace, 1))), "a tuple of globals in place of a plain value"),
         (pickle.dumps(SimpleNamespace(a={(1, 2): 3})), "a value of type tuple as the key of a dict"),
         (pickle.dumps(SimpleNamespace(a=torch.float32)), "the global 'torch.float32'"),
         (pickle.dumps(SimpleNamespace(a=Path("x"))), "the global 'pathlib"),
         (b"ctypes\nSimpleNamespace\n(I1\ntR.", "a call of the global 'types.SimpleNamespace' with 1 arguments"),
-        (b"]}b.", "an object that is no namespace"),
-        (b"}I1\na.", "an append to what is no list"),
-        (b"]I1\nI2\ns.", "items of what is no dict"),
-        (b"", "no pickle, or a damaged one"),
-        (b"not a pickle", "no pickle, or a damaged one"),
-        (b"N", "no pickle, or a damaged one"),
-        (b"NN.", "no pickle, or a damaged one"),
-        (b"h\x05.", "no pickle, or a damaged one"),
-        (b"e.", "no pickle, or a damaged one"),
-        (b"\x86.", "no pickle, or a damaged one"),
-        (b"I" + b"9" * 5000 + b"\n.", "no pickle, or a damaged one"),
+        (b"]}b.", "an object that is not a namespace"),
+        (b"}I1\na.", "an append to something that is not a list"),
+        (b"]I1\nI2\ns.", "items of something that is not a dict"),
+        (b"", "not a pickle, or is damaged"),
+        (b"not a pickle", "not a pickle, or is damaged"),
+        (b"N", "not a pickle, or is damaged"),
+        (b"NN.", "not a pickle, or is damaged"),
+        (b"h\x05.", "not a pickle, or is damaged"),
+        (b"e.", "not a pickle, or is damaged"),
+        (b"\x86.", "not a pickle, or is damaged"),
+        (b"I" + b"9" * 5000 + b"\n.", "not a pickle, or is damaged"),
         (b"K\x01K\x02\x93.", "a global that is not named by strings"),
         (pickle.dumps(SimpleNamespace(a=[10**5000])), "a whole number of 16610 bits"),
         (pickle.dumps(nested(40), 2).rstrip(b".") + b")R.", "a call of a value of type tuple with 0 arguments"),
@@ -134,7 +134,7 @@ def test_a_namespace_of_unlikely_size_is_not_read(tmp_path):
 def test_malicious_tensors_do_nothing(tmp_path):
     trap = tmp_path / "trap"
     torch.save({"model.mm_projector.weight": Touch(trap)}, tmp_path / "mm_projector.bin")
-    with pytest.raises(CheckpointError, match="other things than tensors, or is damaged"):
+    with pytest.raises(CheckpointError, match="objects other than tensors, or is damaged"):
         map_tensors(tmp_path / "mm_projector.bin")
     torch.save([torch.zeros(1)], tmp_path / "mm_projector.bin")
     with pytest.raises(CheckpointError, match="more than named tensors"):
@@ -179,7 +179,7 @@ def test_damaged_tensors_are_told_in_one_sentence(tmp_path, name, bare):
         map_tensors(path)
     said = str(caught.value)
     _, _, told = said.partition(f"no tensors can be read from {path}: ")
-    assert len(told) > 5 or said.startswith(f"{path} holds other things than tensors, or is damaged;")
+    assert len(told) > 5 or said.startswith(f"{path} contains objects other than tensors, or is damaged;")
     assert "\n" not in said
 
 
@@ -188,7 +188,7 @@ def test_the_smallest_whole_file_is_read(tmp_path):
     tensor = TENSOR + b"(" + STORAGE % b"0" + b"K\0(K\x04t(K\x01t\x89}tR"
     found = map_tensors(zipped(tmp_path / "x.bin", b"}X\x01\0\0\0x" + tensor + b"s."))
     assert list(found) == ["x"] and torch.equal(found["x"], torch.zeros(4))
-    with pytest.raises(CheckpointError, match=r"x\.bin holds more than named tensors"):
+    with pytest.raises(CheckpointError, match=r"x\.bin contains more than named tensors"):
         map_tensors(zipped(tmp_path / "x.bin", b"}K\x01" + tensor + b"s."))
 
 
@@ -202,5 +202,5 @@ def test_an_old_torch_file_is_read_if_it_is_small(tmp_path, monkeypatch):
     torch.save(tensors, path, _use_new_zipfile_serialization=False)
     assert torch.equal(map_tensors(path)["x"], tensors["x"])
     monkeypatch.setattr(pickled, "LARGEST_UNMAPPED", 10)
-    with pytest.raises(CheckpointError, match=r"torch before 1\.6 and above 1 GiB.*save it again"):
+    with pytest.raises(CheckpointError, match=r"torch before 1\.6 and more than 1 GiB.*save it again"):
         map_tensors(path)

@@ -46,7 +46,7 @@ def test_a_base_that_is_a_malicious_pickle_does_nothing(tmp_path, base, zipped):
     with pytest.raises(CheckpointError) as error:
         loading.load_base(section(own))
     assert not trap.exists() and "\n" not in str(error.value)
-    assert f"the weights of {own} hold other things than tensors; nothing of it is executed" in str(error.value)
+    assert f"the weights of {own} contain objects other than tensors; nothing of it is executed" in str(error.value)
 
 
 @pytest.mark.parametrize("trusted", [False, True])
@@ -93,7 +93,7 @@ def test_an_adapter_that_is_a_pipe_is_not_waited_for(tmp_path, base, name):
     write_adapter(tmp_path / "a")
     (tmp_path / "a" / name).unlink()
     os.mkfifo(tmp_path / "a" / name)
-    with pytest.raises(CheckpointError, match=f"{name} is no regular file"):
+    with pytest.raises(CheckpointError, match=f"{name} is not a regular file"):
         loading.load_adapted(section(base), str(tmp_path / "a"))
 
 

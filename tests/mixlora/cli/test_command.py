@@ -51,7 +51,7 @@ def test_directories_that_cannot_be_used(mixlora, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     inside = tmp_path / "mine.txt" / "x"
     for out, message in (
-        (tmp_path, f"error: {tmp_path} holds something already; name a new directory.\n"),
+        (tmp_path, f"error: {tmp_path} is not empty; name a new directory.\n"),
         (inside, f"error: {inside} cannot be written: Not a directory; choose another directory\n"),
     ):
         assert mixlora("export", out, "--count", 1) == (2, "", message)
@@ -63,7 +63,7 @@ def test_what_all_processes_raise_is_told_by_the_first(mixlora, tmp_path, monkey
     config = {"model": {"base": "mini", "device": "cpu"}, "tasks": {"read_word": {"mini": "train"}}}
     (tmp_path / "c.yaml").write_text(json.dumps(config))
     call = ("train", tmp_path / "c.yaml", "-q", "--method", "lora", "--out")
-    said = f"error: {tmp_path} holds something that is no training; choose another --out\n"
+    said = f"error: {tmp_path} exists, but is not a training; choose another --out\n"
     for rank, told in ((None, said), ("0", said), ("1", "")):
         if rank is not None:
             monkeypatch.setenv("RANK", rank)

@@ -106,7 +106,7 @@ def test_what_evaluate_cannot_use(place, mixlora, tmp_path):
             ["--adapter", tmp_path, "--task", "a=b", *out],
             f"no base model is named in {tmp_path / 'adapter_config.json'}",
         ),
-        ([place / "c.yaml", "--out", place], f"{place} holds something that is no evaluation; choose another --out"),
+        ([place / "c.yaml", "--out", place], f"{place} exists, but is not an evaluation; choose another --out"),
         ([place / "c.yaml", *out, "--task", f"x={tmp_path / 'no.jsonl'}"], f"Task x: {tmp_path / 'no.jsonl'} does not"),
     ):
         assert said in refused(mixlora("evaluate", *arguments))
@@ -118,9 +118,7 @@ def test_problems_of_data_are_a_line_each(mixlora, tmp_path):
     file.write_text('{"prompt": "a", "target": "b"}\n{"prompt": "a"}\n{"prompt": "a", "target": ""}\n')
     code, out, err = mixlora("evaluate", "--base", "mini", "--task", f"t={file}", "--out", tmp_path / "out", "-q")
     assert (code, out) == (2, "") and err.count("\n") == 3
-    assert err.startswith(
-        "error: 2 records cannot be used; correct or remove what is listed:\n  t.jsonl:2: a record of"
-    )
+    assert err.startswith("error: 2 records cannot be used; correct or remove these:\n  t.jsonl:2: the record has an")
 
 
 def test_an_interrupted_evaluation_continues(place, mixlora, tmp_path, monkeypatch):
@@ -181,7 +179,7 @@ def test_compare_prints_and_parses(two, mixlora):
 
 
 def test_what_compare_cannot_use(two, mixlora, tmp_path):
-    said = f"{tmp_path} holds no results.json; give a directory that an evaluation wrote."
+    said = f"{tmp_path} has no results.json; give a directory that an evaluation wrote."
     assert refused(mixlora("compare", two[0], tmp_path)) == said
     code, out, err = mixlora("compare", two[0])
     assert (code, out) == (2, "") and "Missing argument" in err
@@ -207,9 +205,9 @@ def test_every_form_of_a_table_prints(two, mixlora):
 
 def test_what_table_cannot_use(two, mixlora, tmp_path):
     for arguments, said in (
-        ([*two, "--format", "html"], "--format 'html' is none of text, markdown, csv, latex"),
+        ([*two, "--format", "html"], "--format 'html' is not one of text, markdown, csv, latex"),
         ([two[0], two[0]], "Two of the results are called 'base'; evaluate one of them with another --label."),
-        ([two[0], tmp_path], f"{tmp_path} holds no results.json; give a directory that an evaluation wrote."),
+        ([two[0], tmp_path], f"{tmp_path} has no results.json; give a directory that an evaluation wrote."),
     ):
         assert refused(mixlora("table", *arguments)) == said
     assert mixlora("table")[0] == 2

@@ -27,5 +27,5 @@ def test_a_refusal_lists_the_members(value):
 
 
 def test_the_caller_chooses_the_error_and_its_words():
-    with pytest.raises(CheckpointError, match=r"^colour 'green' is none of red, dark-blue$"):
+    with pytest.raises(CheckpointError, match=r"^colour 'green' is not one of red, dark-blue$"):
         member(Colour, "green", "colour", CheckpointError, NONE_OF)

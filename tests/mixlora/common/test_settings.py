@@ -31,8 +31,8 @@ MERGED = "a: &a {k: 1}\n" + "".join(
         (LAUGHS, "c.yaml:5: not valid YAML (with its aliases written out it has over 100000 values or 64 levels)"),
         (MERGED, "with its aliases written out"),
         ("".join(f"a{k}: &a{k} [{f'*a{k - 1}' if k else 1}]\n" for k in range(70)), "with its aliases written out"),
-        ("a: &a [*a]", "c.yaml:1: not valid YAML (an alias stands within what it repeats)"),
-        ("a: &a {b: {c: *a}}", "an alias stands within what it repeats"),
+        ("a: &a [*a]", "c.yaml:1: not valid YAML (an alias is inside the part that it repeats)"),
+        ("a: &a {b: {c: *a}}", "an alias is inside the part that it repeats"),
         ("[" * 10**5, "c.yaml:1: not valid YAML (it is nested deeper than 64 levels)"),
         ("{a: " * 10**5, "it is nested deeper than 64 levels"),
         ("x" * (2**20 + 1), "c.yaml cannot be read: its 1048577 bytes are more than the limit of 1048576"),
@@ -71,7 +71,7 @@ def test_aliases_within_bounds_are_read(tmp_path):
     ("setting", "words"),
     [
         ("a=" + "[" * 5000, "not valid YAML (it is nested deeper than 64 levels)"),
-        ("a=&a [*a]", "not valid YAML (an alias stands within what it repeats)"),
+        ("a=&a [*a]", "not valid YAML (an alias is inside the part that it repeats)"),
         ("a=!!int x", "not valid YAML ('x' cannot be read as int)"),
         (".".join("a" * 3000) + "=1", "the key has more than 64 parts"),
     ],
@@ -86,7 +86,8 @@ def test_settings_are_bounded(setting, words):
 def test_a_record_that_holds_no_configuration(tmp_path, config):
     (tmp_path / "training.json").write_text(json.dumps({"config": config}))
     assert (
-        refused(tmp_path) == f"{tmp_path} is a directory, but no training; name a YAML file or a training's directory"
+        refused(tmp_path)
+        == f"{tmp_path} is a directory, but has no training.json; name a YAML file or a training's directory"
     )
 
 

@@ -150,7 +150,7 @@ def test_what_is_wrong_with_the_model_is_raised(collator):
 def test_a_report_lists_twenty_and_counts_all():
     text = str(as_error([DataError(f"f:{k}: bad.") for k in range(23)]))
     lines = text.split("\n")
-    assert lines[0] == "23 records cannot be used; correct or remove what is listed:"
+    assert lines[0] == "23 records cannot be used; correct or remove these:"
     assert lines[1:] == [f"  f:0: bad. Also at {', '.join(f'f:{k}' for k in range(1, 20))}.", "  and 3 more"]
 
 
@@ -165,9 +165,7 @@ def test_a_report_has_a_line_for_each_of_a_few_problems():
 
 def test_a_record_that_several_tasks_read_counts_once():
     problems = [DataError("f:1: bad."), DataError("f:1: bad."), DataError("f:2: bad.")]
-    assert str(as_error(problems)) == (
-        "2 records cannot be used; correct or remove what is listed:\n  f:1: bad.\n  f:2: bad."
-    )
+    assert str(as_error(problems)) == ("2 records cannot be used; correct or remove these:\n  f:1: bad.\n  f:2: bad.")
     assert str(as_error(problems[:2])) == "f:1: bad."
     assert "more" not in str(as_error([DataError(f"f:{k}: bad.") for k in range(20)]))
 

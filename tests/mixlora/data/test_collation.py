@@ -115,8 +115,8 @@ def test_an_example_longer_than_the_models_positions_is_refused_or_cut():
     with pytest.raises(DataError) as error:
         Collator(tokenizer, template=template, positions=10).encode_prompt(given, new_tokens=4)
     assert str(error.value) == (
-        "file.jsonl:7: example '7' has a prompt of 7 tokens, but the model has positions for 10, those of up to 4 new "
-        "ones among them; lower generation.max_new_tokens, or drop the record"
+        "file.jsonl:7: example '7' has a prompt of 7 tokens, but the model has positions for 10, including up to 4 new "
+        "ones; lower generation.max_new_tokens, or drop the record"
     )
 
 
@@ -245,7 +245,7 @@ def test_a_mixed_batch_of_one_kind_is_an_ordinary_one():
 
 
 def test_an_empty_batch_is_refused():
-    with pytest.raises(DataError, match="A batch of no examples was asked for"):
+    with pytest.raises(DataError, match="The batch is empty; give at least one"):
         collating(words())([])
 
 
@@ -282,7 +282,7 @@ def test_a_template_that_changes_or_refuses_the_conversation_is_told():
     with pytest.raises(DataError) as error:
         collating(words(), no_system).encode(example("What?", "is", system="Be brief."))
     assert str(error.value) == (
-        "file.jsonl:7: the chat template (the test's) refuses this conversation: no system role; change its turns, or "
+        "file.jsonl:7: the chat template (the test's) rejects this conversation: no system role; change its turns, or "
         "give another model.chat_template"
     )
 
@@ -299,7 +299,7 @@ def test_a_template_that_changes_or_refuses_the_conversation_is_told():
         (lambda: collating(words(), max_length=0), "max_length is 0; give a number of tokens above 0"),
         (
             lambda: collating(llava(byte_level(chat_template={"tool": "x"}))),
-            "has the chat templates tool; name the file of one",
+            "has the chat templates tool; set model.chat_template to the file of one",
         ),
     ],
 )
@@ -311,7 +311,7 @@ def test_templates_and_settings_that_cannot_work_are_told_at_once(build, message
 def test_a_text_that_could_not_end_is_refused():
     ended = collating(byte_level(eos_token=None), CHATML)
     assert learned(ended, ended.encode(example("What?", "is", "What?", "is")))[-2:] == ["<|im_end|>", "Ċ"]
-    with pytest.raises(MixLoraError, match="the tokenizer has no eos_token, by which a model would learn to stop; set"):
+    with pytest.raises(MixLoraError, match="the tokenizer has no eos_token, so a model cannot learn to stop; set"):
         ended.encode(example("What?", "is", form=Form.PLAIN))
 
 

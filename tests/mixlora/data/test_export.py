@@ -38,7 +38,7 @@ def test_examples_without_picture_have_none(tmp_path):
 def test_what_is_there_stays(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     for out in (tmp_path, tmp_path / "mine.txt"):
-        with pytest.raises(DataError, match=r"holds something already; name a new directory\.$"):
+        with pytest.raises(DataError, match=r"is not empty; name a new directory\.$"):
             write([], out)
     assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
 
@@ -65,6 +65,8 @@ def test_a_picture_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
 
 def test_several_pictures_are_refused(tmp_path):
     pictures = (Image.new("RGB", (4, 4)), Image.new("RGB", (4, 4)))
-    with pytest.raises(DataError, match=r"^s: several pictures; LLaVA's JSON has one a record\.$"):
+    with pytest.raises(
+        DataError, match=r"^s: the record has several pictures, but LLaVA's JSON takes one per record; leave it out\.$"
+    ):
         write([Example("1", "x", QA, pictures, "s")], tmp_path / "out")
     assert not (tmp_path / "out").exists()

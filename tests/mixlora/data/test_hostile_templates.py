@@ -82,7 +82,7 @@ def test_a_template_that_a_record_sets_off():
     collator = collating(byte_level(), LATE)
     with pytest.raises(ConfigError, match=r"^file\.jsonl:7: the chat template \(the test's\) takes more than 0\.5 s"):
         collator.encode(example("loop", "Paris"))
-    with pytest.raises(DataError, match=r"^file\.jsonl:7: .* refuses this conversation: division by zero; change its"):
+    with pytest.raises(DataError, match=r"^file\.jsonl:7: .* rejects this conversation: division by zero; change its"):
         collator.encode(example("", "Paris"))
 
 

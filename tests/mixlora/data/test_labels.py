@@ -152,7 +152,7 @@ def test_a_template_that_writes_earlier_turns_differently_is_refused_unless_all_
         collator.encode(example("What?", "Paris", "Is it?", "is"))
     assert str(error.value) == (
         "file.jsonl:7: the chat template (the test's) has no generation markers and writes turn 2 alone differently "
-        "than within the conversation, so which tokens are supervised cannot be told; give model.chat_template one "
+        "than within the conversation, so the supervised tokens cannot be found; give model.chat_template one "
         "with {% generation %} markers, or the task loss_on: everything"
     )
     assert collator.encode(example("What?", "Paris")).supervised > 0

@@ -144,7 +144,7 @@ def test_a_broken_picture_in_memory_is_told_apart_from_a_file(tmp_path):
     data = save_picture(tmp_path / "a.png", (64, 64)).read_bytes()
     with pytest.raises(DataError, match=r"f.jsonl:1: the image in the record cannot be used"):
         open_image(with_image(Image.open(io.BytesIO(data[:-40]))))
-    with pytest.raises(DataError, match="it is no picture"):
+    with pytest.raises(DataError, match="it is not a picture"):
         open_image(with_image(None))
 
 
@@ -186,7 +186,7 @@ def test_pipes_and_devices_in_the_place_of_files_are_not_waited_for(tmp_path):
     for name in ("a.png", "b.png"):
         file = write(tmp_path, {"prompt": "What?", "response": "Red", "image": name})
         assert "is not in" in refusal(file, outside=True)
-        with pytest.raises(DataError, match="it is no regular file, or of more than"):
+        with pytest.raises(DataError, match="it is not a regular file, or has more than"):
             open_image(with_image(tmp_path / name))
     os.mkfifo(tmp_path / "records.json")
     assert "it is a pipe or a device, not a regular file; give a file that can" in refusal(tmp_path / "records.json")
@@ -224,7 +224,7 @@ def test_a_file_of_a_picture_is_bounded_too(tmp_path):
     path = save_picture(tmp_path / "a.png")
     with path.open("r+b") as file:
         file.truncate(2**29 + 1)  # a hole, which takes no room
-    with pytest.raises(DataError, match="or of more than 536870912 bytes"):
+    with pytest.raises(DataError, match="or has more than 536870912 bytes"):
         open_image(with_image(path))
 
 
@@ -253,7 +253,7 @@ def test_a_dataset_names_no_file_but_its_own(tmp_path):
     os.mkfifo(folder / "pipe")
     for name in (f"../other/{arrow}", str(other / arrow), "pipe", "/dev/zero", "gone"):
         (folder / "state.json").write_text(json.dumps(state | {"_data_files": [{"filename": name}]}))
-        assert "which is no file in" in refusal(folder)
+        assert "which is not a file in" in refusal(folder)
 
 
 def test_what_a_datasets_features_would_decode_is_left_as_it_is(tmp_path):

@@ -127,7 +127,7 @@ def test_the_first_sampled_examples_of_each_task_and_what_is_told(file):
         "chat template: x; it writes a date, which is 2020-02-03",
         "task 't': 3 records were skipped (3 x an answer is empty, so there is nothing to learn)",
         "task 't': these keys of its records are not read: score",
-        "task 't': the loss is on last-answer (loss_on), not on all answers alone",
+        "task 't': the loss is on last-answer (loss_on), not on the answers of all turns",
     ]
     with pytest.raises(DataError, match="3 records cannot be used"):
         preview.previews({"t": (TaskSection(file=str(file)), None)}, collator, 0, 2)
@@ -138,7 +138,7 @@ def test_what_is_cut_without_picture_or_without_template_is_told():
     assert described.sentences({"template": {"source": "x", "text": "y"}, "tasks": {"a": own}})[1:] == [
         "task 'a': max_length cuts the answers of 3 of 40 examples",
         "task 'a': 3 of 40 examples have no picture",
-        "task 'a': records are text, written as they stand, without the chat template",
+        "task 'a': records are text, used as they are, without the chat template",
     ]
 
 

@@ -131,18 +131,19 @@ def test_paligemmas_prompt_for_an_answer_is_its_processors_own():
         (asked(0), "f:0: the record holds messages, but PaliGemmaProcessor takes one prompt and its answer; give"),
         (
             asked(0, Form.QUESTION, loss_on=LossOn.EVERYTHING),
-            "f:0: loss_on is everything, but PaliGemmaProcessor supervises the answer alone",
+            "f:0: loss_on is everything, but PaliGemmaProcessor supervises only the answer",
         ),
         (
             Example("1", "t", (Turn("user", "Q"), Turn("assistant", "A")), (), "f:1", form=Form.PLAIN),
-            "f:1: the record has no image, which PaliGemmaProcessor wants",
+            "f:1: the record has no image, but PaliGemmaProcessor needs one",
         ),
         (
             Example(
                 *("1", "t", (Turn("user", "Q", (0,)), Turn("assistant", "</s>A")), (speckled(0),), "f:1"),
                 form=Form.QUESTION,
             ),
-            "f:1: the record holds a special token of the model, which PaliGemmaProcessor cannot read as text; remove",
+            "f:1: the record contains a special token of the model, which PaliGemmaProcessor cannot read as text; "
+            "remove",
         ),
     ],
 )
@@ -172,7 +173,7 @@ def test_a_placeholder_in_a_record_is_text(name):
     example = Example("1", "t", turns, asked(0).images, "f:1")
     if name == "idefics3":  # it counts placeholders itself, those of the record too
         with pytest.raises(
-            DataError, match=r"^f:1: the record's text holds <image>, which Idefics3Processor cannot read"
+            DataError, match=r"^f:1: the record's text contains <image>, which Idefics3Processor cannot read"
         ):
             collator.encode(example)
         return

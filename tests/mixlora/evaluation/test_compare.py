@@ -110,7 +110,7 @@ def test_labels_are_those_of_the_classification(place, tmp_path):
     assert list(found.differences) == ["a", "b"]
     assert found.differences["a"].values["accuracy"].value == pytest.approx(1 / 6)
     ran(tmp_path / "second", {"all": task})
-    with pytest.raises(DataError, match="share no task that is scored alike"):
+    with pytest.raises(DataError, match="have no task in common with the same score"):
         compare(tmp_path / "first", tmp_path / "second")
 
 
@@ -120,18 +120,18 @@ def test_examples_must_be_the_same(place, tmp_path):
     with pytest.raises(DataError) as error:
         compare(place / "first", tmp_path / "fewer")
     assert str(error.value) == (
-        "Task follow: 2 examples, the first of them five, have a prediction on the first side alone; compare two "
+        "Task follow: 2 examples, the first of them five, have a prediction only on the first side; compare two "
         "models on the same examples."
     )
     with pytest.raises(
-        DataError, match=r"^.*first and .*fewer2 share no task that is scored alike; evaluate both with"
+        DataError, match=r"^.*first and .*fewer2 have no task in common with the same score; evaluate both with"
     ):
         ran(tmp_path / "fewer2", {"other": {"file": str(file)}})
         compare(place / "first", tmp_path / "fewer2")
 
 
 def test_what_holds_no_evaluation_is_refused(place, tmp_path):
-    with pytest.raises(DataError, match=r"none holds no results\.json; give a directory that an evaluation wrote"):
+    with pytest.raises(DataError, match=r"none has no results\.json; give a directory that an evaluation wrote"):
         compare(place / "first", tmp_path / "none")
     found = Results("by hand")
     found.tasks["follow"] = results.load(place / "first").tasks["follow"]

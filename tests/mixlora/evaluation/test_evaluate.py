@@ -204,7 +204,7 @@ def test_a_real_kill(place, tmp_path):
         "name_ink.jsonl.partial",
         "read_word.jsonl",
     ]
-    with pytest.raises(DataError, match="holds no results"):
+    with pytest.raises(DataError, match="has no results"):
         results.load(out)
     ran(out, tasks, model=lora(place))
     assert predictions_of(out) == predictions_of(place / "whole")
@@ -222,10 +222,10 @@ def test_a_directory_claimed_by_an_evaluation_that_never_answered_is_free(tmp_pa
 
 
 REFUSED = {
-    "generation.max_new_tokens is 6 there and 7 here": {"generation": {"batch_size": 4, "max_new_tokens": 7}},
-    "generation.do_sample is False there and True here, generation.temperature is None there and 0.2 here, "
+    "generation.max_new_tokens was 6 and is now 7": {"generation": {"batch_size": 4, "max_new_tokens": 7}},
+    "generation.do_sample was False and is now True, generation.temperature was None and is now 0.2, "
     "generation.top_p": {"generation": {"batch_size": 4, "max_new_tokens": 6, "do_sample": True, "top_p": 0.9}},
-    "model.dtype is 'float32' there and 'bfloat16' here": {"model": {"base": "mini", "dtype": "bfloat16"}},
+    "model.dtype was 'float32' and is now 'bfloat16'": {"model": {"base": "mini", "dtype": "bfloat16"}},
 }
 
 
@@ -235,7 +235,7 @@ def test_another_evaluations_directory_is_refused(place, no_model, said):
     sections["model"] = lora(place) | sections["model"]
     before = files(place / "whole")
     message = refusal(CheckpointError, place / "whole", tasks_of(place), **sections)
-    assert message.startswith(f"{place / 'whole'} is of another evaluation: {said}")
+    assert message.startswith(f"{place / 'whole'} is from a different evaluation: {said}")
     assert message.endswith("; choose another --out, or delete it") and files(place / "whole") == before
 
 
@@ -246,9 +246,9 @@ def test_an_adapter_trained_again_in_its_place_is_noticed(place, tmp_path, no_mo
     saved(elsewhere, seed=2)
     said = refusal(CheckpointError, out, tasks_of(place), model=lora(place) | {"adapter": str(elsewhere)})
     names = [f"tasks.{task}.adapter has changed" for task in tasks_of(place)]
-    assert f"is of another evaluation: {', '.join(names)}; choose another --out" in said
+    assert f"is from a different evaluation: {', '.join(names)}; choose another --out" in said
     said = refusal(CheckpointError, out, tasks_of(place))
-    assert "tasks.read_word.adapter is '" in said and "' there and None here" in said
+    assert "tasks.read_word.adapter was '" in said and "' and is now None" in said
 
 
 def test_a_base_is_known_by_its_weights_not_by_its_place(place, tmp_path, no_model):
@@ -259,7 +259,7 @@ def test_a_base_is_known_by_its_weights_not_by_its_place(place, tmp_path, no_mod
     weights[-1] ^= 1
     (base / "model.safetensors").write_bytes(weights)
     said = refusal(CheckpointError, out, tasks, model=lora(place) | {"base": str(base)})
-    assert said.startswith(f"{out} is of another evaluation: base has changed; ")
+    assert said.startswith(f"{out} is from a different evaluation: base has changed; ")
 
 
 def test_changed_data_is_noticed(place, tmp_path, no_model):
@@ -269,7 +269,7 @@ def test_changed_data_is_noticed(place, tmp_path, no_model):
     tasks["read_word"] |= {"samples": 5}
     said = refusal(CheckpointError, out, tasks, model=lora(place))
     other = "tasks.read_word.examples has changed, tasks.follow.examples has changed"
-    assert said == f"{out} is of another evaluation: {other}; choose another --out, or delete it"
+    assert said == f"{out} is from a different evaluation: {other}; choose another --out, or delete it"
 
 
 def test_directories_of_something_else_are_refused(tmp_path, place, no_model):
@@ -278,7 +278,7 @@ def test_directories_of_something_else_are_refused(tmp_path, place, no_model):
     (tmp_path / "file").write_text("mine")
     for out in (tmp_path / "mine", tmp_path / "file", place / "lora"):
         said = refusal(CheckpointError, out, {"follow": tasks_of(place)["follow"]})
-        assert said == f"{out} holds something that is no evaluation; choose another --out"
+        assert said == f"{out} exists, but is not an evaluation; choose another --out"
     said = refusal(RunError, tmp_path / "file" / "x", {"follow": tasks_of(place)["follow"]})
     assert said == f"{tmp_path / 'file' / 'x'} cannot be written: Not a directory; choose another --out"
     assert files(tmp_path) == {"mine/thesis.txt": b"mine", "file": b"mine"}
@@ -289,8 +289,8 @@ def test_adapters_that_are_none_are_refused_before_anything_is_claimed(tmp_path,
     base = copied(mini.base_path(), tmp_path / "full")
     saved(tmp_path / "many" / "read_word")
     for adapter, said in (
-        (base, f"{base} is a whole model, no adapter; give it as model.base, without adapter"),
-        (tmp_path / "many", f"{tmp_path / 'many'} holds an adapter for each task; give '{tmp_path / 'many'}/{{task}}'"),
+        (base, f"{base} is a whole model, not an adapter; give it as model.base, without adapter"),
+        (tmp_path / "many", f"{tmp_path / 'many'} has an adapter for each task; give '{tmp_path / 'many'}/{{task}}'"),
         (tmp_path / "many" / "{task}", f"there is no PEFT adapter at {tmp_path / 'many' / 'follow'} ("),
         (tmp_path / "none", f"there is no PEFT adapter at {tmp_path / 'none'} (no adapter_config.json can be read: "),
     ):
@@ -347,7 +347,7 @@ def test_routing_by_task_is_told_new_definitions(tmp_path, place):
     ran(tmp_path / "out", tasks, model=section)
     tasks["follow"] |= {"definition": "Name a colour."}
     said = refusal(CheckpointError, tmp_path / "out", tasks, model=section)
-    assert "tasks.follow.definition is 'Which number follows?' there and 'Name a colour.' here" in said
+    assert "tasks.follow.definition was 'Which number follows?' and is now 'Name a colour.'" in said
     ran(tmp_path / "alone", {"read_word": tasks["read_word"]}, model=section)
     name = "predictions/read_word.jsonl"
     assert files(tmp_path / "alone")[name] == files(tmp_path / "out")[name]
@@ -360,5 +360,5 @@ def test_finished_results_rerun_their_evaluation(place, tmp_path, no_model):
     again = config.load(place / "whole", ["label=again"], {"out": str(out)})
     assert evaluate(again).tasks == results.load(place / "whole").tasks
     assert results.load(out).label == "again"
-    with pytest.raises(ConfigError, match=r"lora is a directory, but holds no results.json of an evaluation; name a"):
+    with pytest.raises(ConfigError, match=r"lora is a directory, but has no results.json of an evaluation; name a"):
         config.load(place / "lora")

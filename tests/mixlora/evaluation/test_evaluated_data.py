@@ -18,7 +18,7 @@ def test_data_errors_are_listed_before_a_model_is_loaded(tmp_path, no_model):
     ]
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     said = refusal(DataError, tmp_path / "out", {"t": {"file": str(tmp_path / "t.jsonl")}})
-    assert said.startswith("25 records cannot be used; correct or remove what is listed:\n  t.jsonl:1: the image 'none")
+    assert said.startswith("25 records cannot be used; correct or remove these:\n  t.jsonl:1: the image 'none")
     assert said.count("t.jsonl:") == 20 and said.endswith(" t.jsonl:19, t.jsonl:20.\n  and 5 more")
     assert not (tmp_path / "out").exists()
 
@@ -32,7 +32,7 @@ SCORES = {
     "labels": (
         "classification",
         {"labels": ["two"]},
-        "Example two of task t has the target 'three', none of the 1 lab",
+        "Example two of task t has the target 'three', which is not among the 1 lab",
     ),
     "mme": ("mme", {}, "Example one of task t has the target 'two', which is neither yes nor no; use another metric."),
 }
@@ -49,7 +49,7 @@ def test_targets_that_do_not_suit_their_score_are_told_before_a_model_is_loaded(
 def test_a_task_that_is_there_twice_is_refused(tmp_path, no_model):
     file = follow_file(tmp_path / "f.jsonl", kind="b")
     said = refusal(ConfigError, tmp_path / "out", {"b": {"file": str(file)}, "all": {"file": str(file), "by": "kind"}})
-    assert said == "tasks: 'b' is there twice; give every task a name of its own"
+    assert said == "tasks: 'b' appears twice; give every task a name of its own"
 
 
 def test_mme_is_scored_by_pictures(tmp_path):

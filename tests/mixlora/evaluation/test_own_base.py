@@ -31,7 +31,7 @@ def refused(adapter, tasks, *settings):
 def test_what_is_wrong_with_tasks_is_told_as_with_a_base(tmp_path, there):
     path = adapter(tmp_path / "lora", "mini") if there else tmp_path / "none"
     for own in (path, tmp_path / "{task}"):
-        said = "the options: tasks: the name 2024 is no text; put quotes around it"
+        said = "the options: tasks: the name 2024 is not text; put quotes around it"
         assert refused(own, {2024: {"file": "x"}}) == said
         assert refused(own, 5) == "the options: tasks: Input should be a valid dictionary (it is 5)"
         assert refused(own, ["t"]) == "the options: tasks: Input should be a valid dictionary (it is ['t'])"

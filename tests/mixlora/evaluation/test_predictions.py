@@ -61,15 +61,18 @@ def test_an_unfinished_last_line_is_told_as_one(tmp_path):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("{oops}", "colors.jsonl:2: no JSON (Expecting property name enclosed in double quotes)"),
-        ("[" * 100_000, "colors.jsonl:2: no JSON"),
-        ("[1]", "colors.jsonl:2: a list where an object with question_id, prompt, predict, target belongs."),
+        ("{oops}", "colors.jsonl:2: invalid JSON (Expecting property name enclosed in double quotes)"),
+        ("[" * 100_000, "colors.jsonl:2: invalid JSON"),
+        (
+            "[1]",
+            "colors.jsonl:2: found a list, but a line must be an object with question_id, prompt, predict, target.",
+        ),
         ({"question_id": "b"}, "colors.jsonl:2: no 'prompt'; a prediction has question_id, prompt, predict, target."),
         (RECORD | {"target": None}, "colors.jsonl:2: no 'target'"),
         (RECORD | {"predict": ["x"]}, "colors.jsonl:2: predict is ['x'], but must be a string or a number."),
         (RECORD | {"predict": True}, "colors.jsonl:2: predict is True"),
         (RECORD | {"references": "x"}, "colors.jsonl:2: the references are 'x', but must be a list"),
-        (RECORD, "colors.jsonl:2: the question_id 'a' stands at colors.jsonl:1 already; remove one of them."),
+        (RECORD, "colors.jsonl:2: the question_id 'a' already appears at colors.jsonl:1; remove one of them."),
     ],
 )
 def test_lines_that_cannot_be_used(tmp_path, line, words):
@@ -78,7 +81,7 @@ def test_lines_that_cannot_be_used(tmp_path, line, words):
 
 def test_numbers_and_strings_are_one_id(tmp_path):
     path = write(tmp_path, RECORD | {"question_id": 1}, RECORD | {"question_id": "1"})
-    assert "question_id '1' stands at colors.jsonl:1" in refusal(path)
+    assert "question_id '1' already appears at colors.jsonl:1" in refusal(path)
 
 
 def test_no_file(tmp_path):

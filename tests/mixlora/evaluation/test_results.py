@@ -68,13 +68,13 @@ def refusal(folder):
 
 
 def test_nothing_there(tmp_path):
-    assert refusal(tmp_path) == f"{tmp_path} holds no results.json; give a directory that an evaluation wrote."
+    assert refusal(tmp_path) == f"{tmp_path} has no results.json; give a directory that an evaluation wrote."
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda record: record | {"format": 3}, "is of format 3, later than 2; read it with a newer version."),
+        (lambda record: record | {"format": 3}, "has format 3, later than 2; read it with a newer version."),
         (lambda record: {}, "is damaged: it names no format; run the evaluation again."),
         (lambda record: [], "is damaged: it names no format"),
         (lambda record: record | {"tasks": 3}, "is damaged: tasks is missing"),
@@ -87,7 +87,7 @@ def test_nothing_there(tmp_path):
         ),
         (lambda record: record | {"tasks": {"ink": record["tasks"]["ink"] | {"n": 1e999}}}, "cannot convert float inf"),
         (lambda record: record | {"tasks": {"ink": record["tasks"]["ink"] | {"main": "x" * 10**4}}}, "KeyError('xxx"),
-        (lambda record: record | {"format": 10**4000}, "is of format 1000"),
+        (lambda record: record | {"format": 10**4000}, "has format 1000"),
     ],
 )
 def test_damaged_files(tmp_path, change, words):
@@ -107,7 +107,7 @@ def test_a_score_that_is_another_than_was_written_is_refused(tmp_path):
     for record in (other, {key: value for key, value in whole.items() if key != "seal"}):
         file.write_text(json.dumps(record))
         assert refusal(tmp_path) == (
-            f"{file} is damaged: its checksum is another than was written; run the evaluation again."
+            f"{file} is damaged: its checksum differs from the recorded one; run the evaluation again."
         )
     del whole["seal"]
     file.write_text(json.dumps(whole | {"format": 1}))

@@ -88,7 +88,7 @@ def test_draws_are_bounded_before_anything_is_generated(place, tmp_path):
 
 
 def test_a_judge_is_on_one_device():
-    with pytest.raises(ValueError, match="a judge is on one device; give auto, cpu or cuda:0"):
+    with pytest.raises(ValueError, match="a judge runs on one device; give auto, cpu or cuda:0"):
         JudgeSection(model="x", device="split")
 
 
@@ -119,7 +119,7 @@ def test_judgements_of_any_shape(tmp_path):
     for line in ("[]", "[1, 2]", '[["a", 1]]', "3", "null", "[" * 10**5, '{"a": "\\ud800"}', "{", "\xff"):
         file.write_bytes(line.encode("latin-1") + b"\n")
         said = told(CheckpointError, whole_lines, file)
-        assert said == f"{file} has a line that is no JSON object; delete the file"
+        assert said == f"{file} has a line that is not a JSON object; delete the file"
     file.unlink()
     assert whole_lines(file) == []
     cut(file)
@@ -137,10 +137,7 @@ def test_pipes_are_not_waited_for(place, tmp_path):
         (out / name).unlink()
         os.mkfifo(out / name)
         if name == "evaluation.json":
-            assert (
-                told(CheckpointError, Folder, out)
-                == f"{out} holds something that is no evaluation; choose another --out"
-            )
+            assert told(CheckpointError, Folder, out) == f"{out} exists, but is not an evaluation; choose another --out"
         else:
             assert reason in told(DataError, compare, out, place / "whole")
 
@@ -150,7 +147,7 @@ def test_pipes_are_not_waited_for(place, tmp_path):
 )
 def test_an_identity_of_any_shape(tmp_path, text):
     (tmp_path / "evaluation.json").write_text(text)
-    said = f"{tmp_path} holds something that is no evaluation; choose another --out"
+    said = f"{tmp_path} exists, but is not an evaluation; choose another --out"
     assert told(CheckpointError, Folder, tmp_path) == said
 
 
@@ -164,7 +161,7 @@ def test_an_identity_is_told_in_bounds(place, tmp_path):
 @pytest.mark.parametrize("text", ["[" * 10**5, '{"predict": "\\ud800"}', "[" * 70 + "]" * 70])
 def test_predictions_that_cannot_be_walked_through_or_written_again(tmp_path, text):
     (tmp_path / "p.jsonl").write_text(text + "\n")
-    assert told(DataError, read, tmp_path / "p.jsonl").startswith("p.jsonl:1: no JSON (")
+    assert told(DataError, read, tmp_path / "p.jsonl").startswith("p.jsonl:1: invalid JSON (")
 
 
 @pytest.mark.parametrize(("name", "words"), [("n" * 300, "File name too long"), ("a\0b", "embedded null byte")])

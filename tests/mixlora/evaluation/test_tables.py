@@ -35,7 +35,7 @@ def test_as_the_paper_lays_it_out():
         "--------------------------------------------\n"
         "LoRA             1200.0   50.0  90.0*  70.0*\n"
         "MixLoRA         1300.0*  60.0*   80.0  70.0*\n"
-        "Mean leaves out what is in points: MME perception"
+        "Mean leaves out scores in points: MME perception"
     )
 
 
@@ -112,7 +112,7 @@ def test_no_mean_over_other_tasks():
     assert made.notes == (
         "b has no mean, which would leave out MNIST",
         "c has no mean, which would leave out MNIST",
-        "Mean leaves out what is in points: MME perception",
+        "Mean leaves out scores in points: MME perception",
     )
     assert made.text().endswith("\n" + "\n".join(made.notes))
     assert table([LORA, results("b", VSR=0.7)], columns=["VSR"]).notes == ()
@@ -140,7 +140,7 @@ def test_what_was_judged_otherwise_is_not_compared():
     assert made.notes == (
         "VSR cannot be compared: exact, 100 examples (LoRA, MixLoRA); contained, 100 examples (b)",
         "MNIST cannot be compared: exact, 100 examples (LoRA, MixLoRA); exact, 50 examples (b)",
-        "Mean leaves out what is in points: MME perception",
+        "Mean leaves out scores in points: MME perception",
     )
     assert [[cell.best for cell in row] for row in made.cells] == [[False] * 4, [False] * 4, [True] + [False] * 3]
 

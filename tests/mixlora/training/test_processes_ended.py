@@ -36,7 +36,7 @@ cli.main()
 """
 GONE = (
     r"stopped: another of the 2 processes ended or cannot be reached \(.+\); the same command continues",
-    r"stopped: told to stop \(SIGTERM\), as where another process ended; the same command continues",
+    r"stopped: SIGTERM arrived, perhaps because another process ended; the same command continues",
 )
 FULL = "No space left on device; make room there, and the same command continues from the last checkpoint"
 

@@ -236,7 +236,7 @@ def test_a_damaged_checkpoint_is_left_out_for_the_one_before_it(tmp_path, whole,
     (damaged / file).write_bytes(content)
     run.train(config, steps, tell=told.append)
     assert steps.taken == [3, 4, 5, 6]
-    assert f"{damaged} is damaged and was removed: the training continues from before it" in told
+    assert f"{damaged} is damaged and was removed: the training continues from an earlier one" in told
     assert_same(tmp_path / "out", whole("lora"))
 
 
@@ -294,7 +294,7 @@ def other_norm(base):
     [
         (times(1.7), r"\(base weights has changed\)"),
         (times(1.0001), r"\(base weights has changed\)"),
-        (other_norm, r"\(base\.text_config\.rms_norm_eps is 1e-0\d there and 0\.01 here\)"),
+        (other_norm, r"\(base\.text_config\.rms_norm_eps was 1e-0\d and is now 0\.01\)"),
         (added_word, r"\(tokenizer has changed\)"),
     ],
 )
@@ -305,6 +305,8 @@ def test_a_training_of_another_base_is_refused_and_keeps_its_checkpoints(tmp_pat
     config.model.base = str(base)
     kill(config, "step", 5)
     change(base)
-    with pytest.raises(CheckpointError, match=rf"out is of a training of another model {words}; choose another --out"):
+    with pytest.raises(
+        CheckpointError, match=rf"out is from a training of another model {words}; choose another --out"
+    ):
         run.train(config)
     assert steps_saved(tmp_path / "out") == [2, 4]

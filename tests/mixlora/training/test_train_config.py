@@ -63,7 +63,7 @@ def test_numbers_may_be_written_without_a_dot(tmp_path):
         ("training.snapshots=[-1]", "training.snapshots: steps are counted from 0 (it is [-1])"),
         (
             "training.micro_batch_size=3",
-            "training: batch_size 8 is no multiple of micro_batch_size 3; choose one that is",
+            "training: batch_size 8 is not a multiple of micro_batch_size 3; choose one that is",
         ),
         ("training.snapshots=[9]", "training: snapshots asks for step 9, but the last one is 4; leave it out"),
         ("training.epochs=2", "training: steps and epochs are both given; leave out one of them"),

@@ -70,8 +70,8 @@ def test_a_specialist_by_the_name_of_what_a_training_keeps(tmp_path, task, by):
     entry = jsonl(tmp_path / "t.jsonl", records)
     tasks = {"many": entry | {"by": "name"}} if by else {task: entry}
     assert refused(ConfigError, made(tmp_path / "out", "specialist", tasks=tasks)) == (
-        f"task {task!r}: its specialist would be {tmp_path / 'out' / task}, where a training keeps files of its own; "
-        "give the task another name"
+        f"task {task!r}: its specialist would be {tmp_path / 'out' / task}, which the training needs for its "
+        "own files; give the task another name"
     )
     assert not (tmp_path / "out").exists()
 
@@ -97,7 +97,7 @@ def test_batches_that_do_not_divide_among_processes(tmp_path, monkeypatch):
     with pytest.raises(ConfigError) as error:
         arguments(made(tmp_path, training={"micro_batch_size": 4}).training, None, "cpu", False)
     message = (
-        "training.batch_size 8 is no multiple of micro_batch_size 4 x 3 processes; choose one that is, or another "
+        "training.batch_size 8 is not a multiple of micro_batch_size 4 x 3 processes; choose one that is, or another "
         "training.micro_batch_size"
     )
     assert str(error.value) == message
@@ -119,12 +119,12 @@ def test_two_entries_of_one_task(tmp_path):
 def test_another_trainings_directory_is_refused_before_the_data_is_read(tmp_path, monkeypatch):
     (tmp_path / "mine.txt").write_text("x")
     monkeypatch.setattr(run, "gather", lambda *_: pytest.fail("the data was read"))
-    assert "holds something that is no training" in refused(CheckpointError, made(tmp_path))
+    assert "exists, but is not a training" in refused(CheckpointError, made(tmp_path))
 
 
 def test_reports_to_what_is_not_installed(tmp_path):
     message = refused(ConfigError, with_setting(tmp_path / "out", "training.report_to=[paper]"))
-    assert message.startswith("training.report_to: 'paper' is not installed here; install it, or take of these: ")
+    assert message.startswith("training.report_to: 'paper' is not installed here; install it, or choose from: ")
     assert not (tmp_path / "out").exists()
 
 
@@ -179,27 +179,27 @@ def test_a_projector_of_a_model_without_eyes(tmp_path):
 def test_a_directory_with_other_files(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     assert refused(CheckpointError, made(tmp_path)) == (
-        f"{tmp_path} holds something that is no training; choose another --out"
+        f"{tmp_path} exists, but is not a training; choose another --out"
     )
     assert refused(CheckpointError, made(tmp_path / "notes.txt")) == (
-        f"{tmp_path / 'notes.txt'} holds something that is no training; choose another --out"
+        f"{tmp_path / 'notes.txt'} exists, but is not a training; choose another --out"
     )
 
 
 @pytest.mark.parametrize(
     ("setting", "difference"),
     [
-        ("training.learning_rate=0.001", "training.learning_rate is 0.005 there and 0.001 here"),
-        ("method=mixlora", "method is lora there and mixlora here"),
-        ("lora.alpha=4", "lora.alpha is 8 there and 4 here"),
-        ("tasks.name_ink.weight=2", "tasks.name_ink.weight is None there and 2.0 here"),
-        ("training.seed=1", "training.seed is 0 there and 1 here"),
+        ("training.learning_rate=0.001", "training.learning_rate was 0.005 and is now 0.001"),
+        ("method=mixlora", "method was lora and is now mixlora"),
+        ("lora.alpha=4", "lora.alpha was 8 and is now 4"),
+        ("tasks.name_ink.weight=2", "tasks.name_ink.weight was None and is now 2.0"),
+        ("training.seed=1", "training.seed was 0 and is now 1"),
     ],
 )
 def test_a_directory_of_another_training(trained, setting, difference):
     nested = settings.overridden(values(trained, training={"steps": 1}), [setting], {})
     message = refused(CheckpointError, config.load(None, (), nested))
-    assert message == f"{trained} is of another training ({difference}); choose another --out, or delete it"
+    assert message == f"{trained} is from a different training ({difference}); choose another --out, or delete it"
 
 
 @pytest.mark.parametrize("setting", ["mixlora.alpha=9", "training.micro_batch_size=2", "training.save_steps=1"])
@@ -265,7 +265,7 @@ def test_changed_data(tmp_path):
     records[3]["response"] = "another"
     jsonl(tmp_path / "t.jsonl", records)
     assert refused(CheckpointError, wanted) == (
-        f"{tmp_path / 'out'} is of a training on other examples: a data file has changed; choose another --out, or "
+        f"{tmp_path / 'out'} is from a training on other examples: a data file has changed; choose another --out, or "
         "delete it"
     )
 
@@ -284,7 +284,7 @@ def test_all_that_is_wrong_with_data_is_listed_before_a_base_is_loaded(tmp_path,
         "two": jsonl(tmp_path / "two.jsonl", no_picture + good + long),
     }
     lines = refused(DataError, made(tmp_path / "out", tasks=tasks, training={"max_length": 200})).split("\n")
-    assert lines[0] == "25 records cannot be used; correct or remove what is listed:"
+    assert lines[0] == "25 records cannot be used; correct or remove these:"
     assert lines[-1] == "  and 5 more"
     assert sum(line.count("one.jsonl:") + line.count("two.jsonl:") for line in lines) == 20
     assert not (tmp_path / "out").exists()
@@ -293,7 +293,7 @@ def test_all_that_is_wrong_with_data_is_listed_before_a_base_is_loaded(tmp_path,
 def test_a_task_without_a_record_that_can_be_used(tmp_path):
     tasks = TASKS | {"empty": jsonl(tmp_path / "empty.jsonl", [])}
     message = refused(DataError, made(tmp_path / "out", tasks=tasks))
-    assert message == f"Task empty: {tmp_path / 'empty.jsonl'} holds no record; give a file with at least one."
+    assert message == f"Task empty: {tmp_path / 'empty.jsonl'} has no record; give a file with at least one."
     tasks["empty"] = jsonl(tmp_path / "empty.jsonl", [{"id": "1", "prompt": "p"}])
     assert refused(DataError, made(tmp_path / "out", tasks=tasks)).startswith("empty.jsonl:1: ")
 
@@ -339,7 +339,7 @@ def test_a_loss_that_is_no_number_any_more(tmp_path):
     wanted = made(tmp_path / "out", "full", training=training)
     message = refused(TrainingError, wanted)
     assert message == (
-        f"{tmp_path / 'out'}: the loss is not a number any more at step 3; lower training.learning_rate, or choose "
+        f"{tmp_path / 'out'}: the loss is no longer a number at step 3; lower training.learning_rate, or choose "
         "model.dtype: float32"
     )
     saved = load_file(tmp_path / "out" / "checkpoints" / "checkpoint-2" / "model.safetensors")

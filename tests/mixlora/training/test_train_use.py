@@ -253,7 +253,7 @@ def test_tensorboard_that_is_not_installed_is_told_before_any_training(tmp_path,
     with pytest.raises(ConfigError) as told:
         run.train(made(tmp_path / "out", training={"report_to": ["tensorboard"], "steps": 2}))
     assert str(told.value).startswith(
-        "training.report_to: 'tensorboard' is not installed here; install it, or take of "
+        "training.report_to: 'tensorboard' is not installed here; install it, or choose from"
     )
     assert not (tmp_path / "out").exists()
 
@@ -275,8 +275,8 @@ def test_the_command(mixlora, recipe, tmp_path):
     code, said, errors = mixlora(*call, "-q", "--set", "training.seed=3")
     assert (code, said) == (2, "")
     assert errors == (
-        f"error: {out} is of another training (training.seed is 0 there and 3 here); choose another --out, or delete "
-        "it\n"
+        f"error: {out} is from a different training (training.seed was 0 and is now 3); choose another --out, or "
+        "delete it\n"
     )
     assert mixlora("train", recipe)[::2] == (
         2,
@@ -284,7 +284,7 @@ def test_the_command(mixlora, recipe, tmp_path):
     )
     assert mixlora("train")[::2] == (
         2,
-        "error: there is nothing to train: name a YAML file, as analysis_configs/mini.yaml\n",
+        "error: there is nothing to train: name a YAML file, such as analysis_configs/mini.yaml\n",
     )
 
 
@@ -299,7 +299,7 @@ def test_the_command_where_training_fails(mixlora, recipe, tmp_path):
     code, said, errors = mixlora("train", recipe, "-q", *failing, "--out", tmp_path / "o")
     assert (code, said) == (1, "")
     assert errors.splitlines()[1].startswith(
-        f"error: {tmp_path / 'o'}: the loss is not a number any more at step 3; lower "
+        f"error: {tmp_path / 'o'}: the loss is no longer a number at step 3; lower "
     )
 
 

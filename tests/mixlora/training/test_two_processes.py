@@ -157,15 +157,15 @@ def test_what_one_process_finds_ends_both_with_the_same_words(folder):
     ours, theirs = folder[1]
     assert ours == theirs and list(ours) == ["picture", "foreign", "batch"]
     kind, message = ours["picture"]
-    assert kind == "DataError" and message.startswith("9 records cannot be used; correct or remove what is listed:\n")
+    assert kind == "DataError" and message.startswith("9 records cannot be used; correct or remove these:\n")
     assert "half.png" in message
     assert ours["foreign"] == [
         "CheckpointError",
-        f"{folder[0]}/two/foreign holds something that is no training; choose another --out",
+        f"{folder[0]}/two/foreign exists, but is not a training; choose another --out",
     ]
     assert ours["batch"] == [
         "ConfigError",
-        "training.batch_size 8 is no multiple of micro_batch_size 8 x 2 processes; choose one that is, or another "
+        "training.batch_size 8 is not a multiple of micro_batch_size 8 x 2 processes; choose one that is, or another "
         "training.micro_batch_size",
     ]
     assert not (folder[0] / "two" / "batch").exists()

@@ -170,7 +170,7 @@ def test_going_on_from_a_cache_the_adapter_did_not_make_is_said_once(recwarn):
 def test_a_cache_of_another_batch_is_refused():
     model, inputs = adapt(llama()).eval(), prompts()
     cache = model(**inputs, use_cache=True).past_key_values
-    with pytest.raises(RoutingError, match="the cached prompt has 3 instances, but 2 go on from it"):
+    with pytest.raises(RoutingError, match="the cached prompt has 3 instances, but 2 continue from it"):
         model(input_ids=torch.tensor([[9], [8]]), past_key_values=cache)
 
 
@@ -205,6 +205,6 @@ def test_guessed_tokens_are_no_part_of_the_prompt(way, masked):
 def test_a_prompt_in_pieces_is_refused():
     model, inputs = adapt(llama()).eval(), row_of(prompts(), 2)
     with pytest.raises(
-        RoutingError, match="is run in pieces of 5, but MixLoRA routes by the whole of it; leave prefill"
+        RoutingError, match="is processed in chunks of 5, but MixLoRA routes by the whole prompt; leave prefill"
     ):
         generate(model, inputs, do_sample=False, prefill_chunk_size=5)

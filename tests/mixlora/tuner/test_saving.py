@@ -146,7 +146,7 @@ def test_missing_weights_are_refused_by_name(tmp_path, part):
     with pytest.raises(AdapterError) as refused:
         PeftModel.from_pretrained(llama(), path)
     said = str(refused.value)
-    assert said.startswith("the adapter does not fit the base: it holds no weights for ")
+    assert said.startswith("the adapter does not fit the base: it has no weights for ")
     assert f"layers.2.mlp.up_proj.{part.partition('.')[0]}" in said and part.partition(".")[2] in said
 
 

@@ -176,7 +176,7 @@ def test_files_that_are_refused_or_skipped(name):
 
 def test_a_video_that_is_ignored_still_stands_in_the_text():
     assert refusal(**keys("video.json", ignore=["video"])) == (
-        "video.json[0]: the text has <video>, and no such thing is read; remove it or drop the record."
+        "video.json[0]: the text has <video>, which is not supported; remove it or drop the record."
     )
 
 

@@ -49,9 +49,11 @@ def test_a_split_that_is_no_folder_right_in_it_is_refused(tmp_path, saved, name)
     folder = with_splits(tmp_path / "d", saved, ["train", name], "train", "a/b")
     told = refusal(folder, split="train")
     if isinstance(name, str):
-        assert told == f"{folder / 'dataset_dict.json'} names {name!r}, which is no folder in {folder}; save it again."
+        assert (
+            told == f"{folder / 'dataset_dict.json'} names {name!r}, which is not a folder in {folder}; save it again."
+        )
     else:
-        assert told.startswith(f"{folder / 'dataset_dict.json'} names no splits of a dataset (")
+        assert told.startswith(f"{folder / 'dataset_dict.json'} does not name the splits of a dataset (")
 
 
 @pytest.mark.parametrize("within", ["", "train", "a/b"])
@@ -62,7 +64,7 @@ def test_no_file_of_another_folder_is_read_and_no_pipe_waited_for(tmp_path, save
     os.mkfifo(folder / within / "pipe")
     for name in (os.path.relpath(arrow, folder / within), str(arrow), "pipe", "/dev/zero", "gone", "a\0b", "x" * 300):
         naming(folder / within, name)
-        assert "which is no f" in refusal(folder)
+        assert "which is not a f" in refusal(folder)
 
 
 @pytest.mark.parametrize("name", ["state.json", "dataset_info.json"])
@@ -71,21 +73,25 @@ def test_a_link_or_a_pipe_in_the_place_of_what_describes_a_split(tmp_path, saved
     path = folder / "train" / name
     path.unlink()
     path.symlink_to(saved / name)
-    said = f"{folder / 'train'} reads {str(path)!r}, which is no file in {folder}; save it again."
+    said = f"{folder / 'train'} reads {str(path)!r}, which is not a file in {folder}; save it again."
     assert refusal(folder) == said
     path.unlink()
     os.mkfifo(path)
-    said = f"{folder / 'train' / 'state.json'} names no files of a dataset ([Errno 22] it is a pipe or a device, not a"
+    said = (
+        f"{folder / 'train' / 'state.json'} does not name the files of a dataset ([Errno 22] it is a pipe or a device"
+    )
     assert refusal(folder).startswith(said)
     path.unlink()
     path.write_text("[" * 10**5)
-    assert "names no files of a dataset (it is nested deeper than 64 levels); save it again." in refusal(folder)
+    assert "does not name the files of a dataset (it is nested deeper than 64 levels); save it again." in refusal(
+        folder
+    )
 
 
 def test_a_split_behind_a_link(tmp_path, saved):
     folder = with_splits(tmp_path / "d", saved, ["train"])
     (folder / "train").symlink_to(saved)
-    assert "which is no file in" in refusal(folder)
+    assert "which is not a file in" in refusal(folder)
 
 
 @pytest.mark.parametrize("state", [[], {}, {"_data_files": [3]}, {"_data_files": [{}]}, {"_data_files": None}])
@@ -93,7 +99,9 @@ def test_a_directory_that_names_no_files(tmp_path, saved, state):
     folder = shutil.copytree(saved, tmp_path / "d")
     (folder / "state.json").write_text(json.dumps(state))
     told = refusal(folder)
-    assert told.startswith(f"{folder / 'state.json'} names no files of a dataset (") and told.endswith("save it again.")
+    assert told.startswith(f"{folder / 'state.json'} does not name the files of a dataset (") and told.endswith(
+        "save it again."
+    )
 
 
 def test_rows_that_cannot_be_read(tmp_path, saved):
@@ -101,7 +109,7 @@ def test_rows_that_cannot_be_read(tmp_path, saved):
     arrow = next(folder.glob("*.arrow"))
     arrow.write_bytes(arrow.read_bytes().replace(b"What?", b"\xffhat?"))
     told = refusal(folder)
-    assert told.startswith(f"{folder}: a dataset that cannot be read (Column 0: In chunk 0: Invalid: Invalid UTF8 ")
+    assert told.startswith(f"{folder}: the dataset cannot be read (Column 0: In chunk 0: Invalid: Invalid UTF8 ")
     assert told.endswith("; save it again.")
 
 
@@ -113,4 +121,4 @@ def test_offsets_that_lead_out_of_the_file_are_refused_before_they_are_followed(
     assert whole.count(offsets) == 1
     file.write_bytes(whole.replace(offsets, struct.pack("<4i", 0, 3, 7, 2**30)))
     said = refusal(tmp_path / "set")
-    assert "a dataset that cannot be read (" in said and said.endswith("save it again.")
+    assert "the dataset cannot be read (" in said and said.endswith("save it again.")

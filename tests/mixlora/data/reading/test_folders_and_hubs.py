@@ -69,7 +69,7 @@ def test_records_in_lines_of_a_folder_with_pictures_in_it(tmp_path):
 def test_two_configurations_are_not_mixed(tmp_path):
     put(tmp_path / "main" / "train-00000-of-00001.parquet", "a")
     put(tmp_path / "other" / "train-00000-of-00001.parquet", "b")
-    assert refusal(tmp_path) == f"{tmp_path} holds data in several folders, main, other; name one of them."
+    assert refusal(tmp_path) == f"{tmp_path} has data in several folders, main, other; name one of them."
     assert answers(tmp_path / "main") == ["a"]
 
 
@@ -78,7 +78,7 @@ def test_no_file_of_another_folder_is_read(tmp_path):
     folder.mkdir()
     (folder / "train.parquet").symlink_to(private)
     path = str(folder / "train.parquet")
-    assert refusal(folder) == f"{folder} holds {path!r}, which is no file in it; replace the link by a copy."
+    assert refusal(folder) == f"{folder} lists {path!r}, which is not a file in it; replace the link by a copy."
 
 
 # --- hubs ---
@@ -106,7 +106,7 @@ def test_a_data_set_of_the_hub(tmp_path, monkeypatch):
     assert (example.turns[-1].text, example.source) == ("test", "org/two/test[0]")
     assert refusal("org/two:main") == ("org/two:main has the splits train, test; choose one with `split`.")
     assert refusal("org/two").startswith(
-        "there is no path org/two, and no data set of that id can be had from the hub (Config name is missing. Please "
+        "there is no path org/two, and the hub gave no data set of that id (Config name is missing. Please "
         "pick one among the available configs: ['main', 'other']); check the path, the id"
     )
     assert refusal("org/name.jsonl") == "Task colors: org/name.jsonl does not exist; check the path in `file`."
@@ -122,9 +122,9 @@ def test_without_a_network_one_sentence_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(HfApi, "dataset_info", failing)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     assert refusal("org/name") == (
-        "there is no path org/name, and no data set of that id can be had from the hub ([Errno -2] Name or service not "
-        "known); check the path, the id and the network, or set HF_HUB_OFFLINE=1 to use what was downloaded before."
+        "there is no path org/name, and the hub gave no data set of that id ([Errno -2] Name or service not "
+        "known); check the path, the id and the network, or set HF_HUB_OFFLINE=1 to use earlier downloads."
     )
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
-    assert refusal("org/name").startswith("there is no path org/name, and no data set of that id can be had from the")
+    assert refusal("org/name").startswith("there is no path org/name, and the hub gave no data set of that id (")

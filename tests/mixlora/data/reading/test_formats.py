@@ -95,14 +95,20 @@ def test_messages_in_a_cell(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("prompt,response\nWhat?,Red\nWhat?,Red,really\n", "x.csv:3: 3 cells where 2 columns are named; put text that"),
-        ("prompt,response\nWhat?\n", "x.csv:2: 1 cells where 2 columns are named; put text that holds a separator in"),
-        ('prompt,response\nWhat?,"Red"x\n', "x.csv:2: a row that is no CSV (',' expected after '\"'); write quotes"),
-        ('prompt,response\nWhat?,"Red\nWhat?,Blue\n', "x.csv:2: a row that is no CSV (unexpected end of data); write"),
+        ("prompt,response\nWhat?,Red\nWhat?,Red,really\n", "x.csv:3: 3 cells, but 2 columns are named; put text that"),
+        (
+            "prompt,response\nWhat?\n",
+            "x.csv:2: 1 cells, but 2 columns are named; put text that contains a separator in",
+        ),
+        ('prompt,response\nWhat?,"Red"x\n', "x.csv:2: the row is not valid CSV (',' expected after '\"'); double"),
+        (
+            'prompt,response\nWhat?,"Red\nWhat?,Blue\n',
+            "x.csv:2: the row is not valid CSV (unexpected end of data); double",
+        ),
         ("prompt,prompt\nWhat?,Red\n", "x.csv:1: two columns are called 'prompt'; rename one."),
         ("prompt,response\nWhat?,\xff\n", "x.csv:2: byte 0xff is not UTF-8; save the file as UTF-8."),
-        ("prompt,response\n", "Task colors: FILE holds no record; give a file with at least one."),
-        ("", "Task colors: FILE holds no record; give a file with at least one."),
+        ("prompt,response\n", "Task colors: FILE has no record; give a file with at least one."),
+        ("", "Task colors: FILE has no record; give a file with at least one."),
     ],
 )
 def test_tables_that_cannot_be_read(tmp_path, content, message):
@@ -119,8 +125,8 @@ def test_an_object_around_the_records(tmp_path, indent):
     both = {"train": [RECORD], "test": [RECORD | {"response": "Blue"}]}
     file.write_text(json.dumps(both, indent=indent))
     assert said(file, split="test") == [("Blue", "x.json/test[0]")]
-    assert refusal(file) == f"{file} holds the lists train, test; choose one with `split`."
-    assert refusal(file, split="dev") == f"{file} holds the lists train, test; choose one with `split`, not dev."
+    assert refusal(file) == f"{file} has the lists train, test; choose one with `split`."
+    assert refusal(file, split="dev") == f"{file} has the lists train, test; choose one with `split`, not dev."
 
 
 def test_one_record_a_line_within_an_object(tmp_path):
@@ -140,10 +146,10 @@ def test_an_object_that_is_a_record_itself(tmp_path, indent):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"prompt": "What?", "resp\n' + LINE, "x.json:1: no JSON at column 21 (Unterminated string"),
-        (b'{"prompt": "What?",\n' + LINE, "x.json:1: no JSON at column 20 (Expecting property name"),
-        (b'{\n "data": [\n  {"prompt": }]}', "x.json:3: no JSON at column 14 (Expecting value)"),
-        (b'{"data": [], "more": 1}', "x.json:1: a record of unknown shape, with the keys data, more;"),
+        (b'{"prompt": "What?", "resp\n' + LINE, "x.json:1: invalid JSON at column 21 (Unterminated string"),
+        (b'{"prompt": "What?",\n' + LINE, "x.json:1: invalid JSON at column 20 (Expecting property name"),
+        (b'{\n "data": [\n  {"prompt": }]}', "x.json:3: invalid JSON at column 14 (Expecting value)"),
+        (b'{"data": [], "more": 1}', "x.json:1: the record has an unknown shape, with the keys data, more;"),
     ],
 )
 def test_objects_that_cannot_be_read(tmp_path, content, message):
@@ -166,7 +172,7 @@ def test_parquet_and_arrow_files(tmp_path):
         data = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(data[: len(data) // 2])
         kind = "a parquet" if name == "x.parquet" else "an arrow"
-        assert refusal(tmp_path / name).startswith(f"{name}: {kind} file that cannot be read (")
+        assert refusal(tmp_path / name).startswith(f"{name}: {kind} file cannot be read (")
 
 
 def test_not_a_number_counts_as_missing(tmp_path):
@@ -204,20 +210,20 @@ def test_compressed_files_that_are_cut_off(tmp_path, kind):
     file = tmp_path / f"x.jsonl.{kind}"
     data = PACKERS[kind](b"\n".join([LINE] * 1000))
     file.write_bytes(data[: len(data) // 2])
-    assert refusal(file).startswith(f"x.jsonl.{kind}: a compressed file that cannot be unpacked (")
+    assert refusal(file).startswith(f"x.jsonl.{kind}: the compressed file cannot be unpacked (")
     assert refusal(file).endswith("); pack it again.")
 
 
 def test_a_zip_holds_one_file(tmp_path):
     file = tmp_path / "x.zip"
     file.write_bytes(zipped(LINE, "a.jsonl", "b.jsonl"))
-    remedy = "where one is wanted); pack it again."
-    assert refusal(file) == f"x.zip: a compressed file that cannot be unpacked (it holds 2 files {remedy}"
+    remedy = "but must contain one); pack it again."
+    assert refusal(file) == f"x.zip: the compressed file cannot be unpacked (it contains 2 files, {remedy}"
     file.write_bytes(zipped(LINE, "a.jsonl", "__MACOSX/._a.jsonl"))
     assert said(file) == [("Red", "x.zip:1")]
     with zipfile.ZipFile(file, "w"):
         pass
-    assert refusal(file) == f"x.zip: a compressed file that cannot be unpacked (it holds 0 files {remedy}"
+    assert refusal(file) == f"x.zip: the compressed file cannot be unpacked (it contains 0 files, {remedy}"
 
 
 @pytest.mark.parametrize("kind", PACKERS)

@@ -45,7 +45,9 @@ def test_a_turn_is_context_where_a_key_says_so(tmp_path, key):
 def test_a_key_of_a_message_that_says_what_is_trained_on_is_refused_or_ignored(tmp_path, key, value):
     path = written(tmp_path, **{key: value})
     said = refusal(path)
-    assert said.startswith(f"x.jsonl:1: message 4 has {key} {value!r:.60}, which is not read there; remove it, or say ")
+    assert said.startswith(
+        f"x.jsonl:1: message 4 has {key} {value!r:.60}, which is not supported there; remove it, or set "
+    )
     assert said.endswith(f"ignore: [{key}].")
     assert [turn.text for turn in read(path, ignore=[key])[0].turns] == ["Q", "A", "R", "B"]
 
@@ -67,8 +69,8 @@ def test_a_part_has_no_weight_of_its_own(tmp_path):
     part = {"type": "text", "text": "B", "weight": 0}
     said = refusal(written(tmp_path, content=[part]))
     assert said == (
-        "x.jsonl:1: message 4 has a part with weight 0; only whole messages are kept out of the loss: write it there, "
-        "or say ignore: [weight]."
+        "x.jsonl:1: message 4 has a part with weight 0; only whole messages can be left out of the loss; write it "
+        "there, or set ignore: [weight]."
     )
     assert read(written(tmp_path, content=[part]), ignore=["weight"])[0].turns[3].text == "B"
 
@@ -76,11 +78,20 @@ def test_a_part_has_no_weight_of_its_own(tmp_path):
 @pytest.mark.parametrize(
     ("record", "said"),
     [
-        ({"prompt": "p", "response": "r", "loss_mask": 0}, "loss_mask is 0 and would not be read beside prompt, respo"),
-        ({"prompt": "p", "completion": "c", "suffix": "s"}, "suffix is 's' and would not be read beside completion, p"),
-        ({"text": "t", "assistant_masks": [0]}, "assistant_masks is [0] and would not be read beside text; say ignor"),
-        ({"prompt": "p", "completion": "c", "label": False}, "label says whether the completion is wanted, which is n"),
-        ({"segments": [{"label": True, "text": "x"}]}, "a record of unknown shape, with the keys segments; understood"),
+        ({"prompt": "p", "response": "r", "loss_mask": 0}, "loss_mask is 0, which is not read together with prompt"),
+        (
+            {"prompt": "p", "completion": "c", "suffix": "s"},
+            "suffix is 's', which is not read together with completion",
+        ),
+        (
+            {"text": "t", "assistant_masks": [0]},
+            "assistant_masks is [0], which is not read together with text; set ignor",
+        ),
+        ({"prompt": "p", "completion": "c", "label": False}, "label marks completions as wanted or not, which is n"),
+        (
+            {"segments": [{"label": True, "text": "x"}]},
+            "the record has an unknown shape, with the keys segments; supported",
+        ),
         ({"prompt": "p", "completion": ["a", "b"]}, "completion is ['a', 'b']; write a text, or a list of messages."),
     ],
 )
@@ -95,7 +106,7 @@ def test_several_answers_are_told(tmp_path):
     assert (example.turns[1].text, example.references) == ("b", ("a", "b", "b"))
     data = {"tasks": {"t": of_task([example], 0, Noted(), marked=1)}}
     assert sentences(data) == [
-        "task 't': messages of 1 of 1 examples hold special tokens of the model, which are read as text here; "
+        "task 't': messages of 1 of 1 examples contain special tokens of the model, which are read as text here; "
         "SFTTrainer reads them as the tokens",
         "task 't': 1 of 1 examples list several answers; the conversation ends with one of them",
     ]

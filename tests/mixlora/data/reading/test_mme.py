@@ -81,16 +81,16 @@ def test_a_configuration_names_the_folder(root):
     [
         (
             "Is it?\tYes\n",
-            "existence/000001.txt: 1 lines with text where a picture has two questions; write one a line.",
+            "existence/000001.txt: 1 lines with text, but a picture has two questions; write one per line.",
         ),
-        (PAIR + PAIR, "existence/000001.txt: 4 lines with text where a picture has two questions; write one a line."),
-        ("", "existence/000001.txt: 0 lines with text where"),
+        (PAIR + PAIR, "existence/000001.txt: 4 lines with text, but a picture has two questions; write one per line."),
+        ("", "existence/000001.txt: 0 lines with text, but"),
         (
             "Is it?\tYes\nIs it? No",
             "existence/000001.txt:2: no tab between a question and its answer; write question<TAB>",
         ),
         ("\tYes\nIs it?\tNo", "existence/000001.txt:1: no tab between a question and its answer;"),
-        ("Is it?\tYes\n\nIs it?\tno", "existence/000001.txt:3: the answer is 'no'; write Yes or No behind the tab."),
+        ("Is it?\tYes\n\nIs it?\tno", "existence/000001.txt:3: the answer is 'no'; write Yes or No after the tab."),
         (b"Is it?\tYes\n\xff?\tNo", "existence/000001.txt: byte 11 is not UTF-8; save the file as UTF-8."),
     ],
 )
@@ -107,13 +107,13 @@ def test_each_text_has_one_picture(root):
     folder = root / "existence"
     save_picture(folder / "000001.png")
     assert refusal(root) == (
-        f"existence/000001.txt: the pictures 000001.jpg, 000001.png of that name in {folder}; let there be one."
+        f"existence/000001.txt: the pictures 000001.jpg, 000001.png of that name in {folder}; keep exactly one."
     )
     for name in ("000001.jpg", "000001.png"):
         (folder / name).unlink()
     (folder / "000001.png").symlink_to("gone.png")
     (folder / "000001.jpg").mkdir()
-    assert refusal(root) == f"existence/000001.txt: no picture of that name in {folder}; let there be one."
+    assert refusal(root) == f"existence/000001.txt: no picture of that name in {folder}; keep exactly one."
     (folder / "000001.txt").unlink()
     put(folder / "000003.txt" / "inside")
     save_picture(folder / "000003.jpg")
@@ -121,10 +121,10 @@ def test_each_text_has_one_picture(root):
 
 
 def test_folders_that_are_not_mme(tmp_path, root):
-    assert refusal(tmp_path / "no") == f"{tmp_path / 'no'} is no folder; check the path in `mme`."
+    assert refusal(tmp_path / "no") == f"{tmp_path / 'no'} is not a folder; check the path in `mme`."
     for folder in (tmp_path, root / "existence"):
         assert refusal(folder) == (
-            f"{folder} holds no subtask, a folder of pictures and texts or of images and questions_answers_YN; "
+            f"{folder} has no subtask, which is a folder of pictures and texts or of images and questions_answers_YN; "
             "give the folder that holds existence, count and the others."
         )
 

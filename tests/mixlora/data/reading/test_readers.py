@@ -82,7 +82,8 @@ def test_fields_of_other_names(tmp_path):
     other = write(tmp_path, {"prompt": "What?", "response": "Red", "image_path": "a.png"}, name="other.jsonl")
     assert read(other, fields={"image": "image_path"})[0].images == picture
     assert refusal(file, fields={"prompt": "query"}) == (
-        "records.jsonl:1: no field 'query', which `fields` names as the prompt; it has question, label, picture, qid."
+        "records.jsonl:1: the record has no field 'query', which `fields` names as the prompt; it has question, "
+        "label, picture, qid."
     )
 
 
@@ -161,16 +162,16 @@ def test_parquet_files(tmp_path):
     assert open_image(example).getpixel((5, 3)) == (0, 255, 0)
     rows[0]["image"]["bytes"] = b"no picture"
     parquet.write_table(Table.from_pylist(rows), tmp_path / "data")
-    assert refusal(tmp_path / "data").startswith("data[0]: an embedded image that cannot be opened (cannot identify")
+    assert refusal(tmp_path / "data").startswith("data[0]: an embedded image cannot be opened (cannot identify")
     (tmp_path / "data").write_bytes(b"PAR1 and nothing")
-    assert refusal(tmp_path / "data").startswith("data: a parquet file that cannot be read (")
+    assert refusal(tmp_path / "data").startswith("data: a parquet file cannot be read (")
 
 
 def test_a_folder_that_is_no_dataset(tmp_path):
     needed("datasets")
     assert refusal(tmp_path) == (
-        f"{tmp_path} holds no data: no file ends in .jsonl, .ndjson, .json, .csv, .tsv, .parquet, .arrow, and it is no "
-        "directory that datasets' save_to_disk wrote; give another."
+        f"{tmp_path} has no data: no file ends in .jsonl, .ndjson, .json, .csv, .tsv, .parquet, .arrow, and "
+        "datasets' save_to_disk did not write it; give another."
     )
 
 
@@ -191,21 +192,24 @@ def test_files_and_folders_that_are_not_there(tmp_path):
 def test_a_file_without_records(tmp_path, content):
     file = tmp_path / "records.jsonl"
     file.write_text(content, encoding="utf-8")
-    assert refusal(file) == f"Task colors: {file} holds no record; give a file with at least one."
+    assert refusal(file) == f"Task colors: {file} has no record; give a file with at least one."
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"prompt": "a", "response": "b"}\n{"prompt": a}\n', "r:2: no JSON at column 12 (Expecting value); write an"),
-        (b'[{"prompt": "a",\n "response" "b"}]', "r:2: no JSON at column 13 (Expecting ':' delimiter); write an"),
-        (b'{\n  "prompt": "a"\n  "response"}', "r:3: no JSON at column 3 (Expecting ',' delimiter"),
+        (
+            b'{"prompt": "a", "response": "b"}\n{"prompt": a}\n',
+            "r:2: invalid JSON at column 12 (Expecting value); write one",
+        ),
+        (b'[{"prompt": "a",\n "response" "b"}]', "r:2: invalid JSON at column 13 (Expecting ':' delimiter); write one"),
+        (b'{\n  "prompt": "a"\n  "response"}', "r:3: invalid JSON at column 3 (Expecting ',' delimiter"),
         (b'{"prompt": "a"}\n{"prompt": "\xff"}', "r:2: byte 0xff is not UTF-8; save the file as UTF-8."),
         ('{"prompt": "a"}'.encode("utf-16"), "r:1: byte 0xff is not UTF-8; save the file as UTF-8."),
-        (b'{"a": ' * 100_000, "r:1: JSON that cannot be read (maximum recursion depth exceeded"),
-        (b'{"a": ' + b"1" * 5000 + b"}", "r:1: JSON that cannot be read (Exceeds the limit"),
-        (b'{"a": 1, "b": 2, "b": 3}', "r:1: JSON that cannot be read (the key 'b' is there twice); simplify it."),
-        (b'[{"a": 1}, {"a": 1, "a": 1}]', "r:1: JSON that cannot be read (the key 'a' is there twice); simplify it."),
+        (b'{"a": ' * 100_000, "r:1: the JSON cannot be read (maximum recursion depth exceeded"),
+        (b'{"a": ' + b"1" * 5000 + b"}", "r:1: the JSON cannot be read (Exceeds the limit"),
+        (b'{"a": 1, "b": 2, "b": 3}', "r:1: the JSON cannot be read (the key 'b' appears twice); simplify it."),
+        (b'[{"a": 1}, {"a": 1, "a": 1}]', "r:1: the JSON cannot be read (the key 'a' appears twice); simplify it."),
         (b'"text"', "r:1: a str where a record is expected; write an object."),
         (b'[{"prompt": "a", "response": "b"}, 3]', "r[1]: a int where a record is expected; write an object."),
     ],
@@ -259,13 +263,17 @@ USER, ASSISTANT = {"role": "user", "content": "What?"}, {"role": "assistant", "c
     [
         (
             {"question": "What?", "answer": "Red"},
-            "a record of unknown shape, with the keys question, answer; understood are {messages: [{role, content}]}, "
+            "the record has an unknown shape, with the keys question, answer; supported are "
+            "{messages: [{role, content}]}, "
             "{conversations: [{from, value}]}, {prompt, completion}, {prompt, response}, {instruction, input, output}, "
-            "{query, response}, {texts: [{user, assistant}]}, {text}, {prompt, target, image_path}; other names of "
-            "fields are told by `fields`.",
+            "{query, response}, {texts: [{user, assistant}]}, {text}, {prompt, target, image_path}; "
+            "map other names with `fields`.",
         ),
-        ({}, "a record of unknown shape, with the keys none; understood are"),
-        ({"messages": "hello"}, "messages is 'hello', which is no JSON (Expecting value: line 1 column 1 (char 0))."),
+        ({}, "the record has an unknown shape, with the keys none; supported are"),
+        (
+            {"messages": "hello"},
+            "messages is 'hello', which is not valid JSON (Expecting value: line 1 column 1 (char 0)).",
+        ),
         ({"messages": 3}, "messages is 3; write a list of messages."),
         ({"prompt": "What?", "response": " \n"}, "an answer is empty, so there is nothing to learn; fill it or drop"),
         ({"text": " "}, "the text is empty, so there is nothing to learn; fill it or drop the record."),
@@ -303,7 +311,7 @@ USER, ASSISTANT = {"role": "user", "content": "What?"}, {"role": "assistant", "c
         ),
         (
             {"messages": [{"role": "user", "content": [{"type": "image"}, {"type": "image"}]}, ASSISTANT]},
-            "a message holds an image, but the record names none; add `image`.",
+            "a message has an image, but the record names none; add `image`.",
         ),
         (
             {"prompt": "<image><image> What?", "response": "Red", "images": ["a.png", "a.png", "a.png"]},
@@ -311,11 +319,11 @@ USER, ASSISTANT = {"role": "user", "content": "What?"}, {"role": "assistant", "c
         ),
         (
             {"messages": [{"role": "user", "content": [{"type": "image"}]}, ASSISTANT]},
-            "a message holds an image, but the record names none; add `image`.",
+            "a message has an image, but the record names none; add `image`.",
         ),
         (
             {"messages": [{"role": "user", "content": [{"type": "image"}]}, ASSISTANT], "images": ["a.png", "a.png"]},
-            "the record names 1 images more than its messages have places for.",
+            "the record names 1 more images than its messages have places for.",
         ),
         (
             {"conversations": [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "Red"}]},
@@ -324,15 +332,16 @@ USER, ASSISTANT = {"role": "user", "content": "What?"}, {"role": "assistant", "c
         ({"prompt": "What?", "response": "Red", "image": 3}, "the image is 3, a int; give the name of a file."),
         (
             {"messages": [USER, ASSISTANT], "prompt": "What?"},
-            "prompt is 'What?' and would not be read beside messages; say ignore: [prompt] if it is not to be trained",
+            "prompt is 'What?', which is not read together with messages; set ignore: [prompt] to train without it",
         ),
         (
             {"prompt": "What?", "response": "Red", "text": "What? Red"},
-            "text is 'What? Red' and would not be read beside prompt, response; say ignore: [text] if it is not to be",
+            "text is 'What? Red', which is not read together with prompt, response; set ignore: [text] to train "
+            "without it",
         ),
         (
             {"messages": [USER, ASSISTANT], "chosen": "Red"},
-            "chosen is 'Red' and would not be read beside messages; say ignore: [chosen] if it is not to be trained",
+            "chosen is 'Red', which is not read together with messages; set ignore: [chosen] to train without it",
         ),
     ],
 )
@@ -363,7 +372,9 @@ def test_each_record_of_a_file_is_of_its_own_shape_and_none_loses_a_key(tmp_path
     assert [e.form for e in read(write(tmp_path, *shapes))] == [Form.QUESTION, Form.MESSAGES, Form.QUESTION]
     other = {"question": "What?", "answer": "Red"}
     told = refusal(write(tmp_path, *shapes, other, other))
-    assert told.startswith("records.jsonl:4: a record of unknown shape, with the keys question, answer; understood are")
+    assert told.startswith(
+        "records.jsonl:4: the record has an unknown shape, with the keys question, answer; supported are"
+    )
     noted = Noted()
     read_task(task_of(file=write(tmp_path, shapes[0] | {"level": 3}, shapes[2] | {"url": "x"})), "t", None, noted)
     assert list(noted.sentences("t")) == ["task 't': these keys of its records are not read: level, url"]

@@ -33,7 +33,7 @@ def test_conversations_list_no_answers(tmp_path):
     turns = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "Red"}]
     file = write(tmp_path, {"conversations": turns, "references": ["https://a.b"]})
     assert refusal(file).startswith(
-        "records.jsonl:1: references is ['https://a.b'] and would not be read beside conversations; say ignore: "
+        "records.jsonl:1: references is ['https://a.b'], which is not read together with conversations; set ignore: "
     )
     (example,) = read(file, ignore=["references"])
     assert example.references == ()
@@ -56,7 +56,7 @@ def test_other_names_of_the_lists(tmp_path):
         ({"target": "Red", "answers": {"text": "Red"}}, "answers is {'text': 'Red'}; write a list of at least one"),
         (
             {"response": "Red", "answers": ["Red"]},
-            "answers is ['Red'] and would not be read beside prompt, response; say",
+            "answers is ['Red'], which is not read together with prompt, response; set",
         ),
         ({"target": ["Red", [3]]}, "the text of answer 2 of target is [3], a list; write it as a string."),
         ({"answers": [{"text": "Red"}]}, "the text of answer 1 of answers is None, a NoneType; write it as a string."),

@@ -148,7 +148,7 @@ def test_long_texts_that_the_rows_of_a_parquet_file_share_are_refused_unwritten(
 def test_views_of_a_list_are_refused(tmp_path):
     views = pyarrow.ListViewArray.from_arrays([0] * 9, [9] * 9, pyarrow.array([0] * 9, pyarrow.int8()))
     table = pyarrow.table({"prompt": ["What?"] * 9, "response": ["Red"] * 9, "x": views})
-    asked = "x.arrow: a column is of list_view<item: int8>, which is not read; write it as lists."
+    asked = "x.arrow: a column has the type list_view<item: int8>, which is not supported; write it as lists."
     assert refusal(write(tmp_path / "x.arrow", table)) == asked
 
 
@@ -158,7 +158,7 @@ def test_offsets_that_lead_out_of_an_arrow_file_are_refused(tmp_path):
     before, _, behind = file.read_bytes().rpartition(own)
     assert len(read(file)) == 1
     file.write_bytes(before + other + behind)
-    assert refusal(file).startswith("x.arrow: an arrow file that cannot be read (")
+    assert refusal(file).startswith("x.arrow: an arrow file cannot be read (")
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "json", "csv"])
@@ -194,4 +194,4 @@ def test_what_is_packed_beyond_all_use_is_refused(tmp_path, monkeypatch):
 def test_a_parquet_file_that_contradicts_itself_is_refused(file, words):
     """Asked for its columns, pyarrow would end the process."""
     said = refusal(ROOT / "tests" / "cases" / f"{file}.parquet")
-    assert "a parquet file that cannot be read (" in said and words in said and said.endswith("; write it again.")
+    assert "a parquet file cannot be read (" in said and words in said and said.endswith("; write it again.")

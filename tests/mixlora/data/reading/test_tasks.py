@@ -30,8 +30,8 @@ def test_records_of_two_forms_are_no_task(tmp_path):
     file = tmp_path / "x.jsonl"
     file.write_text("".join(json.dumps(record) + "\n" for record in records))
     assert refusal(file) == (
-        "x.jsonl:4: a record of text, but the first (x.jsonl:1) is of prompt/response, which trainers write "
-        "differently; give each a task and a file of its own."
+        "x.jsonl:4: the record is text, but the first (x.jsonl:1) is prompt/response, which trainers write "
+        "differently; give each form its own task and file."
     )
     problems = []
     assert len(read_task(task_of(file=file), "t", problems)) == 3 and len(problems) == 2
@@ -54,14 +54,14 @@ def test_bad_records_are_told_and_left_out(tmp_path):
     found = read_task(task_of(file=file), "t", problems)
     assert [(e.id, e.turns, e.source) for e in found] == [("1", QA, "r.jsonl:1"), ("last", SHOWN, "r.jsonl:7")]
     assert told(problems) == [
-        "r.jsonl:2: no JSON at column 12 (Expecting value); write an object a line.",
+        "r.jsonl:2: invalid JSON at column 12 (Expecting value); write one object per line.",
         "r.jsonl:5: a list where a record is expected; write an object.",
         "r.jsonl:8: byte 0xff is not UTF-8; save the file as UTF-8.",
         f"r.jsonl:3: the image 'gone.png' is not in {tmp_path}; put it there or set `images` to its folder.",
         "r.jsonl:6: an answer is empty, so there is nothing to learn; fill it or drop the record.",
     ]
     assert all(problem.__traceback__ is None for problem in problems)  # which would hold the records
-    with pytest.raises(DataError, match=r"r.jsonl:2: no JSON"):
+    with pytest.raises(DataError, match=r"r.jsonl:2: invalid JSON"):
         read_task(task_of(file=file), "t")
 
 
@@ -71,7 +71,7 @@ def test_entries_of_a_list_are_told_but_a_broken_list_ends_it(tmp_path):
     assert [e.source for e in read_task(task_of(file=file), "t", problems)] == ["r.json[1]"]
     assert [text.split(":")[0] for text in told(problems)] == ["r.json[0]", "r.json[2]"]
     file.write_text('[{"prompt": "a"},')
-    with pytest.raises(DataError, match=r"r.json:1: no JSON"):
+    with pytest.raises(DataError, match=r"r.json:1: invalid JSON"):
         read_task(task_of(file=file), "t", problems)
     assert len(problems) == 2
 
@@ -85,7 +85,7 @@ def test_a_file_of_nothing_but_bad_records_has_no_example(tmp_path, where):
     assert read_tasks(task_of(file=file, where=where, by="task"), "t", problems) == {}
     assert len(problems) == 4
     file.write_text("")
-    with pytest.raises(DataError, match="holds no record"):
+    with pytest.raises(DataError, match="has no record"):
         read_task(task_of(file=file), "t", problems)
 
 
@@ -139,7 +139,7 @@ def test_records_that_name_no_task(tmp_path):
         "records.jsonl:3: task_name, which `by` names as the task, is ['a']; write the name of a task.",
         "records.jsonl:4: task_name, which `by` names as the task, is ' '; write the name of a task.",
         "records.jsonl:5: task_name, which `by` names as the task, is True; write the name of a task.",
-        "records.jsonl:6: no field 'task_name', which `by` names as the task; it has prompt, response.",
+        "records.jsonl:6: the record has no field 'task_name', which `by` names as the task; it has prompt, response.",
         "records.jsonl:7: the text of prompt is [3], a list; write it as a string.",
     ]
     with pytest.raises(DataError, match=r"records.jsonl:2: task_name"):
@@ -149,11 +149,11 @@ def test_records_that_name_no_task(tmp_path):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"mme": "b", "where": {"d": 1}, "by": "c"}, "Task t has `mme: b` beside where, by; leave out the one or the"),
-        ({"mme": "b", "images": "c"}, "Task t has `mme: b` beside images; leave out the one or the other."),
+        ({"mme": "b", "where": {"d": 1}, "by": "c"}, "Task t has `mme: b` beside where, by; leave out one of"),
+        ({"mme": "b", "images": "c"}, "Task t has `mme: b` beside images; leave out one of them."),
         ({"file": ""}, "Task t names no file; give `file: path/to/records.jsonl`."),
         ({"mme": ""}, "Task t names no file; give `file: path/to/records.jsonl`."),
-        ({"mme": "gone"}, "gone is no folder; check the path in `mme`."),
+        ({"mme": "gone"}, "gone is not a folder; check the path in `mme`."),
     ],
 )
 def test_entries_that_name_no_source(keys, message):
@@ -188,7 +188,9 @@ def test_entries_that_a_configuration_refuses(keys, message):
 
 def test_several_tasks_where_one_is_wanted(tmp_path):
     for several in (task_of(file=tmp_path, by="x"), task_of(mme=tmp_path)):
-        with pytest.raises(DataError, match=r"gives several tasks where one is wanted; give a `file`, with `where:"):
+        with pytest.raises(
+            DataError, match=r"stands for several tasks, but one is needed; give a `file`, with `where:"
+        ):
             read_task(several, "t")
 
 

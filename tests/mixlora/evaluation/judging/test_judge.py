@@ -219,15 +219,15 @@ def test_a_share_counts_failures_as_wrong():
 
 
 def test_what_cannot_judge_is_refused(tmp_path):
-    with pytest.raises(MixLoraError, match=r"does not tell Yes from No by a first token; use judge\.by: generation"):
+    with pytest.raises(MixLoraError, match=r"has no first token that tells Yes from No; use judge\.by: generation"):
         Judge(random_llama(metaspace()), metaspace())  # both start with the space before a word
-    with pytest.raises(MixLoraError, match="does not tell Yes from No"):
+    with pytest.raises(MixLoraError, match="has no first token that tells Yes from No"):
         Judge(random_llama(words()), words())  # No is not in its vocabulary
     tokenizer = byte_level()
     for options, said in (
         ({"by": "vote"}, "by is 'vote'; it must be one of probability, generation"),
         ({"batch_size": 0}, "batch_size is 0; it must be a whole number from 1"),
-        ({"prompt": "{question} {prediction}"}, r"has no \{target\} in it"),
+        ({"prompt": "{question} {prediction}"}, r"has no \{target\}; it needs"),
     ):
         with pytest.raises(MixLoraError, match=said):
             Judge(random_llama(tokenizer), tokenizer, **options)

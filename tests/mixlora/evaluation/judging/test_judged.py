@@ -135,7 +135,9 @@ def test_other_judges_and_other_questions_are_not_compared(place, tmp_path):
     rows = lines(out / "predictions" / "follow.jsonl")
     rows[4]["prompt"] = "What comes after five?"
     (out / "predictions" / "follow.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(DataError, match=r"^Task follow: Example .* has another prompt on the second side; evaluate"):
+    with pytest.raises(
+        DataError, match=r"^Task follow: Example .* has a different prompt on the second side; evaluate"
+    ):
         compare(place / "whole", out)
 
 
@@ -150,7 +152,7 @@ def test_judged_answers_are_matched_by_their_ids(place, tmp_path):
     assert compare(tmp_path / "first", tmp_path / "second") == expected
     rows = lines(file)
     file.write_text("".join(json.dumps(row) + "\n" for row in rows[:5]))
-    with pytest.raises(DataError, match=r"^Task follow: 1 examples, .* have a prediction on the first side alone"):
+    with pytest.raises(DataError, match=r"^Task follow: 1 examples, .* have a prediction only on the first side"):
         compare(tmp_path / "first", tmp_path / "second")
 
 
@@ -182,7 +184,7 @@ def test_memory_that_runs_out_while_judging_is_told_and_what_was_said_is_kept(pl
 
 def test_a_file_of_judgements_that_is_none_is_refused(place, tmp_path, no_judge):
     out = copied(place / "whole", tmp_path / "out")
-    for content, said in (("{}\n", "a line that is no judgement"), ("[]]\n", "a line that is no JSON object")):
+    for content, said in (("{}\n", "a line that is not a judgement"), ("[]]\n", "a line that is not a JSON object")):
         judgements(out).write_text(content)
         with pytest.raises(CheckpointError, match=rf"follow\.jsonl has {said}; delete the file"):
             ran(out, tasks_of(place), judge=judge_of(place))

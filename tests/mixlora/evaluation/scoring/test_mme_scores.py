@@ -79,7 +79,7 @@ def test_subtasks_about_the_same_pictures_vary_together():
 
 
 def test_a_subtask_with_a_picture_twice():
-    """Every second picture is right in both questions; each is there twice, so n is half of what it seems."""
+    """Every second picture is right in both questions; each appears twice, so n is half of what it seems."""
     twice = coded("tnff" * 100, image=True)
     copies = [replace(one, group=f"{k // 8}-{k // 2 % 2}") for k, one in enumerate(twice)]
     alone, found = score(twice, "mme"), score(copies, "mme")
