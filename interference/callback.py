@@ -3,30 +3,28 @@
 import inspect
 import io
 import math
-import warnings
+import re
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import pandas as pd
 from accelerate.utils import broadcast_object_list
 from PIL import Image
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 from transformers.integrations import TensorBoardCallback, WandbCallback
 
-from interference.errors import ConfigError, MeasurementError, ScopeError
+from interference.errors import ConfigError, MeasurementError, RunError, ScopeError
 from interference.measurement.compute import compute
 from interference.measurement.grouping import Groups
 from interference.measurement.labels import check_labels
-from interference.measurement.series import Series
 from interference.measurement.trainer import grouped_batches, handed_over, measure_batches, refuse_shards
 from interference.measurement.units import Batch, check_by_task
-from interference.run import Run
-from interference.run.remarks import shown_verdicts
+from interference.run import Run, load
 from interference.statistics.significance import Verdict
-from mixlora.common.errors import type_of
+from mixlora.common.errors import unwritable
 from mixlora.data.groups import IMAGE
 
 T = TypeVar("T")
@@ -52,8 +50,8 @@ class InterferenceCallback(TrainerCallback):
         loss/<task>                        nats per token
         signal/<task>                      signal to noise of the task's mean gradient, in power (`metrics.Signal.snr`)
 
-    Verdicts that I does not bear out are not counted. The log omits values that are not finite, and every I of a task
-    whose verdict is no-signal: a ratio to its own Delta has no meaning. The run has them all.
+    The log omits values that are not finite, and every I of a task whose verdict is no-signal: a ratio to its own Delta
+    has no meaning. The run has them all.
 
     Where the Trainer reports to TensorBoard or Weights & Biases (`report_to`), these get the entry as scalars, and the
     matrix as a picture, `train/interference/matrix`. With `verdicts=False`, or more than 40 tasks, there is no picture.
@@ -72,12 +70,11 @@ class InterferenceCallback(TrainerCallback):
     Of several processes the main one measures, and the others wait for at most `ddp_timeout`. This needs the whole
     model on every process, as under DistributedDataParallel; sharded parameters raise an error.
 
-    A resumed training continues the series: runs up to the checkpoint's step stay, and a later one is replaced when the
-    training has reached its step again.
+    A resumed training continues the series: runs up to the checkpoint's step stay, later ones are replaced.
 
     If the model and the probe set do not fit, the training raises the error of `interference.compute` before its first
     step. It raises a RunError if `out` already holds a series. Later errors (a loss that is not finite, a full disk)
-    end the training; a picture that cannot be drawn or sent is only warned of.
+    end the training.
 
     Args:
         trainer: The Trainer that the callback is added to.
@@ -160,8 +157,9 @@ class InterferenceCallback(TrainerCallback):
         self.samples = samples
         self.groups = groups
         self._options = {"layers": layers, "modules": modules, "seed": seed, **options}
-        self._series = Series(out)
+        self._series = _Series(None if out is None else Path(out))
         self._unfinished = False
+        self._latest: Run | None = None
 
     @property
     def runs(self) -> dict[int, Run]:
@@ -255,6 +253,7 @@ class InterferenceCallback(TrainerCallback):
         self._unfinished = True
         if step or not self.first:  # report a wrong probe set now, not at the first measurement
             self._compute({task: list(islice(given, 2)) for task, given in self._probes()[0].items()})
+        self._series.forget_after(step)
 
     def _measure(self, state: TrainerState, control: TrainerControl) -> None:
         """Measure and log the step, unless the series has it."""
@@ -264,16 +263,18 @@ class InterferenceCallback(TrainerCallback):
             # Trainer.log itself: an override (TRL's) would empty its running means into this entry
             Trainer.log(self.trainer, logs)
             control.should_log = wanted  # every entry clears it, but the Trainer's own entry is still due
+            if self._latest is not None and self.verdicts:
+                _show(self.trainer, self._latest, state.global_step)
+        self._latest = None
 
     def _logs_of(self, step: int) -> dict[str, float]:
         if step in self._series:
             return {}
         run = self._compute(*self._probes())
+        run.meta["step"] = step
         self._series.add(step, run)
-        table = run.table("interference") if self.verdicts else None
-        if table is not None:
-            _show(self.trainer, table, step)
-        return _logged(run, table)
+        self._latest = run
+        return _logged(run, self.verdicts)
 
     def _probes(self) -> tuple[Mapping[str, Iterable[Batch]], Any]:
         """The probe set and its groups; rows of a column are drawn and collated again every time."""
@@ -302,13 +303,73 @@ class InterferenceCallback(TrainerCallback):
         return said[0]
 
 
-def _logged(run: Run, table: pd.DataFrame | None) -> dict[str, float]:
-    """The entry of a run in the Trainer's log, see InterferenceCallback; without verdicts where there is no table."""
+class _Series:
+    """Runs by step, in a directory or in memory."""
+
+    def __init__(self, out: Path | None) -> None:
+        self._out = out
+        self._kept: dict[int, Run] = {}
+
+    def __contains__(self, step: int) -> bool:
+        return step in (self._kept if self._out is None else self._saved())
+
+    def begin(self, step: int, again: bool) -> None:
+        """Prepare a series that continues after a step, or starts at 0; `again` replaces one that was interrupted."""
+        if step == 0:
+            self._kept.clear()
+        if self._out is None:
+            return
+        if step == 0 and again:
+            self.forget_after(-1)
+        if step == 0 and (saved := self._saved()):
+            raise RunError(
+                f"{self._out} already holds a series ({next(iter(saved.values())).name}); choose another out, delete "
+                "the directory, or resume that training from a checkpoint"
+            )
+        try:
+            self._out.mkdir(parents=True, exist_ok=True)
+            for left in self._out.glob(".step-*.tmp"):  # a killed training left them
+                shutil.rmtree(left)
+        except OSError as error:
+            raise unwritable(
+                f"runs cannot be written to {self._out}", error, option="out", again="train again"
+            ) from None
+
+    def forget_after(self, step: int) -> None:
+        """Remove the runs of later steps."""
+        self._kept = {known: run for known, run in self._kept.items() if known <= step}
+        for known, folder in self._saved().items():
+            if known > step:
+                shutil.rmtree(folder)
+
+    def add(self, step: int, run: Run) -> None:
+        """Keep the run of a step."""
+        if self._out is None:
+            self._kept[step] = run
+        else:
+            run.save(self._out / f"step-{step}")
+
+    def runs(self) -> dict[int, Run]:
+        """All runs, in order; Gram matrices on disk are read when they are needed."""
+        if self._out is None:
+            return dict(self._kept)
+        return {step: load(folder) for step, folder in self._saved().items()}
+
+    def _saved(self) -> dict[int, Path]:
+        if self._out is None or not self._out.is_dir():
+            return {}
+        named = [(re.fullmatch(r"step-(\d+)", path.name), path) for path in self._out.iterdir()]
+        return dict(sorted((int(name[1]), path) for name, path in named if name and (path / "run.json").is_file()))
+
+
+def _logged(run: Run, verdicts: bool) -> dict[str, float]:
+    """The entry of a run in the Trainer's log; see InterferenceCallback."""
     signal = run.signal()
     found = {f"loss/{task}": value for task, value in signal["loss"].items()}
     found |= {f"signal/{task}": value for task, value in signal["snr"].items()}
-    if table is not None:
-        counts = shown_verdicts(table).value_counts()
+    if verdicts:
+        table = run.table("interference")
+        counts = table["verdict"].value_counts()
         found |= {f"interference/{name}": counts.get(verdict.value, 0) for verdict, name in COUNTS.items()}
         table = table[table["verdict"] != Verdict.NO_SIGNAL]
         cells = list(zip(table["affected"], table["stepped"], table["value"], strict=True))
@@ -319,24 +380,14 @@ def _logged(run: Run, table: pd.DataFrame | None) -> dict[str, float]:
     return {name: float(value) for name, value in found.items() if math.isfinite(value)}
 
 
-def _show(trainer: Trainer, table: pd.DataFrame, step: int) -> None:
-    """Give the matrix as a picture to the trackers that the trainer's own callbacks write to, if there are any.
-
-    A picture is not worth a training: what fails is warned of.
-    """
-    try:
-        _send(trainer, table, step)
-    except Exception as error:
-        warnings.warn(f"the matrix of step {step} was not drawn for the trackers: {error}", stacklevel=2)
-
-
-def _send(trainer: Trainer, table: pd.DataFrame, step: int) -> None:
+def _show(trainer: Trainer, run: Run, step: int) -> None:
+    """Give the matrix as a picture to the trackers that the trainer's own callbacks write to, if there are any."""
     callbacks = trainer.callback_handler.callbacks
     writers = [one.tb_writer for one in callbacks if isinstance(one, TensorBoardCallback) and one.tb_writer is not None]
     wandb = next((one._wandb for one in callbacks if isinstance(one, WandbCallback)), None)
-    if table["affected"].nunique() > MOST_DRAWN or not (writers or wandb):
+    if len(run.tasks) > MOST_DRAWN or not (writers or wandb):
         return
-    picture = _drawn(table, step)
+    picture = _drawn(run, step)
     for writer in writers:
         writer.add_image(PICTURE, np.asarray(picture), step, dataformats="HWC")
         writer.flush()
@@ -344,10 +395,10 @@ def _send(trainer: Trainer, table: pd.DataFrame, step: int) -> None:
         wandb.log({PICTURE: wandb.Image(picture, caption=f"step {step}"), "train/global_step": step})
 
 
-def _drawn(table: pd.DataFrame, step: int) -> Image.Image:
+def _drawn(run: Run, step: int) -> Image.Image:
     from interference.figures import canvas, matrices
 
-    figure = matrices.drawn(table, "interference", f"step {step}")
+    figure = matrices.heatmap(run, title=f"step {step}")
     return Image.open(io.BytesIO(canvas.rendered(figure, "png", dots=100))).convert("RGB")
 
 
@@ -356,6 +407,6 @@ def _check_batches(batches: Mapping[str, Iterable[Batch]]) -> None:
     for task, given in batches.items():
         if isinstance(given, Iterator):  # not iter(given): that of a DataLoader draws a random number
             raise ScopeError(
-                f"task {task!r}: {type_of(given)} gives its batches only once, but every measurement needs "
+                f"task {task!r}: a {type(given).__name__} gives its batches only once, but every measurement needs "
                 "them; give a list"
             )

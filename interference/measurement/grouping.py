@@ -15,7 +15,6 @@ from torch import Tensor
 from interference.errors import ScopeError
 from interference.measurement.labels import Labels
 from interference.measurement.rows import Row
-from mixlora.common.errors import type_of
 from mixlora.data.groups import IMAGE, NONE, connected, label_of
 from mixlora.data.images import content
 
@@ -62,7 +61,7 @@ def _shared(row: Row, kind: str) -> list[Hashable]:
         label = label_of(record.get(kind))
     except TypeError as error:
         raise ScopeError(
-            f"{row.source}: {kind}, which groups names, is {error}; use a column of text or numbers"
+            f"{row.source}: {kind}, which groups names, is a {error}; use a column of text or numbers"
         ) from None
     if label is None:
         columns = ", ".join(map(str, record)) or "no columns"
@@ -107,7 +106,7 @@ def _contents(value: Any, row: Row) -> Iterator[bytes]:
             yield from _contents(one, row)
     else:
         raise ScopeError(
-            f"{row.source}: its picture is {type_of(value)}, which cannot be compared with others; name a "
+            f"{row.source}: its picture is a {type(value).__name__}, which cannot be compared with others; name a "
             "column that says which examples share one (groups=), or give groups='none'"
         )
 

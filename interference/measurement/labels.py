@@ -13,7 +13,6 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sequenti
 
 from interference.errors import ScopeError
 from interference.measurement.units import Batch, Part, Unit, Workload, of_collated
-from mixlora.common.errors import type_of
 from mixlora.data.groups import label_of
 
 Labels = Mapping[str, Sequence[Hashable]]
@@ -59,7 +58,7 @@ def _by_task(groups: object, known: Collection[str], unit: str, what: str) -> La
     """The groups, which are lists of labels by task."""
     if not isinstance(groups, Mapping):
         raise ScopeError(
-            f"groups is {type_of(groups)}, but must be a dict {{task: a label for every {unit}}}, or left out "
+            f"groups is a {type(groups).__name__}, but must be a dict {{task: a label for every {unit}}}, or left out "
             "where all are independent"
         )
     if missing := [task for task in known if task not in groups]:
@@ -69,7 +68,7 @@ def _by_task(groups: object, known: Collection[str], unit: str, what: str) -> La
     for task, labels in groups.items():
         if isinstance(labels, str) or not isinstance(labels, Iterable) or not hasattr(labels, "__len__"):
             raise ScopeError(
-                f"groups of task {task!r} is {type_of(labels)}, but must be a list: a label for every {unit}"
+                f"groups of task {task!r} is a {type(labels).__name__}, but must be a list: a label for every {unit}"
             )
     return groups
 
@@ -146,7 +145,7 @@ def _values(task: str, labels: Sequence[object], what: str) -> list[Hashable]:
             own = label_of(label)
         except TypeError as error:
             raise ScopeError(
-                f"groups of task {task!r} has the label {label!r:.60}, {error}; use text or numbers"
+                f"groups of task {task!r} has the label {label!r:.60}, a {error}; use text or numbers"
             ) from None
         if own is None or (isinstance(own, tuple) and None in own):
             raise ScopeError(

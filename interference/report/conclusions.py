@@ -10,9 +10,9 @@ from interference.blocks import Scope
 from interference.report.findings.grouping import Grouping
 from interference.report.phrases import cell, counted, interval, number, sentence, several
 from interference.report.scopes import BASE, PAPER, WHOLE, layer_of, part, words_of
-from interference.report.summary import RunSummary, counts, rows
+from interference.report.summary import RunSummary, rows
 from interference.run import remarks
-from interference.statistics.significance import LEAST, NOT_JUDGED, Verdict
+from interference.statistics.significance import NOT_JUDGED, Verdict
 from interference.statistics.uncertainty import LEAST_UNITS
 
 ROUGH = 1.0
@@ -32,13 +32,13 @@ def answer(run: RunSummary) -> str:
 
 def overview(runs: Sequence[RunSummary]) -> str:
     """The answer for several runs in one sentence: how many pairs of tasks conflict in each."""
-    each = [(len(clear(run, Verdict.CONFLICT)), len(run.pairs), run.label) for run in runs if len(run.signal) > 1]
-    if not each:
+    counts = [(len(clear(run, Verdict.CONFLICT)), len(run.pairs), run.label) for run in runs if len(run.signal) > 1]
+    if not counts:
         return "Every run has a single task, so there is no pair of tasks that could interfere."
     if not any(len(_judged(run)) for run in runs):
         return "No run has a pair of tasks with a verdict: there is no signal, or a few examples carry the tasks."
-    found = several([f"{conflicts} of {pairs} in {label}" for conflicts, pairs, label in each])
-    first = "Tasks interfere" if any(conflicts for conflicts, _, _ in each) else "No interference shows"
+    found = several([f"{conflicts} of {pairs} in {label}" for conflicts, pairs, label in counts])
+    first = "Tasks interfere" if any(conflicts for conflicts, _, _ in counts) else "No interference shows"
     return f"{first}: pairs of tasks that conflict beyond noise are {found}."
 
 
@@ -153,22 +153,6 @@ def silent(run: RunSummary) -> list[str]:
     return list(dict.fromkeys(run.pairs.loc[run.pairs["verdict"] == Verdict.NO_SIGNAL.value, "affected"]))
 
 
-def _few(run: RunSummary) -> list[str]:
-    """Tasks without signal because they have too few groups to tell one."""
-    return [task for task in unheard if task in run.few] if (unheard := silent(run)) else []
-
-
-def _quiet(run: RunSummary) -> list[str]:
-    """Tasks without signal though they have enough groups."""
-    few = _few(run)
-    return [task for task in silent(run) if task not in few]
-
-
-def _too_few(run: RunSummary) -> str:
-    """Why the tasks of `_few` have no signal."""
-    return remarks.few({task: run.few[task] for task in _few(run)}, run.run.probes) or ""
-
-
 def failed_null(run: RunSummary) -> list[str]:
     """Tasks with signal whose split-half null misses 1, reaches 0 or is very wide: their rows tell nothing of sizes."""
     null = run.null.drop(index=silent(run), errors="ignore")
@@ -193,10 +177,15 @@ def _verdict(run: RunSummary) -> str:
     conflicts, synergies = clear(run, Verdict.CONFLICT), clear(run, Verdict.SYNERGY)
     count = f"{counted(len(run.pairs), 'pair')} of tasks"
     if len(silent(run)) == len(run.signal):
-        return f"This probe is too small to tell whether the tasks interfere: {_unheard(run)}."
+        return (
+            "This probe is too small to tell whether the tasks interfere: none of the "
+            f"{counted(len(run.signal), 'task')} has a gradient that rises above its own noise."
+        )
     judged = _judged(run)
     if judged.empty:
-        return f"No pair of tasks has a verdict: {_unjudged(run)}."
+        return f"No pair of tasks has a verdict: {_carried(run)}" + (
+            f", and no gradient of {several(silent(run))} rises above its own noise." if silent(run) else "."
+        )
     if len(judged) < len(run.pairs):
         count = f"{counted(len(judged), 'pair')} of tasks that have a verdict"
     if conflicts.empty and synergies.empty:
@@ -218,28 +207,14 @@ def _verdict(run: RunSummary) -> str:
     return f"{said}; best: {cell(rows(synergies)[0])}." if len(synergies) else f"{said}."
 
 
-def _unheard(run: RunSummary) -> str:
-    """Why no task has a signal."""
-    if not _few(run):
-        return f"none of the {counted(len(run.signal), 'task')} has a gradient that rises above its own noise"
-    quiet = _quiet(run)
-    return (f"no gradient of {several(quiet)} rises above its own noise; " if quiet else "") + _too_few(run)
-
-
 def _judged(run: RunSummary) -> pd.DataFrame:
     """The pairs of tasks that have a verdict."""
-    return run.pairs[~run.pairs["verdict"].isin([*NOT_JUDGED, remarks.AT_ODDS])]
+    return run.pairs[~run.pairs["verdict"].isin(NOT_JUDGED)]
 
 
-def _unjudged(run: RunSummary) -> str:
-    """Why no pair has a verdict, where some task has a signal."""
-    carried = list(dict.fromkeys(run.pairs.loc[run.pairs["verdict"] == Verdict.CARRIED.value, "affected"]))
-    why = [f"a few examples carry {several(carried)}"] if carried else []
-    if (run.pairs["verdict"] == remarks.AT_ODDS).any():
-        why.append("values of I do not bear out what is found of Delta")
-    if quiet := _quiet(run):
-        why.append(f"no gradient of {several(quiet)} rises above its own noise")
-    return ", and ".join(why) + (f"; {_too_few(run)}" if _few(run) else "")
+def _carried(run: RunSummary) -> str:
+    rows = run.pairs.loc[run.pairs["verdict"] == Verdict.CARRIED.value, "affected"]
+    return f"a few examples carry {several(list(dict.fromkeys(rows)))}"
 
 
 def _reach(run: RunSummary) -> float:
@@ -251,7 +226,9 @@ def _reach(run: RunSummary) -> float:
 def _where(run: RunSummary) -> list[str]:
     """Where in the model the conflicts are, for every way of cutting it that was measured."""
     conflicts = {
-        scope: counts(choices[BASE])[Verdict.CONFLICT.value] for scope, choices in run.tables.items() if BASE in choices
+        scope: int((choices[BASE]["verdict"] == Verdict.CONFLICT.value).sum())
+        for scope, choices in run.tables.items()
+        if BASE in choices
     }
     families = [
         [scope for scope in conflicts if scope == part(layer_of(scope)) != WHOLE],
@@ -277,13 +254,10 @@ def _place(scope: Scope) -> str:
 def _reality(run: RunSummary) -> list[str]:
     """What noise alone does here."""
     found = []
-    if len(silent(run)) < len(run.signal):
-        if quiet := _quiet(run):
-            found.append(f"{several(quiet)} cannot be judged: no gradient there rises above its own noise.")
-        if _few(run):
-            found.append(sentence(_too_few(run)))
+    if 0 < len(silent(run)) < len(run.signal):
+        found.append(f"{several(silent(run))} cannot be judged: no gradient there rises above its own noise.")
     found += [f"{line}." for line in remarks.carried(run.run.carriers(), run.run.probes, run.run.meta)]
-    if again := remarks.copied(run.run.gram(), run.run.probes):
+    if again := remarks.copied(run.run.copies(), run.run.probes):
         found.append(sentence(again))
     if run.null.empty:
         return found
@@ -335,18 +309,16 @@ def _against_conflict(run: RunSummary, grouping: Grouping | None, alone: bool) -
 def _against_silence(run: RunSummary) -> list[Suggestion]:
     """Tasks that cannot be judged: learned already, or too noisy."""
     loss = run.signal["loss"]
-    learned = [task for task in _quiet(run) if loss[task] < LEARNED]
-    noisy = [task for task in _quiet(run) if loss[task] >= LEARNED]
+    learned = [task for task in silent(run) if loss[task] < LEARNED]
+    noisy = [task for task in silent(run) if loss[task] >= LEARNED]
     found = []
-    if few := _few(run):
-        found.append(Suggestion("Probe more of ", several(few), f": {LEAST} independent groups are the least"))
     if learned:
         known = f": no signal and a loss below {LEARNED} nats per token, so already learned, or known before training"
         why = f"{known}; an earlier checkpoint shows which"
         found.append(Suggestion("", several(learned), why))
     if noisy:
-        why = f": no signal; probe more {_noun(run)} (now {_units(run, noisy)} per task)"
-        found.append(Suggestion("", several(noisy), f"{why}, and check that those of a task ask for one thing"))
+        why = f": no signal; probe more examples (now {_units(run, noisy)} per task)"
+        found.append(Suggestion("", several(noisy), f"{why}, and check that the examples of a task ask for one thing"))
     return found
 
 
@@ -356,36 +328,21 @@ def _against_noise(run: RunSummary) -> list[Suggestion]:
     wide = [*failed_null(run), *rough_null(run)]
     if wide:
         width = (run.null["high"] - run.null["low"])[wide]
-        counts = _independent(run)
-        wanted = (counts[wide] * (width / ROUGH) ** 2).max()
-        enough = f"; about {_rounded(wanted)} would do" if wanted <= FAR * counts.max() else ""
+        wanted = (run.signal["units"][wide] * (width / ROUGH) ** 2).max()
+        enough = f"; about {_rounded(wanted)} would do" if wanted <= FAR * run.signal["units"].max() else ""
         why = ": noise alone moves the cells of such a row by half of the task's own step or more"
         found.append(
-            Suggestion(
-                f"Probe more {_noun(run)} of ", f"{several(wide)} (now {_units(run, wide)} per task{enough})", why
-            )
+            Suggestion("Probe more examples of ", f"{several(wide)} (now {_units(run, wide)} per task{enough})", why)
         )
     judged = _judged(run)["verdict"]
     if len(judged) and not judged.isin([Verdict.CONFLICT.value, Verdict.SYNERGY.value]).any() and not wide:
-        more = f"four times as many {_noun(run)} per task"
-        found.append(Suggestion(f"No pair is clear: {more} would halve every interval"))
+        found.append(Suggestion("No pair is clear: four times as many examples per task would halve every interval"))
     return found
 
 
-def _independent(run: RunSummary) -> "pd.Series[int]":
-    """What intervals are of, by task: groups, where some of its units share one, else units."""
-    probes = run.run.probes
-    return probes.groupby("task", sort=False)["group"].nunique() if "group" in probes else run.signal["units"]
-
-
-def _noun(run: RunSummary) -> str:
-    """What more of narrows an interval."""
-    return "groups" if (_independent(run) < run.signal["units"]).any() else "examples"
-
-
 def _units(run: RunSummary, tasks: list[str]) -> str:
-    counts, noun = _independent(run)[tasks], "groups" if _noun(run) == "groups" else "units"
-    return f"{counts.min()} {noun}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()} {noun}"
+    counts = run.signal["units"][tasks]
+    return f"{counts.min()} units" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()} units"
 
 
 def _rounded(count: float) -> int:

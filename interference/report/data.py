@@ -23,18 +23,16 @@ from interference.report.phrases import sentence, several
 from interference.report.scopes import BASE, WHOLE, Choice, Detail, contents, key_of, words_of
 from interference.report.summary import RunSummary, cells, counts, summarise
 from interference.run import Run
-from interference.run.comparison import other_examples
 from interference.run.remarks import examples as examples_reached
-from interference.run.remarks import reached
+from interference.run.remarks import other_units, reached
 from mixlora.common.enums import member
 from mixlora.common.progress import Progress, silent
 
 CONVENTIONS = [
     "Rows are the affected task i, whose loss is read; columns the stepped task j, whose gradient is followed. Every "
     "ordered pair of two tasks counts as one.",
-    "Delta_j L_i is the first-order fall of the loss of a unit of i (mean cross-entropy over its supervised tokens, "
-    "nats per token) when a unit of j takes a gradient step of length 1, averaged over pairs of units; positive helps. "
-    "Self pairs are left out.",
+    "Delta_j L_i is the first-order fall of i's loss (mean cross-entropy over supervised tokens, nats per token) when "
+    "j takes a gradient step of length 1; positive helps. Self pairs are left out.",
     "I_ij is Delta_j L_i relative to Delta_i L_i, the effect of i's own step: 1 helps i as much as its own step, 0 has "
     "no effect, below 0 undoes i's progress.",
     "Sentences, layers and groups are about the ratio of means with pairs leave-one-out; of the three reductions only "
@@ -187,13 +185,13 @@ def _summaries(
     return [summarise(label, run, pages[label], replicates, progress) for label, run in runs.items()], left_out
 
 
-def _unlike(first: RunSummary, second: RunSummary, told: str) -> str:
-    """That two runs have no paired difference, and why, which is `told` where their tasks are the same."""
+def _unlike(first: RunSummary, second: RunSummary) -> str:
     named = f"{first.label} and {second.label}"
-    if set(first.run.tasks) == set(second.run.tasks):
-        return f"{named} have no paired difference: {told}."
+    if set(first.run.tasks) == set(second.run.tasks) and (sizes := other_units(first.run.meta, second.run.meta)):
+        return f"{named} have no paired difference: {sizes}."
+    what = "tasks" if set(first.run.tasks) != set(second.run.tasks) else "examples"
     return (
-        f"{named} were measured on different tasks, so their difference has no paired interval: compute both with "
+        f"{named} were measured on different {what}, so their difference has no paired interval: compute both with "
         "the same tasks, samples and seed to compare them."
     )
 
@@ -203,13 +201,10 @@ def _compared(summaries: Sequence[RunSummary], replicates: int, progress: Progre
     pairs, found, unlike = changes.partners(summaries), [], []
     for done, (a, b) in enumerate(pairs[: changes.MOST]):
         first, second = summaries[a], summaries[b]
-        if told := other_examples(first.run, second.run):
-            unlike.append(_unlike(first, second, told))
+        if changes.same_examples(first, second):
+            found.append(changes.difference(summaries, (a, b), replicates, min(len(pairs), changes.MOST)))
         else:
-            try:
-                found.append(changes.difference(summaries, (a, b), replicates, min(len(pairs), changes.MOST)))
-            except ScopeError as error:  # their groups leave nothing that is independent in both
-                unlike.append(f"{first.label} and {second.label} have no paired difference: {error}.")
+            unlike.append(_unlike(first, second))
         progress("differences", done + 1, min(len(pairs), changes.MOST))
     return found, unlike
 
@@ -297,7 +292,7 @@ def _headline(runs: Sequence[RunSummary], details: Sequence[Sequence[str]]) -> l
 def _advice(runs: Sequence[RunSummary], groupings: Sequence[Grouping | None]) -> list[str]:
     said = conclusions.advice_of_all(runs, groupings)
     for first, second in ((runs[a], runs[b]) for a, b in changes.partners(runs)[: changes.MOST]):
-        if not other_examples(first.run, second.run) and (warning := changes.unequal_loss(first, second)):
+        if changes.same_examples(first, second) and (warning := changes.unequal_loss(first, second)):
             said.append(f"{first.label} and {second.label}: {warning}.")
     return said
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import pandas as pd
@@ -11,7 +10,7 @@ from interference.blocks import Scope
 from interference.errors import MeasurementError
 from interference.report.scopes import BASE, WHOLE, Choice, Contents
 from interference.run import Run
-from interference.run.remarks import AT_ODDS, has_null, shown_verdicts, too_few
+from interference.run.remarks import has_null
 from interference.statistics import uncertainty
 from interference.statistics.resamples import Resamples
 from interference.statistics.significance import Verdict
@@ -40,11 +39,6 @@ class RunSummary:
     null: pd.DataFrame
     empty: list[Scope] = field(default_factory=list)
 
-    @cached_property
-    def few(self) -> dict[str, int]:
-        """The tasks with too few groups for an interval of own Delta, over all layers: {task: how many it has}."""
-        return too_few(self.run.gram(), self.run.probes)
-
     @property
     def kind(self) -> str:
         """The method whose checkpoint was measured."""
@@ -52,9 +46,8 @@ class RunSummary:
 
     @property
     def pairs(self) -> pd.DataFrame:
-        """The cells of two different tasks over all layers, as the ratio of means, with the verdicts to show."""
-        cells = off_diagonal(self.tables[WHOLE][BASE])
-        return cells.assign(verdict=shown_verdicts(cells))
+        """The cells of two different tasks over all layers, as the ratio of means."""
+        return off_diagonal(self.tables[WHOLE][BASE])
 
     @property
     def loss(self) -> float:
@@ -94,10 +87,9 @@ def summarise(label: str, run: Run, contents: Contents, replicates: int, progres
     return RunSummary(label, run, tables, run.signal(), null_of(run), empty)
 
 
-def resamples_of(run: Run, gram: Any, replicates: int, seed: int | None = None) -> Resamples:
-    """The resamples of a scope whose Gram is known, as `Run.table` draws them, by the run's own seed or another."""
-    seed = run.seed if seed is None else seed
-    return Resamples(gram, list(run.probes["task"]), replicates=replicates, seed=seed, groups=run.groups)
+def resamples_of(run: Run, gram: Any, replicates: int) -> Resamples:
+    """The resamples of a scope whose Gram is known, as `Run.table` draws them."""
+    return Resamples(gram, list(run.probes["task"]), replicates=replicates, seed=run.seed, groups=run.groups)
 
 
 def table_of(resamples: Resamples, choice: Choice) -> pd.DataFrame:
@@ -127,7 +119,6 @@ def cells(table: pd.DataFrame, tasks: Sequence[str], columns: Sequence[str] = CO
 
 
 def counts(table: pd.DataFrame) -> dict[str, int]:
-    """How many cells of two different tasks show each verdict; and how many are at odds with theirs, where some are."""
-    shown = shown_verdicts(off_diagonal(table)).value_counts()
-    found = {verdict.value: int(shown.get(verdict.value, 0)) for verdict in Verdict if verdict is not Verdict.SELF}
-    return found | ({AT_ODDS: int(shown[AT_ODDS])} if AT_ODDS in shown else {})
+    """How many cells of two different tasks have each verdict."""
+    verdicts = off_diagonal(table)["verdict"].value_counts()
+    return {verdict.value: int(verdicts.get(verdict.value, 0)) for verdict in Verdict if verdict is not Verdict.SELF}

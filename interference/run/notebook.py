@@ -3,7 +3,7 @@
 Not here: figures (`interference.figures`) and the report's page (`interference.report`).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +12,7 @@ import pandas as pd
 
 from interference.blocks import Scope, select
 from interference.errors import InterferenceError
-from interference.run.remarks import few, shown_verdicts, too_few
-from interference.statistics.significance import Verdict
+from interference.run.remarks import shown_verdicts
 from mixlora.common.errors import plain
 from mixlora.common.files import amount
 
@@ -65,20 +64,11 @@ def shade(value: float, limit: float) -> str:
     return f"background-color: rgb({red}, {green}, {blue}); color: {ink}"
 
 
-def limit_of(tables: Sequence[pd.DataFrame], metric: str) -> float:
-    """The end of the colour scale that tables share: a high quantile of the sizes off the diagonal, as on the page.
-
-    Args:
-        tables: Of `Run.table` or of `compare`, in notebook and figures alike.
-        metric: Of the tables.
-
-    Returns:
-        Half the scale's width; of I at least 1, which is what a task's own step brings.
-    """
-    cells = [table.loc[table["affected"] != table["stepped"], "value"].abs().dropna() for table in tables]
-    values = np.concatenate(cells) if cells else np.zeros(0)
+def limit_of(table: pd.DataFrame, metric: str) -> float:
+    """The end of the colour scale of a table: a high quantile of the sizes off the diagonal, as on the page."""
+    values = table.loc[table["affected"] != table["stepped"], "value"].abs().dropna()
     share = 0.9 if metric == "interference" else 0.95
-    robust = float(np.quantile(values, share)) if len(values) else 0.0
+    robust = float(values.quantile(share)) if len(values) else 0.0
     return max(1.0, robust) if metric == "interference" else robust or 1.0
 
 
@@ -92,7 +82,7 @@ def styled(table: pd.DataFrame, metric: str, shown: pd.DataFrame | None = None) 
     """
     values = _square(table, "value").astype(float)
     verdicts = _square(table.assign(shown=shown_verdicts(table)), "shown")
-    limit = limit_of([table], metric)
+    limit = limit_of(table, metric)
     css = [
         [f"{shade(value, limit)}; {_MARKS.get(verdict, '')}" for value, verdict in zip(*row, strict=True)]
         for row in zip(values.to_numpy(), verdicts.to_numpy(), strict=True)
@@ -150,11 +140,7 @@ def _matrix(run: "Run", scope: Scope) -> str:
         )
     ]
     shown = _square(table.assign(text=texts), "text")
-    matrix = styled(table, "interference", shown).set_uuid(_name(table)).to_html()
-    if not (table["verdict"] == Verdict.NO_SIGNAL).any():
-        return matrix
-    said = few(too_few(run.gram(**scope.options), run.probes), run.probes)
-    return f"{matrix}\n{_said(f'{said}.')}" if said else matrix
+    return styled(table, "interference", shown).set_uuid(_name(table)).to_html()
 
 
 def _said(sentence: str, remedy: bool = False) -> str:

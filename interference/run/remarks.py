@@ -9,16 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from interference.statistics import uncertainty
 from interference.statistics.estimand import METRICS, REDUCE, Reduce
-from interference.statistics.layout import held_repeatedly, kept_apart
-from interference.statistics.significance import LEAST
+from interference.statistics.uncertainty import can_split
 from mixlora.data import described
 
 UNSTABLE = 0.05
 """A share of units with an own Delta at or below 0, beyond which means of ratios are unstable."""
 NAMED = 3
-"""Copies, units of each, pairs of tasks with groups in common, and tasks with few groups that are named."""
+"""Copies, units of each, and pairs of tasks with groups in common that are named."""
 PLAIN_LOSS = "mean cross-entropy over supervised tokens of an example, nats per token"
 """How a run's meta names the loss that is measured unless the model, its trainer or the caller has another."""
 STATIONARY = 0.25
@@ -80,7 +78,7 @@ def has_null(gram: np.ndarray, probes: pd.DataFrame) -> bool:
         gram: of the run.
         probes: the run's.
     """
-    return uncertainty.can_split(gram, list(probes["task"]), list(probes["group"]) if "group" in probes else None)
+    return can_split(gram, list(probes["task"]), list(probes["group"]) if "group" in probes else None)
 
 
 def dependent(probes: pd.DataFrame) -> bool:
@@ -109,9 +107,8 @@ def dependence(probes: pd.DataFrame) -> str | None:
     return f"{few}{both}{tasks if len(own) < len(probes) else ''}; intervals and verdicts are based on groups"
 
 
-def copied(gram: np.ndarray, probes: pd.DataFrame) -> str | None:
-    """That examples come more than once, and which, by a run's Gram and its probes; None where none does."""
-    copies = held_repeatedly(gram)
+def copied(copies: Sequence[Sequence[int]], probes: pd.DataFrame) -> str | None:
+    """That examples come more than once, and which, by `Run.copies` and `Run.probes`; None where none does."""
     if not copies:
         return None
     names = [f"{task} {ids}" for task, ids in zip(probes["task"], probes["ids"], strict=True)]
@@ -120,40 +117,7 @@ def copied(gram: np.ndarray, probes: pd.DataFrame) -> str | None:
     count = sum(map(len, copies))
     return (
         f"{count} units are copies of {len(copies)} examples, by their gradients; the copies of one example form one "
-        f"group{_apart(gram, probes)}: {'; '.join(shown[:NAMED])}{more}"
-    )
-
-
-def _apart(gram: np.ndarray, probes: pd.DataFrame) -> str:
-    """Which copies are no group."""
-    labels = list(probes["group"]) if "group" in probes else range(len(probes))
-    units = kept_apart(gram, list(probes["task"]), labels)
-    if not units:
-        return ""
-    tasks = ", ".join(dict.fromkeys(probes["task"].iloc[units]))
-    return f", but for {len(units)} units of {tasks}, which would leave a task a single group"
-
-
-def too_few(gram: np.ndarray, probes: pd.DataFrame) -> dict[str, int]:
-    """The tasks with too few units, or groups of them, for an interval of own Delta: {task: how many it has}.
-
-    Args:
-        gram: of the scope.
-        probes: the run's.
-    """
-    return uncertainty.too_few(gram, list(probes["task"]), list(probes["group"]) if "group" in probes else None)
-
-
-def few(counts: Mapping[str, int], probes: pd.DataFrame) -> str | None:
-    """That the tasks of `too_few` have no signal for want of groups; None where there is no such task."""
-    if not counts:
-        return None
-    units = probes["task"].value_counts()
-    each = [f"{task} has {count} {'units' if count == units[task] else 'groups'}" for task, count in counts.items()]
-    more = f" (and {len(each) - NAMED} more)" if each[NAMED:] else ""
-    return (
-        f"{', '.join(each[:NAMED])}{more}, and an interval of own Delta takes {LEAST}: no signal means there "
-        "that none can be told, not that there is none; probe more that are independent"
+        f"group: {'; '.join(shown[:NAMED])}{more}"
     )
 
 
@@ -242,29 +206,6 @@ def other_units(first: Mapping[str, Any], second: Mapping[str, Any]) -> str | No
     if sizes[0] == sizes[1]:
         return None
     return f"a unit is {sizes[0]} in one run and {sizes[1]} in the other; compute both with the same unit size"
-
-
-def other_data(first: Mapping[str, Any], second: Mapping[str, Any]) -> str | None:
-    """That the data of two runs whose units keep no content differ; None where they do not, or it is not known.
-
-    Their fingerprints also depend on how text became tokens, and tell only where that was the same.
-    """
-    data = [_mapping(meta.get("data")) for meta in (first, second)]
-    known = [one.get("fingerprint") for one in data]
-    if None in known or known[0] == known[1] or _processing(first) != _processing(second):
-        return None
-    return (
-        "the runs' examples have the same names and other content (another data fingerprint): they changed in between; "
-        "compute both on the same"
-    )
-
-
-def _processing(meta: Mapping[str, Any]) -> list[Any]:
-    """What a run tells of how its text became tokens: template, day, length, and the base, whose tokenizer it is."""
-    template = _mapping(_mapping(meta.get("data")).get("template"))
-    length = _mapping(_mapping(meta.get("config")).get("probe")).get("max_length")
-    base = _mapping(meta.get("fingerprints")).get("base weights")
-    return [template.get("text"), template.get("training"), template.get("day"), length, base]
 
 
 def _unit(meta: Mapping[str, Any]) -> str:

@@ -27,12 +27,11 @@ class Run(Measured):
     """One measurement: the Gram matrices of the gradients of its units, and what is known of them.
 
     `run[5, "mlp"]` is the same run in one scope: name layers (int), modules or groups (str) and a side between the
-    brackets, where IPython completes them. Its methods are those of the run that take a scope, without it.
+    brackets, where IPython completes them. Its methods are those of the run without the scope.
 
     Attributes:
-        probes: One row per unit: task, loss (nats per token), tokens (supervised), ids, source; content, a digest of
-            its examples (not in runs of earlier versions); and group, the same number for units that are not
-            independent, in all tasks, where that is known.
+        probes: One row per unit: task, loss (nats per token), tokens (supervised), ids, source; and group, the same
+            number for units that are not independent, in all tasks, where that is known.
         blocks: One row per block: name, component, layer, module, group, side, size (gradient entries).
         meta: How the run came about: config, conventions, fingerprints, versions, timings, notes.
         selections: Of a MixLoRA run, the factors that every example used: {block name: [examples, r], ranked}, and
@@ -186,9 +185,7 @@ class Run(Measured):
         if not named:
             raise ConfigError("metric is empty; name one or more of: " + ", ".join(metrics.METRICS))
         tables = {one: self.table(one, by=by, **options) for one in named}
-        by = frames.parts_by(by)
-        parts = frames.split(select(self.blocks, Scope.split(options)[0]), by)
-        return frames.dataset(tables, by, parts, self.tasks, several=not isinstance(metric, str))
+        return frames.dataset(tables, frames.parts_by(by), self.tasks, several=not isinstance(metric, str))
 
     def styled(self, metric: str = "interference", **options: Any) -> "Styler":
         """The matrix of a metric in the colours of the report, with a frame around what is beyond noise.

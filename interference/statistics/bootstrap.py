@@ -36,9 +36,6 @@ from interference.statistics.layout import Array, Layout, Pairs
 from interference.statistics.pairs import Kernel, pair_means
 from interference.statistics.significance import pair_mean_variance
 
-TRIES = 20
-"""How often a resample that leaves a task fewer than two groups is drawn again."""
-
 
 def bootstrap_weights(
     tasks: Sequence[str], replicates: int = 1000, seed: int = 0, groups: Sequence[Hashable] | None = None
@@ -50,8 +47,7 @@ def bootstrap_weights(
         replicates: Resamples, at least 2.
         seed: Seed of the draws.
         groups: A label of every unit. Whole groups are drawn, and tasks that share groups draw them together. None
-            where all units are independent. A resample with fewer than two groups of a task is drawn again, up to
-            `TRIES` times; then that task counts as measured.
+            where all units are independent.
 
     Returns:
         [replicates, units], counts.
@@ -100,32 +96,12 @@ def _drawn(counts: tuple[int, ...], groups: tuple[int, ...] | None, replicates: 
         of_family = np.isin(task, family)
         labels = cells.label[cells.of_unit[of_family]]
         names, place = np.unique(labels, return_inverse=True)
-        held = np.stack([np.isin(names, cells.label[cells.of_task(one)]) for one in family])
-        times = _times(held, replicates, rng)
+        times = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=replicates)
         weights[:, of_family] = times[:, place]
-        for one, short in zip(family, _short(times, held).T, strict=True):
-            weights[np.ix_(short, task == one)] = 1
+        for one in family if len(family) > 1 else []:
+            weights[np.ix_(weights[:, task == one].sum(axis=1) == 0, task == one)] = 1  # none of its few groups drawn
     weights.flags.writeable = False
     return weights
-
-
-def _times(held: NDArray[np.bool_], replicates: int, rng: np.random.Generator) -> NDArray[np.intp]:
-    """[replicates, groups]: how often each group of a family is drawn, drawn again where a task is short of them."""
-    count = held.shape[1]
-    shares = np.full(count, 1 / count)
-    times = rng.multinomial(count, shares, size=replicates)
-    for _ in range(TRIES):
-        short = _short(times, held).any(axis=1)
-        if not short.any():
-            break
-        times[short] = rng.multinomial(count, shares, size=short.sum())
-    return times
-
-
-def _short(times: NDArray[np.intp], held: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """[replicates, tasks]: whether fewer than two of a task's groups were drawn, which leaves it no pair."""
-    found: NDArray[np.bool_] = (times > 0).astype(np.float32) @ held.T.astype(np.float32) < 2
-    return found
 
 
 @dataclass(frozen=True)
@@ -158,7 +134,7 @@ def resample_pair_means(kernel: Kernel, weights: Array, layout: Layout, pairs: P
     spread = np.sqrt((np.where(defined, draws, 0) ** 2).sum(axis=0) / count)
     tail = (1 + level) / 2
     wanted = np.sqrt(variance) * stats.t.ppf(tail, degrees) / stats.norm.ppf(tail)
-    scale = np.divide(wanted, spread, out=np.where(np.isnan(wanted), np.nan, 0), where=spread > 0)
+    scale = np.divide(wanted, spread, out=np.zeros_like(wanted), where=spread > 0)
     draws *= scale
     draws += value
     return PairMeans(value, variance, degrees, scale, draws)

@@ -35,33 +35,30 @@ _OTHER_FILES = {TRAINING, GENERATION_CONFIG_NAME}
 _PIECE = 2**24  # bytes of a file that are read at once
 
 
-def fingerprints(model: nn.Module, adapter: str | None = None) -> dict[str, Any]:
+def fingerprints(model: nn.Module) -> dict[str, Any]:
     """What the model computes from.
 
     Args:
         model: with or without adapters.
-        adapter: the one that is active when it computes, so that others do not count; None where all do.
 
     Returns:
         "base weights" and "adapter weights": digests of all parameters and buffers, with names, shapes and dtypes;
         "base" and "adapter": the configurations, without paths and what only generation reads; "scaling": of every
         adapted layer, a digest.
     """
-    adapters = getattr(model, "peft_config", {})
-    own = {name: _owner(key, adapters) for name, key in _adapter_tensors(model)}
+    own = set(_adapter_tensors(model))
     tensors = list(_tensors(model))
+    adapters = getattr(model, "peft_config", {})
     config = getattr(model, "config", None)
-    counted = {name for name, owner in own.items() if adapter is None or owner in (adapter, None)}
     return {
         "base weights": digest(_bytes((_of_base(name), value) for name, value in tensors if name not in own)),
-        "adapter weights": digest(_bytes((name, value) for name, value in tensors if name in counted)),
+        "adapter weights": digest(_bytes((name, value) for name, value in tensors if name in own)),
         "base": _plain(_read(config)) if isinstance(config, PreTrainedConfig) else {},
         "adapter": {
-            name: _plain({key: value for key, value in each.to_dict().items() if key not in _UNREAD_OF_ADAPTERS})
-            for name, each in (adapters.items() if isinstance(model, PeftModel) else ())
-            if adapter in (name, None)
+            name: _plain({key: value for key, value in adapter.to_dict().items() if key not in _UNREAD_OF_ADAPTERS})
+            for name, adapter in (adapters.items() if isinstance(model, PeftModel) else ())
         },
-        "scaling": digest([json.dumps(_scaling(model, adapter)).encode()]),
+        "scaling": digest([json.dumps(_scaling(model)).encode()]),
     }
 
 
@@ -121,21 +118,6 @@ def of_checkpoint(name: str) -> str:
     return digest(f"{file.name} {of_file(file)} ".encode() for file in files if file.name not in _OTHER_FILES)
 
 
-def of_generation(name: str) -> str:
-    """A digest of what only generation reads of a checkpoint on disk: its generation_config.json.
-
-    Without that file it is the digest of nothing, as for a hub id, whose commit `of_checkpoint` has.
-
-    Args:
-        name: path of a directory or hub id.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
-    file = Path(name) / GENERATION_CONFIG_NAME
-    return of_file(file) if is_file(file) else digest([])
-
-
 def of_hub(name: str) -> str:
     """A hub id with the commit that the hub's cache on this machine holds of it, if it holds one."""
     for file in ("config.json", "adapter_config.json"):
@@ -167,8 +149,8 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, Any]]:
     yield from ((name, value) for name, value in model.named_buffers() if name not in saved)
 
 
-def _adapter_tensors(model: nn.Module) -> Iterator[tuple[str, str]]:
-    """Names of the tensors that belong to adapters, and the part of each in which the adapter's name stands."""
+def _adapter_tensors(model: nn.Module) -> Iterator[str]:
+    """Names of the tensors that belong to adapters."""
     for name, module in model.named_modules():
         if isinstance(module, BaseTunerLayer):
             for own in module.adapter_layer_names:
@@ -186,27 +168,22 @@ def _of_base(name: str) -> str:
     return name
 
 
-def _owner(key: str, adapters: Iterable[str]) -> str | None:
-    """The adapter that a tensor belongs to; None where its name does not tell."""
-    return next((part for part in key.split(".") if part in adapters), None)
-
-
-def _under(*place: Any) -> Iterator[tuple[str, str]]:
+def _under(*place: Any) -> Iterator[str]:
     *path, held = place
     if isinstance(held, nn.Module):
-        yield from ((".".join([*path, key]), key) for key in (*held.state_dict(), *dict(held.named_buffers())))
+        yield from (".".join([*path, key]) for key in (*held.state_dict(), *dict(held.named_buffers())))
     elif isinstance(held, Tensor):
-        yield ".".join(path), ""
+        yield ".".join(path)
 
 
-def _scaling(model: nn.Module, adapter: str | None) -> dict[str, Any]:
-    """The scaling of every layer with the adapter (None: with any), which a notebook can change without a config."""
+def _scaling(model: nn.Module) -> dict[str, Any]:
+    """The scaling of every adapted layer, which a notebook can change without a configuration."""
     layers = {name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
     held = {name: getattr(layer, "scaling", None) for name, layer in layers.items()}
     return {
-        name: {key: float(value) for key, value in scaling.items() if adapter in (key, None)}
+        name: {adapter: float(value) for adapter, value in scaling.items()}
         for name, scaling in held.items()
-        if isinstance(scaling, dict) and (adapter is None or adapter in scaling)
+        if isinstance(scaling, dict)
     }
 
 

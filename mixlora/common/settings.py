@@ -4,7 +4,6 @@ Sections are pydantic models. Not here: which keys there are (`sections`, and ea
 """
 
 import difflib
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-from mixlora.common.errors import ConfigError, type_of
+from mixlora.common.errors import ConfigError
 from mixlora.common.files import DEEPEST, is_folder, read_json, read_text
 
 LARGEST = 2**20
@@ -22,8 +21,6 @@ MOST_VALUES = 100_000
 """The most values in it, each counted as often as aliases repeat it."""
 MOST_INCLUDED = 16
 """The longest chain of files that include each other."""
-_LONGEST = 1024
-"""Characters of the path of a file that is included."""
 
 
 Place = Annotated[str, AfterValidator(os.path.expanduser)]
@@ -84,12 +81,6 @@ def build(schema: type[S], data: Mapping[str, Any], place: str) -> S:
         return schema.model_validate(data)
     except ValidationError as error:
         raise ConfigError(f"{place}: {_sentence(error, schema)}") from None
-
-
-def line(values: Mapping[str, Any]) -> str:
-    """Values as one line of YAML, which can stand in a configuration whatever their texts hold."""
-    text: str = yaml.safe_dump(dict(values), default_flow_style=True, sort_keys=False, width=math.inf)
-    return text.strip()
 
 
 def leaves(nested: Mapping[str, Any], under: str = "") -> Iterator[tuple[str, Any]]:
@@ -188,7 +179,7 @@ def _read(path: Path, schema: type[Section], including: tuple[Path, ...]) -> dic
         line = f":{mark.line + 1}" if mark else ""
         raise ConfigError(f"{path}{line}: not valid YAML ({_reason(error)})") from None
     if not isinstance(data, dict):
-        held = "the file is empty" if data is None else f"it contains {type_of(data)}"
+        held = "the file is empty" if data is None else f"it contains a {type(data).__name__}"
         raise ConfigError(
             f"{path}: a configuration is a mapping with the keys {', '.join(schema.model_fields)}, but {held}"
         )
@@ -203,9 +194,7 @@ def _read(path: Path, schema: type[Section], including: tuple[Path, ...]) -> dic
 def _included(name: Any, path: Path, including: tuple[Path, ...]) -> Path:
     """The file that one includes."""
     if not isinstance(name, str):
-        raise ConfigError(f"{path}: include: {name!r:.60} is {type_of(name)}; give the name of one file")
-    if len(name) > _LONGEST:
-        raise ConfigError(f"{path}: include: {name!r:.60} has {len(name)} characters; give a path of up to {_LONGEST}")
+        raise ConfigError(f"{path}: include: {name!r:.60} is a {type(name).__name__}; give the name of one file")
     if path.resolve() in including:
         raise ConfigError(f"{path}: include: {name} leads back to a file that includes it")
     if len(including) >= MOST_INCLUDED:

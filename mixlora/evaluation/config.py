@@ -90,7 +90,6 @@ class GenerationSection(Section):
     Attributes:
         batch_size: conversations generated together; answers do not depend on it.
         max_new_tokens: the most tokens of an answer.
-        max_prompt_length: the most tokens of a prompt; None for those that the model was made for.
         do_sample: draw tokens (the paper: temperature 0.2) instead of taking the most probable.
         temperature: of drawn tokens.
         top_p: draw only among the most probable tokens, up to this cumulative probability.
@@ -100,7 +99,6 @@ class GenerationSection(Section):
 
     batch_size: int = Field(16, ge=1)
     max_new_tokens: int = Field(64, ge=1)
-    max_prompt_length: int | None = Field(None, ge=1)
     do_sample: bool = False
     temperature: Number = Field(0.2, gt=0)
     top_p: Number | None = Field(None, gt=0, le=1)
@@ -116,9 +114,8 @@ class GenerationSection(Section):
     @property
     def identity(self) -> dict[str, Any]:
         """The settings that answers depend on."""
-        unused = {"batch_size", "max_prompt_length"}
-        drawn = set() if self.do_sample else {"temperature", "top_p", "seed"}
-        return self.model_dump(mode="json", exclude=unused | drawn)
+        unused = {"batch_size"} if self.do_sample else {"batch_size", "temperature", "top_p", "seed"}
+        return self.model_dump(mode="json", exclude=unused)
 
 
 class JudgeSection(Section):
@@ -144,6 +141,11 @@ class JudgeSection(Section):
         if value == SPLIT:
             raise ValueError("a judge runs on one device; give auto, cpu or cuda:0")
         return value
+
+    @property
+    def identity(self) -> list[str]:
+        """The settings that verdicts depend on."""
+        return [self.model, self.by, self.dtype]
 
 
 class EvaluateConfig(Section):
@@ -183,19 +185,10 @@ class ScoredSection(Section):
 
 
 class MetaSection(Section):
-    """The part of the results' metadata that a comparison needs.
-
-    Attributes:
-        labels: {task: the answers that classification chooses from}.
-        answers: {task: the checksum of its predictions}; None in results of earlier versions.
-        judge: what verdicts depend on besides the texts; None without a judge, and in results of earlier versions.
-        config: the configuration.
-    """
+    """The part of the results' metadata that a comparison needs."""
 
     model_config = ConfigDict(extra="ignore")
     labels: dict[str, list[str]] = Field(default_factory=dict)
-    answers: dict[str, str] | None = None
-    judge: list[str] | None = None
     config: ScoredSection = Field(default_factory=ScoredSection)
 
 

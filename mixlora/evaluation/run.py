@@ -3,12 +3,13 @@
 import gc
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from mixlora.checkpoints import loading
-from mixlora.checkpoints.fingerprints import of_checkpoint, of_generation, of_processing
+from mixlora.checkpoints.fingerprints import of_checkpoint
 from mixlora.checkpoints.prompting import load_collator
 from mixlora.common.errors import CheckpointError, ConfigError, DataError, RunError, plain, reason
 from mixlora.common.files import TRAINING, file_name, is_folder
@@ -25,8 +26,8 @@ from mixlora.evaluation.config import JUDGE, TASK, EvaluateConfig, EvaluateTask
 from mixlora.evaluation.folder import Folder
 from mixlora.evaluation.generation import Generator, generate
 from mixlora.evaluation.grouping import dependent, labels
-from mixlora.evaluation.judging.judge import judge_score
-from mixlora.evaluation.judging.run import identity, judge_all
+from mixlora.evaluation.judging.judge import Judgement, judge_score
+from mixlora.evaluation.judging.run import judge_all
 from mixlora.evaluation.predictions import Prediction
 from mixlora.evaluation.results import Results
 from mixlora.evaluation.scoring import mme
@@ -37,7 +38,7 @@ from mixlora.tuner.config import MixLoraConfig, Routing
 
 Asked = dict[str, tuple[EvaluateTask, list[Example]]]
 """{task: (its section of the configuration, its examples)}."""
-FORMAT = 3
+FORMAT = 2
 """The number of the layout of an evaluation's directory."""
 
 
@@ -81,7 +82,7 @@ def _absolute(out: str) -> Path:
 
 def _evaluated(config: EvaluateConfig, folder: Folder, progress: Progress, tell: Callable[[str], object]) -> Results:
     config.model.date = config.model.date or folder.day
-    collator = load_collator(config.model, _any_adapter(config), config.generation.max_prompt_length)
+    collator = load_collator(config.model, _any_adapter(config))
     config.model.date = collator.template.written_day
     asked, noted, marked = _read(config, collator, progress)
     data = {
@@ -95,12 +96,17 @@ def _evaluated(config: EvaluateConfig, folder: Folder, progress: Progress, tell:
     _refuse_undefined(asked, adapters)
     shared = _shared(asked)
     groups = {task: labels(examples, shared[task]) for task, (_, examples) in asked.items()}
-    folder.claim(_identity(config, collator), _identities(asked, adapters))
+    folder.claim(_identity(config), _identities(asked, adapters))
     found = _answered(config, asked, adapters, groups, collator, folder, progress)
     results = Results(config.label or folder.path.name, model=config.model.model_dump(mode="json"))
-    judge = _judged(results, config, asked, found, folder, progress)
+    to_judge = {task: found[task] for task, (how, _) in asked.items() if how.metric == JUDGE}
+    said: dict[str, list[Judgement]] = {}
+    if config.judge is not None and to_judge:
+        said = judge_all(config.judge, to_judge, {task: folder.judgements(task) for task in to_judge}, progress)
     for task, own in _scores(config, asked, found).items():
         results.add(task, own)
+    for task, words in said.items():
+        results.add(task, judge_score(words, config.draws, config.seed, [one.group for one in to_judge[task]]))
     results.tasks = {task: results.tasks[task] for task in asked}
     results.add_totals(_totals(config, asked, found))
     results.dependent = dependent(shared)
@@ -108,31 +114,10 @@ def _evaluated(config: EvaluateConfig, folder: Folder, progress: Progress, tell:
         "config": resolved(config),
         "data": data,
         "labels": {task: how.labels for task, (how, _) in asked.items() if how.labels is not None},
-        "answers": {task: folder.checksum(task) for task in asked},
-        "judge": judge,
         "versions": {name: version(name) for name in ("torch", "transformers", "peft", "task-interference")},
     }
     results.save(folder.path)
     return results
-
-
-def _judged(
-    results: Results,
-    config: EvaluateConfig,
-    asked: Asked,
-    found: Mapping[str, Sequence[Prediction]],
-    folder: Folder,
-    progress: Progress,
-) -> list[str] | None:
-    """Add the scores of the tasks that a judge scores; the identity of the judge, None if there are no such tasks."""
-    own = {task: found[task] for task, (how, _) in asked.items() if how.metric == JUDGE}
-    if config.judge is None or not own:
-        return None
-    judge = identity(config.judge)
-    said = judge_all(config.judge, judge, own, {task: folder.judgements(task) for task in own}, progress)
-    for task, words in said.items():
-        results.add(task, judge_score(words, config.draws, config.seed, [one.group for one in own[task]]))
-    return judge
 
 
 def _read(
@@ -203,16 +188,14 @@ def _totals(config: EvaluateConfig, asked: Asked, found: Mapping[str, Sequence[P
     return mme.totals(subtasks, config.draws, config.seed)
 
 
-def _identity(config: EvaluateConfig, collator: Collator) -> dict[str, Any]:
+def _identity(config: EvaluateConfig) -> dict[str, Any]:
     """What the answers to all tasks depend on, except paths and devices."""
-    model, base = config.model, loading.base_of(config.model)
+    model = config.model
     return {
         "format": FORMAT,
-        "base": of_checkpoint(base),
-        "generation config": of_generation(base),
+        "base": of_checkpoint(loading.base_of(model)),
         "projector": model.projector and of_checkpoint(model.projector),
-        "model": model.model_dump(mode="json", exclude={"base", "adapter", "projector", "device", "chat_template"}),
-        **of_processing(collator),
+        "model": model.model_dump(mode="json", exclude={"base", "adapter", "projector", "device"}),
         "generation": config.generation.identity,
     }
 
@@ -289,25 +272,22 @@ def _answered(
 ) -> dict[str, list[Prediction]]:
     """The predictions of every task; a model is loaded only if some are missing.
 
-    Of kept predictions only the answers are used; those of other groups or places are written again with these.
+    Kept predictions of other groups are written again with these.
     """
     found: dict[str, list[Prediction]] = {}
-    begun: dict[str, dict[str, Prediction]] = {}
     todo: dict[str | None, list[str]] = {}
     for task, (_, examples) in asked.items():
         kept = folder.complete(task, [example.id for example in examples])
         if kept is None:
             todo.setdefault(adapters[task], []).append(task)
-            begun[task] = folder.partial(task)
         else:
-            known = {one.question_id: one.predict for one in kept}
-            found[task] = [_prediction(task, one, known[one.id], groups[task][one.id]) for one in examples]
+            found[task] = [replace(one, group=groups[task][one.question_id]) for one in kept]
             if found[task] != kept:
                 folder.finish(task, found[task])
     for adapter, tasks in todo.items():
         generator = _generator(config, adapter, collator, {task: asked[task][0] for task in tasks})
         for task in tasks:
-            found[task] = _answer(generator, task, asked[task][1], begun[task], groups[task], folder, progress)
+            found[task] = _answer(generator, task, asked[task][1], groups[task], folder, progress)
         del generator
         gc.collect()
     return found
@@ -329,11 +309,11 @@ def _answer(
     generator: Generator,
     task: str,
     examples: Sequence[Example],
-    known: Mapping[str, Prediction],
     groups: Mapping[str, str | None],
     folder: Folder,
     progress: Progress,
 ) -> list[Prediction]:
+    known = folder.partial(task)
     found: dict[str, Prediction] = {}
     texts = {example.id: known[example.id].predict for example in examples if example.id in known}
     for batch in generate(generator, examples, lambda example: texts.get(example.id)):

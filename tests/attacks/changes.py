@@ -33,7 +33,6 @@ class Kind:
         change: makes it, given the folder of the inputs, the configuration of the command, and what it draws from.
         commands: that read what changes.
         inputs: on which it is made: "lora", "mixture" or "llava".
-        parts: between which numbers of kept parts the command is killed.
         rounds: whether numbers may differ by rounding from those of one call with the change.
         before: what is changed before the command begins.
     """
@@ -41,7 +40,6 @@ class Kind:
     change: Change
     commands: tuple[str, ...] = tuple(COMMANDS)
     inputs: str = "lora"
-    parts: tuple[int, int] = (1, 4)
     rounds: bool = False
     before: Change | None = None
 
@@ -68,16 +66,6 @@ def of_weights(file: str) -> Change:
         tensor = tensors[generator.choice(sorted(tensors))].reshape(-1)
         tensor[generator.randrange(tensor.size)] += 0.5
         save_file(tensors, folder / file, {"format": "pt"})
-
-    return change
-
-
-def of_all_weights(file: str) -> Change:
-    """Every number negated: another model altogether."""
-
-    def change(folder: Path, *_: Any) -> None:
-        tensors = load_file(folder / file)
-        save_file({name: -tensor for name, tensor in tensors.items()}, folder / file, {"format": "pt"})
 
     return change
 
@@ -131,36 +119,7 @@ def of_template(folder: Path, *_: Any) -> None:
     (folder / "base" / "chat_template.jinja").write_text(text)
 
 
-def of_template_file(text: str) -> Change:
-    """A template file that the configuration names, with this text; before it was the same file with another."""
-
-    def change(folder: Path, values: Values, _: random.Random) -> None:
-        file = folder / "named.jinja"
-        file.write_text(
-            f"{{% for m in messages %}}{{{{ m['role'] + '{text} ' + m['content'] + '</s>' }}}}{{% endfor %}}"
-        )
-        values["model"] = {**values["model"], "chat_template": str(file)}
-
-    return change
-
-
 ADAPTER, BASE = "adapter/adapter_config.json", "base/config.json"
-
-
-def of_pooling(folder: Path, values: Values, _: random.Random) -> None:
-    """A mixture whose routers would look at padding, and whose answers depend on what they choose, in batches."""
-    for key, value in (("pooling", "all"), ("lora_alpha", 64)):
-        of_json(ADAPTER, key, value)(folder)
-    values["generation"] = {**values["generation"], "batch_size": 5}
-
-
-def of_judge(folder: Path, values: Values, _: random.Random) -> None:
-    """A judge of all answers, in a folder of its own."""
-    shutil.copytree(folder / "base", folder / "judge")
-    values["judge"] = {"model": str(folder / "judge"), "by": "generation", "device": "cpu", "batch_size": 1}
-    of_tasks(score="judge")(folder, values)
-
-
 KINDS = {
     "lora_alpha": Kind(of_json(ADAPTER, "lora_alpha", 16), MEASURED),
     "use_rslora": Kind(of_json(ADAPTER, "use_rslora", True), MEASURED),
@@ -173,8 +132,6 @@ KINDS = {
     "base weights of a mixture": Kind(of_weights("base/model.safetensors"), inputs="mixture"),
     "tokenizer": Kind(of_tokenizer),
     "chat template": Kind(of_template),
-    "template file": Kind(of_template_file(":"), before=of_template_file(" w9 w8")),
-    "generation config": Kind(of_json("base/generation_config.json", "repetition_penalty", 30.0), ("evaluate",)),
     "a line of the data": Kind(of_line),
     "a picture": Kind(of_picture, inputs="llava"),
     "size of pictures": Kind(of_json("base/processor_config.json", "num_additional_image_tokens", 1), inputs="llava"),
@@ -185,13 +142,6 @@ KINDS = {
     "seed of a training": Kind(of_settings(training={"seed": 1}), ("train",)),
     "batch size": Kind(of_settings(probe={"batch_size": 3}), ("compute", "factors"), rounds=True),
     "batch size of an evaluation": Kind(of_settings(generation={"batch_size": 3}), ("evaluate",), rounds=True),
-    "batch size of an evaluation of a mixture": Kind(
-        of_settings(generation={"batch_size": 1}),
-        ("evaluate",),
-        "mixture",
-        rounds=True,
-        before=of_pooling,
-    ),
     "batch size of a training": Kind(of_settings(training={"batch_size": 2}), ("train",)),
     "micro batch size": Kind(
         of_settings(training={"micro_batch_size": 2}),
@@ -199,14 +149,6 @@ KINDS = {
         rounds=True,
         before=of_settings(adapter={"dropout": 0}),
     ),
-    "micro batch size of a mixture": Kind(
-        of_settings(training={"micro_batch_size": 2}),
-        ("train",),
-        "mixture",
-        rounds=True,
-        before=of_settings(adapter={"dropout": 0}, mixlora={"pooling": "all"}),
-    ),
-    "judge": Kind(of_all_weights("judge/model.safetensors"), ("evaluate",), parts=(17, 24), before=of_judge),
     "alpha": Kind(of_settings(lora={"alpha": 32}), ("train",)),
     "learning rate": Kind(of_settings(training={"learning_rate": 1e-3}), ("train",)),
     "pooling of a training": Kind(of_settings(mixlora={"pooling": "all"}), ("train",), "mixture"),
@@ -242,7 +184,7 @@ def _try(place: Path, name: str, kind: Kind, command: str, generator: random.Ran
     if kind.before is not None:
         kind.before(place / "inputs", values, generator)
     job = Job(command, values, place / "cut" / "out")
-    if not cut_short(job, generator.randint(*kind.parts)):
+    if not cut_short(job, generator.randint(1, 4)):
         found.add("tracebacks", f"{command}, {name}: it could not be killed between its parts")
         return
     found.add("tried")

@@ -59,6 +59,11 @@ def partners(runs: Sequence[RunSummary]) -> list[tuple[int, int]]:
     return sorted(found, key=lambda pair: (runs[pair[0]].kind == runs[pair[1]].kind, pair))
 
 
+def same_examples(first: RunSummary, second: RunSummary) -> bool:
+    """Whether both runs hold the same units in the same order."""
+    return all(list(first.run.probes[name]) == list(second.run.probes[name]) for name in ("task", "ids", "source"))
+
+
 def difference(runs: Sequence[RunSummary], pair: tuple[int, int], replicates: int, share: int) -> Compared:
     """The change from one run to another, over all layers first, then wherever both were measured and time allows.
 
@@ -80,8 +85,8 @@ def change(
     first: RunSummary, second: RunSummary, scope: Scope, choices: Sequence[Choice], replicates: int
 ) -> dict[Choice, pd.DataFrame]:
     """The cells of `interference.compare` for every choice, with the difference as the value."""
-    seed = first.run.seed  # one for both; the groups are each run's own
-    a, b = (resamples_of(one.run, one.run.gram(**scope.options), replicates, seed) for one in (first, second))
+    grams = [one.run.gram(**scope.options) for one in (first, second)]
+    a, b = (resamples_of(first.run, gram, replicates) for gram in grams)  # both with the first's seed and units
     found = {}
     for choice in choices:
         try:

@@ -175,45 +175,11 @@ def test_bootstrap_weights_draw_whole_groups_and_the_same_ones_for_tasks_that_sh
     assert_array_equal(weights[:, of_a_or_b].sum(axis=1), 12)
 
 
-def test_every_resample_has_two_groups_of_a_task_however_few_of_the_familys_it_has() -> None:
+def test_a_task_of_which_no_group_was_drawn_counts_as_measured() -> None:
     tasks = ["a"] * 60 + ["b"] * 2
     weights = bootstrap_weights(tasks, 500, 0, [*range(60), 0, 1])
-    assert (weights[:, 60:] > 0).all() and (weights[:, 60:] > 1).any()
-    assert_array_equal(weights[:, :2], weights[:, 60:])
-    assert_array_equal(weights[:, :60].sum(axis=1), 60)
-
-
-def test_tasks_too_many_and_small_for_that_count_as_measured() -> None:
-    tasks = [f"t{k // 2}" for k in range(60)] + ["b"] * 60
-    weights = bootstrap_weights(tasks, 50, 0, [*range(60), *range(60)])
-    assert (weights[:, :60].reshape(50, 30, 2).sum(axis=2) >= 2).all()
-    assert_array_equal(weights[:, 60:].sum(axis=1), 60)
-
-
-@pytest.mark.parametrize("shared", [False, True])
-def test_a_small_task_that_shares_a_group_with_a_large_one_keeps_its_interval_and_signal(shared: bool) -> None:
-    rng = np.random.default_rng(0)
-    gradients = 3 * np.eye(50)[0] + 0.1 * rng.normal(size=(305, 50))
-    groups = [*range(5), 0 if shared else 5, *range(6, 305)]
-    found = table(gradients @ gradients.T, ["a"] * 5 + ["b"] * 300, "delta", groups=groups, replicates=500)
-    assert found.low[0, 0] < found.value[0, 0] < found.high[0, 0]
-    assert found.verdict[0, 1] == found.verdict[1, 0] == "synergy"
-
-
-@pytest.mark.parametrize(("count", "signal"), [(2, "no-signal"), (3, "no-signal"), (4, "synergy")])
-@pytest.mark.parametrize("grouped", [False, True])
-def test_fewer_than_four_groups_have_no_interval_and_are_told(count: int, signal: str, grouped: bool) -> None:
-    rng = np.random.default_rng(0)
-    size = 10 if grouped else 1
-    gradients = 5 * np.eye(60)[0] + 0.3 * rng.normal(size=(count * size + 40, 60))
-    tasks = ["a"] * (count * size) + ["b"] * 40
-    groups = [*np.repeat(range(count), size).tolist(), *range(100, 140)] if grouped else None
-    found = table(gradients @ gradients.T, tasks, groups=groups, replicates=200)
-    assert found.verdict[0, 1] == signal and found.verdict[1, 0] == "synergy"
-    own = table(gradients @ gradients.T, tasks, "delta", groups=groups, replicates=200)
-    assert np.isnan(own.low[0, 0]) == np.isnan(own.high[0, 0]) == (count < 4)
-    told = uncertainty.too_few(gradients @ gradients.T, tasks, groups)
-    assert told == ({"a": count} if count < 4 else {})
+    assert (weights[:, 60:].sum(axis=1) > 0).all()
+    assert (weights[:, 60:] == [1, 1]).all(axis=1).mean() > 0.1
 
 
 def test_signal_of_groups_is_the_mean_over_pairs_of_different_groups() -> None:
@@ -248,6 +214,8 @@ def test_the_null_is_of_halves_of_groups() -> None:
     first = found.tasks[0]
     own = [k for k in range(len(tasks)) if tasks[k] == first]
     labels = list(dict.fromkeys(groups[k] for k in own))
+    every = list(dict.fromkeys(groups))
+    labels.sort(key=every.index)
     half = np.random.default_rng(5).permuted(np.arange(len(labels))[None] < len(labels) // 2, axis=1)[0]
     chosen = {label for label, taken in zip(labels, half, strict=True) if taken}
     units = [k for k in own if groups[k] in chosen] + [k for k in own if groups[k] not in chosen]
@@ -264,35 +232,6 @@ def test_a_comparison_of_a_run_with_itself_by_groups_has_not_changed() -> None:
         found = compare(gram, gram, tasks, metric, groups=groups, replicates=50)
         assert_array_equal(found.difference, np.zeros((3, 3)))
         assert (found.verdict == "unclear").all()
-
-
-@pytest.mark.parametrize("metric", ["delta", "interference", "cosine"])
-def test_runs_are_resampled_alike_whichever_of_them_has_groups_and_in_any_order(metric: str) -> None:
-    gram, tasks, groups = sharing()  # tasks in turn
-    other = gram * 1.1 + np.diag(np.arange(len(tasks)) / 50)
-    expected = compare(gram, other, tasks, metric, groups=groups, groups_b=groups, replicates=100)
-    for one, two in ((None, groups), (groups, None), ([f"{label} {label}" for label in groups], groups)):
-        found = compare(gram, other, tasks, metric, groups=one, groups_b=two, replicates=100)
-        assert_array_equal(found.low, expected.low)
-    order = sorted(range(len(tasks)), key=lambda k: list(dict.fromkeys(tasks)).index(tasks[k]))
-    squares = [one[np.ix_(order, order)] for one in (gram, other)]
-    labels = [groups[k] for k in order]
-    found = compare(*squares, [tasks[k] for k in order], metric, groups_b=labels, replicates=100)
-    assert_allclose(found.low, expected.low)
-
-
-def test_groups_that_leave_a_task_one_group_when_taken_together_are_not_compared() -> None:
-    gram, tasks = recorded("golden")
-    halves = [k % 20 // 10 for k in range(20)]
-    crossed = [k % 2 for k in range(20)]
-    rest = list(range(2, 42))
-    message = (
-        "the groups of both runs, taken together, leave task 'a' a single one, so that no two of its units are "
-        "independent in both; compute both with the same `group`"
-    )
-    for one, two in ((halves, crossed), (crossed, halves)):
-        with pytest.raises(ScopeError, match=message):
-            compare(gram, gram, tasks, groups=one + rest, groups_b=two + rest)
 
 
 def test_copies_of_one_example_share_a_group_where_units_have_groups() -> None:

@@ -11,13 +11,12 @@ from torch.testing import assert_close
 from transformers import AutoTokenizer, LlavaForConditionalGeneration
 
 from mixlora.checkpoints import loading
-from mixlora.common import processes, settings
+from mixlora.common import settings
 from mixlora.common.errors import CheckpointError, ConfigError, DataError, RunError, TrainingError
 from mixlora.data import mini
 from mixlora.training import config, run
 from mixlora.training.trainer import arguments
 from tests.support.adapted import llama
-from tests.support.evaluations import files
 from tests.support.trainings import TASKS, made, values
 
 
@@ -209,15 +208,6 @@ def test_what_changes_nothing_that_is_trained_may_differ(trained, setting):
     assert run.train(config.load(None, (), nested)) == [trained]
 
 
-def test_a_finished_training_says_that_its_base_was_not_compared(trained, tmp_path):
-    told = []
-    finished = config.load(None, (), values(trained, training={"steps": 1}))
-    assert run.train(finished, tell=told.append) == [trained]
-    assert told[-1] == f"{trained} was trained before: whether the base has changed since was not checked"
-    run.train(made(tmp_path / "new", training={"steps": 1}), tell=told.append)
-    assert not any(str(tmp_path / "new") in clause for clause in told)
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -342,27 +332,6 @@ def test_memory_that_runs_out_and_a_smaller_batch_that_goes_on(tmp_path, monkeyp
     one, other = (load_file(found / "adapter_model.safetensors") for found in (path, whole))
     for name in one:
         assert_close(one[name], other[name], rtol=1e-3, atol=1e-4)
-
-
-POOLED = {"mixlora": {"r": 2, "num_factors": 4, "alpha": 4, "pooling": "all"}}
-
-
-def test_routers_that_look_at_padding_allow_no_smaller_batch_to_go_on(tmp_path, monkeypatch):
-    with monkeypatch.context() as patched:
-        short_of_memory(patched, step=4)
-        message = refused(TrainingError, made(tmp_path / "out", "mixlora", **POOLED))
-    assert "set training.gradient_checkpointing: true, with another --out; or lower training.max_length" in message
-    before = files(tmp_path / "out")
-    message = refused(CheckpointError, made(tmp_path / "out", "mixlora", **POOLED, training={"micro_batch_size": 4}))
-    assert message == (
-        f"{tmp_path / 'out'} is from another training (training.micro_batch_size was 8 and is now 4); choose another "
-        "--out, or delete it"
-    )
-    monkeypatch.setattr(processes, "count", lambda: 2)  # each has half of a batch
-    message = refused(CheckpointError, made(tmp_path / "out", "mixlora", **POOLED))
-    assert "(training.micro_batch_size was 8 and is now 4)" in message and files(tmp_path / "out") == before
-    monkeypatch.undo()
-    assert run.train(made(tmp_path / "out", "mixlora", **POOLED, training={"micro_batch_size": 8}))
 
 
 def test_a_loss_that_is_no_number_any_more(tmp_path):
