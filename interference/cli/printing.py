@@ -248,7 +248,8 @@ def verification(found: "Verification", console: Console) -> None:
     last = f"up to a step of {number(found.linear_until)}" if found.linear_until else "at no step size tried"
     console.print(
         f"{'passed' if found.passed else 'FAILED'}: gradients equal autograd to {number(found.error)} (relative, "
-        f"{found.dtype}), the Gram to {number(found.gram_error)}; Delta matches real steps {last}."
+        f"{found.dtype}), the Gram to {number(found.gram_error)} (worst in {found.gram_block}), "
+        f"losses to {number(found.loss_error)}; Delta matches real steps {last}."
     )
     if found.passed and not found.linear_until:
         console.print(

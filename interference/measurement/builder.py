@@ -132,6 +132,7 @@ class RunBuilder:
                 "tokens": [found.tokens[k] for k in place],
                 "ids": [unit.ids for unit in units],
                 "source": [unit.source for unit in units],
+                "content": [unit.content for unit in units],
             }
         )
         if all(unit.group is not None for unit in units):

@@ -4,8 +4,8 @@ A part is measured and stored together: some whole units, and the batches that h
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -17,7 +17,8 @@ from interference.gradients.weight_space import weight_space_rows
 from interference.measurement.shard import ALL, Shard
 from interference.measurement.spec import Spec
 from interference.measurement.spool import DiskSpool, MemorySpool
-from interference.measurement.units import Batch, Part, Probed, Unit, UnitMeans, digested
+from interference.measurement.units import Batch, Part, Probed, Unit, UnitMeans, contents, digested
+from mixlora.checkpoints.fingerprints import digest
 from mixlora.common.progress import Progress, silent
 
 OWNER = "unit"
@@ -56,29 +57,30 @@ class Prober:
         found = Probed()
         for number, part in enumerate(parts):
             if self.shard.owns(number):
-                found.add(part, *self._part(number, part))
+                found.add(*self._part(number, part))
             else:
-                found.add(part, [0.0] * len(part.units), [0] * len(part.units))
+                found.add(part.units, [0.0] * len(part.units), [0] * len(part.units))
             self.progress("gradients", len(found.units), self.total)
         return found
 
-    def _part(self, number: int, part: Part) -> tuple[list[float], list[int]]:
-        """The losses and tokens of a part, whose gradients are in the spool afterwards."""
+    def _part(self, number: int, part: Part) -> tuple[Sequence[Unit], list[float], list[int]]:
+        """The units of a part, their losses and tokens; their gradients are in the spool afterwards."""
         if not isinstance(self.spool, DiskSpool):
-            rows, losses, tokens = self._measure(part, part.batches)
+            seen = _Contents(part)
+            rows, losses, tokens = self._measure(part, seen)
             self.spool.write(number, rows)
-            return losses, tokens
+            return seen.units(), losses, tokens
         batches = list(part.batches)
-        digest = digested(self.job, batches)
+        held = digested(self.job, batches)
         kept = self.spool.metadata(number)
-        if kept and kept.get("batches") == digest:
-            return json.loads(kept["losses"]), json.loads(kept["tokens"])
+        if kept and kept.get("batches") == held:
+            return part.units, json.loads(kept["losses"]), json.loads(kept["tokens"])
         if self.spool.path(number).exists():
             self.again.append(number)
         rows, losses, tokens = self._measure(part, batches)
-        metadata = {"batches": digest, "losses": json.dumps(losses), "tokens": json.dumps(tokens)}
+        metadata = {"batches": held, "losses": json.dumps(losses), "tokens": json.dumps(tokens)}
         self.spool.write(number, rows, metadata)
-        return losses, tokens
+        return part.units, losses, tokens
 
     def _measure(
         self, part: Part, batches: Iterable[tuple[Batch, Sequence[int]]]
@@ -119,6 +121,25 @@ class Prober:
                     "finite; the checkpoint is broken or its dtype too narrow (try dtype: float32)"
                 )
         return found
+
+
+class _Contents:
+    """The batches of a part, and the digests of its units' examples once all have been seen."""
+
+    def __init__(self, part: Part) -> None:
+        self._part = part
+        self._found: list[list[str]] = [[] for _ in part.units]
+
+    def __iter__(self) -> Iterator[tuple[Batch, Sequence[int]]]:
+        for batch, owners in self._part.batches:
+            for owner, content in zip(owners, contents(batch), strict=True):
+                self._found[owner].append(content)
+            yield batch, owners
+
+    def units(self) -> list[Unit]:
+        """The units, with the digests of those that had none."""
+        found = zip(self._part.units, self._found, strict=True)
+        return [unit if unit.content else replace(unit, content=digest([repr(own).encode()])) for unit, own in found]
 
 
 class _Selections:

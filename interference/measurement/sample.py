@@ -14,7 +14,7 @@ from interference.config import AnalysisConfig, TaskConfig
 from interference.errors import DataError, ScopeError
 from interference.measurement.units import Batch, Part, Unit, Workload
 from mixlora.checkpoints.prompting import load_collator
-from mixlora.data.checking import as_error
+from mixlora.data.checking import as_error, fingerprint
 from mixlora.data.collation import Collator, Encoded
 from mixlora.data.described import of_task
 from mixlora.data.draws import draw, packed, pool_of, pool_size
@@ -38,7 +38,8 @@ class EncodedUnit:
     def unit(self) -> Unit:
         """What the run records of it."""
         ids = " + ".join(example.id for example in self.examples)
-        return Unit(self.task, ids, " + ".join(example.source for example in self.examples), self.group)
+        source = " + ".join(example.source for example in self.examples)
+        return Unit(self.task, ids, source, self.group, fingerprint(example.example for example in self.examples))
 
     @property
     def length(self) -> int:

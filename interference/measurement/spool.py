@@ -17,6 +17,7 @@ from torch import Tensor
 from interference.errors import RunError, WriteError
 from mixlora.checkpoints.fingerprints import of_tensor
 from mixlora.common.errors import is_full, unwritable
+from mixlora.common.sealed import SEAL, seal, sealed
 from mixlora.common.writing import whole_file
 
 Rows = Mapping[str, Tensor]
@@ -131,14 +132,14 @@ class DiskSpool:
             part: number of the part.
             rows: {name: rows}.
             metadata: what a later process checks before it takes the part; None if there is no later process. A digest
-                of every block's rows is kept with it.
+                of every block's rows is kept with it, and a seal of the whole.
 
         Raises:
             WriteError: if they cannot be written; earlier parts stay.
         """
         held = {name: tensor.contiguous() for name, tensor in rows.items()}
         self._sums[part] = {name: of_tensor(tensor) for name, tensor in held.items()}
-        kept = {**(metadata or {}), _SUMS: json.dumps(self._sums[part])}
+        kept = sealed({**(metadata or {}), _SUMS: json.dumps(self._sums[part])})
         try:
             with whole_file(self.path(part), durable=metadata is not None) as new:
                 save_file(held, new, kept)
@@ -153,12 +154,7 @@ class DiskSpool:
             RunError: if the file is gone or damaged.
         """
         with self._opened(part) as file:
-            if part not in self._sums:
-                self._sums[part] = json.loads(file.metadata()[_SUMS])
-            found: Tensor = file.get_tensor(block)
-            if of_tensor(found) != self._sums[part][block]:
-                raise ValueError(f"the rows of {block} have changed since they were measured")
-            return found
+            return self._checked(file, part, block)
 
     def rows(self, part: int) -> dict[str, Tensor]:
         """Read all blocks of a part.
@@ -167,18 +163,26 @@ class DiskSpool:
             RunError: if the file is gone or damaged.
         """
         with self._opened(part) as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is not a mapping
+            return {name: self._checked(file, part, name) for name in file.keys()}  # noqa: SIM118  # it is not a mapping
 
     def metadata(self, part: int) -> dict[str, str] | None:
         """The metadata that was written with a part; None if the part is missing or damaged."""
         try:
             with safe_open(self.path(part), framework="pt") as file:
-                found = dict(file.metadata() or {})
-                sums = json.loads(found.pop(_SUMS))
+                found, sums = _unsealed(file)
                 held = {name: of_tensor(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118  # no mapping
         except _DAMAGED:
             return None
         return found if held == sums else None
+
+    def _checked(self, file: safe_open, part: int, block: str) -> Tensor:
+        """The rows of a block, as they were written."""
+        if part not in self._sums:
+            self._sums[part] = _unsealed(file)[1]
+        found: Tensor = file.get_tensor(block)
+        if of_tensor(found) != self._sums[part][block]:
+            raise ValueError(f"the rows of {block} are not what was measured")
+        return found
 
     @contextmanager
     def _opened(self, part: int) -> Iterator[safe_open]:
@@ -188,3 +192,11 @@ class DiskSpool:
                 yield file
         except _DAMAGED as error:
             raise RunError(f"{path} is gone or damaged ({error}); the same command measures it again") from None
+
+
+def _unsealed(file: safe_open) -> tuple[dict[str, str], dict[str, str]]:
+    """The metadata of a part, as they were written, and the digests of its rows."""
+    found = dict(file.metadata())
+    if found.pop(SEAL) != seal(found):
+        raise ValueError("what it says of itself is not what was written")
+    return found, json.loads(found.pop(_SUMS))

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from interference.errors import ScopeError
+from interference.gradients.examples import COUNTS
 from interference.gradients.probe import BatchGradients
 from interference.measurement.collated import check_batch, refuse_packed
-from mixlora.checkpoints.fingerprints import of_tensor
+from mixlora.checkpoints.fingerprints import digest, of_tensor
 from mixlora.checkpoints.loading import refuse_offloaded
 
 Batch = Mapping[str, Any]
@@ -28,12 +29,14 @@ class Unit:
         ids: of the examples it is the mean of.
         source: of those.
         group: the same number for units that are not independent, in all tasks; None where that is not known.
+        content: a digest of the examples; "" until their batches are measured (`contents`).
     """
 
     task: str
     ids: str
     source: str
     group: int | None = None
+    content: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,12 +91,12 @@ class Probed:
     tokens: list[int] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
 
-    def add(self, part: Part, losses: Sequence[float], tokens: Sequence[int]) -> None:
+    def add(self, units: Sequence[Unit], losses: Sequence[float], tokens: Sequence[int]) -> None:
         """Add a part that is in the spool."""
-        self.units += part.units
+        self.units += units
         self.losses += losses
         self.tokens += tokens
-        self.sizes.append(len(part.units))
+        self.sizes.append(len(units))
 
 
 class UnitMeans:
@@ -173,6 +176,36 @@ def digested(job: str, batches: Iterable[tuple[Batch, Sequence[int]]]) -> str:
             held = of_tensor(value) if isinstance(value, Tensor) else repr(value)  # the tasks of its rows, among others
             found.update(f"{key} {held} ".encode())
     return found.hexdigest()
+
+
+def contents(batch: Batch) -> list[str]:
+    """A digest of every example of a batch: of what its tensors hold of it without padding, in any precision.
+
+    What a tensor holds of one example cannot always be told, as where pictures are cut into a list of patches. All of
+    it then counts for each.
+    """
+    shape = batch["labels"].shape
+    mask = batch.get("attention_mask")
+    kept = mask.bool() if isinstance(mask, Tensor) and mask.shape == shape else torch.ones(shape, dtype=torch.bool)
+    told = {key: value for key, value in sorted(batch.items()) if key not in (*COUNTS, "attention_mask")}
+    return [digest(_shown(told, row, kept[row])) for row in range(shape[0])]
+
+
+def _shown(batch: Batch, row: int, kept: Tensor) -> Iterator[bytes]:
+    """The tensors of one row of a batch, at the positions that are kept."""
+    for key, value in batch.items():
+        own = value[row : row + 1] if isinstance(value, Tensor | list) and _by_row(value, batch) else value
+        if isinstance(own, Tensor) and value.shape[:2] == batch["labels"].shape:
+            own = own[:, kept.to(own.device)]
+        for tensor in own if isinstance(own, list | tuple) else [own]:
+            if isinstance(tensor, Tensor):
+                number = torch.bfloat16 if tensor.is_floating_point() else torch.int64
+                yield f"{key} {of_tensor(tensor.to(number))}".encode()
+
+
+def _by_row(value: Tensor | list[Any], batch: Batch) -> bool:
+    """Whether a value has an entry for every row of its batch."""
+    return (not isinstance(value, Tensor) or value.dim() > 0) and len(value) == len(batch["labels"])
 
 
 def _rowwise(weights: Tensor, rows: Tensor) -> Tensor:

@@ -23,8 +23,9 @@ from interference.report.phrases import sentence, several
 from interference.report.scopes import BASE, WHOLE, Choice, Detail, contents, key_of, words_of
 from interference.report.summary import RunSummary, cells, counts, summarise
 from interference.run import Run
+from interference.run.comparison import other_examples
 from interference.run.remarks import examples as examples_reached
-from interference.run.remarks import other_units, reached
+from interference.run.remarks import reached
 from mixlora.common.enums import member
 from mixlora.common.progress import Progress, silent
 
@@ -185,13 +186,13 @@ def _summaries(
     return [summarise(label, run, pages[label], replicates, progress) for label, run in runs.items()], left_out
 
 
-def _unlike(first: RunSummary, second: RunSummary) -> str:
+def _unlike(first: RunSummary, second: RunSummary, told: str) -> str:
+    """That two runs have no paired difference, and why, which is `told` where their tasks are the same."""
     named = f"{first.label} and {second.label}"
-    if set(first.run.tasks) == set(second.run.tasks) and (sizes := other_units(first.run.meta, second.run.meta)):
-        return f"{named} have no paired difference: {sizes}."
-    what = "tasks" if set(first.run.tasks) != set(second.run.tasks) else "examples"
+    if set(first.run.tasks) == set(second.run.tasks):
+        return f"{named} have no paired difference: {told}."
     return (
-        f"{named} were measured on different {what}, so their difference has no paired interval: compute both with "
+        f"{named} were measured on different tasks, so their difference has no paired interval: compute both with "
         "the same tasks, samples and seed to compare them."
     )
 
@@ -201,10 +202,10 @@ def _compared(summaries: Sequence[RunSummary], replicates: int, progress: Progre
     pairs, found, unlike = changes.partners(summaries), [], []
     for done, (a, b) in enumerate(pairs[: changes.MOST]):
         first, second = summaries[a], summaries[b]
-        if changes.same_examples(first, second):
-            found.append(changes.difference(summaries, (a, b), replicates, min(len(pairs), changes.MOST)))
+        if told := other_examples(first.run, second.run):
+            unlike.append(_unlike(first, second, told))
         else:
-            unlike.append(_unlike(first, second))
+            found.append(changes.difference(summaries, (a, b), replicates, min(len(pairs), changes.MOST)))
         progress("differences", done + 1, min(len(pairs), changes.MOST))
     return found, unlike
 
@@ -292,7 +293,7 @@ def _headline(runs: Sequence[RunSummary], details: Sequence[Sequence[str]]) -> l
 def _advice(runs: Sequence[RunSummary], groupings: Sequence[Grouping | None]) -> list[str]:
     said = conclusions.advice_of_all(runs, groupings)
     for first, second in ((runs[a], runs[b]) for a, b in changes.partners(runs)[: changes.MOST]):
-        if changes.same_examples(first, second) and (warning := changes.unequal_loss(first, second)):
+        if not other_examples(first.run, second.run) and (warning := changes.unequal_loss(first, second)):
             said.append(f"{first.label} and {second.label}: {warning}.")
     return said
 

@@ -208,6 +208,29 @@ def other_units(first: Mapping[str, Any], second: Mapping[str, Any]) -> str | No
     return f"a unit is {sizes[0]} in one run and {sizes[1]} in the other; compute both with the same unit size"
 
 
+def other_data(first: Mapping[str, Any], second: Mapping[str, Any]) -> str | None:
+    """That the data of two runs whose units keep no content differ; None where they do not, or it is not known.
+
+    Their fingerprints also depend on how text became tokens, and tell only where that was the same.
+    """
+    data = [_mapping(meta.get("data")) for meta in (first, second)]
+    known = [one.get("fingerprint") for one in data]
+    if None in known or known[0] == known[1] or _processing(first) != _processing(second):
+        return None
+    return (
+        "the runs' examples have the same names and other content (another data fingerprint): they changed in between; "
+        "compute both on the same"
+    )
+
+
+def _processing(meta: Mapping[str, Any]) -> list[Any]:
+    """What a run tells of how its text became tokens: template, day, length, and the base, whose tokenizer it is."""
+    template = _mapping(_mapping(meta.get("data")).get("template"))
+    length = _mapping(_mapping(meta.get("config")).get("probe")).get("max_length")
+    base = _mapping(meta.get("fingerprints")).get("base weights")
+    return [template.get("text"), template.get("training"), template.get("day"), length, base]
+
+
 def _unit(meta: Mapping[str, Any]) -> str:
     config = meta.get("config")
     if not isinstance(config, Mapping):

@@ -1,6 +1,7 @@
 """Gradients of units, derived twice: as a run computes them, and by autograd of one example at a time."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -73,21 +74,34 @@ def apart(units: Sequence[list[Batch]]) -> Iterator[tuple[Batch, list[int]]]:
             yield batch, [k] * len(batch["labels"])
 
 
-def derived_gradients(
+@dataclass(frozen=True)
+class Derived:
+    """What is derived of some units.
+
+    Attributes:
+        rows: {block: their gradients [units, *factor shape]}.
+        told: the loss (nats per token) and the number of supervised tokens of each.
+    """
+
+    rows: dict[str, Tensor]
+    told: list[tuple[float, int]]
+
+
+def derive(
     model: nn.Module,
     targets: Sequence[Target],
     units: Sequence[list[Batch]],
     token_mean: bool,
     loss: Loss | None = None,
-) -> dict[str, Tensor]:
-    """The units' gradients by batch-1 autograd, of the model's own loss or of `loss`: {block: [units, ...]}."""
+) -> Derived:
+    """The units' gradients and losses by batch-1 autograd, of the model's own loss or of `loss`."""
     mean = UnitMeans(len(units), token_mean)
     for k, batches in enumerate(units):
         for batch in batches:
-            gradients = reference.of_targets(model, batch, targets, loss)
+            gradients, losses = reference.with_losses(model, batch, targets, loss)
             tokens = (batch["labels"][:, 1:] != IGNORED).sum(dim=1)
-            mean.add(BatchGradients(gradients, torch.zeros(len(tokens)), tokens), [k] * len(tokens))
-    return _gathered(mean)
+            mean.add(BatchGradients(gradients, losses, tokens), [k] * len(tokens))
+    return Derived(_gathered(mean), list(zip(mean.losses(), mean.tokens.long().tolist(), strict=True)))
 
 
 def _alike(singles: Sequence[tuple[int, Batch]]) -> list[list[tuple[int, Batch]]]:

@@ -79,15 +79,33 @@ def of_targets(
     Returns:
         {block name: [batch, *factor shape]}.
     """
+    return with_losses(model, batch, targets, loss)[0]
+
+
+def with_losses(
+    model: nn.Module, batch: Mapping[str, Any], targets: Sequence[Target], loss: Loss | None = None
+) -> tuple[dict[str, Tensor], Tensor]:
+    """`of_targets`, and the loss of each example.
+
+    Args:
+        model: As in `of_targets`, like the others.
+        batch: What its forward takes.
+        targets: Of one adapter.
+        loss: In place of the model's own; None for that.
+
+    Returns:
+        {block name: [batch, *factor shape]}, and [batch], nats per token.
+    """
     with as_found(model), torch.enable_grad():
         activate(model, targets[0].adapter)
         weights = _prepare(model, targets)
-        rows = []
+        rows, losses = [], []
         alone = [single(batch, row) for row in range(len(batch["labels"]))] if loss is None else singles(batch)
         for example in alone:
             found = loss_of(model, example, loss or model_loss)
             rows.append(torch.autograd.grad(found, list(weights.values())))
-    return {name: torch.stack([row[k] for row in rows]) for k, name in enumerate(weights)}
+            losses.append(found.detach())
+    return {name: torch.stack([row[k] for row in rows]) for k, name in enumerate(weights)}, torch.stack(losses)
 
 
 def gradients_functional(model: nn.Module, batch: Mapping[str, Any], targets: Sequence[Target]) -> dict[str, Tensor]:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +14,6 @@ from interference.config import AnalysisConfig, build
 from interference.errors import RunError, ScopeError
 from interference.gradients.autograd import Loss
 from interference.gradients.examples import single
-from interference.gradients.sketch import sketched
 from interference.gradients.state import activate, as_found
 from interference.gradients.targets import Target
 from interference.measurement import checkpoint, objective, sample
@@ -23,8 +21,9 @@ from interference.measurement.spec import Spec
 from interference.measurement.units import Batch, of_collated
 from interference.run import Run
 from interference.run.remarks import plain_loss
-from interference.verification.derivation import TOGETHER, apart, derived_gradients, gram_of, together, unit_gradients
+from interference.verification.derivation import TOGETHER, apart, derive, gram_of, together, unit_gradients
 from interference.verification.independent import example_batch
+from interference.verification.products import Products
 from interference.verification.steps import linear_until, real_steps
 from mixlora.common.progress import Progress, silent
 from mixlora.common.settings import without_trust
@@ -44,9 +43,13 @@ class Verification:
             gradient of a loss near 0 is a difference of nearly equal numbers and has few right digits. `own_error` is
             relative to its own norm. `worst_block` is the block that differs most, `worst_error` its error relative to
             that block (no block if the two ways agree to the bit).
-        gram_error: Largest |K - K'| / sqrt(K'[u,u] K'[v,v]) between the run's Gram and that of the derived gradients
-            (of their sketches, if the run is of sketches): of the units in `gradients`, and of one unit of every other
-            part of the run against them.
+        gram_error: Largest |K - K'| / sqrt(K'[u,u] K'[v,v]) of any block, those of the weight-space view among them,
+            between the run's Gram and that of the derived gradients (of their sketches, if the run is of sketches): of
+            the units in `gradients`, and of one unit of every other part of the run against them. K'[u,u] counts as at
+            least 1e-4 of that of the largest block of its side in the median unit.
+        gram_block: The block that differs most.
+        loss_error: Largest error of the loss of one of these units, relative to it or to the median unit's, whichever
+            is larger; inf where a unit has another number of supervised tokens.
         steps: One row per step size: `step` (lambda), `predicted` (root mean square fall of the loss, nats per token),
             `slope` of the real fall on the predicted one, `correlation`, `pairs` of units.
         linear_until: The largest step up to which slope lies within 0.9 to 1.1 and correlation above 0.99; 0 if none.
@@ -56,6 +59,8 @@ class Verification:
 
     gradients: pd.DataFrame
     gram_error: float
+    gram_block: str
+    loss_error: float
     steps: pd.DataFrame
     linear_until: float
     dtype: str
@@ -68,20 +73,22 @@ class Verification:
 
     @property
     def passed(self) -> bool:
-        """Whether gradients and Gram equal autograd's within the base's precision, and small steps are as predicted."""
+        """Whether gradients, Gram and losses are autograd's within the base's precision, and small steps as told."""
         tolerance = TOLERANCES[self.dtype]
         right = self.error <= tolerance and self.gram_error <= 3 * tolerance  # an inner product has the error of two
-        return right and (self.linear_until > 0 or self.dtype != "float32")
+        return right and self.loss_error <= tolerance and (self.linear_until > 0 or self.dtype != "float32")
 
     def summary(self) -> pd.DataFrame:
         """The steps with the gradient errors.
 
         Returns:
-            One row per step size: the columns of `steps`, gradient_error, gram_error, linear_until, passed.
+            One row per step size: the columns of `steps`, gradient_error, gram_error, gram_block, loss_error,
+            linear_until, passed.
         """
         return self.steps.assign(
-            gradient_error=self.error, gram_error=self.gram_error, linear_until=self.linear_until, passed=self.passed
-        )
+            gradient_error=self.error, gram_error=self.gram_error, gram_block=self.gram_block,
+            loss_error=self.loss_error, linear_until=self.linear_until, passed=self.passed,
+        )  # fmt: skip
 
 
 def verify(
@@ -229,61 +236,38 @@ def _verify(
     measured = unit_gradients(model, targets, padded, len(chosen), token_mean, loss)
     with as_found(model):
         activate(model, targets[0].adapter)
-        derived = derived_gradients(model, targets, units, token_mean, loss)
-        parts = _Parts(run, chosen, derived)
+        derived = derive(model, targets, units, token_mean, loss)
+        products, told = Products(run, targets, chosen, derived.rows), dict(zip(chosen, derived.told, strict=True))
         for place, batches in rest:
-            parts.check(place, derived_gradients(model, targets, [batches], token_mean, loss))
+            found = derive(model, targets, [batches], token_mean, loss)
+            products.add(place, found.rows)
+            told[place] = found.told[0]
     progress("gradients", len(chosen), len(chosen))
-    gram, exact = run.gram()[np.ix_(chosen, chosen)].astype(np.float64), gram_of(derived)
+    gram, exact = run.gram()[np.ix_(chosen, chosen)].astype(np.float64), gram_of(derived.rows)
     predicted = gram if run.meta.get("sketch") is None else exact  # sketches' known error is not the gradients'
-    steps = real_steps(model, targets, units, derived, predicted, token_mean, progress, loss)
+    steps = real_steps(model, targets, units, derived.rows, predicted, token_mean, progress, loss)
     routers = any(block.side in ROUTERS for target in targets for block in target.blocks)
+    blocks = products.errors()
+    worst = max(blocks, key=lambda name: blocks[name])
     return Verification(
-        _errors(run, chosen, measured, derived), parts.error, steps, linear_until(steps), _dtype(model), routers
-    )
+        _errors(run, chosen, measured, derived.rows), blocks[worst], worst, _loss_error(run, told), steps,
+        linear_until(steps), _dtype(model), routers,
+    )  # fmt: skip
+
+
+def _loss_error(run: Run, told: Mapping[int, tuple[float, int]]) -> float:
+    """How far a run's losses are from those derived of its units: {place: loss, supervised tokens}."""
+    kept = run.probes.iloc[list(told)]
+    losses, tokens = (np.array(values) for values in zip(*told.values(), strict=True))
+    if (kept["tokens"].to_numpy() != tokens).any():
+        return math.inf
+    size = np.maximum(np.abs(losses), np.median(np.abs(losses)))
+    off = np.abs(kept["loss"].to_numpy() - losses)
+    return float(np.where(np.isfinite(off), off / np.where(size > 0, size, 1), math.inf).max())
 
 
 def _on(batch: Batch, device: torch.device | str) -> Batch:
     return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
-
-
-class _Parts:
-    """How far a run's Gram is from that of derived gradients: of the chosen units, then of others against these.
-
-    Attributes:
-        error: The largest so far, relative to the two units' norms.
-
-    Args:
-        run: The run.
-        chosen: Places of the chosen units.
-        derived: {block name: their gradients}.
-    """
-
-    def __init__(self, run: Run, chosen: Sequence[int], derived: Mapping[str, Tensor]) -> None:
-        self._run, self._chosen, self._gram = run, chosen, run.gram()
-        self._rows = self._flat(derived)
-        self._own = (self._rows @ self._rows.T).numpy()
-        self.error = 0.0 if np.isfinite(self._gram).all() else math.inf
-        self._compare(self._gram[np.ix_(chosen, chosen)], self._own, np.diagonal(self._own))
-
-    def check(self, place: int, derived: Mapping[str, Tensor]) -> None:
-        """Take the unit at a place of the run into account."""
-        row = self._flat(derived)
-        square, with_chosen = (row @ row.T).numpy(), (row @ self._rows.T).numpy()
-        self._compare(self._gram[[[place]], self._chosen], with_chosen, square[0])
-        self._compare(self._gram[[[place]], [place]], square, square[0], square[0])
-
-    def _flat(self, rows: Mapping[str, Tensor]) -> Tensor:
-        """[units, entries] of all blocks, sketched if the run's are."""
-        size = self._run.meta.get("sketch")
-        blocks = (rows if size is None else sketched(rows, size, self._run.seed)).values()
-        return torch.cat([block.flatten(1) for block in blocks], dim=1).double()
-
-    def _compare(self, found: Any, expected: Any, squares: Any, others: Any = None) -> None:
-        norms = np.sqrt(np.outer(squares, np.diagonal(self._own) if others is None else others))
-        apart = np.abs(found - expected) / np.where(norms > 0, norms, np.nan)
-        if not np.isnan(apart).all():
-            self.error = max(self.error, float(np.nanmax(apart)))
 
 
 def _loss(run: Run, model: nn.Module, targets: Sequence[Target], batch: Batch) -> Loss | None:

@@ -8,14 +8,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mixlora.common.errors import ConfigError, DataError, plain
-from mixlora.data.collation import Collator
 from mixlora.data.examples import Example, Picture
 from mixlora.data.groups import IMAGE, all_shared
 from mixlora.data.images import is_encoded, open_image
 from mixlora.data.reading.problems import Noted, collecting
+
+if TYPE_CHECKING:
+    from mixlora.data.collation import Collator
 
 _THREADS, _AHEAD = 8, 4
 """The default number of threads that decode, and how many examples each works ahead."""
@@ -46,7 +48,7 @@ class Checked:
 
 def check(
     examples: Sequence[Example],
-    collator: Collator,
+    collator: "Collator",
     problems: list[DataError],
     decode: bool = True,
     threads: int | None = None,

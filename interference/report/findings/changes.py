@@ -59,11 +59,6 @@ def partners(runs: Sequence[RunSummary]) -> list[tuple[int, int]]:
     return sorted(found, key=lambda pair: (runs[pair[0]].kind == runs[pair[1]].kind, pair))
 
 
-def same_examples(first: RunSummary, second: RunSummary) -> bool:
-    """Whether both runs hold the same units in the same order."""
-    return all(list(first.run.probes[name]) == list(second.run.probes[name]) for name in ("task", "ids", "source"))
-
-
 def difference(runs: Sequence[RunSummary], pair: tuple[int, int], replicates: int, share: int) -> Compared:
     """The change from one run to another, over all layers first, then wherever both were measured and time allows.
 

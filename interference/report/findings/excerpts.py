@@ -12,6 +12,7 @@ from PIL import Image
 from interference.config import AnalysisConfig, build
 from interference.errors import InterferenceError
 from interference.run import Run
+from mixlora.data.checking import fingerprint
 from mixlora.data.draws import draw, packed, pool_of
 from mixlora.data.examples import Example
 from mixlora.data.groups import NONE, all_shared
@@ -38,6 +39,14 @@ class _Unit:
         """Ids and sources as a run's probes name them."""
         return " + ".join(e.id for e in self.examples), " + ".join(e.source for e in self.examples)
 
+    @property
+    def content(self) -> str | None:
+        """The digest of the examples as a run's probes have it; None where a picture can no longer be read."""
+        try:
+            return fingerprint(self.examples)
+        except InterferenceError:
+            return None
+
 
 class Excerpts:
     """The examples behind the units of runs; every task's file is read once, when it is first asked for."""
@@ -49,11 +58,12 @@ class Excerpts:
     def of(self, run: Run, row: int) -> dict[str, Any]:
         """Prompt, answer and thumbnail (a PNG as data URI) of a unit; "" and None where they cannot be had.
 
-        They cannot where the run names no data, the data are gone, or no unit there has this unit's ids and sources.
+        They cannot where the run names no data, the data are gone, or no unit there has this unit's ids, sources and,
+        where the run tells it, content.
         """
         task, ids, source = (str(run.probes[name].iloc[row]) for name in ("task", "ids", "source"))
         unit = self._units(run, task).get((ids, source))
-        if unit is None:
+        if unit is None or ("content" in run.probes and unit.content != run.probes["content"].iloc[row]):
             return dict(NOTHING)
         example, more = unit.examples[0], len(unit.examples) - 1
         prompt = "\n".join(turn.text for turn in example.turns[:-1])

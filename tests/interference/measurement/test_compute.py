@@ -13,6 +13,7 @@ from peft import LoraConfig
 import interference
 from interference.errors import CheckpointError, ConfigError, MeasurementError, RunError, ScopeError
 from interference.measurement.spool import DiskSpool
+from interference.measurement.units import contents
 from interference.verification import reference
 from tests.support.models import batch, llama, llava, lora, perturb
 
@@ -57,7 +58,7 @@ def test_the_signature_is_the_promised_one():
 
 
 def test_probes_and_blocks(model, run):
-    assert list(run.probes) == ["task", "loss", "tokens", "ids", "source"]
+    assert list(run.probes) == ["task", "loss", "tokens", "ids", "source", "content"]
     assert run.probes["task"].tolist() == ["red"] * 5 + ["blue"] * 3
     assert run.probes["tokens"].tolist() == [3, 1, 5, 2, 4, 2, 6, 3]
     assert run.probes["ids"].tolist() == ["0.0", "0.1", "0.2", "1.0", "1.1", "0.0", "0.1", "1.0"]
@@ -69,6 +70,37 @@ def test_probes_and_blocks(model, run):
     assert len(run.blocks) == 3 * 7 * 2
     assert set(run.blocks.loc[run.blocks["module"] == "down_proj", "group"]) == {"mlp"}
     assert repr(run) == "Run(8 units: red 5, blue 3; 42 blocks)"
+
+
+def test_other_batches_of_the_same_names_are_not_compared(model, run):
+    other = {"red": RED, "blue": [*BLUE[:-1], batch([9], [3], seed=77)]}
+    changed = interference.compute(model, other)
+    assert [a == b for a, b in zip(run.probes["content"], changed.probes["content"], strict=True)] == [True] * 7 + [
+        False
+    ]
+    interference.compare(run, interference.compute(model, TASKS, layers=[1]), layers=[1], replicates=50)
+    with pytest.raises(
+        ScopeError, match="1 of the runs' 8 units have the same names and other content, the first is 1"
+    ):
+        interference.compare(run, changed, replicates=50)
+    whole = [interference.compute(model, tasks, unit="batch") for tasks in (TASKS, other)]
+    same = [a == b for a, b in zip(*(one.probes["content"] for one in whole), strict=True)]
+    assert same == [True, True, True, False]
+
+
+def test_content_is_of_what_an_example_shows_whatever_its_batch():
+    both = batch([6, 11], [2, 6], seed=4)
+    both["pixel_values"] = torch.rand(2, 3, 4, 4)
+    first, second = contents(both)
+    assert first != second
+    alone = [reference.single(both, row) for row in (0, 1)]
+    assert [contents(one) for one in alone] == [[first], [second]]
+    narrow = both | {"pixel_values": both["pixel_values"].bfloat16(), "input_ids": both["input_ids"].int()}
+    assert contents(narrow) == contents(both | {"tasks": ["a", "b"]}) == [first, second]
+    for key in ("input_ids", "labels", "pixel_values"):
+        changed = both[key].clone()
+        changed[1, -1 if key != "pixel_values" else 2] += 1
+        assert [a == b for a, b in zip(contents(both | {key: changed}), (first, second), strict=True)] == [True, False]
 
 
 @pytest.mark.parametrize(

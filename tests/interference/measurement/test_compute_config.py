@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,9 +14,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
-from interference import config, load
-from interference.errors import InterferenceError, RunError
+from interference import compare, config, load
+from interference.errors import InterferenceError, RunError, ScopeError
 from interference.gradients.probe import Probe
 from interference.gradients.targets import find_targets
 from interference.measurement import checkpoint, sample
@@ -105,6 +107,32 @@ def test_the_built_in_base_is_not_taken_for_a_folder(tiny, tmp_path, monkeypatch
     values = tiny.data()
     found = resolved(config.build(values | {"model": {"base": "mini", "adapter": "mini"}}, "test"))
     assert found["model"]["base"] == "mini" and found["model"]["adapter"] == str(tmp_path / "mini")
+
+
+def test_every_unit_has_a_digest_of_its_examples(tiny, run, tmp_path):
+    assert run.probes["content"].str.fullmatch("[0-9a-f]{32}").all() and run.probes["content"].nunique() == 12
+    moved = {name: Path(shutil.copy(file, tmp_path)) for name, file in tiny.tasks.items()}
+    values = data(tiny.base, tiny.adapter, moved, tmp_path / "run", layers=[1], batch_size=2)
+    same_examples = compute_config(config.build(values, "test"))
+    assert same_examples.probes["content"].equals(run.probes["content"])
+    write_task(moved["red"], 8, change=lambda k, row: row | ({"response": "w1"} if k == 2 else {}))
+    changed = compute_config(config.build(values | {"out": str(tmp_path / "changed")}, "test"))
+    assert (changed.probes["content"] != run.probes["content"]).sum() == 1
+    compare(same_examples, run, replicates=50)
+    with pytest.raises(ScopeError, match="1 of the runs' 12 units have the same names and other content, the first is"):
+        compare(same_examples, changed, replicates=50)
+
+
+def test_another_picture_of_the_same_name_is_other_content(tiny_llava, tmp_path):
+    write_pictures(tmp_path, ["p0.png", "p1.png", "p2.png"])
+    seen = write_task(tmp_path / "s.jsonl", 4, change=lambda k, v: v | ({"image": f"p{k}.png"} if k < 3 else {}))
+    values = data(tiny_llava / "base", tiny_llava / "adapter", {"a": seen, "b": seen})
+    settings = config.build(values, "test")
+    before = [unit.unit for unit in sample_of(settings).units]
+    Image.new("RGB", (20, 18), (1, 2, 3)).save(tmp_path / "p0.png")
+    after = [unit.unit for unit in sample_of(settings).units]
+    other = [(a.task, a.ids) for a, b in zip(before, after, strict=True) if a.content != b.content]
+    assert other == [("a", "r0"), ("b", "r0")]
 
 
 def test_pictures_are_measured_apart_and_in_order(tiny_llava, tmp_path):

@@ -29,6 +29,21 @@ def test_a_damaged_part_counts_as_absent_and_is_named_when_it_is_read(tmp_path, 
         spool.read(3, "b")
 
 
+def test_a_part_with_any_other_byte_counts_as_absent(tmp_path):
+    """Its losses and tokens are in the header, beside the digests of its rows."""
+    written = {"batches": "abc", "losses": "[1.25, 2.5]", "tokens": "[3, 4]"}
+    spool = DiskSpool(tmp_path)
+    spool.write(0, {"b": torch.ones(2, 2), "c": torch.ones(2, 1)}, written)
+    whole = spool.path(0).read_bytes()
+    for place in range(len(whole)):
+        other = bytearray(whole)
+        other[place] ^= 1 << place % 8
+        spool.path(0).write_bytes(other)
+        assert DiskSpool(tmp_path).metadata(0) is None, (place, bytes(other))
+        with pytest.raises(RunError, match="gone or damaged"):
+            DiskSpool(tmp_path).rows(0)
+
+
 def test_a_full_disk_is_told_and_what_was_written_stays(tmp_path):
     code = f"""
         import resource, signal, torch

@@ -12,8 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 
 from interference import compute, load
 from interference.errors import MeasurementError, RunError
@@ -21,6 +19,7 @@ from interference.measurement import resume as unfinished_runs
 from interference.measurement import sample
 from interference.measurement.compute import compute_config
 from interference.measurement.resume import unfinished
+from interference.measurement.spool import DiskSpool
 from mixlora.common.directories import check_writable
 from tests.support.models import batch, llama, lora
 
@@ -70,6 +69,7 @@ def test_a_second_process_is_refused_and_the_first_goes_on(tmp_path):
         from pathlib import Path
         from interference.errors import RunError
         from interference.measurement.resume import unfinished
+from interference.measurement.spool import DiskSpool
         try:
             with unfinished(Path({str(out)!r}), dict(job="a")):
                 print("in")
@@ -338,10 +338,10 @@ def test_parts_of_another_checkpoint_are_measured_again(tiny, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         compute_config(config, stop)
     (place,) = (tmp_path / "spools").iterdir()
-    for part in place.glob("part-*"):
-        with safe_open(part, framework="pt") as file:
-            rows = {name: 2 * file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            save_file(rows, part, {**file.metadata(), "batches": "of another job"})
+    spool = DiskSpool(place)
+    for number in range(len(list(place.glob("part-*")))):
+        rows = {name: 2 * values for name, values in spool.rows(number).items()}
+        spool.write(number, rows, {**spool.metadata(number), "batches": "of another job"})
     (tmp_path / "whole").mkdir()
     whole = compute_config(tiny.config(tmp_path / "whole" / "run"))
     assert np.array_equal(compute_config(config).gram(), whole.gram())

@@ -86,14 +86,39 @@ def test_a_loss_of_zero_warns_of_nothing():
 
 
 @pytest.mark.parametrize(
-    ("means", "ids", "what"), [(APART | {"d": axis(4)}, "other", "examples"), (APART, "r", "tasks")]
+    ("means", "ids", "said"),
+    [
+        (
+            APART | {"d": axis(4)},
+            "other",
+            "have no paired difference: the runs do not hold the same examples in the same order; compute both with "
+            "the same seed.",
+        ),
+        (
+            APART,
+            "r",
+            "were measured on different tasks, so their difference has no paired interval: compute both with the same "
+            "tasks, samples and seed to compare them.",
+        ),
+    ],
 )
-def test_runs_of_other_examples_or_tasks_are_not_subtracted(means, ids, what):
+def test_runs_of_other_examples_or_tasks_are_not_subtracted(means, ids, said):
     found = report({"x": made(TWO_GROUPS), "y": made(means, ids=ids)}, "small", replicates=B)
     assert found.differences == []
+    assert found.headline[3] == f"x and y {said}"
+
+
+def test_runs_of_examples_that_have_changed_are_not_subtracted():
+    runs = {"x": made(TWO_GROUPS), "y": made(TWO_GROUPS)}
+    for label, run in runs.items():
+        run.probes["content"] = [label, *["same"] * (len(run.probes) - 1)]
+    found = report(runs, "small", replicates=B)
+    assert found.differences == []
+    units, task = len(runs["x"].probes), runs["x"].tasks[0]
     assert found.headline[3] == (
-        f"x and y were measured on different {what}, so their difference has no paired interval: compute both with the "
-        "same tasks, samples and seed to compare them."
+        f"x and y have no paired difference: 1 of the runs' {units} units have the same names and other content, the "
+        f"first is {runs['x'].probes['ids'][0]} of task {task!r}: the examples changed in between; compute both on the "
+        "same."
     )
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from interference.report.data import report
 from interference.report.findings import excerpts
 from interference.report.findings.drivers import CELLS, Contributions, clearest
-from interference.report.findings.excerpts import Excerpts, shortened, thumbnail
+from interference.report.findings.excerpts import NOTHING, Excerpts, shortened, thumbnail
 from interference.statistics import metrics
 from mixlora.data.examples import Example, Turn
 from tests.support.reported import TWO_GROUPS, made
@@ -124,6 +124,16 @@ def test_data_that_cannot_be_had_are_told(tmp_path, how):
     example = shown.runs[0]["drivers"][0]["examples"][0]
     assert (example["prompt"], example["answer"], example["thumbnail"]) == ("", "", None)
     assert example["source"] in set(run.probes["source"])
+
+
+@pytest.mark.parametrize("change", [{"text": "What was it?"}, {"size": (301, 200)}, {}])
+def test_texts_and_pictures_that_have_changed_are_not_shown(tmp_path, change):
+    run = with_data(tmp_path)
+    run.probes["content"] = [each.content for task in run.tasks for each in Excerpts()._units(run, task).values()]
+    assert run.probes["content"].nunique() == len(run.probes)
+    written(tmp_path, run.tasks, **change)
+    shown = Excerpts().of(run, 0)
+    assert shown == NOTHING if change else shown["prompt"] == "What is it? a"
 
 
 def test_examples_stay_unread_if_asked(tmp_path, monkeypatch):

@@ -388,6 +388,52 @@ def test_runs_of_other_examples_are_not_compared(other):
         compare(made(), made(**other))
 
 
+def with_content(run, content):
+    run.probes = run.probes.assign(content=list(content))
+    return run
+
+
+def test_runs_of_the_same_names_and_other_content_are_not_compared():
+    a, b = (with_content(made(seed), "uvwxyz") for seed in (0, 1))
+    assert len(compare(a, b, replicates=50)) == 4
+    with pytest.raises(ScopeError) as error:
+        compare(a, with_content(made(1), "uvWXyz"), replicates=50)
+    assert str(error.value) == (
+        "2 of the runs' 6 units have the same names and other content, the first is r2 of task 'a': the examples "
+        "changed in between; compute both on the same"
+    )
+
+
+def of_earlier_version(seed, data, length=None, base="base"):
+    """A run that keeps no content of its units, but a fingerprint of all."""
+    run = made(seed)
+    template = {"text": "T", "training": True, "day": None, "source": f"file {seed}"}
+    run.meta |= {
+        "data": {"fingerprint": data, "template": template},
+        "config": {"probe": {"max_length": length}},
+        "fingerprints": {"base weights": base},
+    }
+    return run
+
+
+def test_data_of_runs_without_content_are_compared_by_their_fingerprint():
+    first = of_earlier_version(0, "one")
+    for other in (of_earlier_version(1, "one"), with_content(of_earlier_version(1, "one"), "uvwxyz"), made(1)):
+        assert len(compare(first, other, replicates=50)) == 4
+    for other in (of_earlier_version(1, "two"), with_content(of_earlier_version(1, "two"), "uvwxyz")):
+        with pytest.raises(ScopeError, match=r"the same names and other content \(another data fingerprint\): they"):
+            compare(first, other, replicates=50)
+    for other in (of_earlier_version(1, "two", length=9), of_earlier_version(1, "two", base="another")):
+        assert len(compare(first, other, replicates=50)) == 4  # other tokens, perhaps of the same examples
+
+
+@pytest.mark.parametrize("content", [[*"uvwxy", ""], [*"uvwxy", None], list(range(6))])
+def test_content_that_is_no_digest_is_told(tmp_path, content):
+    with_content(made(), content).save(tmp_path / "run")
+    with pytest.raises(RunError, match=r"probes.parquet is damaged: a content is no digest"):
+        load(tmp_path / "run")
+
+
 @pytest.mark.parametrize(("old", "new"), [('"seed": 0', '"seed": 7'), ('"loss": "mean', '"loss": "mead')])
 def test_a_changed_run_json_is_told(tmp_path, old, new):
     run = made()

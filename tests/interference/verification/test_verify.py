@@ -66,6 +66,80 @@ def test_other_units_and_scopes_pass(model, options):
     assert found.passed and found.error < 1e-5 and found.gram_error < 1e-5
 
 
+@pytest.fixture(scope="module")
+def weighed(model):
+    return package.compute(model, TASKS, weight_space=True)
+
+
+def with_blocks(run, **changed):
+    """The run with other Gram matrices in some blocks."""
+    grams = {name: changed.get(name, run._grams[name]) for name in run.blocks["name"]}
+    return Run(run.probes, run.blocks, grams, run.meta)
+
+
+def test_a_right_run_of_the_weight_space_passes(model, weighed):
+    found = package.verify(weighed, model, TASKS)
+    assert found.passed and found.gram_error < 1e-5 and found.loss_error < 1e-5
+    assert found.gram_block in set(weighed.blocks["name"])
+
+
+@pytest.mark.parametrize("options", [{"granularity": "group"}, {"granularity": "layer"}, {"sketch": 64}])
+def test_the_weight_space_of_sums_and_of_sketches_passes(model, options):
+    run = package.compute(model, TASKS, weight_space=True, **options)
+    assert package.verify(run, model, TASKS).gram_error < 1e-5
+
+
+@pytest.mark.parametrize("scale", [0, 0.5])
+def test_the_weight_space_passes_where_b_is_of_lower_rank(scale):
+    model = lora(llama())
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter[:, 1:] = 0
+                parameter.mul_(scale)
+    run = package.compute(model, TASKS, weight_space=True)
+    assert package.verify(run, model, TASKS).gram_error < 1e-5
+
+
+@pytest.mark.parametrize("pair", [("A", "A"), ("A", "B"), ("W", "W")])
+def test_swapped_blocks_fail(model, weighed, pair):
+    first, second = f"language.0.q_proj.{pair[0]}", f"language.1.up_proj.{pair[1]}"
+    swapped = with_blocks(weighed, **{first: weighed._grams[second], second: weighed._grams[first]})
+    found = package.verify(swapped, model, TASKS)
+    assert not found.passed and found.gram_block in (first, second)
+
+
+@pytest.mark.parametrize("factor", [0, 1.01])
+@pytest.mark.parametrize("name", ["language.0.q_proj.A", "language.1.down_proj.B", "language.2.v_proj.W"])
+def test_a_wrong_block_fails_and_is_named(model, weighed, name, factor):
+    wrong = with_blocks(weighed, **{name: weighed._grams[name] * np.float32(factor)})
+    found = package.verify(wrong, model, TASKS, units=1)
+    assert not found.passed and found.gram_block == name
+
+
+@pytest.mark.parametrize(
+    ("column", "change"),
+    [
+        ("loss", lambda values: 3 * values),
+        ("loss", lambda values: values * np.nan),
+        ("tokens", lambda values: values + 1),
+    ],
+)
+def test_wrong_losses_and_tokens_fail(model, measured, column, change):
+    probes = measured.probes.assign(**{column: change(measured.probes[column])})
+    found = package.verify(Run(probes, measured.blocks, measured._grams, measured.meta), model, TASKS)
+    assert not found.passed and found.gram_error < 1e-5 and found.loss_error > 0.1
+
+
+def test_a_wrong_loss_of_another_part_fails(model):
+    tasks = {task: [batch([9, 7], [3, 2], seed) for seed in seeds] for task, seeds in (("a", (1, 2, 3)), ("b", (4, 5)))}
+    run = package.compute(model, tasks)
+    place = next(place for place in range(0, 10, 2) if not {place, place + 1} & set(verify._chosen(run, 1)))
+    probes = run.probes.copy()
+    probes.loc[place, "loss"] *= 1.01
+    assert not package.verify(Run(probes, run.blocks, run._grams, run.meta), model, tasks, units=1).passed
+
+
 @pytest.mark.parametrize("factor", [4.0, 1.01])
 def test_a_scaled_gram_fails(model, measured, factor):
     found = package.verify(tampered(measured, lambda packed: packed * np.float32(factor)), model, TASKS)
