@@ -200,7 +200,7 @@ def remarks(
     found += [plain(line) for line in carried(carriers or {}, run.probes, run.meta)]
     if metric == "delta" and (led := scarce(table, carriers or {})):
         found.append(plain(led))
-    if again := copied(run.copies(), run.probes):
+    if again := copied(run.gram(), run.probes):
         found.append(plain(again))
     if sketch := sketched(run.meta):
         found.append(sketch)

@@ -257,7 +257,7 @@ def _reality(run: RunSummary) -> list[str]:
     if 0 < len(silent(run)) < len(run.signal):
         found.append(f"{several(silent(run))} cannot be judged: no gradient there rises above its own noise.")
     found += [f"{line}." for line in remarks.carried(run.run.carriers(), run.run.probes, run.run.meta)]
-    if again := remarks.copied(run.run.copies(), run.run.probes):
+    if again := remarks.copied(run.run.gram(), run.run.probes):
         found.append(sentence(again))
     if run.null.empty:
         return found

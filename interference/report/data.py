@@ -205,7 +205,10 @@ def _compared(summaries: Sequence[RunSummary], replicates: int, progress: Progre
         if told := other_examples(first.run, second.run):
             unlike.append(_unlike(first, second, told))
         else:
-            found.append(changes.difference(summaries, (a, b), replicates, min(len(pairs), changes.MOST)))
+            try:
+                found.append(changes.difference(summaries, (a, b), replicates, min(len(pairs), changes.MOST)))
+            except ScopeError as error:  # their groups leave nothing that is independent in both
+                unlike.append(f"{first.label} and {second.label} have no paired difference: {error}.")
         progress("differences", done + 1, min(len(pairs), changes.MOST))
     return found, unlike
 

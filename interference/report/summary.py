@@ -87,9 +87,10 @@ def summarise(label: str, run: Run, contents: Contents, replicates: int, progres
     return RunSummary(label, run, tables, run.signal(), null_of(run), empty)
 
 
-def resamples_of(run: Run, gram: Any, replicates: int) -> Resamples:
-    """The resamples of a scope whose Gram is known, as `Run.table` draws them."""
-    return Resamples(gram, list(run.probes["task"]), replicates=replicates, seed=run.seed, groups=run.groups)
+def resamples_of(run: Run, gram: Any, replicates: int, seed: int | None = None) -> Resamples:
+    """The resamples of a scope whose Gram is known, as `Run.table` draws them, by the run's own seed or another."""
+    seed = run.seed if seed is None else seed
+    return Resamples(gram, list(run.probes["task"]), replicates=replicates, seed=seed, groups=run.groups)
 
 
 def table_of(resamples: Resamples, choice: Choice) -> pd.DataFrame:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from interference.statistics.estimand import METRICS, REDUCE, Reduce
+from interference.statistics.layout import held_repeatedly, kept_apart
 from interference.statistics.uncertainty import can_split
 from mixlora.data import described
 
@@ -107,8 +108,9 @@ def dependence(probes: pd.DataFrame) -> str | None:
     return f"{few}{both}{tasks if len(own) < len(probes) else ''}; intervals and verdicts are based on groups"
 
 
-def copied(copies: Sequence[Sequence[int]], probes: pd.DataFrame) -> str | None:
-    """That examples come more than once, and which, by `Run.copies` and `Run.probes`; None where none does."""
+def copied(gram: np.ndarray, probes: pd.DataFrame) -> str | None:
+    """That examples come more than once, and which, by a run's Gram and its probes; None where none does."""
+    copies = held_repeatedly(gram)
     if not copies:
         return None
     names = [f"{task} {ids}" for task, ids in zip(probes["task"], probes["ids"], strict=True)]
@@ -117,8 +119,18 @@ def copied(copies: Sequence[Sequence[int]], probes: pd.DataFrame) -> str | None:
     count = sum(map(len, copies))
     return (
         f"{count} units are copies of {len(copies)} examples, by their gradients; the copies of one example form one "
-        f"group: {'; '.join(shown[:NAMED])}{more}"
+        f"group{_apart(gram, probes)}: {'; '.join(shown[:NAMED])}{more}"
     )
+
+
+def _apart(gram: np.ndarray, probes: pd.DataFrame) -> str:
+    """Which copies are no group."""
+    labels = list(probes["group"]) if "group" in probes else range(len(probes))
+    units = kept_apart(gram, list(probes["task"]), labels)
+    if not units:
+        return ""
+    tasks = ", ".join(dict.fromkeys(probes["task"].iloc[units]))
+    return f", but for {len(units)} units of {tasks}, which would leave a task a single group"
 
 
 def reduced_by(reduce: str | None) -> str:

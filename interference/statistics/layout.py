@@ -73,14 +73,16 @@ class Layout:
         return found.grouped(codes_of(groups)[found.order])
 
     def grouped(self, groups: NDArray[np.intp]) -> Layout:
-        """The same units with groups [units], in this layout's order.
+        """The same units with groups [units], in this layout's order, numbered by first appearance there.
+
+        So equal groups have equal numbers, and with them the same resamples, however they were labelled.
 
         Raises:
             ScopeError: If all units of a task are in one group.
         """
         if len(np.unique(groups)) == len(groups):
             return replace(self, groups=None)
-        found = replace(self, groups=groups)
+        found = replace(self, groups=codes_of(groups.tolist()))
         for task, units, count in zip(self.tasks, self.counts, found.cells.counts, strict=True):
             if count < 2:
                 raise ScopeError(
@@ -92,8 +94,9 @@ class Layout:
     def with_copies(self, total: Array, within: bool = True) -> Layout:
         """The same units, those with equal gradients in one group; itself where there are none.
 
-        Where that would leave a task a single group, as one whose units are all the same, the copies of an example
-        within a task stay apart, and the k-th shares a group with the k-th in another task.
+        Where that would leave a task a single group, as one whose units are all the same, the examples that it holds
+        repeatedly stay apart: the k-th copy in one task shares a group with the k-th in another. Where a single group
+        is left even so, that task shares none by copies.
 
         Args:
             total: [units, units], the Gram of all blocks, grouped.
@@ -102,24 +105,44 @@ class Layout:
         equal = equal_pairs(total)
         if not len(equal):
             return self
-        found = self._joined(equal) if within else None
-        if found is None:
-            partners = copies_of(total, self)
-            units = np.nonzero(partners >= 0)[1]
-            found = self._joined(np.stack([units, partners[partners >= 0]], axis=1))
-        return self if found is None else found
+        example = joined(len(total), equal[:, 0], equal[:, 1])
+        task = np.repeat(np.arange(len(self.counts)), self.counts)
+        held = np.zeros((len(self.counts), example.max() + 1), dtype=np.intp)
+        np.add.at(held, (task, example), 1)
+        apart, alone = np.full(held.shape[1], not within), np.zeros(len(self.counts), dtype=bool)
+        while True:
+            pairs = equal[~apart[example[equal[:, 0]]]]
+            if apart.any():
+                numbered = _partners(total, self)
+                pairs = np.concatenate([pairs, numbered[apart[example[numbered[:, 0]]]]])
+            labels = self._joined(pairs[~alone[task[pairs]].any(axis=1)])
+            single = Cells.of(self.counts, labels).counts < 2
+            if not single.any():
+                return self.grouped(labels)
+            repeated = (held[single] > 1).any(axis=0)
+            alone |= single & apart[repeated].all()
+            apart |= repeated
 
     def merged(self, other: Layout) -> Layout:
-        """The same units, those that share a group here or in another layout of them in one."""
-        _, first, place = np.unique(other.labels, return_index=True, return_inverse=True)
-        found = self._joined(np.stack([np.arange(len(self.order)), first[place]], axis=1))
-        return self if found is None else found
+        """The same units, those that share a group here or in another layout of them in one.
 
-    def _joined(self, pairs: NDArray[np.intp]) -> Layout | None:
-        """The same units, the two of every pair in one group; None where a task would be left with a single one."""
+        Raises:
+            ScopeError: If all units of a task would be in one group.
+        """
+        _, first, place = np.unique(other.labels, return_index=True, return_inverse=True)
+        labels = self._joined(np.stack([np.arange(len(self.order)), first[place]], axis=1))
+        for name, count in zip(self.tasks, Cells.of(self.counts, labels).counts, strict=True):
+            if count < 2:
+                raise ScopeError(
+                    f"the groups of both runs, taken together, leave task {name!r} a single one, so that no two of its "
+                    "units are independent in both; compute both with the same `group`"
+                )
+        return self.grouped(labels)
+
+    def _joined(self, pairs: NDArray[np.intp]) -> NDArray[np.intp]:
+        """[units]: the group of each where the two units of every pair share theirs."""
         own = self.labels
-        found = joined(own.max() + 1, own[pairs[:, 0]], own[pairs[:, 1]])[own]
-        return self.grouped(found) if Cells.of(self.counts, found).counts.min() > 1 else None
+        return joined(own.max() + 1, own[pairs[:, 0]], own[pairs[:, 1]])[own]
 
     @cached_property
     def labels(self) -> NDArray[np.intp]:
@@ -215,6 +238,30 @@ def copies_of(total: Array, layout: Layout) -> NDArray[np.intp]:
             theirs = group[of_unit[group] == j]
             found[j, v] = theirs[place] if place < len(theirs) else -1
     return found
+
+
+def _partners(total: Array, layout: Layout) -> NDArray[np.intp]:
+    """[pairs, 2]: the k-th copy of an example in one task and the k-th in another."""
+    partners = copies_of(total, layout)
+    return np.stack([np.nonzero(partners >= 0)[1], partners[partners >= 0]], axis=1)
+
+
+def kept_apart(gram: Grams, tasks: Sequence[str], groups: Sequence[Hashable]) -> list[int]:
+    """The units that share no group with a copy of theirs, since that would leave a task a single group.
+
+    Args:
+        gram: [units, units], or a stack or sequence of them, one a block.
+        tasks: The task of every unit.
+        groups: A label of every unit, the same for units that are not independent.
+
+    Returns:
+        Their places among `tasks`, in order.
+    """
+    layout = Layout.of(tasks, groups)
+    total = pool(gram, layout)
+    pairs, labels = equal_pairs(total), layout.with_copies(total).labels
+    split = pairs[labels[pairs[:, 0]] != labels[pairs[:, 1]]]
+    return sorted(layout.order[np.unique(split)].tolist())
 
 
 def layout_of(gram: Grams, tasks: Sequence[str], groups: Sequence[Hashable] | None) -> Layout:

@@ -52,14 +52,16 @@ def contradicted(seed=0, units=20, layers=(0, 3)):
     """A run in which a step of b hurts a (conflict), while Eq. 3 calls it help.
 
     One unit of a is hurt by a's own step a little and by b's much, so its ratio is large and positive.
+    Noise in other directions keeps units from being copies.
     """
-    rows = [blocks.Block("language", layer, "q_proj", "attention", side, 2) for layer in layers for side in "AB"]
+    rows = [blocks.Block("language", layer, "q_proj", "attention", side, 32) for layer in layers for side in "AB"]
     frame, random = blocks.to_frame(rows), np.random.default_rng(seed)
-    a, b = np.tile([1.0, 0.0], (units, 1)), np.tile([-1.0, -1.0], (units, 1))
-    a[0] = [-0.01, 1.0]
+    a, b = np.zeros((units, 32)), np.zeros((units, 32))
+    a[:, 0], b[:, :2] = 1, -1
+    a[0, :2] = [-0.01, 1]
     packed = {}
     for name in frame["name"]:
-        values = np.concatenate([a, b]) + random.normal(scale=1e-3, size=(2 * units, 2))
+        values = np.concatenate([a, b]) + random.normal(scale=[1e-3] * 2 + [0.02] * 30, size=(2 * units, 32))
         packed[name] = pack((values @ values.T).astype(np.float32))
     names = [task for task in "ab" for _ in range(units)]
     ids = [f"{task}{k}" for task in "ab" for k in range(units)]

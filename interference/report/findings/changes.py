@@ -80,8 +80,8 @@ def change(
     first: RunSummary, second: RunSummary, scope: Scope, choices: Sequence[Choice], replicates: int
 ) -> dict[Choice, pd.DataFrame]:
     """The cells of `interference.compare` for every choice, with the difference as the value."""
-    grams = [one.run.gram(**scope.options) for one in (first, second)]
-    a, b = (resamples_of(first.run, gram, replicates) for gram in grams)  # both with the first's seed and units
+    seed = first.run.seed  # one for both; the groups are each run's own
+    a, b = (resamples_of(one.run, one.run.gram(**scope.options), replicates, seed) for one in (first, second))
     found = {}
     for choice in choices:
         try:

@@ -2,9 +2,12 @@
 
 from io import BytesIO
 
+import numpy as np
 import pandas as pd
 import pytest
+from numpy.testing import assert_array_equal
 
+from interference import compare
 from interference.errors import MeasurementError
 from interference.report import tables
 from interference.report.data import report
@@ -49,6 +52,22 @@ def test_a_scope_without_gradients_is_not_compared():
         changes.change(*runs, part(side="A"), [Choice("delta")], B)
     shared = changes.difference(runs, (0, 1), B, 1).tables
     assert WHOLE in shared and part(side="A") not in shared
+
+
+@pytest.mark.parametrize("grouped", [(False, True), (True, False), (True, True)])
+@pytest.mark.parametrize("metric", ["interference", "delta", "cosine"])
+def test_the_page_shows_the_cells_of_compare_whichever_run_has_groups(metric, grouped):
+    runs = [made(TWO_GROUPS, noise=0.5, seed=seed, meta={"seed": seed}) for seed in (1, 2)]
+    for run, known, size in zip(runs, grouped, (2, 4), strict=True):
+        if known:
+            run.probes["group"] = np.arange(len(run.probes)) // size
+    both = [summarise("r", run, contents(run, Detail.SMALL, B), B, silent) for run in runs]
+    (page,) = changes.change(*both, part(side="A"), [Choice(metric)], B).values()
+    found = compare(*runs, metric, side="A", replicates=B)
+    apart = (page["affected"] != page["stepped"]).to_numpy()
+    for shown, column in (("value", "difference"), ("low", "low"), ("high", "high"), ("q", "q")):
+        assert_array_equal(page[shown], found[column])
+    assert list(page["verdict"][apart]) == list(found["verdict"][apart])
 
 
 def test_one_task_has_no_pair_to_compare():
@@ -119,6 +138,18 @@ def test_runs_of_examples_that_have_changed_are_not_subtracted():
         f"x and y have no paired difference: 1 of the runs' {units} units have the same names and other content, the "
         f"first is {runs['x'].probes['ids'][0]} of task {task!r}: the examples changed in between; compute both on the "
         "same."
+    )
+
+
+def test_runs_whose_groups_leave_nothing_independent_in_both_are_not_subtracted():
+    runs = {label: made(TWO_GROUPS, ids="r") for label in "xy"}
+    for run, own in zip(runs.values(), ([0, 0] * 3 + [1, 1] * 3, [0, 1] * 6), strict=True):
+        run.probes["group"] = [*own, *range(2, 38)]
+    found = report(runs, "small", replicates=B)
+    assert found.differences == []
+    assert found.headline[3] == (
+        "x and y have no paired difference: the groups of both runs, taken together, leave task 'a' a single one, so "
+        "that no two of its units are independent in both; compute both with the same `group`."
     )
 
 

@@ -9,7 +9,7 @@ from interference.measurement.compute import compute_config
 from interference.statistics import metrics
 from interference.statistics.bootstrap import bootstrap_weights
 from interference.statistics.estimand import Aggregate, Reduce
-from interference.statistics.layout import Layout, Pairs, copies_of, equal_pairs, layout_of
+from interference.statistics.layout import Layout, Pairs, copies_of, equal_pairs, kept_apart, layout_of
 from interference.statistics.pairs import Kernel, pair_means
 from interference.statistics.significance import pair_mean_variance
 from interference.statistics.uncertainty import compare, table
@@ -154,6 +154,37 @@ def test_units_that_are_all_the_same_stay_apart():
     again = np.concatenate([gradients, gradients[:5]])
     layout = layout_of(again @ again.T, [*tasks, *"ccccc"], range(15))
     assert layout.groups.tolist() == [*range(10), *range(5)]
+
+
+def test_a_task_of_one_example_alone_keeps_its_copies_apart_and_others_do_not():
+    gradients = np.concatenate([np.repeat(noisy(1, seed=3), 6, axis=0), np.repeat(noisy(7), 2, axis=0), noisy(5, 1)])
+    tasks, same = ["a"] * 6 + ["b"] * 14 + ["c"] * 5, [*range(6), *np.repeat(range(6, 13), 2), *range(13, 18)]
+    gram = gradients @ gradients.T
+    assert_allclose(table(gram, tasks, "delta").value, literal(gram, tasks, same))
+    without, kept = gram[6:, 6:], tasks[6:]
+    found, expected = (table(one, names, "delta").value for one, names in ((gram, tasks), (without, kept)))
+    assert_allclose(found[1:, 1:], expected)
+    assert kept_apart(gram, tasks, range(25)) == list(range(6)) and kept_apart(without, kept, range(19)) == []
+
+
+def test_of_a_task_that_would_be_left_a_single_group_only_what_it_repeats_stays_apart():
+    """Task a is one example, which b holds three times, beside another that b holds twice and c once."""
+    gradients = noisy(8)[[0, 0, 0, 0, 0, 0, 1, 1, 2, 3, 1, 4, 5]]
+    tasks = ["a"] * 3 + ["b"] * 7 + ["c"] * 3
+    layout = layout_of(gradients @ gradients.T, tasks, range(13))
+    assert layout.groups.tolist() == [0, 1, 2, 0, 1, 2, 3, 3, 4, 5, 3, 6, 7]
+    mixed = [12, 0, 5, 3, 9, 1, 7, 10, 2, 4, 6, 8, 11]
+    shuffled = gradients[mixed]
+    apart = kept_apart(shuffled @ shuffled.T, [tasks[k] for k in mixed], range(13))
+    assert sorted(mixed[k] for k in apart) == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_task_that_groups_of_another_would_join_shares_none_by_its_copies():
+    gradients = noisy(9)[[0, 1, 0, 1, 2, 3, 4, 4, 5]]
+    tasks, groups = list("aabbbbccc"), [0, 1, 2, 2, 3, 4, 5, 6, 7]  # b's copies of both of a's examples are one group
+    layout = layout_of(gradients @ gradients.T, tasks, groups)
+    assert layout.groups.tolist() == [0, 1, 2, 2, 3, 4, 5, 5, 6]
+    assert kept_apart(gradients @ gradients.T, tasks, groups) == [0, 1, 2, 3]
 
 
 def test_an_example_that_only_one_of_two_runs_shows_to_be_shared_counts_in_neither():

@@ -214,8 +214,6 @@ def test_the_null_is_of_halves_of_groups() -> None:
     first = found.tasks[0]
     own = [k for k in range(len(tasks)) if tasks[k] == first]
     labels = list(dict.fromkeys(groups[k] for k in own))
-    every = list(dict.fromkeys(groups))
-    labels.sort(key=every.index)
     half = np.random.default_rng(5).permuted(np.arange(len(labels))[None] < len(labels) // 2, axis=1)[0]
     chosen = {label for label, taken in zip(labels, half, strict=True) if taken}
     units = [k for k in own if groups[k] in chosen] + [k for k in own if groups[k] not in chosen]
@@ -232,6 +230,35 @@ def test_a_comparison_of_a_run_with_itself_by_groups_has_not_changed() -> None:
         found = compare(gram, gram, tasks, metric, groups=groups, replicates=50)
         assert_array_equal(found.difference, np.zeros((3, 3)))
         assert (found.verdict == "unclear").all()
+
+
+@pytest.mark.parametrize("metric", ["delta", "interference", "cosine"])
+def test_runs_are_resampled_alike_whichever_of_them_has_groups_and_in_any_order(metric: str) -> None:
+    gram, tasks, groups = sharing()  # tasks in turn
+    other = gram * 1.1 + np.diag(np.arange(len(tasks)) / 50)
+    expected = compare(gram, other, tasks, metric, groups=groups, groups_b=groups, replicates=100)
+    for one, two in ((None, groups), (groups, None), ([f"{label} {label}" for label in groups], groups)):
+        found = compare(gram, other, tasks, metric, groups=one, groups_b=two, replicates=100)
+        assert_array_equal(found.low, expected.low)
+    order = sorted(range(len(tasks)), key=lambda k: list(dict.fromkeys(tasks)).index(tasks[k]))
+    squares = [one[np.ix_(order, order)] for one in (gram, other)]
+    labels = [groups[k] for k in order]
+    found = compare(*squares, [tasks[k] for k in order], metric, groups_b=labels, replicates=100)
+    assert_allclose(found.low, expected.low)
+
+
+def test_groups_that_leave_a_task_one_group_when_taken_together_are_not_compared() -> None:
+    gram, tasks = recorded("golden")
+    halves = [k % 20 // 10 for k in range(20)]
+    crossed = [k % 2 for k in range(20)]
+    rest = list(range(2, 42))
+    message = (
+        "the groups of both runs, taken together, leave task 'a' a single one, so that no two of its units are "
+        "independent in both; compute both with the same `group`"
+    )
+    for one, two in ((halves, crossed), (crossed, halves)):
+        with pytest.raises(ScopeError, match=message):
+            compare(gram, gram, tasks, groups=one + rest, groups_b=two + rest)
 
 
 def test_copies_of_one_example_share_a_group_where_units_have_groups() -> None:
