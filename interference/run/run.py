@@ -30,8 +30,8 @@ class Run(Measured):
     brackets, where IPython completes them. Its methods are those of the run without the scope.
 
     Attributes:
-        probes: One row per unit: task, loss (nats per token), tokens (supervised), ids, source; content, a digest of its
-            examples (not in runs of earlier versions); and group, the same number for units that are not independent,
+        probes: One row per unit: task, loss (nats per token), tokens (supervised), ids, source; content, a digest of
+            its examples (not in runs of earlier versions); and group, the same number for units that are not independent,
             in all tasks, where that is known.
         blocks: One row per block: name, component, layer, module, group, side, size (gradient entries).
         meta: How the run came about: config, conventions, fingerprints, versions, timings, notes.

@@ -118,6 +118,21 @@ def of_checkpoint(name: str) -> str:
     return digest(f"{file.name} {of_file(file)} ".encode() for file in files if file.name not in _OTHER_FILES)
 
 
+def of_generation(name: str) -> str:
+    """A digest of what only generation reads of a checkpoint on disk: its generation_config.json.
+
+    Without that file it is the digest of nothing, as for a hub id, whose commit `of_checkpoint` has.
+
+    Args:
+        name: path of a directory or hub id.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    file = Path(name) / GENERATION_CONFIG_NAME
+    return of_file(file) if is_file(file) else digest([])
+
+
 def of_hub(name: str) -> str:
     """A hub id with the commit that the hub's cache on this machine holds of it, if it holds one."""
     for file in ("config.json", "adapter_config.json"):

@@ -1,4 +1,7 @@
-"""Generation: a model's answers to examples. An answer depends neither on its batch nor on interruptions."""
+"""Generation: a model's answers to examples. An answer depends neither on its batch nor on interruptions.
+
+Where a MixLoRA's pooling is "all", padding would steer its routers: each example is routed as if it were alone.
+"""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +16,7 @@ from mixlora.common.errors import TrainingError
 from mixlora.data.collation import Collator, Encoded
 from mixlora.data.examples import Example
 from mixlora.evaluation.config import GenerationSection
+from mixlora.tuner.model import routed
 
 Answered = tuple[Example, str]
 
@@ -62,7 +66,7 @@ class Generator:
             given["logits_processor"] = [Draw(self.how, examples)]
         try:
             inputs = {name: tensor.to(self.model.device) for name, tensor in batch.items() if name != "labels"}
-            with torch.no_grad():
+            with torch.no_grad(), routed(self.model, alone=True):
                 out = self.model.generate(**inputs, **given, **self._options())
         except torch.OutOfMemoryError:
             raise TrainingError(

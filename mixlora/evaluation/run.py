@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mixlora.checkpoints import loading
-from mixlora.checkpoints.fingerprints import of_checkpoint
+from mixlora.checkpoints.fingerprints import of_checkpoint, of_generation, of_processing
 from mixlora.checkpoints.prompting import load_collator
 from mixlora.common.errors import CheckpointError, ConfigError, DataError, RunError, plain, reason
 from mixlora.common.files import TRAINING, file_name, is_folder
@@ -38,7 +38,7 @@ from mixlora.tuner.config import MixLoraConfig, Routing
 
 Asked = dict[str, tuple[EvaluateTask, list[Example]]]
 """{task: (its section of the configuration, its examples)}."""
-FORMAT = 2
+FORMAT = 3
 """The number of the layout of an evaluation's directory."""
 
 
@@ -96,7 +96,7 @@ def _evaluated(config: EvaluateConfig, folder: Folder, progress: Progress, tell:
     _refuse_undefined(asked, adapters)
     shared = _shared(asked)
     groups = {task: labels(examples, shared[task]) for task, (_, examples) in asked.items()}
-    folder.claim(_identity(config), _identities(asked, adapters))
+    folder.claim(_identity(config, collator), _identities(asked, adapters))
     found = _answered(config, asked, adapters, groups, collator, folder, progress)
     results = Results(config.label or folder.path.name, model=config.model.model_dump(mode="json"))
     to_judge = {task: found[task] for task, (how, _) in asked.items() if how.metric == JUDGE}
@@ -188,14 +188,16 @@ def _totals(config: EvaluateConfig, asked: Asked, found: Mapping[str, Sequence[P
     return mme.totals(subtasks, config.draws, config.seed)
 
 
-def _identity(config: EvaluateConfig) -> dict[str, Any]:
+def _identity(config: EvaluateConfig, collator: Collator) -> dict[str, Any]:
     """What the answers to all tasks depend on, except paths and devices."""
-    model = config.model
+    model, base = config.model, loading.base_of(config.model)
     return {
         "format": FORMAT,
-        "base": of_checkpoint(loading.base_of(model)),
+        "base": of_checkpoint(base),
+        "generation config": of_generation(base),
         "projector": model.projector and of_checkpoint(model.projector),
-        "model": model.model_dump(mode="json", exclude={"base", "adapter", "projector", "device"}),
+        "model": model.model_dump(mode="json", exclude={"base", "adapter", "projector", "device", "chat_template"}),
+        **of_processing(collator),
         "generation": config.generation.identity,
     }
 

@@ -119,7 +119,29 @@ def of_template(folder: Path, *_: Any) -> None:
     (folder / "base" / "chat_template.jinja").write_text(text)
 
 
+def of_template_file(text: str) -> Change:
+    """A template file that the configuration names, with this text; before it was the same file with another."""
+
+    def change(folder: Path, values: Values, _: random.Random) -> None:
+        file = folder / "named.jinja"
+        file.write_text(
+            f"{{% for m in messages %}}{{{{ m['role'] + '{text} ' + m['content'] + '</s>' }}}}{{% endfor %}}"
+        )
+        values["model"] = {**values["model"], "chat_template": str(file)}
+
+    return change
+
+
 ADAPTER, BASE = "adapter/adapter_config.json", "base/config.json"
+
+
+def of_pooling(folder: Path, values: Values, _: random.Random) -> None:
+    """A mixture whose routers would look at padding, and whose answers depend on what they choose, in batches."""
+    for key, value in (("pooling", "all"), ("lora_alpha", 64)):
+        of_json(ADAPTER, key, value)(folder)
+    values["generation"] = {**values["generation"], "batch_size": 5}
+
+
 KINDS = {
     "lora_alpha": Kind(of_json(ADAPTER, "lora_alpha", 16), MEASURED),
     "use_rslora": Kind(of_json(ADAPTER, "use_rslora", True), MEASURED),
@@ -132,6 +154,8 @@ KINDS = {
     "base weights of a mixture": Kind(of_weights("base/model.safetensors"), inputs="mixture"),
     "tokenizer": Kind(of_tokenizer),
     "chat template": Kind(of_template),
+    "template file": Kind(of_template_file(":"), before=of_template_file(" w9 w8")),
+    "generation config": Kind(of_json("base/generation_config.json", "repetition_penalty", 30.0), ("evaluate",)),
     "a line of the data": Kind(of_line),
     "a picture": Kind(of_picture, inputs="llava"),
     "size of pictures": Kind(of_json("base/processor_config.json", "num_additional_image_tokens", 1), inputs="llava"),
@@ -142,6 +166,13 @@ KINDS = {
     "seed of a training": Kind(of_settings(training={"seed": 1}), ("train",)),
     "batch size": Kind(of_settings(probe={"batch_size": 3}), ("compute", "factors"), rounds=True),
     "batch size of an evaluation": Kind(of_settings(generation={"batch_size": 3}), ("evaluate",), rounds=True),
+    "batch size of an evaluation of a mixture": Kind(
+        of_settings(generation={"batch_size": 1}),
+        ("evaluate",),
+        "mixture",
+        rounds=True,
+        before=of_pooling,
+    ),
     "batch size of a training": Kind(of_settings(training={"batch_size": 2}), ("train",)),
     "micro batch size": Kind(
         of_settings(training={"micro_batch_size": 2}),

@@ -25,10 +25,10 @@ def test_copies_are_told_and_which_of_them_are_no_group():
     rows = np.random.default_rng(0).normal(size=(4, 50))[[0, 0, 0, 1, 1, 2, 3]]
     probes = pd.DataFrame({"task": list("aaabbbb"), "ids": list("0120123")})
     assert remarks.copied(rows[3:] @ rows[3:].T, probes[3:].reset_index(drop=True)) == (
-        "2 units are copies of 1 examples, by their gradients, and those of one example are one group: b 0 = b 1"
+        "2 units are copies of 1 examples, by their gradients; the copies of one example form one group: b 0 = b 1"
     )
     assert remarks.copied(rows @ rows.T, probes) == (
-        "5 units are copies of 2 examples, by their gradients, and those of one example are one group, but for 3 units "
+        "5 units are copies of 2 examples, by their gradients; the copies of one example form one group, but for 3 units "
         "of a, which would leave a task a single group: a 0 = a 1 = a 2; b 0 = b 1"
     )
     assert remarks.copied(rows[4:] @ rows[4:].T, probes[4:]) is None

@@ -6,7 +6,15 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoModelForCausalLM
 
-from mixlora.checkpoints.fingerprints import digest, fingerprints, of_checkpoint, of_file, of_tensor, summary
+from mixlora.checkpoints.fingerprints import (
+    digest,
+    fingerprints,
+    of_checkpoint,
+    of_file,
+    of_generation,
+    of_tensor,
+    summary,
+)
 from tests.support.checkpoints import write_adapter, write_base
 from tests.support.mixtures import mixture
 from tests.support.models import llama, lora
@@ -66,6 +74,9 @@ def test_paths_versions_and_generation_do_not_count(tmp_path):
     (places[1][0] / "generation_config.json").write_text('{"temperature": 0.5}')
     (places[1][0] / "README.md").write_text("a card")
     assert of_checkpoint(str(places[0][0])) == of_checkpoint(str(places[1][0]))
+    assert of_generation(str(places[0][0])) != of_generation(str(places[1][0]))
+    (places[0][0] / "generation_config.json").write_text('{"temperature": 0.5}')
+    assert of_generation(str(places[0][0])) == of_generation(str(places[1][0]))
     weights = places[1][0] / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[len(content) // 2] ^= 1

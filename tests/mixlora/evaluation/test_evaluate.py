@@ -262,6 +262,54 @@ def test_a_base_is_known_by_its_weights_not_by_its_place(place, tmp_path, no_mod
     assert said.startswith(f"{out} is from a different evaluation: base has changed; ")
 
 
+def test_generation_settings_of_the_base_are_noticed(place, tmp_path, no_model):
+    """They change every answer, but no logit."""
+    tasks = {"follow": tasks_of(place)["follow"]}
+    base = copied(mini.base_path(), tmp_path / "base")
+    ran(out := copied(place / "whole", tmp_path / "out"), tasks, model=lora(place) | {"base": str(base)})
+    file = base / "generation_config.json"
+    values = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps(values | {"repetition_penalty": 30.0}))
+    said = refusal(CheckpointError, out, tasks, model=lora(place) | {"base": str(base)})
+    assert said.startswith(f"{out} is of another evaluation: generation config has changed; ")
+
+
+def test_a_chat_template_is_known_by_its_text_not_by_its_place(place, tmp_path, monkeypatch):
+    tasks, file = {"follow": tasks_of(place)["follow"]}, tmp_path / "one.jinja"
+    file.write_text(LLAVA_V1_TEXT)
+    ran(tmp_path / "out", tasks, model=lora(place) | {"chat_template": str(file)})
+    moved = tmp_path / "two.jinja"
+    file.rename(moved)
+    asked = []
+    monkeypatch.setattr("mixlora.evaluation.run.generate", spy(asked))
+    ran(tmp_path / "out", tasks, model=lora(place) | {"chat_template": str(moved)})
+    moved.write_text("Please. " + LLAVA_V1_TEXT)
+    said = refusal(CheckpointError, tmp_path / "out", tasks, model=lora(place) | {"chat_template": str(moved)})
+    assert said.startswith(f"{tmp_path / 'out'} is of another evaluation: chat template has changed; ")
+    assert not asked
+
+
+def test_the_tokenizer_that_an_adapter_brings_is_noticed(place, tmp_path):
+    """One of specialists' may change though the adapter of no task does."""
+    saved(tmp_path / "all" / "follow")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "all" / "follow" / name).write_bytes((mini.base_path() / name).read_bytes())
+    copied(place / "lora", tmp_path / "all" / "read_word")
+    tasks = tasks_of(place)
+    model = {"base": "mini", "device": "cpu", "adapter": f"{tmp_path / 'all'}/{{task}}"}
+    ran(tmp_path / "out", {"follow": tasks["follow"]}, model=model)
+    file = tmp_path / "all" / "read_word" / "tokenizer.json"
+    whole = json.loads((mini.base_path() / "tokenizer.json").read_text())
+    words = whole["model"]["vocab"]
+    one, other = sorted(words)[-2:]
+    words[one], words[other] = words[other], words[one]
+    file.write_text(json.dumps(whole))
+    (file.parent / "tokenizer_config.json").write_bytes((mini.base_path() / "tokenizer_config.json").read_bytes())
+    both = {name: tasks[name] for name in ("read_word", "follow")}  # the first task's tokenizer counts
+    said = refusal(CheckpointError, tmp_path / "out", both, model=model)
+    assert said.startswith(f"{tmp_path / 'out'} is of another evaluation: tokenizer has changed; ")
+
+
 def test_changed_data_is_noticed(place, tmp_path, no_model):
     out, tasks = copied(place / "whole", tmp_path / "out"), tasks_of(place)
     ran(out, {"name_ink": tasks["name_ink"]}, model=lora(place))  # the others are not forgotten

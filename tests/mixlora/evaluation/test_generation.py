@@ -58,6 +58,16 @@ def test_batched_answers_are_those_of_one_prompt_alone(model, collator, mixed):
     assert len(set(found.values())) > 3  # the adapter did not make all answers alike
 
 
+@pytest.mark.parametrize("how", [{}, {"num_beams": 2}, {"do_sample": True, "temperature": 1.0}])
+def test_routers_that_would_look_at_padding_do_not_let_the_batch_decide(collator, mixed, how):
+    model = adapted("mixlora", pooling="all", cfs_form="official", decode_routing="token")
+    found = said(model, collator, mixed, batch_size=5, **how)
+    assert found == said(model, collator, mixed, batch_size=1, **how)
+    if "do_sample" not in how:
+        assert found == {example.id: alone(model, collator, example, **how) for example in mixed}
+    assert len(set(found.values())) > 3
+
+
 @torch.no_grad()
 def test_the_likeliest_tokens_are_taken_step_by_step(collator, mixed):
     model = adapted("lora")

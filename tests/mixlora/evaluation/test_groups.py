@@ -159,7 +159,7 @@ def test_results_of_an_earlier_version_are_of_independent_answers_and_say_so(pla
     assert said not in printing.table([place / "whole"], "text")
     before = files(old)
     assert refusal(CheckpointError, old, tasks_of(place)) == (
-        f"{old} has answers from another version (format 1, not 2), which cannot be completed; evaluate again into "
+        f"{old} has answers from another version (format 1, not 3), which cannot be completed; evaluate again into "
         "another --out"
     )
     assert files(old) == before
