@@ -20,6 +20,7 @@ from interference.run.remarks import (
     carried_words,
     copied,
     dependence,
+    few,
     has_null,
     nearly_stationary,
     nonpositive,
@@ -32,6 +33,7 @@ from interference.run.remarks import (
     shown_verdicts,
     sketched,
     stationary,
+    too_few,
     unstable,
 )
 from interference.run.schema import meta_of
@@ -120,6 +122,7 @@ def show(run: Run, metric: str, console: Console, **options: Any) -> None:
     """Print the matrix of a run, what noise alone does, each task's signal, and what a reader must know."""
     table = run.table(metric, **options)
     scope, _ = Scope.split(options)
+    gram = run.gram(**scope.options)
     said = ", ".join(f"{key} {value}" for key, value in read_by(metric, options).items())
     title = f"{metric} ({said})" if said else metric
     fits = console.width >= _NAME + _COLUMN * len(run.tasks) or len(table) <= 2 * _ENDS
@@ -127,7 +130,7 @@ def show(run: Run, metric: str, console: Console, **options: Any) -> None:
     words = {task: carried_words(groups, run.meta) for task, groups in carriers.items()}
     console.print(matrix(table, title, words) if fits else extremes(table, title))
     console.print(headline(table))
-    if metric == "interference" and has_null(run.gram(), run.probes):
+    if metric == "interference" and has_null(gram, run.probes):
         null = run.null(**options)
         meaning = "mean cosine of its pairs" if options.get("pairs") == "same-example" else "should be 1"
         how = f"{meaning} ({reduced_by(options.get('reduce'))})"
@@ -137,7 +140,7 @@ def show(run: Run, metric: str, console: Console, **options: Any) -> None:
     shared = run.overlap()
     if fits and (shared.to_numpy() > 0).sum() > len(shared):  # a remark tells how many units share groups
         console.print(frame(shared, "groups in common (share)"))
-    for line in remarks(run, table, signal, metric, options.get("reduce"), options.get("aggregate"), carriers):
+    for line in remarks(run, table, signal, metric, options.get("reduce"), options.get("aggregate"), carriers, gram):
         console.print(Text(f"note: {line}"))
 
 
@@ -167,6 +170,7 @@ def remarks(
     reduce: str | None = None,
     aggregate: str | None = None,
     carriers: Mapping[str, Sequence[Sequence[int]]] | None = None,
+    gram: np.ndarray | None = None,
 ) -> list[str]:
     """What a reader of this matrix must know.
 
@@ -178,8 +182,9 @@ def remarks(
         reduce: as in `Run.table`; None for the default.
         aggregate: as in `Run.table`; None for the default.
         carriers: of `Run.carriers`, in the same scope; None: not told.
+        gram: of `Run.gram`, in the same scope; None: of all blocks.
     """
-    found = []
+    found, gram = [], run.gram() if gram is None else gram
     zero = run.zero_blocks()
     if zero:
         found.append(
@@ -197,10 +202,12 @@ def remarks(
         )
     if shared := dependence(run.probes):
         found.append(plain(shared))
+    if silent := few(too_few(gram, run.probes), run.probes):
+        found.append(plain(silent))
     found += [plain(line) for line in carried(carriers or {}, run.probes, run.meta)]
     if metric == "delta" and (led := scarce(table, carriers or {})):
         found.append(plain(led))
-    if again := copied(run.gram(), run.probes):
+    if again := copied(gram, run.probes):
         found.append(plain(again))
     if sketch := sketched(run.meta):
         found.append(sketch)

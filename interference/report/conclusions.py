@@ -12,7 +12,7 @@ from interference.report.phrases import cell, counted, interval, number, sentenc
 from interference.report.scopes import BASE, PAPER, WHOLE, layer_of, part, words_of
 from interference.report.summary import RunSummary, rows
 from interference.run import remarks
-from interference.statistics.significance import NOT_JUDGED, Verdict
+from interference.statistics.significance import LEAST, NOT_JUDGED, Verdict
 from interference.statistics.uncertainty import LEAST_UNITS
 
 ROUGH = 1.0
@@ -153,6 +153,22 @@ def silent(run: RunSummary) -> list[str]:
     return list(dict.fromkeys(run.pairs.loc[run.pairs["verdict"] == Verdict.NO_SIGNAL.value, "affected"]))
 
 
+def _few(run: RunSummary) -> list[str]:
+    """Tasks without signal because they have too few groups to tell one."""
+    return [task for task in unheard if task in run.few] if (unheard := silent(run)) else []
+
+
+def _quiet(run: RunSummary) -> list[str]:
+    """Tasks without signal though they have enough groups."""
+    few = _few(run)
+    return [task for task in silent(run) if task not in few]
+
+
+def _too_few(run: RunSummary) -> str:
+    """Why the tasks of `_few` have no signal."""
+    return remarks.few({task: run.few[task] for task in _few(run)}, run.run.probes) or ""
+
+
 def failed_null(run: RunSummary) -> list[str]:
     """Tasks with signal whose split-half null misses 1, reaches 0 or is very wide: their rows tell nothing of sizes."""
     null = run.null.drop(index=silent(run), errors="ignore")
@@ -177,15 +193,11 @@ def _verdict(run: RunSummary) -> str:
     conflicts, synergies = clear(run, Verdict.CONFLICT), clear(run, Verdict.SYNERGY)
     count = f"{counted(len(run.pairs), 'pair')} of tasks"
     if len(silent(run)) == len(run.signal):
-        return (
-            "This probe is too small to tell whether the tasks interfere: none of the "
-            f"{counted(len(run.signal), 'task')} has a gradient that rises above its own noise."
-        )
+        return f"This probe is too small to tell whether the tasks interfere: {_unheard(run)}."
     judged = _judged(run)
     if judged.empty:
-        return f"No pair of tasks has a verdict: {_carried(run)}" + (
-            f", and no gradient of {several(silent(run))} rises above its own noise." if silent(run) else "."
-        )
+        quiet = f", and no gradient of {several(_quiet(run))} rises above its own noise" if _quiet(run) else ""
+        return f"No pair of tasks has a verdict: {_carried(run)}{quiet}{f'; {_too_few(run)}' if _few(run) else ''}."
     if len(judged) < len(run.pairs):
         count = f"{counted(len(judged), 'pair')} of tasks that have a verdict"
     if conflicts.empty and synergies.empty:
@@ -205,6 +217,14 @@ def _verdict(run: RunSummary) -> str:
     worst = cell(rows(conflicts)[0])
     said = f"{len(conflicts)} of {count} {verb} beyond noise and {helped}; worst: {worst}"
     return f"{said}; best: {cell(rows(synergies)[0])}." if len(synergies) else f"{said}."
+
+
+def _unheard(run: RunSummary) -> str:
+    """Why no task has a signal."""
+    if not _few(run):
+        return f"none of the {counted(len(run.signal), 'task')} has a gradient that rises above its own noise"
+    quiet = _quiet(run)
+    return (f"no gradient of {several(quiet)} rises above its own noise; " if quiet else "") + _too_few(run)
 
 
 def _judged(run: RunSummary) -> pd.DataFrame:
@@ -254,8 +274,11 @@ def _place(scope: Scope) -> str:
 def _reality(run: RunSummary) -> list[str]:
     """What noise alone does here."""
     found = []
-    if 0 < len(silent(run)) < len(run.signal):
-        found.append(f"{several(silent(run))} cannot be judged: no gradient there rises above its own noise.")
+    if len(silent(run)) < len(run.signal):
+        if quiet := _quiet(run):
+            found.append(f"{several(quiet)} cannot be judged: no gradient there rises above its own noise.")
+        if _few(run):
+            found.append(sentence(_too_few(run)))
     found += [f"{line}." for line in remarks.carried(run.run.carriers(), run.run.probes, run.run.meta)]
     if again := remarks.copied(run.run.gram(), run.run.probes):
         found.append(sentence(again))
@@ -309,9 +332,11 @@ def _against_conflict(run: RunSummary, grouping: Grouping | None, alone: bool) -
 def _against_silence(run: RunSummary) -> list[Suggestion]:
     """Tasks that cannot be judged: learned already, or too noisy."""
     loss = run.signal["loss"]
-    learned = [task for task in silent(run) if loss[task] < LEARNED]
-    noisy = [task for task in silent(run) if loss[task] >= LEARNED]
+    learned = [task for task in _quiet(run) if loss[task] < LEARNED]
+    noisy = [task for task in _quiet(run) if loss[task] >= LEARNED]
     found = []
+    if few := _few(run):
+        found.append(Suggestion("Probe more of ", several(few), f": {LEAST} independent groups are the least"))
     if learned:
         known = f": no signal and a loss below {LEARNED} nats per token, so already learned, or known before training"
         why = f"{known}; an earlier checkpoint shows which"

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
@@ -10,7 +11,7 @@ from interference.blocks import Scope
 from interference.errors import MeasurementError
 from interference.report.scopes import BASE, WHOLE, Choice, Contents
 from interference.run import Run
-from interference.run.remarks import has_null
+from interference.run.remarks import has_null, too_few
 from interference.statistics import uncertainty
 from interference.statistics.resamples import Resamples
 from interference.statistics.significance import Verdict
@@ -38,6 +39,11 @@ class RunSummary:
     signal: pd.DataFrame
     null: pd.DataFrame
     empty: list[Scope] = field(default_factory=list)
+
+    @cached_property
+    def few(self) -> dict[str, int]:
+        """The tasks with too few groups for an interval of own Delta, over all layers: {task: how many it has}."""
+        return too_few(self.run.gram(), self.run.probes)
 
     @property
     def kind(self) -> str:

@@ -12,7 +12,8 @@ import pandas as pd
 
 from interference.blocks import Scope, select
 from interference.errors import InterferenceError
-from interference.run.remarks import shown_verdicts
+from interference.run.remarks import few, shown_verdicts, too_few
+from interference.statistics.significance import Verdict
 from mixlora.common.errors import plain
 from mixlora.common.files import amount
 
@@ -140,7 +141,11 @@ def _matrix(run: "Run", scope: Scope) -> str:
         )
     ]
     shown = _square(table.assign(text=texts), "text")
-    return styled(table, "interference", shown).set_uuid(_name(table)).to_html()
+    matrix = styled(table, "interference", shown).set_uuid(_name(table)).to_html()
+    if not (table["verdict"] == Verdict.NO_SIGNAL).any():
+        return matrix
+    said = few(too_few(run.gram(**scope.options), run.probes), run.probes)
+    return f"{matrix}\n{_said(f'{said}.')}" if said else matrix
 
 
 def _said(sentence: str, remedy: bool = False) -> str:

@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from interference.statistics import uncertainty
 from interference.statistics.estimand import METRICS, REDUCE, Reduce
 from interference.statistics.layout import held_repeatedly, kept_apart
-from interference.statistics.uncertainty import can_split
+from interference.statistics.significance import LEAST
 from mixlora.data import described
 
 UNSTABLE = 0.05
 """A share of units with an own Delta at or below 0, beyond which means of ratios are unstable."""
 NAMED = 3
-"""Copies, units of each, and pairs of tasks with groups in common that are named."""
+"""Copies, units of each, pairs of tasks with groups in common, and tasks with few groups that are named."""
 PLAIN_LOSS = "mean cross-entropy over supervised tokens of an example, nats per token"
 """How a run's meta names the loss that is measured unless the model, its trainer or the caller has another."""
 STATIONARY = 0.25
@@ -79,7 +80,7 @@ def has_null(gram: np.ndarray, probes: pd.DataFrame) -> bool:
         gram: of the run.
         probes: the run's.
     """
-    return can_split(gram, list(probes["task"]), list(probes["group"]) if "group" in probes else None)
+    return uncertainty.can_split(gram, list(probes["task"]), list(probes["group"]) if "group" in probes else None)
 
 
 def dependent(probes: pd.DataFrame) -> bool:
@@ -131,6 +132,29 @@ def _apart(gram: np.ndarray, probes: pd.DataFrame) -> str:
         return ""
     tasks = ", ".join(dict.fromkeys(probes["task"].iloc[units]))
     return f", but for {len(units)} units of {tasks}, which would leave a task a single group"
+
+
+def too_few(gram: np.ndarray, probes: pd.DataFrame) -> dict[str, int]:
+    """The tasks with too few units, or groups of them, for an interval of own Delta: {task: how many it has}.
+
+    Args:
+        gram: of the scope.
+        probes: the run's.
+    """
+    return uncertainty.too_few(gram, list(probes["task"]), list(probes["group"]) if "group" in probes else None)
+
+
+def few(counts: Mapping[str, int], probes: pd.DataFrame) -> str | None:
+    """That the tasks of `too_few` have no signal for want of groups; None where there is no such task."""
+    if not counts:
+        return None
+    units = probes["task"].value_counts()
+    each = [f"{task} has {count} {'units' if count == units[task] else 'groups'}" for task, count in counts.items()]
+    more = f" (and {len(each) - NAMED} more)" if each[NAMED:] else ""
+    return (
+        f"{', '.join(each[:NAMED])}{more}, and an interval of own Delta takes {LEAST}: no signal means there "
+        "that none can be told, not that there is none; probe more that are independent"
+    )
 
 
 def reduced_by(reduce: str | None) -> str:

@@ -47,7 +47,7 @@ def bootstrap_weights(
         replicates: Resamples, at least 2.
         seed: Seed of the draws.
         groups: A label of every unit. Whole groups are drawn, and tasks that share groups draw them together. None
-            where all units are independent.
+            where all units are independent. A task of which fewer than two groups were drawn counts as measured.
 
     Returns:
         [replicates, units], counts.
@@ -98,8 +98,9 @@ def _drawn(counts: tuple[int, ...], groups: tuple[int, ...] | None, replicates: 
         names, place = np.unique(labels, return_inverse=True)
         times = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=replicates)
         weights[:, of_family] = times[:, place]
-        for one in family if len(family) > 1 else []:
-            weights[np.ix_(weights[:, task == one].sum(axis=1) == 0, task == one)] = 1  # none of its few groups drawn
+        for one in family:  # without two of its groups, which may be few of the family's, it has no pair
+            alone = (weights[:, cells.first[cells.of_task(one)]] > 0).sum(axis=1) < 2
+            weights[np.ix_(alone, task == one)] = 1
     weights.flags.writeable = False
     return weights
 
@@ -134,7 +135,7 @@ def resample_pair_means(kernel: Kernel, weights: Array, layout: Layout, pairs: P
     spread = np.sqrt((np.where(defined, draws, 0) ** 2).sum(axis=0) / count)
     tail = (1 + level) / 2
     wanted = np.sqrt(variance) * stats.t.ppf(tail, degrees) / stats.norm.ppf(tail)
-    scale = np.divide(wanted, spread, out=np.zeros_like(wanted), where=spread > 0)
+    scale = np.divide(wanted, spread, out=np.where(np.isnan(wanted), np.nan, 0), where=spread > 0)
     draws *= scale
     draws += value
     return PairMeans(value, variance, degrees, scale, draws)

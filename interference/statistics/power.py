@@ -19,10 +19,8 @@ from interference.statistics.bootstrap import check_level
 from interference.statistics.estimand import Estimand
 from interference.statistics.layout import Array, Grams, Layout, Pairs, pool
 from interference.statistics.pairs import pair_means
-from interference.statistics.significance import added, variance_terms
+from interference.statistics.significance import LEAST, added, variance_terms
 
-LEAST = 4
-"""Groups of a task (or units, where it has no groups) that an analysis of variance within it takes."""
 MOST = 1_000_000
 """More groups than this are not counted: their number is infinite."""
 EFFECT = -0.1

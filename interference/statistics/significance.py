@@ -24,6 +24,8 @@ class Verdict(StrEnum):
     SELF = "self"
 
 
+LEAST = 4
+"""Groups of a task (or units, where it has no groups) that an analysis of variance within it takes."""
 NOT_JUDGED = (Verdict.NO_SIGNAL.value, Verdict.CARRIED.value)
 """What stands in a row in place of verdicts."""
 
@@ -46,7 +48,7 @@ def pair_mean_variance(kernel: Kernel, layout: Layout, pairs: Pairs) -> tuple[Ar
 
     the components estimated as in a two-way analysis of variance: the scatter of row and column means holds a share of
     var(epsilon), which is taken out, and a component below 0 counts as 0. The diagonal is a U-statistic of the
-    symmetrised kernel, Var = 4 var(alpha) / n + 2 var(epsilon) / (n (n - 1)); it needs 4 units and is NaN below.
+    symmetrised kernel, Var = 4 var(alpha) / n + 2 var(epsilon) / (n (n - 1)); it needs `LEAST` units and is NaN below.
     Degrees of freedom are Satterthwaite's. Whether self pairs or partners are dropped changes the variance by a share
     of 1 / units, which is not followed here.
     Where units have groups, the analysis is of groups (`_of_groups`).
@@ -151,7 +153,7 @@ def _two_way(values: Array, layout: Layout | Cells) -> tuple[Array, Array]:
 def _one_way(values: Array) -> tuple[Array, Array]:
     """The terms of the variance of a mean over pairs within one task [units, units], and their degrees of freedom."""
     n = len(values)
-    if n < 4:
+    if n < LEAST:
         return np.full(3, np.nan), np.ones(3)
     pairs = (values + values.T).astype(np.float64) / 2
     np.fill_diagonal(pairs, 0)

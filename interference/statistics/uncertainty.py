@@ -19,7 +19,7 @@ from interference.statistics.estimand import METRICS, REDUCE, Aggregate, Estiman
 from interference.statistics.intervals import around, interval, studentised_ends, tidy, withheld
 from interference.statistics.layout import Array, Grams, Pairs, blocks_of, layout_of
 from interference.statistics.resamples import Resamples
-from interference.statistics.significance import at_odds, benjamini_hochberg, p_value, verdicts
+from interference.statistics.significance import LEAST, at_odds, benjamini_hochberg, p_value, verdicts
 
 __all__ = [
     "Comparison",
@@ -51,6 +51,22 @@ def can_split(gram: Grams, tasks: Sequence[str], groups: Sequence[Hashable] | No
     return bool(layout_of(gram, tasks, labels).cells.counts.min() >= LEAST_UNITS)
 
 
+def too_few(gram: Grams, tasks: Sequence[str], groups: Sequence[Hashable] | None = None) -> dict[str, int]:
+    """The tasks with too few units, or groups where units have them, for an interval of their own Delta.
+
+    Args:
+        gram: [units, units] or [blocks, units, units].
+        tasks: The task of every unit.
+        groups: A label of every unit, the same for units that are not independent; None where all are independent.
+
+    Returns:
+        {task: how many it has}, each fewer than `LEAST`.
+    """
+    layout = layout_of(gram, tasks, range(len(tasks)) if groups is None else groups)
+    counts = zip(layout.tasks, layout.cells.counts.tolist(), strict=True)
+    return {task: count for task, count in counts if count < LEAST}
+
+
 LEAST_UNITS = 4
 """Units of a task, or groups where units have them, that a split-half null needs: each half needs 2."""
 
@@ -68,7 +84,8 @@ class Table:
         p: Two-sided p-value of Delta_j L_i = 0 (leave-one-out, Student's t), whatever the metric.
         q: p adjusted by Benjamini-Hochberg over the off-diagonal cells of tasks that have a signal; NaN elsewhere.
         verdict: Values of `Verdict`, always about Delta_j L_i: "conflict" (interval below 0 and q <= 1 - level),
-            "synergy" (above), "unclear" or "self". "no-signal" where Delta_i L_i's own interval is not above 0.
+            "synergy" (above), "unclear" or "self". "no-signal" where Delta_i L_i's own interval is not above 0, or
+            there is none because i has fewer than 4 units (groups, where units have them).
             "carried" where a few units have nearly all of i's gradient (`carriers.py`).
         nonpositive: Share of units v of i with Delta_i L_i(v) <= 0.
         leverage: Share of the worst unit in the cell's ratios.

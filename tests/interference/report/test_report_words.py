@@ -106,6 +106,28 @@ def test_one_row_without_signal_is_named():
     assert "n: no signal; probe more examples" in advice
 
 
+def test_tasks_with_too_few_groups_are_not_called_noisy():
+    run = made(TWO_GROUPS, noise=0.1)
+    few = [*[k // 4 for k in range(12)], *range(3, 39)]
+    run.probes["group"] = few
+    answer, details, advice = said(measured(run))
+    why = (
+        "has 3 groups, and an interval of own Delta takes 4: no signal means there that none can be told, not that "
+        "there is none; probe more that are independent."
+    )
+    assert "of 9 pairs of tasks that have a verdict" in answer and f"A {why}" in details
+    assert "rises above its own noise" not in details and "no signal;" not in advice
+    assert "Probe more of a: 4 independent groups are the least." in advice
+    run.probes["group"] = [k // 4 for k in range(48)]
+    answer, details, advice = said(measured(run))
+    assert answer == (
+        "This probe is too small to tell whether the tasks interfere: a has 3 groups, b has 3 groups, c has 3 groups "
+        "(and 1 more), and an interval of own Delta takes 4: no signal means there that none can be told, "
+        "not that there is none; probe more that are independent."
+    )
+    assert "Probe more of a, b, c and d: 4" in advice and "learned already" not in advice
+
+
 def test_a_learned_task_wants_an_earlier_checkpoint():
     means = TWO_GROUPS | {"n": np.zeros(8)}
     found = measured(made(means, noise=0.4, seed=1, loss=dict.fromkeys("abcd", 1.0) | {"n": 0.01}))

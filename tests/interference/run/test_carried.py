@@ -33,6 +33,26 @@ def heavy(scale: float = 50.0) -> Run:
     return Run(probes, source.blocks, packed, {"seed": 3, "config": None})
 
 
+def test_a_scope_of_its_own_copies_is_shown_whole_with_what_is_known_of_them():
+    """Ten units each repeat three gradients in layer 3 alone, which leaves no half with two groups there."""
+    run, out, random = heavy(1.0), StringIO(), np.random.default_rng(1)
+    rows = random.normal(size=(60, 50)) + 1
+    rows[:30] = rows[np.repeat([0, 10, 20], 10)]
+    packed = {
+        name: pack((rows @ rows.T).astype(np.float32)) if layer == 3 else run._grams[name]
+        for name, layer in zip(run.blocks["name"], run.blocks["layer"], strict=True)
+    }
+    copied = Run(run.probes, run.blocks, packed, run.meta)
+    show(copied, "interference", Console(file=out, width=200), layers=[3])
+    assert "split-half null" not in out.getvalue() and "signal of each task's mean gradient" in out.getvalue()
+    said = " ".join(out.getvalue().split())
+    assert "note: 30 units are copies of 3 examples" in said
+    assert "note: a has 3 groups, and an interval of own Delta takes 4" in said
+    whole = StringIO()
+    show(copied, "interference", Console(file=whole, width=200))
+    assert "split-half null" in whole.getvalue() and "copies" not in whole.getvalue()
+
+
 def test_carriers_and_effective_units_are_told():
     run = heavy()
     assert run.carriers(layers=[3]) == {"b": [[33]]} and heavy(1.0).carriers() == {}

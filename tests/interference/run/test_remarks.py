@@ -28,10 +28,23 @@ def test_copies_are_told_and_which_of_them_are_no_group():
         "2 units are copies of 1 examples, by their gradients; the copies of one example form one group: b 0 = b 1"
     )
     assert remarks.copied(rows @ rows.T, probes) == (
-        "5 units are copies of 2 examples, by their gradients; the copies of one example form one group, but for 3 units "
-        "of a, which would leave a task a single group: a 0 = a 1 = a 2; b 0 = b 1"
+        "5 units are copies of 2 examples, by their gradients; the copies of one example form one group, but for 3 "
+        "units of a, which would leave a task a single group: a 0 = a 1 = a 2; b 0 = b 1"
     )
     assert remarks.copied(rows[4:] @ rows[4:].T, probes[4:]) is None
+
+
+def test_tasks_with_too_few_groups_are_told_with_how_many_they_have():
+    probes = pd.DataFrame({"task": list("aaabbbbcc"), "group": [0, 1, 1, 2, 3, 4, 5, 6, 7]})
+    counts = remarks.too_few(np.eye(9), probes)
+    assert counts == {"a": 2, "c": 2}
+    assert remarks.few(counts, probes) == (
+        "a has 2 groups, c has 2 units, and an interval of own Delta takes 4: no signal means there that none can be "
+        "told, not that there is none; probe more that are independent"
+    )
+    assert remarks.few({}, probes) is None
+    many = remarks.few(dict.fromkeys("abcd", 2), pd.DataFrame({"task": list("abcd") * 2}))
+    assert many.startswith("a has 2 units, b has 2 units, c has 2 units (and 1 more), and an interval")
 
 
 def test_other_parameters_of_the_adapter_are_named():

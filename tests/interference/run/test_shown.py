@@ -72,6 +72,13 @@ def test_a_run_shows_value_interval_and_verdict_of_every_cell():
     assert [where for name, where in sorted(framed.items())] == [False, True, True, False]
 
 
+def test_a_run_says_where_no_signal_means_too_few_units():
+    few = runs.grouped()
+    page = few._repr_html_()
+    assert "<p>a has 3 units, b has 3 units, and an interval of own Delta takes 4: no signal means" in page
+    assert "an interval of own Delta takes" not in runs.contradicted()._repr_html_()
+
+
 def test_a_run_shows_its_tasks_and_blocks():
     page = runs.grouped()._repr_html_()
     cells = re.findall("<t[hd]>(.*?)</t[hd]>", page.partition("</table>")[2])

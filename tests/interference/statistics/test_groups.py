@@ -175,11 +175,37 @@ def test_bootstrap_weights_draw_whole_groups_and_the_same_ones_for_tasks_that_sh
     assert_array_equal(weights[:, of_a_or_b].sum(axis=1), 12)
 
 
-def test_a_task_of_which_no_group_was_drawn_counts_as_measured() -> None:
+def test_a_task_of_which_fewer_than_two_groups_were_drawn_counts_as_measured() -> None:
     tasks = ["a"] * 60 + ["b"] * 2
     weights = bootstrap_weights(tasks, 500, 0, [*range(60), 0, 1])
     assert (weights[:, 60:].sum(axis=1) > 0).all()
-    assert (weights[:, 60:] == [1, 1]).all(axis=1).mean() > 0.1
+    assert (weights[:, 60:] > 0).all() and (weights[:, 60:] == [1, 1]).all(axis=1).mean() > 0.5
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_small_task_that_shares_a_group_with_a_large_one_keeps_its_interval_and_signal(shared: bool) -> None:
+    rng = np.random.default_rng(0)
+    gradients = 3 * np.eye(50)[0] + 0.1 * rng.normal(size=(305, 50))
+    groups = [*range(5), 0 if shared else 5, *range(6, 305)]
+    found = table(gradients @ gradients.T, ["a"] * 5 + ["b"] * 300, "delta", groups=groups, replicates=500)
+    assert found.low[0, 0] < found.value[0, 0] < found.high[0, 0]
+    assert found.verdict[0, 1] == found.verdict[1, 0] == "synergy"
+
+
+@pytest.mark.parametrize(("count", "signal"), [(2, "no-signal"), (3, "no-signal"), (4, "synergy")])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_fewer_than_four_groups_have_no_interval_and_are_told(count: int, signal: str, grouped: bool) -> None:
+    rng = np.random.default_rng(0)
+    size = 10 if grouped else 1
+    gradients = 5 * np.eye(60)[0] + 0.3 * rng.normal(size=(count * size + 40, 60))
+    tasks = ["a"] * (count * size) + ["b"] * 40
+    groups = [*np.repeat(range(count), size).tolist(), *range(100, 140)] if grouped else None
+    found = table(gradients @ gradients.T, tasks, groups=groups, replicates=200)
+    assert found.verdict[0, 1] == signal and found.verdict[1, 0] == "synergy"
+    own = table(gradients @ gradients.T, tasks, "delta", groups=groups, replicates=200)
+    assert np.isnan(own.low[0, 0]) == np.isnan(own.high[0, 0]) == (count < 4)
+    told = uncertainty.too_few(gradients @ gradients.T, tasks, groups)
+    assert told == ({"a": count} if count < 4 else {})
 
 
 def test_signal_of_groups_is_the_mean_over_pairs_of_different_groups() -> None:
