@@ -38,7 +38,8 @@ _FREE = {
     *(f"training.{key}" for key in ("logging_steps", "report_to", "save_steps", "keep")),
 }
 """Keys that change how a training is computed and reported: it continues with another value. The result differs by
-rounding alone, or where `micro_batch_size` changes, also by which elements dropout drops."""
+rounding alone, or where `micro_batch_size` changes, also by which elements dropout drops. Where routers look at padding
+it changes the result, and `open` compares it."""
 
 _SUMS = ".sums"
 """The suffix of the files of a checkpoint that hold digests of the others."""
@@ -106,7 +107,7 @@ class Folder:
         """Claim the directory, and remove checkpoints that a killed process did not finish, or that are damaged.
 
         Args:
-            model: fingerprints of the model before its first step.
+            model: fingerprints of the model before its first step, and what else its steps depend on.
 
         Returns:
             The damaged checkpoints that were removed, for a reader.
@@ -119,7 +120,7 @@ class Folder:
             self.within.open(model)
         if changed := differences(self.model or model, model):
             raise CheckpointError(
-                f"{self.path} is from a training of another model ({changed}); choose another --out, or delete it"
+                f"{self.path} is from another training ({changed}); choose another --out, or delete it"
             )
         self.model = dict(model)
         damaged = []

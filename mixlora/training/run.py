@@ -31,7 +31,7 @@ from mixlora.training.folder import OWN, Folder, written
 from mixlora.training.methods import adapter_config, prepare
 from mixlora.training.order import Epochs
 from mixlora.training.trainer import Batches, Report, Snapshots, TaskTrainer, arguments
-from mixlora.tuner.config import Routing
+from mixlora.tuner.config import Pooling, Routing
 
 MakeCallback = Callable[[Trainer], TrainerCallback]
 """Makes a callback for a Trainer, as `interference.InterferenceCallback` needs."""
@@ -195,10 +195,9 @@ def _trainer(
     model = prepare(base, collator.tokenizer, config)
     with processes.together():
         if settings.process_index == 0:
-            for name in folder.open({**fingerprints(model), **of_processing(collator)}):
+            for name in folder.open({**fingerprints(model), **of_processing(collator), **_pooled(config)}):
                 tell(
-                    f"{folder.checkpoints / name} is damaged and was removed: the training continues from an earlier "
-                    "one"
+                    f"{folder.checkpoints / name} is damaged and was removed: the training continues from an earlier one"
                 )
     named = config.method == Method.MIXLORA and config.mixlora.routing == Routing.TASK
     with written(folder.path):
@@ -219,6 +218,12 @@ def _trainer(
             callback.logging_dir = callback.logging_dir or str(folder.logs)
     set_seed(recipe.seed + settings.process_index)  # each process drops out and draws differently
     return trainer
+
+
+def _pooled(config: TrainConfig) -> dict[str, Any]:
+    """The examples of a forward pass, where routers look at their padding: another number changes the result."""
+    pads = config.method == Method.MIXLORA and config.mixlora.pooling == Pooling.ALL
+    return {"training.micro_batch_size": config.training.micro(processes.count())} if pads else {}
 
 
 def _placed(config: TrainConfig, device: torch.device, process: int) -> torch.device:
@@ -280,10 +285,11 @@ def _explained_memory_error(config: TrainConfig, longest: int) -> Iterator[None]
         recipe = config.training
         rows = recipe.micro(processes.count())
         checkpointing = "" if recipe.gradient_checkpointing else ", set training.gradient_checkpointing: true"
+        continued = "with another --out" if _pooled(config) else "and the same command continues"
         raise TrainingError(
             f"memory ran out with {rows} examples of up to {longest} tokens in a forward pass: lower "
-            f"training.micro_batch_size (batch_size may stay {recipe.batch_size}){checkpointing}, and the same command "
-            "continues; or lower training.max_length, with another --out"
+            f"training.micro_batch_size (batch_size may stay {recipe.batch_size}){checkpointing}, {continued}; or "
+            "lower training.max_length, with another --out"
         ) from None
 
 

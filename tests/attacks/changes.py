@@ -180,6 +180,13 @@ KINDS = {
         rounds=True,
         before=of_settings(adapter={"dropout": 0}),
     ),
+    "micro batch size of a mixture": Kind(
+        of_settings(training={"micro_batch_size": 2}),
+        ("train",),
+        "mixture",
+        rounds=True,
+        before=of_settings(adapter={"dropout": 0}, mixlora={"pooling": "all"}),
+    ),
     "alpha": Kind(of_settings(lora={"alpha": 32}), ("train",)),
     "learning rate": Kind(of_settings(training={"learning_rate": 1e-3}), ("train",)),
     "pooling of a training": Kind(of_settings(mixlora={"pooling": "all"}), ("train",), "mixture"),

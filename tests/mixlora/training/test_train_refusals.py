@@ -11,12 +11,13 @@ from torch.testing import assert_close
 from transformers import AutoTokenizer, LlavaForConditionalGeneration
 
 from mixlora.checkpoints import loading
-from mixlora.common import settings
+from mixlora.common import processes, settings
 from mixlora.common.errors import CheckpointError, ConfigError, DataError, RunError, TrainingError
 from mixlora.data import mini
 from mixlora.training import config, run
 from mixlora.training.trainer import arguments
 from tests.support.adapted import llama
+from tests.support.evaluations import files
 from tests.support.trainings import TASKS, made, values
 
 
@@ -332,6 +333,27 @@ def test_memory_that_runs_out_and_a_smaller_batch_that_goes_on(tmp_path, monkeyp
     one, other = (load_file(found / "adapter_model.safetensors") for found in (path, whole))
     for name in one:
         assert_close(one[name], other[name], rtol=1e-3, atol=1e-4)
+
+
+POOLED = {"mixlora": {"r": 2, "num_factors": 4, "alpha": 4, "pooling": "all"}}
+
+
+def test_routers_that_look_at_padding_allow_no_smaller_batch_to_go_on(tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        short_of_memory(patched, step=4)
+        message = refused(TrainingError, made(tmp_path / "out", "mixlora", **POOLED))
+    assert "set training.gradient_checkpointing: true, with another --out; or lower training.max_length" in message
+    before = files(tmp_path / "out")
+    message = refused(CheckpointError, made(tmp_path / "out", "mixlora", **POOLED, training={"micro_batch_size": 4}))
+    assert message == (
+        f"{tmp_path / 'out'} is of another training (training.micro_batch_size is 8 there and 4 here); choose another "
+        "--out, or delete it"
+    )
+    monkeypatch.setattr(processes, "count", lambda: 2)  # each has half of a batch
+    message = refused(CheckpointError, made(tmp_path / "out", "mixlora", **POOLED))
+    assert "(training.micro_batch_size is 8 there and 4 here)" in message and files(tmp_path / "out") == before
+    monkeypatch.undo()
+    assert run.train(made(tmp_path / "out", "mixlora", **POOLED, training={"micro_batch_size": 8}))
 
 
 def test_a_loss_that_is_no_number_any_more(tmp_path):
