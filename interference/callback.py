@@ -24,7 +24,7 @@ from interference.measurement.trainer import grouped_batches, handed_over, measu
 from interference.measurement.units import Batch, check_by_task
 from interference.run import Run, load
 from interference.statistics.significance import Verdict
-from mixlora.common.errors import unwritable
+from mixlora.common.errors import type_of, unwritable
 from mixlora.data.groups import IMAGE
 
 T = TypeVar("T")
@@ -407,6 +407,6 @@ def _check_batches(batches: Mapping[str, Iterable[Batch]]) -> None:
     for task, given in batches.items():
         if isinstance(given, Iterator):  # not iter(given): that of a DataLoader draws a random number
             raise ScopeError(
-                f"task {task!r}: a {type(given).__name__} gives its batches only once, but every measurement needs "
+                f"task {task!r}: {type_of(given)} gives its batches only once, but every measurement needs "
                 "them; give a list"
             )

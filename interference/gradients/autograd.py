@@ -13,6 +13,7 @@ from interference.errors import MeasurementError
 from interference.gradients.examples import inputs_of, singles
 from interference.gradients.targets import Target
 from mixlora import MixLoraLayer, routed
+from mixlora.common.errors import type_of
 from mixlora.common.labels import IGNORED
 
 Loss = Callable[[nn.Module, dict[str, Any]], Tensor]
@@ -54,7 +55,7 @@ def loss_of(model: nn.Module, example: Mapping[str, Any], loss: Loss) -> Tensor:
     with routed(model, tasks=example.get("tasks"), alone=True):
         found = loss(model, inputs_of(example))
     if not isinstance(found, Tensor) or found.numel() != 1:
-        what = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+        what = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"{type_of(found)}"
         raise MeasurementError(f"the loss of an example is {what}, but must be a scalar tensor")
     return found.reshape(())
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from interference.errors import ScopeError
 from interference.gradients.examples import packed
 from mixlora.checkpoints.lengths import positions_of
+from mixlora.common.errors import type_of
 from mixlora.common.labels import IGNORED
 from mixlora.tuner.model import base_model_of
 
@@ -35,7 +36,7 @@ def check_batch(model: nn.Module, batch: Any, place: str) -> None:
         ScopeError: if it is not a dict, or its labels, tokens or mask are not what the model can take.
     """
     if not isinstance(batch, Mapping):
-        raise ScopeError(f"{place} is a {type(batch).__name__}, but must be a dict of tensors, as a collator gives it")
+        raise ScopeError(f"{place} is {type_of(batch)}, but must be a dict of tensors, as a collator gives it")
     if "labels" not in batch:
         raise ScopeError(f"{place} has no labels; collate it with labels [batch, seq]")
     _check_tokens(batch["labels"], f"{place}: labels")
@@ -54,7 +55,7 @@ def check_batch(model: nn.Module, batch: Any, place: str) -> None:
 
 def _check_tokens(values: Any, what: str) -> None:
     if not isinstance(values, Tensor):
-        raise ScopeError(f"{what} is a {type(values).__name__}, but must be a tensor [batch, seq] of whole numbers")
+        raise ScopeError(f"{what} is {type_of(values)}, but must be a tensor [batch, seq] of whole numbers")
     if values.dim() != 2 or not len(values):
         raise ScopeError(f"{what} has shape {tuple(values.shape)}, but must be [batch, seq] with one row per example")
     if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:

@@ -15,6 +15,7 @@ from torch import Tensor
 from interference.errors import ScopeError
 from interference.measurement.labels import Labels
 from interference.measurement.rows import Row
+from mixlora.common.errors import type_of
 from mixlora.data.groups import IMAGE, NONE, connected, label_of
 from mixlora.data.images import content
 
@@ -106,7 +107,7 @@ def _contents(value: Any, row: Row) -> Iterator[bytes]:
             yield from _contents(one, row)
     else:
         raise ScopeError(
-            f"{row.source}: its picture is a {type(value).__name__}, which cannot be compared with others; name a "
+            f"{row.source}: its picture is {type_of(value)}, which cannot be compared with others; name a "
             "column that says which examples share one (groups=), or give groups='none'"
         )
 

@@ -13,6 +13,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sequenti
 
 from interference.errors import ScopeError
 from interference.measurement.units import Batch, Part, Unit, Workload, of_collated
+from mixlora.common.errors import type_of
 from mixlora.data.groups import label_of
 
 Labels = Mapping[str, Sequence[Hashable]]
@@ -58,7 +59,7 @@ def _by_task(groups: object, known: Collection[str], unit: str, what: str) -> La
     """The groups, which are lists of labels by task."""
     if not isinstance(groups, Mapping):
         raise ScopeError(
-            f"groups is a {type(groups).__name__}, but must be a dict {{task: a label for every {unit}}}, or left out "
+            f"groups is {type_of(groups)}, but must be a dict {{task: a label for every {unit}}}, or left out "
             "where all are independent"
         )
     if missing := [task for task in known if task not in groups]:
@@ -68,7 +69,7 @@ def _by_task(groups: object, known: Collection[str], unit: str, what: str) -> La
     for task, labels in groups.items():
         if isinstance(labels, str) or not isinstance(labels, Iterable) or not hasattr(labels, "__len__"):
             raise ScopeError(
-                f"groups of task {task!r} is a {type(labels).__name__}, but must be a list: a label for every {unit}"
+                f"groups of task {task!r} is {type_of(labels)}, but must be a list: a label for every {unit}"
             )
     return groups
 

@@ -25,6 +25,7 @@ from interference.gradients.state import activate, as_found, own_randomness
 from interference.measurement.units import Batch, Workload, one_by_one
 from interference.run.remarks import PLAIN_LOSS
 from mixlora import routed
+from mixlora.common.errors import type_of
 from mixlora.common.labels import IGNORED
 from mixlora.tuner.model import base_model_of
 
@@ -55,7 +56,7 @@ def given(loss: Loss) -> Objective:
         ConfigError: if it cannot be called.
     """
     if not callable(loss):
-        raise ConfigError(f"loss is a {type(loss).__name__}, but must be a function of (model, batch of one example)")
+        raise ConfigError(f"loss is {type_of(loss)}, but must be a function of (model, batch of one example)")
     return Objective(loss, f"{name_of(loss)}, given by the caller, one example per backward pass")
 
 

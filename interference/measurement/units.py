@@ -16,6 +16,7 @@ from interference.gradients.probe import BatchGradients
 from interference.measurement.collated import check_batch, refuse_packed
 from mixlora.checkpoints.fingerprints import digest, of_tensor
 from mixlora.checkpoints.loading import refuse_offloaded
+from mixlora.common.errors import type_of
 
 Batch = Mapping[str, Any]
 
@@ -161,7 +162,7 @@ def of_collated(model: nn.Module, batches: Mapping[str, Iterable[Batch]], unit: 
 def check_by_task(batches: object) -> None:
     """Raise a ScopeError if batches are not a dict by task."""
     if not isinstance(batches, Mapping):
-        raise ScopeError(f"batches is a {type(batches).__name__}, but must be a dict {{task: its batches}}")
+        raise ScopeError(f"batches is {type_of(batches)}, but must be a dict {{task: its batches}}")
 
 
 def digested(job: str, batches: Iterable[tuple[Batch, Sequence[int]]]) -> str:

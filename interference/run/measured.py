@@ -23,8 +23,8 @@ class Measured:
 
     Attributes:
         probes: One row per unit: task, loss (nats per token), tokens (supervised), ids, source; content, a digest of
-            its examples (not in runs of earlier versions); and group, the same number for units that are not independent,
-            in all tasks, where that is known.
+            its examples (not in runs of earlier versions); and group, the same number for units that are not
+            independent, in all tasks, where that is known.
         blocks: One row per block: name, component, layer, module, group, side, size (gradient entries).
         meta: How the run came about: config, conventions, fingerprints, versions, timings, notes.
         selections: Of a MixLoRA run, the factors that every example used: {block name: [examples, r], ranked}, and

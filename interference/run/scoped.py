@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from interference.blocks import Scope, Side, Space
 from interference.errors import ScopeError
 from interference.run import notebook
+from mixlora.common.errors import type_of
 
 if TYPE_CHECKING:
     import xarray
@@ -142,7 +143,7 @@ def scope_of(key: Any) -> Scope:
         if isinstance(part, int | np.integer) and not isinstance(part, bool):
             layers.append(int(part))
         elif not isinstance(part, str):
-            raise ScopeError(f"run[...] takes layers, modules and sides, but {part!r} is a {type(part).__name__}")
+            raise ScopeError(f"run[...] takes layers, modules and sides, but {part!r} is {type_of(part)}")
         elif part in (Space.WEIGHT, Side.W):
             space = Space.WEIGHT
         elif part in list(Side):

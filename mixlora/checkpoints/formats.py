@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mixlora.checkpoints.pickled import map_tensors, read_namespace
 from mixlora.common import files
-from mixlora.common.errors import CheckpointError
+from mixlora.common.errors import CheckpointError, type_of
 from mixlora.common.files import exists, is_file
 
 NAMESPACE, INDEX, WHOLE = "cmoa_args.bin", "pytorch_model.bin.index.json", "pytorch_model.bin"
@@ -223,7 +223,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(found, dict):
-        raise CheckpointError(f"{path} contains a {type(found).__name__}, but must contain a JSON object")
+        raise CheckpointError(f"{path} contains {type_of(found)}, but must contain a JSON object")
     return found
 
 

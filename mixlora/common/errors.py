@@ -17,6 +17,12 @@ def plain(text: object) -> str:
     return "".join(c if unicodedata.category(c) not in _STEERING else "\N{REPLACEMENT CHARACTER}" for c in str(text))
 
 
+def type_of(value: object) -> str:
+    """The type of a value with its article, as "an int"."""
+    name = type(value).__name__
+    return f"an {name}" if name[:1].lower() in "aeio" else f"a {name}"
+
+
 class ToolError(Exception):
     """The root: a mistake in the input, described in one sentence.
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-from mixlora.common.errors import ConfigError
+from mixlora.common.errors import ConfigError, type_of
 from mixlora.common.files import DEEPEST, is_folder, read_json, read_text
 
 LARGEST = 2**20
@@ -179,7 +179,7 @@ def _read(path: Path, schema: type[Section], including: tuple[Path, ...]) -> dic
         line = f":{mark.line + 1}" if mark else ""
         raise ConfigError(f"{path}{line}: not valid YAML ({_reason(error)})") from None
     if not isinstance(data, dict):
-        held = "the file is empty" if data is None else f"it contains a {type(data).__name__}"
+        held = "the file is empty" if data is None else f"it contains {type_of(data)}"
         raise ConfigError(
             f"{path}: a configuration is a mapping with the keys {', '.join(schema.model_fields)}, but {held}"
         )
@@ -194,7 +194,7 @@ def _read(path: Path, schema: type[Section], including: tuple[Path, ...]) -> dic
 def _included(name: Any, path: Path, including: tuple[Path, ...]) -> Path:
     """The file that one includes."""
     if not isinstance(name, str):
-        raise ConfigError(f"{path}: include: {name!r:.60} is a {type(name).__name__}; give the name of one file")
+        raise ConfigError(f"{path}: include: {name!r:.60} is {type_of(name)}; give the name of one file")
     if path.resolve() in including:
         raise ConfigError(f"{path}: include: {name} leads back to a file that includes it")
     if len(including) >= MOST_INCLUDED:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mixlora.common.errors import DataError
+from mixlora.common.errors import DataError, type_of
 from mixlora.common.files import LARGEST_DATA, parse_json, read_bytes
 
 _REQUIRED = ("question_id", "prompt", "predict", "target")
@@ -100,7 +100,7 @@ def _records(data: bytes, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
             raise DataError(f"{place}: invalid JSON ({said}); write one object per line, in UTF-8.") from error
         if not isinstance(record, Mapping):
             raise DataError(
-                f"{place}: found a {type(record).__name__}, but a line must be an object with {', '.join(_REQUIRED)}."
+                f"{place}: found {type_of(record)}, but a line must be an object with {', '.join(_REQUIRED)}."
             )
         yield place, record
 

@@ -196,9 +196,8 @@ def _trainer(
     with processes.together():
         if settings.process_index == 0:
             for name in folder.open({**fingerprints(model), **of_processing(collator), **_pooled(config)}):
-                tell(
-                    f"{folder.checkpoints / name} is damaged and was removed: the training continues from an earlier one"
-                )
+                damaged = folder.checkpoints / name
+                tell(f"{damaged} is damaged and was removed: the training continues from an earlier one")
     named = config.method == Method.MIXLORA and config.mixlora.routing == Routing.TASK
     with written(folder.path):
         trainer = TaskTrainer(

@@ -9,7 +9,7 @@ from peft import PeftConfig
 from peft.utils import PeftType
 
 from mixlora.common.enums import member
-from mixlora.common.errors import ConfigError
+from mixlora.common.errors import ConfigError, type_of
 
 FORMAT = 1  # of a saved adapter; higher numbers are refused
 
@@ -231,7 +231,7 @@ def _check_definitions(definitions: Any) -> None:
     if definitions is None:
         return
     if not isinstance(definitions, dict):
-        raise ConfigError(f"task_definitions is a {type(definitions).__name__}, but must be {{task: definition}}")
+        raise ConfigError(f"task_definitions is {type_of(definitions)}, but must be {{task: definition}}")
     for name, definition in definitions.items():
         if not (isinstance(name, str) and isinstance(definition, str) and definition.strip()):
             raise ConfigError(f"task_definitions: {name!r} is defined as {definition!r}, but both must be text")

@@ -7,7 +7,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from mixlora.common.errors import AdapterError, MergeError, RoutingError
+from mixlora.common.errors import AdapterError, MergeError, RoutingError, type_of
 from mixlora.tuner.config import DecodeRouting, FactorInit, MixLoraConfig, Pooling, Routing
 from mixlora.tuner.context import Context, pool
 from mixlora.tuner.factors import Gather, add_projected
@@ -45,8 +45,7 @@ class MixLoraLayer(nn.Module, BaseTunerLayer):
         linear = self.get_base_layer()
         if not isinstance(linear, nn.Linear):
             raise AdapterError(
-                f"{name} is a {type(linear).__name__}, but only Linear modules can be adapted; leave it out of "
-                "target_modules"
+                f"{name} is {type_of(linear)}, but only Linear modules can be adapted; leave it out of target_modules"
             )
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.name = name

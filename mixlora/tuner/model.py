@@ -14,7 +14,7 @@ from peft.utils import (
 )
 from torch import Tensor, nn
 
-from mixlora.common.errors import AdapterError, MergeError, RoutingError
+from mixlora.common.errors import AdapterError, MergeError, RoutingError, type_of
 from mixlora.tuner.config import MixLoraConfig, Routing
 from mixlora.tuner.layer import CANNOT_MERGE, MixLoraLayer
 from mixlora.tuner.task_bank import TaskBank, encode
@@ -209,7 +209,7 @@ def routed(
         torch.Size([1, 2])
     """
     if labels is not None and not isinstance(labels, Tensor):
-        raise RoutingError(f"labels is a {type(labels).__name__}, but must be a tensor [batch, seq]")
+        raise RoutingError(f"labels is {type_of(labels)}, but must be a tensor [batch, seq]")
     tracker = next((module.tracker for module in model.modules() if isinstance(module, MixLoraLayer)), None)
     with tracker.given(tasks=tasks, labels=labels, alone=alone) if tracker else _as_is():
         yield

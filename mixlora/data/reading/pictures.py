@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from mixlora.common.errors import DataError
+from mixlora.common.errors import DataError, type_of
 from mixlora.data.examples import Picture, Turn, pictures_first
 from mixlora.data.images import MAX_BYTES, encoded_image
 from mixlora.data.reading.values import Record, as_text, is_missing, shown
@@ -104,7 +104,7 @@ def _picture(value: Any, record: Record, root: Path, outside: bool) -> Picture:
     if isinstance(value, Mapping):
         value = value.get("path") or value.get("url")
     if not isinstance(value, str):
-        raise record.error(f"the image is {shown(value)}, a {type(value).__name__}; give the name of a file.")
+        raise record.error(f"the image is {shown(value)}, {type_of(value)}; give the name of a file.")
     if value.startswith("data:"):
         return _decoded(_from_base64(value.partition(",")[2], record), record)
     if len(value) > _LEAST and value.startswith(_BASE64):

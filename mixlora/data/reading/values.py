@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mixlora.common.errors import DataError
+from mixlora.common.errors import DataError, type_of
 from mixlora.common.files import parse_json
 
 
@@ -28,7 +28,7 @@ class Record:
 
     def __post_init__(self) -> None:
         if not isinstance(self.values, Mapping):
-            raise self.error(f"a {type(self.values).__name__} where a record is expected; write an object.")
+            raise self.error(f"{type_of(self.values)} where a record is expected; write an object.")
 
     def at(self, position: int) -> "Record":
         """The record with another position."""
@@ -63,7 +63,7 @@ def as_text(value: Any, what: str, record: Record) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return json.dumps(value)
     if not isinstance(value, str):
-        raise record.error(f"the text of {what} is {shown(value)}, a {type(value).__name__}; write it as a string.")
+        raise record.error(f"the text of {what} is {shown(value)}, {type_of(value)}; write it as a string.")
     if half := half_character(value):
         raise record.error(f"the text of {what} holds {half!a}, half a character; remove it.")
     return value

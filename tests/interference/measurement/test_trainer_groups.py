@@ -140,7 +140,7 @@ def test_pictures_are_told_apart_by_their_content(tmp_path):
     pixels = [torch.zeros(3, 2, 2), np.zeros((3, 2, 2)), np.ones((3, 2, 2)).tolist()]
     assert grouped(pixels) == [0, 0, 1]
     with pytest.raises(
-        ScopeError, match=r"rows, row 0 .*: its picture is a object, which cannot be compared with others"
+        ScopeError, match=r"rows, row 0 .*: its picture is an object, which cannot be compared with others"
     ):
         grouped([object(), red])
     with pytest.raises(ScopeError, match="the 2 rows of task 'red' that were drawn form 1 group, because they share"):

@@ -211,7 +211,7 @@ def test_a_file_without_records(tmp_path, content):
         (b'{"a": 1, "b": 2, "b": 3}', "r:1: the JSON cannot be read (the key 'b' appears twice); simplify it."),
         (b'[{"a": 1}, {"a": 1, "a": 1}]', "r:1: the JSON cannot be read (the key 'a' appears twice); simplify it."),
         (b'"text"', "r:1: a str where a record is expected; write an object."),
-        (b'[{"prompt": "a", "response": "b"}, 3]', "r[1]: a int where a record is expected; write an object."),
+        (b'[{"prompt": "a", "response": "b"}, 3]', "r[1]: an int where a record is expected; write an object."),
     ],
 )
 def test_content_that_cannot_be_read(tmp_path, content, message):
@@ -329,7 +329,7 @@ USER, ASSISTANT = {"role": "user", "content": "What?"}, {"role": "assistant", "c
             {"conversations": [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "Red"}]},
             "the text has <image>, but the record names no image; add `image` or remove it.",
         ),
-        ({"prompt": "What?", "response": "Red", "image": 3}, "the image is 3, a int; give the name of a file."),
+        ({"prompt": "What?", "response": "Red", "image": 3}, "the image is 3, an int; give the name of a file."),
         (
             {"messages": [USER, ASSISTANT], "prompt": "What?"},
             "prompt is 'What?', which is not read together with messages; set ignore: [prompt] to train without it",
