@@ -62,7 +62,7 @@ def _shared(row: Row, kind: str) -> list[Hashable]:
         label = label_of(record.get(kind))
     except TypeError as error:
         raise ScopeError(
-            f"{row.source}: {kind}, which groups names, is a {error}; use a column of text or numbers"
+            f"{row.source}: {kind}, which groups names, is {error}; use a column of text or numbers"
         ) from None
     if label is None:
         columns = ", ".join(map(str, record)) or "no columns"

@@ -146,7 +146,7 @@ def _values(task: str, labels: Sequence[object], what: str) -> list[Hashable]:
             own = label_of(label)
         except TypeError as error:
             raise ScopeError(
-                f"groups of task {task!r} has the label {label!r:.60}, a {error}; use text or numbers"
+                f"groups of task {task!r} has the label {label!r:.60}, {error}; use text or numbers"
             ) from None
         if own is None or (isinstance(own, tuple) and None in own):
             raise ScopeError(

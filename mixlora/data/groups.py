@@ -13,7 +13,7 @@ from pathlib import Path, PurePath
 from typing import Any
 from uuid import UUID
 
-from mixlora.common.errors import DataError, reason
+from mixlora.common.errors import DataError, reason, type_of
 from mixlora.data.examples import Example
 from mixlora.data.images import identity
 
@@ -44,7 +44,7 @@ def label_of(value: Any) -> Hashable | None:
     if isinstance(value, float):
         return None if math.isnan(value) else str(int(value)) if value.is_integer() else repr(value)
     if not isinstance(value, str | int | date | UUID | PurePath):
-        raise TypeError(type(value).__name__)
+        raise TypeError(type_of(value))
     text = str(value)
     return None if not text.strip() else _WHOLE.sub(r"\1", text)
 
