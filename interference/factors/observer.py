@@ -6,6 +6,7 @@ Not here: what the selections say of tasks (`selections`, `neighbours`, `affinit
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def compute(
     owners, each = zip(*((task, example) for task, own in tasks.items() for example in own), strict=True)
     encoded = [collator.encode_prompt(example) for example in each]
     grouping = Grouping.of(encoded, connected(all_shared((example, group) for example in each)))
-    provenance = checkpoint.provenance(fingerprints(model))
+    provenance = checkpoint.provenance(fingerprints(model, targets[0].adapter))
     with _control(model, targets[0].adapter, source) as control:
         return observer.factors(encoded, owners, grouping, control, spec, provenance)
 
@@ -142,7 +143,7 @@ def compute_config(config: AnalysisConfig, out: Path | str, progress: Progress =
     spec = replace(Spec.of(probe), routers=False)  # routers select and are not selected
     targets = spec.targets(model)
     described = {**resolved(sample.dated(config, collator)), "out": None}
-    inputs, parts = _inputs(config, tasks), fingerprints(model)
+    inputs, parts = _inputs(config, tasks, collator), fingerprints(model)
     with ExitStack() as stack:
         source = origin(config.model.adapter, probe.seed)
         control = stack.enter_context(_control(model, targets[0].adapter, source))
@@ -170,7 +171,8 @@ def kept_or_computed(config: AnalysisConfig, out: Path | str, progress: Progress
 
     Raises:
         InterferenceError: As in `compute_config`.
-        RunError: If the base, the adapter or a task's file has changed since it was computed.
+        RunError: If the base, the adapter, a task's file, or how its text becomes tokens has changed since it was
+            computed.
     """
     out = expanded(out)
     clear(out, "factors.json")
@@ -178,7 +180,8 @@ def kept_or_computed(config: AnalysisConfig, out: Path | str, progress: Progress
     if exists(record):
         found = load(out)
         if found.meta.get("config") == _wanted(config, found):
-            if changed := differences(found.meta.get("inputs") or {}, _inputs(config, sample.read(config).examples)):
+            tasks, collator = sample.read(config).examples, sample.collator_of(config, _kept_day(found))
+            if changed := differences(found.meta.get("inputs") or {}, _inputs(config, tasks, collator)):
                 raise RunError(f"{out} was computed from other inputs ({changed}); delete it, or choose another --out")
             return found
     return compute_config(config, out, progress)
@@ -187,19 +190,30 @@ def kept_or_computed(config: AnalysisConfig, out: Path | str, progress: Progress
 def _wanted(config: AnalysisConfig, found: Factors) -> dict[str, Any]:
     """The configuration that kept factors must have; of any day, where it names none or the template writes none."""
     wanted = {**resolved(config), "out": None}
-    kept = ((found.meta.get("config") or {}).get("model") or {}).get("date")
+    kept = _kept_date(found)
     if config.model.date is None or kept is None:
         wanted["model"]["date"] = kept
     return wanted
 
 
-def _inputs(config: AnalysisConfig, tasks: Mapping[str, Sequence[Example]]) -> dict[str, str]:
-    """A digest of the content of everything that factors are computed from, by key of the configuration."""
+def _kept_date(found: Factors) -> str | None:
+    """The day that kept factors' template wrote; None where it wrote none."""
+    return ((found.meta.get("config") or {}).get("model") or {}).get("date")
+
+
+def _kept_day(found: Factors) -> date | None:
+    kept = _kept_date(found)
+    return None if kept is None else date.fromisoformat(kept)
+
+
+def _inputs(config: AnalysisConfig, tasks: Mapping[str, Sequence[Example]], collator: Collator) -> dict[str, str]:
+    """A digest of the content of everything that factors are computed from, by name or by key of the configuration."""
     model = config.model
     named = {"base": base_of(model), "adapter": model.adapter, "projector": model.projector}
     found = {f"model.{key}": of_checkpoint(name) for key, name in named.items() if name is not None}
     source = origin(model.adapter, config.probe.seed)
     found["the untrained adapter"] = source.text if source.snapshot is None else of_checkpoint(str(source.snapshot))
+    found |= {f"the {name}": held for name, held in of_processing(collator).items()}
     return found | {f"tasks.{task}": fingerprint(examples) for task, examples in tasks.items()}
 
 

@@ -82,18 +82,19 @@ def recorded(parts: Mapping[str, Any]) -> dict[str, str]:
     return {"model": summary(parts), **digests}
 
 
-def refuse_other(model: nn.Module, meta: Mapping[str, Any], noun: str) -> None:
+def refuse_other(model: nn.Module, meta: Mapping[str, Any], noun: str, adapter: str | None = None) -> None:
     """Check that a model is the one that a result was computed with.
 
     Args:
         model: the model.
         meta: the result's.
         noun: what messages call the result.
+        adapter: the probed one; others do not count. None where the model has one.
 
     Raises:
         RunError: if it is another one, or the result is of a version that recorded only a part of it.
     """
-    known, found = meta.get("fingerprints") or {}, recorded(fingerprints(model))
+    known, found = meta.get("fingerprints") or {}, recorded(fingerprints(model, adapter))
     if known.keys() != found.keys():
         raise RunError(
             f"{noun} was computed by an earlier version, which did not record the whole model; compute it again"

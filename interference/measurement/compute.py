@@ -178,7 +178,7 @@ def measured(
             "config": None,
             "scope": scope,
             **spec.meta(),
-            **_provenance(model, targets, fingerprints(model)),
+            **_provenance(model, targets, fingerprints(model, targets[0].adapter)),
         }
         builder = RunBuilder(spec, targets, progress)
         run = measure(builder, model, work, spool, {**known, **meta}, objective=objective)

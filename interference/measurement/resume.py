@@ -27,6 +27,7 @@ from typing import Any
 
 from interference.errors import InterferenceError, RunError, WriteError
 from interference.measurement.spool import DiskSpool
+from mixlora.common.directories import is_occupied
 from mixlora.common.errors import is_full, unwritable
 from mixlora.common.files import amount, exists, is_file
 from mixlora.common.identity import differences
@@ -71,7 +72,8 @@ def unfinished(
         first: whether this process manages the directory for all that share the work.
 
     Raises:
-        RunError: if another process works on it, it holds another job, or it cannot be written.
+        RunError: if another process works on it, it holds another job, it cannot be written, or the result's place is
+            taken by now.
         WriteError: if the disk is too full.
     """
     folder = partial_folder(out)
@@ -84,6 +86,11 @@ def unfinished(
             _make(folder, "--out")
             stack.enter_context(locked(folder / _LOCK, f"computing {out}"))
         try:
+            if first and _is_taken(out):
+                raise RunError(
+                    f"{out} is taken: another process wrote it while this one prepared; choose another --out, or "
+                    "delete it first"
+                )
             for each in dict.fromkeys([folder, place]) if first else ():
                 _make(each, "--out" if each == folder else "--spool-dir")
                 _mark(each, json.dumps(identity))
@@ -185,7 +192,20 @@ def _move(waiting: Path, out: Path) -> None:
         failed = f"{waiting} is a finished result, but cannot be moved to {out}"
         if is_full(error.errno):
             raise unwritable(failed, error) from None
+        if _is_taken(out):
+            raise RunError(
+                f"{out} is taken: something was written there while {waiting} was computed, which is a whole result; "
+                f"rename one of the two, or delete {waiting.parent}"
+            ) from None
         raise RunError(f"{failed}: {error.strerror or error}; move it yourself") from None
+
+
+def _is_taken(out: Path) -> bool:
+    """Whether something is at a result's place."""
+    try:
+        return is_occupied(out)
+    except OSError:
+        return False
 
 
 def refuse_busy(out: Path) -> None:

@@ -54,11 +54,14 @@ def compare(a: Run, b: Run, metric: str = "interference", **options: Any) -> pd.
 
 
 def other_examples(a: Run, b: Run) -> str | None:
-    """Why two runs cannot be compared unit by unit; None where they hold the same examples in the same order.
+    """Why two runs cannot be compared unit by unit.
 
     Args:
         a: A run.
         b: Another run.
+
+    Returns:
+        A sentence; None where they hold the same examples in the same order, as far as they tell.
     """
     if any(list(a.probes[column]) != list(b.probes[column]) for column in ("task", "ids", "source")):
         sizes = other_units(a.meta, b.meta)

@@ -15,7 +15,7 @@ from interference.errors import RunError, ScopeError
 from interference.gradients.autograd import Loss
 from interference.gradients.examples import single
 from interference.gradients.state import activate, as_found
-from interference.gradients.targets import Target
+from interference.gradients.targets import Target, probed_adapter
 from interference.measurement import checkpoint, objective, sample
 from interference.measurement.spec import Spec
 from interference.measurement.units import Batch, of_collated
@@ -113,7 +113,7 @@ def verify(
         loss: The loss that the run measured, if it was the caller's or a trainer's.
 
     Returns:
-        Errors of the gradients and the Gram, and how far real steps follow Delta.
+        Errors of the gradients, of every block of the Gram and of the losses, and how far real steps follow Delta.
 
     Raises:
         RunError: If the model is not the run's, the batches hold other units, or it measured a loss that is not given.
@@ -134,7 +134,7 @@ def verify(
         >>> interference.verify(run, model, batches).error < 1e-4
         True
     """
-    checkpoint.refuse_other(model, run.meta, "the run")
+    checkpoint.refuse_other(model, run.meta, "the run", probed_adapter(model, adapter))
     unit = str(run.meta["unit"])
     chosen = _chosen(run, units)
     rows: dict[int, Batch] = {}
@@ -174,7 +174,7 @@ def verify_config(
         trust_remote_code: Run code that comes with the base, whatever the run says.
 
     Returns:
-        Errors of the gradients and the Gram, and how far real steps follow Delta.
+        Errors of the gradients, of every block of the Gram and of the losses, and how far real steps follow Delta.
 
     Raises:
         RunError: If the run has no configuration, or model or data have changed since then.

@@ -35,30 +35,33 @@ _OTHER_FILES = {TRAINING, GENERATION_CONFIG_NAME}
 _PIECE = 2**24  # bytes of a file that are read at once
 
 
-def fingerprints(model: nn.Module) -> dict[str, Any]:
+def fingerprints(model: nn.Module, adapter: str | None = None) -> dict[str, Any]:
     """What the model computes from.
 
     Args:
         model: with or without adapters.
+        adapter: the one that is active when it computes, so that others do not count; None where all do.
 
     Returns:
         "base weights" and "adapter weights": digests of all parameters and buffers, with names, shapes and dtypes;
         "base" and "adapter": the configurations, without paths and what only generation reads; "scaling": of every
         adapted layer, a digest.
     """
-    own = set(_adapter_tensors(model))
-    tensors = list(_tensors(model))
     adapters = getattr(model, "peft_config", {})
+    own = {name: _owner(key, adapters) for name, key in _adapter_tensors(model)}
+    tensors = list(_tensors(model))
     config = getattr(model, "config", None)
+    counted = {name for name, owner in own.items() if adapter is None or owner in (adapter, None)}
     return {
         "base weights": digest(_bytes((_of_base(name), value) for name, value in tensors if name not in own)),
-        "adapter weights": digest(_bytes((name, value) for name, value in tensors if name in own)),
+        "adapter weights": digest(_bytes((name, value) for name, value in tensors if name in counted)),
         "base": _plain(_read(config)) if isinstance(config, PreTrainedConfig) else {},
         "adapter": {
-            name: _plain({key: value for key, value in adapter.to_dict().items() if key not in _UNREAD_OF_ADAPTERS})
-            for name, adapter in (adapters.items() if isinstance(model, PeftModel) else ())
+            name: _plain({key: value for key, value in each.to_dict().items() if key not in _UNREAD_OF_ADAPTERS})
+            for name, each in (adapters.items() if isinstance(model, PeftModel) else ())
+            if adapter in (name, None)
         },
-        "scaling": digest([json.dumps(_scaling(model)).encode()]),
+        "scaling": digest([json.dumps(_scaling(model, adapter)).encode()]),
     }
 
 
@@ -164,8 +167,8 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, Any]]:
     yield from ((name, value) for name, value in model.named_buffers() if name not in saved)
 
 
-def _adapter_tensors(model: nn.Module) -> Iterator[str]:
-    """Names of the tensors that belong to adapters."""
+def _adapter_tensors(model: nn.Module) -> Iterator[tuple[str, str]]:
+    """Names of the tensors that belong to adapters, and the part of each in which the adapter's name stands."""
     for name, module in model.named_modules():
         if isinstance(module, BaseTunerLayer):
             for own in module.adapter_layer_names:
@@ -183,22 +186,27 @@ def _of_base(name: str) -> str:
     return name
 
 
-def _under(*place: Any) -> Iterator[str]:
+def _owner(key: str, adapters: Iterable[str]) -> str | None:
+    """The adapter that a tensor belongs to; None where its name does not tell."""
+    return next((part for part in key.split(".") if part in adapters), None)
+
+
+def _under(*place: Any) -> Iterator[tuple[str, str]]:
     *path, held = place
     if isinstance(held, nn.Module):
-        yield from (".".join([*path, key]) for key in (*held.state_dict(), *dict(held.named_buffers())))
+        yield from ((".".join([*path, key]), key) for key in (*held.state_dict(), *dict(held.named_buffers())))
     elif isinstance(held, Tensor):
-        yield ".".join(path)
+        yield ".".join(path), ""
 
 
-def _scaling(model: nn.Module) -> dict[str, Any]:
-    """The scaling of every adapted layer, which a notebook can change without a configuration."""
+def _scaling(model: nn.Module, adapter: str | None) -> dict[str, Any]:
+    """The scaling of every layer with the adapter (None: with any), which a notebook can change without a config."""
     layers = {name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
     held = {name: getattr(layer, "scaling", None) for name, layer in layers.items()}
     return {
-        name: {adapter: float(value) for adapter, value in scaling.items()}
+        name: {key: float(value) for key, value in scaling.items() if adapter in (key, None)}
         for name, scaling in held.items()
-        if isinstance(scaling, dict)
+        if isinstance(scaling, dict) and (adapter is None or adapter in scaling)
     }
 
 

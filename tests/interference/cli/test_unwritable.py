@@ -102,7 +102,7 @@ def test_what_has_come_to_lie_in_the_runs_place_is_left_alone(tiny, tmp_path, wh
             (tmp_path / "run" / "thesis.tex").write_text("years of work")
 
     place = f"{tmp_path}/run"
-    told = f"^{place}.partial/result is a finished result, but cannot be moved to {place}: Directory not empty; move it"
+    told = f"^{place} is taken: something was written there while {place}.partial/result was computed, which is a whole"
     with pytest.raises(RunError, match=told):
         compute_config(tiny.config(tmp_path / "run", **SETTINGS), put)
     assert (tmp_path / "run" / "thesis.tex").read_text() == "years of work"

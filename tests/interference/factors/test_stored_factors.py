@@ -271,6 +271,20 @@ def test_factors_of_what_has_changed_since_are_refused(folder, found, tmp_path, 
     )
 
 
+def test_factors_by_another_template_in_the_same_file_are_refused(folder, tmp_path):
+    settings, out, template = asked(folder), tmp_path / "factors", tmp_path / "template.jinja"
+    template.write_text("{% for m in messages %}{{ m['role'] + ' ' + m['content'] + '</s>' }}{% endfor %}")
+    settings.model.chat_template = str(template)
+    first = observer.kept_or_computed(settings, out)
+    assert observer.kept_or_computed(settings, out).meta == first.meta
+    template.write_text(template.read_text().replace("' '", "' w9 '"))
+    with pytest.raises(RunError) as told:
+        observer.kept_or_computed(settings, out)
+    assert str(told.value) == (
+        f"{out} was computed from other inputs (the chat template has changed); delete it, or choose another --out"
+    )
+
+
 def test_nothing_is_overwritten_and_nothing_is_left_behind(folder, found, tmp_path, monkeypatch):
     given, out = found
     with pytest.raises(RunError, match="already holds factors; choose another --out or delete it first"):

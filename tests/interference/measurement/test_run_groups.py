@@ -163,7 +163,10 @@ def test_batches_that_come_only_once_and_batch_units_take_labels(model):
             LABELS | {"red": ["a", "b", " ", "c", "d"]},
             "groups of task 'red' has no label at position 2: ' ' is a missing",
         ),
-        (LABELS | {"red": [object(), 2, 3, 4, 5]}, "groups of task 'red' has the label <object .*, an object; use text"),
+        (
+            LABELS | {"red": [object(), 2, 3, 4, 5]},
+            "groups of task 'red' has the label <object .*, an object; use text",
+        ),
         (
             LABELS | {"red": [1] * 5},
             "groups of task 'red' puts all its 5 units into 1 group, but at least 2 are needed",

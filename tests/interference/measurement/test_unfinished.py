@@ -15,8 +15,8 @@ import torch
 
 from interference import compute, load
 from interference.errors import MeasurementError, RunError
+from interference.measurement import checkpoint, sample
 from interference.measurement import resume as unfinished_runs
-from interference.measurement import sample
 from interference.measurement.compute import compute_config
 from interference.measurement.resume import unfinished
 from interference.measurement.spool import DiskSpool
@@ -260,14 +260,16 @@ def test_a_whole_result_that_could_not_be_moved_is_kept_until_it_can_be(tiny, tm
         if (stage, done) == ("gram", total):
             (tmp_path / "other").rename(out)
 
-    with pytest.raises(
-        RunError, match=r"run.partial/result is a finished result, but cannot be moved to .*/run: Directory"
-    ):
-        compute_config(settings, taken)
     waiting = tmp_path / "run.partial" / "result"
+    told = (
+        f"{out} is taken: something was written there while {waiting} was computed, which is a whole result; rename "
+        f"one of the two, or delete {waiting.parent}"
+    )
+    with pytest.raises(RunError, match=f"^{re.escape(told)}$"):
+        compute_config(settings, taken)
     kept = {path.name: path.read_bytes() for path in waiting.iterdir()}
     for _ in range(3):
-        with pytest.raises(RunError, match=r"finished result, but cannot be moved"):
+        with pytest.raises(RunError, match=f"^{re.escape(told)}$"):
             compute_config(settings)
         assert {path.name: path.read_bytes() for path in waiting.iterdir()} == kept
     out.rename(tmp_path / "other")
@@ -275,6 +277,22 @@ def test_a_whole_result_that_could_not_be_moved_is_kept_until_it_can_be(tiny, tm
         compute_config(settings)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == kept
     assert not (tmp_path / "run.partial").exists() and load(out).meta["seed"] == 0
+
+
+def test_a_place_that_is_taken_while_a_job_prepares_is_told_before_it_measures(tiny, tmp_path, monkeypatch):
+    """Of two computes with one place, the later loads its model while the former finishes."""
+    out, load_model = tmp_path / "run", checkpoint.load_model
+    compute_config(tiny.config(tmp_path / "other", seed=1))
+
+    def loaded(config):
+        (tmp_path / "other").rename(out)
+        return load_model(config)
+
+    monkeypatch.setattr(checkpoint, "load_model", loaded)
+    told = f"{out} is taken: another process wrote it while this one prepared; choose another --out, or delete it first"
+    with pytest.raises(RunError, match=f"^{re.escape(told)}$"):
+        compute_config(tiny.config(out), lambda stage, *_: pytest.fail(stage))
+    assert load(out).meta["seed"] == 1 and [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_a_path_with_dots_leaves_no_empty_folder(tiny, tmp_path):

@@ -129,7 +129,8 @@ def test_data_that_cannot_be_had_are_told(tmp_path, how):
 @pytest.mark.parametrize("change", [{"text": "What was it?"}, {"size": (301, 200)}, {}])
 def test_texts_and_pictures_that_have_changed_are_not_shown(tmp_path, change):
     run = with_data(tmp_path)
-    run.probes["content"] = [each.content for task in run.tasks for each in Excerpts()._units(run, task).values()]
+    names = run.probes[["task", "ids", "source"]].itertuples(index=False)
+    run.probes["content"] = [Excerpts()._units(run, task)[ids, source].content for task, ids, source in names]
     assert run.probes["content"].nunique() == len(run.probes)
     written(tmp_path, run.tasks, **change)
     shown = Excerpts().of(run, 0)

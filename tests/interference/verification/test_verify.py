@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig
 from safetensors.numpy import load_file, save_file
 
 import interference as package
@@ -184,6 +185,28 @@ def test_another_model_fails(measured):
                 parameter.mul_(1.5)
     with pytest.raises(RunError, match=r"^the model's adapter weights changed since the run was computed"):
         package.verify(measured, other, TASKS)
+
+
+def test_adapters_beside_the_probed_one_do_not_count():
+    model = lora(llama())
+    run = package.compute(model, TASKS)
+    model.add_adapter("other", LoraConfig(target_modules=["q_proj", "lm_head"]))
+    model.add_adapter("saving", LoraConfig(target_modules=["q_proj"], modules_to_save=["embed_tokens"]))
+    assert package.verify(run, model, TASKS).passed
+    again = package.compute(model, TASKS)
+    assert again.meta["fingerprints"] == run.meta["fingerprints"]
+    with torch.no_grad():
+        next(p for name, p in model.named_parameters() if "lora_A.other" in name).mul_(2)
+    model.delete_adapter("saving")
+    assert package.verify(again, model, TASKS, adapter="default").passed
+    with pytest.raises(
+        RunError, match=r"^the model's adapter weights, adapter configuration and scaling of adapted lay"
+    ):
+        package.verify(run, model, TASKS, adapter="other")
+    with torch.no_grad():
+        next(p for name, p in model.named_parameters() if "lora_A.default" in name).mul_(2)
+    with pytest.raises(RunError, match=r"^the model's adapter weights changed since the run was computed"):
+        package.verify(run, model, TASKS)
 
 
 def test_other_batches_are_refused(model, measured):
