@@ -159,6 +159,8 @@ def select(blocks: pd.DataFrame, scope: Scope) -> pd.DataFrame:
     if modules is not None:
         known = check_modules(modules, frame)
         frame = frame[known.isin(modules).any(axis=1)]
+    if space is Space.WEIGHT and side not in (None, Side.W):
+        raise ScopeError(f"side is {str(side)!r}, but the weight space has no sides; leave side out, or space")
     if side is not None and space is not Space.WEIGHT:
         frame = frame[frame["side"] == member(Side, side, "side", ScopeError, NONE_OF)]
     if frame.empty:

@@ -3,28 +3,29 @@
 import inspect
 import io
 import math
-import re
-import shutil
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import pandas as pd
 from accelerate.utils import broadcast_object_list
 from PIL import Image
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 from transformers.integrations import TensorBoardCallback, WandbCallback
 
-from interference.errors import ConfigError, MeasurementError, RunError, ScopeError
+from interference.errors import ConfigError, MeasurementError, ScopeError
 from interference.measurement.compute import compute
 from interference.measurement.grouping import Groups
 from interference.measurement.labels import check_labels
+from interference.measurement.series import Series
 from interference.measurement.trainer import grouped_batches, handed_over, measure_batches, refuse_shards
 from interference.measurement.units import Batch, check_by_task
-from interference.run import Run, load
+from interference.run import Run
 from interference.statistics.significance import Verdict
-from mixlora.common.errors import type_of, unwritable
+from mixlora.common.errors import type_of
 from mixlora.data.groups import IMAGE
 
 T = TypeVar("T")
@@ -70,11 +71,12 @@ class InterferenceCallback(TrainerCallback):
     Of several processes the main one measures, and the others wait for at most `ddp_timeout`. This needs the whole
     model on every process, as under DistributedDataParallel; sharded parameters raise an error.
 
-    A resumed training continues the series: runs up to the checkpoint's step stay, later ones are replaced.
+    A resumed training continues the series: runs up to the checkpoint's step stay, and a later one is replaced when the
+    training has reached its step again.
 
     If the model and the probe set do not fit, the training raises the error of `interference.compute` before its first
     step. It raises a RunError if `out` already holds a series. Later errors (a loss that is not finite, a full disk)
-    end the training.
+    end the training; a picture that cannot be drawn or sent is only warned of.
 
     Args:
         trainer: The Trainer that the callback is added to.
@@ -157,9 +159,8 @@ class InterferenceCallback(TrainerCallback):
         self.samples = samples
         self.groups = groups
         self._options = {"layers": layers, "modules": modules, "seed": seed, **options}
-        self._series = _Series(None if out is None else Path(out))
+        self._series = Series(out)
         self._unfinished = False
-        self._latest: Run | None = None
 
     @property
     def runs(self) -> dict[int, Run]:
@@ -253,7 +254,6 @@ class InterferenceCallback(TrainerCallback):
         self._unfinished = True
         if step or not self.first:  # report a wrong probe set now, not at the first measurement
             self._compute({task: list(islice(given, 2)) for task, given in self._probes()[0].items()})
-        self._series.forget_after(step)
 
     def _measure(self, state: TrainerState, control: TrainerControl) -> None:
         """Measure and log the step, unless the series has it."""
@@ -263,18 +263,16 @@ class InterferenceCallback(TrainerCallback):
             # Trainer.log itself: an override (TRL's) would empty its running means into this entry
             Trainer.log(self.trainer, logs)
             control.should_log = wanted  # every entry clears it, but the Trainer's own entry is still due
-            if self._latest is not None and self.verdicts:
-                _show(self.trainer, self._latest, state.global_step)
-        self._latest = None
 
     def _logs_of(self, step: int) -> dict[str, float]:
         if step in self._series:
             return {}
         run = self._compute(*self._probes())
-        run.meta["step"] = step
         self._series.add(step, run)
-        self._latest = run
-        return _logged(run, self.verdicts)
+        table = run.table("interference") if self.verdicts else None
+        if table is not None:
+            _show(self.trainer, table, step)
+        return _logged(run, table)
 
     def _probes(self) -> tuple[Mapping[str, Iterable[Batch]], Any]:
         """The probe set and its groups; rows of a column are drawn and collated again every time."""
@@ -303,72 +301,12 @@ class InterferenceCallback(TrainerCallback):
         return said[0]
 
 
-class _Series:
-    """Runs by step, in a directory or in memory."""
-
-    def __init__(self, out: Path | None) -> None:
-        self._out = out
-        self._kept: dict[int, Run] = {}
-
-    def __contains__(self, step: int) -> bool:
-        return step in (self._kept if self._out is None else self._saved())
-
-    def begin(self, step: int, again: bool) -> None:
-        """Prepare a series that continues after a step, or starts at 0; `again` replaces one that was interrupted."""
-        if step == 0:
-            self._kept.clear()
-        if self._out is None:
-            return
-        if step == 0 and again:
-            self.forget_after(-1)
-        if step == 0 and (saved := self._saved()):
-            raise RunError(
-                f"{self._out} already holds a series ({next(iter(saved.values())).name}); choose another out, delete "
-                "the directory, or resume that training from a checkpoint"
-            )
-        try:
-            self._out.mkdir(parents=True, exist_ok=True)
-            for left in self._out.glob(".step-*.tmp"):  # a killed training left them
-                shutil.rmtree(left)
-        except OSError as error:
-            raise unwritable(
-                f"runs cannot be written to {self._out}", error, option="out", again="train again"
-            ) from None
-
-    def forget_after(self, step: int) -> None:
-        """Remove the runs of later steps."""
-        self._kept = {known: run for known, run in self._kept.items() if known <= step}
-        for known, folder in self._saved().items():
-            if known > step:
-                shutil.rmtree(folder)
-
-    def add(self, step: int, run: Run) -> None:
-        """Keep the run of a step."""
-        if self._out is None:
-            self._kept[step] = run
-        else:
-            run.save(self._out / f"step-{step}")
-
-    def runs(self) -> dict[int, Run]:
-        """All runs, in order; Gram matrices on disk are read when they are needed."""
-        if self._out is None:
-            return dict(self._kept)
-        return {step: load(folder) for step, folder in self._saved().items()}
-
-    def _saved(self) -> dict[int, Path]:
-        if self._out is None or not self._out.is_dir():
-            return {}
-        named = [(re.fullmatch(r"step-(\d+)", path.name), path) for path in self._out.iterdir()]
-        return dict(sorted((int(name[1]), path) for name, path in named if name and (path / "run.json").is_file()))
-
-
-def _logged(run: Run, verdicts: bool) -> dict[str, float]:
-    """The entry of a run in the Trainer's log; see InterferenceCallback."""
+def _logged(run: Run, table: pd.DataFrame | None) -> dict[str, float]:
+    """The entry of a run in the Trainer's log, see InterferenceCallback; without verdicts where there is no table."""
     signal = run.signal()
     found = {f"loss/{task}": value for task, value in signal["loss"].items()}
     found |= {f"signal/{task}": value for task, value in signal["snr"].items()}
-    if verdicts:
-        table = run.table("interference")
+    if table is not None:
         counts = table["verdict"].value_counts()
         found |= {f"interference/{name}": counts.get(verdict.value, 0) for verdict, name in COUNTS.items()}
         table = table[table["verdict"] != Verdict.NO_SIGNAL]
@@ -380,14 +318,24 @@ def _logged(run: Run, verdicts: bool) -> dict[str, float]:
     return {name: float(value) for name, value in found.items() if math.isfinite(value)}
 
 
-def _show(trainer: Trainer, run: Run, step: int) -> None:
-    """Give the matrix as a picture to the trackers that the trainer's own callbacks write to, if there are any."""
+def _show(trainer: Trainer, table: pd.DataFrame, step: int) -> None:
+    """Give the matrix as a picture to the trackers that the trainer's own callbacks write to, if there are any.
+
+    A picture is not worth a training: what fails is warned of.
+    """
+    try:
+        _send(trainer, table, step)
+    except Exception as error:
+        warnings.warn(f"the matrix of step {step} was not drawn for the trackers: {error}", stacklevel=2)
+
+
+def _send(trainer: Trainer, table: pd.DataFrame, step: int) -> None:
     callbacks = trainer.callback_handler.callbacks
     writers = [one.tb_writer for one in callbacks if isinstance(one, TensorBoardCallback) and one.tb_writer is not None]
     wandb = next((one._wandb for one in callbacks if isinstance(one, WandbCallback)), None)
-    if len(run.tasks) > MOST_DRAWN or not (writers or wandb):
+    if table["affected"].nunique() > MOST_DRAWN or not (writers or wandb):
         return
-    picture = _drawn(run, step)
+    picture = _drawn(table, step)
     for writer in writers:
         writer.add_image(PICTURE, np.asarray(picture), step, dataformats="HWC")
         writer.flush()
@@ -395,10 +343,10 @@ def _show(trainer: Trainer, run: Run, step: int) -> None:
         wandb.log({PICTURE: wandb.Image(picture, caption=f"step {step}"), "train/global_step": step})
 
 
-def _drawn(run: Run, step: int) -> Image.Image:
+def _drawn(table: pd.DataFrame, step: int) -> Image.Image:
     from interference.figures import canvas, matrices
 
-    figure = matrices.heatmap(run, title=f"step {step}")
+    figure = matrices.drawn(table, "interference", f"step {step}")
     return Image.open(io.BytesIO(canvas.rendered(figure, "png", dots=100))).convert("RGB")
 
 

@@ -27,6 +27,7 @@ from interference.factors.shuffles import alone
 from interference.run import Run, record
 from interference.statistics.groups import Codes, codes_of
 from mixlora.common import directories
+from mixlora.common.files import expanded
 
 SCHEMA, _OLDER = 3, (1, 2)
 _JSON, _EXAMPLES, _VALUES = "factors.json", "examples.parquet", "selections.safetensors"
@@ -67,7 +68,7 @@ class Factors:
         Raises:
             RunError: If `out` exists or cannot be written.
         """
-        out = Path(out)
+        out = expanded(out)
         check_free(out)
         with record.saving(out, "factors") as folder:
             self._write(folder)
@@ -111,7 +112,7 @@ def load(path: Path | str) -> Factors:
         ...     interference.factors.load(f"{folder}/factors")
         Factors(MIXLORA; 4 examples: a 2, b 2; 1 blocks)
     """
-    folder = Path(path)
+    folder = expanded(path)
     if not folder.is_dir():
         raise RunError(f"there are no factors at {folder}")
     for name in (_JSON, _EXAMPLES, _VALUES):

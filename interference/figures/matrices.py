@@ -17,6 +17,8 @@ from interference.errors import ScopeError
 from interference.figures.canvas import Picture, alone, room, save, short
 from interference.figures.ways import Way, agreed, told
 from interference.run import Run, compare
+from interference.run.frames import in_order
+from interference.run.notebook import limit_of
 from interference.run.remarks import AT_ODDS, opposed, shown_verdicts
 from interference.statistics.estimand import METRICS
 from mixlora.common.errors import plain
@@ -30,7 +32,6 @@ CHANGES = {"lower": "lower", "higher": "higher"}
 FRAMES = {"conflict": "-", "lower": "-", "synergy": (0, (3, 2)), "higher": (0, (3, 2))}
 KEY = "frame: beyond noise; solid conflict, dashed synergy"  # where verdicts are not written
 SIGNED = ("interference", "delta", "cosine", "pair_cosine")  # 0 means neither helps nor hurts
-LIMIT = 1.0  # the least half-width of the colour scale of I: 1 is what a task's own step brings
 
 
 def heatmap(run: Run, metric: str = "interference", title: str | None = None, **options: Any) -> Picture:
@@ -57,13 +58,28 @@ def heatmap(run: Run, metric: str = "interference", title: str | None = None, **
         36
     """
     table = run.table(metric, **options)
-    size = 1.9 + 1.15 * len(run.tasks)
-    more = _more_room(run.tasks)
+    return drawn(table, metric, f"{metric}: {METRICS[metric].meaning}" if title is None else title, **options)
+
+
+def drawn(table: pd.DataFrame, metric: str, title: str, **options: Any) -> Picture:
+    """The picture of `heatmap`, of a table that is there already.
+
+    Args:
+        table: Of `Run.table`.
+        metric: Of the table.
+        title: Above the matrix.
+        **options: Those that the table was made with.
+
+    Returns:
+        A matplotlib Figure, with `data`, `notes` and `caption`.
+    """
+    tasks = list(table["affected"].cat.categories)
+    size = 1.9 + 1.15 * len(tasks)
+    more = _more_room(tasks)
     figure = Picture((size + 1.0 + more, size + more))
     (axes,) = figure.grid(1, 1)
-    limit = _limit([table], metric)
-    _matrix(axes, table, run.tasks, metric, limit, detailed=True)
-    title = title if title is not None else f"{metric}: {METRICS[metric].meaning}"
+    limit = limit_of([table], metric)
+    _matrix(axes, table, tasks, metric, limit, detailed=True)
     axes.set_title(plain(title), fontsize=10, wrap=True, parse_math=False)
     _colourbar(figure, [axes], metric, limit, [table])
     figure.data = table
@@ -75,7 +91,7 @@ def series(runs: Mapping[str, Run], metric: str = "interference", **options: Any
     """The matrices of several runs side by side, on one colour scale.
 
     Args:
-        runs: {title: run}, all of the same tasks.
+        runs: {title: run}, all of the same tasks; they are drawn in the first run's order.
         metric: As in `Run.matrix`.
         **options: Scope and options of `Run.table`.
 
@@ -83,17 +99,17 @@ def series(runs: Mapping[str, Run], metric: str = "interference", **options: Any
         A matplotlib Figure, with `data` (a DataFrame of what is drawn), `notes` and `caption`.
 
     Raises:
-        ScopeError: If the scope is not there.
+        ScopeError: If there is no run, their tasks differ, or the scope is not there.
         ConfigError: If an option has a value that is not allowed.
         MeasurementError: If every gradient in the scope is zero.
     """
-    tables = [run.table(metric, **options) for run in runs.values()]
-    tasks = next(iter(runs.values())).tasks
+    tasks = _common(runs)
+    tables = [in_order(run.table(metric, **options), tasks) for run in runs.values()]
     size = 1.0 + 0.95 * len(tasks)
     more = _more_room(tasks)
     figure = Picture((size * len(runs) + 1.5 + more, size + 1.0 + more), "compressed")
     axes = figure.grid(1, len(runs))
-    limit = _limit(tables, metric)
+    limit = limit_of(tables, metric)
     for place, (title, table) in enumerate(zip(runs, tables, strict=True)):
         _matrix(axes[place], table, tasks, metric, limit, detailed=True, labelled=place == 0)
         axes[place].set_title(plain(title), fontsize=10, parse_math=False)
@@ -101,6 +117,20 @@ def series(runs: Mapping[str, Run], metric: str = "interference", **options: Any
     figure.data = _stacked({(title,): table for title, table in zip(runs, tables, strict=True)}, ["run"])
     _explain(figure, metric, [Way("", options)])
     return figure
+
+
+def _common(runs: Mapping[str, Run]) -> list[str]:
+    """The tasks of all runs, in the first one's order; a ScopeError where they differ."""
+    if not runs:
+        raise ScopeError("a series needs at least one run, but none was given")
+    (first, tasks), *others = ((title, run.tasks) for title, run in runs.items())
+    for title, own in others:
+        if set(own) != set(tasks):
+            raise ScopeError(
+                f"a series is of runs of the same tasks, but {first!r} has {', '.join(tasks)} and {title!r} "
+                f"{', '.join(own)}; draw them apart"
+            )
+    return tasks
 
 
 def difference(
@@ -139,7 +169,7 @@ def difference(
     figure = Picture((size * 3 + 1.5 + more, size * len(ways) + 1.0 + more), "compressed")
     axes = figure.grid(len(ways), 3)
     for k, (way, shown) in enumerate(zip(ways, rows, strict=True)):
-        own, limit = axes[3 * k : 3 * k + 3], _limit(list(shown.values()), metric)
+        own, limit = axes[3 * k : 3 * k + 3], limit_of(list(shown.values()), metric)
         for place, (title, table) in enumerate(shown.items()):
             edges = {"labelled": place == 0, "footed": k == len(ways) - 1}
             _matrix(own[place], table, tasks, metric, limit, detailed=True, judged=way.judged, **edges)
@@ -218,7 +248,7 @@ def panels(
     figure = Picture((across * len(columns) + longest + 1.4, height + longest + 0.6), "compressed")
     axes = figure.grid(len(rows) * len(ways), len(columns))
     for k, (way, tables) in enumerate(zip(ways, made, strict=True)):
-        own, limit = axes[k * len(axes) // len(ways) :][: len(axes) // len(ways)], _limit(list(tables.values()), metric)
+        own, limit = axes[k * len(axes) // len(ways) :][: len(axes) // len(ways)], limit_of([*tables.values()], metric)
         for place, panel in enumerate(own):
             r, c = divmod(place, len(columns))
             key = (rows[r], *columns[c])
@@ -296,15 +326,6 @@ def _stacked(tables: Mapping[Any, pd.DataFrame], keys: Sequence[str]) -> pd.Data
 def _more_room(tasks: Sequence[str]) -> float:
     """For names longer than the figures' sizes allow for, in inches."""
     return max(0.0, room(tasks) - 0.9)
-
-
-def _limit(tables: Sequence[pd.DataFrame], metric: str) -> float:
-    """Half the colour scale's width: a robust maximum, so that one cell of noise does not bleach the rest."""
-    values = np.concatenate([table["value"].to_numpy() for table in tables]) if tables else np.zeros(0)
-    values = np.abs(values[np.isfinite(values)])
-    if metric == "interference":
-        return max(LIMIT, float(np.quantile(values, 0.9))) if len(values) else LIMIT
-    return float(np.quantile(values, 0.95)) or 1.0 if len(values) else 1.0
 
 
 def _matrix(

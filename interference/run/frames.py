@@ -39,6 +39,12 @@ def tidy(columns: Mapping[str, Any], tasks: Sequence[str]) -> pd.DataFrame:
     return frame.assign(**{name: ordered(columns[name], tasks) for name in CELLS})
 
 
+def in_order(table: pd.DataFrame, tasks: Sequence[str]) -> pd.DataFrame:
+    """The cells of a table row by row of a matrix of `tasks`, its own in any order."""
+    named = {name: ordered(list(table[name]), tasks) for name in CELLS}
+    return table.assign(**named).sort_values(list(CELLS), ignore_index=True)
+
+
 def parts_by(by: Sequence[str] | str) -> tuple[str, ...]:
     """The columns that `by` names.
 
@@ -98,13 +104,18 @@ def _axes(parts: Iterable[tuple[Any, ...]], width: int) -> list[list[Any]]:
 
 
 def dataset(
-    tables: Mapping[str, pd.DataFrame], by: Sequence[str], tasks: Sequence[str], several: bool
+    tables: Mapping[str, pd.DataFrame],
+    by: Sequence[str],
+    parts: Iterable[tuple[Any, ...]],
+    tasks: Sequence[str],
+    several: bool,
 ) -> "xarray.Dataset":
     """Tables of `Run.table` as one Dataset.
 
     Args:
         tables: {metric: its table}, all of the same parts.
         by: the columns by which they are split.
+        parts: of `split`, those without a table among them.
         tasks: names, in order.
         several: whether "metric" is a dimension.
 
@@ -117,10 +128,9 @@ def dataset(
         raise ConfigError(
             "to_xarray needs xarray, which is not installed; run: pip install 'task-interference[xarray]'"
         ) from None
-    first = next(iter(tables.values()))
     axes: dict[str, list[Any]] = {"metric": list(tables)} if several else {}
-    for name in by:
-        axes[name] = sorted(set(first[name])) if name == "layer" else list(first[name].cat.categories)
+    for name, values in zip(by, _axes(parts, len(by)), strict=True):
+        axes[name] = sorted(values) if name == "layer" else values
     axes |= {name: list(tasks) for name in CELLS}
     shape = [len(values) for values in axes.values()]
     keys = [*by, *CELLS]

@@ -3,7 +3,7 @@
 Not here: figures (`interference.figures`) and the report's page (`interference.report`).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -65,11 +65,20 @@ def shade(value: float, limit: float) -> str:
     return f"background-color: rgb({red}, {green}, {blue}); color: {ink}"
 
 
-def limit_of(table: pd.DataFrame, metric: str) -> float:
-    """The end of the colour scale of a table: a high quantile of the sizes off the diagonal, as on the page."""
-    values = table.loc[table["affected"] != table["stepped"], "value"].abs().dropna()
+def limit_of(tables: Sequence[pd.DataFrame], metric: str) -> float:
+    """The end of the colour scale that tables share: a high quantile of the sizes off the diagonal, as on the page.
+
+    Args:
+        tables: Of `Run.table` or of `compare`, in notebook and figures alike.
+        metric: Of the tables.
+
+    Returns:
+        Half the scale's width; of I at least 1, which is what a task's own step brings.
+    """
+    cells = [table.loc[table["affected"] != table["stepped"], "value"].abs().dropna() for table in tables]
+    values = np.concatenate(cells) if cells else np.zeros(0)
     share = 0.9 if metric == "interference" else 0.95
-    robust = float(values.quantile(share)) if len(values) else 0.0
+    robust = float(np.quantile(values, share)) if len(values) else 0.0
     return max(1.0, robust) if metric == "interference" else robust or 1.0
 
 
@@ -83,7 +92,7 @@ def styled(table: pd.DataFrame, metric: str, shown: pd.DataFrame | None = None) 
     """
     values = _square(table, "value").astype(float)
     verdicts = _square(table.assign(shown=shown_verdicts(table)), "shown")
-    limit = limit_of(table, metric)
+    limit = limit_of([table], metric)
     css = [
         [f"{shade(value, limit)}; {_MARKS.get(verdict, '')}" for value, verdict in zip(*row, strict=True)]
         for row in zip(values.to_numpy(), verdicts.to_numpy(), strict=True)

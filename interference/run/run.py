@@ -27,7 +27,7 @@ class Run(Measured):
     """One measurement: the Gram matrices of the gradients of its units, and what is known of them.
 
     `run[5, "mlp"]` is the same run in one scope: name layers (int), modules or groups (str) and a side between the
-    brackets, where IPython completes them. Its methods are those of the run without the scope.
+    brackets, where IPython completes them. Its methods are those of the run that take a scope, without it.
 
     Attributes:
         probes: One row per unit: task, loss (nats per token), tokens (supervised), ids, source; content, a digest of
@@ -186,7 +186,9 @@ class Run(Measured):
         if not named:
             raise ConfigError("metric is empty; name one or more of: " + ", ".join(metrics.METRICS))
         tables = {one: self.table(one, by=by, **options) for one in named}
-        return frames.dataset(tables, frames.parts_by(by), self.tasks, several=not isinstance(metric, str))
+        by = frames.parts_by(by)
+        parts = frames.split(select(self.blocks, Scope.split(options)[0]), by)
+        return frames.dataset(tables, by, parts, self.tasks, several=not isinstance(metric, str))
 
     def styled(self, metric: str = "interference", **options: Any) -> "Styler":
         """The matrix of a metric in the colours of the report, with a frame around what is beyond noise.

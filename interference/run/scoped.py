@@ -3,7 +3,7 @@
 Not here: which blocks a scope picks (`interference.blocks`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scoped:
-    """A run in one scope: its methods are those of `Run`, which get the scope from here.
+    """A run in one scope: its methods are those of `Run` that take a scope, and get it from here.
 
     Attributes:
         run: The whole run.
@@ -65,7 +65,7 @@ class Scoped:
         Returns:
             [tasks, tasks], rows affected, columns stepped.
         """
-        return self.run.matrix(metric, **self.scope.options, **options)
+        return self.run.matrix(metric, **self._with(options))
 
     def table(self, metric: str = "interference", **options: Any) -> pd.DataFrame:
         """The cells of `matrix` with intervals and verdicts, as `Run.table` gives them.
@@ -77,7 +77,15 @@ class Scoped:
         Returns:
             One row per cell, with the columns of `Run.table`.
         """
-        return self.run.table(metric, **self.scope.options, **options)
+        return self.run.table(metric, **self._with(options))
+
+    def carriers(self) -> dict[str, list[list[int]]]:
+        """The tasks that a few units carry in this scope, as `Run.carriers` gives them.
+
+        Returns:
+            {task: rows of `probes`}.
+        """
+        return self.run.carriers(**self.scope.options)
 
     def signal(self) -> pd.DataFrame:
         """The signal of each task in this scope, as `Run.signal` gives it.
@@ -96,7 +104,7 @@ class Scoped:
         Returns:
             One row per task: mean, low and high.
         """
-        return self.run.null(**self.scope.options, **options)
+        return self.run.null(**self._with(options))
 
     def styled(self, metric: str = "interference", **options: Any) -> "Styler":
         """The matrix of this scope in the report's colours, as `Run.styled` gives it.
@@ -108,7 +116,7 @@ class Scoped:
         Returns:
             A pandas Styler over `matrix`.
         """
-        return self.run.styled(metric, **self.scope.options, **options)
+        return self.run.styled(metric, **self._with(options))
 
     def to_xarray(self, metric: str | Sequence[str] = "interference", **options: Any) -> "xarray.Dataset":
         """The cells of this scope as a Dataset, as `Run.to_xarray` gives them.
@@ -120,7 +128,13 @@ class Scoped:
         Returns:
             The Dataset.
         """
-        return self.run.to_xarray(metric, **self.scope.options, **options)
+        return self.run.to_xarray(metric, **self._with(options))
+
+    def _with(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The scope beside other options; a ScopeError where they name a scope, too."""
+        if named := [name for name in self.scope.options if name in options]:
+            raise ScopeError(f"the scope is that of run[...], so {named[0]} cannot be given again; name it in brackets")
+        return {**self.scope.options, **options}
 
 
 def scope_of(key: Any) -> Scope:
@@ -133,12 +147,14 @@ def scope_of(key: Any) -> Scope:
         The scope.
 
     Raises:
-        ScopeError: if the key holds anything else, or names two sides.
+        ScopeError: if the key holds anything else or an empty list, or names two sides.
     """
     layers: list[int] = []
     modules: list[str] = []
     sides: list[Side] = []
     space = Space.PARAMETERS
+    if any(isinstance(part, list | range) and not part for part in (key if isinstance(key, tuple) else (key,))):
+        raise ScopeError("run[...] names an empty list, which is no scope; name layers or modules, or leave it out")
     for part in _flat(key):
         if isinstance(part, int | np.integer) and not isinstance(part, bool):
             layers.append(int(part))

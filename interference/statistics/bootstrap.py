@@ -36,6 +36,9 @@ from interference.statistics.layout import Array, Layout, Pairs
 from interference.statistics.pairs import Kernel, pair_means
 from interference.statistics.significance import pair_mean_variance
 
+TRIES = 20
+"""How often a resample that leaves a task fewer than two groups is drawn again."""
+
 
 def bootstrap_weights(
     tasks: Sequence[str], replicates: int = 1000, seed: int = 0, groups: Sequence[Hashable] | None = None
@@ -47,7 +50,8 @@ def bootstrap_weights(
         replicates: Resamples, at least 2.
         seed: Seed of the draws.
         groups: A label of every unit. Whole groups are drawn, and tasks that share groups draw them together. None
-            where all units are independent. A task of which fewer than two groups were drawn counts as measured.
+            where all units are independent. A resample with fewer than two groups of a task is drawn again, up to
+            `TRIES` times; then that task counts as measured.
 
     Returns:
         [replicates, units], counts.
@@ -96,13 +100,32 @@ def _drawn(counts: tuple[int, ...], groups: tuple[int, ...] | None, replicates: 
         of_family = np.isin(task, family)
         labels = cells.label[cells.of_unit[of_family]]
         names, place = np.unique(labels, return_inverse=True)
-        times = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=replicates)
+        held = np.stack([np.isin(names, cells.label[cells.of_task(one)]) for one in family])
+        times = _times(held, replicates, rng)
         weights[:, of_family] = times[:, place]
-        for one in family:  # without two of its groups, which may be few of the family's, it has no pair
-            alone = (weights[:, cells.first[cells.of_task(one)]] > 0).sum(axis=1) < 2
-            weights[np.ix_(alone, task == one)] = 1
+        for one, short in zip(family, _short(times, held).T, strict=True):
+            weights[np.ix_(short, task == one)] = 1
     weights.flags.writeable = False
     return weights
+
+
+def _times(held: NDArray[np.bool_], replicates: int, rng: np.random.Generator) -> NDArray[np.intp]:
+    """[replicates, groups]: how often each group of a family is drawn, drawn again where a task is short of them."""
+    count = held.shape[1]
+    shares = np.full(count, 1 / count)
+    times = rng.multinomial(count, shares, size=replicates)
+    for _ in range(TRIES):
+        short = _short(times, held).any(axis=1)
+        if not short.any():
+            break
+        times[short] = rng.multinomial(count, shares, size=short.sum())
+    return times
+
+
+def _short(times: NDArray[np.intp], held: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """[replicates, tasks]: whether fewer than two of a task's groups were drawn, which leaves it no pair."""
+    found: NDArray[np.bool_] = (times > 0).astype(np.float32) @ held.T.astype(np.float32) < 2
+    return found
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ class Comparison:
         p: Two-sided p-value of no difference.
         q: p adjusted by Benjamini-Hochberg over the cells that have one.
         verdict: Values of `Change`: "lower" or "higher" where the interval excludes 0 and q <= 1 - level. A cell of
-            `interference` whose affected task has no signal in either run is "unclear".
+            `interference` whose affected task lacks a signal in one of the runs is "unclear".
     """
 
     tasks: tuple[str, ...]

@@ -51,7 +51,7 @@ def test_an_empty_frame_has_the_columns():
         ({"modules": ["projector"]}, ["projector.linear_1.B"]),
         ({"modules": ["head", "projector"]}, ["language.lm_head.A", "projector.linear_1.B"]),
         ({"space": "weight"}, ["language.2.up_proj.W"]),
-        ({"space": "weight", "side": "A"}, ["language.2.up_proj.W"]),
+        ({"space": "weight", "side": "W"}, ["language.2.up_proj.W"]),
     ],
 )
 def test_select(scope, names):
@@ -73,6 +73,11 @@ def test_select_of_nothing_is_everything_but_the_weights():
             "^module 'q_porj' is not among those here: attention, head, language, linear_1, lm_h",
         ),
         ({"side": "C"}, "^side 'C' is not one of A, B, W, router-A, router-B, router-AB$"),
+        ({"layers": []}, r"^no block matches layers=\[\], modules=None, side=None; widen the scope$"),
+        (
+            {"space": "weight", "side": "A"},
+            "^side is 'A', but the weight space has no sides; leave side out, or space$",
+        ),
         ({"space": "x"}, "^space 'x' is not one of parameters, weight$"),
         (
             {"modules": ["head"], "side": "B"},

@@ -14,6 +14,7 @@ from interference import load
 from interference.callback import _logged
 from interference.errors import MeasurementError, RunError
 from interference.figures import matrices
+from interference.measurement.series import Series
 from tests.support.mixtures import mixture
 from tests.support.models import VOCABULARY, batch, llama, llava, lora
 from tests.support.needed import needed
@@ -184,7 +185,7 @@ def test_what_means_nothing_is_left_out_of_the_log():
         square = np.zeros((17, 17), bool)
         square[12:] = square[:, 12:] = True
         run._grams[name] = np.where(square[np.triu_indices(17)], 0, packed).astype(np.float32)
-    plain, sure = _logged(run, verdicts=False), _logged(run, verdicts=True)
+    plain, sure = _logged(run, None), _logged(run, run.table())
     cells = {"interference/red/blue", "interference/blue/red"}
     losses = {f"loss/{task}" for task in ("red", "blue", "noise")} | {"signal/red", "signal/blue"}
     assert all(np.isfinite(list(found.values())).all() for found in (plain, sure))
@@ -197,7 +198,7 @@ def test_what_means_nothing_is_left_out_of_the_log():
 def test_a_row_without_signal_is_counted_but_not_logged(tmp_path):
     run = interference.compute(lora(llama()), PROBES)
     quiet = run.table("interference", reduce="ratio-of-means").query("verdict == 'no-signal'")
-    sure, plain = _logged(run, verdicts=True), _logged(run, verdicts=False)
+    sure, plain = _logged(run, run.table()), _logged(run, None)
     missing = {f"interference/{row.affected}/{row.stepped}" for row in quiet.itertuples()}
     assert missing and missing == {key for key in plain if key not in sure}
     assert sure["interference/no_signal"] == len(quiet)
@@ -254,6 +255,44 @@ def test_a_resumed_training_continues_the_series(tmp_path):
     assert logged == [0, 2, 4, 6]
     with pytest.raises(RunError, match=r"already holds a series \(step-0\); choose another out, delete the directory"):
         trained(tmp_path, lora(llama()), [{"out": out}])
+
+
+def test_a_resumed_training_that_ends_early_leaves_later_runs(tmp_path):
+    out, settings = tmp_path / "runs", {"save_strategy": "steps", "save_steps": 2}
+    trained(tmp_path, lora(llama()), [{"out": out}], max_steps=6, **settings)
+    checkpoint = str(tmp_path / "trained" / "checkpoint-2")
+    resumed = trained(tmp_path, lora(llama()), [{"out": out}], resume=checkpoint, max_steps=4, **settings)
+    assert sorted(path.name for path in out.iterdir()) == ["step-0", "step-2", "step-4", "step-6"]
+    assert list(callback_of(resumed).runs) == [0, 2, 4]
+    assert len({load(folder).meta["series"] for folder in out.iterdir()}) == 1
+    (out / "step-6" / "run.json").write_text(
+        (out / "step-6" / "run.json").read_text().replace(load(out / "step-6").meta["series"], "another")
+    )
+    with pytest.raises(RunError, match=r"holds step-6, which is not of this training's series; move it away, or"):
+        trained(tmp_path, lora(llama()), [{"out": out}], resume=checkpoint, max_steps=8, **settings)
+    assert (out / "step-6").is_dir() and load(out / "step-4").meta["step"] == 4
+
+
+def test_a_run_that_no_callback_made_is_not_removed(tmp_path):
+    run = interference.compute(lora(llama()), PROBES)
+    run.save(tmp_path / "runs" / "step-6")
+    series = Series(tmp_path / "runs")
+    with pytest.raises(RunError, match="holds step-6, which is not of this training's series"):
+        series.begin(2, again=False)
+    series.begin(6, again=False)  # it goes on after that step
+    series.add(8, run)
+    assert list(series.runs()) == [6, 8]
+
+
+def test_a_series_may_lie_in_the_home_directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    trainer = trained(tmp_path, lora(llama()), [{"out": "~/series"}])
+    assert list(callback_of(trainer).runs) == [0, 2, 4]
+    assert sorted(path.name for path in (tmp_path / "home" / "series").iterdir()) == ["step-0", "step-2", "step-4"]
+    assert not (tmp_path / "~").exists()
+    with pytest.raises(RunError, match="already holds a series"):
+        trained(tmp_path, lora(llama()), [{"out": "~/series"}])
 
 
 def test_a_second_training_in_memory_starts_a_new_series(tmp_path):

@@ -10,6 +10,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from interference.figures import canvas, matrices
+from interference.run import Run
 from tests.support.watching import MODELS, callback_of, trained, weights
 
 PICTURE = "train/interference/matrix"
@@ -60,6 +61,23 @@ def test_no_picture_where_nothing_takes_it_or_verdicts_are_off(tmp_path, monkeyp
     for event in cells:
         wanted = callback_of(trainer).runs[event.step].matrix("interference").loc["red", "blue"]
         assert event.value == pytest.approx(wanted, rel=1e-6)
+
+
+def test_a_picture_that_fails_is_warned_of_and_the_training_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "logs"))
+    monkeypatch.setitem(sys.modules, "interference.figures", None)  # to import it is an error
+    with pytest.warns(UserWarning, match="the matrix of step 4 was not drawn for the trackers: import of interference"):
+        trainer = trained(tmp_path, MODELS["lora"](), [{"every": 4}], report_to=["tensorboard"])
+    assert list(callback_of(trainer).runs) == [0, 4] and trainer.state.global_step == 4
+    assert [entry["step"] for entry in trainer.state.log_history if "loss/red" in entry] == [0, 4]
+
+
+def test_a_measurement_is_bootstrapped_once_for_log_and_picture(tmp_path, monkeypatch):
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "logs"))
+    made, table = [], Run.table
+    monkeypatch.setattr(Run, "table", lambda run, *args, **options: made.append(args) or table(run, *args, **options))
+    trained(tmp_path, MODELS["lora"](), [{"every": 4}], report_to=["tensorboard"])
+    assert made == [("interference",)] * 2
 
 
 def test_more_tasks_than_can_be_read_are_not_drawn(tmp_path, monkeypatch):

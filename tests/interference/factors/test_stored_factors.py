@@ -285,6 +285,15 @@ def test_factors_by_another_template_in_the_same_file_are_refused(folder, tmp_pa
     )
 
 
+def test_factors_may_lie_in_the_home_directory(found, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    given, _ = found
+    given.save("~/factors")
+    assert (tmp_path / "home" / "factors" / "factors.json").is_file() and not (tmp_path / "~").exists()
+    pd.testing.assert_frame_equal(factors.load("~/factors").examples, given.examples)
+
+
 def test_nothing_is_overwritten_and_nothing_is_left_behind(folder, found, tmp_path, monkeypatch):
     given, out = found
     with pytest.raises(RunError, match="already holds factors; choose another --out or delete it first"):

@@ -13,12 +13,13 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from interference import blocks
+from interference.errors import ScopeError
 from interference.figures import canvas, matrices
-from interference.run import Run
+from interference.run import Run, notebook
 from interference.run.grams import pack
 from interference.statistics.estimand import METRICS
 from tests.support.figures import EVIL, QUICK, labels, mesh, texts
-from tests.support.runs import made
+from tests.support.runs import grouped, made
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ def test_a_cell_without_a_value_says_so(shown, monkeypatch):
 def test_the_scale_is_not_bleached_by_one_cell(shown, monkeypatch):
     table = shown.table(**QUICK).assign(value=[1.0, -0.5, 300.0, 1.0])
     monkeypatch.setattr(type(shown), "table", lambda self, *a, **k: table)
-    assert mesh(matrices.heatmap(shown).axes[0]).get_clim() == pytest.approx((-210.3, 210.3), abs=0.2)
+    assert mesh(matrices.heatmap(shown).axes[0]).get_clim() == pytest.approx((-270.05, 270.05))
     small = table.assign(value=[1.0, -0.5, 0.2, 1.0])
     monkeypatch.setattr(type(shown), "table", lambda self, *a, **k: small)
     assert mesh(matrices.heatmap(shown).axes[0]).get_clim() == (-1, 1)
@@ -83,6 +84,35 @@ def test_a_series_shares_one_scale(shown):
     for axes, run in zip((first, second), runs.values(), strict=True):
         np.testing.assert_allclose(np.asarray(mesh(axes).get_array()).ravel(), run.table("delta", **QUICK)["value"])
     assert labels(first.yaxis) == ["a", "b"] and labels(second.yaxis) == []
+
+
+def test_a_series_draws_every_run_in_the_order_of_the_first(shown):
+    turned = made(1, planted=0.2)
+    turned.probes["task"] = ["b"] * 3 + ["a"] * 3
+    figure = matrices.series({"one": shown, "two": turned}, "delta", **QUICK)
+    assert turned.tasks == ["b", "a"] and labels(figure.axes[0].yaxis) == ["a", "b"]
+    expected = turned.matrix("delta").loc[["a", "b"], ["a", "b"]]
+    np.testing.assert_allclose(np.asarray(mesh(figure.axes[1]).get_array()), expected.to_numpy())
+    cells = figure.data[figure.data["run"] == "two"].set_index(["affected", "stepped"])["value"]
+    assert cells.loc[("a", "b")] == expected.loc["a", "b"]
+
+
+def test_a_series_of_other_tasks_or_of_none_is_refused(shown):
+    told = "a series is of runs of the same tasks, but 'one' has a, b and 'two' a, c; draw them apart"
+    with pytest.raises(ScopeError, match=told):
+        matrices.series({"one": shown, "two": made(names=("a", "c"))}, **QUICK)
+    with pytest.raises(ScopeError, match="a series needs at least one run, but none was given"):
+        matrices.series({})
+
+
+@pytest.mark.parametrize("metric", ["interference", "delta", "conflict_rate"])
+def test_a_figure_has_the_colour_scale_of_a_notebook(metric):
+    run = grouped()
+    table = run.table(metric, **QUICK)
+    sizes = table.loc[table["affected"] != table["stepped"], "value"].abs()
+    expected = max(1.0, sizes.quantile(0.9)) if metric == "interference" else sizes.quantile(0.95)
+    assert mesh(matrices.heatmap(run, metric, **QUICK).axes[0]).get_clim()[1] == pytest.approx(expected)
+    assert notebook.limit_of([table], metric) == pytest.approx(expected)
 
 
 def test_panels_are_layers_by_sides(shown):
@@ -117,14 +147,15 @@ def test_panels_of_the_weight_space_have_one_column_a_group():
     assert list(frame["name"]) == names
     products = {name: pack((rows @ rows.T * (name not in zero)).astype(np.float32)) for name in names}
     run = Run(run.probes, frame, products, {"seed": 3, "config": None})
-    for side in (None, "A"):
-        figure = matrices.panels(run, "delta", space="weight", side=side, **QUICK)
-        assert [axes.get_title() for axes in figure.axes[:-1]] == ["layer 0, attention, W", "layer 3, attention, W"]
-        assert texts(figure.axes[0]) == ["every gradient is zero"]
-        values = run.matrix("delta", layers=[3], modules=["attention"], space="weight")
-        np.testing.assert_allclose(np.asarray(mesh(figure.axes[1]).get_array()).ravel(), values.to_numpy().ravel())
-        kept = figure.data[["layer", "modules", "side"]].drop_duplicates()
-        assert kept.to_numpy().tolist() == [[3, "attention", "W"]] and len(figure.data) == 4
+    figure = matrices.panels(run, "delta", space="weight", **QUICK)
+    assert [axes.get_title() for axes in figure.axes[:-1]] == ["layer 0, attention, W", "layer 3, attention, W"]
+    assert texts(figure.axes[0]) == ["every gradient is zero"]
+    values = run.matrix("delta", layers=[3], modules=["attention"], space="weight")
+    np.testing.assert_allclose(np.asarray(mesh(figure.axes[1]).get_array()).ravel(), values.to_numpy().ravel())
+    kept = figure.data[["layer", "modules", "side"]].drop_duplicates()
+    assert kept.to_numpy().tolist() == [[3, "attention", "W"]] and len(figure.data) == 4
+    with pytest.raises(ScopeError, match="side is 'A', but the weight space has no sides"):
+        matrices.panels(run, "delta", space="weight", side="A", **QUICK)
 
 
 @pytest.mark.parametrize(("verdicts", "key"), [(["unclear", "no-signal"], ""), (["conflict", "unclear"], matrices.KEY)])

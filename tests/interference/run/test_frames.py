@@ -103,6 +103,21 @@ def test_a_dataset_has_a_dimension_for_metrics_and_parts(run):
     assert bool(missing["value"].isnull().all()) and set(missing["verdict"].to_numpy().ravel()) == {""}
 
 
+@pytest.mark.parametrize("by", ["layer", "module"])
+def test_a_dataset_has_parts_of_zero_gradients_without_values(run, by):
+    pytest.importorskip("xarray")
+    zero = {"layer": 2, "module": "up_proj"}[by]
+    grams = {
+        name: run._grams[name] * (value != zero) for name, value in zip(run.blocks["name"], run.blocks[by], strict=True)
+    }
+    found = Run(run.probes, run.blocks, grams, run.meta).to_xarray(by=by, **QUICK)
+    expected = run.to_xarray(by=by, **QUICK)
+    assert found[by].values.tolist() == expected[by].values.tolist()
+    empty = found.sel({by: zero})
+    assert bool(empty["value"].isnull().all()) and set(empty["verdict"].to_numpy().ravel()) == {""}
+    assert bool(found.drop_sel({by: zero}).equals(expected.drop_sel({by: zero})))
+
+
 def test_without_xarray_one_sentence_says_what_to_do(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "xarray", None)
     with pytest.raises(ConfigError, match=r"not installed; run: pip install 'task-interference\[xarray\]'$"):

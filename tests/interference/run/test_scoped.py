@@ -1,5 +1,7 @@
 """run[...]: which scope the brackets name, that its numbers are the run's, and what IPython offers between them."""
 
+import inspect
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,7 +10,8 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from interference.blocks import Scope
 from interference.errors import ScopeError
-from interference.run.scoped import scope_of
+from interference.run import Run
+from interference.run.scoped import Scoped, scope_of
 from tests.support import runs
 
 QUICK = {"replicates": 50}
@@ -42,6 +45,9 @@ def test_brackets_name_a_scope(key, scope):
         (9, "layer 9 is not among the adapted layers: 0, 2, 5"),
         ("k_proj", "module 'k_proj' is not among those here"),
         (("A", "B"), r"run\[\.\.\.\] names 2 sides \(A, B\); name one, or none for all"),
+        ([], r"run\[\.\.\.\] names an empty list, which is no scope; name layers or modules, or leave it out"),
+        (([], "mlp"), "names an empty list"),
+        (("weight", "A"), "this run holds no weight-space Gram"),
         (0.5, r"run\[\.\.\.\] takes layers, modules and sides, but 0.5 is a float"),
         (True, "True is a bool"),
         (slice(2), "slice"),
@@ -62,6 +68,22 @@ def test_numbers_are_those_of_the_run_in_that_scope(run):
     assert part.styled(**QUICK).set_uuid("x").to_html() == run.styled(**scope, **QUICK).set_uuid("x").to_html()
     with pytest.raises(ScopeError, match="split-half null needs 4 units"):
         part.null()
+
+
+def test_every_method_of_a_run_that_takes_a_scope_is_one_of_a_scope(run):
+    takes = {
+        name
+        for name, method in inspect.getmembers(Run, inspect.isfunction)
+        if not name.startswith("_") and {"layers", "scope", "options"} & set(inspect.signature(method).parameters)
+    }
+    assert takes - {"scope"} == {name for name in dir(Scoped) if not name.startswith("_")} - {"run", "scope"}
+    assert run[5].carriers() == run.carriers(layers=[5])
+
+
+@pytest.mark.parametrize("method", ["matrix", "table", "null", "styled", "to_xarray"])
+def test_a_scope_is_not_named_twice(run, method):
+    with pytest.raises(ScopeError, match="so layers cannot be given again; name it in brackets"):
+        getattr(run[5], method)(layers=[0])
 
 
 def test_a_run_is_no_sequence(run):

@@ -175,11 +175,19 @@ def test_bootstrap_weights_draw_whole_groups_and_the_same_ones_for_tasks_that_sh
     assert_array_equal(weights[:, of_a_or_b].sum(axis=1), 12)
 
 
-def test_a_task_of_which_fewer_than_two_groups_were_drawn_counts_as_measured() -> None:
+def test_every_resample_has_two_groups_of_a_task_however_few_of_the_familys_it_has() -> None:
     tasks = ["a"] * 60 + ["b"] * 2
     weights = bootstrap_weights(tasks, 500, 0, [*range(60), 0, 1])
-    assert (weights[:, 60:].sum(axis=1) > 0).all()
-    assert (weights[:, 60:] > 0).all() and (weights[:, 60:] == [1, 1]).all(axis=1).mean() > 0.5
+    assert (weights[:, 60:] > 0).all() and (weights[:, 60:] > 1).any()
+    assert_array_equal(weights[:, :2], weights[:, 60:])
+    assert_array_equal(weights[:, :60].sum(axis=1), 60)
+
+
+def test_tasks_too_many_and_small_for_that_count_as_measured() -> None:
+    tasks = [f"t{k // 2}" for k in range(60)] + ["b"] * 60
+    weights = bootstrap_weights(tasks, 50, 0, [*range(60), *range(60)])
+    assert (weights[:, :60].reshape(50, 30, 2).sum(axis=2) >= 2).all()
+    assert_array_equal(weights[:, 60:].sum(axis=1), 60)
 
 
 @pytest.mark.parametrize("shared", [False, True])
