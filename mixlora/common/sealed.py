@@ -1,5 +1,7 @@
 """Seals: the checksum of itself that a JSON record carries, by which damage to any of its values or names is told.
 
+Also checksums of whole files, which a sealed record names.
+
 A seal is no protection against forgery: whoever changes a record may seal it again.
 """
 
@@ -23,3 +25,13 @@ def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
     """The record as JSON has it, with its seal in place of any that it had."""
     whole = json.loads(json.dumps({key: value for key, value in record.items() if key != SEAL}))
     return {**whole, SEAL: seal(whole)}
+
+
+def intact(record: Mapping[str, Any]) -> bool:
+    """Whether a record carries a seal, and it is that of the rest."""
+    return record.get(SEAL) == seal({key: value for key, value in record.items() if key != SEAL})
+
+
+def checksum(data: bytes) -> str:
+    """The checksum of a file's content."""
+    return hashlib.blake2b(data).hexdigest()[:LENGTH]

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from mixlora.common.errors import DataError, ToolError
-from mixlora.common.files import file_name
+from mixlora.common.files import LARGEST_DATA, file_name, read_bytes
+from mixlora.common.sealed import checksum
 from mixlora.common.settings import build
 from mixlora.data.groups import connected
 from mixlora.evaluation import predictions, results
@@ -31,6 +32,7 @@ class Comparison:
         left_out: tasks that only one was evaluated on, or that are scored differently.
         dependent: sets of tasks with examples of the same groups, in either evaluation.
         ungrouped: tasks whose answers are taken as independent because neither evaluation has stored their groups.
+        unchecked: labels of evaluations of an earlier version, which have no checksums of their answers.
     """
 
     first: str
@@ -39,6 +41,7 @@ class Comparison:
     left_out: list[str]
     dependent: list[list[str]]
     ungrouped: list[str]
+    unchecked: list[str]
 
 
 class _Side:
@@ -71,9 +74,24 @@ class _Side:
         """The metric of a task, and its labels."""
         return self.tasks[task]["metric"], self.meta.labels.get(task)
 
+    @property
+    def judged_by(self) -> list[str]:
+        """What the verdicts depend on besides the texts; in earlier versions, instead of content, the judge's path."""
+        return self.meta.judge or [self.judge.model, self.judge.by, self.judge.dtype]
+
+    @property
+    def unchecked(self) -> bool:
+        """Whether its answers have no checksums, as in earlier versions."""
+        return self.meta.answers is None
+
     def predictions(self, task: str) -> list[Prediction]:
-        """The answers to a task."""
-        return predictions.read(self.path / PREDICTIONS / f"{file_name(task)}.jsonl")
+        """The answers to a task, which are those that were scored."""
+        path = self.path / PREDICTIONS / f"{file_name(task)}.jsonl"
+        found = predictions.read(path, whole=not self.unchecked)
+        known = self.meta.answers
+        if known is not None and known.get(task) != checksum(read_bytes(path, LARGEST_DATA)):
+            raise DataError(f"{path} holds other answers than {RECORD} scores; run the evaluation again.")
+        return found
 
     def judgements(self, task: str) -> Path:
         """The file of the judge's judgements of a task."""
@@ -101,14 +119,17 @@ def compare(first: Path, second: Path) -> Comparison:
     left = [task for task in dict.fromkeys([*one.tasks, *other.tasks]) if task not in found]
     dependent = [*one.results.dependent, *(own for own in other.results.dependent if own not in one.results.dependent)]
     ungrouped = [task for task in found if all(side.tasks[task]["groups"] is None for side in (one, other))]
-    return Comparison(one.results.label, other.results.label, found, left, dependent, ungrouped)
+    unchecked = list(dict.fromkeys(side.results.label for side in (one, other) if side.unchecked))
+    return Comparison(one.results.label, other.results.label, found, left, dependent, ungrouped, unchecked)
 
 
 def _refuse_other_judge(one: _Side, other: _Side) -> None:
     said = [f"{side.judge.model:.200} (by {side.judge.by}, in {side.judge.dtype})" for side in (one, other)]
-    if said[0] != said[1]:
+    if one.judged_by != other.judged_by:
         raise DataError(
-            f"{one.path} was judged by {said[0]} and {other.path} by {said[1]}; evaluate both with the same judge."
+            f"{one.path} was judged by {said[0]} and {other.path} by {said[1]}"
+            + (", whose files differ" if said[0] == said[1] else "")
+            + "; evaluate both with the same judge."
         )
 
 
@@ -118,43 +139,45 @@ def _difference(one: _Side, other: _Side, task: str) -> Difference:
     first, second = one.predictions(task), other.predictions(task)
     try:
         if metric == JUDGE:
-            files = [side.judgements(task) for side in (one, other)]
-            return judged_difference(first, second, files, one.judge, draws, seed)
+            first, second = _same_questions(first, second)
+            answered = ((one, first), (other, second))
+            said = [verdicts(side.judgements(task), side.judged_by, own, side.unchecked) for side, own in answered]
+            return judged_difference(first, second, said, draws, seed)
         return difference(first, second, metric, labels, draws, seed)
     except ToolError as error:
         raise type(error)(f"Task {task:.200}: {error}") from None
 
 
-def judged_difference(
-    first: Sequence[Prediction],
-    second: Sequence[Prediction],
-    files: Sequence[Path],
-    judge: JudgeSection,
-    draws: int,
-    seed: int,
-) -> Difference:
-    """The share of the second model's answers that a judge calls correct, minus the first's.
-
-    Examples are matched by question_id, in any order; those of one group on either side are resampled together.
-
-    Args:
-        first: one model's answers.
-        second: the other's.
-        files: the files of their judgements.
-        judge: the judge.
-        draws: resamples.
-        seed: seed of the resamples.
-
-    Raises:
-        DataError: they are not answers to the same questions.
-        CheckpointError: the judge has not judged all of them.
-    """
+def _same_questions(
+    first: Sequence[Prediction], second: Sequence[Prediction]
+) -> tuple[list[Prediction], list[Prediction]]:
+    """Both in the same order, matched by question_id."""
     first, second = matched(first, second)
     if reworded := [one for one, own in zip(first, second, strict=True) if one.prompt != own.prompt]:
         raise DataError(
             f"{reworded[0].place} has a different prompt on the second side; evaluate both on the same data."
         )
-    said = [verdicts(file, judge, side) for file, side in zip(files, (first, second), strict=True)]
+    return first, second
+
+
+def judged_difference(
+    first: Sequence[Prediction],
+    second: Sequence[Prediction],
+    said: Sequence[Sequence[bool | None]],
+    draws: int,
+    seed: int,
+) -> Difference:
+    """The share of the second model's answers that a judge calls correct, minus the first's.
+
+    Examples of one group on either side are resampled together.
+
+    Args:
+        first: one model's answers.
+        second: the other's to the same questions, in the same order.
+        said: the verdicts on both, in their order.
+        draws: resamples.
+        seed: seed of the resamples.
+    """
     one, other = (np.array([verdict is True for verdict in side], dtype=float) for side in said)
     whole = np.ones_like(one)
     groups = np.array(connected(shared(*pair) for pair in zip(first, second, strict=True)))

@@ -142,11 +142,6 @@ class JudgeSection(Section):
             raise ValueError("a judge runs on one device; give auto, cpu or cuda:0")
         return value
 
-    @property
-    def identity(self) -> list[str]:
-        """The settings that verdicts depend on."""
-        return [self.model, self.by, self.dtype]
-
 
 class EvaluateConfig(Section):
     """Everything `mixlora evaluate` needs.
@@ -185,10 +180,19 @@ class ScoredSection(Section):
 
 
 class MetaSection(Section):
-    """The part of the results' metadata that a comparison needs."""
+    """The part of the results' metadata that a comparison needs.
+
+    Attributes:
+        labels: {task: the answers that classification chooses from}.
+        answers: {task: the checksum of its predictions}; None in results of earlier versions.
+        judge: what verdicts depend on besides the texts; None without a judge, and in results of earlier versions.
+        config: the configuration.
+    """
 
     model_config = ConfigDict(extra="ignore")
     labels: dict[str, list[str]] = Field(default_factory=dict)
+    answers: dict[str, str] | None = None
+    judge: list[str] | None = None
     config: ScoredSection = Field(default_factory=ScoredSection)
 
 

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from mixlora.common.errors import CheckpointError, unwritable
-from mixlora.common.files import exists, file_name, read_json
+from mixlora.common.files import LARGEST_DATA, exists, file_name, read_bytes, read_json
 from mixlora.common.identity import differences
 from mixlora.common.locks import LOCK, locked
+from mixlora.common.sealed import checksum
 from mixlora.common.writing import growing, write_json
 from mixlora.evaluation import predictions
 from mixlora.evaluation.lines import append_lines, cut, write_lines, written
@@ -85,11 +86,15 @@ class Folder:
             return None
 
     def complete(self, task: str, ids: Sequence[str]) -> list[Prediction] | None:
-        """The predictions of a task if all exist, else None."""
+        """The predictions of a task if all exist, else None.
+
+        Raises:
+            DataError: the file is damaged.
+        """
         file = self._file(task)
         if not exists(file):
             return None
-        found = predictions.read(file)
+        found = predictions.read(file, whole=True)
         if [one.question_id for one in found] != list(ids):
             return None
         with written(self.path):
@@ -97,12 +102,16 @@ class Folder:
         return found
 
     def partial(self, task: str) -> dict[str, Prediction]:
-        """The predictions that an interrupted evaluation left for a task, by id."""
+        """The predictions that an interrupted evaluation left for a task, by id.
+
+        Raises:
+            DataError: the file is damaged.
+        """
         file = self._partial(task)
         if not exists(file):
             return {}
         cut(file)
-        return {one.question_id: one for one in predictions.read(file)}
+        return {one.question_id: one for one in predictions.read(file, whole=True)}
 
     def append(self, task: str, found: Iterable[Prediction]) -> None:
         """Append predictions to the task's partial file."""
@@ -113,6 +122,15 @@ class Folder:
         with written(self.path):
             write_lines(self._file(task), [one.to_record() for one in found])
             self._partial(task).unlink(missing_ok=True)
+
+    def checksum(self, task: str) -> str:
+        """The checksum of a task's predictions, all of which are there.
+
+        Raises:
+            TrainingError: they cannot be read.
+        """
+        with written(self.path):
+            return checksum(read_bytes(self._file(task), LARGEST_DATA))
 
     def judgements(self, task: str) -> Path:
         """The file of a task's judgements."""

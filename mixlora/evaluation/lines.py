@@ -1,4 +1,4 @@
-"""JSON-lines files that grow while a job works, and stay usable if it is killed."""
+"""JSON-lines files that grow while a job works, and stay usable if it is killed. Each line carries a checksum."""
 
 import json
 import os
@@ -9,6 +9,7 @@ from typing import Any
 
 from mixlora.common.errors import CheckpointError, TrainingError
 from mixlora.common.files import LARGEST_DATA, exists, parse_json, read_bytes
+from mixlora.common.sealed import SEAL, intact, sealed
 from mixlora.common.writing import whole_file, write_remedy
 
 
@@ -18,16 +19,20 @@ def append_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     Raises:
         TrainingError: they cannot be written; earlier lines stay, and `cut` removes a partial one.
     """
-    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    text = _text(records)
     with written(path), path.open("a", encoding="utf-8") as file:
-        file.write(lines)
+        file.write(text)
 
 
-def whole_lines(path: Path) -> list[dict[str, Any]]:
+def whole_lines(path: Path, unsealed: bool = False) -> list[dict[str, Any]]:
     """The complete records of a growing file, without a partial last one; none if there is no file.
 
+    Args:
+        path: the file.
+        unsealed: whether lines without checksums are read, as earlier versions wrote them.
+
     Raises:
-        CheckpointError: a line is not a record, or the file cannot be read.
+        CheckpointError: a line is not a record, or is damaged, or the file cannot be read.
     """
     if not exists(path):
         return []
@@ -40,7 +45,10 @@ def whole_lines(path: Path) -> list[dict[str, Any]]:
         found = [None]
     if not all(isinstance(record, dict) for record in found):
         raise CheckpointError(f"{path} has a line that is not a JSON object; delete the file")
-    return found
+    damaged = [number for number, record in enumerate(found, 1) if not intact(record)]
+    if damaged and not (unsealed and all(SEAL not in record for record in found)):
+        raise CheckpointError(f"{path} is damaged: the checksum of line {damaged[0]} is another; delete the file")
+    return [{key: value for key, value in record.items() if key != SEAL} for record in found]
 
 
 def cut(path: Path) -> None:
@@ -76,4 +84,8 @@ def written(path: Path) -> Iterator[None]:
 def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """Write records, one a line; if that fails, the old file stays."""
     with whole_file(path) as new:
-        new.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
+        new.write_text(_text(records), encoding="utf-8")
+
+
+def _text(records: Iterable[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(sealed(record), ensure_ascii=False) + "\n" for record in records)

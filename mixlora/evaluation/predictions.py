@@ -7,6 +7,7 @@ from typing import Any
 
 from mixlora.common.errors import DataError, type_of
 from mixlora.common.files import LARGEST_DATA, parse_json, read_bytes
+from mixlora.common.sealed import SEAL, intact
 
 _REQUIRED = ("question_id", "prompt", "predict", "target")
 
@@ -54,13 +55,14 @@ class Prediction:
         return record | ({} if self.group is None else {"group": self.group})
 
 
-def read(path: Path | str, task: str | None = None) -> list[Prediction]:
+def read(path: Path | str, task: str | None = None, whole: bool = False) -> list[Prediction]:
     """The predictions of a file, in its order; unknown keys of a record are ignored.
 
     Args:
         path: a file with one JSON object a line: `question_id`, `prompt`, `predict`, `target`, and optionally
             `image_path`, `task`, `references` and `group`.
         task: the task of records that name none; the file's name without its suffix if None.
+        whole: whether every line must carry its checksum, as those that an evaluation writes do.
 
     Raises:
         DataError: the file or one of its lines cannot be used.
@@ -72,6 +74,11 @@ def read(path: Path | str, task: str | None = None) -> list[Prediction]:
         raise DataError(f"The predictions {path} cannot be read: {error.strerror or error}; check the path.") from None
     found: dict[str, tuple[Prediction, str]] = {}
     for place, record in _records(data, path.name):
+        if (whole or SEAL in record) and not intact(record):
+            raise DataError(
+                f"{place}: the line is damaged: its checksum is another; delete {path}, and the same evaluation "
+                "answers again."
+            )
         prediction = _prediction(record, place, task or path.stem)
         if (twin := found.get(prediction.question_id)) is not None:
             raise DataError(

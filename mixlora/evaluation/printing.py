@@ -43,6 +43,8 @@ def differences(found: Comparison) -> str:
         counts = [str(own.n), _groups(own.n, own.groups), str(own.differing)]
         rows += _rows(task, own.metric, own.main, values, counts, signed=True)
     notes = [tables.ungrouped(found.ungrouped)] if found.ungrouped else []
+    if found.unchecked:
+        notes.append(tables.unchecked(found.unchecked))
     if found.left_out:
         notes.append(f"left out, not in both or scored otherwise: {', '.join(map(plain, found.left_out))}")
     return "\n".join([_aligned(_without_empty(rows, "groups")), *notes])

@@ -3,7 +3,6 @@
 import gc
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,8 @@ from mixlora.evaluation.config import JUDGE, TASK, EvaluateConfig, EvaluateTask
 from mixlora.evaluation.folder import Folder
 from mixlora.evaluation.generation import Generator, generate
 from mixlora.evaluation.grouping import dependent, labels
-from mixlora.evaluation.judging.judge import Judgement, judge_score
-from mixlora.evaluation.judging.run import judge_all
+from mixlora.evaluation.judging.judge import judge_score
+from mixlora.evaluation.judging.run import identity, judge_all
 from mixlora.evaluation.predictions import Prediction
 from mixlora.evaluation.results import Results
 from mixlora.evaluation.scoring import mme
@@ -99,14 +98,9 @@ def _evaluated(config: EvaluateConfig, folder: Folder, progress: Progress, tell:
     folder.claim(_identity(config, collator), _identities(asked, adapters))
     found = _answered(config, asked, adapters, groups, collator, folder, progress)
     results = Results(config.label or folder.path.name, model=config.model.model_dump(mode="json"))
-    to_judge = {task: found[task] for task, (how, _) in asked.items() if how.metric == JUDGE}
-    said: dict[str, list[Judgement]] = {}
-    if config.judge is not None and to_judge:
-        said = judge_all(config.judge, to_judge, {task: folder.judgements(task) for task in to_judge}, progress)
+    judge = _judged(results, config, asked, found, folder, progress)
     for task, own in _scores(config, asked, found).items():
         results.add(task, own)
-    for task, words in said.items():
-        results.add(task, judge_score(words, config.draws, config.seed, [one.group for one in to_judge[task]]))
     results.tasks = {task: results.tasks[task] for task in asked}
     results.add_totals(_totals(config, asked, found))
     results.dependent = dependent(shared)
@@ -114,10 +108,31 @@ def _evaluated(config: EvaluateConfig, folder: Folder, progress: Progress, tell:
         "config": resolved(config),
         "data": data,
         "labels": {task: how.labels for task, (how, _) in asked.items() if how.labels is not None},
+        "answers": {task: folder.checksum(task) for task in asked},
+        "judge": judge,
         "versions": {name: version(name) for name in ("torch", "transformers", "peft", "task-interference")},
     }
     results.save(folder.path)
     return results
+
+
+def _judged(
+    results: Results,
+    config: EvaluateConfig,
+    asked: Asked,
+    found: Mapping[str, Sequence[Prediction]],
+    folder: Folder,
+    progress: Progress,
+) -> list[str] | None:
+    """Add the scores of the tasks that a judge scores; the identity of the judge, None if there are no such tasks."""
+    own = {task: found[task] for task, (how, _) in asked.items() if how.metric == JUDGE}
+    if config.judge is None or not own:
+        return None
+    judge = identity(config.judge)
+    said = judge_all(config.judge, judge, own, {task: folder.judgements(task) for task in own}, progress)
+    for task, words in said.items():
+        results.add(task, judge_score(words, config.draws, config.seed, [one.group for one in own[task]]))
+    return judge
 
 
 def _read(
@@ -274,22 +289,25 @@ def _answered(
 ) -> dict[str, list[Prediction]]:
     """The predictions of every task; a model is loaded only if some are missing.
 
-    Kept predictions of other groups are written again with these.
+    Of kept predictions only the answers are used; those of other groups or places are written again with these.
     """
     found: dict[str, list[Prediction]] = {}
+    begun: dict[str, dict[str, Prediction]] = {}
     todo: dict[str | None, list[str]] = {}
     for task, (_, examples) in asked.items():
         kept = folder.complete(task, [example.id for example in examples])
         if kept is None:
             todo.setdefault(adapters[task], []).append(task)
+            begun[task] = folder.partial(task)
         else:
-            found[task] = [replace(one, group=groups[task][one.question_id]) for one in kept]
+            known = {one.question_id: one.predict for one in kept}
+            found[task] = [_prediction(task, one, known[one.id], groups[task][one.id]) for one in examples]
             if found[task] != kept:
                 folder.finish(task, found[task])
     for adapter, tasks in todo.items():
         generator = _generator(config, adapter, collator, {task: asked[task][0] for task in tasks})
         for task in tasks:
-            found[task] = _answer(generator, task, asked[task][1], groups[task], folder, progress)
+            found[task] = _answer(generator, task, asked[task][1], begun[task], groups[task], folder, progress)
         del generator
         gc.collect()
     return found
@@ -311,11 +329,11 @@ def _answer(
     generator: Generator,
     task: str,
     examples: Sequence[Example],
+    known: Mapping[str, Prediction],
     groups: Mapping[str, str | None],
     folder: Folder,
     progress: Progress,
 ) -> list[Prediction]:
-    known = folder.partial(task)
     found: dict[str, Prediction] = {}
     texts = {example.id: known[example.id].predict for example in examples if example.id in known}
     for batch in generate(generator, examples, lambda example: texts.get(example.id)):

@@ -170,6 +170,15 @@ def ungrouped(tasks: Sequence[str]) -> str:
     )
 
 
+def unchecked(labels: Sequence[str]) -> str:
+    """A sentence on evaluations whose answers an earlier version has stored without checksums."""
+    named = ", ".join(map(plain, labels))
+    return (
+        f"Whether answers of {named} are those that were scored was not checked, since results of an earlier version "
+        "name no checksums; evaluate again into another --out."
+    )
+
+
 def _totals(results: Sequence[Results]) -> list[_Column]:
     names = dict.fromkeys(name for one in results for name in one.totals)
     return [

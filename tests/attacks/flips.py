@@ -1,4 +1,4 @@
-"""Single bits turned over in finished runs, factors and scores: the same numbers to the bit, or one sentence."""
+"""Single bits turned over in finished runs, factors and evaluations: the same numbers to the bit, or one sentence."""
 
 import json
 import random
@@ -11,6 +11,8 @@ import interference
 from interference.errors import InterferenceError
 from interference.factors import factors
 from mixlora.evaluation import results
+from mixlora.evaluation.comparison import compare
+from mixlora.evaluation.folder import Folder
 from tests.attacks.commands import call
 from tests.attacks.counts import Counts
 from tests.attacks.places import Job, make
@@ -22,13 +24,18 @@ SHARES = {"compute": 0.7, "factors": 0.2, "evaluate": 0.1}
 
 
 def attack(folder: Path, generator: random.Random, count: int, commands: tuple[str, ...] = tuple(SHARES)) -> Counts:
-    """Flip bits of a run, of factors and of scores, and edit their records by hand."""
-    found, values = Counts(), make(folder / "inputs", "mixture")
+    """Flip bits of a run, of factors and of an evaluation, and edit their records by hand."""
+    found, values = Counts(), _judged(make(folder / "inputs", "mixture"))
     for command in commands:
         record, names, read = _READ[command]
         job = Job(command, values[command], folder / command / "out")
         assert call(job).code == 0
-        whole = {path.name: path.read_bytes() for path in job.out.glob(names) if path.is_file()}
+        whole = {
+            str(path.relative_to(job.out)): path.read_bytes()
+            for name in names
+            for path in job.out.glob(name)
+            if path.is_file()
+        }
         wanted, times = read(job.out), round(count * SHARES[command])
         edits = list(_edits(whole[record], record))
         for place, changed in (
@@ -41,6 +48,14 @@ def attack(folder: Path, generator: random.Random, count: int, commands: tuple[s
             (job.out / name).write_bytes(whole[name])
         assert read(job.out) == wanted
     return found
+
+
+def _judged(values: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The configurations, in which a judge scores one task of the evaluation."""
+    own = values["evaluate"]
+    judge = {"model": own["model"]["base"], "by": "generation", "device": "cpu"}
+    tasks = {**own["tasks"], "red": {**own["tasks"]["red"], "score": "judge"}}
+    return {**values, "evaluate": {**own, "judge": judge, "tasks": tasks}}
 
 
 def _flips(
@@ -95,14 +110,19 @@ def _of_factors(out: Path) -> Any:
     return chosen, held.examples.to_json(), held.selections.blocks.to_json(), json.dumps(held.meta, sort_keys=True)
 
 
-def _of_results(out: Path) -> Any:
-    """All scores of an evaluation."""
-    return json.dumps(asdict(results.load(out)), sort_keys=True)
+def _of_evaluation(out: Path) -> Any:
+    """All scores, answers and verdicts of an evaluation, as reading, comparing and continuing it takes them."""
+    scored = results.load(out)
+    answers = {}
+    for task, entry in scored.tasks.items():
+        kept = Folder(out).complete(task, [f"r{k}" for k in range(entry["n"])])
+        answers[task] = kept and [one.predict for one in kept]
+    return json.dumps(asdict(scored), sort_keys=True), answers, repr(compare(out, out))
 
 
-_READ: Mapping[str, tuple[str, str, Callable[[Path], Any]]] = {
-    "compute": ("run.json", "*", _of_run),
-    "factors": ("factors.json", "*", _of_factors),
-    "evaluate": ("results.json", "results.json", _of_results),
+_READ: Mapping[str, tuple[str, tuple[str, ...], Callable[[Path], Any]]] = {
+    "compute": ("run.json", ("*",), _of_run),
+    "factors": ("factors.json", ("*",), _of_factors),
+    "evaluate": ("results.json", ("results.json", "predictions/*", "judgements/*"), _of_evaluation),
 }
 """{command: its record, its files, and what reads all of them}."""

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mixlora.common.sealed import checksum, sealed
 from mixlora.evaluation.comparison import compare
 from mixlora.evaluation.config import JudgeSection
 from mixlora.evaluation.folder import Folder
@@ -24,20 +25,27 @@ ANSWERS = {
     "judged": [Prediction("7", "judged", "What?", "Red", "Red")],
 }
 METRICS = {"red": "classification", "people": "vqa", "judged": "judge"}
+JUDGED_BY = ["5f", "probability", "float32"]
+"""What its verdicts depend on besides the texts."""
 IDENTITY = {"format": 1, "base": "5f", "generation": {"num_beams": 1}}
 """What the answers to all tasks depend on; the answers to each depend on `OWN` besides."""
 OWN = {"examples": "46", "adapter": None}
 
 
-def lines(records) -> bytes:
-    return b"".join(written(record) + b"\n" for record in records)
+def lines(records, correct=True) -> bytes:
+    """A file of records, with their checksums unless they are to keep those that they have."""
+    whole = [sealed(record) if correct and isinstance(record, dict) else record for record in records]
+    return b"".join(written(record) + b"\n" for record in whole)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """{file of an evaluation's directory: its bytes}."""
     config = {"draws": 100, "seed": 1, "judge": JUDGE.model_dump(), "tasks": {}}
-    made = Results("a", {"base": "mini"}, meta={"config": config, "labels": {"red": ["Red", "Blue"]}})
+    predictions = {f"predictions/{task}.jsonl": lines(one.to_record() for one in own) for task, own in ANSWERS.items()}
+    answers = {task: checksum(predictions[f"predictions/{task}.jsonl"]) for task in ANSWERS}
+    meta = {"config": config, "labels": {"red": ["Red", "Blue"]}, "answers": answers, "judge": JUDGED_BY}
+    made = Results("a", {"base": "mini"}, meta=meta)
     for task, metric in METRICS.items():
         labels = ["Red", "Blue"] if metric == "classification" else None
         made.add(task, score(ANSWERS[task], "exact" if metric == "judge" else metric, labels, 100))
@@ -45,10 +53,9 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluation")
     made.save(folder)
     said = [
-        {"question_id": one.question_id, "verdict": True, "asked": question_key(JUDGE, one)}
+        {"question_id": one.question_id, "verdict": True, "asked": question_key(JUDGED_BY, one)}
         for one in ANSWERS["judged"]
     ]
-    predictions = {f"predictions/{task}.jsonl": lines(one.to_record() for one in own) for task, own in ANSWERS.items()}
     return {
         "results.json": (folder / "results.json").read_bytes(),
         "evaluation.json": written(IDENTITY | {"tasks": dict.fromkeys(ANSWERS, OWN)}),
@@ -84,7 +91,7 @@ def broken(whole):
                 found[name] = written(draw(changed(json.loads(whole[name]))))
             elif deed == "change":
                 own = [json.loads(line) for line in whole[name].splitlines()]
-                found[name] = lines([draw(changed(own[0])), *own[1:]])
+                found[name] = lines([draw(changed(own[0])), *own[1:]], correct=draw(st.booleans()))
             elif deed == "damage":
                 found[name] = draw(damaged(whole[name]))
             elif deed == "exchange":
@@ -109,7 +116,7 @@ def go_on(folder):
             if kept is None:
                 place.append(task, [one for one in own if one.question_id not in known])
                 place.finish(task, own)
-        verdicts(place.judgements("judged"), JUDGE, ANSWERS["judged"])
+        verdicts(place.judgements("judged"), JUDGED_BY, ANSWERS["judged"])
 
 
 def test_whole_ones_are_compared_and_continued(tmp_path, whole):

@@ -8,9 +8,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from mixlora import MixLoraConfig
+from mixlora.common.files import file_name
+from mixlora.common.sealed import checksum
 from mixlora.data import mini
 from mixlora.data.examples import Example, Turn
-from mixlora.evaluation import config
+from mixlora.evaluation import config, results
+from mixlora.evaluation.lines import write_lines
 from mixlora.evaluation.run import evaluate
 from tests.support.adapted import perturb
 from tests.support.records import save_picture
@@ -101,8 +104,21 @@ def lines(path):
 def answer(folder, task, said):
     """Replace what the model is said to have answered."""
     path = folder / "predictions" / f"{task}.jsonl"
-    rows = [row | {"predict": text} for row, text in zip(lines(path), said, strict=True)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    put(path, [row | {"predict": text} for row, text in zip(lines(path), said, strict=True)])
+
+
+def put(path, rows):
+    """Write these records with correct checksums."""
+    write_lines(path, rows)
+
+
+def settle(folder):
+    """Name the answers that are there in the results, as if these had been scored."""
+    found = results.load(folder)
+    found.meta["answers"] = {
+        task: checksum((folder / "predictions" / f"{file_name(task)}.jsonl").read_bytes()) for task in found.tasks
+    }
+    found.save(folder)
 
 
 def copied(folder, out):

@@ -8,9 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from transformers.utils import cached_file
 
 from mixlora.checkpoints import loading
+from mixlora.checkpoints.fingerprints import of_checkpoint, of_generation
 from mixlora.common.errors import CheckpointError, TrainingError, plain
+from mixlora.common.files import exists
 from mixlora.common.progress import Progress
 from mixlora.evaluation.config import JudgeSection
 from mixlora.evaluation.judging.judge import Judge, Judgement
@@ -22,8 +25,23 @@ _TOGETHER = 8
 """The number of batches whose judgements are written together."""
 
 
+def identity(section: JudgeSection) -> list[str]:
+    """What verdicts depend on besides the texts: the content of the judge's files, and how it is asked."""
+    name = section.model
+    try:
+        if not exists(Path(name)):
+            cached_file(name, "config.json")  # so that the commit of a hub id is known before the first verdict
+        return [of_checkpoint(name), of_generation(name), section.by, section.dtype]
+    except (OSError, ValueError):  # loading it says why
+        return [name, section.by, section.dtype]
+
+
 def judge_all(
-    section: JudgeSection, tasks: Mapping[str, Sequence[Prediction]], files: Mapping[str, Path], progress: Progress
+    section: JudgeSection,
+    asked: Sequence[str],
+    tasks: Mapping[str, Sequence[Prediction]],
+    files: Mapping[str, Path],
+    progress: Progress,
 ) -> dict[str, list[Judgement]]:
     """The judgement of every prediction; stored judgements of the same texts are reused.
 
@@ -32,6 +50,7 @@ def judge_all(
 
     Args:
         section: the judge.
+        asked: its identity.
         tasks: {task: predictions}.
         files: {task: the file of its judgements}.
         progress: called after predictions.
@@ -44,7 +63,7 @@ def judge_all(
     judge = None
     found = {}
     for task, predictions in tasks.items():
-        keys = {one.question_id: question_key(section, one) for one in predictions}
+        keys = {one.question_id: question_key(asked, one) for one in predictions}
         size = _TOGETHER * section.batch_size
         for start in range(0, len(predictions), size):
             chunk = predictions[start : start + size]  # fixed, so that an interruption does not change its batches

@@ -12,7 +12,7 @@ from mixlora.evaluation import predictions, printing, results
 from mixlora.evaluation.comparison import compare
 from mixlora.evaluation.results import Results
 from mixlora.evaluation.scoring.metrics import difference
-from tests.support.evaluations import FOLLOW, answer, copied, follow_file, mme_folder, ran
+from tests.support.evaluations import FOLLOW, answer, copied, follow_file, lines, mme_folder, put, ran, settle
 
 torch.set_num_threads(1)
 
@@ -106,6 +106,7 @@ def test_labels_are_those_of_the_classification(place, tmp_path):
     for name, texts in (("first", ["x or two"] * 6), ("second", ["two or x"] * 6)):
         ran(tmp_path / name, {"all": task | {"labels": labels}})
         answer(tmp_path / name, "a", texts)
+        settle(tmp_path / name)
     found = compare(tmp_path / "first", tmp_path / "second")
     assert list(found.differences) == ["a", "b"]
     assert found.differences["a"].values["accuracy"].value == pytest.approx(1 / 6)
@@ -128,6 +129,25 @@ def test_examples_must_be_the_same(place, tmp_path):
     ):
         ran(tmp_path / "fewer2", {"other": {"file": str(file)}})
         compare(place / "first", tmp_path / "fewer2")
+
+
+def test_answers_that_are_not_those_that_were_scored_are_refused(place, tmp_path):
+    """Changed with a correct checksum of the line, as another evaluation would have, or left out."""
+    out = copied(place / "first", tmp_path / "out")
+    file = out / "predictions" / "follow.jsonl"
+    rows = lines(file)
+    for changed in ([rows[0] | {"predict": "nine"}, *rows[1:]], rows[:-1], rows[::-1]):
+        put(file, changed)
+        for pair in ((out, place / "second"), (place / "second", out)):
+            with pytest.raises(DataError) as error:
+                compare(*pair)
+            assert str(error.value) == f"{file} holds other answers than results.json scores; run the evaluation again."
+    put(file, rows)
+    again, before = compare(out, place / "second"), compare(place / "first", place / "second")
+    assert again.differences["follow"] == before.differences["follow"]
+    file.write_text(file.read_text().replace('"predict": "', '"predict": "no ', 1))
+    with pytest.raises(DataError, match=r"^follow\.jsonl:1: the line is damaged: its checksum is another; delete "):
+        compare(out, place / "second")
 
 
 def test_what_holds_no_evaluation_is_refused(place, tmp_path):

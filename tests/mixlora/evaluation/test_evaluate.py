@@ -16,7 +16,7 @@ from mixlora.data.templates import LLAVA_V1_TEXT
 from mixlora.evaluation import predictions, results
 from mixlora.evaluation.run import evaluate
 from mixlora.evaluation.scoring.metrics import score
-from tests.support.evaluations import FOLLOW, adapted, copied, files, follow_file, lines, made, ran, refusal, saved
+from tests.support.evaluations import FOLLOW, adapted, copied, files, follow_file, lines, made, put, ran, refusal, saved
 from tests.support.paths import ROOT
 from tests.support.small_processors import collating
 
@@ -49,7 +49,7 @@ def test_predictions_are_in_the_papers_format_in_the_datas_order(place):
     for task in ("read_word", "name_ink"):
         found = lines(place / "whole" / "predictions" / f"{task}.jsonl")
         for row, example in zip(found, mini.examples(task, "heldout", 6), strict=True):
-            assert list(row) == ["question_id", "prompt", "predict", "target", "image_path", "task", "group"]
+            assert list(row) == ["question_id", "prompt", "predict", "target", "image_path", "task", "group", "seal"]
             assert (row["question_id"], row["task"], row["image_path"]) == (example.id, task, None)
             assert (row["prompt"], row["target"]) == tuple(turn.text for turn in example.turns)
     found = lines(place / "whole" / "predictions" / "follow.jsonl")
@@ -132,7 +132,9 @@ def test_a_killed_evaluation_ends_as_an_uninterrupted_one(place, tmp_path, monke
         found = {row["question_id"]: row for row in lines(file)}
         first = first_batch(place, tasks, task)[:kept]
         torn = '{"question_id": "stroop' if kept else ""
-        partial.write_text("".join(json.dumps(found[one], ensure_ascii=False) + "\n" for one in first) + torn)
+        put(partial, [found[one] for one in first])
+        with partial.open("a") as ending:
+            ending.write(torn)
         file.unlink()
     asked = []
     monkeypatch.setattr("mixlora.evaluation.run.generate", spy(asked))
@@ -156,6 +158,41 @@ def test_an_evaluation_continues_on_the_day_that_it_began(place, tmp_path, monke
     assert {example.task for example in asked} == {"read_word", "name_ink"}
     plain = ran(tmp_path / "plain", {"follow": tasks["follow"]}, model=lora(place))
     assert plain.meta["config"]["model"]["date"] is None
+
+
+@pytest.mark.parametrize("unfinished", [False, True])
+def test_damaged_answers_are_refused_and_kept(place, tmp_path, no_model, unfinished):
+    """In any of their values; also where they lack the checksum of their line."""
+    out, tasks = copied(place / "whole", tmp_path / "whole"), {"follow": tasks_of(place)["follow"]}
+    file = out / "predictions" / "follow.jsonl"
+    if unfinished:
+        file = file.rename(file.with_name("follow.jsonl.partial"))
+    whole = file.read_text()
+    for here, there in (
+        ('"predict": "', '"predict": "no '),
+        ('"target": "two"', '"target": "tw0"'),
+        ('"seal"', '"sea1"'),
+    ):
+        file.write_text(whole.replace(here, there, 1))
+        before = files(out)
+        assert refusal(DataError, out, tasks, model=lora(place)) == (
+            f"{file.name}:1: the line is damaged: its checksum is another; delete {file}, and the same evaluation "
+            "answers again."
+        )
+        assert files(out) == before
+    file.unlink()
+    with pytest.raises(AssertionError):  # it would answer again
+        ran(out, tasks, model=lora(place))
+
+
+def test_of_kept_answers_only_the_answer_is_used(place, tmp_path, no_model):
+    """Right answers, questions and places are those of the data."""
+    out, tasks = copied(place / "whole", tmp_path / "whole"), {"follow": tasks_of(place)["follow"]}
+    file = out / "predictions" / "follow.jsonl"
+    rows = lines(file)
+    put(file, [row | {"target": row["predict"], "prompt": "?", "image_path": "elsewhere.png"} for row in rows])
+    assert ran(out, tasks, model=lora(place)).tasks == {"follow": results.load(place / "whole").tasks["follow"]}
+    assert lines(file) == rows
 
 
 def predictions_of(out):

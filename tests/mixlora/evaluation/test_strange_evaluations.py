@@ -16,7 +16,7 @@ from mixlora.evaluation.judging.verdicts import question_key, verdicts
 from mixlora.evaluation.lines import cut, whole_lines
 from mixlora.evaluation.predictions import read
 from mixlora.evaluation.run import evaluate
-from tests.support.evaluations import copied, files, follow_file, made, ran, refusal
+from tests.support.evaluations import copied, files, follow_file, made, put, ran, refusal
 
 torch.set_num_threads(1)
 
@@ -94,17 +94,18 @@ def test_a_judge_is_on_one_device():
 
 def test_comparing_changes_nothing(place, tmp_path):
     """Not even a file that an evaluation is just adding to."""
-    section = JudgeSection(model="x")
-    out = with_meta(place, tmp_path / "out", config={"judge": {"model": "x"}})
+    out = with_meta(place, tmp_path / "out", config={"judge": {"model": "x"}}, judge=["5f", "probability", "float32"])
     path = out / "results.json"
     as_judged(path)
     said = [
-        {"question_id": one.question_id, "verdict": True, "asked": question_key(section, one)}
+        {"question_id": one.question_id, "verdict": True, "asked": question_key(["5f", "probability", "float32"], one)}
         for one in read(out / "predictions" / "follow.jsonl")
     ]
     (out / "judgements").mkdir()
     growing = out / "judgements" / "follow.jsonl"
-    growing.write_text("".join(json.dumps(row) + "\n" for row in said) + '{"question_id": "si')
+    put(growing, said)
+    with growing.open("a") as file:
+        file.write('{"question_id": "si')
     before = files(out)
     assert compare(out, out).differences["follow"].n == 6
     assert files(out) == before
@@ -113,13 +114,24 @@ def test_comparing_changes_nothing(place, tmp_path):
 
 
 def test_judgements_of_any_shape(tmp_path):
-    file, section = tmp_path / "j.jsonl", JudgeSection(model="x")
-    file.write_text('{"asked": [1], "verdict": true}\n{"asked": {}}\n')
-    assert verdicts(file, section, []) == []
+    file = tmp_path / "j.jsonl"
+    put(file, [{"asked": [1], "verdict": True}, {"asked": {}}])
+    assert verdicts(file, ["x"], []) == []
     for line in ("[]", "[1, 2]", '[["a", 1]]', "3", "null", "[" * 10**5, '{"a": "\\ud800"}', "{", "\xff"):
         file.write_bytes(line.encode("latin-1") + b"\n")
         said = told(CheckpointError, whole_lines, file)
         assert said == f"{file} has a line that is not a JSON object; delete the file"
+    put(file, [{"asked": "a", "verdict": True}, {"asked": "b", "verdict": True}])
+    whole, earlier = file.read_text(), '{"asked": "a"}\n'
+    damaged = (whole.replace('"b"', '"c"'), whole.replace('"seal"', '"sea1"', 1), whole + earlier)
+    for text, number in zip(damaged, (2, 1, 3), strict=True):
+        file.write_text(text)
+        for unsealed in (False, True):
+            assert told(CheckpointError, whole_lines, file, unsealed) == (
+                f"{file} is damaged: the checksum of line {number} is another; delete the file"
+            )
+    file.write_text(earlier)
+    assert whole_lines(file, unsealed=True) == [{"asked": "a"}]
     file.unlink()
     assert whole_lines(file) == []
     cut(file)

@@ -1,7 +1,6 @@
 """Evaluations that a language model judges: what it said is kept, asked once, and compared under one judge alone."""
 
 import inspect
-import json
 
 import pytest
 import torch
@@ -14,8 +13,9 @@ from mixlora.evaluation.config import JudgeSection
 from mixlora.evaluation.judging import run as judging
 from mixlora.evaluation.judging.judge import Judge
 from mixlora.evaluation.judging.verdicts import question_key
+from mixlora.evaluation.lines import append_lines
 from mixlora.evaluation.scoring.intervals import Sample, Share, differences
-from tests.support.evaluations import FOLLOW, answer, copied, files, follow_file, lines, made, ran
+from tests.support.evaluations import FOLLOW, answer, copied, files, follow_file, lines, made, put, ran, settle
 from tests.support.judging import judge_of, saved_judge, tasks_of
 
 torch.set_num_threads(1)
@@ -48,10 +48,10 @@ def judgements(folder):
 def ruled(folder, section, verdicts):
     """Replace what the judge said."""
     rows = [
-        {"question_id": one.question_id, "verdict": verdict, "asked": question_key(section, one)}
+        {"question_id": one.question_id, "verdict": verdict, "asked": question_key(judging.identity(section), one)}
         for one, verdict in zip(predictions.read(folder / "predictions" / "follow.jsonl"), verdicts, strict=True)
     ]
-    judgements(folder).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    put(judgements(folder), rows)
     return folder
 
 
@@ -109,14 +109,13 @@ def test_two_models_are_compared_under_one_judge(place, tmp_path, no_judge):
     columns = torch.tensor([[1.0, one is True, 1.0, other is True] for one, other in zip(first, second, strict=True)])
     expected = differences(Sample(columns.double().numpy()), {"accuracy": Share(1, 0)}, 100, 3)
     assert own.values == expected and own.values["accuracy"].value == pytest.approx(2 / 6)
-    with judgements(tmp_path / "first").open("a") as file:  # a later word of another judge counts nothing
-        other = JudgeSection(**judge_of(place, by="generation"))
-        for one in predictions.read(tmp_path / "first" / "predictions" / "follow.jsonl"):
-            said = {"question_id": one.question_id, "verdict": False, "asked": question_key(other, one)}
-            file.write(json.dumps(said) + "\n")
+    other = judging.identity(JudgeSection(**judge_of(place, by="generation")))
+    for one in predictions.read(tmp_path / "first" / "predictions" / "follow.jsonl"):  # another judge counts nothing
+        said = {"question_id": one.question_id, "verdict": False, "asked": question_key(other, one)}
+        append_lines(judgements(tmp_path / "first"), [said])
     assert compare(tmp_path / "first", tmp_path / "second") == found
     judgements(tmp_path / "first").write_text("")
-    with pytest.raises(CheckpointError, match=r"^Task follow: .*follow.jsonl lacks 6 of 6 judgements by .*judge; eval"):
+    with pytest.raises(CheckpointError, match=r"^Task follow: .*follow.jsonl lacks 6 of 6 judgements by its judge; "):
         compare(tmp_path / "first", tmp_path / "second")
 
 
@@ -134,7 +133,8 @@ def test_other_judges_and_other_questions_are_not_compared(place, tmp_path):
     out = copied(place / "whole", tmp_path / "reworded")
     rows = lines(out / "predictions" / "follow.jsonl")
     rows[4]["prompt"] = "What comes after five?"
-    (out / "predictions" / "follow.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    put(out / "predictions" / "follow.jsonl", rows)
+    settle(out)
     with pytest.raises(
         DataError, match=r"^Task follow: Example .* has a different prompt on the second side; evaluate"
     ):
@@ -148,10 +148,12 @@ def test_judged_answers_are_matched_by_their_ids(place, tmp_path):
     expected = compare(tmp_path / "first", tmp_path / "second")
     assert expected.differences["follow"].differing == 4
     file = tmp_path / "second" / "predictions" / "follow.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in reversed(lines(file))))
+    put(file, lines(file)[::-1])
+    settle(tmp_path / "second")
     assert compare(tmp_path / "first", tmp_path / "second") == expected
     rows = lines(file)
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows[:5]))
+    put(file, rows[:5])
+    settle(tmp_path / "second")
     with pytest.raises(DataError, match=r"^Task follow: 1 examples, .* have a prediction only on the first side"):
         compare(tmp_path / "first", tmp_path / "second")
 
@@ -173,10 +175,11 @@ def test_memory_that_runs_out_while_judging_is_told_and_what_was_said_is_kept(pl
     monkeypatch.setattr(LlamaForCausalLM, "forward", second)
     config = made(out, tasks_of(place), judge=judge_of(place))
     found = {"follow": predictions.read(out / "predictions" / "follow.jsonl")}
+    asked = judging.identity(config.judge)
     with pytest.raises(TrainingError, match=r"memory ran out with 4 predictions to judge: lower judge\.batch_size"):
-        judging.judge_all(config.judge, found, {"follow": judgements(out)}, lambda *_: None)
+        judging.judge_all(config.judge, asked, found, {"follow": judgements(out)}, lambda *_: None)
     assert len(lines(judgements(out))) == 4
-    judging.judge_all(config.judge, found, {"follow": judgements(out)}, lambda *_: None)
+    judging.judge_all(config.judge, asked, found, {"follow": judgements(out)}, lambda *_: None)
     assert {row["asked"] for row in lines(judgements(out))} == {
         row["asked"] for row in lines(judgements(place / "whole"))
     }
@@ -184,10 +187,34 @@ def test_memory_that_runs_out_while_judging_is_told_and_what_was_said_is_kept(pl
 
 def test_a_file_of_judgements_that_is_none_is_refused(place, tmp_path, no_judge):
     out = copied(place / "whole", tmp_path / "out")
-    for content, said in (("{}\n", "a line that is not a judgement"), ("[]]\n", "a line that is not a JSON object")):
-        judgements(out).write_text(content)
+    put(judgements(out), [{}])
+    for said in ("a line that is not a judgement", "a line that is not a JSON object"):
         with pytest.raises(CheckpointError, match=rf"follow\.jsonl has {said}; delete the file"):
             ran(out, tasks_of(place), judge=judge_of(place))
+        judgements(out).write_text("[]]\n")
+    ruled(out, JudgeSection(**judge_of(place)), [False] * 6)
+    judgements(out).write_text(judgements(out).read_text().replace("false", "true", 1))
+    with pytest.raises(CheckpointError, match=r"follow\.jsonl is damaged: the checksum of line 1 is another; "):
+        ran(out, tasks_of(place), judge=judge_of(place))
+
+
+def test_a_judge_is_known_by_its_content(place, tmp_path, monkeypatch):
+    """Not by its path: one trained again in its place is asked again; a moved one is not."""
+    judge = copied(place / "judge", tmp_path / "judge")
+    out = copied(place / "whole", tmp_path / "out")
+    asked, own = [], Judge.judge
+    monkeypatch.setattr(Judge, "judge", lambda self, some: asked.extend(some) or own(self, some))
+    ran(out, tasks_of(place), judge=judge_of(tmp_path))
+    assert asked == [] and compare(place / "whole", out).differences["follow"].differing == 0
+    saved_judge(judge, seed=1)
+    ran(out, tasks_of(place), judge=judge_of(tmp_path))
+    assert len(asked) == 6
+    other = copied(out, tmp_path / "other")
+    (judge / "generation_config.json").write_text('{"eos_token_id": 1}')
+    ran(other, tasks_of(place), judge=judge_of(tmp_path))
+    assert len(asked) == 12
+    with pytest.raises(DataError, match=r"out was judged by .* and .*other by .*, whose files differ; evaluate both"):
+        compare(out, other)
 
 
 @pytest.mark.pretrained
@@ -217,7 +244,8 @@ def test_a_difference_under_a_judge_resamples_groups(place, tmp_path, no_judge):
     alone = compare(tmp_path / "first", tmp_path / "second").differences["follow"]
     file = tmp_path / "second" / "predictions" / "follow.jsonl"
     rows = [row | {"group": str(k // 3)} for k, row in enumerate(lines(file))]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    put(file, rows)
+    settle(tmp_path / "second")
     found = compare(tmp_path / "first", tmp_path / "second").differences["follow"]
     assert (alone.groups, found.groups, alone.differing, found.differing) == (6, 2, 3, 3)
     one, other = alone.values["accuracy"], found.values["accuracy"]
