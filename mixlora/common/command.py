@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from types import FrameType
 from typing import Any
 
 from mixlora.common import system
@@ -35,12 +36,11 @@ def run(app: Callable[[], object], alone: Collection[str] = ()) -> None:
         app: reads the arguments and does what they ask for.
         alone: subcommands that write and share no work, which a launcher of several processes must not start.
     """
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # PEFT loads it; its kernels are not our subject
-    warnings.filterwarnings("ignore", category=FutureWarning)  # between PEFT and transformers
-    warnings.filterwarnings("ignore", "(?s).*joblib will operate in serial mode")  # where shared memory is full
-    debug = "--debug" in sys.argv
-    system.open_streams()
+    debug, interruption = "--debug" in sys.argv, _Interruption()
     try:
+        interruption.watch()
+        _quieten()
+        system.open_streams()
         with system.written():
             if not _ASK_NOTHING & {*sys.argv[1:]}:
                 if system.processes()["WORLD_SIZE"] > 1:
@@ -48,14 +48,49 @@ def run(app: Callable[[], object], alone: Collection[str] = ()) -> None:
                 _refuse_several(alone)
                 system.raise_limits()
             app()
-    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+    except (SystemExit, GeneratorExit):
         raise
     except BaseException as error:  # a panic of a library in Rust is not an Exception
         if debug:
             raise
-        sys.exit(_told(error))
+        sys.exit(_interrupted() if interruption.came or isinstance(error, KeyboardInterrupt) else _told(error))
     finally:
         _leave_signals()
+        interruption.leave()
+
+
+class _Interruption:
+    """Whether Ctrl-C came: a library that it interrupts may turn it into an error of its own."""
+
+    def __init__(self) -> None:
+        self.came = False
+
+    def watch(self) -> None:
+        """Notice it from now on, unless somebody else does."""
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, self._interrupt)
+
+    def leave(self) -> None:
+        """Stop noticing it."""
+        if signal.getsignal(signal.SIGINT) == self._interrupt:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self.came = True
+        signal.default_int_handler(number, frame)
+
+
+def _quieten() -> None:
+    """Leave out what libraries say to each other's developers."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # PEFT loads it; its kernels are not our subject
+    warnings.filterwarnings("ignore", category=FutureWarning)  # between PEFT and transformers
+    warnings.filterwarnings("ignore", "(?s).*joblib will operate in serial mode")  # where shared memory is full
+
+
+def _interrupted() -> int:
+    """Say that Ctrl-C ended the command; the exit code that shells give it."""
+    _complain("run the same command again", word="interrupted")
+    return 128 + signal.SIGINT
 
 
 def _stop(*_: object) -> None:

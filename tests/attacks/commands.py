@@ -12,6 +12,8 @@ import torch
 from tests.attacks.places import Job
 from tests.support import killing
 
+STARTS = "note: the command starts"
+
 
 @dataclass(frozen=True)
 class Ended:
@@ -46,6 +48,11 @@ class Command:
         log.unlink(missing_ok=True)  # what an earlier process said
         self.process = killing.start(_main, job.arguments(), at, log=log)
 
+    def wait(self) -> None:
+        """Wait until the process is the command's: before, a signal meets what starts it."""
+        while self.process.is_alive() and not (self.log.exists() and self.log.stat().st_size):
+            time.sleep(0.001)
+
     def send(self, number: int) -> bool:
         """Send a signal; whether it came before the end."""
         alive = self.process.is_alive()
@@ -56,7 +63,9 @@ class Command:
     def ended(self) -> Ended:
         """Wait for the end."""
         code = killing.ended(self.process)
-        return Ended(code, self.log.read_text(errors="replace") if self.log.exists() else "")
+        return Ended(
+            code, self.log.read_text(errors="replace").removeprefix(f"{STARTS}\n") if self.log.exists() else ""
+        )
 
 
 def call(job: Job, log: Path | None = None) -> Ended:
@@ -87,4 +96,5 @@ def _main(arguments: list[str], at: float) -> None:
 
     sys.argv = arguments
     time.sleep(max(0.0, at - time.time()))
+    print(STARTS, file=sys.stderr, flush=True)
     {"interference": interference, "mixlora": mixlora}[arguments[0]]()

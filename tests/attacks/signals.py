@@ -42,6 +42,7 @@ def _interrupted(job: Job, generator: random.Random, seconds: float, found: Coun
     sent = 0
     while sent < IN_A_ROW and not job.finished:
         begun, number = Command(job, job.out.parent / "log"), generator.choice(SIGNALS)
+        begun.wait()
         time.sleep(generator.uniform(0, seconds))
         if not begun.send(number):
             begun.ended()

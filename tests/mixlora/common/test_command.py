@@ -47,6 +47,19 @@ def test_an_error_is_a_sentence_and_an_exit_code(capsys, error, code, said):
     assert ended(raising(error), capsys) == (code, said)
 
 
+def test_ctrl_c_is_no_error_even_where_a_library_makes_one_of_it(capsys):
+    def swallowing():
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+        except KeyboardInterrupt:
+            raise ValueError("invalid bounding box") from None
+
+    for app in (swallowing, raising(KeyboardInterrupt())):
+        assert ended(app, capsys) == (130, "interrupted: run the same command again\n")
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 @pytest.mark.parametrize(("lines", "said"), [(True, "two:\n  a?[31m\n  b"), (False, "two:?  a?[31m?  b")])
 def test_a_message_steers_no_terminal_and_may_have_lines(capsys, lines, said):
     error = DataError("two:\n  a\x1b[31m\n  b")
