@@ -9,6 +9,7 @@ out/.lock                 held by the process that works in the directory
 """
 
 import errno
+import itertools
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -91,7 +92,11 @@ class Folder:
         return self.path / SNAPSHOTS / f"step-{step}"
 
     def last_checkpoint(self) -> Path | None:
-        """The newest whole checkpoint; None if there is none."""
+        """The newest whole checkpoint; None if there is none.
+
+        Raises:
+            CheckpointError: one cannot be read.
+        """
         found = [path for path in self.checkpoints.glob("checkpoint-*") if _is_whole(path)]
         return max(found, key=_step, default=None)
 
@@ -103,17 +108,18 @@ class Folder:
         """
         return locked(self.path / LOCK, f"training {self.path}")
 
-    def open(self, model: Mapping[str, Any]) -> list[str]:
-        """Claim the directory, and remove checkpoints that a killed process did not finish, or that are damaged.
+    def open(self, model: Mapping[str, Any]) -> list[Path]:
+        """Claim the directory, remove checkpoints that a killed process did not finish, and set damaged ones aside.
 
         Args:
             model: fingerprints of the model before its first step, and what else its steps depend on.
 
         Returns:
-            The damaged checkpoints that were removed, for a reader.
+            Where the damaged checkpoints are now, for a reader.
 
         Raises:
-            CheckpointError: the training there began with another model, or the directory cannot be written.
+            CheckpointError: the training there began with another model, a checkpoint cannot be read, or the directory
+                cannot be written.
             WriteError: the disk is full.
         """
         if self.within is not None:
@@ -123,12 +129,14 @@ class Folder:
                 f"{self.path} is from another training ({changed}); choose another --out, or delete it"
             )
         self.model = dict(model)
+        unusable = [path for path in self.checkpoints.glob("checkpoint-*") if not _is_whole(path)]
         damaged = []
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            for path in self.checkpoints.glob("checkpoint-*"):
-                if not _is_whole(path):
-                    damaged += [path.name] * _is_ended(path)
+            for path in unusable:
+                if _is_ended(path):
+                    damaged.append(path.rename(_aside(path)))
+                else:
                     shutil.rmtree(path)
             if self.record is None:
                 self._write({"finished": False})
@@ -248,13 +256,32 @@ def seal(checkpoint: Path, rank: int) -> None:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a checkpoint is as it was written, to the end."""
+    """Whether a checkpoint is as it was written, to the end: a file that is absent or has another digest is damage.
+
+    Raises:
+        CheckpointError: a file cannot be read, which a moment later may be possible.
+    """
     try:
         sums = [read_json(file) for file in path.glob(f"*{_SUMS}")]
         files = [(name, sum) for held in sums for name, sum in held.items() if not _is_temporary(name)]
         return _is_ended(path) and all(of_file(path / name) == sum for name, sum in files)
-    except (OSError, ValueError, AttributeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, AttributeError):
         return False
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(
+        f"the checkpoint {path} cannot be read: {error.strerror or error}; make it readable, and the same command "
+        "continues; or delete it"
+    )
+
+
+def _aside(path: Path) -> Path:
+    """A free place beside a damaged checkpoint, where nothing takes it for one."""
+    names = (f"damaged-{path.name}{f'.{number}' if number else ''}" for number in itertools.count())
+    return next(path.with_name(name) for name in names if not exists(path.with_name(name)))
 
 
 def _is_temporary(name: str) -> bool:
@@ -263,11 +290,17 @@ def _is_temporary(name: str) -> bool:
 
 
 def _is_ended(path: Path) -> bool:
-    """Whether Trainer finished writing a checkpoint: it writes the state last."""
+    """Whether Trainer finished writing a checkpoint: it writes the state last.
+
+    Raises:
+        CheckpointError: the state cannot be read.
+    """
     try:
         return bool(read_json(path / "trainer_state.json")["global_step"] == _step(path))
-    except (OSError, ValueError, LookupError, TypeError):
+    except (FileNotFoundError, ValueError, LookupError, TypeError):
         return False
+    except OSError as error:
+        raise _unreadable(path, error) from None
 
 
 def _is_begun(path: Path) -> bool:

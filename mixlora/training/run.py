@@ -195,9 +195,8 @@ def _trainer(
     model = prepare(base, collator.tokenizer, config)
     with processes.together():
         if settings.process_index == 0:
-            for name in folder.open({**fingerprints(model), **of_processing(collator), **_pooled(config)}):
-                damaged = folder.checkpoints / name
-                tell(f"{damaged} is damaged and was removed: the training continues from an earlier one")
+            for path in folder.open({**fingerprints(model), **of_processing(collator), **_pooled(config)}):
+                tell(f"a checkpoint is damaged and was renamed to {path}: the training continues from an earlier one")
     named = config.method == Method.MIXLORA and config.mixlora.routing == Routing.TASK
     with written(folder.path):
         trainer = TaskTrainer(

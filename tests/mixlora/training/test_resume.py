@@ -1,5 +1,6 @@
 """Trainings that are killed, at any moment, end by the same call with the weights of those that were not."""
 
+import errno
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from transformers import TrainerCallback
 from mixlora.common.errors import CheckpointError
 from mixlora.data import mini
 from mixlora.training import folder, run, trainer
+from tests.support.evaluations import files
 from tests.support.killing import PRELOAD
 from tests.support.trainings import TASKS, made
 
@@ -236,8 +238,54 @@ def test_a_damaged_checkpoint_is_left_out_for_the_one_before_it(tmp_path, whole,
     (damaged / file).write_bytes(content)
     run.train(config, steps, tell=told.append)
     assert steps.taken == [3, 4, 5, 6]
-    assert f"{damaged} is damaged and was removed: the training continues from an earlier one" in told
+    aside = damaged.with_name("damaged-checkpoint-4")
+    assert f"a checkpoint is damaged and was renamed to {aside}: the training continues from an earlier one" in told
     assert_same(tmp_path / "out", whole("lora"))
+
+
+@pytest.fixture
+def ended(tmp_path):
+    """The directory of a training with a checkpoint."""
+    checkpoint = tmp_path / "out" / "checkpoints" / "checkpoint-4"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "trainer_state.json").write_text('{"global_step": 4}')
+    (checkpoint / "optimizer.pt").write_bytes(b"moments")
+    folder.seal(checkpoint, 0)
+    record = {"format": 1, "config": {"method": "lora"}, "data": None, "model": {"a": "b"}, "finished": False}
+    (tmp_path / "out" / "training.json").write_text(json.dumps(record))
+    return folder.Folder(tmp_path / "out", {"method": "lora"}, None)
+
+
+@pytest.mark.parametrize("reader", ["of_file", "read_json"])
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES, errno.EMFILE])
+def test_a_checkpoint_that_cannot_be_read_for_a_moment_is_kept(ended, monkeypatch, reader, number):
+    before = files(ended.path)
+
+    def failing(path):
+        raise OSError(number, os.strerror(number), str(path))
+
+    for call in (lambda: ended.open({"a": "b"}), ended.last_checkpoint):
+        with monkeypatch.context() as patched:
+            patched.setattr(folder, reader, failing)
+            with pytest.raises(CheckpointError) as error:
+                call()
+        assert str(error.value) == (
+            f"the checkpoint {ended.checkpoints / 'checkpoint-4'} cannot be read: {os.strerror(number)}; make it "
+            "readable, and the same command continues; or delete it"
+        )
+        assert files(ended.path) == before
+    assert ended.open({"a": "b"}) == [] and ended.last_checkpoint() == ended.checkpoints / "checkpoint-4"
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda file: file.write_bytes(b"m0ments")])
+def test_a_damaged_checkpoint_is_set_aside_not_deleted(ended, damage):
+    checkpoint = ended.checkpoints / "checkpoint-4"
+    (ended.checkpoints / "damaged-checkpoint-4").mkdir()  # of an earlier time
+    damage(checkpoint / "optimizer.pt")
+    before = files(checkpoint)
+    moved = ended.checkpoints / "damaged-checkpoint-4.1"
+    assert ended.open({"a": "b"}) == [moved] and files(moved) == before
+    assert ended.open({"a": "b"}) == [] and ended.last_checkpoint() is None
 
 
 def test_a_checkpoint_of_an_earlier_version_has_no_digests_and_counts(tmp_path, whole):
