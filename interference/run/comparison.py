@@ -31,7 +31,7 @@ def compare(a: Run, b: Run, metric: str = "interference", **options: Any) -> pd.
         "lower", "higher" or "unclear".
 
     Raises:
-        ScopeError: If the runs do not hold the same examples, by name and content, or lack the scope.
+        ScopeError: If the runs do not have the same examples, by name and content, or lack the scope.
         ConfigError: If an option has a value that is not allowed.
         MeasurementError: If every gradient in the scope is zero.
 
@@ -65,7 +65,7 @@ def other_examples(a: Run, b: Run) -> str | None:
     """
     if any(list(a.probes[column]) != list(b.probes[column]) for column in ("task", "ids", "source")):
         sizes = other_units(a.meta, b.meta)
-        return sizes or "the runs do not hold the same examples in the same order; compute both with the same seed"
+        return sizes or "the runs do not have the same examples in the same order; compute both with the same seed"
     if not all("content" in run.probes for run in (a, b)):
         return other_data(a.meta, b.meta)
     changed = a.probes[a.probes["content"].to_numpy() != b.probes["content"].to_numpy()]

@@ -110,7 +110,7 @@ def test_a_loss_of_zero_warns_of_nothing():
         (
             APART | {"d": axis(4)},
             "other",
-            "have no paired difference: the runs do not hold the same examples in the same order; compute both with "
+            "have no paired difference: the runs do not have the same examples in the same order; compute both with "
             "the same seed.",
         ),
         (

@@ -346,7 +346,7 @@ def test_routers_that_look_at_padding_allow_no_smaller_batch_to_go_on(tmp_path, 
     before = files(tmp_path / "out")
     message = refused(CheckpointError, made(tmp_path / "out", "mixlora", **POOLED, training={"micro_batch_size": 4}))
     assert message == (
-        f"{tmp_path / 'out'} is of another training (training.micro_batch_size is 8 there and 4 here); choose another "
+        f"{tmp_path / 'out'} is from another training (training.micro_batch_size was 8 and is now 4); choose another "
         "--out, or delete it"
     )
     monkeypatch.setattr(processes, "count", lambda: 2)  # each has half of a batch
