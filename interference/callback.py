@@ -24,6 +24,7 @@ from interference.measurement.series import Series
 from interference.measurement.trainer import grouped_batches, handed_over, measure_batches, refuse_shards
 from interference.measurement.units import Batch, check_by_task
 from interference.run import Run
+from interference.run.remarks import shown_verdicts
 from interference.statistics.significance import Verdict
 from mixlora.common.errors import type_of
 from mixlora.data.groups import IMAGE
@@ -47,7 +48,8 @@ class InterferenceCallback(TrainerCallback):
     Every measurement saves a run to `out/step-<N>` and adds an entry to the Trainer's log:
 
         interference/<affected>/<stepped>  I, as the ratio of means, over all probed blocks
-        interference/conflicts             cells with that verdict; likewise synergies, unclear, no_signal, carried
+        interference/conflicts             cells with that verdict, but for those whose I does not bear it out; likewise
+                                           synergies, unclear, no_signal, carried
         loss/<task>                        nats per token
         signal/<task>                      signal to noise of the task's mean gradient, in power (`metrics.Signal.snr`)
 
@@ -307,7 +309,7 @@ def _logged(run: Run, table: pd.DataFrame | None) -> dict[str, float]:
     found = {f"loss/{task}": value for task, value in signal["loss"].items()}
     found |= {f"signal/{task}": value for task, value in signal["snr"].items()}
     if table is not None:
-        counts = table["verdict"].value_counts()
+        counts = shown_verdicts(table).value_counts()
         found |= {f"interference/{name}": counts.get(verdict.value, 0) for verdict, name in COUNTS.items()}
         table = table[table["verdict"] != Verdict.NO_SIGNAL]
         cells = list(zip(table["affected"], table["stepped"], table["value"], strict=True))

@@ -20,6 +20,7 @@ from interference.measurement.checkpoint import load_model, refuse_other
 from interference.measurement.compute import compute_config
 from interference.report import directory
 from interference.run import Run
+from interference.run.remarks import shown_verdicts
 from mixlora.common import command, settings, terminal
 from mixlora.common.outputs import OutputFolder
 from mixlora.common.sections import resolved
@@ -225,6 +226,7 @@ def _controls(measured: dict[tuple[str, int], Run]) -> Iterable[str]:
     yield "\nThe Stroop pair (the same pictures; one task reads the word, the other names its ink):"
     for (method, step), run in measured.items():
         table = run.table("interference")
+        table = table.assign(verdict=shown_verdicts(table))
         for affected, stepped in (STROOP, STROOP[::-1]):
             cell = table[(table["affected"] == affected) & (table["stepped"] == stepped)].iloc[0]
             interval = f"[{printing.number(cell['low'])}, {printing.number(cell['high'])}]"

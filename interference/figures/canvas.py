@@ -20,6 +20,7 @@ from matplotlib.ft2font import FT2Font
 from matplotlib.text import Text
 
 from mixlora.common.errors import plain, unwritable
+from mixlora.common.files import expanded
 from mixlora.common.spreadsheets import frame_csv
 from mixlora.common.writing import replace_files
 
@@ -107,7 +108,7 @@ def save(figure: Figure, folder: Path, name: str, kinds: Sequence[str] = ("png",
         RunError: If a file cannot be written.
         WriteError: If its disk is full.
     """
-    made = {folder / file: content for file, content in files({name: figure}, kinds).items()}
+    made = {expanded(folder) / file: content for file, content in files({name: figure}, kinds).items()}
     try:
         replace_files(made)
     except OSError as error:

@@ -10,7 +10,7 @@ from interference.blocks import Scope
 from interference.report.findings.grouping import Grouping
 from interference.report.phrases import cell, counted, interval, number, sentence, several
 from interference.report.scopes import BASE, PAPER, WHOLE, layer_of, part, words_of
-from interference.report.summary import RunSummary, rows
+from interference.report.summary import RunSummary, counts, rows
 from interference.run import remarks
 from interference.statistics.significance import LEAST, NOT_JUDGED, Verdict
 from interference.statistics.uncertainty import LEAST_UNITS
@@ -32,13 +32,13 @@ def answer(run: RunSummary) -> str:
 
 def overview(runs: Sequence[RunSummary]) -> str:
     """The answer for several runs in one sentence: how many pairs of tasks conflict in each."""
-    counts = [(len(clear(run, Verdict.CONFLICT)), len(run.pairs), run.label) for run in runs if len(run.signal) > 1]
-    if not counts:
+    each = [(len(clear(run, Verdict.CONFLICT)), len(run.pairs), run.label) for run in runs if len(run.signal) > 1]
+    if not each:
         return "Every run has a single task, so there is no pair of tasks that could interfere."
     if not any(len(_judged(run)) for run in runs):
         return "No run has a pair of tasks with a verdict: there is no signal, or a few examples carry the tasks."
-    found = several([f"{conflicts} of {pairs} in {label}" for conflicts, pairs, label in counts])
-    first = "Tasks interfere" if any(conflicts for conflicts, _, _ in counts) else "No interference shows"
+    found = several([f"{conflicts} of {pairs} in {label}" for conflicts, pairs, label in each])
+    first = "Tasks interfere" if any(conflicts for conflicts, _, _ in each) else "No interference shows"
     return f"{first}: pairs of tasks that conflict beyond noise are {found}."
 
 
@@ -196,8 +196,7 @@ def _verdict(run: RunSummary) -> str:
         return f"This probe is too small to tell whether the tasks interfere: {_unheard(run)}."
     judged = _judged(run)
     if judged.empty:
-        quiet = f", and no gradient of {several(_quiet(run))} rises above its own noise" if _quiet(run) else ""
-        return f"No pair of tasks has a verdict: {_carried(run)}{quiet}{f'; {_too_few(run)}' if _few(run) else ''}."
+        return f"No pair of tasks has a verdict: {_unjudged(run)}."
     if len(judged) < len(run.pairs):
         count = f"{counted(len(judged), 'pair')} of tasks that have a verdict"
     if conflicts.empty and synergies.empty:
@@ -229,12 +228,18 @@ def _unheard(run: RunSummary) -> str:
 
 def _judged(run: RunSummary) -> pd.DataFrame:
     """The pairs of tasks that have a verdict."""
-    return run.pairs[~run.pairs["verdict"].isin(NOT_JUDGED)]
+    return run.pairs[~run.pairs["verdict"].isin([*NOT_JUDGED, remarks.AT_ODDS])]
 
 
-def _carried(run: RunSummary) -> str:
-    rows = run.pairs.loc[run.pairs["verdict"] == Verdict.CARRIED.value, "affected"]
-    return f"a few examples carry {several(list(dict.fromkeys(rows)))}"
+def _unjudged(run: RunSummary) -> str:
+    """Why no pair has a verdict, where some task has a signal."""
+    carried = list(dict.fromkeys(run.pairs.loc[run.pairs["verdict"] == Verdict.CARRIED.value, "affected"]))
+    why = [f"a few examples carry {several(carried)}"] if carried else []
+    if (run.pairs["verdict"] == remarks.AT_ODDS).any():
+        why.append("values of I do not bear out what is found of Delta")
+    if quiet := _quiet(run):
+        why.append(f"no gradient of {several(quiet)} rises above its own noise")
+    return ", and ".join(why) + (f"; {_too_few(run)}" if _few(run) else "")
 
 
 def _reach(run: RunSummary) -> float:
@@ -246,9 +251,7 @@ def _reach(run: RunSummary) -> float:
 def _where(run: RunSummary) -> list[str]:
     """Where in the model the conflicts are, for every way of cutting it that was measured."""
     conflicts = {
-        scope: int((choices[BASE]["verdict"] == Verdict.CONFLICT.value).sum())
-        for scope, choices in run.tables.items()
-        if BASE in choices
+        scope: counts(choices[BASE])[Verdict.CONFLICT.value] for scope, choices in run.tables.items() if BASE in choices
     }
     families = [
         [scope for scope in conflicts if scope == part(layer_of(scope)) != WHOLE],
@@ -342,8 +345,8 @@ def _against_silence(run: RunSummary) -> list[Suggestion]:
         why = f"{known}; an earlier checkpoint shows which"
         found.append(Suggestion("", several(learned), why))
     if noisy:
-        why = f": no signal; probe more examples (now {_units(run, noisy)} per task)"
-        found.append(Suggestion("", several(noisy), f"{why}, and check that the examples of a task ask for one thing"))
+        why = f": no signal; probe more {_noun(run)} (now {_units(run, noisy)} per task)"
+        found.append(Suggestion("", several(noisy), f"{why}, and check that those of a task ask for one thing"))
     return found
 
 
@@ -353,21 +356,36 @@ def _against_noise(run: RunSummary) -> list[Suggestion]:
     wide = [*failed_null(run), *rough_null(run)]
     if wide:
         width = (run.null["high"] - run.null["low"])[wide]
-        wanted = (run.signal["units"][wide] * (width / ROUGH) ** 2).max()
-        enough = f"; about {_rounded(wanted)} would do" if wanted <= FAR * run.signal["units"].max() else ""
+        counts = _independent(run)
+        wanted = (counts[wide] * (width / ROUGH) ** 2).max()
+        enough = f"; about {_rounded(wanted)} would do" if wanted <= FAR * counts.max() else ""
         why = ": noise alone moves the cells of such a row by half of the task's own step or more"
         found.append(
-            Suggestion("Probe more examples of ", f"{several(wide)} (now {_units(run, wide)} per task{enough})", why)
+            Suggestion(
+                f"Probe more {_noun(run)} of ", f"{several(wide)} (now {_units(run, wide)} per task{enough})", why
+            )
         )
     judged = _judged(run)["verdict"]
     if len(judged) and not judged.isin([Verdict.CONFLICT.value, Verdict.SYNERGY.value]).any() and not wide:
-        found.append(Suggestion("No pair is clear: four times as many examples per task would halve every interval"))
+        more = f"four times as many {_noun(run)} per task"
+        found.append(Suggestion(f"No pair is clear: {more} would halve every interval"))
     return found
 
 
+def _independent(run: RunSummary) -> "pd.Series[int]":
+    """What intervals are of, by task: groups, where some of its units share one, else units."""
+    probes = run.run.probes
+    return probes.groupby("task", sort=False)["group"].nunique() if "group" in probes else run.signal["units"]
+
+
+def _noun(run: RunSummary) -> str:
+    """What more of narrows an interval."""
+    return "groups" if (_independent(run) < run.signal["units"]).any() else "examples"
+
+
 def _units(run: RunSummary, tasks: list[str]) -> str:
-    counts = run.signal["units"][tasks]
-    return f"{counts.min()} units" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()} units"
+    counts, noun = _independent(run)[tasks], "groups" if _noun(run) == "groups" else "units"
+    return f"{counts.min()} {noun}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()} {noun}"
 
 
 def _rounded(count: float) -> int:

@@ -11,7 +11,7 @@ from interference.blocks import Scope
 from interference.errors import MeasurementError
 from interference.report.scopes import BASE, WHOLE, Choice, Contents
 from interference.run import Run
-from interference.run.remarks import has_null, too_few
+from interference.run.remarks import AT_ODDS, has_null, shown_verdicts, too_few
 from interference.statistics import uncertainty
 from interference.statistics.resamples import Resamples
 from interference.statistics.significance import Verdict
@@ -52,8 +52,9 @@ class RunSummary:
 
     @property
     def pairs(self) -> pd.DataFrame:
-        """The cells of two different tasks over all layers, as the ratio of means."""
-        return off_diagonal(self.tables[WHOLE][BASE])
+        """The cells of two different tasks over all layers, as the ratio of means, with the verdicts to show."""
+        cells = off_diagonal(self.tables[WHOLE][BASE])
+        return cells.assign(verdict=shown_verdicts(cells))
 
     @property
     def loss(self) -> float:
@@ -126,6 +127,7 @@ def cells(table: pd.DataFrame, tasks: Sequence[str], columns: Sequence[str] = CO
 
 
 def counts(table: pd.DataFrame) -> dict[str, int]:
-    """How many cells of two different tasks have each verdict."""
-    verdicts = off_diagonal(table)["verdict"].value_counts()
-    return {verdict.value: int(verdicts.get(verdict.value, 0)) for verdict in Verdict if verdict is not Verdict.SELF}
+    """How many cells of two different tasks show each verdict; and how many are at odds with theirs, where some are."""
+    shown = shown_verdicts(off_diagonal(table)).value_counts()
+    found = {verdict.value: int(shown.get(verdict.value, 0)) for verdict in Verdict if verdict is not Verdict.SELF}
+    return found | ({AT_ODDS: int(shown[AT_ODDS])} if AT_ODDS in shown else {})

@@ -204,6 +204,15 @@ def test_a_row_without_signal_is_counted_but_not_logged(tmp_path):
     assert sure["interference/no_signal"] == len(quiet)
 
 
+def test_a_cell_at_odds_is_counted_under_no_verdict():
+    run = interference.compute(lora(llama()), SURE)
+    table = run.table().assign(verdict=["self", "conflict", "synergy", "self"])
+    plain = _logged(run, table)
+    shown = _logged(run, table.assign(at_odds=["", "sign", "", ""]))
+    counts = [{name: found[f"interference/{name}"] for name in ("conflicts", "synergies")} for found in (plain, shown)]
+    assert sum(counts[0].values()) == 2 and sum(counts[1].values()) == 1
+
+
 @pytest.mark.parametrize("kind", ["lora", "random"])
 def test_mixed_precision_is_left_outside(tmp_path, kind):
     """Measured is what the weights say in their own precision; under autocast the same, to bfloat16."""

@@ -12,6 +12,7 @@ from scipy.cluster import hierarchy
 from scipy.spatial.distance import squareform
 
 from interference.report.phrases import counted, several
+from interference.run.remarks import shown_verdicts
 from interference.statistics.significance import NOT_JUDGED, Verdict
 
 
@@ -46,7 +47,8 @@ def group(table: pd.DataFrame) -> Grouping | None:
     tasks = list(dict.fromkeys(table["affected"]))
     if len(tasks) < 2:
         return None
-    values, verdicts = (table[name].to_numpy().reshape(len(tasks), -1) for name in ("value", "verdict"))
+    cells = table["value"], shown_verdicts(table)
+    values, verdicts = (column.to_numpy().reshape(len(tasks), -1) for column in cells)
     merges = hierarchy.linkage(squareform(distances(values, verdicts), checks=False), "average", optimal_ordering=True)
     best = max(_cuts(merges, len(tasks)), key=lambda parts: _score(verdicts, parts))
     split = [[tasks[k] for k in part] for part in best]

@@ -166,8 +166,8 @@ REFUSED = [
     ("pairs", ["factors"], ["--pair", "r=z"], "task 'z' of a pair is not among the tasks: p=q, r, s, t$"),
     ("pairs", ["factors"], ["--pair", "r=s", "--pair", "r=t$"], "task 'r' is paired twice; a task can be in one pair, "
      "with another task"),
-    ("pairs", ["factors"], ["--pair", "r=s", "--perplexity", "30"], "perplexity is 30, but must be above 0 and below the number of examples, "
-     "12; set a smaller perplexity or draw more samples"),
+    ("pairs", ["factors"], ["--pair", "r=s", "--perplexity", "30"], "perplexity is 30, but must be above 0 and below "
+     "the number of examples, 12; set a smaller perplexity or draw more samples"),
     ("selections", ["factors"], ["--perplexity", "24"], "perplexity is 24, but must be above 0 and below the number of "
      "examples, 24; set a smaller perplexity or draw more samples"),
     ("methods", RUNS, ["--label", "a"], "--label is given 1 times for 2 inputs; give one for each, or none"),

@@ -8,10 +8,11 @@ import pytest
 
 from interference.report import conclusions
 from interference.report.data import report
+from interference.report.findings import drivers
 from interference.report.findings.grouping import group
 from interference.report.phrases import SHOWN, cell, counted, interval, number, several
 from interference.report.scopes import BASE, WHOLE, Detail, contents
-from interference.report.summary import RunSummary, summarise
+from interference.report.summary import RunSummary, counts, summarise
 from mixlora.common.progress import silent
 from tests.support.reported import APART, MIXLORA, TWO_GROUPS, axis, made
 from tests.support.runs import contradicted
@@ -257,6 +258,49 @@ def test_a_cell_whose_interval_contradicts_its_verdict_says_so():
     assert cell(SimpleNamespace(**row, at_odds="")) == cell(SimpleNamespace(**row)) == said
     wanted = f"{said}, whose interval does not match the verdict on Delta"
     assert cell(SimpleNamespace(**row, at_odds="interval")) == wanted
+
+
+def at_odds(found, *cells):
+    """The summary with cells (affected, stepped) whose value does not bear out their verdict."""
+    table = found.tables[WHOLE][BASE]
+    against = [(row.affected, row.stepped) in cells for row in table.itertuples()]
+    tables = {**found.tables, WHOLE: {**found.tables[WHOLE], BASE: table.assign(at_odds=np.where(against, "sign", ""))}}
+    return replace(found, tables=tables)
+
+
+def test_advice_counts_groups_where_they_are_what_counts():
+    grouped = made(APART, noise=0.3, seed=2)
+    grouped.probes["group"] = np.arange(36) // 2
+    found = with_null(measured(grouped), a=(1.0, 0.2, 2.2), b=(1.0, 0.5, 1.4))
+    assert "Probe more groups of a (now 6 groups a task; about 24 would do): noise alone" in said(found)[2]
+    calm = with_null(found, a=(1.0, 0.5, 1.4), c=(1.0, 0.5, 1.4))
+    assert "Nothing is clear: four times as many groups a task would halve every interval." in said(calm)[2]
+    silent_run = made(dict.fromkeys("abc", np.zeros(8)), noise=1.0, seed=4)
+    silent_run.probes["group"] = np.arange(36) // 2
+    assert "a and c: no signal; probe more groups (now 6 groups a task)" in said(measured(silent_run))[2]
+    alone = made(APART, noise=0.3, seed=2)
+    alone.probes["group"] = [*range(12), *range(24)]  # a picture in two tasks, but once in each
+    found = with_null(measured(alone), a=(1.0, 0.2, 2.2))
+    assert "Probe more examples of a (now 12 units a task; about 48 would do): noise alone" in said(found)[2]
+
+
+def test_cells_at_odds_are_counted_as_the_matrix_shows_them():
+    whole = measured(made(TWO_GROUPS))
+    assert counts(whole.tables[WHOLE][BASE]) == {
+        "conflict": 8, "synergy": 4, "unclear": 0, "no-signal": 0, "carried": 0
+    }  # fmt: skip
+    found = at_odds(whole, ("a", "c"), ("a", "b"))
+    assert counts(found.tables[WHOLE][BASE]) == {
+        "conflict": 7, "synergy": 3, "unclear": 0, "no-signal": 0, "carried": 0, "at-odds": 2
+    }  # fmt: skip
+    answer, *_ = said(found)
+    assert answer.startswith("7 of 10 pairs of tasks that have a verdict conflict beyond noise and 3 help; worst: ")
+    assert conclusions.overview([found, found]).endswith("are 7 of 12 in r and 7 of 12 in r.")
+    assert ("a", "c") not in {(cell.affected, cell.stepped) for cell in drivers.drivers(found)}
+    of_groups = group(found.tables[WHOLE][BASE]).words
+    assert "7 of the 8 pairs between them conflict beyond noise, and 0 within them" in of_groups
+    none = at_odds(whole, *((i, j) for i in "abcd" for j in "abcd" if i != j))
+    assert said(none)[0] == "No pair of tasks has a verdict: values of I do not bear out what is found of Delta."
 
 
 def test_forty_tasks_are_told_shortly():

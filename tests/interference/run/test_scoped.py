@@ -47,7 +47,7 @@ def test_brackets_name_a_scope(key, scope):
         (("A", "B"), r"run\[\.\.\.\] names 2 sides \(A, B\); name one, or none for all"),
         ([], r"run\[\.\.\.\] names an empty list, which is no scope; name layers or modules, or leave it out"),
         (([], "mlp"), "names an empty list"),
-        (("weight", "A"), "this run holds no weight-space Gram"),
+        (("weight", "A"), "this run has no weight-space Gram"),
         (0.5, r"run\[\.\.\.\] takes layers, modules and sides, but 0.5 is a float"),
         (True, "True is a bool"),
         (slice(2), "slice"),
