@@ -50,7 +50,7 @@ def weight_space_rows(targets: Iterable[Target], rows: Mapping[str, Tensor]) -> 
     found = {}
     for target in targets:
         gradient_a, gradient_b = (rows[block.name] for block in target.blocks)
-        a, b = (tap.weight.detach().to(gradient_a.dtype) for tap in target.taps.values())
+        a, b = (tap.weight.detach().to(gradient_a) for tap in target.taps.values())
         scaling = target.layer.scaling[target.adapter]
         found[weight_block(target).name] = weight_rows(gradient_a, gradient_b, a, b, scaling)
     return found

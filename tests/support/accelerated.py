@@ -139,8 +139,14 @@ CASES: dict[str, Case] = {
         lambda: models.lora(models.llava()),
         lambda model: measured(model, image=True, components=["language", "vision"]),
     ),
-    "weight space": (lambda: models.lora(models.llama()), lambda model: measured(model, weight_space=True)),
-    "sketch": (lambda: models.lora(models.llama()), lambda model: measured(model, sketch=16)),
+    "weight space": (
+        lambda: models.lora(models.llama()),
+        lambda model: measured(model, verified=True, weight_space=True),
+    ),
+    "sketch": (
+        lambda: models.lora(models.llama()),
+        lambda model: measured(model, verified=True, weight_space=True, sketch=16),
+    ),
     "units of batches": (
         lambda: models.lora(models.llama()),
         lambda model: measured(model, unit="batch", token_mean=True),

@@ -69,7 +69,6 @@ def test_a_second_process_is_refused_and_the_first_goes_on(tmp_path):
         from pathlib import Path
         from interference.errors import RunError
         from interference.measurement.resume import unfinished
-        from interference.measurement.spool import DiskSpool
         try:
             with unfinished(Path({str(out)!r}), dict(job="a")):
                 print("in")

@@ -272,16 +272,16 @@ def test_advice_counts_groups_where_they_are_what_counts():
     grouped = made(APART, noise=0.3, seed=2)
     grouped.probes["group"] = np.arange(36) // 2
     found = with_null(measured(grouped), a=(1.0, 0.2, 2.2), b=(1.0, 0.5, 1.4))
-    assert "Probe more groups of a (now 6 groups a task; about 24 would do): noise alone" in said(found)[2]
+    assert "Probe more groups of a (now 6 groups per task; about 24 would do): noise alone" in said(found)[2]
     calm = with_null(found, a=(1.0, 0.5, 1.4), c=(1.0, 0.5, 1.4))
-    assert "Nothing is clear: four times as many groups a task would halve every interval." in said(calm)[2]
+    assert "No pair is clear: four times as many groups per task would halve every interval." in said(calm)[2]
     silent_run = made(dict.fromkeys("abc", np.zeros(8)), noise=1.0, seed=4)
     silent_run.probes["group"] = np.arange(36) // 2
-    assert "a and c: no signal; probe more groups (now 6 groups a task)" in said(measured(silent_run))[2]
+    assert "a and c: no signal; probe more groups (now 6 groups per task)" in said(measured(silent_run))[2]
     alone = made(APART, noise=0.3, seed=2)
     alone.probes["group"] = [*range(12), *range(24)]  # a picture in two tasks, but once in each
     found = with_null(measured(alone), a=(1.0, 0.2, 2.2))
-    assert "Probe more examples of a (now 12 units a task; about 48 would do): noise alone" in said(found)[2]
+    assert "Probe more examples of a (now 12 units per task; about 48 would do): noise alone" in said(found)[2]
 
 
 def test_cells_at_odds_are_counted_as_the_matrix_shows_them():

@@ -308,7 +308,7 @@ def test_generation_settings_of_the_base_are_noticed(place, tmp_path, no_model):
     values = json.loads(file.read_text()) if file.exists() else {}
     file.write_text(json.dumps(values | {"repetition_penalty": 30.0}))
     said = refusal(CheckpointError, out, tasks, model=lora(place) | {"base": str(base)})
-    assert said.startswith(f"{out} is of another evaluation: generation config has changed; ")
+    assert said.startswith(f"{out} is from a different evaluation: generation config has changed; ")
 
 
 def test_a_chat_template_is_known_by_its_text_not_by_its_place(place, tmp_path, monkeypatch):
@@ -322,7 +322,7 @@ def test_a_chat_template_is_known_by_its_text_not_by_its_place(place, tmp_path, 
     ran(tmp_path / "out", tasks, model=lora(place) | {"chat_template": str(moved)})
     moved.write_text("Please. " + LLAVA_V1_TEXT)
     said = refusal(CheckpointError, tmp_path / "out", tasks, model=lora(place) | {"chat_template": str(moved)})
-    assert said.startswith(f"{tmp_path / 'out'} is of another evaluation: chat template has changed; ")
+    assert said.startswith(f"{tmp_path / 'out'} is from a different evaluation: chat template has changed; ")
     assert not asked
 
 
@@ -344,7 +344,7 @@ def test_the_tokenizer_that_an_adapter_brings_is_noticed(place, tmp_path):
     (file.parent / "tokenizer_config.json").write_bytes((mini.base_path() / "tokenizer_config.json").read_bytes())
     both = {name: tasks[name] for name in ("read_word", "follow")}  # the first task's tokenizer counts
     said = refusal(CheckpointError, tmp_path / "out", both, model=model)
-    assert said.startswith(f"{tmp_path / 'out'} is of another evaluation: tokenizer has changed; ")
+    assert said.startswith(f"{tmp_path / 'out'} is from a different evaluation: tokenizer has changed; ")
 
 
 def test_changed_data_is_noticed(place, tmp_path, no_model):
