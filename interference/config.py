@@ -72,7 +72,7 @@ class ProbeConfig(Section):
             where what a picture does to both is noise. None draws each task by itself.
         seed: seed of the sampling and the bootstrap.
         batch_size: examples in one forward pass.
-        max_length: tokens kept of an example; None keeps all.
+        max_length: tokens kept of an example; None keeps all, and refuses more than the model was made for.
         granularity: "module", "group" or "layer": how far blocks are summed before they are stored.
         weight_space: also store the Gram of the weight-space view.
         routers: also measure MixLoRA's routers, as blocks of their own.

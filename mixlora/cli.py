@@ -224,6 +224,7 @@ def export(
 
     Example: mixlora export suite --task read_word --task name_ink
     """
+    from mixlora.common import settings
     from mixlora.data import mini
     from mixlora.data.export import write
 
@@ -234,8 +235,8 @@ def export(
     examples = [example for name in names for example in mini.examples(name, which, count, seed)]
     write(examples, out)
     typer.echo(f"{len(examples)} examples of {len(names)} tasks in {out / 'suite.json'}")
-    task_of = f"{{file: {out / 'suite.json'}, images: {out}, where: {{task_name: {names[0]}}}}}"
-    command.next_steps(f"in the tasks of a configuration, {names[0]}: {task_of}", quiet=quiet)
+    task_of = {"file": str(out / "suite.json"), "images": str(out), "where": {"task_name": names[0]}}
+    command.next_steps(f"in the tasks of a configuration, {names[0]}: {settings.line(task_of)}", quiet=quiet)
 
 
 @app.command("import-official")

@@ -1,6 +1,13 @@
-"""How long texts may be: by the positions that a base has, and by what it was made for."""
+"""How long texts may be: by the positions that a base has, and by what it was made for.
 
+What a checkpoint's files give for a length counts only where it is a finite number above 0.
+"""
+
+import math
+from collections.abc import Mapping
 from typing import Any
+
+from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from mixlora.checkpoints.loading import own_config
 from mixlora.common.sections import BaseSection
@@ -18,8 +25,7 @@ def positions_of(text: Any) -> int | None:
     """The same of a text model's configuration."""
     if hasattr(text, "rope_parameters") or hasattr(text, "rope_theta"):
         return None
-    found = getattr(text, "max_position_embeddings", None)
-    return found if isinstance(found, int) else None
+    return int(_number(getattr(text, "max_position_embeddings", None))) or None
 
 
 def longest_text(section: BaseSection, processor: Any) -> int | None:
@@ -28,9 +34,23 @@ def longest_text(section: BaseSection, processor: Any) -> int | None:
     return longest_of(own_config(section).get_text_config(), tokenizer.model_max_length)
 
 
-def longest_of(text: Any, own: int) -> int | None:
+def without_no_number(tokenizer: Any) -> None:
+    """Let a tokenizer know no longest text where its file gives no number, which it would compare with lengths."""
+    if not _number(tokenizer.model_max_length):
+        tokenizer.model_max_length = VERY_LARGE_INTEGER
+
+
+def longest_of(text: Any, own: Any) -> int | None:
     """The same of a text model's configuration and what its tokenizer says."""
-    scaling = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
-    factor, found = dict(scaling).get("factor"), getattr(text, "max_position_embeddings", None)
-    times = max(factor, 1) if isinstance(factor, int | float) else 1
-    return max(int(found * times) if isinstance(found, int) else 0, own if own < _UNKNOWN else 0) or None
+    scaling = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None)
+    factor = _number(scaling.get("factor")) if isinstance(scaling, Mapping) else 0
+    made = _number(getattr(text, "max_position_embeddings", None)) * max(factor, 1)
+    said = _number(own)
+    return int(max(made, said if said < _UNKNOWN else 0)) or None
+
+
+def _number(value: Any) -> float:
+    """The value, at most `_UNKNOWN`; 0 where it is no finite number above 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0 or value == math.inf:
+        return 0
+    return min(value, _UNKNOWN)

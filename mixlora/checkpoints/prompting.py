@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers.utils import cached_file
 
-from mixlora.checkpoints.lengths import longest_text, positions
+from mixlora.checkpoints.lengths import longest_text, positions, without_no_number
 from mixlora.checkpoints.loading import image_aspect_ratio, is_llava_v1, load_processor
 from mixlora.common.files import LARGEST_JSON, SNAPSHOTS, TRAINING, is_file, is_folder, read_json, read_text
 from mixlora.common.sections import BaseSection
@@ -37,7 +37,7 @@ def load_collator(
     Args:
         section: the base, and what the configuration says of its template and pictures.
         adapter: path or hub id of an adapter, whose tokenizer and template come before the base's.
-        max_length: tokens kept of an example; None keeps all.
+        max_length: tokens kept of an example; None keeps all, and refuses more than the model was made for.
         day: the day that a template takes for today where the configuration names none; None for the day of the
             training that made the adapter, where its record tells it, else today.
 
@@ -47,6 +47,7 @@ def load_collator(
     """
     own = adapter if adapter is not None and _holds(adapter) else None
     processor = load_processor(section, own)
+    without_no_number(getattr(processor, "tokenizer", processor))
     place = f"the {'adapter' if own else 'base'}'s ({own or section.base})"
     day = section.day or day or _trained_day(adapter)
     template = _template(section, processor, adapter if own is None else None, place, day)

@@ -4,6 +4,7 @@ Sections are pydantic models. Not here: which keys there are (`sections`, and ea
 """
 
 import difflib
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -81,6 +82,12 @@ def build(schema: type[S], data: Mapping[str, Any], place: str) -> S:
         return schema.model_validate(data)
     except ValidationError as error:
         raise ConfigError(f"{place}: {_sentence(error, schema)}") from None
+
+
+def line(values: Mapping[str, Any]) -> str:
+    """Values as one line of YAML, which can stand in a configuration whatever their texts hold."""
+    text: str = yaml.safe_dump(dict(values), default_flow_style=True, sort_keys=False, width=math.inf)
+    return text.strip()
 
 
 def leaves(nested: Mapping[str, Any], under: str = "") -> Iterator[tuple[str, Any]]:

@@ -72,11 +72,12 @@ class Collator:
 
     Args:
         processor: the tokenizer of a language model, or the processor (a ProcessorMixin) of one that sees.
-        max_length: the tokens kept of an example, counted from its start; None keeps all.
+        max_length: the tokens kept of an example, counted from its start; None keeps all, and refuses more than
+            `longest`.
         template: the model's chat template; None for the processor's own, or none.
         square: pad pictures to a square of this colour first; None leaves them as they are.
         positions: tokens that the model has positions for; None for any number.
-        longest: tokens that the model was made for, and more than are kept of no example; None for any number.
+        longest: tokens that the model was made for; None for any number.
 
     Raises:
         ConfigError: the tokenizer has no offsets, or the template renders no conversation.
@@ -161,9 +162,10 @@ class Collator:
         self._check_pictures(example)
         found: Sequenced = self.encoder.prompt(example)
         if self.max_length is not None and len(found.ids) > self.max_length:
+            key = "generation.max_prompt_length" if new_tokens else "max_length"
             raise DataError(
-                f"{example.source}: the prompt of example {example.id!r} alone has more tokens than max_length "
-                f"{self.max_length}; raise max_length or drop the record."
+                f"{example.source}: the prompt of example {example.id!r} alone has more tokens than {key} "
+                f"{self.max_length}; raise {key} or drop the record."
             )
         prompt = Encoded(found.ids, [IGNORED] * len(found.ids), example, text=found.text)
         self._check_marked(prompt)
@@ -298,10 +300,10 @@ class Collator:
         length, which = len(encoded.input_ids), f"{encoded.source}: example {encoded.id!r}"
         if self.positions is None:
             if self.longest is not None and self.max_length is None and length > self.longest:
-                remedy = "set max_length (the tokens kept of an example), or drop the record"
+                key = "generation.max_prompt_length" if new_tokens else "max_length (the tokens kept of an example)"
                 raise DataError(
-                    f"{which} has more tokens than the {self.longest} that the model was made for; "
-                    + (remedy if new_tokens is None else "drop the record")
+                    f"{which} has more tokens than the {self.longest} that the model was made for; set {key}, or drop "
+                    "the record"
                 )
             return
         if length + (new_tokens or 0) <= self.positions:

@@ -90,6 +90,7 @@ class GenerationSection(Section):
     Attributes:
         batch_size: conversations generated together; answers do not depend on it.
         max_new_tokens: the most tokens of an answer.
+        max_prompt_length: the most tokens of a prompt; None for those that the model was made for.
         do_sample: draw tokens (the paper: temperature 0.2) instead of taking the most probable.
         temperature: of drawn tokens.
         top_p: draw only among the most probable tokens, up to this cumulative probability.
@@ -99,6 +100,7 @@ class GenerationSection(Section):
 
     batch_size: int = Field(16, ge=1)
     max_new_tokens: int = Field(64, ge=1)
+    max_prompt_length: int | None = Field(None, ge=1)
     do_sample: bool = False
     temperature: Number = Field(0.2, gt=0)
     top_p: Number | None = Field(None, gt=0, le=1)
@@ -114,8 +116,9 @@ class GenerationSection(Section):
     @property
     def identity(self) -> dict[str, Any]:
         """The settings that answers depend on."""
-        unused = {"batch_size"} if self.do_sample else {"batch_size", "temperature", "top_p", "seed"}
-        return self.model_dump(mode="json", exclude=unused)
+        unused = {"batch_size", "max_prompt_length"}
+        drawn = set() if self.do_sample else {"temperature", "top_p", "seed"}
+        return self.model_dump(mode="json", exclude=unused | drawn)
 
 
 class JudgeSection(Section):

@@ -81,7 +81,7 @@ def _absolute(out: str) -> Path:
 
 def _evaluated(config: EvaluateConfig, folder: Folder, progress: Progress, tell: Callable[[str], object]) -> Results:
     config.model.date = config.model.date or folder.day
-    collator = load_collator(config.model, _any_adapter(config))
+    collator = load_collator(config.model, _any_adapter(config), config.generation.max_prompt_length)
     config.model.date = collator.template.written_day
     asked, noted, marked = _read(config, collator, progress)
     data = {

@@ -127,7 +127,7 @@ class RecipeSection(Section):
         warmup: warm-up steps, or a share of all steps if below 1.
         weight_decay: AdamW's.
         max_grad_norm: gradients are clipped to it; 0 for none.
-        max_length: tokens kept of an example; None keeps all.
+        max_length: tokens kept of an example; None keeps all, and refuses more than the model was made for.
         order: "length", "shuffled" or "task": which examples share a batch.
         bf16: compute in bfloat16 (autocast), keep trained weights in float32.
         gradient_checkpointing: recompute activations instead of keeping them.

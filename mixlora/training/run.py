@@ -162,6 +162,7 @@ def _train_one(
     if job.folder.finished:
         if processes.rank() == 0:
             job.folder.tidy()  # a killed process may have left checkpoints
+            tell(f"{job.folder.path} was trained before: whether the base has changed since was not checked")
         return job.folder.path
     trainer = _trainer(config, job, collator, device, progress, tell)
     for make in callbacks:

@@ -14,6 +14,9 @@ from safetensors.torch import load_file
 from interference.config import ModelConfig
 from interference.measurement import checkpoint
 from mixlora import MixLoraConfig
+from mixlora.checkpoints.prompting import load_collator
+from mixlora.common.sections import BaseSection
+from mixlora.data.examples import Example, Turn
 from tests.support.checkpoints import write_adapter, write_base
 from tests.support.models import llama
 from tests.support.mutations import attempt, changed, damaged, fuzz, put, values, written
@@ -76,6 +79,34 @@ def test_damaged_pickles(tmp_path_factory, base, adapter, data):
     (folder / WEIGHTS).unlink()
     (folder / PICKLE).write_bytes(data.draw(damaged(stored)))
     use(base, folder)
+
+
+LENGTHS = {
+    "tokenizer_config.json": ["model_max_length"],
+    "config.json": ["max_position_embeddings", "rope_parameters", "rope_scaling"],
+}
+"""{file of a base: its keys that say how long texts may be}."""
+
+
+def prompt(base):
+    """Load what makes prompts for the base, and make one."""
+    collator = load_collator(BaseSection(base=str(base), device="cpu"))
+    turns = (Turn("user", "w1 w2"), Turn("assistant", "w3"))
+    return collator.encode(Example("a", "red", turns, (), "red.jsonl:1"))
+
+
+@pytest.mark.parametrize("key", [key for keys in LENGTHS.values() for key in keys])
+@fuzz(30)
+@given(st.data())
+def test_lengths_of_a_base(tmp_path_factory, base, key, data):
+    file = next(name for name, keys in LENGTHS.items() if key in keys)
+    whole = {path.name: path.read_bytes() for path in base.iterdir()}
+    found = json.loads(whole[file])
+    value = data.draw(values | st.floats() | st.sampled_from([10**400, -1, "2048"]))
+    if key.startswith("rope"):
+        value = data.draw(st.just(value) | st.just({"rope_type": "linear", "rope_theta": 1e4, "factor": value}))
+    folder = put(tmp_path_factory.getbasetemp() / "lengths", whole | {file: written(found | {key: value})})
+    attempt(lambda: prompt(folder))
 
 
 class Trap:

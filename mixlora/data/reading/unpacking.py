@@ -24,6 +24,8 @@ MOST_RECORDS = 2**23
 """The most records of a task's data: each takes about a kilobyte of memory, however few bytes it has in a file."""
 _USUAL, _TIMES = 2**28, 100
 """Bytes of unpacked data, and how often its packed size: what is larger than both is refused."""
+_USUAL_OF_TABLES = 2**30
+"""The same bytes of a table, where a text that all rows share takes no space: a system prompt of many rows is usual."""
 
 
 class Bound(Protocol):
@@ -100,7 +102,7 @@ class TableAllowance:
     def check(self, count: int, name: str) -> None:
         """As `Allowance.check`."""
         self.task.check(count, name)
-        if self.taken + count > max(_USUAL, _TIMES * self.packed):
+        if self.taken + count > max(_USUAL_OF_TABLES, _TIMES * self.packed):
             raise DataError(
                 f"{name}: unpacked, it is more than {_TIMES} times as large; write it without compression, "
                 "dictionaries and runs, if you trust it."

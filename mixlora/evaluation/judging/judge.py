@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from mixlora.checkpoints.lengths import without_no_number
 from mixlora.checkpoints.loading import LOAD_ERRORS, first_words, without_bars
 from mixlora.common.errors import CheckpointError, ConfigError, DataError
 from mixlora.data.collation import Collator, Encoded
@@ -129,6 +130,7 @@ class Judge:
         """
         try:
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+            without_no_number(tokenizer)
             with without_bars():
                 model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=False)
             model = model.to(device)

@@ -4,6 +4,7 @@ import json
 from importlib.metadata import version
 
 import pytest
+import yaml
 from PIL import ImageChops
 
 from mixlora import cli
@@ -28,6 +29,16 @@ def test_tasks_are_listed(mixlora):
     for title, group in (("training", mini.TASKS), ("unseen", mini.UNSEEN)):
         for task in group.values():
             assert f"{title}  {task.name}  ({task.capability}; chance {task.chance:.2f})\n    {task.definition}" in out
+
+
+@pytest.mark.parametrize("name", ["plain", "a, b", "{x}: [y] #z", 'it\'s "one" & *two', "yes", "wörter"])
+def test_the_next_step_of_an_export_is_yaml_whatever_its_directory_is_called(mixlora, tmp_path, name):
+    out = tmp_path / name
+    told = mixlora("export", out, "--task", "read_word", "--count", "1")[2]
+    line = told.partition("in the tasks of a configuration, ")[2]
+    assert line.count("\n") == 1
+    wanted = {"file": str(out / "suite.json"), "images": str(out), "where": {"task_name": "read_word"}}
+    assert yaml.safe_load(line) == {"read_word": wanted}
 
 
 def test_what_is_exported_is_read_back(mixlora, tmp_path):

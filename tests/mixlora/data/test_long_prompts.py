@@ -1,11 +1,13 @@
 """Texts of hundreds of thousands of words: refused or cut by their beginning, and only as the whole is."""
 
+import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from transformers import LlamaConfig, MambaConfig
 
-from mixlora.checkpoints.lengths import longest_of
+from mixlora.checkpoints.lengths import longest_of, positions_of
 from mixlora.common.errors import DataError
 from mixlora.data import encoding, tokens
 from mixlora.data.collation import Collator
@@ -111,7 +113,7 @@ def test_without_max_length_a_text_is_bounded_by_what_the_model_was_made_for(tok
     for turns in (("What?", LONG), (LONG, "Paris")):
         with pytest.raises(DataError, match=said):
             collator.encode(example(*turns))
-    with pytest.raises(DataError, match="has more tokens than the 80 that the model was made for; drop the record"):
+    with pytest.raises(DataError, match=r"80 that the model was made for; set generation\.max_prompt_length, or"):
         collator.encode_prompt(example(LONG, "Paris"), new_tokens=4)
     assert max(tokenized) <= 16 * 180
     collator = Collator(tokenizer, 200, written_by(tokenizer, CHATML), longest=80)
@@ -128,3 +130,21 @@ def test_what_a_model_was_made_for_is_the_most_that_it_says():
     scaled = {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}
     assert longest_of(LlamaConfig(max_position_embeddings=64, rope_parameters=scaled), 10**30) == 256
     assert longest_of(MambaConfig(), 10**30) is None
+
+
+NO_NUMBERS = ["2048", [1], None, True, math.nan, math.inf, -math.inf, -3, 0, {}]
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS, ids=repr)
+def test_lengths_that_are_no_numbers_do_not_count(value):
+    assert longest_of(SimpleNamespace(max_position_embeddings=64), value) == 64
+    assert longest_of(SimpleNamespace(max_position_embeddings=value), 512) == 512
+    assert longest_of(SimpleNamespace(max_position_embeddings=64, rope_parameters={"factor": value}), 10**30) == 64
+    assert longest_of(SimpleNamespace(max_position_embeddings=64, rope_scaling=value), 10**30) == 64
+    assert positions_of(SimpleNamespace(max_position_embeddings=value)) is None
+
+
+def test_lengths_beyond_all_bounds_are_bounded():
+    for huge in (10**400, 1e308):
+        text = SimpleNamespace(max_position_embeddings=huge, rope_scaling={"factor": huge})
+        assert longest_of(text, huge) == 10**18 and positions_of(SimpleNamespace(max_position_embeddings=huge)) == 10**9

@@ -23,6 +23,21 @@ def test_data_errors_are_listed_before_a_model_is_loaded(tmp_path, no_model):
     assert not (tmp_path / "out").exists()
 
 
+def test_prompts_longer_than_the_model_was_made_for_are_refused_unless_it_is_asked_for_them(tmp_path):
+    """The mini base was made for 512 tokens, and its positions are rotary."""
+    pairs = [("one", "two"), ("one " * 600, "three")]
+    tasks = {"t": {"file": str(follow_file(tmp_path / "t.jsonl", pairs))}}
+    said = refusal(DataError, tmp_path / "out", tasks)
+    assert " has more tokens than the 512 that the model was made for; set generation.max_prompt_length, or" in said
+    how = {"max_new_tokens": 2, "batch_size": 1}
+    said = refusal(DataError, tmp_path / "out", tasks, generation=how | {"max_prompt_length": 540})
+    assert " alone has more tokens than generation.max_prompt_length 540; raise generation.max_prompt_length or" in said
+    found = ran(tmp_path / "out", tasks, generation=how | {"max_prompt_length": 700})
+    assert found.tasks["t"]["n"] == 2
+    again = ran(tmp_path / "out", tasks, generation=how | {"max_prompt_length": 800})  # no answer depends on it
+    assert again.tasks == found.tasks
+
+
 SCORES = {
     "pope": (
         "pope",

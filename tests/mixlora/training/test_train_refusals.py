@@ -209,6 +209,15 @@ def test_what_changes_nothing_that_is_trained_may_differ(trained, setting):
     assert run.train(config.load(None, (), nested)) == [trained]
 
 
+def test_a_finished_training_says_that_its_base_was_not_compared(trained, tmp_path):
+    told = []
+    finished = config.load(None, (), values(trained, training={"steps": 1}))
+    assert run.train(finished, tell=told.append) == [trained]
+    assert told[-1] == f"{trained} was trained before: whether the base has changed since was not checked"
+    run.train(made(tmp_path / "new", training={"steps": 1}), tell=told.append)
+    assert not any(str(tmp_path / "new") in clause for clause in told)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

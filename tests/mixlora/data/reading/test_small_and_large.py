@@ -132,7 +132,7 @@ def test_long_texts_that_the_rows_of_a_parquet_file_share_are_refused_unwritten(
     assert file.stat().st_size < 5_000
     del table, small
     monkeypatch.setattr(tables, "_READ", 2**24)
-    monkeypatch.setattr(unpacking, "_USUAL", 2**24)
+    monkeypatch.setattr(unpacking, "_USUAL_OF_TABLES", 2**24)
     monkeypatch.setattr(tables, "_READS", 0 if few_reads else 20_000)
     pool, before = pyarrow.proxy_memory_pool(pyarrow.system_memory_pool()), pyarrow.default_memory_pool()
     pyarrow.set_memory_pool(pool)
@@ -143,6 +143,18 @@ def test_long_texts_that_the_rows_of_a_parquet_file_share_are_refused_unwritten(
     finally:
         pyarrow.set_memory_pool(before)
     assert pool.max_memory() < 80e6
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "zstd"}])
+def test_a_parquet_file_whose_rows_share_a_system_prompt_is_read(tmp_path, options):
+    """300 MB of text in a file of a few hundred kilobytes."""
+    rows = 40_000
+    asked = [f"Which of ten classes is in picture {k}?" for k in range(rows)]
+    columns = {"system": ["You see a photograph. " * 340] * rows, "prompt": asked, "response": ["Red"] * rows}
+    parquet.write_table(pyarrow.table(columns), file := tmp_path / "x.parquet", **options)
+    assert file.stat().st_size < 10**6
+    found = tables.table_rows(file.read_bytes(), file.name, unpacking.Allowance())
+    assert sum(len(row["system"]) for row in found) == rows * 22 * 340 > 2**28
 
 
 def test_views_of_a_list_are_refused(tmp_path):
