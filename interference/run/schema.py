@@ -39,7 +39,7 @@ def check_whole(folder: Path, probes: pd.DataFrame, blocks: pd.DataFrame, grams:
         if not len(frame) or frame[column].isna().any():
             raise RunError(f"{folder / f'{name}.parquet'} is damaged: a {column} is missing")
     if "content" in probes and not all(isinstance(value, str) and value for value in probes["content"]):
-        raise RunError(f"{folder / 'probes.parquet'} is damaged: a content is no digest")
+        raise RunError(f"{folder / 'probes.parquet'} is damaged: a content is not a digest")
     if "group" in probes and not _whole_numbers(probes["group"]):
         raise RunError(f"{folder / 'probes.parquet'} is damaged: a group is not a whole number")
     layers = blocks["layer"].dropna()

@@ -154,7 +154,7 @@ def scope_of(key: Any) -> Scope:
     sides: list[Side] = []
     space = Space.PARAMETERS
     if any(isinstance(part, list | range) and not part for part in (key if isinstance(key, tuple) else (key,))):
-        raise ScopeError("run[...] names an empty list, which is no scope; name layers or modules, or leave it out")
+        raise ScopeError("run[...] names an empty list, which is not a scope; name layers or modules, or leave it out")
     for part in _flat(key):
         if isinstance(part, int | np.integer) and not isinstance(part, bool):
             layers.append(int(part))

@@ -430,7 +430,7 @@ def test_data_of_runs_without_content_are_compared_by_their_fingerprint():
 @pytest.mark.parametrize("content", [[*"uvwxy", ""], [*"uvwxy", None], list(range(6))])
 def test_content_that_is_no_digest_is_told(tmp_path, content):
     with_content(made(), content).save(tmp_path / "run")
-    with pytest.raises(RunError, match=r"probes.parquet is damaged: a content is no digest"):
+    with pytest.raises(RunError, match=r"probes.parquet is damaged: a content is not a digest"):
         load(tmp_path / "run")
 
 

@@ -45,7 +45,7 @@ def test_brackets_name_a_scope(key, scope):
         (9, "layer 9 is not among the adapted layers: 0, 2, 5"),
         ("k_proj", "module 'k_proj' is not among those here"),
         (("A", "B"), r"run\[\.\.\.\] names 2 sides \(A, B\); name one, or none for all"),
-        ([], r"run\[\.\.\.\] names an empty list, which is no scope; name layers or modules, or leave it out"),
+        ([], r"run\[\.\.\.\] names an empty list, which is not a scope; name layers or modules, or leave it out"),
         (([], "mlp"), "names an empty list"),
         (("weight", "A"), "this run has no weight-space Gram"),
         (0.5, r"run\[\.\.\.\] takes layers, modules and sides, but 0.5 is a float"),
