@@ -44,9 +44,9 @@ class Verification:
             relative to its own norm. `worst_block` is the block that differs most, `worst_error` its error relative to
             that block (no block if the two ways agree to the bit).
         gram_error: Largest |K - K'| / sqrt(K'[u,u] K'[v,v]) of any block, those of the weight-space view included. K is
-            the run's Gram, K' that of the derived gradients (of their sketches, if the run is of sketches). Compared
-            are the units in `gradients`, and one unit of every other part of the run against them. K'[u,u] counts as at
-            least 1e-4 of that of the largest block of its side in the median unit.
+            the run's Gram; K' that of the derived gradients, or of their sketches if the run is of sketches. Compared
+            are the units in `gradients`, and one unit of every other part of the run against them. K'[u,u] counts as
+            at least 1e-4 of that of the largest block of its side in the median unit.
         gram_block: The block that differs most.
         loss_error: Largest error of the loss of one of these units, relative to it or to the median unit's, whichever
             is larger; inf where a unit has another number of supervised tokens.
