@@ -182,7 +182,7 @@ def test_a_part_that_is_damaged_while_it_waits_ends_the_job_and_the_next_one_mea
             zeroed(parts[0])
 
     with pytest.raises(
-        RunError, match=r"part-000000.safetensors is gone or damaged \(the rows of .* have changed since"
+        RunError, match=r"part-000000.safetensors is gone or damaged \(the rows of .* are not what was measured"
     ):
         compute_config(settings, spoiling)
     assert compute_config(settings).meta["measured_again"] == 1
