@@ -33,6 +33,7 @@ class Kind:
         change: makes it, given the folder of the inputs, the configuration of the command, and what it draws from.
         commands: that read what changes.
         inputs: on which it is made: "lora", "mixture" or "llava".
+        parts: between which numbers of kept parts the command is killed.
         rounds: whether numbers may differ by rounding from those of one call with the change.
         before: what is changed before the command begins.
     """
@@ -40,6 +41,7 @@ class Kind:
     change: Change
     commands: tuple[str, ...] = tuple(COMMANDS)
     inputs: str = "lora"
+    parts: tuple[int, int] = (1, 4)
     rounds: bool = False
     before: Change | None = None
 
@@ -66,6 +68,16 @@ def of_weights(file: str) -> Change:
         tensor = tensors[generator.choice(sorted(tensors))].reshape(-1)
         tensor[generator.randrange(tensor.size)] += 0.5
         save_file(tensors, folder / file, {"format": "pt"})
+
+    return change
+
+
+def of_all_weights(file: str) -> Change:
+    """Every number negated: another model altogether."""
+
+    def change(folder: Path, *_: Any) -> None:
+        tensors = load_file(folder / file)
+        save_file({name: -tensor for name, tensor in tensors.items()}, folder / file, {"format": "pt"})
 
     return change
 
@@ -142,6 +154,13 @@ def of_pooling(folder: Path, values: Values, _: random.Random) -> None:
     values["generation"] = {**values["generation"], "batch_size": 5}
 
 
+def of_judge(folder: Path, values: Values, _: random.Random) -> None:
+    """A judge of all answers, in a folder of its own."""
+    shutil.copytree(folder / "base", folder / "judge")
+    values["judge"] = {"model": str(folder / "judge"), "by": "generation", "device": "cpu", "batch_size": 1}
+    of_tasks(score="judge")(folder, values)
+
+
 KINDS = {
     "lora_alpha": Kind(of_json(ADAPTER, "lora_alpha", 16), MEASURED),
     "use_rslora": Kind(of_json(ADAPTER, "use_rslora", True), MEASURED),
@@ -187,6 +206,7 @@ KINDS = {
         rounds=True,
         before=of_settings(adapter={"dropout": 0}, mixlora={"pooling": "all"}),
     ),
+    "judge": Kind(of_all_weights("judge/model.safetensors"), ("evaluate",), parts=(17, 24), before=of_judge),
     "alpha": Kind(of_settings(lora={"alpha": 32}), ("train",)),
     "learning rate": Kind(of_settings(training={"learning_rate": 1e-3}), ("train",)),
     "pooling of a training": Kind(of_settings(mixlora={"pooling": "all"}), ("train",), "mixture"),
@@ -222,7 +242,7 @@ def _try(place: Path, name: str, kind: Kind, command: str, generator: random.Ran
     if kind.before is not None:
         kind.before(place / "inputs", values, generator)
     job = Job(command, values, place / "cut" / "out")
-    if not cut_short(job, generator.randint(1, 4)):
+    if not cut_short(job, generator.randint(*kind.parts)):
         found.add("tracebacks", f"{command}, {name}: it could not be killed between its parts")
         return
     found.add("tried")

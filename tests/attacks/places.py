@@ -47,8 +47,9 @@ class Job:
         return Job(self.command, self.values, out)
 
     def result(self) -> dict[str, bytes]:
-        """The files of the result by their names, without what says when it was made."""
+        """The files of the result by their names, without what says when it was made and what an earlier judge said."""
         found = files(self.out)
+        found |= {name: _last_words(data) for name, data in found.items() if name.startswith("judgements")}
         for name, when in _WHEN.items():
             if name in found:
                 meta = json.loads(found[name])
@@ -73,8 +74,17 @@ class Job:
         if self.command == "train":
             ended = self.out.glob("checkpoints/checkpoint-*/0.sums")
             return max((int(file.parent.name.partition("-")[2]) for file in ended), default=0)
-        lines = [file.read_bytes().count(b"\n") for file in self.out.glob("predictions/*")]
+        lines = [file.read_bytes().count(b"\n") for file in self.out.glob("[pj]*s/*")]
         return sum(lines)
+
+
+def _last_words(judgements: bytes) -> bytes:
+    """What was said last of each question."""
+    said = {}
+    for line in judgements.splitlines():
+        own = json.loads(line)
+        said[own["question_id"]] = [own["verdict"], own["text"]]
+    return json.dumps(said, sort_keys=True).encode()
 
 
 def make(folder: Path, kind: str = "lora") -> dict[str, dict[str, Any]]:
