@@ -32,8 +32,9 @@ from mixlora.common.progress import Progress, silent
 CONVENTIONS = [
     "Rows are the affected task i, whose loss is read; columns the stepped task j, whose gradient is followed. Every "
     "ordered pair of two tasks counts as one.",
-    "Delta_j L_i is the first-order fall of i's loss (mean cross-entropy over supervised tokens, nats per token) when "
-    "j takes a gradient step of length 1; positive helps. Self pairs are left out.",
+    "Delta_j L_i is the first-order fall of the loss of a unit of i (mean cross-entropy over its supervised tokens, "
+    "nats per token) when a unit of j takes a gradient step of length 1, averaged over pairs of units; positive helps. "
+    "Self pairs are left out.",
     "I_ij is Delta_j L_i relative to Delta_i L_i, the effect of i's own step: 1 helps i as much as its own step, 0 has "
     "no effect, below 0 undoes i's progress.",
     "Sentences, layers and groups are about the ratio of means with pairs leave-one-out; of the three reductions only "

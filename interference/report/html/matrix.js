@@ -145,7 +145,7 @@ function cellFacts(figure, content, own) {
   const known = [["value", number(value, figure.signed)], ["95 % interval", interval(low, high, figure.signed)]];
   if (q !== undefined) known.push(["q, adjusted for the many cells", probability(q)]);
   if (nonpositive !== undefined) known.push(["units whose own step would not help", percent(nonpositive)]);
-  if (leverage !== undefined) known.push(["weight of the heaviest unit", percent(leverage)]);
+  if (leverage !== undefined) known.push(["heaviest unit's weight in a mean of ratios", percent(leverage)]);
   const shown = own && figure.change ? null : own ? "self" : verdict;
   const [word, meaning] = VERDICTS[shown] ?? ["", ""];
   return make("div", { className: "facts" }, make("h4", {}, make("bdi", { textContent: figure.title })),

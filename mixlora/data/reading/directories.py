@@ -116,12 +116,14 @@ def _records_of_files(folder: Path, split: str | None, allowance: Allowance, pro
             "save_to_disk did not write it; give another."
         )
     files = splits[chosen_split(list(splits), split, str(folder))]
+    root = folder.resolve()  # below which the files are named
+    name = root.name if folder.name in ("", "..") else folder.name
     if len(parents := list(dict.fromkeys(file.parent for file in files))) > 1:
-        which = ", ".join(str(parent.relative_to(folder)) for parent in parents)
+        which = ", ".join(str(parent.relative_to(root)) for parent in parents)
         raise DataError(f"{folder} has data in several folders, {which}; name one of them.")
     position = 0
     for file in files:
-        place = f"{folder.name}/{file.relative_to(folder)}"
+        place = f"{name}/{file.relative_to(root)}"
         for record in read_file(file, place, None, allowance, problems):
             yield record.at(position)
             position += 1
@@ -136,16 +138,16 @@ def _files_of_splits(folder: Path) -> dict[str, list[Path]]:
     from datasets.data_files import get_data_patterns, resolve_pattern
 
     found: dict[str, list[Path]] = {}
+    root = folder.resolve()
     try:
-        for split, patterns in get_data_patterns(str(folder)).items():
-            names = {name for pattern in patterns for name in _resolved(resolve_pattern, pattern, folder)}
+        for split, patterns in get_data_patterns(str(root)).items():
+            names = {name for pattern in patterns for name in _resolved(resolve_pattern, pattern, root)}
             if files := sorted(Path(name) for name in names if has_ending(Path(name).name)):
                 found[str(split)] = files
     except OSError:  # datasets' own error says that there is no data
         return {}
-    real = folder.resolve()
     for file in (file for files in found.values() for file in files):
-        if not _is_file_in(file, real):
+        if not _is_file_in(file, root):
             raise DataError(
                 f"{folder} lists {str(file)!r:.200}, which is not a file in it; replace the link by a copy."
             )

@@ -360,7 +360,7 @@ def test_routers_that_look_at_padding_allow_no_smaller_batch_to_go_on(tmp_path, 
     )
     monkeypatch.setattr(processes, "count", lambda: 2)  # each has half of a batch
     message = refused(CheckpointError, made(tmp_path / "out", "mixlora", **POOLED))
-    assert "(training.micro_batch_size is 8 there and 4 here)" in message and files(tmp_path / "out") == before
+    assert "(training.micro_batch_size was 8 and is now 4)" in message and files(tmp_path / "out") == before
     monkeypatch.undo()
     assert run.train(made(tmp_path / "out", "mixlora", **POOLED, training={"micro_batch_size": 8}))
 

@@ -1,5 +1,7 @@
 """Folders of data files as hubs have them, and data sets that a hub has."""
 
+from pathlib import Path
+
 import datasets
 import pyarrow
 import pytest
@@ -42,6 +44,16 @@ def test_the_layout_of_hubs(tmp_path):
         told.partition("splits ")[2].split(", ")
     )
     assert asked == "choose one with `split`."
+
+
+@pytest.mark.parametrize("name", ["set", "set/", "./set", "../work/set", "set/inner/.."])
+def test_a_folder_by_a_relative_path(tmp_path, monkeypatch, name):
+    put(tmp_path / "work" / "set" / "data.parquet", "a")
+    (tmp_path / "work" / "set" / "inner").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    assert [(one.turns[-1].text, one.source) for one in read(Path(name))] == [("a", "set/data.parquet[0]")]
+    put(tmp_path / "work" / "set" / "inner" / "more.parquet", "b")
+    assert refusal(Path(name)).endswith(" has data in several folders, ., inner; name one of them.")
 
 
 @pytest.mark.parametrize(
