@@ -48,13 +48,12 @@ class InterferenceCallback(TrainerCallback):
     Every measurement saves a run to `out/step-<N>` and adds an entry to the Trainer's log:
 
         interference/<affected>/<stepped>  I, as the ratio of means, over all probed blocks
-        interference/conflicts             cells with that verdict, but for those whose I does not bear it out; likewise
-                                           synergies, unclear, no_signal, carried
+        interference/conflicts             cells with that verdict; likewise synergies, unclear, no_signal, carried
         loss/<task>                        nats per token
         signal/<task>                      signal to noise of the task's mean gradient, in power (`metrics.Signal.snr`)
 
-    The log omits values that are not finite, and every I of a task whose verdict is no-signal: a ratio to its own Delta
-    has no meaning. The run has them all.
+    Verdicts that I does not bear out are not counted. The log omits values that are not finite, and every I of a task
+    whose verdict is no-signal: a ratio to its own Delta has no meaning. The run has them all.
 
     Where the Trainer reports to TensorBoard or Weights & Biases (`report_to`), these get the entry as scalars, and the
     matrix as a picture, `train/interference/matrix`. With `verdicts=False`, or more than 40 tasks, there is no picture.

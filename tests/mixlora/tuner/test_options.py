@@ -108,12 +108,12 @@ def test_registering_again_is_harmless():
 
 @pytest.mark.parametrize(
     ("model", "target", "kind"),
-    [(gpt2, "c_attn", "Conv1D"), (llama, "embed_tokens", "Embedding"), (llama, "norm", "LlamaRMSNorm")],
+    [(gpt2, "c_attn", "a Conv1D"), (llama, "embed_tokens", "an Embedding"), (llama, "norm", "a LlamaRMSNorm")],
 )
 def test_a_target_that_is_no_linear_is_refused_by_its_name_and_kind(model, target, kind):
     with pytest.raises(AdapterError) as refused:
         get_peft_model(model(), MixLoraConfig(target_modules=[target]))
-    assert f"{target} is a {kind}, but only Linear modules can be adapted" in str(refused.value)
+    assert f"{target} is {kind}, but only Linear modules can be adapted" in str(refused.value)
     assert "leave it out of target_modules" in str(refused.value)
 
 
