@@ -12,7 +12,7 @@ import threading
 import time
 from pathlib import Path
 
-KILLS = 6
+KILLS = 8
 PRELOAD = [
     *("mixlora.training.run", "mixlora.evaluation.run", "mixlora.evaluation.judging.run", "mixlora.data.mini"),
     *("interference.factors.observer", "interference.measurement.compute", "interference.cli", "mixlora.cli"),
