@@ -22,6 +22,8 @@ MOST_VALUES = 100_000
 """The most values in it, each counted as often as aliases repeat it."""
 MOST_INCLUDED = 16
 """The longest chain of files that include each other."""
+_LONGEST = 1024
+"""Characters of the path of a file that is included."""
 
 
 Place = Annotated[str, AfterValidator(os.path.expanduser)]
@@ -202,6 +204,8 @@ def _included(name: Any, path: Path, including: tuple[Path, ...]) -> Path:
     """The file that one includes."""
     if not isinstance(name, str):
         raise ConfigError(f"{path}: include: {name!r:.60} is {type_of(name)}; give the name of one file")
+    if len(name) > _LONGEST:
+        raise ConfigError(f"{path}: include: {name!r:.60} has {len(name)} characters; give a path of up to {_LONGEST}")
     if path.resolve() in including:
         raise ConfigError(f"{path}: include: {name} leads back to a file that includes it")
     if len(including) >= MOST_INCLUDED:

@@ -48,6 +48,7 @@ MERGED = "a: &a {k: 1}\n" + "".join(
         ("include: pipe", "pipe cannot be read: it is a pipe or a device, not a regular file"),
         ("include: 'a\\0b'", "there is no configuration file"),
         ("include: c.yaml", "leads back to a file that includes it"),
+        (f"include: '{'9' * 5000}'", f"c.yaml: include: '{'9' * 59} has 5000 characters; give a path of up to 1024"),
         ("include: " + "x" * 300, "cannot be read: File name too long"),
         ("include: .", "cannot be read: Is a directory"),
         ("include: s0.yaml", "s15.yaml: include: s16.yaml is more than 16 files deep; include fewer"),
