@@ -20,13 +20,13 @@ TYPED = """
 import interference
 from mixlora import MixLoraConfig
 
-reveal_type(interference.load("run").probes)
+reveal_type(interference.load("run").tasks)
 reveal_type(MixLoraConfig(r=4).num_factors)
 interference.load(3)
 """
 """A stranger's module, in whose last line a type checker must find a mistake."""
 REVEALED = (
-    'note: Revealed type is "pandas.core.frame.DataFrame"',
+    'note: Revealed type is "list[str]"',
     'note: Revealed type is "int"',
     'error: Argument 1 to "load" has incompatible type "int"',
 )
