@@ -166,7 +166,7 @@ def _survived(check: Callable[[], Iterable[Finding]]) -> list[Finding]:
     """What a check finds; an error of a broken package counts as missing."""
     try:
         return list(check())
-    except Exception as error:  # the package that raised it is told as broken already
+    except Exception as error:  # the broken package has its own line already
         name = check.__name__.strip("_")
         return [Finding(name, Status.MISSING, "", f"this was not checked ({type(error).__name__}: {error})")]
 

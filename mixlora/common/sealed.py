@@ -1,4 +1,4 @@
-"""Seals: the checksum of itself that a JSON record carries, by which damage to any of its values or names is told.
+"""Seals: a checksum of a JSON record, kept in the record itself. It reveals damage to any value or name.
 
 Also checksums of whole files, which a sealed record names.
 

@@ -1,4 +1,4 @@
-"""What came of an attack: how many times each outcome, and the faults in words."""
+"""The outcomes of an attack: how often each occurred, and a sentence per fault."""
 
 from dataclasses import dataclass, field
 

@@ -69,7 +69,7 @@ def value_count(column: Any) -> int:
 
 
 def _values(count: int, size: int = 0) -> Sizes:
-    """Equal sizes of so many rows, which take no memory."""
+    """Equal sizes of `count` rows, without memory for each."""
     return np.broadcast_to(np.int64(VALUE + size), (count,))
 
 

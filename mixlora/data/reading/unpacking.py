@@ -53,7 +53,7 @@ class Allowance:
         self.left -= count
 
     def check(self, count: int, name: str) -> None:
-        """Check that so many bytes are left.
+        """Check that this many bytes are left.
 
         Raises:
             DataError: they are not.

@@ -110,7 +110,7 @@ def test_no_reader_takes_being_told_to_stop_for_bad_input(capsys, monkeypatch):
     words = "SIGTERM arrived, perhaps because another process ended; the same command continues"
     try:
         assert ended(app, capsys) == (1, f"stopped: {words}\n")
-        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN  # it is told how it ends, and does so by itself
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN  # it reports its error undisturbed
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
