@@ -51,12 +51,12 @@ PURE = (
 OWNERS = {  # libraries, and the only files that may import them
     "matplotlib": [
         "interference/figures/canvas.py",
+        "interference/figures/cells.py",
         "interference/figures/factors.py",
-        "interference/figures/matrices.py",
         "interference/figures/scores.py",
         "mixlora/data/mini/draw.py",  # the suite draws words in its font
     ],
-    "seaborn": ["interference/figures/matrices.py"],
+    "seaborn": ["interference/figures/cells.py"],
     "typer": [
         "interference/cli/commands.py",
         "interference/cli/drawing.py",

@@ -1,6 +1,7 @@
 """Pictures of runs, factors and scores: data in, a matplotlib figure out. The only wing that imports matplotlib.
 
-`canvas` is what all share, `matrices` draws a run's, `ways` says by which estimators, `factors` draws selections,
+`canvas` is what all share, `cells` draws one matrix, `matrices` draws a run's, `ways` says by which estimators,
+`factors` draws selections,
 `scores` results of an evaluation; `paper` has the figures of the paper, `gallery` is the command `interference figure`.
 
 Not here: numbers that are drawn (`statistics`, `factors`), and the report's own charts (`report.html`).

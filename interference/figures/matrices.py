@@ -3,35 +3,23 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
-import seaborn
-from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from interference.blocks import Scope, Side, Space
 from interference.errors import ScopeError
-from interference.figures.canvas import Picture, alone, room, save, short
+from interference.figures.canvas import Picture, room, save
+from interference.figures.cells import FRAMES, colourbar, matrix
 from interference.figures.ways import Way, agreed, told
 from interference.run import Run, compare
 from interference.run.frames import in_order
 from interference.run.notebook import limit_of
-from interference.run.remarks import AT_ODDS, opposed, shown_verdicts
+from interference.run.remarks import opposed, shown_verdicts
 from interference.statistics.estimand import METRICS
 from mixlora.common.errors import plain
 
 __all__ = ["difference", "heatmap", "panels", "save", "series"]
 
-COLOURS = "RdBu_r"  # blue for negative, red for positive, as in the paper's heatmaps
-MARKS = {"conflict": "conflict", "synergy": "synergy", "unclear": "", "self": ""}
-MARKS |= {"no-signal": "no signal", "carried": "carried", AT_ODDS: ""}
-CHANGES = {"lower": "lower", "higher": "higher"}
-FRAMES = {"conflict": "-", "lower": "-", "synergy": (0, (3, 2)), "higher": (0, (3, 2))}
 KEY = "frame: beyond noise; solid conflict, dashed synergy"  # where verdicts are not written
-SIGNED = ("interference", "delta", "cosine", "pair_cosine")  # 0 means neither helps nor hurts
 
 
 def heatmap(run: Run, metric: str = "interference", title: str | None = None, **options: Any) -> Picture:
@@ -79,9 +67,9 @@ def drawn(table: pd.DataFrame, metric: str, title: str, **options: Any) -> Pictu
     figure = Picture((size + 1.0 + more, size + more))
     (axes,) = figure.grid(1, 1)
     limit = limit_of([table], metric)
-    _matrix(axes, table, tasks, metric, limit, detailed=True)
+    matrix(axes, table, tasks, metric, limit, detailed=True)
     axes.set_title(plain(title), fontsize=10, wrap=True, parse_math=False)
-    _colourbar(figure, [axes], metric, limit, [table])
+    colourbar(figure, [axes], metric, limit, [table])
     figure.data = table
     _explain(figure, metric, [Way("", options)])
     return figure
@@ -111,9 +99,9 @@ def series(runs: Mapping[str, Run], metric: str = "interference", **options: Any
     axes = figure.grid(1, len(runs))
     limit = limit_of(tables, metric)
     for place, (title, table) in enumerate(zip(runs, tables, strict=True)):
-        _matrix(axes[place], table, tasks, metric, limit, detailed=True, labelled=place == 0)
+        matrix(axes[place], table, tasks, metric, limit, detailed=True, labelled=place == 0)
         axes[place].set_title(plain(title), fontsize=10, parse_math=False)
-    _colourbar(figure, axes, metric, limit, tables)
+    colourbar(figure, axes, metric, limit, tables)
     figure.data = _stacked({(title,): table for title, table in zip(runs, tables, strict=True)}, ["run"])
     _explain(figure, metric, [Way("", options)])
     return figure
@@ -172,9 +160,9 @@ def difference(
         own, limit = axes[3 * k : 3 * k + 3], limit_of(list(shown.values()), metric)
         for place, (title, table) in enumerate(shown.items()):
             edges = {"labelled": place == 0, "footed": k == len(ways) - 1}
-            _matrix(own[place], table, tasks, metric, limit, detailed=True, judged=way.judged, **edges)
+            matrix(own[place], table, tasks, metric, limit, detailed=True, judged=way.judged, **edges)
             own[place].set_title(_titled(title, way), fontsize=10, parse_math=False)
-        _colourbar(figure, own, metric, limit, list(shown.values()))
+        colourbar(figure, own, metric, limit, list(shown.values()))
     figure.data = _by_way(ways, [{(title,): table for title, table in shown.items()} for shown in rows], ["run"])
     _explain(figure, metric, ways)
     return figure
@@ -255,11 +243,11 @@ def panels(
             panel.set_title(_titled(f"layer {key[0]}, {key[1]}, {key[2]}", way), fontsize=8, parse_math=False)
             if key in tables:
                 edges = {"labelled": c == 0, "footed": (k, r) == (len(ways) - 1, len(rows) - 1)}
-                _matrix(panel, tables[key], run.tasks, metric, limit, judged=way.judged, **edges)
+                matrix(panel, tables[key], run.tasks, metric, limit, judged=way.judged, **edges)
             else:
                 panel.text(0.5, 0.5, empty[key], ha="center", va="center", fontsize=8)
                 panel.set_axis_off()
-        _colourbar(figure, own, metric, limit, list(tables.values()))
+        colourbar(figure, own, metric, limit, list(tables.values()))
     figure.data = _by_way(ways, made, ["layer", "modules", "side"])
     _explain(figure, metric, ways, KEY)
     return figure
@@ -326,82 +314,3 @@ def _stacked(tables: Mapping[Any, pd.DataFrame], keys: Sequence[str]) -> pd.Data
 def _more_room(tasks: Sequence[str]) -> float:
     """For names longer than the figures' sizes allow for, in inches."""
     return max(0.0, room(tasks) - 0.9)
-
-
-def _matrix(
-    axes: Axes,
-    table: pd.DataFrame,
-    tasks: Sequence[str],
-    metric: str,
-    limit: float,
-    detailed: bool = False,
-    labelled: bool = True,
-    footed: bool = True,
-    judged: bool = True,
-) -> None:
-    count = len(tasks)
-    own = table["affected"] == table["stepped"]
-    table = table.assign(verdict=shown_verdicts(table) if judged else np.where(own, table["verdict"], AT_ODDS))
-    values = table["value"].to_numpy().reshape(count, count)
-    sign = "+" if metric in SIGNED and not detailed else ""
-    texts = [_text(row, detailed, sign) for row in table.itertuples()]
-    low = -limit if metric in SIGNED else 0.0
-    with alone(axes):
-        seaborn.heatmap(
-            values,
-            ax=axes,
-            vmin=low,
-            vmax=limit,
-            cmap=COLOURS if low else "Reds",
-            annot=np.array(texts, dtype=object).reshape(count, count),
-            fmt="",
-            annot_kws={"fontsize": 7 if detailed else 6},
-            cbar=False,
-            square=True,
-            linewidths=0.5,
-            xticklabels=False,
-            yticklabels=False,
-        )
-    for row, column in np.argwhere(np.isnan(values)):  # which seaborn leaves empty
-        axes.text(column + 0.5, row + 0.5, "–", ha="center", va="center", fontsize=7)
-    names = [short(task) for task in tasks]  # as they are: "$" begins no formula
-    if footed:
-        axes.set_xticks(np.arange(count) + 0.5, names, parse_math=False)
-    if labelled:
-        axes.set_yticks(np.arange(count) + 0.5, names, parse_math=False)
-    axes.tick_params(labelsize=7, length=0)
-    axes.tick_params(axis="x", rotation=40)
-    axes.tick_params(axis="y", rotation=0)
-    for label in axes.get_xticklabels():
-        label.set_horizontalalignment("right")
-    if footed:
-        axes.set_xlabel("stepped task", fontsize=8)
-    if labelled:
-        axes.set_ylabel("affected task", fontsize=8)
-    _frame_verdicts(axes, table["verdict"].to_numpy().reshape(count, count))
-
-
-def _frame_verdicts(axes: Axes, verdicts: np.ndarray) -> None:
-    """A frame around what is beyond noise: solid for conflict or lower, dashed for synergy or higher."""
-    for (row, column), verdict in np.ndenumerate(verdicts):
-        if verdict in FRAMES:
-            style, corner = FRAMES[verdict], (column + 0.04, row + 0.04)
-            axes.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, edgecolor="black", linewidth=1.3, linestyle=style))
-
-
-def _text(row: Any, detailed: bool, sign: str) -> str:
-    value = "–" if not np.isfinite(row.value) else f"{row.value:{sign}.2f}"
-    if not detailed or row.verdict == "self":
-        return value
-    interval = f"[{row.low:.2f}, {row.high:.2f}]" if np.isfinite(row.low) else "[no interval]"
-    mark = (MARKS | CHANGES)[row.verdict]
-    return "\n".join([value, interval, mark] if mark else [value, interval])
-
-
-def _colourbar(figure: Figure, axes: Sequence[Axes], metric: str, limit: float, tables: Sequence[pd.DataFrame]) -> None:
-    low = -limit if metric in SIGNED else 0.0
-    beyond = any((table["value"].abs() > limit).any() for table in tables)
-    colours = ScalarMappable(Normalize(low, limit), COLOURS if low else "Reds")
-    bar = figure.colorbar(colours, ax=list(axes), shrink=0.7, extend="both" if beyond and low else "neither")
-    bar.ax.tick_params(labelsize=7)
-    bar.set_label(metric, fontsize=8)

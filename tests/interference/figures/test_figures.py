@@ -15,6 +15,7 @@ from PIL import Image
 from interference import blocks
 from interference.errors import ScopeError
 from interference.figures import canvas, matrices
+from interference.figures.cells import SIGNED
 from interference.run import Run, notebook
 from interference.run.grams import pack
 from interference.statistics.estimand import METRICS
@@ -35,7 +36,7 @@ def test_a_heatmap_shows_the_table(shown, metric):
     cells = mesh(axes)
     np.testing.assert_allclose(np.asarray(cells.get_array()).ravel(), table["value"])
     low, high = cells.get_clim()
-    assert high > 0 and low == (-high if metric in matrices.SIGNED else 0)
+    assert high > 0 and low == (-high if metric in SIGNED else 0)
     assert (labels(axes.xaxis), labels(axes.yaxis)) == (["a", "b"], ["a", "b"])
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("stepped task", "affected task")
     assert axes.get_title() == f"{metric}: {METRICS[metric].meaning}"
