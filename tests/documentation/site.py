@@ -85,11 +85,15 @@ def _outside(url: str) -> bool:
     return urlsplit(url).scheme not in {"file", "data", "blob", "about"}
 
 
+_SEARCHED = "document.querySelector('#search-results h2')?.innerText === 'Search Results'"
+"""The page adds one result after another under the title "Searching", and changes the title when it has all."""
+
+
 def search(site: Path, browser: Any) -> Iterator[str]:
     """A sentence if the search does not find a term from disk."""
     tab = browser.new_page()
     tab.goto(f"{(site / 'search.html').as_uri()}?q={TERM}")
-    tab.wait_for_selector("#search-results li a", timeout=20_000)
+    tab.wait_for_function(_SEARCHED, timeout=60_000)
     found = [
         Path(urlsplit(link.get_attribute("href")).path).name for link in tab.query_selector_all("#search-results li a")
     ]
