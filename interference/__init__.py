@@ -17,11 +17,13 @@ from mixlora.common.aliases import Aliases
 if TYPE_CHECKING:
     from interference import factors as factors
     from interference import figures as figures
+    from interference import prediction as prediction
     from interference.callback import InterferenceCallback
     from interference.factors import observer as observation
     from interference.figures import paper
     from interference.measurement.compute import compute
     from interference.measurement.trainer import from_trainer, trainer_batches
+    from interference.prediction.lookahead import lookahead
     from interference.run import Run, compare, load
     from interference.statistics import metrics, uncertainty
     from interference.verification import reference
@@ -36,9 +38,11 @@ __all__ = [
     "figures",
     "from_trainer",
     "load",
+    "lookahead",
     "metrics",
     "observation",
     "paper",
+    "prediction",
     "reference",
     "trainer_batches",
     "uncertainty",
@@ -52,6 +56,7 @@ _HOMES = {
     "compute": "measurement.compute",
     "from_trainer": "measurement.trainer",
     "load": "run",
+    "lookahead": "prediction.lookahead",
     "trainer_batches": "measurement.trainer",
     "verify": "verification.verify",
 }

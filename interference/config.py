@@ -3,6 +3,7 @@
 import numbers
 import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from interference.blocks import Component, Granularity
 from interference.errors import ConfigError
 from mixlora.common import settings as yaml_settings
 from mixlora.common.sections import BaseSection, TaskSection
-from mixlora.common.settings import Place, Section
+from mixlora.common.settings import Number, Place, Section
 from mixlora.data.groups import IMAGE, NONE
+from mixlora.training.config import Order, Rate
 
 LEAST_SUMS = 16
 """The smallest number of random sums in a sketch."""
@@ -112,16 +114,81 @@ class ProbeConfig(Section):
         return value
 
 
-class AnalysisConfig(Section):
-    """Everything `compute` needs.
+class BranchSection(Section):
+    """Values of the recipe that replace those of the training; None keeps the training's, or `mixlora train`'s default.
 
     Attributes:
+        batch_size: examples in an optimizer step.
+        micro_batch_size: examples in one forward pass.
+        learning_rate: AdamW's, constant along a branch.
+        weight_decay: AdamW's.
+        max_grad_norm: gradients are clipped to it; 0 for none.
+        max_length: tokens kept of an example.
+        order: "length", "shuffled" or "task": which examples share a batch.
+        bf16: compute in bfloat16 (autocast).
+        gradient_checkpointing: recompute activations instead of keeping them.
+    """
+
+    batch_size: int | None = Field(None, ge=1)
+    micro_batch_size: int | None = Field(None, ge=1)
+    learning_rate: Rate | None = None
+    weight_decay: Number | None = Field(None, ge=0)
+    max_grad_norm: Number | None = Field(None, ge=0)
+    max_length: int | None = Field(None, ge=1)
+    order: Order | None = None
+    bf16: bool | None = None
+    gradient_checkpointing: bool | None = None
+
+
+class LookaheadConfig(Section):
+    """How far `interference lookahead` trains along each task, and by which recipe.
+
+    Attributes:
+        training: a configuration of `mixlora train`, or the directory of a training: its recipe is followed, and
+            examples of the tasks that it names are trained on. None for the training that made the adapter, where its
+            directory tells it.
+        recipe: values that replace those of the training. Without any training they are the recipe.
+        steps: numbers of optimizer steps after which every task's held-out loss is read, ascending.
+        seeds: branches along each task, each with batches and dropout of its own.
+        seed: of the first of them; the others have the numbers after it.
+        held_out: examples of each task whose losses are read. They share nothing with the examples trained on.
+    """
+
+    training: Place | None = None
+    recipe: BranchSection = Field(default_factory=lambda: BranchSection.model_validate({}))
+    steps: list[int] = Field(default_factory=lambda: [1, 2, 5, 10, 20, 40], min_length=1)
+    seeds: int = Field(3, ge=2)
+    seed: int = Field(0, ge=0, lt=_SEEDS)
+    held_out: int = Field(100, ge=2)
+
+    @field_validator("steps")
+    @classmethod
+    def _ascending(cls, value: list[int]) -> list[int]:
+        if value and value[0] < 1:
+            raise ValueError("a branch of 0 steps is the checkpoint itself; begin with 1 or more")
+        if any(after <= before for before, after in pairwise(value)):
+            raise ValueError("is not ascending; list each number of steps once, the smallest first")
+        return value
+
+    @model_validator(mode="after")
+    def _seeds_in_range(self) -> "LookaheadConfig":
+        if self.seed + self.seeds > _SEEDS:
+            raise ValueError(f"seed {self.seed} and the {self.seeds - 1} after it must stay below {_SEEDS}")
+        return self
+
+
+class AnalysisConfig(Section):
+    """Everything `compute` needs, and `lookahead`.
+
+    Attributes:
+        lookahead: what `interference lookahead` does; None for its defaults. `compute` does not read it.
         out: the run's directory.
     """
 
     model: ModelConfig
     tasks: dict[str, TaskConfig] = Field(min_length=1)
     probe: ProbeConfig = Field(default_factory=lambda: ProbeConfig.model_validate({}))
+    lookahead: LookaheadConfig | None = None
     out: Place | None = None
 
     @property

@@ -22,10 +22,11 @@ WINGS = {  # a wing, or a module at the top of a package, may import those liste
     "interference.measurement": "errors blocks run gradients config",
     "interference.verification": "errors blocks run gradients config measurement",
     "interference.factors": "errors blocks statistics run gradients config measurement",
+    "interference.prediction": "errors statistics run gradients config measurement",
     "interference.callback": "errors statistics run measurement figures",
     "interference.figures": "errors blocks statistics run factors",
-    "interference.report": "errors blocks statistics run config figures",
-    "interference.cli": "errors run config measurement verification factors figures report",
+    "interference.report": "errors blocks statistics run config prediction figures",
+    "interference.cli": "errors run config measurement verification factors prediction figures report",
     "mixlora.common": "",
     "mixlora.tuner": "common",
     "mixlora.data": "common",
@@ -61,9 +62,15 @@ OWNERS = {  # libraries, and the only files that may import them
         "interference/cli/commands.py",
         "interference/cli/drawing.py",
         "interference/cli/options.py",
+        "interference/cli/predicting.py",
         "mixlora/cli.py",
     ],
-    "rich": ["interference/cli/demo.py", "interference/cli/printing.py", "mixlora/common/terminal.py"],
+    "rich": [
+        "interference/cli/demo.py",
+        "interference/cli/horizons.py",
+        "interference/cli/printing.py",
+        "mixlora/common/terminal.py",
+    ],
     "filelock": ["mixlora/common/locks.py"],
     "yaml": ["mixlora/common/settings.py"],
     "pydantic": [
@@ -243,6 +250,11 @@ def test_a_run_is_read_and_printed_without_torch():
 
 def test_factors_are_read_and_counted_without_torch():
     code = "from interference import factors; factors.load"
+    assert loaded_after(code, "torch", "transformers", "peft", "matplotlib") == []
+
+
+def test_a_lookahead_is_read_and_put_into_tables_without_torch():
+    code = "from interference import prediction; prediction.load"
     assert loaded_after(code, "torch", "transformers", "peft", "matplotlib") == []
 
 

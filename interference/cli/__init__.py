@@ -1,12 +1,12 @@
 """The command `interference`: a thin shell over the library. Nothing heavy is imported before it is needed.
 
-`commands` declares the commands that measure and print, `drawing` those that draw, `options` what they take, `printing`
-what they print; `demo` is the demonstration.
+`commands` declares the commands that measure and print, `drawing` those that draw, `predicting` those that train.
+`options` has what they take, `printing` and `horizons` what they print; `demo` is the demonstration.
 
 Not here: anything that computes.
 """
 
-from interference.cli import drawing
+from interference.cli import drawing, predicting
 from interference.cli.commands import main
 
-__all__ = ["drawing", "main"]
+__all__ = ["drawing", "main", "predicting"]

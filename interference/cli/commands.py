@@ -248,11 +248,13 @@ def plan(
     """Estimate what `compute` will cost: units, blocks, memory, disk and time, and cheaper choices.
 
     With --pilot, also say how many groups (or units) a verdict needs for a power of 80%. --pilot alone says only that.
+    If the configuration has a lookahead, also estimate what that will cost.
 
     Example: interference plan analysis_configs/paper_figure2.yaml --set probe.unit_size=10
     """
-    from interference.cli import printing
+    from interference.cli import horizons, printing
     from interference.measurement import plan
+    from interference.prediction import cost
     from mixlora.common import terminal
 
     given = given_options(base, adapter, task, layers, modules, samples, seed, memory_budget, None)
@@ -260,10 +262,13 @@ def plan(
     resolved = configuration(config, settings, given) if pilot is None or config or given or settings else None
     needs = None if pilot is None else plan.needed_by(pilot, resolved, wished)
     found = None if resolved is None else plan.plan(resolved, timed=time)
+    ahead = None if resolved is None or resolved.lookahead is None else cost.cost(resolved, timed=time)
     if as_json:
-        typer.echo(printing.plan_json(found, needs))
+        typer.echo(printing.plan_json(found, needs, ahead))
     else:
         printing.plan(found, terminal.console(), needs)
+        if ahead is not None:
+            horizons.cost(ahead, terminal.console())
     after = "interference compute, with as many samples" if found is None else _same("compute", config, given, settings)
     command.next_steps(after, quiet=quiet or as_json)
 
@@ -298,4 +303,4 @@ def _same(name: str, config: Path | None, given: Mapping[str, Any], settings: Se
 
 def main() -> None:
     """Entry point: errors become one sentence on stderr and an exit code."""
-    command.run(app, alone={"factors", "report", "figure", "demo", "verify"})
+    command.run(app, alone={"factors", "report", "figure", "demo", "verify", "lookahead"})

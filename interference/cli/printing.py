@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,7 @@ from mixlora.common.files import amount
 if TYPE_CHECKING:
     from interference.config import AnalysisConfig
     from interference.measurement.plan import Plan
+    from interference.prediction.cost import Cost
     from interference.run.planning import Needed
     from interference.verification.verify import Verification
 
@@ -86,6 +88,11 @@ def matrix(table: pd.DataFrame, title: str, carried: Mapping[str, str] | None = 
     return grid
 
 
+def fits(table: pd.DataFrame, console: Console) -> bool:
+    """Whether the cells of a table are printed as a matrix: the console is wide enough, or they are few."""
+    return console.width >= _NAME + _COLUMN * table["affected"].nunique() or len(table) <= 2 * _ENDS
+
+
 def extremes(table: pd.DataFrame, title: str) -> Table:
     """The lowest and highest cells of `Run.table`, where the matrix of all tasks would not fit."""
     cells = table[table["affected"] != table["stepped"]]
@@ -125,10 +132,10 @@ def show(run: Run, metric: str, console: Console, **options: Any) -> None:
     gram = run.gram(**scope.options)
     said = ", ".join(f"{key} {value}" for key, value in read_by(metric, options).items())
     title = f"{metric} ({said})" if said else metric
-    fits = console.width >= _NAME + _COLUMN * len(run.tasks) or len(table) <= 2 * _ENDS
+    wide = fits(table, console)
     carriers = run.carriers(**scope.options)
     words = {task: carried_words(groups, run.meta) for task, groups in carriers.items()}
-    console.print(matrix(table, title, words) if fits else extremes(table, title))
+    console.print(matrix(table, title, words) if wide else extremes(table, title))
     console.print(headline(table))
     if metric == "interference" and has_null(gram, run.probes):
         null = run.null(**options)
@@ -138,7 +145,7 @@ def show(run: Run, metric: str, console: Console, **options: Any) -> None:
     signal = run.signal(**scope.options)
     console.print(frame(signal, "signal of each task's mean gradient"))
     shared = run.overlap()
-    if fits and (shared.to_numpy() > 0).sum() > len(shared):  # a remark tells how many units share groups
+    if wide and (shared.to_numpy() > 0).sum() > len(shared):  # a remark tells how many units share groups
         console.print(frame(shared, "groups in common (share)"))
     for line in remarks(run, table, signal, metric, options.get("reduce"), options.get("aggregate"), carriers, gram):
         console.print(Text(f"note: {line}"))
@@ -329,10 +336,11 @@ def to_json(data: pd.DataFrame) -> str:
     return json.dumps(_rows(data), indent=2)
 
 
-def plan_json(found: "Plan | None", needs: "Needed | None" = None) -> str:
-    """A plan, and what verdicts need by a pilot, as JSON: what `plan` prints."""
+def plan_json(found: "Plan | None", needs: "Needed | None" = None, ahead: "Cost | None" = None) -> str:
+    """A plan, what verdicts need by a pilot, and what a lookahead takes, as JSON: what `plan` prints."""
     names = ("units", "groups", "blocks", "width", "spool", "stored", "memory", "gpu_memory", "seconds")
     cost = {} if found is None else {name: getattr(found, name) for name in names} | {"choices": _rows(found.choices)}
+    cost |= {} if ahead is None else {"lookahead": {**asdict(ahead), "seconds": ahead.seconds}}
     if needs is None:
         return json.dumps(cost, indent=2)
     rows = needs.table.assign(reachable=np.isfinite(needs.table["groups"]).where(needs.table["groups"].notna(), None))

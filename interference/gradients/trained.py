@@ -51,6 +51,11 @@ class Trained(NamedTuple):
     name: str = ""
 
 
+def trained_parameters(model: nn.Module, adapter: str) -> list[nn.Parameter]:
+    """Every parameter that trains with an adapter, once."""
+    return list({id(found.parameter): found.parameter for found in _trained(model, adapter)}.values())
+
+
 def unprobed(model: nn.Module, adapter: str, targets: Sequence[Target]) -> list[str]:
     """In words: what trains with the adapter and is not measured.
 

@@ -46,10 +46,12 @@ CONVENTIONS = {
 }
 _ELSEWHERE: Any = {
     "out": True,
+    "lookahead": True,
     "model": {"base", "adapter", "projector"},
     "probe": {"spool_dir", "memory_budget"},
 }
-"""Keys that say where and with how much memory to measure, not what; of what paths name, the content counts."""
+"""Keys that say where and with how much memory to measure, or something else, not what; of what paths name, the
+content counts."""
 
 
 def compute(

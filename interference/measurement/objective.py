@@ -127,7 +127,7 @@ def agrees(model: nn.Module, adapter: str, batch: Batch, loss: Loss | None) -> b
         if loss is not None:
             raise
         example = dict(batch)
-    with as_found(model), own_randomness(0), _without_graph(model):
+    with as_found(model), own_randomness(0), without_graph(model):
         activate(model, adapter)
         model.eval()
         found, plain = _own(model, example) if loss is None else _both(model, example, loss)
@@ -135,7 +135,7 @@ def agrees(model: nn.Module, adapter: str, batch: Batch, loss: Loss | None) -> b
 
 
 @contextmanager
-def _without_graph(model: nn.Module) -> Iterator[None]:
+def without_graph(model: nn.Module) -> Iterator[None]:
     """Inside, forwards keep no graph, unless that would change the weights.
 
     On a processor, bitsandbytes packs 4-bit weights for inference, in bfloat16, at the first input that needs no

@@ -12,6 +12,7 @@ import numpy as np
 
 from interference.blocks import Scope
 from interference.errors import ScopeError
+from interference.prediction import Lookahead
 from interference.report import conclusions
 from interference.report.findings import changes, depth
 from interference.report.findings.changes import Compared
@@ -19,6 +20,7 @@ from interference.report.findings.dependence import dependences
 from interference.report.findings.drivers import drivers
 from interference.report.findings.excerpts import Excerpts
 from interference.report.findings.grouping import Grouping, group
+from interference.report.findings.horizon import horizons
 from interference.report.phrases import sentence, several
 from interference.report.scopes import BASE, WHOLE, Choice, Detail, contents, key_of, words_of
 from interference.report.summary import RunSummary, cells, counts, summarise
@@ -81,6 +83,8 @@ class ReportData:
         trajectory: cells of runs that are checkpoints of one training.
         dependence: what is assumed and found of units that are not independent, once for all runs of which it is the
             same; see `findings.dependence`.
+        horizons: of each run that has a lookahead, how its I ranks what real steps did: label, tasks, words, recipe,
+            points (steps, Spearman within rows and overall, verdicts) and matrices (steps, rows of cells).
         reached: what reached the model, once for all runs that say the same: labels, sentences (said), and an example a
             task: task, id, tokens, supervised, cut, pieces [text, whether it is supervised].
     """
@@ -100,6 +104,7 @@ class ReportData:
     trajectory: list[dict[str, Any]]
     reached: list[dict[str, Any]]
     dependence: list[dict[str, Any]]
+    horizons: list[dict[str, Any]]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as one dict."""
@@ -117,6 +122,7 @@ def report(
     replicates: int = 1000,
     examples: bool = True,
     sources: Mapping[str, str] | None = None,
+    ahead: Mapping[str, Lookahead] | None = None,
     progress: Progress = silent,
 ) -> ReportData:
     """The report of some runs.
@@ -128,6 +134,7 @@ def report(
         replicates: resamples of every interval.
         examples: read the data again that the runs name, to show the examples behind the clearest cells.
         sources: {label: where the run lies}.
+        ahead: {label: the lookahead from the run's checkpoint}, where there is one.
         progress: called with what is being done.
 
     Raises:
@@ -168,6 +175,7 @@ def report(
         trajectory=trajectory,
         reached=_reached(summaries),
         dependence=dependences(summaries),
+        horizons=horizons(summaries, ahead or {}),
     )
     for run, said in zip(data.runs, details, strict=True):
         run["notes"] = [*(said if len(runs) > 1 else []), *run["notes"]]

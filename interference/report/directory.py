@@ -6,8 +6,10 @@ from pathlib import Path
 from interference.errors import ConfigError, RunError
 from interference.figures import matrices
 from interference.figures.canvas import Picture, rendered
+from interference.prediction import Lookahead
 from interference.report import data, tables
 from interference.report.findings import depth
+from interference.report.findings.horizon import beside
 from interference.report.html import render
 from interference.run import Run, load
 from mixlora.common.directories import check_writable
@@ -53,7 +55,9 @@ def write(
         check_writable(out)  # now, not after minutes of bootstraps
     sources = {label: str(path) for label, path in zip(named, runs, strict=True)}
     named = depth.in_step_order(named)  # figures are numbered as the tables are
-    made = data.report(named, detail, examples=examples, sources=sources, progress=progress)
+    ahead, unshown = _ahead(named, sources)
+    made = data.report(named, detail, examples=examples, sources=sources, ahead=ahead, progress=progress)
+    made.left_out.extend(unshown)
     drawn = {name: _layers(run) for name, run in named.items()}
     made.left_out.extend(_not_drawn(named, drawn))
     pictures = {f"figures/{name}": content for name, content in _figures(named, drawn)}
@@ -61,6 +65,13 @@ def write(
     html = render.render(made.to_json()).encode("utf-8")
     folder.replace({"report.html": html, **pictures, **sheets})
     return [out / "report.html", *([out / "figures"] if pictures else []), out / "tables"]
+
+
+def _ahead(runs: Mapping[str, Run], sources: Mapping[str, str]) -> tuple[dict[str, Lookahead], list[str]]:
+    """The lookaheads beside the runs, and sentences on those that are not shown."""
+    found = {label: beside(Path(sources[label]), run) for label, run in runs.items()}
+    unshown = [f"{label}: {words}." for label, (_, words) in found.items() if words]
+    return {label: ahead for label, (ahead, _) in found.items() if ahead is not None}, unshown
 
 
 def check(out: Path) -> OutputFolder:

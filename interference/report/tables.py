@@ -20,8 +20,8 @@ def render(report: ReportData) -> dict[str, bytes]:
 
     `matrix-K.csv` is the K-th run's interference (ratio of means, all layers) as a matrix, rows affected and columns
     stepped; `cells.csv` every choice of metric over all layers, one row per cell; `differences.csv`, `signal.csv`,
-    `null.csv`, `profile.csv`, `groups.csv`, `overlap.csv` and `trajectory.csv` are what their names say, where there is
-    any. No file is named after a run or task.
+    `null.csv`, `profile.csv`, `groups.csv`, `overlap.csv`, `lookahead.csv` and `trajectory.csv` are what their names
+    say, where there is any. No file is named after a run or task.
     """
     frames = {f"matrix-{place + 1}": frame for place, frame in enumerate(_matrices(report))}
     rows = {
@@ -31,6 +31,7 @@ def render(report: ReportData) -> dict[str, bytes]:
         **{name: _rows(report, name) for name in ("null", "profile")},
         "groups": _groups(report),
         "overlap": _overlap(report),
+        "lookahead": _lookahead(report),
         "trajectory": ({**row, "run": report.runs[row["run"]]["label"], **_READ} for row in report.trajectory),
     }
     frames |= {name: pd.DataFrame(list(found)) for name, found in rows.items()}
@@ -99,3 +100,13 @@ def _overlap(report: ReportData) -> Iterator[dict[str, Any]]:
             if i != j:
                 counts = {"groups": found["groups"][i], "share": found["overlap"][i][j]}
                 yield {"run": label, "task": task, "other": other, **counts}
+
+
+def _lookahead(report: ReportData) -> Iterator[dict[str, Any]]:
+    """Interference after every number of real steps, one row a cell."""
+    for found in report.horizons:
+        for shown in found["matrices"]:
+            for affected, row in zip(found["tasks"], shown["rows"], strict=True):
+                for stepped, cell in zip(found["tasks"], row, strict=True):
+                    names = {"run": found["label"], "steps": shown["steps"], "affected": affected, "stepped": stepped}
+                    yield {**names, **cell}

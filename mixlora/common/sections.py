@@ -144,7 +144,7 @@ def resolved(config: Section) -> dict[str, Any]:
     data = config.model_dump(mode="json")
     named = [(data["model"], key) for key in ("base", "adapter", "projector")]
     named += [(task, key) for task in data["tasks"].values() for key in ("file", "images", "mme")]
-    named += [(data["judge"], "model")] if data.get("judge") else []
+    named += [(data[key], name) for key, name in (("judge", "model"), ("lookahead", "training")) if data.get(key)]
     for values, key in named:
         if isinstance(name := values.get(key), str) and (key, name) != ("base", MINI):
             values[key] = _absolute(name)

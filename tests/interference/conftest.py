@@ -10,6 +10,7 @@ import torch
 from interference import config, load
 from interference.cli import commands
 from interference.measurement.compute import compute_config
+from tests.support import starts
 from tests.support.checkpoints import data, write_adapter, write_base, write_llava, write_task
 
 torch.set_num_threads(1)
@@ -49,6 +50,12 @@ def tiny(tmp_path_factory) -> Checkpoint:
     folder = tmp_path_factory.mktemp("tiny")
     tasks = {name: write_task(folder / f"{name}.jsonl", seed=k) for k, name in enumerate(["red", "blue"])}
     return Checkpoint(write_base(folder / "base"), write_adapter(folder / "adapter"), tasks)
+
+
+@pytest.fixture(scope="session")
+def start(tmp_path_factory) -> starts.Start:
+    """Where lookaheads begin."""
+    return starts.made(tmp_path_factory.mktemp("start"))
 
 
 @pytest.fixture(scope="session")

@@ -93,6 +93,7 @@ function followWidth() {
       reachTables();
     }, 120);
   }).observe(document.querySelector("main"));
+  document.addEventListener("toggle", reachTables, true); // a table that was folded away has no width
   reachTables();
 }
 

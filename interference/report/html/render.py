@@ -49,7 +49,7 @@ def render(data: Mapping[str, Any] | str) -> str:
     scripts = [_embeddable(_bundle()), _embeddable("\n".join(_read(name) for name in SCRIPTS))]
     style, theme = _read("style.css"), _embeddable(_read(THEME))
     environment = Environment(loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined)
-    environment.filters["breakable"] = _breakable
+    environment.filters |= {"breakable": _breakable, "shown": _shown}
     return environment.get_template("template.html").render(
         report=report,
         data=Markup(_json(report)),
@@ -99,6 +99,11 @@ def _printable(value: Any) -> Any:
 def _breakable(name: str) -> Markup:
     """A task's name, escaped, which may break behind the marks that join its words, as `nameOf` of matrix.js does."""
     return Markup("<wbr>").join(re.split(r"(?<=[_\-./])", name))
+
+
+def _shown(value: float | None) -> str:
+    """A number of two decimals, as `number` of marks.js writes it without a plus; a dash for what is not known."""
+    return "–" if value is None else f"{value:.2f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _embeddable(script: str) -> str:

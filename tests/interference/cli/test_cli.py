@@ -21,7 +21,19 @@ from mixlora.common.files import amount, expanded
 from tests.support.checkpoints import ARGUMENTS
 from tests.support.runs import contradicted
 
-COMMANDS = ["compute", "preview", "show", "compare", "verify", "plan", "factors", "report", "demo", "doctor"]
+COMMANDS = [
+    "compute",
+    "preview",
+    "show",
+    "compare",
+    "verify",
+    "plan",
+    "factors",
+    "report",
+    "demo",
+    "doctor",
+    "lookahead",
+]
 SCRIPT = Path(sys.executable).parent / "interference"
 
 

@@ -1,0 +1,71 @@
+"""Commands that train to tell what training does, in the `app` of `commands`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from interference.cli.commands import app
+from interference.cli.options import Json, Quiet, Set, at_home
+from mixlora.common import command
+from mixlora.common.errors import plain
+from mixlora.common.files import is_file
+
+MARKER = "lookahead.json"  # as `prediction.horizons.MARKER`, which would load pandas for every --help
+
+_Config = Annotated[
+    Path,
+    typer.Argument(help="YAML file, a run's directory, or a lookahead's to print it again.", show_default=False),
+]
+_Out = Annotated[
+    Path | None,
+    typer.Option("--out", help="Directory of the result.", show_default="the run's, with -lookahead", callback=at_home),
+]
+
+
+@app.command()
+def lookahead(
+    config: _Config, settings: Set = None, out: _Out = None, as_json: Json = False, quiet: Quiet = False
+) -> None:
+    """Train along every task for some real steps from a checkpoint, and print what each does to all tasks' losses.
+
+    The steps are those of the training that made the adapter, or of lookahead.training or lookahead.recipe. The
+    checkpoint is not changed. A killed call continues.
+
+    Example: interference lookahead analysis_configs/demo.yaml --set lookahead.steps=[1,5,20]
+    """
+    from interference.cli import horizons
+    from interference.prediction import load
+    from mixlora.common import terminal
+
+    place = config if is_file(config / MARKER) else _computed(config, settings or (), out, quiet)
+    found = load(place)
+    if as_json:
+        typer.echo(horizons.to_json(found))
+        return
+    horizons.show(found, terminal.console())
+    typer.echo(plain(f"{found!r} in {place}"))
+    run = place.with_name(place.name.removesuffix("-lookahead"))
+    if run != place and is_file(run / "run.json"):
+        command.next_steps(command.call("interference", "report", run), quiet=quiet)
+    else:
+        again = command.call("interference", "lookahead", place, "--json")
+        command.next_steps(f"{again} prints every cell, for a script", quiet=quiet)
+
+
+def _computed(config: Path, settings: Sequence[str], out: Path | None, quiet: bool) -> Path:
+    """Where the lookahead of a configuration is, which is computed now."""
+    from interference.config import load
+    from interference.prediction import lookahead
+    from mixlora.common import terminal
+
+    resolved = load(config, settings)
+    place = lookahead.place_of(resolved, out)
+    try:
+        with terminal.progress(terminal.console(stderr=True), quiet) as report:
+            lookahead.compute(resolved, place, report)
+    except KeyboardInterrupt:
+        typer.echo(f"interrupted: finished branches are kept beside {place}; the same command continues", err=True)
+        raise typer.Exit(130) from None
+    return place

@@ -1,0 +1,98 @@
+"""Cost: what a lookahead takes before it is paid: passes through the model, and their time from a few of them."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+
+from interference.config import AnalysisConfig
+from interference.prediction.lookahead import Job, prepared
+from interference.prediction.pools import draw
+from interference.prediction.recipe import asked_of, recipe_of
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a lookahead takes.
+
+    Attributes:
+        branches: one a task and seed.
+        steps: optimizer steps of each.
+        passes: forward and backward passes of a step.
+        rows: examples in such a pass, at most.
+        readings: how often all held-out examples are read.
+        examples: how many these are.
+        forwards: forward passes of a reading.
+        step_seconds: of a step, if it was measured.
+        reading_seconds: of a reading, if it was measured.
+    """
+
+    branches: int
+    steps: int
+    passes: int
+    rows: int
+    readings: int
+    examples: int
+    forwards: int
+    step_seconds: float | None = None
+    reading_seconds: float | None = None
+
+    @property
+    def seconds(self) -> float | None:
+        """Of all steps and readings; None if they were not measured."""
+        if self.step_seconds is None or self.reading_seconds is None:
+            return None
+        return self.branches * self.steps * self.step_seconds + self.readings * self.reading_seconds
+
+
+def cost(config: AnalysisConfig, timed: bool = False) -> Cost:
+    """The cost of a configuration's lookahead; the model is loaded only to measure time.
+
+    Raises:
+        InterferenceError: as `lookahead`.
+    """
+    recipe, asked = recipe_of(config), asked_of(config)
+    if timed:
+        job = prepared(config)
+        pools, forwards = job.pools, job.branches.held_out.forwards
+    else:
+        pools = draw(config, recipe, recipe.training.batch_size)
+        forwards = math.ceil(len(pools.held_out.units) / config.probe.batch_size)
+    found = Cost(
+        branches=asked.seeds * len(config.tasks),
+        steps=asked.steps[-1],
+        passes=math.ceil(recipe.training.batch_size / recipe.micro),
+        rows=recipe.micro,
+        readings=asked.seeds * len(config.tasks) * len(asked.steps) + 1,
+        examples=len(pools.held_out.units),
+        forwards=forwards,
+    )
+    return _measured(found, job) if timed else found
+
+
+def _measured(found: Cost, job: Job) -> Cost:
+    """The cost with times: of a reading, and of a step, between the tasks of the shortest and the longest examples."""
+    branches, recipe = job.branches, job.recipe.training
+    lengths = {
+        task: float(np.mean([len(one.input_ids) for one in stream.examples]))
+        for task, stream in branches.streams.items()
+    }
+    branches.before()  # the first forward of a process takes longer than any other
+    reading = _timed(branches.before)
+    ordered = sorted(lengths, key=lambda task: lengths[task])
+    ends = [ordered[0], ordered[-1]]
+    rates = [recipe.learning_rate]
+    spent = [
+        max(_timed(partial(branches.along, [task], 0, [1], rates, recipe.batch_size)) - reading, 0.0) for task in ends
+    ]
+    step = float(np.interp(list(lengths.values()), [lengths[task] for task in ends], spent).mean())
+    return replace(found, step_seconds=step, reading_seconds=reading)
+
+
+def _timed(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start

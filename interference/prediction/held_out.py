@@ -1,0 +1,87 @@
+"""Held out: the examples whose losses are read, in batches that are made once, and their losses under a model.
+
+Not here: which examples these are (`pools`).
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from interference.errors import MeasurementError
+from interference.gradients.autograd import loss_of
+from interference.gradients.examples import singles
+from interference.gradients.losses import example_losses
+from interference.gradients.state import own_randomness
+from interference.measurement.objective import Objective, of_model, without_graph
+from interference.measurement.sample import Sample, padded_batches
+from interference.measurement.units import Batch
+
+
+class HeldOut:
+    """Examples of all tasks, sorted by length, and their losses in evaluation mode.
+
+    Args:
+        encoded: the examples, each a unit of its own.
+        model: whose losses will be read; the plain loss, or one that its own forward computes.
+        adapter: the adapter that is read with it.
+        batch_size: examples in one forward pass.
+        budget: bytes of batches that are kept in memory; the others are made again for each reading.
+    """
+
+    def __init__(self, encoded: Sample, model: nn.Module, adapter: str, batch_size: int, budget: int) -> None:
+        self.encoded = encoded
+        self.device = next(model.parameters()).device
+        units = encoded.units
+        order = sorted(range(len(units)), key=lambda k: (units[k].has_image, units[k].length, k))
+        self._runs = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        self._kept: dict[int, list[tuple[Batch, list[int]]]] = {}
+        self._left = budget
+        ((first, _), *_) = self._made([order[0]])
+        self.objective: Objective = of_model(model, adapter, first)
+
+    @property
+    def forwards(self) -> int:
+        """Forward passes of one reading."""
+        return len(self._runs) if self.objective.loss is None else len(self.encoded.units)
+
+    def losses(self, model: nn.Module) -> Tensor:
+        """Every example's loss [examples], nats per token, float64; the random generators stay as they were.
+
+        Raises:
+            MeasurementError: if one is not finite.
+        """
+        found = torch.empty(len(self.encoded.units), dtype=torch.float64)
+        model.eval()
+        with own_randomness(0), without_graph(model):
+            for batch, places in self._batches():
+                found[places] = self._of_batch(model, batch).double().cpu()
+        if not bool(found.isfinite().all()):
+            unit = self.encoded.units[int((~found.isfinite()).nonzero()[0])]
+            raise MeasurementError(f"the loss of {unit.task!r}, example {unit.unit.source}, is not finite")
+        return found
+
+    def _of_batch(self, model: nn.Module, batch: Batch) -> Tensor:
+        if self.objective.loss is None:
+            return example_losses(model, batch)[0]
+        return torch.stack([loss_of(model, example, self.objective.loss) for example in singles(batch)])
+
+    def _batches(self) -> Iterator[tuple[Batch, list[int]]]:
+        for number, run in enumerate(self._runs):
+            if number in self._kept:
+                yield from self._kept[number]
+                continue
+            made = self._made(run)
+            size = sum(value.nbytes for batch, _ in made for value in batch.values() if isinstance(value, Tensor))
+            if size <= self._left:
+                self._left -= size
+                self._kept[number] = made
+            yield from made
+
+    def _made(self, run: list[int]) -> list[tuple[Batch, list[int]]]:
+        """The batches of some places; those with pictures are apart from those without."""
+        found = padded_batches(self.encoded, run, len(run), self.device)
+        return [
+            ({**batch, "tasks": [self.encoded.units[run[row]].task for row in rows]}, [run[row] for row in rows])
+            for batch, rows in found
+        ]

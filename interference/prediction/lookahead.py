@@ -1,0 +1,268 @@
+"""lookahead: from a checkpoint along every task for some real steps, every task's losses read, and back again.
+
+Branches wait in `<out>.partial` as they are finished; a killed call continues. Not here: the steps (`branches`).
+"""
+
+import hashlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from interference.config import AnalysisConfig
+from interference.config import load as read_config
+from interference.errors import ConfigError
+from interference.measurement import checkpoint, sample
+from interference.measurement.resume import clear, day_of, refuse_busy, settle, unfinished
+from interference.measurement.spool import DiskSpool
+from interference.prediction.branches import Branches
+from interference.prediction.held_out import HeldOut
+from interference.prediction.horizons import MARKER, Lookahead, check_free, load
+from interference.prediction.pools import Pools, draw
+from interference.prediction.recipe import Recipe, asked_of, recipe_of
+from mixlora.checkpoints.fingerprints import fingerprints, of_processing, summary
+from mixlora.common.directories import check_writable
+from mixlora.common.files import expanded, without_dots
+from mixlora.common.progress import Progress, silent
+from mixlora.common.sections import resolved
+from mixlora.data.checking import fingerprint
+from mixlora.data.collation import Encoded
+from mixlora.data.templates import today
+
+CONVENTIONS = {
+    "axes": "rows are the affected task i, columns the stepped task j",
+    "delta": "mean over seeds and examples of i of the loss at the checkpoint minus the loss after j's branch",
+    "interference": "delta of i along j over delta of i along i",
+    "optimizer": "AdamW without a state at the checkpoint, at a constant learning rate",
+    "mode": "dropout in steps as in training, none in the losses that are read",
+}
+
+
+def lookahead(
+    config: AnalysisConfig | Path | str,
+    out: Path | str | None = None,
+    settings: Sequence[str] = (),
+    progress: Progress = silent,
+) -> Lookahead:
+    """Real steps along every task from a checkpoint: by how much each lowers every task's held-out loss.
+
+    Args:
+        config: A configuration of `interference compute`, or the path of one; its `lookahead` says how far.
+        out: Directory of the result; None for the configuration's `out` with "-lookahead" behind its name.
+        settings: "key.subkey=value", over the configuration's.
+        progress: Called after every step.
+
+    Returns:
+        The result, as it was saved.
+
+    Raises:
+        ConfigError: If there is no recipe to follow, or a value cannot be used.
+        ScopeError: If there is one task alone, or a task has too few examples.
+        DataError: If a task's file or a record cannot be used.
+        CheckpointError: If the base or the adapter cannot be loaded.
+        MeasurementError: If a branch diverges.
+        RunError: If `out` exists already or cannot be written, or another process computes it.
+    """
+    read = config if isinstance(config, AnalysisConfig) else read_config(expanded(config), settings)
+    return compute(read, place_of(read, out), progress)
+
+
+def place_of(config: AnalysisConfig, out: Path | str | None) -> Path:
+    """Where the result goes: `out`, or else beside the run of the configuration, under its name with "-lookahead".
+
+    Args:
+        config: Whose `out` is the run's directory.
+        out: The directory that was asked for.
+
+    Returns:
+        An absolute path.
+
+    Raises:
+        ConfigError: If neither is given.
+    """
+    if out is not None:
+        return without_dots(expanded(out).absolute())
+    if config.out is None:
+        raise ConfigError("there is no directory for the lookahead; give --out, or out: of the run it goes beside")
+    run = without_dots(expanded(config.out).absolute())
+    return run.with_name(f"{run.name}-lookahead")
+
+
+_READ: Any = {
+    **dict.fromkeys(("model", "tasks", "lookahead"), True),
+    "probe": {"seed", "batch_size", "max_length", "sample_groups", "paired"},
+}
+"""Keys of a configuration that a lookahead reads."""
+_ELSEWHERE: Any = {"model": {"base", "adapter", "projector"}}
+"""Keys among them that name paths: of these the content counts."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that a lookahead needs, read and checked.
+
+    Attributes:
+        config: its day is that of the templates.
+        recipe: by which branches are trained.
+        pools: the examples.
+        branches: the model at the checkpoint.
+        parts: the model's fingerprints.
+    """
+
+    config: AnalysisConfig
+    recipe: Recipe
+    pools: Pools
+    branches: Branches
+    parts: Mapping[str, Any]
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seed of every branch along a task."""
+        asked = asked_of(self.config)
+        return list(range(asked.seed, asked.seed + asked.seeds))
+
+    def identity(self) -> dict[str, Any]:
+        """What the result depends on."""
+        config = self.config.model_dump(mode="json", include=_READ, exclude=_ELSEWHERE)
+        return {
+            "lookahead of": self.parts,
+            "config": config,
+            "recipe": self.recipe.json(),
+            "loss": self.branches.held_out.objective.words,
+            "processing": of_processing(self.pools.collator),
+            **checkpoint.origin_of(self.branches.model),
+        }
+
+
+def prepared(config: AnalysisConfig, progress: Progress = silent, day: date | None = None) -> Job:
+    """Everything that a lookahead needs; what is wrong with its input is told before the model is loaded.
+
+    Args:
+        config: What is asked for.
+        progress: Called after every step.
+        day: That a template takes for today where the configuration names none; None for today.
+
+    Returns:
+        The examples, the recipe and the model at the checkpoint.
+
+    Raises:
+        InterferenceError: As `lookahead`.
+    """
+    recipe = recipe_of(config)
+    checkpoint.adapter_config(config.model)
+    pools = draw(config, recipe, recipe.training.batch_size, day)
+    config, asked = sample.dated(config, pools.held_out.collator), asked_of(config)
+    model: Any = checkpoint.load_model(config.model)
+    parts, adapter = fingerprints(model), str(model.active_adapter)
+    held_out = HeldOut(pools.held_out, model, adapter, config.probe.batch_size, config.probe.memory_budget)
+    total = asked.seeds * len(config.tasks) * asked.steps[-1]
+    branches = Branches(model, adapter, pools.collator, pools.streams, held_out, recipe, progress, total=total)
+    return Job(config, recipe, pools, branches, parts)
+
+
+def compute(config: AnalysisConfig, out: Path, progress: Progress = silent) -> Lookahead:
+    """What `lookahead` does with a configuration.
+
+    Args:
+        config: What is asked for.
+        out: The directory of the result.
+        progress: Called after every step.
+
+    Returns:
+        The result, as it was saved.
+
+    Raises:
+        InterferenceError: As `lookahead`.
+    """
+    clear(out, MARKER)
+    refuse_busy(out)
+    check_free(out)
+    check_writable(out)
+    job = prepared(config, progress, day_of(out) or today())
+    identity, started = job.identity(), time.perf_counter()
+    with unfinished(out, identity) as spool:
+        before = job.branches.before()
+        losses = np.stack([_branch(job, spool, summary(identity), *each) for each in _numbered(job)])
+        shape = (len(job.seeds), len(job.config.tasks), *losses.shape[1:])
+        seconds = round(time.perf_counter() - started, 2)
+        found = Lookahead(_examples(job, before), losses.reshape(shape), _meta(job, seconds))
+        settle(found.save, out)
+    return load(out)
+
+
+def _numbered(job: Job) -> Iterator[tuple[int, str, int]]:
+    """Every branch: its number, task and seed."""
+    tasks = list(job.config.tasks)
+    for k, seed in enumerate(job.seeds):
+        for j, task in enumerate(tasks):
+            yield k * len(tasks) + j, task, seed
+
+
+def _branch(job: Job, spool: DiskSpool, identity: str, number: int, task: str, seed: int) -> Any:
+    """The losses [steps, examples] of a branch: trained, or taken from where an interrupted call left them."""
+    asked, branches = asked_of(job.config), job.branches
+    digest = _digest(identity, job, task, seed)
+    if (spool.metadata(number) or {}).get("branch") == digest:
+        branches.done += asked.steps[-1]
+        branches.progress("steps", branches.done, branches.total)
+        return spool.rows(number)["losses"].numpy()
+    recipe = job.recipe.training
+    rates = [recipe.learning_rate] * asked.steps[-1]
+    found = branches.along([task], seed, asked.steps, rates, recipe.batch_size)
+    spool.write(number, {"losses": found}, {"branch": digest})
+    return found.numpy()
+
+
+def _digest(identity: str, job: Job, task: str, seed: int) -> str:
+    """A digest of everything that a branch depends on: the job, and the content of what is trained on and read."""
+    found = hashlib.sha256(repr((identity, task, seed)).encode())
+    for each in (job.pools.streams[task].examples, [unit.examples[0] for unit in job.pools.held_out.units]):
+        found.update(_content(each).encode())
+    return found.hexdigest()
+
+
+def _content(examples: Sequence[Encoded]) -> str:
+    """A digest of examples' tokens and pictures."""
+    tokens = repr([(one.input_ids, one.labels) for one in examples])
+    return hashlib.sha256(tokens.encode()).hexdigest() + fingerprint(one.example for one in examples)
+
+
+def _examples(job: Job, before: Tensor) -> pd.DataFrame:
+    """A row for every example that is held out."""
+    units = job.pools.held_out.units
+    return pd.DataFrame(
+        {
+            "task": [unit.task for unit in units],
+            "id": [unit.examples[0].id for unit in units],
+            "source": [unit.examples[0].source for unit in units],
+            "group": [unit.group for unit in units],
+            "tokens": [unit.examples[0].supervised for unit in units],
+            "loss": before.numpy(),
+        }
+    )
+
+
+def _meta(job: Job, seconds: float) -> dict[str, Any]:
+    """What the result records of how it came about."""
+    asked = asked_of(job.config)
+    config = job.config.model_copy(update={"lookahead": asked})
+    return {
+        "adapter": job.branches.adapter,
+        "seed": job.config.probe.seed,
+        "steps": asked.steps,
+        "seeds": job.seeds,
+        "recipe": {**job.recipe.json(), "of": job.recipe.place},
+        "trained_on": job.pools.told,
+        "loss": job.branches.held_out.objective.words,
+        "conventions": CONVENTIONS,
+        "config": resolved(config),
+        "data": sample.describe(job.pools.held_out),
+        "seconds": seconds,
+        **checkpoint.provenance(job.parts),
+    }

@@ -1,0 +1,177 @@
+"""Pools: of every task the examples whose losses are read, and those that branches train on; they share nothing.
+
+What may be trained on comes from the training whose recipe is followed, where it names the task, else from the
+configuration. An example is left out if it is one of those held out, or is in a group with one, also through others.
+
+Not here: batches of them (`branches`, `held_out`).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any, NamedTuple
+
+from interference.config import AnalysisConfig
+from interference.errors import DataError, ScopeError
+from interference.measurement import sample
+from interference.prediction.branches import Stream
+from interference.prediction.recipe import Recipe, asked_of
+from mixlora.checkpoints.prompting import load_collator
+from mixlora.data.checking import as_error
+from mixlora.data.collation import Collator, Encoded
+from mixlora.data.examples import Example
+from mixlora.data.groups import IMAGE, Key, all_shared, connected
+from mixlora.data.reading.problems import collecting
+from mixlora.data.sampling import sample as sampled
+from mixlora.data.sources import examples_of
+from mixlora.training.config import TrainTask
+
+_OWN = "the configuration"
+
+
+class _Source(TrainTask):
+    """A task of a training, with the key of its records that names groups."""
+
+    group: str = IMAGE
+
+
+class _Found(NamedTuple):
+    """What a task may be trained on.
+
+    Attributes:
+        examples: all of it.
+        place: where it is from.
+        skips: whether what cannot be used is left out.
+    """
+
+    examples: list[Example]
+    place: str
+    skips: bool
+
+
+@dataclass(frozen=True)
+class Pools:
+    """The examples of a lookahead.
+
+    Attributes:
+        held_out: those whose losses are read, with their groups.
+        collator: makes the batches that are trained on.
+        streams: {task: those that are trained on}.
+        told: {task: what a result records of them}.
+    """
+
+    held_out: sample.Sample
+    collator: Collator
+    streams: dict[str, Stream]
+    told: dict[str, dict[str, Any]]
+
+
+def draw(config: AnalysisConfig, recipe: Recipe, share: int, day: date | None = None) -> Pools:
+    """The examples of every task of a configuration.
+
+    Args:
+        config: names the tasks.
+        recipe: whose tasks are trained on, and whose max_length holds for them.
+        share: examples of a task in a step, at most.
+        day: that a template takes for today where the configuration names none.
+
+    Raises:
+        DataError: if a file or records cannot be used.
+        ScopeError: if a task has too few examples.
+    """
+    asked = asked_of(config)
+    if len(config.tasks) < 2:
+        raise ScopeError("a lookahead is of pairs of tasks, but the configuration has one task; give it another")
+    probe = config.probe.model_copy(update={"samples": asked.held_out, "unit_size": 1})
+    reading = config.model_copy(update={"probe": probe})
+    held_out = sample.encode(sample.read(reading), sample.collator_of(reading, day), reading)
+    length = recipe.training.max_length
+    collator = held_out.collator
+    if length != probe.max_length:
+        collator = load_collator(config.model, config.model.adapter, length, day)
+    most = share * asked.steps[-1] * asked.seeds + len(held_out.units)
+    found = {name: _candidates(config, recipe, name, most) for name in config.tasks}
+    apart = _apart(held_out, {name: own.examples for name, own in found.items()}, config.kinds)
+    streams, told = {}, {}
+    for name, examples in apart.items():
+        streams[name] = Stream(name, _encoded(examples, collator, found[name].skips))
+        count, left_out = len(streams[name].examples), len(found[name].examples) - len(examples)
+        told[name] = {"from": found[name].place, "examples": count, "left_out": left_out}
+        _check_count(name, count, left_out, share)
+    return Pools(held_out, collator, streams, told)
+
+
+def _check_count(name: str, count: int, left_out: int, share: int) -> None:
+    """Raise a ScopeError if a task has fewer examples to train on than a step takes."""
+    if count < share:
+        raise ScopeError(
+            f"task {name!r} has {count} examples to train on, but a step takes {share}; {left_out} others are held out "
+            "or share a group with one that is: give it more examples, or lower lookahead.held_out or "
+            "lookahead.recipe.batch_size"
+        )
+
+
+def _candidates(config: AnalysisConfig, recipe: Recipe, name: str, count: int) -> _Found:
+    """At most `count` examples that a task may be trained on."""
+    problems, task, seed = list[DataError](), config.tasks[name], config.probe.seed
+    found = _of_training(recipe, name, task.group, problems)
+    if found is None and not problems:
+        found = _Found(examples_of(name, task, None, seed, problems)[name], _OWN, task.on_error == "skip")
+    if found is None or problems:
+        raise as_error(problems)
+    return found._replace(examples=sampled(found.examples, count, seed, name))
+
+
+def _of_training(recipe: Recipe, name: str, group: str, problems: list[DataError]) -> _Found | None:
+    """The examples of a task in the training that is followed; None if it has no such task.
+
+    Raises:
+        DataError: if a file of the training cannot be used.
+    """
+    for entry, task in recipe.tasks.items():
+        if task.by is None and task.mme is None and entry != name:
+            continue
+        source = _Source.model_validate({**task.model_dump(), "group": group})
+        try:
+            found = examples_of(entry, source, task.samples, recipe.training.seed, problems)
+        except DataError as error:
+            raise DataError(f"{str(error).rstrip('.')}; it is of {recipe.place}, which branches follow") from None
+        if name in found:
+            return _Found(found[name], recipe.place, task.on_error == "skip")
+    return None
+
+
+def _apart(
+    held_out: sample.Sample, candidates: Mapping[str, Sequence[Example]], kinds: Mapping[str, str]
+) -> dict[str, list[Example]]:
+    """The candidates of every task that are not in a group with an example that is held out."""
+    read = [(unit.examples[0].example, kinds[unit.task]) for unit in held_out.units]
+    others = [(example, kinds[name]) for name, examples in candidates.items() for example in examples]
+    groups = connected(_keys([*read, *others]))
+    taken = set(groups[: len(read)])
+    following = iter(groups[len(read) :])
+    return {name: [each for each in examples if next(following) not in taken] for name, examples in candidates.items()}
+
+
+def _keys(asked: Sequence[tuple[Example, str]]) -> Iterator[list[Key]]:
+    """What each example shares with others: its group's keys, and its whole content."""
+    shared = all_shared(pair for example, kind in asked for pair in ((example, kind), (example, IMAGE)))
+    for example, _ in asked:
+        keys, pictures = next(shared), next(shared)
+        said = [(turn.role, turn.text) for turn in example.turns]
+        yield [*keys, ("content", repr((said, pictures)))]
+
+
+def _encoded(examples: Sequence[Example], collator: Collator, skip: bool) -> list[Encoded]:
+    """The examples as tokens, without those that cannot be used where the task skips them.
+
+    Raises:
+        DataError: if some cannot be encoded; it describes the first twenty problems.
+    """
+    found, problems = list[Encoded](), list[DataError]()
+    for example in examples:
+        with collecting(problems):
+            found.append(collator.encode(example))
+    if problems and not skip:
+        raise as_error(problems)
+    return found

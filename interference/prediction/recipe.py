@@ -1,0 +1,88 @@
+"""Recipe: by which training a branch goes on, from the configuration or from the record beside the adapter.
+
+Not here: the examples (`pools`) and the steps themselves (`branches`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from interference.config import AnalysisConfig, BranchSection, LookaheadConfig
+from interference.errors import ConfigError
+from mixlora.common.files import SNAPSHOTS, TRAINING, is_file
+from mixlora.training import config as training
+from mixlora.training.config import RecipeSection, TrainTask
+
+_CHECKPOINTS = "checkpoints"
+"""The folder of a training that goes on, whose checkpoints are adapters, too."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a branch is trained, and on what.
+
+    Attributes:
+        training: the recipe; what says when a training ends or is saved is not read.
+        tasks: the tasks of the training, by which examples are found; none where only values were given.
+        place: what names the training, in messages.
+    """
+
+    training: RecipeSection
+    tasks: Mapping[str, TrainTask] = field(default_factory=dict)
+    place: str = "lookahead.recipe"
+
+    @property
+    def micro(self) -> int:
+        """Examples in one forward pass."""
+        return self.training.micro(1)
+
+    def json(self) -> dict[str, Any]:
+        """The values that a branch follows, as a result records them."""
+        return self.training.model_dump(mode="json", include=set(BranchSection.model_fields))
+
+
+def asked_of(config: AnalysisConfig) -> LookaheadConfig:
+    """What a configuration asks of a lookahead, or the defaults."""
+    return config.lookahead or LookaheadConfig.model_validate({})
+
+
+def recipe_of(config: AnalysisConfig) -> Recipe:
+    """The recipe that a configuration names, or else that of the training that made its adapter.
+
+    Raises:
+        ConfigError: if there is none, or it cannot be read.
+    """
+    asked = asked_of(config)
+    given = asked.recipe.model_dump(exclude_none=True)
+    place = asked.training or _home(config.model.adapter)
+    if place is not None:
+        found = training.load(Path(place))
+        return Recipe(_replaced(found.training, given), found.tasks, place)
+    if not given:
+        raise ConfigError(
+            f"there is no recipe to follow: {config.model.adapter} is not of a `mixlora train`, whose {TRAINING} would "
+            "tell; give lookahead.training (such a configuration) or lookahead.recipe (its values, as {learning_rate: "
+            "1e-4, batch_size: 16})"
+        )
+    return Recipe(_replaced(RecipeSection.model_validate({}), given))
+
+
+def _replaced(found: RecipeSection, given: Mapping[str, Any]) -> RecipeSection:
+    """The recipe with some values replaced.
+
+    Raises:
+        ConfigError: if the values do not fit each other.
+    """
+    try:
+        return RecipeSection.model_validate({**found.model_dump(), **given})
+    except ValueError as error:
+        said = str(error).partition("Value error, ")[2].partition(" [type=")[0]
+        raise ConfigError(f"lookahead.recipe: {said}") from None
+
+
+def _home(adapter: str) -> str | None:
+    """The directory of the training that made an adapter, a snapshot or a checkpoint of it; None if none is known."""
+    path = Path(adapter)
+    home = path.parent.parent if path.parent.name in (SNAPSHOTS, _CHECKPOINTS) else path
+    return str(home) if is_file(home / TRAINING) else None
