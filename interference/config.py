@@ -3,6 +3,7 @@
 import numbers
 import re
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -164,11 +165,7 @@ class LookaheadConfig(Section):
     @field_validator("steps")
     @classmethod
     def _ascending(cls, value: list[int]) -> list[int]:
-        if value and value[0] < 1:
-            raise ValueError("a branch of 0 steps is the checkpoint itself; begin with 1 or more")
-        if any(after <= before for before, after in pairwise(value)):
-            raise ValueError("is not ascending; list each number of steps once, the smallest first")
-        return value
+        return ascending(value, "a branch of 0 steps is the checkpoint itself")
 
     @model_validator(mode="after")
     def _seeds_in_range(self) -> "LookaheadConfig":
@@ -177,11 +174,61 @@ class LookaheadConfig(Section):
         return self
 
 
+class Truth(StrEnum):
+    """Which trainings say what one task does to another."""
+
+    PAIRS = "pairs"  # every task alone, and with every other one
+    LEAVE_ONE_OUT = "leave-one-out"  # all tasks, and all but one
+
+
+class ValidateConfig(Section):
+    """By which trainings `interference validate` finds out what tasks do to each other, and which predictions it tests.
+
+    Attributes:
+        truth: "pairs", "leave-one-out" or both: which trainings are compared.
+        horizons: numbers of optimizer steps after which every task's held-out loss is read, ascending.
+        seeds: trainings of every set of tasks, each with initial weights, batches and dropout of its own.
+        seed: of the first of them; the others have the numbers after it. That of the probed training is not allowed.
+        share: examples of each task in a step, however many tasks are trained on; None for the batch of the probed
+            training over the number of tasks.
+        held_out: examples of each task whose losses are read. They share nothing with those that are probed or trained
+            on.
+        checkpoints: steps of the probed training at which predictions are made; None for all its snapshots.
+        lookahead: also test branches from every checkpoint, as `lookahead` describes them.
+    """
+
+    truth: list[Truth] = Field(default_factory=lambda: [Truth.PAIRS], min_length=1)
+    horizons: list[int] = Field(default_factory=lambda: [10, 20, 40], min_length=1)
+    seeds: int = Field(3, ge=2)
+    seed: int = Field(1000, ge=0, lt=_SEEDS)
+    share: int | None = Field(None, ge=1)
+    held_out: int = Field(100, ge=2)
+    checkpoints: list[int] | None = Field(None, min_length=1)
+    lookahead: bool = True
+
+    @field_validator("horizons")
+    @classmethod
+    def _ascending(cls, value: list[int]) -> list[int]:
+        return ascending(value, "after 0 steps nothing is trained")
+
+    @field_validator("truth")
+    @classmethod
+    def _once(cls, value: list[Truth]) -> list[Truth]:
+        return list(dict.fromkeys(value))
+
+    @model_validator(mode="after")
+    def _seeds_in_range(self) -> "ValidateConfig":
+        if self.seed + self.seeds > _SEEDS:
+            raise ValueError(f"seed {self.seed} and the {self.seeds - 1} after it must stay below {_SEEDS}")
+        return self
+
+
 class AnalysisConfig(Section):
-    """Everything `compute` needs, and `lookahead`.
+    """Everything `compute` needs, `lookahead` and `validate`.
 
     Attributes:
         lookahead: what `interference lookahead` does; None for its defaults. `compute` does not read it.
+        validation: what `interference validate` does; None for its defaults. `compute` does not read it.
         out: the run's directory.
     """
 
@@ -189,6 +236,7 @@ class AnalysisConfig(Section):
     tasks: dict[str, TaskConfig] = Field(min_length=1)
     probe: ProbeConfig = Field(default_factory=lambda: ProbeConfig.model_validate({}))
     lookahead: LookaheadConfig | None = None
+    validation: ValidateConfig | None = None
     out: Place | None = None
 
     @property
@@ -221,6 +269,19 @@ class AnalysisConfig(Section):
                 f"{said} for {first!r}, but that takes two tasks with groups; give a second task one, or drop paired"
             )
         return self
+
+
+def ascending(value: list[int], nothing: str) -> list[int]:
+    """Numbers of steps, which must be ascending and at least 1; `nothing` says why 0 is not one.
+
+    Raises:
+        ValueError: if they are not.
+    """
+    if value and value[0] < 1:
+        raise ValueError(f"{nothing}; begin with 1 or more")
+    if any(after <= before for before, after in pairwise(value)):
+        raise ValueError("is not ascending; list each number of steps once, the smallest first")
+    return value
 
 
 def load(

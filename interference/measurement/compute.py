@@ -47,6 +47,7 @@ CONVENTIONS = {
 _ELSEWHERE: Any = {
     "out": True,
     "lookahead": True,
+    "validation": True,
     "model": {"base", "adapter", "projector"},
     "probe": {"spool_dir", "memory_budget"},
 }

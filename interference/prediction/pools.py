@@ -15,13 +15,13 @@ from interference.config import AnalysisConfig
 from interference.errors import DataError, ScopeError
 from interference.measurement import sample
 from interference.prediction.branches import Stream
-from interference.prediction.recipe import Recipe, asked_of
+from interference.prediction.recipe import Recipe, asked_of, validation_of
 from mixlora.checkpoints.prompting import load_collator
 from mixlora.data.checking import as_error
 from mixlora.data.collation import Collator, Encoded
 from mixlora.data.examples import Example
 from mixlora.data.groups import IMAGE, Key, all_shared, connected
-from mixlora.data.reading.problems import collecting
+from mixlora.data.reading.problems import Noted, collecting
 from mixlora.data.sampling import sample as sampled
 from mixlora.data.sources import examples_of
 from mixlora.training.config import TrainTask
@@ -67,7 +67,7 @@ class Pools:
 
 
 def draw(config: AnalysisConfig, recipe: Recipe, share: int, day: date | None = None) -> Pools:
-    """The examples of every task of a configuration.
+    """The examples of every task of a lookahead: those that `compute` would probe are read.
 
     Args:
         config: names the tasks.
@@ -80,24 +80,100 @@ def draw(config: AnalysisConfig, recipe: Recipe, share: int, day: date | None = 
         ScopeError: if a task has too few examples.
     """
     asked = asked_of(config)
+    _check_tasks(config, "a lookahead")
+    held_out = _read(config, asked.held_out, day)
+    return _beside(held_out, held_out.units, config, recipe, (share, share * asked.steps[-1] * asked.seeds), day)
+
+
+def draw_apart(config: AnalysisConfig, recipe: Recipe, share: int, day: date | None = None) -> Pools:
+    """The examples of every task of a validation: what is read shares nothing with what predictions are made from.
+
+    Args:
+        config: names the tasks.
+        recipe: whose tasks are trained on, and whose max_length holds for them.
+        share: examples of a task in a step.
+        day: that a template takes for today where the configuration names none.
+
+    Raises:
+        DataError: if a file or records cannot be used.
+        ScopeError: if a task has too few examples.
+    """
+    asked, kinds = validation_of(config), config.kinds
+    _check_tasks(config, "a validation")
+    probed = sample.encode(sample.read(config), sample.collator_of(config, day), config)
+    predicting = list(probed.units)
+    if asked.lookahead:
+        predicting += _read(config, asked_of(config).held_out, day).units
+    problems = list[DataError]()
+    own = {name: _of_configuration(config, name, problems) for name in config.tasks}
+    if problems:
+        raise as_error(problems)
+    left = _apart(predicting, {name: each.examples for name, each in own.items()}, kinds)
+    drawn = {name: _enough(name, left[name], asked.held_out, config.probe.seed) for name in left}
+    reading = _reading(config, asked.held_out)
+    held_out = sample.encode(sample.Drawn(drawn, {name: Noted() for name in drawn}), probed.collator, reading)
+    need = share * asked.horizons[-1] * asked.seeds
+    return _beside(held_out, [*held_out.units, *predicting], config, recipe, (share, need), day)
+
+
+def _enough(name: str, examples: Sequence[Example], count: int, seed: int) -> list[Example]:
+    """Examples of a task that can be read, drawn by the seed.
+
+    Raises:
+        ScopeError: if there are fewer than two.
+    """
+    if len(examples) < 2:
+        raise ScopeError(
+            f"task {name!r} has {len(examples)} examples that share nothing with those that are probed, but 2 are "
+            "needed to read its loss: give it more examples, or lower probe.samples or lookahead.held_out"
+        )
+    return sampled(examples, count, seed, name)
+
+
+def _check_tasks(config: AnalysisConfig, what: str) -> None:
+    """Raise a ScopeError if there are no pairs of tasks."""
     if len(config.tasks) < 2:
-        raise ScopeError("a lookahead is of pairs of tasks, but the configuration has one task; give it another")
-    probe = config.probe.model_copy(update={"samples": asked.held_out, "unit_size": 1})
-    reading = config.model_copy(update={"probe": probe})
-    held_out = sample.encode(sample.read(reading), sample.collator_of(reading, day), reading)
-    length = recipe.training.max_length
+        raise ScopeError(f"{what} is of pairs of tasks, but the configuration has one task; give it another")
+
+
+def _reading(config: AnalysisConfig, count: int) -> AnalysisConfig:
+    """The configuration with `count` examples of each task, each a unit."""
+    probe = config.probe.model_copy(update={"samples": count, "unit_size": 1})
+    return config.model_copy(update={"probe": probe})
+
+
+def _read(config: AnalysisConfig, count: int, day: date | None) -> sample.Sample:
+    """The first `count` examples of every task that a run would probe, as tokens."""
+    reading = _reading(config, count)
+    return sample.encode(sample.read(reading), sample.collator_of(reading, day), reading)
+
+
+def _beside(
+    held_out: sample.Sample,
+    taken: Sequence[sample.EncodedUnit],
+    config: AnalysisConfig,
+    recipe: Recipe,
+    need: tuple[int, int],
+    day: date | None,
+) -> Pools:
+    """The pools of which `held_out` is read, and nothing of `taken` is trained on; `need`: examples a step, and in all.
+
+    Raises:
+        DataError: if a file or records cannot be used.
+        ScopeError: if a task has too few examples.
+    """
+    length, (share, count) = recipe.training.max_length, need
     collator = held_out.collator
-    if length != probe.max_length:
+    if length != config.probe.max_length:
         collator = load_collator(config.model, config.model.adapter, length, day)
-    most = share * asked.steps[-1] * asked.seeds + len(held_out.units)
-    found = {name: _candidates(config, recipe, name, most) for name in config.tasks}
-    apart = _apart(held_out, {name: own.examples for name, own in found.items()}, config.kinds)
+    found = {name: _candidates(config, recipe, name, count + len(taken)) for name in config.tasks}
+    apart = _apart(taken, {name: own.examples for name, own in found.items()}, config.kinds)
     streams, told = {}, {}
     for name, examples in apart.items():
         streams[name] = Stream(name, _encoded(examples, collator, found[name].skips))
-        count, left_out = len(streams[name].examples), len(found[name].examples) - len(examples)
-        told[name] = {"from": found[name].place, "examples": count, "left_out": left_out}
-        _check_count(name, count, left_out, share)
+        kept, left_out = len(streams[name].examples), len(found[name].examples) - len(examples)
+        told[name] = {"from": found[name].place, "examples": kept, "left_out": left_out}
+        _check_count(name, kept, left_out, share)
     return Pools(held_out, collator, streams, told)
 
 
@@ -113,13 +189,20 @@ def _check_count(name: str, count: int, left_out: int, share: int) -> None:
 
 def _candidates(config: AnalysisConfig, recipe: Recipe, name: str, count: int) -> _Found:
     """At most `count` examples that a task may be trained on."""
-    problems, task, seed = list[DataError](), config.tasks[name], config.probe.seed
-    found = _of_training(recipe, name, task.group, problems)
+    problems = list[DataError]()
+    found = _of_training(recipe, name, config.tasks[name].group, problems)
     if found is None and not problems:
-        found = _Found(examples_of(name, task, None, seed, problems)[name], _OWN, task.on_error == "skip")
+        found = _of_configuration(config, name, problems)
     if found is None or problems:
         raise as_error(problems)
-    return found._replace(examples=sampled(found.examples, count, seed, name))
+    return found._replace(examples=sampled(found.examples, count, config.probe.seed, name))
+
+
+def _of_configuration(config: AnalysisConfig, name: str, problems: list[DataError]) -> _Found:
+    """All examples that the configuration has of a task."""
+    task = config.tasks[name]
+    found = examples_of(name, task, None, config.probe.seed, problems)
+    return _Found(found.get(name, []), _OWN, task.on_error == "skip")
 
 
 def _of_training(recipe: Recipe, name: str, group: str, problems: list[DataError]) -> _Found | None:
@@ -142,15 +225,15 @@ def _of_training(recipe: Recipe, name: str, group: str, problems: list[DataError
 
 
 def _apart(
-    held_out: sample.Sample, candidates: Mapping[str, Sequence[Example]], kinds: Mapping[str, str]
+    taken: Sequence[sample.EncodedUnit], candidates: Mapping[str, Sequence[Example]], kinds: Mapping[str, str]
 ) -> dict[str, list[Example]]:
-    """The candidates of every task that are not in a group with an example that is held out."""
-    read = [(unit.examples[0].example, kinds[unit.task]) for unit in held_out.units]
+    """The candidates of every task that are not in a group with an example that is taken."""
+    read = [(one.example, kinds[unit.task]) for unit in taken for one in unit.examples]
     others = [(example, kinds[name]) for name, examples in candidates.items() for example in examples]
     groups = connected(_keys([*read, *others]))
-    taken = set(groups[: len(read)])
+    held = set(groups[: len(read)])
     following = iter(groups[len(read) :])
-    return {name: [each for each in examples if next(following) not in taken] for name, examples in candidates.items()}
+    return {name: [each for each in examples if next(following) not in held] for name, examples in candidates.items()}
 
 
 def _keys(asked: Sequence[tuple[Example, str]]) -> Iterator[list[Key]]:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from interference.config import AnalysisConfig, BranchSection, LookaheadConfig
+from interference.config import AnalysisConfig, BranchSection, LookaheadConfig, ValidateConfig
 from interference.errors import ConfigError
 from mixlora.common.files import SNAPSHOTS, TRAINING, is_file
 from mixlora.training import config as training
-from mixlora.training.config import RecipeSection, TrainTask
+from mixlora.training.config import Method, RecipeSection, TrainConfig, TrainTask
 
 _CHECKPOINTS = "checkpoints"
 """The folder of a training that goes on, whose checkpoints are adapters, too."""
@@ -47,6 +47,11 @@ def asked_of(config: AnalysisConfig) -> LookaheadConfig:
     return config.lookahead or LookaheadConfig.model_validate({})
 
 
+def validation_of(config: AnalysisConfig) -> ValidateConfig:
+    """What a configuration asks of a validation, or the defaults."""
+    return config.validation or ValidateConfig.model_validate({})
+
+
 def recipe_of(config: AnalysisConfig) -> Recipe:
     """The recipe that a configuration names, or else that of the training that made its adapter.
 
@@ -66,6 +71,27 @@ def recipe_of(config: AnalysisConfig) -> Recipe:
             "1e-4, batch_size: 16})"
         )
     return Recipe(_replaced(RecipeSection.model_validate({}), given))
+
+
+def trained_by(config: AnalysisConfig) -> tuple[TrainConfig, Path]:
+    """The configuration and the directory of the training that made an adapter.
+
+    Raises:
+        ConfigError: if no training is known, or it trained no adapter on all tasks.
+    """
+    place = _home(config.model.adapter)
+    if place is None:
+        raise ConfigError(
+            f"{config.model.adapter} is not of a `mixlora train`, whose {TRAINING} would tell how to train on other "
+            "tasks; give model.adapter such a directory"
+        )
+    found = training.load(Path(place))
+    if found.method not in (Method.LORA, Method.MIXLORA):
+        raise ConfigError(
+            f"{place} is a training of method {found.method}, but a validation needs one adapter for all tasks; give "
+            "model.adapter the directory of a lora or mixlora"
+        )
+    return found, Path(place)
 
 
 def _replaced(found: RecipeSection, given: Mapping[str, Any]) -> RecipeSection:

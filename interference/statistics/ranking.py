@@ -18,7 +18,6 @@ from itertools import combinations
 from types import MappingProxyType
 
 import numpy as np
-from numpy.typing import NDArray
 
 from interference.errors import ScopeError
 from interference.statistics.agreement import LEAST
@@ -29,6 +28,8 @@ MEASURES = ("spearman", "kendall")
 WHERE = ("within", "overall")
 SCORES = tuple(f"{measure}_{where}" for measure in MEASURES for where in WHERE)
 """The names of the scores: a rank correlation within rows, or over all pairs."""
+_KNOWN = 0.5
+"""The share of resamples that must have a score, so that their quantiles are an interval."""
 _CHUNK = 2**24
 """Numbers that one step of the bootstrap holds."""
 
@@ -46,7 +47,7 @@ class Score:
     draws: Array
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """The percentile interval; NaN where the value is.
+        """The percentile interval; NaN where the value is, or too many resamples have none because tasks are few.
 
         Args:
             level: Share of resamples that it holds.
@@ -59,7 +60,7 @@ class Score:
         """
         check_level(level)
         known = self.draws[np.isfinite(self.draws)]
-        if not np.isfinite(self.value) or not len(known):
+        if not np.isfinite(self.value) or len(known) < _KNOWN * len(self.draws):
             return float("nan"), float("nan")
         low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
         return float(low), float(high)
@@ -73,7 +74,9 @@ class Score:
         Returns:
             The share, and its resamples.
         """
-        return Score(float(_share(np.array(self.value), np.array(ceiling.value))), _share(self.draws, ceiling.draws))
+        value = self.value / ceiling.value if ceiling.value > 0 else float("nan")
+        whole = ceiling.draws > 0
+        return Score(value, np.divide(self.draws, ceiling.draws, out=np.full(whole.shape, np.nan), where=whole))
 
 
 class Ranking:
@@ -200,9 +203,4 @@ def _ratio(shared: Array, first: Array, second: Array) -> Array:
     """The covariance over the root of both variances; NaN where one of them is 0."""
     scale = np.sqrt(first * second)
     found: Array = np.divide(shared, scale, out=np.full(shared.shape, np.nan), where=scale > 1e-9)
-    return found
-
-
-def _share(value: NDArray[np.float64], ceiling: NDArray[np.float64]) -> Array:
-    found: Array = np.divide(value, ceiling, out=np.full(np.shape(value), np.nan), where=ceiling > 0)
     return found

@@ -109,6 +109,15 @@ def test_what_is_no_number_is_left_out():
     assert np.isnan(nothing.value) and np.isnan(nothing.interval()).all()
 
 
+def test_four_tasks_have_no_interval():
+    """Of four tasks, a resample rarely holds three others for a row: what is left would be of the seeds alone."""
+    common, truth = matrices(tasks=4)
+    score = Ranking(truth).of(common)["spearman_within"]
+    assert np.isfinite(score.value) and np.isfinite(score.draws).mean() < 0.5
+    assert np.isnan(score.interval()).all()
+    assert np.isfinite(Ranking(matrices()[1]).of(matrices()[0])["spearman_within"].interval()).all()
+
+
 def test_two_tasks_have_no_ranks():
     found = Ranking(np.ones((2, 2, 2)), replicates=5).of(np.ones((2, 2)))
     assert all(np.isnan(score.value) for score in found.values())

@@ -1,0 +1,120 @@
+"""Predictors: what a run says about which task helps or hurts which, as a matrix to be tested against training.
+
+A predictor is a function of a Run that returns a matrix [tasks i, tasks j], larger where training with j is said to do
+i more good. Only the order within a row, or over all pairs, is tested.
+
+Not here: predictions from real branches (`lookahead`), and the test (`validation`).
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from interference.errors import MeasurementError, ScopeError
+from interference.run import Run
+from interference.statistics.layout import Array
+from mixlora.common.errors import type_of
+
+Predictor = Callable[[Run], Any]
+"""A function of a run that returns tasks x tasks, as an array or a DataFrame with the tasks' names."""
+
+
+def of_metric(run: Run, metric: str, **scope: Any) -> pd.DataFrame:
+    """A metric of the run in a scope; NaN throughout where it has no gradients there."""
+    try:
+        return run.matrix(metric, **scope)
+    except MeasurementError:  # every gradient in the scope is zero, as A's before training
+        return pd.DataFrame(np.nan, run.tasks, run.tasks)
+
+
+def progress(run: Run) -> pd.DataFrame:
+    """The share of its own progress that task i keeps where i and j take one normalised step together.
+
+    With the tasks' mean gradients G_i and G_j it is cos(G_i, G_i + G_j): alone, task i would fall by |G_i| a unit of
+    length. A large gradient of j takes the step from i, which the interference score does not see.
+    """
+    inner = _products(run)
+    own = np.where(np.diagonal(inner) > 0, np.diagonal(inner), np.nan)
+    joint = own[:, None] + own[None, :] + inner + inner.T
+    kept = (own[:, None] + inner) / np.sqrt(own[:, None] * np.where(joint > 0, joint, np.nan))
+    return pd.DataFrame(kept, run.tasks, run.tasks)
+
+
+def smallness(run: Run) -> pd.DataFrame:
+    """Minus the length of j's mean gradient, the same for every i: a control that knows nothing of conflicts."""
+    own = np.diagonal(_products(run))
+    length = np.sqrt(np.where(own > 0, own, np.nan))
+    return pd.DataFrame(np.tile(-length, (len(length), 1)), run.tasks, run.tasks)
+
+
+def _products(run: Run) -> Array:
+    """Inner products of the tasks' mean gradients, [tasks i, tasks j]; pairs of units of one group do not count."""
+    gram, tasks = run.gram().astype(float), pd.factorize(run.probes["task"])[0]
+    groups = np.arange(len(tasks)) if run.groups is None else np.array(run.groups)
+    apart = groups[:, None] != groups[None, :]
+    member = np.eye(tasks.max() + 1)[tasks]
+    found: Array = (member.T @ (gram * apart) @ member) / (member.T @ apart @ member)
+    return found
+
+
+PREDICTORS: Mapping[str, Predictor] = MappingProxyType(
+    {
+        "interference": partial(of_metric, metric="interference"),
+        "delta": partial(of_metric, metric="delta"),
+        "cosine": partial(of_metric, metric="cosine"),
+        "curvature": partial(of_metric, metric="curvature"),
+        "progress": progress,
+        "smallness": smallness,
+    }
+)
+"""The predictors that are always tested, by name."""
+
+
+def scopes(run: Run) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The parts of a model in which interference is also tested: each layer, side and module that was probed."""
+    for layer in run.layers if len(run.layers) > 1 else []:
+        yield f"layer {layer}", {"layers": [layer]}
+    for side in run.sides if len(run.sides) > 1 else []:
+        yield f"side {side}", {"side": side}
+    for module in run.modules if len(run.modules) > 1 else []:
+        yield module, {"modules": [module]}
+
+
+def predicted(name: str, predictor: Predictor, run: Run) -> Array:
+    """What a predictor says of a run, [tasks i, tasks j] in the order of the run's tasks.
+
+    Raises:
+        ScopeError: if it returns no such matrix.
+    """
+    found, tasks = predictor(run), run.tasks
+    if isinstance(found, pd.DataFrame):
+        if set(found.index) != set(tasks) or set(found.columns) != set(tasks):
+            raise ScopeError(f"prediction {name!r} has rows {list(found.index)}, but the run has tasks {tasks}")
+        found = found.loc[tasks, tasks]
+    try:
+        matrix = np.asarray(found, dtype=float)
+    except (TypeError, ValueError):
+        raise ScopeError(f"prediction {name!r} returned {type_of(found)}, but must return tasks x tasks") from None
+    if matrix.shape != (len(tasks), len(tasks)):
+        raise ScopeError(f"prediction {name!r} returned {matrix.shape}, but the run has {len(tasks)} tasks")
+    return matrix
+
+
+def matrices(run: Run, own: Mapping[str, Predictor]) -> Iterator[tuple[str, Array]]:
+    """Every prediction of a run by name: the predictors that are always tested, interference by scope, and a user's.
+
+    Args:
+        run: of one checkpoint.
+        own: {name: a user's predictor}.
+
+    Raises:
+        ScopeError: if a user's predictor returns no matrix.
+    """
+    for name, predictor in {**PREDICTORS, **own}.items():
+        yield name, predicted(name, predictor, run)
+    for words, scope in scopes(run):
+        yield f"interference, {words}", of_metric(run, "interference", **scope).to_numpy()

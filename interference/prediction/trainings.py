@@ -1,0 +1,191 @@
+"""Trainings: new adapters trained on sets of tasks with several seeds; what they did is the truth of a validation.
+
+Every training begins with new weights, and follows the recipe of the training whose checkpoints are judged, its
+learning rates among it, but with `share` examples of each of its tasks in every step.
+
+Not here: which sets of tasks (`truth`), the steps (`branches`), and what is made of the losses (`outcomes`).
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from transformers import get_scheduler
+
+from interference.config import AnalysisConfig
+from interference.gradients.state import own_randomness
+from interference.measurement.resume import settle, unfinished
+from interference.prediction.branches import Branches
+from interference.prediction.finished import Finished, content
+from interference.prediction.held_out import HeldOut
+from interference.prediction.outcomes import Outcomes
+from interference.prediction.pools import Pools
+from interference.prediction.recipe import Recipe, validation_of
+from interference.prediction.truth import Tasks, sets_of
+from mixlora.checkpoints import loading
+from mixlora.checkpoints.fingerprints import summary
+from mixlora.common.progress import Progress
+from mixlora.training.config import RecipeSection, TrainConfig
+from mixlora.training.methods import prepare
+
+
+@dataclass
+class Trainings:
+    """All trainings of a validation.
+
+    Attributes:
+        config: what is asked for.
+        trained: the configuration of the training whose checkpoints are judged.
+        recipe: its recipe.
+        pools: what is trained on, and what is read.
+        share: examples of each task in a step.
+        progress: called after every step.
+    """
+
+    config: AnalysisConfig
+    trained: TrainConfig
+    recipe: Recipe
+    pools: Pools
+    share: int
+    progress: Progress
+
+    def __post_init__(self) -> None:
+        asked = validation_of(self.config)
+        self.sets = sets_of(list(self.config.tasks), asked.truth)
+        self.seeds = list(range(asked.seed, asked.seed + asked.seeds))
+        self.horizons = asked.horizons
+        self.rates = rates_of(self.recipe.training, asked.horizons[-1])
+        self._done = 0
+
+    @property
+    def total(self) -> int:
+        """Steps of all trainings."""
+        return len(self.seeds) * len(self.sets) * self.horizons[-1]
+
+    def outcomes(self, out: Path, identity: Mapping[str, Any], meta: Mapping[str, Any]) -> Outcomes:
+        """Train what is not trained yet, and save what came of it to a directory.
+
+        Args:
+            out: The directory; finished trainings wait beside it.
+            identity: Of the job, nested values that JSON has.
+            meta: What the outcomes record besides.
+
+        Returns:
+            The outcomes, as they were saved.
+
+        Raises:
+            MeasurementError: If a training diverges.
+            RunError: If something cannot be written.
+        """
+        with unfinished(out, identity) as spool:
+            finished = Finished(spool, summary(identity))
+            read = [self._of_seed(finished, k, seed) for k, seed in enumerate(self.seeds)]
+            before, losses = (np.stack(each) for each in zip(*read, strict=True))
+            found = Outcomes(self._examples(), losses, before, {**self._meta(), **meta})
+            settle(found.save, out)
+        return found
+
+    def _of_seed(self, finished: Finished, place: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The losses before any step [examples], and after training on each set [sets, horizons, examples]."""
+        first, read = place * (len(self.sets) + 1), content(unit.examples[0] for unit in self.pools.held_out.units)
+        rest = [(first + 1 + k, tasks, self._content(tasks)) for k, tasks in enumerate(self.sets)]
+        branches = cache(partial(self._fresh, seed))  # a model is only made if something is left to train
+        before = finished.losses(first, lambda: branches().before(), read)
+        losses = []
+        for number, tasks, trained in rest:
+            losses.append(finished.losses(number, partial(self._train, branches, tasks, seed), read, *trained))
+            self._done += self.horizons[-1]
+            self.progress("steps", self._done, self.total)
+        return before, np.stack(losses)
+
+    def _train(self, branches: Callable[[], Branches], tasks: Tasks, seed: int) -> torch.Tensor:
+        """The losses after training on some tasks, [horizons, examples]."""
+        made = branches()
+        made.done = self._done
+        return made.along(tasks, seed, self.horizons, self.rates, self.share)
+
+    def _content(self, tasks: Tasks) -> list[str]:
+        """What a training depends on beside the job: its tasks and their examples."""
+        return [part for task in tasks for part in (task, content(self.pools.streams[task].examples))]
+
+    def _fresh(self, seed: int) -> Branches:
+        """The base with a new adapter, from which all sets are trained."""
+        pools, probe = self.pools, self.config.probe
+        model = fresh(self.config, self.trained, pools.collator.tokenizer, seed)
+        adapter = str(model.active_adapter)
+        held_out = HeldOut(pools.held_out, model, adapter, probe.batch_size, probe.memory_budget)
+        return Branches(
+            model, adapter, pools.collator, pools.streams, held_out, self.recipe, self.progress, total=self.total
+        )
+
+    def _examples(self) -> pd.DataFrame:
+        """A row for every example that is held out."""
+        units = self.pools.held_out.units
+        return pd.DataFrame(
+            {
+                "task": [unit.task for unit in units],
+                "id": [unit.examples[0].id for unit in units],
+                "source": [unit.examples[0].source for unit in units],
+                "group": [unit.group for unit in units],
+                "tokens": [unit.examples[0].supervised for unit in units],
+            }
+        )
+
+    def _meta(self) -> dict[str, Any]:
+        """What the outcomes record of the trainings."""
+        return {
+            "tasks": list(self.config.tasks),
+            "sets": [list(own) for own in self.sets],
+            "horizons": self.horizons,
+            "seeds": self.seeds,
+            "truth": [str(kind) for kind in validation_of(self.config).truth],
+            "share": self.share,
+            "seed": self.config.probe.seed,
+            "trained_on": self.pools.told,
+        }
+
+
+def fresh(config: AnalysisConfig, trained: TrainConfig, tokenizer: Any, seed: int) -> Any:
+    """The base with a new adapter as a training would begin with it; the random generators stay as they were.
+
+    Args:
+        config: names the base and the device.
+        trained: describes the adapter.
+        tokenizer: for MixLoRA's task definitions.
+        seed: of the adapter's weights.
+
+    Raises:
+        CheckpointError: if the base cannot be loaded.
+        ConfigError: if the base has no such modules.
+    """
+    base = loading.load_base(config.model)
+    device = next(base.parameters()).device
+    with own_randomness(seed):
+        return prepare(base, tokenizer, trained).to(device).eval()
+
+
+def rates_of(recipe: RecipeSection, steps: int) -> list[float]:
+    """The learning rate of each of the first steps of a training; it ends with them where the recipe names no end.
+
+    Args:
+        recipe: of the training.
+        steps: how many.
+    """
+    total = max(recipe.steps or 0, steps)
+    warmup = math.ceil(total * recipe.warmup) if recipe.warmup < 1 else int(recipe.warmup)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=recipe.learning_rate)
+    schedule = get_scheduler(recipe.lr_scheduler_type, optimizer, warmup, total)
+    rates = []
+    for _ in range(steps):
+        rates.append(float(schedule.get_last_lr()[0]))
+        optimizer.step()
+        schedule.step()
+    return rates

@@ -1,0 +1,332 @@
+"""validate: does the matrix say what training does? The truth by training, the predictions of every checkpoint.
+
+A job works in its directory from the beginning, piece by piece: runs and lookaheads of every checkpoint, then the
+trainings. A killed call continues; a finished one whose configuration asks for more checkpoints or predictions makes
+what is missing.
+
+Not here: the trainings (`trainings`), the predictions (`predictors`, `lookahead`), and the scores (`validation`).
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from interference.config import AnalysisConfig
+from interference.config import load as read_config
+from interference.errors import ConfigError, RunError
+from interference.measurement import checkpoint, sample
+from interference.measurement.compute import compute_config
+from interference.prediction import horizons, lookahead, outcomes
+from interference.prediction.finished import content
+from interference.prediction.outcomes import Outcomes
+from interference.prediction.pools import Pools, draw_apart
+from interference.prediction.predictors import Predictor, matrices
+from interference.prediction.recipe import Recipe, asked_of, recipe_of, trained_by, validation_of
+from interference.prediction.trainings import Trainings
+from interference.prediction.validation import OUTCOMES, Validation, load, save
+from interference.run import load as load_run
+from mixlora.checkpoints import loading
+from mixlora.checkpoints.fingerprints import of_checkpoint, of_processing
+from mixlora.common.directories import check_writable, is_occupied
+from mixlora.common.errors import unwritable
+from mixlora.common.files import SNAPSHOTS, expanded, is_file, read_json, without_dots
+from mixlora.common.identity import differences
+from mixlora.common.locks import LOCK, locked
+from mixlora.common.progress import Progress, silent
+from mixlora.common.sections import resolved
+from mixlora.common.writing import write_json
+from mixlora.data.templates import today
+from mixlora.training.config import TrainConfig
+
+JOB = "job.json"
+_RUNS = "runs"
+_ADAPTERS = "adapters"
+_READ: Any = {
+    **dict.fromkeys(("model", "tasks", "probe", "lookahead"), True),
+    "validation": {"truth", "horizons", "seeds", "seed", "share", "held_out"},
+}
+"""Keys of a configuration that pieces depend on; the others say which pieces there are."""
+_ELSEWHERE: Any = {"model": {"base", "adapter", "projector"}, "probe": {"spool_dir", "memory_budget"}}
+
+
+def validate(
+    config: AnalysisConfig | Path | str,
+    out: Path | str | None = None,
+    settings: Sequence[str] = (),
+    predictors: Mapping[str, Predictor] | None = None,
+    progress: Progress = silent,
+) -> Validation:
+    """Test by training what runs along a training predict: who helps whom, and who hurts.
+
+    Args:
+        config: A configuration of `interference compute` whose adapter `mixlora train` made, with snapshots, or the
+            path of one; its `validation` says by which trainings.
+        out: Directory of the result; None for the configuration's `out` with "-validation" behind its name.
+        settings: "key.subkey=value", over the configuration's.
+        predictors: {name: a function of a Run that returns tasks x tasks}, tested beside the known ones.
+        progress: Called after every step.
+
+    Returns:
+        The validation, as it was saved.
+
+    Raises:
+        ConfigError: If no training is known, it has no snapshots, or a value cannot be used.
+        ScopeError: If there is one task alone, a task has too few examples, or a predictor returns no such matrix.
+        DataError: If a task's file or a record cannot be used.
+        CheckpointError: If the base or a checkpoint cannot be loaded.
+        MeasurementError: If a training diverges.
+        RunError: If `out` holds something else or cannot be written, or another process works there.
+    """
+    read = config if isinstance(config, AnalysisConfig) else read_config(expanded(config), settings)
+    return compute(read, place_of(read, out), predictors or {}, progress)
+
+
+def place_of(config: AnalysisConfig, out: Path | str | None) -> Path:
+    """Where the result goes: `out`, or else beside the run of the configuration, under its name with "-validation".
+
+    Args:
+        config: Whose `out` is the run's directory.
+        out: The directory that was asked for.
+
+    Returns:
+        An absolute path.
+
+    Raises:
+        ConfigError: If neither is given.
+    """
+    if out is not None:
+        return without_dots(expanded(out).absolute())
+    if config.out is None:
+        raise ConfigError("there is no directory for the validation; give --out, or out: of the run it goes beside")
+    run = without_dots(expanded(config.out).absolute())
+    return run.with_name(f"{run.name}-validation")
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that a validation needs, read and checked before anything is computed.
+
+    Attributes:
+        config: its day is that of the templates.
+        out: the directory in which the job works.
+        trained: the training whose checkpoints are judged.
+        recipe: its recipe.
+        pools: the examples of the truth.
+        checkpoints: {step: its directory}.
+        share: examples of each task in a step.
+        progress: called after every step.
+    """
+
+    config: AnalysisConfig
+    out: Path
+    trained: TrainConfig
+    recipe: Recipe
+    pools: Pools
+    checkpoints: Mapping[int, Path]
+    share: int
+    progress: Progress = field(default=silent, compare=False)
+
+    def identity(self) -> dict[str, Any]:
+        """What the pieces depend on."""
+        config = self.config.model_dump(mode="json", include=_READ, exclude=_ELSEWHERE)
+        trained = resolved(self.trained)
+        data = {"held out": content(unit.examples[0] for unit in self.pools.held_out.units)}
+        data |= {task: content(stream.examples) for task, stream in self.pools.streams.items()}
+        return {
+            "validation of": {"base": of_checkpoint(loading.base_of(self.config.model))},
+            "config": config,
+            "training": {key: trained[key] for key in ("method", "adapter", "lora", "mixlora", "training")},
+            "data": data,
+            "processing": of_processing(self.pools.collator),
+            "versions": checkpoint.versions(),
+            _ADAPTERS: {str(step): of_checkpoint(str(place)) for step, place in self.checkpoints.items()},
+        }
+
+    def at(self, step: int) -> AnalysisConfig:
+        """The configuration of a checkpoint's run."""
+        model = self.config.model.model_copy(update={"adapter": str(self.checkpoints[step])})
+        return self.config.model_copy(update={"model": model, "out": str(self.out / _RUNS / f"step-{step}")})
+
+    def trainings(self) -> Trainings:
+        """The trainings that are the truth."""
+        return Trainings(self.config, self.trained, self.recipe, self.pools, self.share, self.progress)
+
+
+def prepared(config: AnalysisConfig, out: Path, progress: Progress = silent, day: date | None = None) -> Job:
+    """Everything that a validation needs; what is wrong with its input is told before a model is loaded.
+
+    Args:
+        config: What is asked for.
+        out: The directory in which the job works.
+        progress: Called after every step.
+        day: That a template takes for today where the configuration names none; None for today.
+
+    Returns:
+        The job.
+
+    Raises:
+        InterferenceError: As `validate`.
+    """
+    trained, home = trained_by(config)
+    recipe, asked = recipe_of(config), validation_of(config)
+    seeds = range(asked.seed, asked.seed + asked.seeds)
+    if trained.training.seed in seeds:
+        raise ConfigError(
+            f"validation.seed: {trained.training.seed} is the seed of {home}, whose checkpoints are judged; choose "
+            "seeds of your own, so that the truth knows nothing of the prediction"
+        )
+    checkpoints = _checkpoints(home, asked.checkpoints)
+    checkpoint.adapter_config(config.model)
+    share = asked.share or max(recipe.training.batch_size // len(config.tasks), 1)
+    pools = draw_apart(config, recipe, share, day)
+    config = sample.dated(config, pools.held_out.collator)
+    return Job(config, out, trained, recipe, pools, checkpoints, share, progress)
+
+
+def _checkpoints(home: Path, asked: Sequence[int] | None) -> dict[int, Path]:
+    """The snapshots of a training by step.
+
+    Raises:
+        ConfigError: if there is none, or one that is asked for is not there.
+    """
+    folder = home / SNAPSHOTS
+    named = [(re.fullmatch(r"step-(\d+)", path.name), path) for path in folder.iterdir()] if folder.is_dir() else []
+    found = dict(sorted((int(name[1]), path) for name, path in named if name))
+    if not found:
+        raise ConfigError(f"{home} has no snapshots to predict from; train with training.snapshots, as [0, 10, 20]")
+    if asked is None:
+        return found
+    if missing := [step for step in asked if step not in found]:
+        raise ConfigError(
+            f"validation.checkpoints asks for step {missing[0]}, but {folder} has {', '.join(map(str, found))}"
+        )
+    return {step: found[step] for step in asked}
+
+
+def compute(config: AnalysisConfig, out: Path, predictors: Mapping[str, Predictor], progress: Progress) -> Validation:
+    """What `validate` does with a configuration.
+
+    Args:
+        config: What is asked for.
+        out: The directory of the result.
+        predictors: {name: a predictor of the user's}.
+        progress: Called after every step.
+
+    Returns:
+        The validation, as it was saved.
+
+    Raises:
+        InterferenceError: As `validate`.
+    """
+    known = _known(out)
+    check_writable(out)
+    job = prepared(config, out, progress, _day(known) or today())
+    with locked(out / LOCK, f"validating in {out}"):
+        identity = _claimed(out, known, job.identity())
+        for step in job.checkpoints:
+            _predicted(job, step)
+        trained = _trained(job, identity)
+        told = {key: value for key, value in identity.items() if key not in ("data", "config")}
+        meta = {**told, "config": resolved(job.config), "seed": config.probe.seed}
+        try:
+            save(out, _predictions(job, trained.tasks, predictors), meta)
+        except OSError as error:
+            raise unwritable(f"{out} cannot be written", error) from None
+    return load(out)
+
+
+def _known(out: Path) -> dict[str, Any] | None:
+    """The identity of the job that a directory holds; None if it holds nothing.
+
+    Raises:
+        RunError: if it holds something else.
+    """
+    try:
+        if not is_occupied(out):
+            return None
+        found = read_json(out / JOB)
+        if isinstance(found, dict) and isinstance(found.get(_ADAPTERS), dict):
+            return found
+    except (OSError, ValueError):
+        if {path.name for path in out.iterdir()} <= {LOCK}:
+            return None  # a killed call has left its lock
+    raise RunError(f"{out} exists and holds no validation; choose another --out")
+
+
+def _day(known: Mapping[str, Any] | None) -> date | None:
+    """The day that a begun job takes for today."""
+    try:
+        return date.fromisoformat((known or {})["config"]["model"]["date"])
+    except (ValueError, LookupError, TypeError):
+        return None
+
+
+def _claimed(out: Path, known: Mapping[str, Any] | None, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """The identity under which a directory's pieces are kept: the job's, with the checkpoints of earlier calls.
+
+    Raises:
+        RunError: if the directory holds the pieces of another job, or cannot be written.
+    """
+    whole = {**identity, _ADAPTERS: {**(known or {}).get(_ADAPTERS, {}), **identity[_ADAPTERS]}}
+    if known is not None:
+        there = {**known, _ADAPTERS: {**whole[_ADAPTERS], **known[_ADAPTERS]}}
+        if other := differences(there, json.loads(json.dumps(whole))):
+            raise RunError(f"{out} holds a validation of another job ({other}); choose another --out, or delete it")
+    try:
+        write_json(out / JOB, whole)
+    except OSError as error:
+        raise unwritable(f"{out} cannot be written", error) from None
+    return whole
+
+
+def _predicted(job: Job, step: int) -> None:
+    """Make the run of a checkpoint, and the lookahead from it, unless they are there."""
+    config = job.at(step)
+    place = Path(str(config.out))
+    if not is_file(place / "run.json"):
+        compute_config(config, _named(f"checkpoint {step}", job.progress))
+    ahead = lookahead.place_of(config, None)
+    if validation_of(job.config).lookahead and not is_file(ahead / horizons.MARKER):
+        lookahead.compute(config, ahead, _named(f"lookahead {step}", job.progress))
+
+
+def _trained(job: Job, identity: Mapping[str, Any]) -> Outcomes:
+    """What the trainings did: computed now, or read."""
+    place = job.out / OUTCOMES
+    if is_file(place / outcomes.MARKER):
+        return outcomes.load(place)
+    own = {key: value for key, value in identity.items() if key != _ADAPTERS}
+    meta = {"recipe": {**job.recipe.json(), "of": job.recipe.place}, "versions": checkpoint.versions()}
+    return job.trainings().outcomes(place, own, meta)
+
+
+def _predictions(job: Job, tasks: Sequence[str], predictors: Mapping[str, Predictor]) -> pd.DataFrame:
+    """Every prediction at every checkpoint, one row a cell."""
+    pairs = pd.MultiIndex.from_product([tasks, tasks], names=["affected", "stepped"]).to_frame(False)
+    frames = [
+        pairs.assign(prediction=name, step=step, value=matrix.ravel())
+        for step in job.checkpoints
+        for name, matrix in _at(job, step, predictors)
+    ]
+    return pd.concat(frames, ignore_index=True)[["prediction", "step", "affected", "stepped", "value"]]
+
+
+def _at(job: Job, step: int, predictors: Mapping[str, Predictor]) -> Iterator[tuple[str, Any]]:
+    """The predictions of a checkpoint: of its run, and of the branches from it."""
+    config = job.at(step)
+    yield from matrices(load_run(str(config.out)), predictors)
+    if validation_of(job.config).lookahead:
+        found = horizons.load(lookahead.place_of(config, None))
+        for steps in asked_of(job.config).steps:
+            for metric in ("interference", "delta"):
+                yield f"lookahead {metric}, {steps} step{'s' * (steps > 1)}", found.matrix(metric, steps).to_numpy()
+
+
+def _named(stage: str, progress: Progress) -> Progress:
+    return lambda what, done, total: progress(f"{stage}: {what}", done, total)
