@@ -51,6 +51,11 @@ def smallness(run: Run) -> pd.DataFrame:
     return pd.DataFrame(np.tile(-length, (len(length), 1)), run.tasks, run.tasks)
 
 
+def flatness(run: Run) -> pd.DataFrame:
+    """Minus PCGrad's curvature bounding measure: high where the two gradients are alike in direction and length."""
+    return -of_metric(run, "curvature")
+
+
 def _products(run: Run) -> Array:
     """Inner products of the tasks' mean gradients, [tasks i, tasks j]; pairs of units of one group do not count."""
     gram, tasks = run.gram().astype(float), pd.factorize(run.probes["task"])[0]
@@ -66,7 +71,7 @@ PREDICTORS: Mapping[str, Predictor] = MappingProxyType(
         "interference": partial(of_metric, metric="interference"),
         "delta": partial(of_metric, metric="delta"),
         "cosine": partial(of_metric, metric="cosine"),
-        "curvature": partial(of_metric, metric="curvature"),
+        "flatness": flatness,
         "progress": progress,
         "smallness": smallness,
     }
