@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from interference.measurement.compute import compute
     from interference.measurement.trainer import from_trainer, trainer_batches
     from interference.prediction.lookahead import lookahead
+    from interference.prediction.validate import validate
     from interference.run import Run, compare, load
     from interference.statistics import metrics, uncertainty
     from interference.verification import reference
@@ -46,6 +47,7 @@ __all__ = [
     "reference",
     "trainer_batches",
     "uncertainty",
+    "validate",
     "verify",
 ]
 
@@ -58,6 +60,7 @@ _HOMES = {
     "load": "run",
     "lookahead": "prediction.lookahead",
     "trainer_batches": "measurement.trainer",
+    "validate": "prediction.validate",
     "verify": "verification.verify",
 }
 _MODULES = {

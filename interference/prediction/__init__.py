@@ -1,12 +1,20 @@
 """Prediction: what real training does next, told before it is done.
 
-`lookahead` trains along every task from a checkpoint and reads every task's loss. `recipe` says by which training,
-`pools` which examples are trained on and which are read, `branches` takes the steps, `held_out` reads the losses.
-`horizons` is the result, on disk and as tables; `cost` tells what it takes before it is paid.
+`recipe` says by which training, `pools` which examples are trained on and which are read, `branches` takes the steps,
+`held_out` reads the losses, `finished` keeps them where a job is interrupted.
+
+`lookahead` trains along every task from a checkpoint and reads every task's loss. `horizons` is the result, on disk and
+as tables; `cost` tells what it takes before it is paid.
+
+`validate` tests predictions: `truth` says which trainings are compared, `trainings` trains, `outcomes` is what they
+did, `predictors` are what runs say of it, `validation` sets both beside each other.
 
 Not here: the first-order score (`measurement`), and the numbers of a result (`statistics.falls`).
 """
 
+from interference.prediction import predictors
 from interference.prediction.horizons import Lookahead, load
+from interference.prediction.validation import Validation
+from interference.prediction.validation import load as load_validation
 
-__all__ = ["Lookahead", "load"]
+__all__ = ["Lookahead", "Validation", "load", "load_validation", "predictors"]

@@ -3,7 +3,6 @@
 Not here: the steps (`branches`), and the directory in which finished branches wait (`measurement.resume`).
 """
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interference.measurement.spool import DiskSpool
+from mixlora.checkpoints.fingerprints import digest
 from mixlora.data.checking import fingerprint
 from mixlora.data.collation import Encoded
 
@@ -43,11 +43,11 @@ class Finished:
         return found
 
     def _digest(self, number: int, content: Sequence[Any]) -> str:
-        return hashlib.sha256(repr((self.identity, number, content)).encode()).hexdigest()
+        return digest([repr((self.identity, number, content)).encode()])
 
 
 def content(examples: Iterable[Encoded]) -> str:
-    """A digest of examples' tokens and pictures."""
+    """A digest of examples' tokens and pictures, 32 hexadecimal digits."""
     kept = list(examples)
     tokens = repr([(one.input_ids, one.labels) for one in kept])
-    return hashlib.sha256(tokens.encode()).hexdigest() + fingerprint(one.example for one in kept)
+    return digest([tokens.encode(), fingerprint(one.example for one in kept).encode()])

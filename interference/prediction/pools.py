@@ -101,9 +101,7 @@ def draw_apart(config: AnalysisConfig, recipe: Recipe, share: int, day: date | N
     asked, kinds = validation_of(config), config.kinds
     _check_tasks(config, "a validation")
     probed = sample.encode(sample.read(config), sample.collator_of(config, day), config)
-    predicting = list(probed.units)
-    if asked.lookahead:
-        predicting += _read(config, asked_of(config).held_out, day).units
+    predicting = [*probed.units, *_read(config, asked_of(config).held_out, day).units]
     problems = list[DataError]()
     own = {name: _of_configuration(config, name, problems) for name in config.tasks}
     if problems:
