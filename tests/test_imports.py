@@ -69,6 +69,7 @@ OWNERS = {  # libraries, and the only files that may import them
         "interference/cli/demo.py",
         "interference/cli/horizons.py",
         "interference/cli/printing.py",
+        "interference/cli/validations.py",
         "mixlora/common/terminal.py",
     ],
     "filelock": ["mixlora/common/locks.py"],

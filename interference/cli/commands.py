@@ -248,11 +248,11 @@ def plan(
     """Estimate what `compute` will cost: units, blocks, memory, disk and time, and cheaper choices.
 
     With --pilot, also say how many groups (or units) a verdict needs for a power of 80%. --pilot alone says only that.
-    If the configuration has a lookahead, also estimate what that will cost.
+    If the configuration has a lookahead or a validation, also estimate what that will cost.
 
     Example: interference plan analysis_configs/paper_figure2.yaml --set probe.unit_size=10
     """
-    from interference.cli import horizons, printing
+    from interference.cli import horizons, printing, validations
     from interference.measurement import plan
     from interference.prediction import cost
     from mixlora.common import terminal
@@ -263,12 +263,15 @@ def plan(
     needs = None if pilot is None else plan.needed_by(pilot, resolved, wished)
     found = None if resolved is None else plan.plan(resolved, timed=time)
     ahead = None if resolved is None or resolved.lookahead is None else cost.cost(resolved, timed=time)
+    tested = None if resolved is None or resolved.validation is None else cost.of_validation(resolved, timed=time)
     if as_json:
-        typer.echo(printing.plan_json(found, needs, ahead))
+        typer.echo(printing.plan_json(found, needs, ahead, tested))
     else:
         printing.plan(found, terminal.console(), needs)
         if ahead is not None:
             horizons.cost(ahead, terminal.console())
+        if tested is not None:
+            validations.cost(tested, terminal.console())
     after = "interference compute, with as many samples" if found is None else _same("compute", config, given, settings)
     command.next_steps(after, quiet=quiet or as_json)
 
@@ -303,4 +306,4 @@ def _same(name: str, config: Path | None, given: Mapping[str, Any], settings: Se
 
 def main() -> None:
     """Entry point: errors become one sentence on stderr and an exit code."""
-    command.run(app, alone={"factors", "report", "figure", "demo", "verify", "lookahead"})
+    command.run(app, alone={"factors", "report", "figure", "demo", "verify", "lookahead", "validate"})

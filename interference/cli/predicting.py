@@ -13,6 +13,7 @@ from mixlora.common.errors import plain
 from mixlora.common.files import is_file
 
 MARKER = "lookahead.json"  # as `prediction.horizons.MARKER`, which would load pandas for every --help
+VALIDATION = "validation.json"  # as `prediction.validation.MARKER`
 
 _Config = Annotated[
     Path,
@@ -52,6 +53,62 @@ def lookahead(
     else:
         again = command.call("interference", "lookahead", place, "--json")
         command.next_steps(f"{again} prints every cell, for a script", quiet=quiet)
+
+
+@app.command()
+def validate(
+    config: Annotated[
+        Path,
+        typer.Argument(help="YAML file, a run's directory, or a validation's to print it again.", show_default=False),
+    ],
+    settings: Set = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="Directory of the result.", show_default="the run's, with -validation", callback=at_home
+        ),
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Test by training which prediction of the matrix holds: every task is trained alone, and with every other one.
+
+    The adapter is that of a `mixlora train` with training.snapshots: each snapshot is measured, and what it predicts is
+    compared with what new trainings by the same recipe do. `interference plan` says first what they take. A killed call
+    continues.
+
+    Example: interference validate validation.yaml --set validation.horizons=[10,20,40]
+    """
+    from interference.cli import validations
+    from interference.prediction import load_validation
+    from mixlora.common import terminal
+
+    place = config if is_file(config / VALIDATION) else _validated(config, settings or (), out, quiet)
+    found = load_validation(place)
+    if as_json:
+        typer.echo(validations.to_json(found))
+        return
+    validations.show(found, terminal.console())
+    typer.echo(plain(f"{found!r} in {place}"))
+    again = command.call("interference", "validate", place, "--json")
+    command.next_steps(f"{again} prints every score with its interval, for a script", quiet=quiet)
+
+
+def _validated(config: Path, settings: Sequence[str], out: Path | None, quiet: bool) -> Path:
+    """Where the validation of a configuration is, which is computed now."""
+    from interference.config import load
+    from interference.prediction import validate
+    from mixlora.common import terminal
+
+    resolved = load(config, settings)
+    place = validate.place_of(resolved, out)
+    try:
+        with terminal.progress(terminal.console(stderr=True), quiet) as report:
+            validate.compute(resolved, place, {}, report)
+    except KeyboardInterrupt:
+        typer.echo(f"interrupted: what is finished is kept in {place}; the same command continues", err=True)
+        raise typer.Exit(130) from None
+    return place
 
 
 def _computed(config: Path, settings: Sequence[str], out: Path | None, quiet: bool) -> Path:

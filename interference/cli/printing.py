@@ -44,7 +44,7 @@ from mixlora.common.files import amount
 if TYPE_CHECKING:
     from interference.config import AnalysisConfig
     from interference.measurement.plan import Plan
-    from interference.prediction.cost import Cost
+    from interference.prediction.cost import Cost, ValidationCost
     from interference.run.planning import Needed
     from interference.verification.verify import Verification
 
@@ -336,11 +336,17 @@ def to_json(data: pd.DataFrame) -> str:
     return json.dumps(_rows(data), indent=2)
 
 
-def plan_json(found: "Plan | None", needs: "Needed | None" = None, ahead: "Cost | None" = None) -> str:
-    """A plan, what verdicts need by a pilot, and what a lookahead takes, as JSON: what `plan` prints."""
+def plan_json(
+    found: "Plan | None",
+    needs: "Needed | None" = None,
+    ahead: "Cost | None" = None,
+    tested: "ValidationCost | None" = None,
+) -> str:
+    """A plan, what verdicts need by a pilot, what a lookahead and a validation take, as JSON: what `plan` prints."""
     names = ("units", "groups", "blocks", "width", "spool", "stored", "memory", "gpu_memory", "seconds")
     cost = {} if found is None else {name: getattr(found, name) for name in names} | {"choices": _rows(found.choices)}
     cost |= {} if ahead is None else {"lookahead": {**asdict(ahead), "seconds": ahead.seconds}}
+    cost |= {} if tested is None else {"validation": {**asdict(tested), "seconds": tested.seconds}}
     if needs is None:
         return json.dumps(cost, indent=2)
     rows = needs.table.assign(reachable=np.isfinite(needs.table["groups"]).where(needs.table["groups"].notna(), None))

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from interference.config import AnalysisConfig
 from interference.prediction.lookahead import Job, prepared
 from interference.prediction.pools import draw
 from interference.prediction.recipe import asked_of, recipe_of
+from interference.prediction.validate import prepared as prepared_validation
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,66 @@ def cost(config: AnalysisConfig, timed: bool = False) -> Cost:
         forwards=forwards,
     )
     return _measured(found, job) if timed else found
+
+
+@dataclass(frozen=True)
+class ValidationCost:
+    """What the trainings of a validation take.
+
+    Attributes:
+        trainings: one a set of tasks and seed.
+        steps: optimizer steps of each.
+        shares: how many times the examples of one task are trained on, over all steps.
+        share: examples of a task in a step.
+        most: tasks of the largest set.
+        readings: how often all held-out examples are read.
+        examples: how many these are.
+        share_seconds: of a step on one task, if it was measured.
+        reading_seconds: of a reading, if it was measured.
+    """
+
+    trainings: int
+    steps: int
+    shares: int
+    share: int
+    most: int
+    readings: int
+    examples: int
+    share_seconds: float | None = None
+    reading_seconds: float | None = None
+
+    @property
+    def seconds(self) -> float | None:
+        """Of all steps and readings; None if they were not measured."""
+        if self.share_seconds is None or self.reading_seconds is None:
+            return None
+        return self.shares * self.share_seconds + self.readings * self.reading_seconds
+
+
+def of_validation(config: AnalysisConfig, timed: bool = False) -> ValidationCost:
+    """The cost of the trainings of a configuration's validation; a model is made only to measure time.
+
+    Raises:
+        InterferenceError: as `validate`.
+    """
+    work = prepared_validation(config, Path("unused")).trainings()
+    seeds, steps, horizons = len(work.seeds), work.horizons[-1], len(work.horizons)
+    found = ValidationCost(
+        trainings=seeds * len(work.sets),
+        steps=steps,
+        shares=seeds * steps * sum(map(len, work.sets)),
+        share=work.share,
+        most=max(map(len, work.sets)),
+        readings=seeds * (len(work.sets) * horizons + 1),
+        examples=len(work.pools.held_out.units),
+    )
+    if not timed:
+        return found
+    branches, tasks = work.fresh(work.seeds[0]), list(config.tasks)
+    branches.before()  # the first forward of a process takes longer than any other
+    reading = _timed(branches.before)
+    spent = [_timed(partial(branches.along, [task], 0, [1], work.rates, work.share)) - reading for task in tasks]
+    return replace(found, share_seconds=max(float(np.mean(spent)), 0.0), reading_seconds=reading)
 
 
 def _measured(found: Cost, job: Job) -> Cost:

@@ -19,6 +19,8 @@ from interference.run import Run
 from interference.statistics.layout import Array
 from mixlora.common.errors import type_of
 
+BY_PART = "interference, in "
+"""What the name of interference in one part of the model begins with."""
 Predictor = Callable[[Run], Any]
 """A function of a run that returns tasks x tasks, as an array or a DataFrame with the tasks' names."""
 
@@ -122,4 +124,4 @@ def matrices(run: Run, own: Mapping[str, Predictor]) -> Iterator[tuple[str, Arra
     for name, predictor in {**PREDICTORS, **own}.items():
         yield name, predicted(name, predictor, run)
     for words, scope in scopes(run):
-        yield f"interference, {words}", of_metric(run, "interference", **scope).to_numpy()
+        yield f"{BY_PART}{words}", of_metric(run, "interference", **scope).to_numpy()

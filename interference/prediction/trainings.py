@@ -97,7 +97,7 @@ class Trainings:
         """The losses before any step [examples], and after training on each set [sets, horizons, examples]."""
         first, read = place * (len(self.sets) + 1), content(unit.examples[0] for unit in self.pools.held_out.units)
         rest = [(first + 1 + k, tasks, self._content(tasks)) for k, tasks in enumerate(self.sets)]
-        branches = cache(partial(self._fresh, seed))  # a model is only made if something is left to train
+        branches = cache(partial(self.fresh, seed))  # a model is only made if something is left to train
         before = finished.losses(first, lambda: branches().before(), read)
         losses = []
         for number, tasks, trained in rest:
@@ -116,10 +116,10 @@ class Trainings:
         """What a training depends on beside the job: its tasks and their examples."""
         return [part for task in tasks for part in (task, content(self.pools.streams[task].examples))]
 
-    def _fresh(self, seed: int) -> Branches:
+    def fresh(self, seed: int) -> Branches:
         """The base with a new adapter, from which all sets are trained."""
         pools, probe = self.pools, self.config.probe
-        model = fresh(self.config, self.trained, pools.collator.tokenizer, seed)
+        model = fresh_model(self.config, self.trained, pools.collator.tokenizer, seed)
         adapter = str(model.active_adapter)
         held_out = HeldOut(pools.held_out, model, adapter, probe.batch_size, probe.memory_budget)
         return Branches(
@@ -153,7 +153,7 @@ class Trainings:
         }
 
 
-def fresh(config: AnalysisConfig, trained: TrainConfig, tokenizer: Any, seed: int) -> Any:
+def fresh_model(config: AnalysisConfig, trained: TrainConfig, tokenizer: Any, seed: int) -> Any:
     """The base with a new adapter as a training would begin with it; the random generators stay as they were.
 
     Args:

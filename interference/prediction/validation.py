@@ -25,6 +25,7 @@ from interference.config import Truth
 from interference.errors import RunError, ScopeError
 from interference.prediction import outcomes
 from interference.prediction.outcomes import Outcomes
+from interference.prediction.predictors import BY_PART
 from interference.run import record
 from interference.statistics.ranking import SCORES, Ranking, Score
 from mixlora.common.files import expanded
@@ -34,6 +35,7 @@ SCHEMA = 1
 MARKER, OUTCOMES, PREDICTIONS = "validation.json", "outcomes", "predictions.parquet"
 AVERAGED = ", averaged so far"
 """What the name of a prediction ends with that is the mean over the checkpoints up to one."""
+__all__ = ["AVERAGED", "BY_PART", "Validation", "load", "save"]
 _TEXTS, _NUMBERS = ("prediction", "affected", "stepped"), ("step", "value")
 
 
@@ -57,6 +59,11 @@ class Validation:
             f"Validation({len(known.tasks)} tasks; {len(known.meta['sets'])} sets x {len(known.seeds)} seeds; "
             f"{made['prediction'].nunique()} predictions at {made['step'].nunique()} checkpoints)"
         )
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """The names of the scores that `table` takes."""
+        return SCORES
 
     def truth(self, kind: Truth | str = Truth.PAIRS, horizon: int | None = None, level: float = 0.95) -> pd.DataFrame:
         """T, by how much training with a task lowers the loss of another, with intervals over seeds and examples.
@@ -155,7 +162,7 @@ class Validation:
                 wide = cells.pivot(index="affected", columns="stepped", values="value")
                 seen.append(wide.reindex(index=tasks, columns=tasks).to_numpy(dtype=float))
                 yield (str(name), step), seen[-1]
-                if len(seen) > 1:
+                if len(seen) > 1 and not str(name).startswith(BY_PART):
                     yield (f"{name}{AVERAGED}", step), _mean(seen)
 
     def _judged(self, name: str, step: int, matrix: NDArray[np.float64], score: str, level: float) -> pd.DataFrame:

@@ -18,7 +18,7 @@ from interference.prediction import validate as library
 from interference.prediction.branches import Branches
 from interference.prediction.pools import draw
 from interference.prediction.recipe import asked_of
-from interference.prediction.trainings import fresh, rates_of
+from interference.prediction.trainings import fresh_model, rates_of
 from interference.prediction.truth import gains, sets_of
 from interference.prediction.validation import AVERAGED
 from mixlora.checkpoints.prompting import load_collator
@@ -117,7 +117,7 @@ def test_a_new_adapter_is_the_one_that_a_training_begins_with(folder, tmp_path):
     train(settings.build(TrainConfig, values, "the test"))
     saved = load_file(tmp_path / "lora" / "snapshots" / "step-0" / "adapter_model.safetensors")
     own = asked(folder)
-    model = fresh(own, settings.build(TrainConfig, values, "the test"), load_collator(own.model).tokenizer, 7)
+    model = fresh_model(own, settings.build(TrainConfig, values, "the test"), load_collator(own.model).tokenizer, 7)
     here = {name.replace(".default", ""): value for name, value in model.state_dict().items() if "lora_" in name}
     assert here.keys() == saved.keys() and all(torch.equal(here[name], saved[name]) for name in saved)
 
@@ -145,7 +145,7 @@ def test_every_set_begins_with_the_same_adapter_and_sees_the_same_examples(folde
     job = library.prepared(asked(folder), folder / "out")
     work = job.trainings()
     assert work.share == 2 and found.outcomes.meta["share"] == 2
-    branches = work._fresh(1001)
+    branches = work.fresh(1001)
     read = branches.along(["green", "gold"], 1001, [1, 3], work.rates, 2).numpy()
     place = found.outcomes.meta["sets"].index(["green", "gold"])
     np.testing.assert_array_equal(found.outcomes.losses[1, place], read)
@@ -174,7 +174,7 @@ def test_predictions_are_those_of_the_runs(place, found):
     for name in ("interference", "delta", "cosine"):
         own = rows[(rows["prediction"] == name) & (rows["step"] == 2)]
         np.testing.assert_allclose(own["value"].to_numpy().reshape(4, 4), run.matrix(name))
-    layer = rows[(rows["prediction"] == "interference, q_proj") & (rows["step"] == 2)]["value"].to_numpy()
+    layer = rows[(rows["prediction"] == "interference, in q_proj") & (rows["step"] == 2)]["value"].to_numpy()
     np.testing.assert_allclose(layer.reshape(4, 4), run.matrix(modules=["q_proj"]))
     ahead = prediction.load(place / "runs" / "step-2-lookahead")
     own = rows[(rows["prediction"] == "lookahead delta, 2 steps") & (rows["step"] == 2)]["value"].to_numpy()

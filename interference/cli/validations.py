@@ -1,0 +1,102 @@
+"""What the command line prints of a validation: what training did, and how well each prediction ranks it."""
+
+import json
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from rich.console import Console
+from rich.text import Text
+
+from interference.cli import printing
+from interference.prediction import Validation
+from interference.prediction.validation import AVERAGED, BY_PART
+from mixlora.common.errors import plain
+
+if TYPE_CHECKING:
+    from interference.prediction.cost import ValidationCost
+
+SCORE = "spearman_within"
+
+
+def show(found: Validation, console: Console) -> None:
+    """Print the truth at every horizon, and the predictions' scores at every checkpoint."""
+    recipe = dict(found.outcomes.meta["recipe"])
+    console.print(
+        Text(
+            plain(
+                f"recipe ({recipe.get('of')}): {found.outcomes.meta['share']} examples of each task in a step; "
+                f"{len(found.outcomes.seeds)} seeds, {found.outcomes.seeds[0]} and after"
+            )
+        )
+    )
+    table, ceilings = found.table(SCORE), found.ceilings()
+    for kind in found.outcomes.kinds:
+        for horizon in found.outcomes.horizons:
+            console.print(Text(_truth(found.truth(kind, horizon), str(kind), horizon)))
+            own = ceilings.query("truth == @kind and horizon == @horizon and score == @SCORE")
+            console.print(Text(f"  the truth of one seed ranks that of another by {_interval(own.iloc[0])}"))
+            rows = table.query("truth == @kind and horizon == @horizon")
+            console.print(printing.frame(_by_checkpoint(rows), f"Spearman within rows, {kind}, {horizon} steps"))
+    console.print(
+        Text("*: the 95% interval, by a bootstrap over seeds and tasks, is above 0. --json has every interval.")
+    )
+
+
+def _truth(table: pd.DataFrame, kind: str, horizon: int) -> str:
+    """What the trainings did, in a line."""
+    apart = table[table["affected"] != table["stepped"]]
+    counts = apart["verdict"].value_counts()
+    own = table[table["affected"] == table["stepped"]]["value"]
+    counted = f"hurt in {counts.get('conflict', 0)} and helped in {counts.get('synergy', 0)} of {len(apart)} pairs"
+    return (
+        f"after {horizon} step{'s' * (horizon > 1)} ({kind}): training with another task {counted}; it lowered a loss by "
+        f"{apart['value'].min():.2g} to {apart['value'].max():.2g} nats, a task's own training by {own.min():.2g} to "
+        f"{own.max():.2g}"
+    )
+
+
+def _by_checkpoint(rows: pd.DataFrame) -> pd.DataFrame:
+    """Predictions x checkpoints, without those of a part of the model; a star where the interval is above 0."""
+    rows = rows[~rows["prediction"].str.startswith(BY_PART)]
+    told = rows.assign(
+        said=[
+            "" if pd.isna(value) else f"{value:+.2f}{'*' if low > 0 else ' '}"
+            for value, low in zip(rows["value"], rows["low"], strict=True)
+        ]
+    )
+    wide = told.pivot(index="prediction", columns="step", values="said").fillna("")
+    wide = wide.reindex(list(dict.fromkeys(told["prediction"])))
+    wide.columns = [f"step {step}" for step in wide.columns]
+    return wide.rename(index=lambda name: name.replace(AVERAGED, ", mean so far"))
+
+
+def _interval(row: pd.Series) -> str:
+    if pd.isna(row["low"]):
+        return f"{row['value']:.2f} (too few tasks or seeds for an interval)"
+    return f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+
+
+def cost(found: "ValidationCost", console: Console) -> None:
+    """Print what a validation's trainings take."""
+    console.print(
+        f"validation: {found.trainings} trainings of {found.steps} steps, each with {found.share} examples of 1 to "
+        f"{found.most} tasks; {found.readings} readings of {found.examples} held-out examples"
+    )
+    if found.seconds is not None:
+        console.print(f"validation's time, without the runs and lookaheads: {printing.duration(found.seconds)}")
+
+
+def to_json(found: Validation) -> str:
+    """The truth, the ceilings and every prediction's scores, a row each."""
+    kinds = found.outcomes.kinds
+    truths = pd.concat([found.truth(kind).assign(truth=str(kind)) for kind in kinds])
+    return json.dumps(
+        {
+            "truth": json.loads(printing.to_json(truths)),
+            "ceilings": json.loads(printing.to_json(found.ceilings())),
+            "predictions": json.loads(
+                printing.to_json(pd.concat([found.table(name).assign(score=name) for name in found.scores]))
+            ),
+        },
+        indent=2,
+    )

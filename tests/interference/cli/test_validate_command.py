@@ -1,0 +1,114 @@
+"""interference validate: what it prints, as text and as JSON, what it will take, and what it refuses."""
+
+import json
+
+import pytest
+
+from interference import prediction
+from mixlora.common import settings
+from mixlora.training.config import TrainConfig
+from mixlora.training.run import train
+from tests.support.checkpoints import write_base, write_task
+
+TASKS = ["red", "blue", "green"]
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    """A configuration of a validation, whose training is done."""
+    folder = tmp_path_factory.mktemp("command")
+    write_base(folder / "base")
+    tasks = {task: {"file": str(write_task(folder / f"{task}.jsonl", 40, k))} for k, task in enumerate(TASKS)}
+    model = {"base": str(folder / "base"), "device": "cpu"}
+    recipe = {"steps": 2, "batch_size": 6, "learning_rate": 1e-2, "order": "shuffled", "snapshots": [1, 2]}
+    trained = {
+        "method": "lora",
+        "model": model,
+        "tasks": tasks,
+        "adapter": {"target_modules": ["q_proj"]},
+        "training": recipe,
+        "out": str(folder / "lora"),
+    }
+    train(settings.build(TrainConfig, trained, "the test"))
+    asked = {
+        "model": {**model, "adapter": str(folder / "lora")},
+        "tasks": tasks,
+        "probe": {"samples": 6, "batch_size": 8},
+        "lookahead": {"steps": [1], "seeds": 2, "held_out": 6},
+        "validation": {"horizons": [1, 2], "seeds": 2, "held_out": 6},
+        "out": str(folder / "run"),
+    }
+    path = folder / "c.yaml"
+    path.write_text(json.dumps(asked))
+    return path
+
+
+@pytest.fixture
+def done(interference, file):
+    """The directory of the validation, made once."""
+    place = file.with_name("run-validation")
+    if not place.exists():
+        said = interference("validate", file, "--quiet")
+        assert said.code == 0, said.err
+    return place
+
+
+def test_it_prints_truth_and_scores(interference, file, tmp_path):
+    said = interference("validate", file, "--out", tmp_path / "out", "--set", "validation.checkpoints=[2]")
+    assert said.code == 0, said.err
+    words = " ".join(said.out.split())
+    assert "2 examples of each task in a step; 2 seeds, 1000 and after" in words
+    assert "after 1 step (pairs): training with another task hurt in " in words and "of 6 pairs" in words
+    assert "the truth of one seed ranks that of another by nan" in words or "too few tasks or seeds" in words
+    assert "Spearman within rows, pairs, 2 steps" in words and "lookahead delta, 1 step" in words
+    assert "in layer 1" not in words  # one part of the model: in --json
+    assert "Validation(3 tasks; 6 sets x 2 seeds; " in words and f" in {tmp_path / 'out'}" in said.out
+    assert f"next: interference validate {tmp_path / 'out'} --json prints every score" in said.err
+
+
+def test_json_has_everything(interference, done):
+    said = interference("validate", done, "--json")
+    told = json.loads(said.out)
+    assert said.code == 0 and said.err == ""
+    found = prediction.load_validation(done)
+    assert len(told["truth"]) == 2 * 9 and len(told["ceilings"]) == 2 * 4
+    assert len(told["predictions"]) == 4 * len(found.table()) and told["predictions"][0]["truth"] == "pairs"
+    assert {row["score"] for row in told["predictions"]} == set(found.scores)
+
+
+def test_a_finished_one_is_printed_again(interference, done):
+    first, again = (interference("validate", done, "--quiet") for _ in range(2))
+    assert first.code == 0 and first.out == again.out and "Spearman within rows" in first.out
+
+
+def test_a_plan_says_what_it_takes(interference, file):
+    said = interference("plan", file, "--no-time")
+    words = " ".join(said.out.split())
+    assert "validation: 12 trainings of 2 steps, each with 2 examples of 1 to 2 tasks; 26 readings of 18 held" in words
+    told = json.loads(interference("plan", file, "--json").out)["validation"]
+    assert told["shares"] == 2 * 2 * 9 and told["seconds"] > 0
+    assert told["seconds"] == pytest.approx(36 * told["share_seconds"] + 26 * told["reading_seconds"])
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("horizons=[2,1]", "validation.horizons: is not ascending; list each number of steps once, the smallest first"),
+        ("horizons=[0]", "validation.horizons: after 0 steps nothing is trained; begin with 1 or more"),
+        ("seed=0", "validation.seed: 0 is the seed of "),
+        ("checkpoints=[7]", "validation.checkpoints asks for step 7, but "),
+        ("share=40", "task 'red' has 28 examples to train on, but a step takes 40; 12 others are held out or share"),
+    ],
+)
+def test_what_it_refuses(refused, file, tmp_path, setting, words):
+    out = tmp_path / "out"
+    assert words in refused("validate", file, "--quiet", "--out", out, "--set", f"validation.{setting}", out=out)
+
+
+def test_without_a_place(refused, file, tmp_path):
+    values = json.loads(file.read_text())
+    del values["out"]
+    (tmp_path / "c.yaml").write_text(json.dumps(values))
+    assert "there is no directory for the validation; give --out, or out: of the run" in refused(
+        "validate", tmp_path / "c.yaml"
+    )
