@@ -37,9 +37,7 @@ def show(found: Validation, console: Console) -> None:
             console.print(Text(f"  the truth of one seed ranks that of another by {_interval(own.iloc[0])}"))
             rows = table.query("truth == @kind and horizon == @horizon")
             console.print(printing.frame(_by_checkpoint(rows), f"Spearman within rows, {kind}, {horizon} steps"))
-    console.print(
-        Text("*: the 95% interval, by a bootstrap over seeds and tasks, is above 0. --json has every interval.")
-    )
+    console.print(Text("*: the 95% interval over seeds and tasks is above 0; --json has every interval"))
 
 
 def _truth(table: pd.DataFrame, kind: str, horizon: int) -> str:
@@ -48,10 +46,10 @@ def _truth(table: pd.DataFrame, kind: str, horizon: int) -> str:
     counts = apart["verdict"].value_counts()
     own = table[table["affected"] == table["stepped"]]["value"]
     counted = f"hurt in {counts.get('conflict', 0)} and helped in {counts.get('synergy', 0)} of {len(apart)} pairs"
+    least, most = apart["value"].min(), apart["value"].max()
     return (
-        f"after {horizon} step{'s' * (horizon > 1)} ({kind}): training with another task {counted}; it lowered a loss by "
-        f"{apart['value'].min():.2g} to {apart['value'].max():.2g} nats, a task's own training by {own.min():.2g} to "
-        f"{own.max():.2g}"
+        f"after {horizon} step{'s' * (horizon > 1)} ({kind}): training with another task {counted}; it lowered a loss "
+        f"by {least:.2g} to {most:.2g} nats, and a task's own training by {own.min():.2g} to {own.max():.2g}"
     )
 
 

@@ -19,6 +19,7 @@ from interference.run import Run
 from interference.statistics.layout import Array
 from mixlora.common.errors import type_of
 
+__all__ = ["flatness", "progress", "smallness"]
 BY_PART = "interference, in "
 """What the name of interference in one part of the model begins with."""
 Predictor = Callable[[Run], Any]
@@ -26,7 +27,16 @@ Predictor = Callable[[Run], Any]
 
 
 def of_metric(run: Run, metric: str, **scope: Any) -> pd.DataFrame:
-    """A metric of the run in a scope; NaN throughout where it has no gradients there."""
+    """A metric of the run in a scope; NaN throughout where it has no gradients there.
+
+    Args:
+        run: Of a checkpoint.
+        metric: As `Run.matrix` takes it.
+        **scope: As `Run.matrix` takes it.
+
+    Returns:
+        [tasks, tasks].
+    """
     try:
         return run.matrix(metric, **scope)
     except MeasurementError:  # every gradient in the scope is zero, as A's before training
@@ -38,6 +48,12 @@ def progress(run: Run) -> pd.DataFrame:
 
     With the tasks' mean gradients G_i and G_j it is cos(G_i, G_i + G_j): alone, task i would fall by |G_i| a unit of
     length. A large gradient of j takes the step from i, which the interference score does not see.
+
+    Args:
+        run: Of a checkpoint.
+
+    Returns:
+        [tasks, tasks], rows affected, columns stepped; NaN where a mean gradient is lost in noise.
     """
     inner = _products(run)
     own = np.where(np.diagonal(inner) > 0, np.diagonal(inner), np.nan)
@@ -47,14 +63,28 @@ def progress(run: Run) -> pd.DataFrame:
 
 
 def smallness(run: Run) -> pd.DataFrame:
-    """Minus the length of j's mean gradient, the same for every i: a control that knows nothing of conflicts."""
+    """Minus the length of j's mean gradient, the same for every i: a control that knows nothing of conflicts.
+
+    Args:
+        run: Of a checkpoint.
+
+    Returns:
+        [tasks, tasks], rows affected, columns stepped; NaN where a mean gradient is lost in noise.
+    """
     own = np.diagonal(_products(run))
     length = np.sqrt(np.where(own > 0, own, np.nan))
     return pd.DataFrame(np.tile(-length, (len(length), 1)), run.tasks, run.tasks)
 
 
 def flatness(run: Run) -> pd.DataFrame:
-    """Minus PCGrad's curvature bounding measure: high where the two gradients are alike in direction and length."""
+    """Minus PCGrad's curvature bounding measure: high where the two gradients are alike in direction and length.
+
+    Args:
+        run: Of a checkpoint.
+
+    Returns:
+        [tasks, tasks], rows affected, columns stepped.
+    """
     return -of_metric(run, "curvature")
 
 
@@ -82,7 +112,14 @@ PREDICTORS: Mapping[str, Predictor] = MappingProxyType(
 
 
 def scopes(run: Run) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The parts of a model in which interference is also tested: each layer, side and module that was probed."""
+    """The parts of a model in which interference is also tested: each layer, side and module that was probed.
+
+    Args:
+        run: Of a checkpoint.
+
+    Yields:
+        What the part is called, and the scope that `Run.matrix` takes.
+    """
     for layer in run.layers if len(run.layers) > 1 else []:
         yield f"layer {layer}", {"layers": [layer]}
     for side in run.sides if len(run.sides) > 1 else []:
@@ -94,8 +131,16 @@ def scopes(run: Run) -> Iterator[tuple[str, dict[str, Any]]]:
 def predicted(name: str, predictor: Predictor, run: Run) -> Array:
     """What a predictor says of a run, [tasks i, tasks j] in the order of the run's tasks.
 
+    Args:
+        name: Of the prediction, for errors.
+        predictor: A function of a run.
+        run: Of a checkpoint.
+
+    Returns:
+        [tasks i, tasks j].
+
     Raises:
-        ScopeError: if it returns no such matrix.
+        ScopeError: If it returns no such matrix.
     """
     found, tasks = predictor(run), run.tasks
     if isinstance(found, pd.DataFrame):
@@ -115,11 +160,14 @@ def matrices(run: Run, own: Mapping[str, Predictor]) -> Iterator[tuple[str, Arra
     """Every prediction of a run by name: the predictors that are always tested, interference by scope, and a user's.
 
     Args:
-        run: of one checkpoint.
+        run: Of one checkpoint.
         own: {name: a user's predictor}.
 
+    Yields:
+        Name and matrix [tasks i, tasks j].
+
     Raises:
-        ScopeError: if a user's predictor returns no matrix.
+        ScopeError: If a user's predictor returns no matrix.
     """
     for name, predictor in {**PREDICTORS, **own}.items():
         yield name, predicted(name, predictor, run)

@@ -17,7 +17,7 @@ def workplace(tmp_path, monkeypatch):
     """A directory with what the pages name: a base, adapters, data, and the reference runs."""
     write_base(tmp_path / "my-base")
     write_adapter(tmp_path / "my-lora")
-    for seed, name in enumerate(("math", "code")):
+    for seed, name in enumerate(("math", "code", "law", "poetry")):
         write_task(tmp_path / f"{name}.jsonl", 8, seed)
     (tmp_path / "records.jsonl").write_text("".join(map(record, range(12))), encoding="utf-8")
     shutil.copytree(ROOT / "reports" / "reference", tmp_path / "reports" / "reference")
