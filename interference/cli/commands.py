@@ -150,6 +150,7 @@ def show(
     Example: interference show reports/demo/lora/step-10 --layers 2,3 --modules mlp --side A
     """
     from interference.cli import printing
+    from interference.prediction import holding
     from interference.run import load
     from mixlora.common import terminal
 
@@ -159,6 +160,8 @@ def show(
         typer.echo(printing.to_json(loaded.table(metric.value, **options)))
     else:
         printing.show(loaded, metric.value, terminal.console(), **options)
+        for line in holding.words(run, loaded):
+            typer.echo(plain(f"note: {line}"))
         command.next_steps(command.call("interference", "report", run), quiet=quiet)
 
 

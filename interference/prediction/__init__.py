@@ -7,7 +7,8 @@
 as tables; `cost` tells what it takes before it is paid.
 
 `validate` tests predictions: `truth` says which trainings are compared, `trainings` trains, `outcomes` is what they
-did, `predictors` are what runs say of it, `validation` sets both beside each other.
+did, `predictors` are what runs say of it, `validation` sets both beside each other, `holding`
+says for how many steps a run's matrix holds.
 
 Not here: the first-order score (`measurement`), and the numbers of a result (`statistics.falls`).
 """

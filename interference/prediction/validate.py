@@ -29,7 +29,7 @@ from interference.prediction.pools import Pools, draw_apart
 from interference.prediction.predictors import Predictor, matrices
 from interference.prediction.recipe import Recipe, asked_of, recipe_of, trained_by, validation_of
 from interference.prediction.trainings import Trainings
-from interference.prediction.validation import OUTCOMES, Validation, load, save
+from interference.prediction.validation import OUTCOMES, RUNS, Validation, load, save
 from interference.run import load as load_run
 from mixlora.checkpoints import loading
 from mixlora.checkpoints.fingerprints import of_checkpoint, of_processing
@@ -45,7 +45,6 @@ from mixlora.data.templates import today
 from mixlora.training.config import TrainConfig
 
 JOB = "job.json"
-_RUNS = "runs"
 _ADAPTERS = "adapters"
 _READ: Any = {
     **dict.fromkeys(("model", "tasks", "probe", "lookahead"), True),
@@ -151,7 +150,7 @@ class Job:
     def at(self, step: int) -> AnalysisConfig:
         """The configuration of a checkpoint's run."""
         model = self.config.model.model_copy(update={"adapter": str(self.checkpoints[step])})
-        return self.config.model_copy(update={"model": model, "out": str(self.out / _RUNS / f"step-{step}")})
+        return self.config.model_copy(update={"model": model, "out": str(self.out / RUNS / f"step-{step}")})
 
     def trainings(self) -> Trainings:
         """The trainings that are the truth."""

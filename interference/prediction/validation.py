@@ -32,7 +32,7 @@ from mixlora.common.files import expanded
 from mixlora.common.writing import whole_file
 
 SCHEMA = 1
-MARKER, OUTCOMES, PREDICTIONS = "validation.json", "outcomes", "predictions.parquet"
+MARKER, OUTCOMES, RUNS, PREDICTIONS = "validation.json", "outcomes", "runs", "predictions.parquet"
 AVERAGED = ", averaged so far"
 """What the name of a prediction ends with that is the mean over the checkpoints up to one."""
 __all__ = ["AVERAGED", "BY_PART", "Validation", "load", "save"]
@@ -126,6 +126,27 @@ class Validation:
         """
         frames = [self._judged(*each, matrix, score, level) for each, matrix in self.matrices()]
         return pd.concat(frames, ignore_index=True)
+
+    def prediction(self, name: str, step: int, score: str = "spearman_within", level: float = 0.95) -> pd.DataFrame:
+        """How well one prediction at one checkpoint ranks what training did.
+
+        Args:
+            name: Of the prediction.
+            step: Of the checkpoint.
+            score: As in `table`.
+            level: As in `table`.
+
+        Returns:
+            One row a truth and horizon, with the columns of `table`.
+
+        Raises:
+            ScopeError: If there is no such prediction, checkpoint or score.
+            ConfigError: If the level is no share.
+        """
+        found = dict(self.matrices())
+        if (name, step) not in found:
+            raise ScopeError(f"there is no prediction {name!r} at step {step}; `predictions` has all that there are")
+        return self._judged(name, step, found[name, step], score, level)
 
     def judged(self, predicted: pd.DataFrame, score: str = "spearman_within", level: float = 0.95) -> pd.DataFrame:
         """How well a matrix of your own ranks what training did.

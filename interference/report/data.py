@@ -21,6 +21,7 @@ from interference.report.findings.drivers import drivers
 from interference.report.findings.excerpts import Excerpts
 from interference.report.findings.grouping import Grouping, group
 from interference.report.findings.horizon import horizons
+from interference.report.findings.predicts import Judged, validations
 from interference.report.phrases import sentence, several
 from interference.report.scopes import BASE, WHOLE, Choice, Detail, contents, key_of, words_of
 from interference.report.summary import RunSummary, cells, counts, summarise
@@ -85,6 +86,8 @@ class ReportData:
             same; see `findings.dependence`.
         horizons: of each run that has a lookahead, how its I ranks what real steps did: label, tasks, words, recipe,
             points (steps, Spearman within rows and overall, verdicts) and matrices (steps, rows of cells).
+        validations: of each run that a validation judges: label, step, horizons, recipe, and truths (kind, words, and by
+            horizon: counts, ceiling, and rows of name and cells).
         reached: what reached the model, once for all runs that say the same: labels, sentences (said), and an example a
             task: task, id, tokens, supervised, cut, pieces [text, whether it is supervised].
     """
@@ -105,6 +108,7 @@ class ReportData:
     reached: list[dict[str, Any]]
     dependence: list[dict[str, Any]]
     horizons: list[dict[str, Any]]
+    validations: list[dict[str, Any]]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as one dict."""
@@ -123,6 +127,7 @@ def report(
     examples: bool = True,
     sources: Mapping[str, str] | None = None,
     ahead: Mapping[str, Lookahead] | None = None,
+    judged: Mapping[str, Judged] | None = None,
     progress: Progress = silent,
 ) -> ReportData:
     """The report of some runs.
@@ -135,6 +140,7 @@ def report(
         examples: read the data again that the runs name, to show the examples behind the clearest cells.
         sources: {label: where the run lies}.
         ahead: {label: the lookahead from the run's checkpoint}, where there is one.
+        judged: {label: the validation that judges the run, and its step there}, where there is one.
         progress: called with what is being done.
 
     Raises:
@@ -176,6 +182,7 @@ def report(
         reached=_reached(summaries),
         dependence=dependences(summaries),
         horizons=horizons(summaries, ahead or {}),
+        validations=validations(summaries, judged or {}),
     )
     for run, said in zip(data.runs, details, strict=True):
         run["notes"] = [*(said if len(runs) > 1 else []), *run["notes"]]

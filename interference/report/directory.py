@@ -6,11 +6,13 @@ from pathlib import Path
 from interference.errors import ConfigError, RunError
 from interference.figures import matrices
 from interference.figures.canvas import Picture, rendered
-from interference.prediction import Lookahead
+from interference.prediction import Lookahead, holding
 from interference.report import data, tables
 from interference.report.findings import depth
 from interference.report.findings.horizon import beside
+from interference.report.findings.predicts import Judged
 from interference.report.html import render
+from interference.report.phrases import sentence
 from interference.run import Run, load
 from mixlora.common.directories import check_writable
 from mixlora.common.files import exists
@@ -56,8 +58,9 @@ def write(
     sources = {label: str(path) for label, path in zip(named, runs, strict=True)}
     named = depth.in_step_order(named)  # figures are numbered as the tables are
     ahead, unshown = _ahead(named, sources)
-    made = data.report(named, detail, examples=examples, sources=sources, ahead=ahead, progress=progress)
-    made.left_out.extend(unshown)
+    judged, unjudged = _judged(named, sources)
+    made = data.report(named, detail, examples=examples, sources=sources, ahead=ahead, judged=judged, progress=progress)
+    made.left_out.extend([*unshown, *unjudged])
     drawn = {name: _layers(run) for name, run in named.items()}
     made.left_out.extend(_not_drawn(named, drawn))
     pictures = {f"figures/{name}": content for name, content in _figures(named, drawn)}
@@ -72,6 +75,15 @@ def _ahead(runs: Mapping[str, Run], sources: Mapping[str, str]) -> tuple[dict[st
     found = {label: beside(Path(sources[label]), run) for label, run in runs.items()}
     unshown = [f"{label}: {words}." for label, (_, words) in found.items() if words]
     return {label: ahead for label, (ahead, _) in found.items() if ahead is not None}, unshown
+
+
+def _judged(runs: Mapping[str, Run], sources: Mapping[str, str]) -> tuple[dict[str, Judged], list[str]]:
+    """The validations that judge the runs, and sentences on those that are not shown."""
+    found = {label: holding.beside(Path(sources[label]), run) for label, run in runs.items()}
+    unshown = [f"{label}: {sentence(words)}" for label, (_, _, words) in found.items() if words]
+    return {
+        label: (own, step) for label, (own, step, _) in found.items() if own is not None and step is not None
+    }, unshown
 
 
 def check(out: Path) -> OutputFolder:

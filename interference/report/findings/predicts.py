@@ -1,0 +1,63 @@
+"""Does it predict? Each prediction of a run's checkpoint beside what trainings did, where a validation tells."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from interference.prediction import Validation, holding
+from interference.prediction.predictors import BY_PART
+from interference.report.phrases import counted, sentence
+from interference.report.summary import RunSummary
+
+_SCORE = holding.SCORE
+Judged = tuple[Validation, int]
+"""A validation, and the step of a run among its checkpoints."""
+
+
+def validations(summaries: Sequence[RunSummary], judged: Mapping[str, Judged]) -> list[dict[str, Any]]:
+    """What a report shows of the validations of its runs."""
+    return [_shown(run.label, *judged[run.label]) for run in summaries if run.label in judged]
+
+
+def _shown(label: str, found: Validation, step: int) -> dict[str, Any]:
+    known = found.outcomes
+    return {
+        "label": label,
+        "step": step,
+        "horizons": known.horizons,
+        "recipe": (
+            f"Truth: {counted(len(known.meta['sets']) * len(known.seeds), 'training')} of {counted(len(known.seeds), 'seed')}, "
+            f"{known.meta['share']} examples of each task in a step. Predictions: of the checkpoint at step {step}, with "
+            "other seeds and other examples."
+        ),
+        "truths": [_truth(found, step, str(kind)) for kind in known.kinds],
+    }
+
+
+def _truth(found: Validation, step: int, kind: str) -> dict[str, Any]:
+    """The answer, the ceiling and the scores by one kind of truth."""
+    ceilings = found.ceilings().query("truth == @kind and score == @_SCORE")
+    table = found.table(_SCORE).query("truth == @kind and step == @step")
+    table = table[~table["prediction"].str.startswith(BY_PART)]
+    truth = found.truth(kind)
+    apart = truth[truth["affected"] != truth["stepped"]]
+    return {
+        "kind": kind,
+        "words": sentence(holding.sentence(found, step, kind)),
+        "counts": [_counts(apart[apart["horizon"] == horizon]) for horizon in found.outcomes.horizons],
+        "ceiling": [_cell(row) for row in ceilings.to_dict("records")],
+        "rows": [
+            {"name": str(name), "cells": [_cell(row) for row in own.to_dict("records")]}
+            for name, own in table.groupby("prediction", sort=False)
+        ],
+    }
+
+
+def _counts(cells: pd.DataFrame) -> dict[str, int]:
+    """How many pairs of tasks hurt, and how many helped."""
+    return {"hurt": int((cells["verdict"] == "conflict").sum()), "helped": int((cells["verdict"] == "synergy").sum())}
+
+
+def _cell(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: None if pd.isna(row[name]) else float(row[name]) for name in ("value", "low", "high")}
