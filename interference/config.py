@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from interference.blocks import Component, Granularity
 from interference.errors import ConfigError
 from mixlora.common import settings as yaml_settings
-from mixlora.common.sections import BaseSection, TaskSection
+from mixlora.common.sections import BaseSection, TaskSection, resolved
 from mixlora.common.settings import Number, Place, Section
 from mixlora.data.groups import IMAGE, NONE
 from mixlora.training.config import Order, Rate
@@ -309,6 +309,25 @@ def build(data: Mapping[str, Any], place: str) -> AnalysisConfig:
         ConfigError: if a key or value cannot be used.
     """
     return yaml_settings.build(AnalysisConfig, data, place)
+
+
+def is_recorded(stored: Any, wanted: AnalysisConfig) -> bool:
+    """Whether a result's stored configuration is the wanted one, by value: a key that is missing has its default.
+
+    So results of versions without the key stay valid. `out` says where a result is, and `lookahead` what another
+    command does; neither counts.
+    """
+    if not isinstance(stored, Mapping):
+        return False
+    try:
+        found = build(stored, "the stored configuration")
+    except ConfigError:
+        return False
+    return _measured(found) == _measured(wanted)
+
+
+def _measured(config: AnalysisConfig) -> dict[str, Any]:
+    return {key: value for key, value in resolved(config).items() if key not in ("out", "lookahead")}
 
 
 def whole_seed(seed: int) -> int:

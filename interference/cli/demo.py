@@ -12,7 +12,7 @@ from rich.console import Console
 
 from interference import run as runs
 from interference.cli import printing
-from interference.config import build
+from interference.config import build, is_recorded
 from interference.errors import InterferenceError, RunError
 from interference.figures import matrices
 from interference.figures.canvas import files
@@ -23,7 +23,6 @@ from interference.run import Run
 from interference.run.remarks import shown_verdicts
 from mixlora.common import command, settings, terminal
 from mixlora.common.outputs import OutputFolder
-from mixlora.common.sections import resolved
 from mixlora.data import mini
 from mixlora.evaluation import comparison, tables
 from mixlora.evaluation import printing as scores
@@ -190,7 +189,7 @@ def _measure(out: Path, method: str, step: int, size: Size) -> Run:
     )
     if folder.exists():
         found = runs.load(folder)
-        if found.meta.get("config") != resolved(config):
+        if not is_recorded(found.meta.get("config"), config):
             raise RunError(f"{folder} is not what the demo computes; delete {out}, or choose another --out")
         try:
             refuse_other(load_model(config.model), found.meta, str(folder))

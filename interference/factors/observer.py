@@ -17,7 +17,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from interference.blocks import Component
-from interference.config import AnalysisConfig, whole_seed
+from interference.config import AnalysisConfig, is_recorded, whole_seed
 from interference.errors import RunError, ScopeError
 from interference.factors.factors import Factors, check_free, load
 from interference.factors.selections import Selections, check_tasks
@@ -148,7 +148,8 @@ def compute_config(config: AnalysisConfig, out: Path | str, progress: Progress =
         source = origin(config.model.adapter, probe.seed)
         control = stack.enter_context(_control(model, targets[0].adapter, source))
         untrained = fingerprints(model)["adapter weights"]  # of both adapters
-        job = {"factors of": parts, "weights of it and its untrained control": untrained, "config": described}
+        asked = {key: value for key, value in described.items() if key != "lookahead"}
+        job = {"factors of": parts, "weights of it and its untrained control": untrained, "config": asked}
         job |= {"processing": of_processing(collator), **checkpoint.origin_of(model)}
         spool = stack.enter_context(unfinished(out, job))
         observer = Observer(model, targets, collator, probe.batch_size, probe.seed, progress, spool, summary(job))
@@ -179,7 +180,7 @@ def kept_or_computed(config: AnalysisConfig, out: Path | str, progress: Progress
     record = out / "factors.json"
     if exists(record):
         found = load(out)
-        if found.meta.get("config") == _wanted(config, found):
+        if is_recorded(found.meta.get("config"), _wanted(config, found)):
             tasks, collator = sample.read(config).examples, sample.collator_of(config, _kept_day(found))
             if changed := differences(found.meta.get("inputs") or {}, _inputs(config, tasks, collator)):
                 raise RunError(f"{out} was computed from other inputs ({changed}); delete it, or choose another --out")
@@ -187,13 +188,11 @@ def kept_or_computed(config: AnalysisConfig, out: Path | str, progress: Progress
     return compute_config(config, out, progress)
 
 
-def _wanted(config: AnalysisConfig, found: Factors) -> dict[str, Any]:
+def _wanted(config: AnalysisConfig, found: Factors) -> AnalysisConfig:
     """The configuration that kept factors must have; of any day, where it names none or the template writes none."""
-    wanted = {**resolved(config), "out": None}
     kept = _kept_date(found)
-    if config.model.date is None or kept is None:
-        wanted["model"]["date"] = kept
-    return wanted
+    day = kept if config.model.date is None or kept is None else config.model.date
+    return config.model_copy(update={"model": config.model.model_copy(update={"date": day})})
 
 
 def _kept_date(found: Factors) -> str | None:

@@ -64,6 +64,7 @@ def report(
             if runs in (2, 4) and not trainings
         ],
         "dependence": [_dependence(labels, tasks)],
+        "horizons": [],
         "trajectory": [
             _point(random, a, b) | {"run": k, "series": name, "step": step}
             for k, (name, step) in enumerate(along) for a, b in pairs

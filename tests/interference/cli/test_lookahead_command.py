@@ -63,7 +63,7 @@ def test_a_finished_one_is_printed_again(interference, done):
         ("seeds=1", "lookahead.seeds: Input should be greater than or equal to 2"),
         ("held_out=39", "task 'red' has 1 examples to train on, but a step takes 8; 39 others are held out or share"),
         ("training=gone.yaml", "there is no configuration file gone.yaml"),
-        ("training=.", ". is a directory, but no training; name a YAML file or a training's directory"),
+        ("training=.", ". is a directory, but has no training.json; name a YAML file or a training's directory"),
         ("recipe.batch_size=0", "lookahead.recipe.batch_size: Input should be greater than or equal to 1"),
         ("recipe.learning_rate=1e30", "the branch along 'red' with seed 0 diverged at step "),
     ],

@@ -248,6 +248,30 @@ def test_factors_of_a_notebook_are_not_taken_for_those_of_a_configuration(folder
             observer.kept_or_computed(settings, other)
 
 
+def test_factors_of_a_version_without_a_key_are_kept(folder, found, tmp_path):
+    """A key that did not exist when factors were stored has its default; what a lookahead does changes no factors."""
+    other = spoilt(found[1], tmp_path / "older", lambda meta: meta["config"].pop("lookahead"))
+    settings = asked(folder)
+    ahead = config.LookaheadConfig(steps=[7])
+    for each in (settings, settings.model_copy(update={"lookahead": ahead})):
+        assert observer.kept_or_computed(each, other).meta["computed"] == found[0].meta["computed"]
+    probe = settings.probe.model_copy(update={"batch_size": 7})
+    with pytest.raises(RunError, match="already holds factors; choose another --out or delete it first"):
+        observer.kept_or_computed(settings.model_copy(update={"probe": probe}), other)
+
+
+def test_a_lookahead_that_is_asked_for_continues_the_same_factors(folder, tmp_path):
+    def stop(stage, done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        observer.compute_config(asked(folder), tmp_path / "out", stop)
+    kept = (tmp_path / "out.partial" / "identity").read_text()
+    assert "lookahead" not in kept
+    settings = asked(folder).model_copy(update={"lookahead": config.LookaheadConfig(steps=[7])})
+    observer.compute_config(settings, tmp_path / "out")
+
+
 @pytest.mark.parametrize("kind", ["adapter", "task"])
 def test_factors_of_what_has_changed_since_are_refused(folder, found, tmp_path, kind):
     settings, out = asked(folder), tmp_path / "factors"

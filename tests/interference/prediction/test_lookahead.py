@@ -224,10 +224,10 @@ def test_changed_examples_are_trained_on_again(start, tmp_path, monkeypatch):
 def test_another_job_is_not_continued(start, tmp_path):
     interrupted(start, tmp_path / "out", 1)
     with pytest.raises(
-        RunError, match=r"out.partial holds unfinished work of another job \(config.lookahead.seed is 0 "
+        RunError, match=r"out.partial holds unfinished work of another job \(config.lookahead.seed was 0 and is "
     ):
         library.compute(start.config(seed=5), tmp_path / "out")
-    with pytest.raises(RunError, match=r"another job \(.*recipe.learning_rate is 0.01 there and 0.02 here"):
+    with pytest.raises(RunError, match=r"another job \(.*recipe.learning_rate was 0.01 and is now 0.02"):
         library.compute(start.config(recipe={**RECIPE, "learning_rate": 0.02}), tmp_path / "out")
 
 
@@ -262,12 +262,12 @@ def test_what_is_not_whole_is_refused(place, tmp_path):
         prediction.load(tmp_path / "empty")
     damaged = copied(place, tmp_path)
     (damaged / "losses.safetensors").write_bytes((damaged / "losses.safetensors").read_bytes()[:-8] + bytes(8))
-    with pytest.raises(RunError, match=r"losses\.safetensors is damaged: its checksum is another than was written"):
+    with pytest.raises(RunError, match=r"losses\.safetensors is damaged: its checksum differs from the recorded one"):
         prediction.load(damaged)
     text = (place / "lookahead.json").read_text().replace('"learning_rate": 0.01', '"learning_rate": 0.02')
     shutil.copy(place / "losses.safetensors", damaged)
     (damaged / "lookahead.json").write_text(text)
-    with pytest.raises(RunError, match=r"lookahead\.json is damaged: its checksum is another than was written"):
+    with pytest.raises(RunError, match=r"lookahead\.json is damaged: its checksum differs from the recorded one"):
         prediction.load(damaged)
 
 

@@ -154,7 +154,7 @@ def test_a_missing_recipe_is_refused(start):
         "give lookahead.training (such a configuration) or lookahead.recipe (its values, as {learning_rate: 1e-4, "
         "batch_size: 16})"
     )
-    with pytest.raises(ConfigError, match=r"^lookahead.recipe: batch_size 8 is no multiple of micro_batch_size 3"):
+    with pytest.raises(ConfigError, match=r"^lookahead.recipe: batch_size 8 is not a multiple of micro_batch_size 3"):
         recipe_of(start.config(recipe={**RECIPE, "micro_batch_size": 3}))
 
 
