@@ -86,15 +86,15 @@ def sentence(found: Validation, step: int, kind: Truth | str) -> str:
         step: Of the checkpoint.
         kind: Which trainings.
     """
-    rows = held(found, step, kind)
+    rows = held(found, step, kind).to_dict("records")
     told = [
-        f"{row.horizon} steps {row.value:.2f} {_interval(row.low, row.high)}, ceiling {row.ceiling:.2f}"
-        for row in rows.itertuples()
+        f"{row['horizon']} steps {row['value']:.2f} {_interval(row['low'], row['high'])}, ceiling {row['ceiling']:.2f}"
+        for row in rows
     ]
-    holds = [str(row.horizon) for row in rows.itertuples() if row.low > 0]
+    holds = [str(row["horizon"]) for row in rows if row["low"] > 0]
     if holds:
         answer = f"this matrix was found to rank what training did after {', '.join(holds)} steps"
-    elif rows["low"].notna().any():
+    elif any(pd.notna(row["low"]) for row in rows):
         answer = "this matrix was not found to rank what training did"
     else:
         answer = "too few tasks or seeds to say whether this matrix ranks what training did"

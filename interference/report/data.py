@@ -86,8 +86,8 @@ class ReportData:
             same; see `findings.dependence`.
         horizons: of each run that has a lookahead, how its I ranks what real steps did: label, tasks, words, recipe,
             points (steps, Spearman within rows and overall, verdicts) and matrices (steps, rows of cells).
-        validations: of each run that a validation judges: label, step, horizons, recipe, and truths (kind, words, and by
-            horizon: counts, ceiling, and rows of name and cells).
+        validations: of each run that a validation judges: label, step, horizons, recipe, and truths (kind, words, and
+            by horizon: counts, ceiling, and rows of name and cells).
         reached: what reached the model, once for all runs that say the same: labels, sentences (said), and an example a
             task: task, id, tokens, supervised, cut, pieces [text, whether it is supervised].
     """

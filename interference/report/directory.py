@@ -81,9 +81,8 @@ def _judged(runs: Mapping[str, Run], sources: Mapping[str, str]) -> tuple[dict[s
     """The validations that judge the runs, and sentences on those that are not shown."""
     found = {label: holding.beside(Path(sources[label]), run) for label, run in runs.items()}
     unshown = [f"{label}: {sentence(words)}" for label, (_, _, words) in found.items() if words]
-    return {
-        label: (own, step) for label, (own, step, _) in found.items() if own is not None and step is not None
-    }, unshown
+    judged = {label: (own, step) for label, (own, step, _) in found.items() if own is not None and step is not None}
+    return judged, unshown
 
 
 def check(out: Path) -> OutputFolder:

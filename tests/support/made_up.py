@@ -65,6 +65,7 @@ def report(
         ],
         "dependence": [_dependence(labels, tasks)],
         "horizons": [],
+        "validations": [],
         "trajectory": [
             _point(random, a, b) | {"run": k, "series": name, "step": step}
             for k, (name, step) in enumerate(along) for a, b in pairs

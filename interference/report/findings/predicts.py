@@ -26,13 +26,22 @@ def _shown(label: str, found: Validation, step: int) -> dict[str, Any]:
         "label": label,
         "step": step,
         "horizons": known.horizons,
-        "recipe": (
-            f"Truth: {counted(len(known.meta['sets']) * len(known.seeds), 'training')} of {counted(len(known.seeds), 'seed')}, "
-            f"{known.meta['share']} examples of each task in a step. Predictions: of the checkpoint at step {step}, with "
-            "other seeds and other examples."
-        ),
+        "recipe": _followed(found, step),
         "truths": [_truth(found, step, str(kind)) for kind in known.kinds],
     }
+
+
+def _followed(found: Validation, step: int) -> str:
+    """The trainings and the predictions, in two sentences."""
+    known = found.outcomes
+    trainings, seeds = (
+        counted(len(known.meta["sets"]) * len(known.seeds), "training"),
+        counted(len(known.seeds), "seed"),
+    )
+    return (
+        f"Truth: {trainings} ({seeds}) with {known.meta['share']} examples of each task in a step. Predictions: of the "
+        f"checkpoint at step {step}, with other seeds and other examples."
+    )
 
 
 def _truth(found: Validation, step: int, kind: str) -> dict[str, Any]:
@@ -59,5 +68,5 @@ def _counts(cells: pd.DataFrame) -> dict[str, int]:
     return {"hurt": int((cells["verdict"] == "conflict").sum()), "helped": int((cells["verdict"] == "synergy").sum())}
 
 
-def _cell(row: Mapping[str, Any]) -> dict[str, Any]:
+def _cell(row: Mapping[Any, Any]) -> dict[str, Any]:
     return {name: None if pd.isna(row[name]) else float(row[name]) for name in ("value", "low", "high")}
