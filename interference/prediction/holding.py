@@ -78,27 +78,33 @@ def held(found: Validation, step: int, kind: Truth | str) -> pd.DataFrame:
     return own[["horizon", "value", "low", "high"]].assign(ceiling=own["horizon"].map(ceilings)).reset_index(drop=True)
 
 
-def sentence(found: Validation, step: int, kind: Truth | str) -> str:
+def answer(rows: pd.DataFrame) -> str:
     """For which horizons the matrix of a checkpoint was found to hold, as a clause.
+
+    Args:
+        rows: Of `held`.
+    """
+    if holds := [str(row["horizon"]) for row in rows.to_dict("records") if row["low"] > 0]:
+        return f"this matrix was found to rank what training did after {', '.join(holds)} steps"
+    if rows["low"].notna().any():
+        return "this matrix was not found to rank what training did"
+    return "too few tasks or seeds to say whether this matrix ranks what training did"
+
+
+def sentence(found: Validation, step: int, kind: Truth | str) -> str:
+    """The answer with its numbers at every horizon, as a clause.
 
     Args:
         found: The validation.
         step: Of the checkpoint.
         kind: Which trainings.
     """
-    rows = held(found, step, kind).to_dict("records")
+    rows = held(found, step, kind)
     told = [
         f"{row['horizon']} steps {row['value']:.2f} {_interval(row['low'], row['high'])}, ceiling {row['ceiling']:.2f}"
-        for row in rows
+        for row in rows.to_dict("records")
     ]
-    holds = [str(row["horizon"]) for row in rows if row["low"] > 0]
-    if holds:
-        answer = f"this matrix was found to rank what training did after {', '.join(holds)} steps"
-    elif any(pd.notna(row["low"]) for row in rows):
-        answer = "this matrix was not found to rank what training did"
-    else:
-        answer = "too few tasks or seeds to say whether this matrix ranks what training did"
-    return f"{answer} (truth by {kind}; Spearman within rows after {'; '.join(told)})"
+    return f"{answer(rows)} (truth by {kind}; Spearman within rows after {'; '.join(told)})"
 
 
 def _interval(low: float, high: float) -> str:

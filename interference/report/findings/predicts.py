@@ -53,7 +53,7 @@ def _truth(found: Validation, step: int, kind: str) -> dict[str, Any]:
     apart = truth[truth["affected"] != truth["stepped"]]
     return {
         "kind": kind,
-        "words": sentence(holding.sentence(found, step, kind)),
+        "words": sentence(holding.answer(holding.held(found, step, kind))),
         "counts": [_counts(apart[apart["horizon"] == horizon]) for horizon in found.outcomes.horizons],
         "ceiling": [_cell(row) for row in ceilings.to_dict("records")],
         "rows": [
