@@ -98,6 +98,7 @@ def unfinished(
                 result = folder / _RESULT
                 shutil.rmtree(result, ignore_errors=True)  # its process was killed before it was whole
                 remove_left(result)
+                remove_left(out)  # a process was killed while it looked whether `out` can be written
                 _share_secret(folder, place)
             spool = DiskSpool(place)
             _refuse_full(place, need, folder if first else place, stored if first else 0)

@@ -22,6 +22,7 @@ from interference.config import load as read_config
 from interference.errors import ConfigError, RunError
 from interference.measurement import checkpoint, sample
 from interference.measurement.compute import compute_config
+from interference.measurement.resume import clear
 from interference.prediction import horizons, lookahead, outcomes
 from interference.prediction.finished import content
 from interference.prediction.outcomes import Outcomes
@@ -40,7 +41,7 @@ from mixlora.common.identity import differences
 from mixlora.common.locks import LOCK, locked
 from mixlora.common.progress import Progress, silent
 from mixlora.common.sections import resolved
-from mixlora.common.writing import write_json
+from mixlora.common.writing import remove_left, write_json
 from mixlora.data.templates import today
 from mixlora.training.config import TrainConfig
 
@@ -227,6 +228,7 @@ def compute(config: AnalysisConfig, out: Path, predictors: Mapping[str, Predicto
     check_writable(out)
     job = prepared(config, out, progress, _day(known) or today())
     with locked(out / LOCK, f"validating in {out}"):
+        remove_left(out)  # a process was killed while it looked whether `out` can be written
         identity = _claimed(out, known, job.identity())
         for step in job.checkpoints:
             _predicted(job, step)
@@ -288,9 +290,11 @@ def _predicted(job: Job, step: int) -> None:
     """Make the run of a checkpoint, and the lookahead from it, unless they are there."""
     config = job.at(step)
     place = Path(str(config.out))
+    clear(place, "run.json")
     if not is_file(place / "run.json"):
         compute_config(config, _named(f"checkpoint {step}", job.progress))
     ahead = lookahead.place_of(config, None)
+    clear(ahead, horizons.MARKER)
     if validation_of(job.config).lookahead and not is_file(ahead / horizons.MARKER):
         lookahead.compute(config, ahead, _named(f"lookahead {step}", job.progress))
 
@@ -298,6 +302,7 @@ def _predicted(job: Job, step: int) -> None:
 def _trained(job: Job, identity: Mapping[str, Any]) -> Outcomes:
     """What the trainings did: computed now, or read."""
     place = job.out / OUTCOMES
+    clear(place, outcomes.MARKER)
     if is_file(place / outcomes.MARKER):
         return outcomes.load(place)
     own = {key: value for key, value in identity.items() if key != _ADAPTERS}

@@ -72,7 +72,8 @@ def check_writable(out: Path) -> None:
     try:
         temporary = unique(out)
         temporary.mkdir(parents=True)
-        temporary.rmdir()
+        with suppress(FileNotFoundError):  # a process that works on `out` removes what killed ones have left
+            temporary.rmdir()
     except (OSError, ValueError) as error:
         raise unwritable(f"nothing can be written to {out.parent}", error) from None
     finally:

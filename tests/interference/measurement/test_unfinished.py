@@ -201,6 +201,14 @@ def test_a_place_is_looked_at_and_left_as_it_was(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_a_process_left_that_was_killed_while_it_looked_is_removed(tiny, tmp_path):
+    """Of this run alone: another's temporary directory stays."""
+    for name in (".run.0123abcd.tmp", ".run.2.0123abcd.tmp"):
+        (tmp_path / name).mkdir()
+    compute_config(tiny.config(tmp_path / "run"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".run.2.0123abcd.tmp", "run"]
+
+
 def test_a_spool_directory_that_cannot_be_made_is_told(tiny, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(

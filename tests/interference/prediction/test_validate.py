@@ -24,9 +24,11 @@ from interference.prediction.validation import AVERAGED
 from mixlora.checkpoints.prompting import load_collator
 from mixlora.common import settings
 from mixlora.common.locks import LOCK, locked
+from mixlora.common.progress import silent
 from mixlora.training.config import RecipeSection, TrainConfig
 from mixlora.training.run import train
 from tests.support.checkpoints import write_base, write_task
+from tests.support.killing import kill_until_done
 
 TASKS = ["red", "blue", "green", "gold"]
 ASKED = {"truth": ["pairs", "leave-one-out"], "horizons": [1, 3], "seeds": 2, "held_out": 8}
@@ -250,6 +252,27 @@ def test_it_continues(folder, tmp_path, monkeypatch, found):
     assert len(taken) == 2 * 15 - 4
     assert np.array_equal(again.outcomes.losses, found.outcomes.losses)
     pd.testing.assert_frame_equal(again.predictions, found.predictions)
+
+
+def work(given):
+    torch.set_num_threads(1)
+    values, out = given
+    library.compute(config.build(values, "test"), out, {}, silent)
+
+
+@pytest.mark.slow
+def test_a_killed_one_ends_as_if_it_had_not_been(folder, tmp_path):
+    values = asked(folder, truth=["pairs"], horizons=[1], checkpoints=[4]).model_dump(mode="json")
+    values["lookahead"] |= {"steps": [1], "recipe": {}}
+    made, whole = tmp_path / "made", tmp_path / "whole"
+    made.mkdir()
+    done = (made / "found" / "validation.json").exists
+    kill_until_done(work, (values, whole), (values, made / "found"), made, 90, done)
+    one, other = (prediction.load_validation(place) for place in (made / "found", whole))
+    assert np.array_equal(one.outcomes.losses, other.outcomes.losses)
+    pd.testing.assert_frame_equal(one.predictions, other.predictions)
+    names = [sorted(str(path.relative_to(place)) for path in place.rglob("*")) for place in (made / "found", whole)]
+    assert names[0] == names[1] and [path.name for path in made.iterdir()] == ["found"]
 
 
 def test_more_checkpoints_and_predictions_train_nothing_again(folder, tmp_path, monkeypatch, found):
