@@ -167,9 +167,8 @@ def fresh_model(config: AnalysisConfig, trained: TrainConfig, tokenizer: Any, se
         ConfigError: if the base has no such modules.
     """
     base = loading.load_base(config.model)
-    device = next(base.parameters()).device
     with own_randomness(seed):
-        return prepare(base, tokenizer, trained).to(device).eval()
+        return prepare(base, tokenizer, trained).eval()
 
 
 def rates_of(recipe: RecipeSection, steps: int) -> list[float]:

@@ -255,7 +255,7 @@ def _known(out: Path) -> dict[str, Any] | None:
         if isinstance(found, dict) and isinstance(found.get(_ADAPTERS), dict):
             return found
     except (OSError, ValueError):
-        if {path.name for path in out.iterdir()} <= {LOCK}:
+        if out.is_dir() and {path.name for path in out.iterdir()} <= {LOCK}:
             return None  # a killed call has left its lock
     raise RunError(f"{out} exists and holds no validation; choose another --out")
 
@@ -314,22 +314,24 @@ def _predictions(job: Job, tasks: Sequence[str], predictors: Mapping[str, Predic
     """Every prediction at every checkpoint, one row a cell."""
     pairs = pd.MultiIndex.from_product([tasks, tasks], names=["affected", "stepped"]).to_frame(False)
     frames = [
-        pairs.assign(prediction=name, step=step, value=matrix.ravel())
+        pairs.assign(prediction=name, step=step, value=matrix.loc[list(tasks), list(tasks)].to_numpy().ravel())
         for step in job.checkpoints
         for name, matrix in _at(job, step, predictors)
     ]
     return pd.concat(frames, ignore_index=True)[["prediction", "step", "affected", "stepped", "value"]]
 
 
-def _at(job: Job, step: int, predictors: Mapping[str, Predictor]) -> Iterator[tuple[str, Any]]:
-    """The predictions of a checkpoint: of its run, and of the branches from it."""
+def _at(job: Job, step: int, predictors: Mapping[str, Predictor]) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The predictions of a checkpoint by the tasks' names: of its run, and of the branches from it."""
     config = job.at(step)
-    yield from matrices(load_run(str(config.out)), predictors)
+    run = load_run(str(config.out))
+    for name, matrix in matrices(run, predictors):
+        yield name, pd.DataFrame(matrix, run.tasks, run.tasks)
     if validation_of(job.config).lookahead:
         found = horizons.load(lookahead.place_of(config, None))
         for steps in asked_of(job.config).steps:
             for metric in ("interference", "delta"):
-                yield f"lookahead {metric}, {steps} step{'s' * (steps > 1)}", found.matrix(metric, steps).to_numpy()
+                yield f"lookahead {metric}, {steps} step{'s' * (steps > 1)}", found.matrix(metric, steps)
 
 
 def _named(stage: str, progress: Progress) -> Progress:

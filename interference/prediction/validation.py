@@ -191,7 +191,10 @@ class Validation:
             raise ScopeError(f"there is no score {score!r}; there is {', '.join(SCORES)}")
         rows = []
         for kind, horizon, ranking in self._rankings():
-            own = ranking.of(matrix)[score]
+            key = (kind, horizon, matrix.tobytes())
+            if key not in self._scored:
+                self._scored[key] = ranking.of(matrix)
+            own = self._scored[key][score]
             share = _numbers(own.of(ranking.ceiling[score]), level)
             rows.append(
                 {"truth": str(kind), "horizon": horizon, "prediction": name, "step": step, **_numbers(own, level)}
@@ -202,6 +205,10 @@ class Validation:
     def _rankings(self) -> Iterator[tuple[Truth, int, Ranking]]:
         for (kind, horizon), ranking in self._known.items():
             yield kind, horizon, ranking
+
+    @cached_property
+    def _scored(self) -> dict[tuple[Truth, int, bytes], dict[str, Score]]:
+        return {}
 
     @cached_property
     def _known(self) -> dict[tuple[Truth, int], Ranking]:

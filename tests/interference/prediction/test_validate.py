@@ -401,3 +401,19 @@ def test_it_names_what_it_followed(place):
     assert told["recipe"]["learning_rate"] == 0.01 and told["recipe"]["of"].endswith("lora")
     assert told["seeds"] == [1000, 1001] and told["trained_on"]["red"]["examples"] == 43
     assert asked_of(config.build(json.loads((place / "validation.json").read_text())["config"], "it")).steps == [1, 2]
+
+
+def test_a_file_in_its_place(folder, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(RunError, match="exists and holds no validation; choose another --out"):
+        interference.validate(asked(folder), tmp_path / "out")
+
+
+def test_predictions_go_by_the_tasks_names(folder, place, found):
+    """The same validation of a configuration that names the tasks in another order."""
+    own = asked(folder)
+    turned = own.model_copy(update={"tasks": {task: own.tasks[task] for task in reversed(TASKS)}})
+    job = library.prepared(turned, place)
+    rows = library._predictions(job, list(reversed(TASKS)), {}).set_index(["prediction", "step", "affected", "stepped"])
+    expected = found.predictions.set_index(["prediction", "step", "affected", "stepped"])
+    pd.testing.assert_frame_equal(rows.sort_index(), expected.sort_index())
