@@ -24,7 +24,7 @@ WINGS = {  # a wing, or a module at the top of a package, may import those liste
     "interference.factors": "errors blocks statistics run gradients config measurement",
     "interference.prediction": "errors statistics run gradients config measurement",
     "interference.callback": "errors statistics run measurement figures",
-    "interference.figures": "errors blocks statistics run factors",
+    "interference.figures": "errors blocks statistics run factors prediction",
     "interference.report": "errors blocks statistics run config prediction figures",
     "interference.cli": "errors run config measurement verification factors prediction figures report",
     "mixlora.common": "",
@@ -54,6 +54,7 @@ OWNERS = {  # libraries, and the only files that may import them
         "interference/figures/canvas.py",
         "interference/figures/cells.py",
         "interference/figures/factors.py",
+        "interference/figures/predictions.py",
         "interference/figures/scores.py",
         "mixlora/data/mini/draw.py",  # the suite draws words in its font
     ],

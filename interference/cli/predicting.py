@@ -80,6 +80,8 @@ def validate(
     Example: interference validate validation.yaml --set validation.horizons=[10,20,40]
     """
     from interference.cli import validations
+    from interference.figures import save
+    from interference.figures import validation as drawn
     from interference.prediction import load_validation
     from mixlora.common import terminal
 
@@ -89,7 +91,9 @@ def validate(
         typer.echo(validations.to_json(found))
         return
     validations.show(found, terminal.console())
-    typer.echo(plain(f"{found!r} in {place}"))
+    if place != config:
+        save(drawn(found), place / "figures", "validation", ("pdf", "svg", "png", "csv"))
+    typer.echo(plain(f"{found!r} in {place}, drawn in {place / 'figures'}"))
     again = command.call("interference", "validate", place, "--json")
     command.next_steps(f"{again} prints every score with its interval, for a script", quiet=quiet)
 

@@ -62,7 +62,9 @@ def test_it_prints_truth_and_scores(interference, file, tmp_path):
     assert "the truth of one seed ranks that of another by nan" in words or "too few tasks or seeds" in words
     assert "Spearman within rows, pairs, 2 steps" in words and "lookahead delta, 1 step" in words
     assert "in layer 1" not in words  # one part of the model: in --json
-    assert "Validation(3 tasks; 6 sets x 2 seeds; " in words and f" in {tmp_path / 'out'}" in said.out
+    assert "Validation(3 tasks; 6 sets x 2 seeds; " in words and f" in {tmp_path / 'out'}, drawn in" in said.out
+    drawn = sorted(path.name for path in (tmp_path / "out" / "figures").iterdir())
+    assert drawn == [f"validation.{kind}" for kind in ("csv", "pdf", "png", "svg")]
     assert f"next: interference validate {tmp_path / 'out'} --json prints every score" in said.err
 
 
