@@ -147,7 +147,7 @@ class LookaheadConfig(Section):
     Attributes:
         training: a configuration of `mixlora train`, or the directory of a training: its recipe is followed, and
             examples of the tasks that it names are trained on. None for the training that made the adapter, where its
-            directory tells it.
+            directory records it.
         recipe: values that replace those of the training. Without any training they are the recipe.
         steps: numbers of optimizer steps after which every task's held-out loss is read, ascending.
         seeds: branches along each task, each with batches and dropout of its own.

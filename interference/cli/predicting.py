@@ -1,4 +1,4 @@
-"""Commands that train to tell what training does, in the `app` of `commands`."""
+"""Commands that train to find out what training does, in the `app` of `commands`."""
 
 from collections.abc import Sequence
 from pathlib import Path

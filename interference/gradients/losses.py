@@ -20,7 +20,9 @@ LOGIT_ROWS = 8
 """Logits are computed for a multiple of this number of positions; `_kept` says why."""
 
 
-def example_losses(model: nn.Module, batch: Mapping[str, Any], whole_logits: bool = False) -> tuple[Tensor, Tensor]:
+def example_losses(
+    model: nn.Module, batch: Mapping[str, Any], whole_logits: bool = False, alone: bool | None = True
+) -> tuple[Tensor, Tensor]:
     """Each example's mean cross-entropy over its supervised tokens.
 
     Args:
@@ -28,6 +30,7 @@ def example_losses(model: nn.Module, batch: Mapping[str, Any], whole_logits: boo
         batch: what its forward takes, with `labels` [batch, seq]; -100 marks unsupervised tokens. `tasks`, the task of
             every example, is for MixLoRA's routers.
         whole_logits: compute logits at every position, even if the model can skip the unsupervised ones.
+        alone: whether routers that look at padding see each example as if it were alone; None as in a training.
 
     Returns:
         losses [batch] (nats per token, differentiable) and the number of supervised tokens [batch].
@@ -43,7 +46,7 @@ def example_losses(model: nn.Module, batch: Mapping[str, Any], whole_logits: boo
     kept = _kept(supervised, batch.get("attention_mask"))
     if not whole_logits and can_skip_logits(model):
         inputs["logits_to_keep"] = _last(supervised) if _spread(model) else kept
-    with routed(model, tasks=batch.get("tasks"), labels=labels, alone=True):
+    with routed(model, tasks=batch.get("tasks"), labels=labels, alone=alone):
         logits = _logits(model, model(**inputs, use_cache=False, return_dict=True))
     chosen = supervised[:, -logits.shape[1] :] if logits.dim() == 3 else supervised[kept]
     logits = logits[chosen.to(logits.device)]

@@ -1,14 +1,15 @@
-"""Prediction: what real training does next, told before it is done.
+"""Prediction: what real training does next.
 
 `recipe` says by which training, `pools` which examples are trained on and which are read, `branches` takes the steps,
-`held_out` reads the losses, `finished` keeps them where a job is interrupted.
+`held_out` reads the losses, `pictures` keeps the features of pictures that do not change between readings, `finished`
+keeps losses where a job is interrupted.
 
 `lookahead` trains along every task from a checkpoint and reads every task's loss. `horizons` is the result, on disk and
-as tables; `cost` tells what it takes before it is paid.
+as tables; `cost` estimates what it takes.
 
 `validate` tests predictions: `truth` says which trainings are compared, `trainings` trains, `outcomes` is what they
-did, `predictors` are what runs say of it, `validation` sets both beside each other, `holding`
-says for how many steps a run's matrix holds.
+did, `predictors` are what runs say of it, `validation` sets both beside each other, `holding` says for how many steps a
+run's matrix holds.
 
 Not here: the first-order score (`measurement`), and the numbers of a result (`statistics.falls`).
 """

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from interference.errors import MeasurementError
+from interference.gradients.losses import example_losses
 from interference.gradients.state import activate, as_found, own_randomness
 from interference.gradients.trained import trained_parameters
 from interference.prediction.held_out import HeldOut
@@ -152,12 +153,16 @@ class Branches:
         """A micro-batch's share of the loss of a step, as Trainer has it."""
         device = self.held_out.device
         inputs: dict[str, Any] = {key: value.to(device) for key, value in batch.items()}
-        if self._counts:
-            inputs["num_items_in_batch"] = tokens.to(device)
         bf16 = torch.autocast(device.type, torch.bfloat16, enabled=self.recipe.training.bf16)
-        with routed(self.model, tasks=tasks), bf16:
-            loss: Tensor = self.model(**inputs, use_cache=False).loss
-        return loss.float() if self._counts else loss.float() / parts
+        if self.held_out.objective.loss is not None:
+            counted = {"num_items_in_batch": tokens.to(device)} if self._counts else {}
+            with routed(self.model, tasks=tasks), bf16:
+                loss: Tensor = self.model(**inputs, **counted, use_cache=False).loss.float()
+            return loss if self._counts else loss / parts
+        with bf16:  # the same loss, with logits at supervised positions alone
+            losses, counts = example_losses(self.model, {**inputs, "tasks": tasks}, alone=None)
+        summed = (losses * counts.to(losses)).sum()
+        return summed / tokens.to(summed) if self._counts else summed / counts.sum().to(summed) / parts
 
     @contextmanager
     def _saving_memory(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""Cost: what a lookahead takes before it is paid: passes through the model, and their time from a few of them."""
+"""Cost: what a lookahead will take: passes through the model, and their time from a few of them."""
 
 import math
 import time
@@ -21,7 +21,7 @@ class Cost:
     """What a lookahead takes.
 
     Attributes:
-        branches: one a task and seed.
+        branches: one per task and seed.
         steps: optimizer steps of each.
         passes: forward and backward passes of a step.
         rows: examples in such a pass, at most.

@@ -1,6 +1,6 @@
 """Held out: the examples whose losses are read, in batches that are made once, and their losses under a model.
 
-Not here: which examples these are (`pools`).
+Not here: which examples these are (`pools`), and what their pictures look like to frozen weights (`pictures`).
 """
 
 from collections.abc import Iterator
@@ -16,6 +16,7 @@ from interference.gradients.state import own_randomness
 from interference.measurement.objective import Objective, of_model, without_graph
 from interference.measurement.sample import Sample, padded_batches
 from interference.measurement.units import Batch
+from interference.prediction.pictures import Features
 
 
 class HeldOut:
@@ -26,7 +27,8 @@ class HeldOut:
         model: whose losses will be read; the plain loss, or one that its own forward computes.
         adapter: the adapter that is read with it.
         batch_size: examples in one forward pass.
-        budget: bytes of batches that are kept in memory; the others are made again for each reading.
+        budget: bytes that are kept in memory, half of batches and half of features of their pictures; the others are
+            made again for each reading.
     """
 
     def __init__(self, encoded: Sample, model: nn.Module, adapter: str, batch_size: int, budget: int) -> None:
@@ -36,9 +38,12 @@ class HeldOut:
         order = sorted(range(len(units)), key=lambda k: (units[k].has_image, units[k].length, k))
         self._runs = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
         self._kept: dict[int, list[tuple[Batch, list[int]]]] = {}
-        self._left = budget
+        self._left = budget // 2
         ((first, _), *_) = self._made([order[0]])
         self.objective: Objective = of_model(model, adapter, first)
+        pictured = next((k for k in order if units[k].has_image and self.objective.loss is None), None)
+        example = None if pictured is None else self._made([pictured])[0][0]
+        self._features = Features(model, adapter, example, budget // 2)
 
     @property
     def forwards(self) -> int:
@@ -54,8 +59,9 @@ class HeldOut:
         found = torch.empty(len(self.encoded.units), dtype=torch.float64)
         model.eval()
         with own_randomness(0), without_graph(model):
-            for batch, places in self._batches():
-                found[places] = self._of_batch(model, batch).double().cpu()
+            for number, batch, places in self._batches():
+                with self._features.of(number):
+                    found[places] = self._of_batch(model, batch).double().cpu()
         if not bool(found.isfinite().all()):
             unit = self.encoded.units[int((~found.isfinite()).nonzero()[0])]
             raise MeasurementError(f"the loss of {unit.task!r}, example {unit.unit.source}, is not finite")
@@ -66,17 +72,17 @@ class HeldOut:
             return example_losses(model, batch)[0]
         return torch.stack([loss_of(model, example, self.objective.loss) for example in singles(batch)])
 
-    def _batches(self) -> Iterator[tuple[Batch, list[int]]]:
+    def _batches(self) -> Iterator[tuple[int, Batch, list[int]]]:
         for number, run in enumerate(self._runs):
-            if number in self._kept:
-                yield from self._kept[number]
-                continue
-            made = self._made(run)
-            size = sum(value.nbytes for batch, _ in made for value in batch.values() if isinstance(value, Tensor))
-            if size <= self._left:
-                self._left -= size
-                self._kept[number] = made
-            yield from made
+            made = self._kept.get(number)
+            if made is None:
+                made = self._made(run)
+                size = sum(value.nbytes for batch, _ in made for value in batch.values() if isinstance(value, Tensor))
+                if size <= self._left:
+                    self._left -= size
+                    self._kept[number] = made
+            for batch, places in made:
+                yield number, batch, places
 
     def _made(self, run: list[int]) -> list[tuple[Batch, list[int]]]:
         """The batches of some places; those with pictures are apart from those without."""

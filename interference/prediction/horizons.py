@@ -1,7 +1,7 @@
 """Horizons: what a lookahead found, as an artifact on disk, with tables at every number of steps. No model, no torch.
 
 On disk it is a directory: `lookahead.json` (how it was computed: recipe, steps, seeds, configuration),
-`examples.parquet` (task, id, source, group, tokens and the loss before any step; one row an example that is held out)
+`examples.parquet` (task, id, source, group, tokens and the loss before any step; one row per held-out example)
 and `losses.safetensors` (the losses after every branch, [seeds, tasks, steps, examples]). It is whole or absent.
 """
 
@@ -36,7 +36,7 @@ class Lookahead:
     """Losses of held-out examples along branches of single tasks from a checkpoint.
 
     Attributes:
-        examples: One row an example: task, id, source, group, tokens, and its loss at the checkpoint.
+        examples: One row per example: task, id, source, group, tokens, and its loss at the checkpoint.
         losses: [seeds, tasks, steps, examples], nats per token: of every example after each branch.
         meta: Recipe, steps, seeds, config, adapter, loss, data, fingerprints, versions.
     """
@@ -77,12 +77,12 @@ class Lookahead:
             level: Of the intervals.
 
         Returns:
-            One row a number of steps and pair of tasks: steps, affected, stepped, value, low, high, p, q, verdict. As
+            One row per number of steps and pair of tasks: steps, affected, stepped, value, low, high, p, q, verdict. As
             in the table of a run, p, q and verdict are about Delta.
 
         Raises:
             ScopeError: If there is no such metric or number of steps.
-            ConfigError: If the level is no share.
+            ConfigError: If the level is not a share.
         """
         frames = []
         for each in self.steps if steps is None else [steps]:
@@ -113,8 +113,8 @@ class Lookahead:
         """The loss of every held-out example after every branch, tidy: what intervals of your own are made of.
 
         Returns:
-            One row a seed, stepped task, number of steps and example: seed, stepped, steps, affected, id, group, loss,
-            and before, its loss at the checkpoint.
+            One row per seed, stepped task, number of steps and example: seed, stepped, steps, affected, id, group,
+            loss, and before, its loss at the checkpoint.
         """
         seed, stepped, steps, example = (axis.ravel() for axis in np.indices(self.losses.shape))
         own = self.examples.rename(columns={"task": "affected", "loss": "before"})
@@ -190,7 +190,7 @@ def _check_whole(folder: Path, found: Lookahead) -> None:
     """Raise a RunError that names the file in which something is missing or impossible."""
     for key in ("steps", "seeds"):
         if not _are_ascending(found.meta.get(key)):
-            raise RunError(f"{folder / MARKER} is damaged: its {key!r} are no ascending numbers; compute it again")
+            raise RunError(f"{folder / MARKER} is damaged: its {key!r} are not ascending numbers; compute it again")
     if not _are_told(found.meta.get("recipe"), found.meta.get("trained_on")):
         raise RunError(f"{folder / MARKER} is damaged: its 'recipe' or 'trained_on' is not whole; compute it again")
     examples = found.examples

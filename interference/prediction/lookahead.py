@@ -141,7 +141,7 @@ class Job:
 
 
 def prepared(config: AnalysisConfig, progress: Progress = silent, day: date | None = None) -> Job:
-    """Everything that a lookahead needs; what is wrong with its input is told before the model is loaded.
+    """Everything that a lookahead needs; wrong input is reported before the model is loaded.
 
     Args:
         config: What is asked for.

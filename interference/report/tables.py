@@ -103,7 +103,7 @@ def _overlap(report: ReportData) -> Iterator[dict[str, Any]]:
 
 
 def _lookahead(report: ReportData) -> Iterator[dict[str, Any]]:
-    """Interference after every number of real steps, one row a cell."""
+    """Interference after every number of real steps, one row per cell."""
     for found in report.horizons:
         for shown in found["matrices"]:
             for affected, row in zip(found["tasks"], shown["rows"], strict=True):

@@ -95,7 +95,7 @@ def falls(
 
     Raises:
         ScopeError: if a task has fewer than two examples or groups, there are fewer than two seeds, or the falls are
-            not one a seed, task and example.
+            not one per seed, task and example.
         ConfigError: if the level or the number of resamples cannot be used.
     """
     check_level(level)

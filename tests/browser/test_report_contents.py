@@ -17,7 +17,8 @@ def test_contents_name_the_sections_and_their_runs_at_the_side(opened):
     changes = [f"{labels[d['second']]} minus {labels[d['first']]}" for d in data["differences"]]
     sections = page.locator(".contents ol > li")
     assert sections.locator("> a").all_text_contents() == [
-        "Which tasks, and where?", "In which layers?", "Is it real?", "What can I do?", "Did it help?", "How it was measured",
+        "Which tasks, and where?", "In which layers?", "Is it real?", "What can I do?", "Did it help?",
+        "How it was measured",
     ]  # fmt: skip
     runs = [section.locator("li").all_text_contents() for section in sections.all()]
     assert runs == [[], [], labels, labels, changes, []]

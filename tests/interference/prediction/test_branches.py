@@ -13,6 +13,7 @@ from interference.gradients.trained import trained_parameters
 from interference.measurement import checkpoint
 from interference.prediction.branches import standing
 from interference.prediction.held_out import HeldOut
+from mixlora import routed
 from mixlora.common.sections import BaseSection
 from mixlora.data.sampling import place
 from tests.support.checkpoints import write_adapter, write_llava, write_pictures, write_task
@@ -137,6 +138,28 @@ def test_pictures(tmp_path):
     job = Start(folder / "base", folder / "adapter", tasks).job()
     _, found = branched(job)
     same(found, trained(job, tmp_path / "trainer"))
+
+
+@pytest.mark.parametrize("kind", ["lora", "mixture"])
+@pytest.mark.parametrize("counts", [True, False])
+def test_a_step_s_loss_and_gradients_are_the_model_s_own(start, tmp_path, kind, counts):
+    """Logits at supervised positions alone change neither."""
+    own = start if kind == "lora" else Start(start.base, write_adapter(tmp_path / "adapter", mixture()), start.tasks)
+    branches = own.job().branches
+    branches._counts = counts
+    rows = next(branches.streams["red"].batches(8, "shuffled", 0))
+    batch, tokens, tasks = branches.collator.collate(rows), torch.tensor(50), ["red"] * 8
+    with standing(branches.model, branches.adapter):
+        branches.model.train()
+        weights = trained_parameters(branches.model, branches.adapter)
+        found = branches._loss(batch, tasks, tokens, 3)
+        with routed(branches.model, tasks=tasks):
+            counted = {"num_items_in_batch": tokens} if counts else {}
+            expected = branches.model(**batch, **counted).loss / (1 if counts else 3)
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+        pairs = zip(*(torch.autograd.grad(loss, weights) for loss in (found, expected)), strict=True)
+        for one, other in pairs:
+            assert (one - other).norm() <= 1e-6 * other.norm()
 
 
 def test_a_loss_that_takes_no_count_is_a_mean_of_micro_batches(start, tmp_path, monkeypatch):

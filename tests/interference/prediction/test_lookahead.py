@@ -274,8 +274,8 @@ def test_what_is_not_whole_is_refused(place, tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"meta": {"steps": [2, 1, 5]}}, "lookahead.json is damaged: its 'steps' are no ascending numbers"),
-        ({"meta": {"seeds": None}}, "lookahead.json is damaged: its 'seeds' are no ascending numbers"),
+        ({"meta": {"steps": [2, 1, 5]}}, "lookahead.json is damaged: its 'steps' are not ascending numbers"),
+        ({"meta": {"seeds": None}}, "lookahead.json is damaged: its 'seeds' are not ascending numbers"),
         (
             {"meta": {"seeds": [0, 1, 2]}},
             "losses.safetensors is damaged: it has no loss of every seed, task, number of",
