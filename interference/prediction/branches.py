@@ -70,6 +70,7 @@ class Branches:
         held_out: whose losses are read.
         recipe: how the steps are taken.
         progress: called after every step.
+        remedy: what the user can do about a branch that diverges.
         done: steps so far, for `progress`; `total` of them will be taken, 0 if that is not known.
     """
 
@@ -80,6 +81,7 @@ class Branches:
     held_out: HeldOut
     recipe: Recipe
     progress: Progress = silent
+    remedy: str = "lower lookahead.recipe.learning_rate"
     done: int = 0
     total: int = 0
     _counts: bool = field(init=False)
@@ -122,8 +124,7 @@ class Branches:
                     found += [self.held_out.losses(self.model)] if step in steps else []
                 except MeasurementError as error:
                     raise MeasurementError(
-                        f"the branch along {name} with seed {seed} diverged at step {step}: {error}; lower "
-                        "lookahead.recipe.learning_rate"
+                        f"the branch along {name} with seed {seed} diverged at step {step}: {error}; {self.remedy}"
                     ) from None
                 self.done += 1
                 self.progress("steps", self.done, self.total)

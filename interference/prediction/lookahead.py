@@ -3,25 +3,23 @@
 Branches wait in `<out>.partial` as they are finished; a killed call continues. Not here: the steps (`branches`).
 """
 
-import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from torch import Tensor
 
 from interference.config import AnalysisConfig
 from interference.config import load as read_config
 from interference.errors import ConfigError
 from interference.measurement import checkpoint, sample
 from interference.measurement.resume import clear, day_of, refuse_busy, settle, unfinished
-from interference.measurement.spool import DiskSpool
 from interference.prediction.branches import Branches
+from interference.prediction.finished import Finished, content
 from interference.prediction.held_out import HeldOut
 from interference.prediction.horizons import MARKER, Lookahead, check_free, load
 from interference.prediction.pools import Pools, draw
@@ -31,8 +29,6 @@ from mixlora.common.directories import check_writable
 from mixlora.common.files import expanded, without_dots
 from mixlora.common.progress import Progress, silent
 from mixlora.common.sections import resolved
-from mixlora.data.checking import fingerprint
-from mixlora.data.collation import Encoded
 from mixlora.data.templates import today
 
 CONVENTIONS = {
@@ -188,10 +184,11 @@ def compute(config: AnalysisConfig, out: Path, progress: Progress = silent) -> L
     identity, started = job.identity(), time.perf_counter()
     with unfinished(out, identity) as spool:
         before = job.branches.before()
-        losses = np.stack([_branch(job, spool, summary(identity), *each) for each in _numbered(job)])
+        finished, read = Finished(spool, summary(identity)), content(job.pools.read)
+        losses = np.stack([_branch(job, finished, read, *each) for each in _numbered(job)])
         shape = (len(job.seeds), len(job.config.tasks), *losses.shape[1:])
         seconds = round(time.perf_counter() - started, 2)
-        found = Lookahead(_examples(job, before), losses.reshape(shape), _meta(job, seconds))
+        found = Lookahead(job.pools.table().assign(loss=before.numpy()), losses.reshape(shape), _meta(job, seconds))
         settle(found.save, out)
     return load(out)
 
@@ -204,48 +201,16 @@ def _numbered(job: Job) -> Iterator[tuple[int, str, int]]:
             yield k * len(tasks) + j, task, seed
 
 
-def _branch(job: Job, spool: DiskSpool, identity: str, number: int, task: str, seed: int) -> Any:
+def _branch(job: Job, finished: Finished, read: str, number: int, task: str, seed: int) -> Any:
     """The losses [steps, examples] of a branch: trained, or taken from where an interrupted call left them."""
-    asked, branches = asked_of(job.config), job.branches
-    digest = _digest(identity, job, task, seed)
-    if (spool.metadata(number) or {}).get("branch") == digest:
+    asked, branches, recipe = asked_of(job.config), job.branches, job.recipe.training
+    rates = [recipe.learning_rate] * asked.steps[-1]
+    work = partial(branches.along, [task], seed, asked.steps, rates, recipe.batch_size)
+    known = (task, seed, content(job.pools.streams[task].examples), read)
+    if finished.has(number, *known):
         branches.done += asked.steps[-1]
         branches.progress("steps", branches.done, branches.total)
-        return spool.rows(number)["losses"].numpy()
-    recipe = job.recipe.training
-    rates = [recipe.learning_rate] * asked.steps[-1]
-    found = branches.along([task], seed, asked.steps, rates, recipe.batch_size)
-    spool.write(number, {"losses": found}, {"branch": digest})
-    return found.numpy()
-
-
-def _digest(identity: str, job: Job, task: str, seed: int) -> str:
-    """A digest of everything that a branch depends on: the job, and the content of what is trained on and read."""
-    found = hashlib.sha256(repr((identity, task, seed)).encode())
-    for each in (job.pools.streams[task].examples, [unit.examples[0] for unit in job.pools.held_out.units]):
-        found.update(_content(each).encode())
-    return found.hexdigest()
-
-
-def _content(examples: Sequence[Encoded]) -> str:
-    """A digest of examples' tokens and pictures."""
-    tokens = repr([(one.input_ids, one.labels) for one in examples])
-    return hashlib.sha256(tokens.encode()).hexdigest() + fingerprint(one.example for one in examples)
-
-
-def _examples(job: Job, before: Tensor) -> pd.DataFrame:
-    """A row for every example that is held out."""
-    units = job.pools.held_out.units
-    return pd.DataFrame(
-        {
-            "task": [unit.task for unit in units],
-            "id": [unit.examples[0].id for unit in units],
-            "source": [unit.examples[0].source for unit in units],
-            "group": [unit.group for unit in units],
-            "tokens": [unit.examples[0].supervised for unit in units],
-            "loss": before.numpy(),
-        }
-    )
+    return finished.losses(number, work, *known)
 
 
 def _meta(job: Job, seconds: float) -> dict[str, Any]:

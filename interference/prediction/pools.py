@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any, NamedTuple
 
+import pandas as pd
+
 from interference.config import AnalysisConfig
 from interference.errors import DataError, ScopeError
 from interference.measurement import sample
@@ -64,6 +66,24 @@ class Pools:
     collator: Collator
     streams: dict[str, Stream]
     told: dict[str, dict[str, Any]]
+
+    @property
+    def read(self) -> list[Encoded]:
+        """The examples whose losses are read, in order."""
+        return [unit.examples[0] for unit in self.held_out.units]
+
+    def table(self) -> pd.DataFrame:
+        """A row for every example whose loss is read: task, id, source, group, tokens."""
+        units = self.held_out.units
+        return pd.DataFrame(
+            {
+                "task": [unit.task for unit in units],
+                "id": [one.id for one in self.read],
+                "source": [one.source for one in self.read],
+                "group": [unit.group for unit in units],
+                "tokens": [one.supervised for one in self.read],
+            }
+        )
 
 
 def draw(config: AnalysisConfig, recipe: Recipe, share: int, day: date | None = None) -> Pools:

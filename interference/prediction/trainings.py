@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -35,6 +34,8 @@ from mixlora.checkpoints.fingerprints import summary
 from mixlora.common.progress import Progress
 from mixlora.training.config import RecipeSection, TrainConfig
 from mixlora.training.methods import prepare
+
+_REMEDY = "judge a training with a lower training.learning_rate, or other validation.seed"
 
 
 @dataclass
@@ -89,13 +90,13 @@ class Trainings:
             finished = Finished(spool, summary(identity))
             read = [self._of_seed(finished, k, seed) for k, seed in enumerate(self.seeds)]
             before, losses = (np.stack(each) for each in zip(*read, strict=True))
-            found = Outcomes(self._examples(), losses, before, {**self._meta(), **meta})
+            found = Outcomes(self.pools.table(), losses, before, {**self._meta(), **meta})
             settle(found.save, out)
         return found
 
     def _of_seed(self, finished: Finished, place: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """The losses before any step [examples], and after training on each set [sets, horizons, examples]."""
-        first, read = place * (len(self.sets) + 1), content(unit.examples[0] for unit in self.pools.held_out.units)
+        first, read = place * (len(self.sets) + 1), content(self.pools.read)
         rest = [(first + 1 + k, tasks, self._content(tasks)) for k, tasks in enumerate(self.sets)]
         branches = cache(partial(self.fresh, seed))  # a model is only made if something is left to train
         before = finished.losses(first, lambda: branches().before(), read)
@@ -122,22 +123,8 @@ class Trainings:
         model = fresh_model(self.config, self.trained, pools.collator.tokenizer, seed)
         adapter = str(model.active_adapter)
         held_out = HeldOut(pools.held_out, model, adapter, probe.batch_size, probe.memory_budget)
-        return Branches(
-            model, adapter, pools.collator, pools.streams, held_out, self.recipe, self.progress, total=self.total
-        )
-
-    def _examples(self) -> pd.DataFrame:
-        """A row for every example that is held out."""
-        units = self.pools.held_out.units
-        return pd.DataFrame(
-            {
-                "task": [unit.task for unit in units],
-                "id": [unit.examples[0].id for unit in units],
-                "source": [unit.examples[0].source for unit in units],
-                "group": [unit.group for unit in units],
-                "tokens": [unit.examples[0].supervised for unit in units],
-            }
-        )
+        given = (model, adapter, pools.collator, pools.streams, held_out, self.recipe, self.progress)
+        return Branches(*given, remedy=_REMEDY, total=self.total)
 
     def _meta(self) -> dict[str, Any]:
         """What the outcomes record of the trainings."""

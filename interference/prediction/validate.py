@@ -136,7 +136,7 @@ class Job:
         """What the pieces depend on."""
         config = self.config.model_dump(mode="json", include=_READ, exclude=_ELSEWHERE)
         trained = resolved(self.trained)
-        data = {"held out": content(unit.examples[0] for unit in self.pools.held_out.units)}
+        data = {"held out": content(self.pools.read)}
         data |= {task: content(stream.examples) for task, stream in self.pools.streams.items()}
         return {
             "validation of": {"base": of_checkpoint(loading.base_of(self.config.model))},

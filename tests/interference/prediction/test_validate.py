@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 
 import interference
 from interference import config, prediction
-from interference.errors import BusyError, ConfigError, RunError, ScopeError
+from interference.errors import BusyError, ConfigError, MeasurementError, RunError, ScopeError
 from interference.measurement import sample
 from interference.prediction import validate as library
 from interference.prediction.branches import Branches
@@ -417,3 +417,10 @@ def test_predictions_go_by_the_tasks_names(folder, place, found):
     rows = library._predictions(job, list(reversed(TASKS)), {}).set_index(["prediction", "step", "affected", "stepped"])
     expected = found.predictions.set_index(["prediction", "step", "affected", "stepped"])
     pd.testing.assert_frame_equal(rows.sort_index(), expected.sort_index())
+
+
+def test_a_training_that_diverges_is_told(folder, tmp_path):
+    values = trained(folder, tmp_path / "lora", learning_rate=1e30, snapshots=[0], steps=1)
+    train(settings.build(TrainConfig, values, "the test"))
+    with pytest.raises(MeasurementError, match=r"branch along 'red' with seed 1000 diverged at step .* judge a train"):
+        interference.validate(asked(folder, adapter=tmp_path / "lora", lookahead=False), tmp_path / "out")
