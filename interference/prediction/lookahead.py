@@ -125,7 +125,8 @@ class Job:
 
     def identity(self) -> dict[str, Any]:
         """What the result depends on."""
-        config = self.config.model_dump(mode="json", include=_READ, exclude=_ELSEWHERE)
+        whole = self.config.model_copy(update={"lookahead": asked_of(self.config)})
+        config = whole.model_dump(mode="json", include=_READ, exclude=_ELSEWHERE)
         return {
             "lookahead of": self.parts,
             "config": config,

@@ -3,6 +3,7 @@
 import json
 import shutil
 from contextlib import nullcontext
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -237,6 +238,15 @@ def test_what_a_lookahead_does_not_read_changes_nothing(start, tmp_path, monkeyp
     values["probe"] |= {"layers": [0, 2], "samples": 7}
     library.compute(config.build(values, "test"), tmp_path / "out")
     assert taken == [("blue", 1)]
+
+
+def test_defaults_that_are_written_out_are_the_same_job(start):
+    job = start.job()
+    none, written = (
+        replace(job, config=job.config.model_copy(update={"lookahead": asked}))
+        for asked in (None, config.LookaheadConfig())
+    )
+    assert none.identity() == written.identity() != job.identity()
 
 
 def test_one_process_at_a_time(start, tmp_path):
