@@ -8,7 +8,7 @@ PUBLIC := interference/callback.py interference/factors/factors.py interference/
 	interference/prediction/predictors.py interference/prediction/validate.py interference/prediction/validation.py interference/run/comparison.py interference/run/measured.py \
 	interference/run/run.py interference/run/scoped.py interference/statistics/bootstrap.py \
 	interference/statistics/differences.py interference/statistics/health.py interference/statistics/intervals.py interference/statistics/metrics.py \
-	interference/statistics/resamples.py interference/statistics/uncertainty.py interference/verification/reference.py interference/verification/verify.py \
+	interference/statistics/resamples.py interference/statistics/uncertainty.py interference/verification/reference.py interference/verification/result.py interference/verification/verify.py \
 	mixlora/checkpoints/conversion.py mixlora/checkpoints/projector.py mixlora/tuner/config.py mixlora/tuner/layer.py mixlora/tuner/model.py \
 	mixlora/tuner/routing.py
 .PHONY: install demo test lint docs bench dist format clean

@@ -48,10 +48,21 @@ class Granularity(StrEnum):
 
 
 class Space(StrEnum):
-    """Where inner products are taken: over the factors A and B, or over the weight that their product changes."""
+    """Where inner products are taken.
+
+    Over the factors A and B, over the weight that their product changes, or between gradients and steps of AdamW.
+    """
 
     PARAMETERS = "parameters"
     WEIGHT = "weight"
+    ADAM = "adam"
+
+
+class Step(StrEnum):
+    """Which step of a task is measured: along its gradient, or also the one that AdamW takes from it."""
+
+    GRADIENT = "gradient"
+    ADAM = "adam"
 
 
 @dataclass(frozen=True)
@@ -89,7 +100,8 @@ class Scope:
         layers: transformer block indices, from 0; None for all.
         modules: module names, groups ("attention", "mlp") or components ("projector"); None for all.
         side: "A", "B" or a router's; None for all that were probed.
-        space: "parameters" for blocks A and B, "weight" for the blocks of the weight-space view, which have no side.
+        space: "parameters" for blocks A and B, "adam" for AdamW's step on them, "weight" for the blocks of the
+            weight-space view, which have no side.
 
     Raises:
         ScopeError: if layers or modules is not a list.

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from interference.blocks import Component, Granularity
+from interference.blocks import Component, Granularity, Step
 from interference.errors import ConfigError
 from mixlora.common import settings as yaml_settings
 from mixlora.common.sections import BaseSection, TaskSection, resolved
@@ -22,6 +22,8 @@ LEAST_SUMS = 16
 """The smallest number of random sums in a sketch."""
 MEMORY_BUDGET = 2**30
 """Bytes that gradients may take in memory."""
+SKETCHED = "sketch keeps sums of entries, which AdamW's step divides one by one; leave out sketch, or step: adam"
+"""Why no sketches are kept of AdamW's step."""
 _SEEDS = 2**32
 """Every random generator accepts seeds below this."""
 
@@ -82,6 +84,9 @@ class ProbeConfig(Section):
         memory_budget: memory for gradients, in bytes or as "2GiB".
         spool_dir: directory where gradients wait; None for `<out>.partial`.
         sketch: keep this number of random sums instead of every block's gradient; None to keep the gradient.
+        step: "gradient", or "adam" to measure also the step that AdamW takes from a task's gradient.
+        optimizer: the trainer's saved optimizer.pt, or the checkpoint that holds it, whose second moments AdamW's step
+            divides by. None for the one beside the adapter; where there is none, they are estimated from the gradients.
     """
 
     samples: int = Field(100, ge=2)
@@ -101,6 +106,8 @@ class ProbeConfig(Section):
     memory_budget: int = Field(MEMORY_BUDGET, ge=1)
     spool_dir: Place | None = None
     sketch: int | None = Field(None, ge=LEAST_SUMS)
+    step: Step = Step.GRADIENT
+    optimizer: Place | None = None
 
     @field_validator("memory_budget", mode="before")
     @classmethod
@@ -113,6 +120,16 @@ class ProbeConfig(Section):
         if value == []:
             raise ValueError("is an empty list; leave it out to take all")
         return value
+
+    @model_validator(mode="after")
+    def _step(self) -> "ProbeConfig":
+        if self.step != Step.ADAM and self.optimizer is not None:
+            raise ValueError(
+                "optimizer is named, but only the step of AdamW reads it; add step: adam, or drop optimizer"
+            )
+        if self.step == Step.ADAM and self.sketch is not None:
+            raise ValueError(SKETCHED)
+        return self
 
 
 class BranchSection(Section):
@@ -314,8 +331,8 @@ def build(data: Mapping[str, Any], place: str) -> AnalysisConfig:
 def is_recorded(stored: Any, wanted: AnalysisConfig) -> bool:
     """Whether a result's stored configuration is the wanted one, by value: a key that is missing has its default.
 
-    So results of versions without the key stay valid. `out` says where a result is, and `lookahead` what another
-    command does; neither counts.
+    So results of versions without the key stay valid. `out` says where a result is, `lookahead` and `validation`
+    what other commands do; they do not count.
     """
     if not isinstance(stored, Mapping):
         return False
@@ -327,7 +344,7 @@ def is_recorded(stored: Any, wanted: AnalysisConfig) -> bool:
 
 
 def _measured(config: AnalysisConfig) -> dict[str, Any]:
-    return {key: value for key, value in resolved(config).items() if key not in ("out", "lookahead")}
+    return {key: value for key, value in resolved(config).items() if key not in ("out", "lookahead", "validation")}
 
 
 def whole_seed(seed: int) -> int:

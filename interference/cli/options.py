@@ -76,7 +76,8 @@ Side = Annotated[
 Space = Annotated[
     str,
     typer.Option(
-        help="parameters, or weight (independent of how BA is split).", autocompletion=among("parameters", "weight")
+        help="parameters, adam (AdamW's step), or weight (independent of how BA is split).",
+        autocompletion=among("parameters", "adam", "weight"),
     ),
 ]
 PAIRS = "leave-one-out, uni-perceiver, all or same-example."

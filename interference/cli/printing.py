@@ -16,6 +16,7 @@ from interference.run import Run, Scope
 from interference.run.remarks import (
     AT_ODDS,
     ZERO,
+    adam_step,
     also_trained,
     carried,
     carried_words,
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from interference.measurement.plan import Plan
     from interference.prediction.cost import Cost, ValidationCost
     from interference.run.planning import Needed
-    from interference.verification.verify import Verification
+    from interference.verification.result import Verification
 
 STYLES = {"conflict": "bold blue", "synergy": "bold red", "unclear": "dim", "self": "dim"}
 STYLES |= {"no-signal": "dim italic", "carried": "dim italic", AT_ODDS: "dim"}
@@ -120,7 +121,8 @@ def comparison(table: pd.DataFrame, title: str, runs: Sequence[Run], console: Co
     cells = table[table["affected"] != table["stepped"]].drop(columns=["p"])
     console.print(frame(cells, title))
     apart = other_blocks(*(run.scope(**scope)["name"] for run in runs))
-    for line in dict.fromkeys([apart, *(sketched(run.meta) for run in runs)]):
+    steps = [plain(line) for run in runs for line in adam_step(run.meta)] if scope.get("space") == "adam" else []
+    for line in dict.fromkeys([apart, *(sketched(run.meta) for run in runs), *steps]):
         if line:
             console.print(Text(f"note: {line}"))
 
@@ -218,6 +220,7 @@ def remarks(
         found.append(plain(again))
     if sketch := sketched(run.meta):
         found.append(sketch)
+    found += [plain(line) for line in adam_step(run.meta)]
     if loss := other_loss(run.meta):
         found.append(loss)
     if others := run.meta.get("not_probed"):
@@ -239,6 +242,7 @@ def notes(run: Run, config: "AnalysisConfig", origin: Path | None) -> list[str]:
         found.append(f"units of {size} leave {max(left)} of samples={samples} examples of a task unused")
     if loss := other_loss(run.meta):
         found.append(loss)
+    found += adam_step(run.meta)
     if again := run.meta.get("measured_again"):
         parts = "a part" if again == 1 else f"{again} parts"
         found.append(f"measured again: {parts} of the unfinished work, damaged or from examples that have changed")
@@ -259,12 +263,25 @@ def verification(found: "Verification", console: Console) -> None:
     """Print what `verify` found."""
     console.print(frame(found.gradients, "units recomputed by batch-1 autograd: relative errors"))
     console.print(frame(found.steps, "real steps against first-order Delta (step: lambda; predicted: nats per token)"))
-    last = f"up to a step of {number(found.linear_until)}" if found.linear_until else "at no step size tried"
+    adam = found.adam
+    if adam is not None:
+        title = "real steps of torch's AdamW, a task's mean gradient each, against first-order Delta of AdamW's step"
+        console.print(frame(adam.steps, title))
     console.print(
         f"{'passed' if found.passed else 'FAILED'}: gradients equal autograd to {number(found.error)} (relative, "
         f"{found.dtype}), the Gram to {number(found.gram_error)} (worst in {found.gram_block}), "
-        f"losses to {number(found.loss_error)}; Delta matches real steps {last}."
+        f"losses to {number(found.loss_error)}; Delta matches real steps {_until(found.linear_until)}."
     )
+    if adam is not None:
+        console.print(
+            f"AdamW's step equals torch's to {number(adam.error)} (worst in {adam.block}); "
+            f"its Delta matches real steps {_until(adam.linear_until)}."
+        )
+    if adam is not None and not adam.linear_until and found.dtype == "float32":
+        console.print(
+            "note: AdamW adds a gradient to its second moments before it divides. In a young state, or one of other "
+            "examples, that changes them much, and its next step is not the one measured; measure a later checkpoint."
+        )
     if found.passed and not found.linear_until:
         console.print(
             f"Steps were not judged: {found.dtype} rounds losses by more than small steps move them. That says "
@@ -275,6 +292,11 @@ def verification(found: "Verification", console: Console) -> None:
             "note: routers were measured. Their straight-through gradient is an estimate, not the derivative of the "
             "loss, so even small real steps may differ from it. Measure without probe.routers to check A and B."
         )
+
+
+def _until(step: float) -> str:
+    """Up to which step Delta matches real ones."""
+    return f"up to a step of {number(step)}" if step else "at no step size tried"
 
 
 def tables(named: Mapping[str, pd.DataFrame], console: Console) -> None:

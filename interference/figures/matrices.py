@@ -200,7 +200,8 @@ def panels(
         layers: Rows; None for every probed layer.
         modules: Columns: modules or groups of them; None for every group.
         side: Side of the columns; None for A and B.
-        space: "weight" for columns of W, which has no sides, if the run was computed with weight_space=True.
+        space: "weight" for columns of W, which has no sides, if the run was computed with weight_space=True; "adam" for
+            AdamW's step, if with step="adam".
         ways: All layers once for each, with options of their own; none for the one of the options.
         **options: Options of `Run.table`.
 

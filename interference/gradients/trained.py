@@ -81,6 +81,16 @@ def unprobed(model: nn.Module, adapter: str, targets: Sequence[Target]) -> list[
     return sorted(kind + _listed(sorted(told)) for kind, told in names.items())
 
 
+def trained_by(model: nn.Module, adapter: str) -> Iterator[nn.Parameter]:
+    """Every parameter that trains with an adapter; one may come twice.
+
+    Args:
+        model: the model with the adapter.
+        adapter: its name.
+    """
+    return (found.parameter for found in _trained(model, adapter))
+
+
 def _listed(names: Sequence[str]) -> str:
     """The names, of many the first few."""
     more = [f"{len(names) - _MOST} more"] if len(names) > _MOST else []

@@ -11,10 +11,11 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from interference.blocks import Block, coarsen, to_frame
+from interference.blocks import Block, Side, Step, coarsen, to_frame
 from interference.errors import MeasurementError, ScopeError, WriteError
 from interference.gradients.targets import Target
 from interference.gradients.weight_space import weight_block
+from interference.measurement.adam import AdamGrams, Moments, weights_of
 from interference.measurement.gram import grams
 from interference.measurement.prober import OWNER, selected_rows
 from interference.measurement.shard import ALL, Shard
@@ -22,7 +23,7 @@ from interference.measurement.spec import Spec
 from interference.measurement.spool import Spool
 from interference.measurement.units import Probed
 from interference.run import Run
-from interference.run.grams import GramFile, pack, packed_bytes, write_packed
+from interference.run.grams import GramFile, adam, pack, packed_bytes, sum_of, write_packed
 from mixlora import MixLoraLayer
 from mixlora.common.progress import Progress, silent
 
@@ -38,10 +39,18 @@ class RunBuilder:
         shard: this process's share of the work.
         found: what was probed, after `take`.
         places: the place in the run of every probed unit.
+        moments: what AdamW's step divides by; None to estimate it, where that step is measured.
         seconds: what each stage took.
     """
 
-    def __init__(self, spec: Spec, targets: Sequence[Target], progress: Progress = silent, shard: Shard = ALL) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        targets: Sequence[Target],
+        progress: Progress = silent,
+        shard: Shard = ALL,
+        moments: Moments | None = None,
+    ) -> None:
         """Check that the spec fits the targets.
 
         Raises:
@@ -59,6 +68,9 @@ class RunBuilder:
             self.blocks += [weight_block(target) for target in targets]
         self.progress = progress
         self.shard = shard
+        self.moments = moments
+        self.adam: dict[str, Any] = {}
+        self.estimated: dict[str, NDArray[np.float32]] = {}
         self.started = time.perf_counter()
         self.seconds: dict[str, float] = {}
         self.found, self.places = Probed(), np.zeros(0, dtype=np.intp)
@@ -74,13 +86,22 @@ class RunBuilder:
             sums.setdefault(coarse.name, []).append((block.name, self._entries(block)))
         return list(kept.values()), sums
 
+    def steps(self) -> dict[str, list[tuple[str, int]]]:
+        """What `stored` gives of the blocks of which AdamW's step is measured; empty where it is not."""
+        blocks, sums = self.stored()
+        return {block.name: sums[block.name] for block in blocks if self.steps_of(block)}
+
+    def steps_of(self, block: Block) -> bool:
+        """Whether AdamW's step of a block is measured."""
+        return self.spec.step is Step.ADAM and block.side is not Side.W
+
     def spool_bytes(self, units: int) -> int:
         """Bytes that the rows of `units` units take."""
         return 4 * units * sum(self._entries(block) for block in self.blocks)
 
     def gram_bytes(self, units: int) -> int:
         """Bytes that the Gram matrices of `units` units take."""
-        return packed_bytes(len(self.stored()[0]), units)
+        return packed_bytes(len(self.stored()[0]), units, len(self.steps()))
 
     def take(self, found: Probed, places: NDArray[np.intp] | None = None) -> None:
         """Take what all processes have probed.
@@ -113,7 +134,8 @@ class RunBuilder:
             deque(packed, maxlen=0)  # the first process writes what all have multiplied
             return {}
         try:
-            write_packed(file, list(self.stored()[1]), len(self.found.units), packed)
+            names = [*self.stored()[1], *map(adam, self.steps())]
+            write_packed(file, names, len(self.found.units), packed)
         except OSError as error:
             if self.shard.count > 1:
                 deque(packed, maxlen=0)  # the others wait for this process's share of the remaining matrices
@@ -138,7 +160,9 @@ class RunBuilder:
         if all(unit.group is not None for unit in units):
             probes["group"] = [unit.group for unit in units]
         frame = to_frame(self.stored()[0])
-        return Run(probes, frame, grams, {**meta, "seconds": self.seconds}, self._selections(spool))
+        own = {"adam": self.adam} if self.adam else {}
+        meta = {**meta, **own, "seconds": self.seconds}
+        return Run(probes, frame, grams, meta, self._selections(spool), self.estimated)
 
     def _packed(self, spool: Spool) -> Iterator[tuple[str, NDArray[np.float32]]]:
         """The packed Gram matrices, one after another.
@@ -155,7 +179,20 @@ class RunBuilder:
             self.progress("gram", done, len(sums))
         if silent_blocks == len(sums):
             raise MeasurementError("every gradient is zero: the adapter changes no supervised token's loss")
+        yield from self._stepped(spool, place)
         self._note("gram")
+
+    def _stepped(self, spool: Spool, place: NDArray[np.intp]) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        """The packed Gram matrices of AdamW's step, one after another, each with the squared lengths of the steps."""
+        wanted, sizes = self.steps(), self.found.sizes
+        weights = weights_of([unit.task for unit in self.found.units])
+        made = AdamGrams(self.moments, weights, self.spec.half_budget, self.shard)
+        for done, (name, members) in enumerate(wanted.items(), 1):
+            each = [made.of(spool, sizes, block, width) for block, width in members]
+            matrix, squares = (sum_of(part) for part in zip(*each, strict=True))
+            yield adam(name), np.concatenate([pack(matrix, place), squares[place]])
+            self.progress("gram of adam", done, len(wanted))
+        self.adam, self.estimated = made.meta() if wanted else {}, made.estimated
 
     def _selections(self, spool: Spool) -> dict[str, np.ndarray]:
         """{block name: [examples, r]} in the order of the run's units, which `OWNER` names; empty for LoRA."""

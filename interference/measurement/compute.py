@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 from peft import PeftModel
 from torch import nn
+from torch.optim import Optimizer
 
-from interference.blocks import Component, Granularity
+from interference.blocks import Component, Granularity, Step
 from interference.config import MEMORY_BUDGET, AnalysisConfig
 from interference.errors import ScopeError
 from interference.gradients.autograd import Loss
@@ -22,6 +23,7 @@ from interference.measurement import checkpoint, sample
 from interference.measurement.builder import RunBuilder
 from interference.measurement.labels import Labels, workload
 from interference.measurement.objective import PLAIN, Objective, of_work
+from interference.measurement.optimizers import moments_of, of_config, state_of
 from interference.measurement.prober import Prober
 from interference.measurement.resume import clear, day_of, gram_file, refuse_busy, settle, unfinished
 from interference.measurement.shard import Shard
@@ -49,7 +51,7 @@ _ELSEWHERE: Any = {
     "lookahead": True,
     "validation": True,
     "model": {"base", "adapter", "projector"},
-    "probe": {"spool_dir", "memory_budget"},
+    "probe": {"spool_dir", "memory_budget", "optimizer"},
 }
 """Keys that say where and with how much memory to measure, or something else, not what; of what paths name, the
 content counts."""
@@ -73,6 +75,8 @@ def compute(
     memory_budget: int = MEMORY_BUDGET,
     spool_dir: Path | str | None = None,
     sketch: int | None = None,
+    step: Step | str = Step.GRADIENT,
+    optimizer: Optimizer | Path | str | None = None,
     loss: Loss | None = None,
     groups: Labels | None = None,
     progress: Progress = silent,
@@ -100,6 +104,9 @@ def compute(
         memory_budget: Bytes that gradients may take in memory; the others wait on disk.
         spool_dir: Directory of the gradients on disk; None for the system's temporary directory.
         sketch: Keep this number of random sums instead of every block's gradient; see `interference.gradients.sketch`.
+        step: "gradient", or "adam" to measure also the step that AdamW takes from a gradient (`space="adam"`).
+        optimizer: Optimizer whose second moments AdamW's step divides by: the one that trains the model, or the path of
+            the optimizer.pt that a Trainer saved. None to estimate them from the gradients.
         loss: A function of (model, batch of one example) that returns a scalar tensor. It is measured instead of the
             mean cross-entropy, one example per backward pass.
         groups: {task: a label for every unit, in the order of its batches}. Units with the same label, in one task or
@@ -111,8 +118,9 @@ def compute(
         The run, in memory.
 
     Raises:
-        CheckpointError: If the model has no adapter that can be probed, or not all of its weights are in memory.
-        ConfigError: If the seed, granularity, sketch or loss cannot be used.
+        CheckpointError: If the model has no adapter that can be probed, or not all of its weights are in memory. Also
+            if the optimizer is not AdamW, or of another adapter.
+        ConfigError: If the seed, granularity, sketch, step or loss cannot be used.
         ScopeError: If a layer or module does not exist, or a row holds several packed examples. Also if a task has
             fewer than two units or groups, or `groups` does not have one label per unit.
         MeasurementError: If a loss or gradient is not finite, or every gradient is zero.
@@ -134,10 +142,10 @@ def compute(
     spec = Spec.checked(
         layers=layers, modules=modules, adapter=adapter, components=components, routers=routers, unit=unit,
         token_mean=token_mean, granularity=granularity, weight_space=weight_space, sketch=sketch, seed=seed,
-        memory_budget=memory_budget,
+        memory_budget=memory_budget, step=step,
     )  # fmt: skip
     work = workload(model, batches, unit, groups)
-    return measured(model, spec, work, partial(of_work, loss=loss), out, spool_dir, progress)
+    return measured(model, spec, work, partial(of_work, loss=loss), out, spool_dir, progress, optimizer)
 
 
 def measured(
@@ -148,6 +156,7 @@ def measured(
     out: Path | str | None,
     spool_dir: Path | str | None,
     progress: Progress,
+    optimizer: Optimizer | Path | str | None = None,
     **meta: Any,
 ) -> Run:
     """The run of a workload that does not come from a configuration, in memory, and at `out`.
@@ -160,6 +169,7 @@ def measured(
         out: Also save the run to this directory.
         spool_dir: As in `compute`.
         progress: Called as the work goes on.
+        optimizer: As in `compute`.
         **meta: What else the run records.
 
     Returns:
@@ -170,6 +180,7 @@ def measured(
         check_free(out)
         check_writable(out)
     targets = spec.targets(model)
+    moments = moments_of(spec.step, optimizer, model, targets)
     objective, work = objective_of(model, targets[0].adapter, work)
     scope = {
         "layers": None if spec.layers is None else [int(layer) for layer in spec.layers],
@@ -183,7 +194,7 @@ def measured(
             **spec.meta(),
             **_provenance(model, targets, fingerprints(model, targets[0].adapter)),
         }
-        builder = RunBuilder(spec, targets, progress)
+        builder = RunBuilder(spec, targets, progress, moments=moments)
         run = measure(builder, model, work, spool, {**known, **meta}, objective=objective)
     if out is not None:
         run.save(out)
@@ -231,6 +242,8 @@ def compute_config(config: AnalysisConfig, progress: Progress = silent) -> Run |
     processing = of_processing(encoded.collator)
     identity = {"model": parts, "config": kept, "loss": objective.words, "processing": processing}
     identity |= checkpoint.origin_of(model)
+    if spec.step is Step.ADAM:
+        identity["optimizer"] = "estimated" if builder.moments is None else builder.moments.digest
     with _waiting(config, out, identity, builder, sample.count(encoded)) as spool:
         meta = {"seed": spec.seed, "config": resolved(config), **spec.meta(), "data": data}
         meta |= _provenance(model, builder.targets, parts)
@@ -296,9 +309,11 @@ def _prepared(
             f"device: {SPLIT} spreads one model over all GPUs, but each of {shard.count} processes holds a model "
             "of its own; leave device out, or start one process"
         )
+    state_of(config)  # a missing state is refused before the data are read
     encoded = sample.encode(sample.read(config), sample.collator_of(config, day), config)
     model, spec = checkpoint.load_model(config.model), Spec.of(config.probe)
-    return encoded, model, RunBuilder(spec, spec.targets(model), progress, shard)
+    targets = spec.targets(model)
+    return encoded, model, RunBuilder(spec, targets, progress, shard, of_config(config, model, targets))
 
 
 @contextmanager

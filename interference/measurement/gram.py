@@ -13,7 +13,13 @@ from interference.run.grams import sum_of
 
 
 def gram(
-    spool: Spool, sizes: Sequence[int], block: str, width: int, budget: int, shard: Shard = ALL
+    spool: Spool,
+    sizes: Sequence[int],
+    block: str,
+    width: int,
+    budget: int,
+    shard: Shard = ALL,
+    scale: Tensor | None = None,
 ) -> NDArray[np.float32]:
     """The Gram matrix of one block over all units, in the order of the parts.
 
@@ -26,6 +32,7 @@ def gram(
         width: entries of the block's rows.
         budget: bytes of gradients that may be in memory at a time; two parts are held even if they need more.
         shard: which parts are in this process's spool.
+        scale: [width], what the rows are multiplied by, entry by entry; None for as they are.
 
     Returns:
         [units, units], exactly symmetric.
@@ -37,10 +44,10 @@ def gram(
     offsets = np.concatenate([[0], np.cumsum([sum(sizes[part] for part in tile) for tile in tiles])])
     found = torch.zeros(int(offsets[-1]), int(offsets[-1]))
     for a, row_parts in enumerate(tiles):
-        rows = _load(spool, row_parts, sizes, block, width, shard)
+        rows = _load(spool, row_parts, sizes, block, width, shard, scale)
         mine = shard.share(len(rows))
         for b in range(a + 1):
-            columns = rows if a == b else _load(spool, tiles[b], sizes, block, width, shard)
+            columns = rows if a == b else _load(spool, tiles[b], sizes, block, width, shard, scale)
             product = (rows[mine] @ columns.T).float()
             found[offsets[a] + mine.start : offsets[a] + mine.stop, offsets[b] : offsets[b + 1]] = product
     whole = shard.total(found).numpy()
@@ -81,17 +88,26 @@ def _tiles(sizes: Sequence[int], most: int) -> list[list[int]]:
     return tiles
 
 
-def _load(spool: Spool, parts: Sequence[int], sizes: Sequence[int], block: str, width: int, shard: Shard) -> Tensor:
-    """The rows [units, width] of some parts, in every process; each process reads its own parts."""
+def _load(
+    spool: Spool,
+    parts: Sequence[int],
+    sizes: Sequence[int],
+    block: str,
+    width: int,
+    shard: Shard,
+    scale: Tensor | None,
+) -> Tensor:
+    """The rows [units, width] of some parts, scaled, in every process; each process reads its own parts."""
     if shard.count == 1:
-        return torch.cat([spool.read(part, block).flatten(1) for part in parts])
+        rows = torch.cat([spool.read(part, block).flatten(1) for part in parts])
+        return rows if scale is None else rows * scale
     rows, first = torch.zeros(sum(sizes[part] for part in parts), width), 0
     with shard.together():  # or the others would wait for the share of a process that failed
         for part in parts:
             if shard.owns(part):
                 rows[first : first + sizes[part]] = spool.read(part, block).flatten(1)
             first += sizes[part]
-    return shard.total(rows)
+    return shard.total(rows if scale is None else rows * scale)
 
 
 def _mirror(matrix: NDArray[np.float32]) -> None:

@@ -25,6 +25,7 @@ from interference.measurement import checkpoint, sample
 from interference.measurement.builder import RunBuilder
 from interference.measurement.gram import gram
 from interference.measurement.objective import of_work
+from interference.measurement.optimizers import of_config
 from interference.measurement.prober import Prober
 from interference.measurement.spec import Spec
 from interference.measurement.spool import DiskSpool, temporary
@@ -86,7 +87,8 @@ def plan(config: AnalysisConfig, timed: bool = False) -> Plan:
     model = checkpoint.load_model(config.model) if timed else _shapes(config)
     loaded = time.perf_counter() - start
     spec = Spec.of(config.probe)
-    builder = RunBuilder(spec, spec.targets(model))
+    targets = spec.targets(model)
+    builder = RunBuilder(spec, targets, moments=of_config(config, model, targets))
     units, blocks = sample.count(encoded), builder.blocks
     found = Plan(
         units,
@@ -125,6 +127,7 @@ def _choices(builder: RunBuilder, encoded: sample.Sample, config: AnalysisConfig
     factors = (1, 10) if min(counts.values()) >= 20 else (1,)
     for granularity, factor in itertools.product(Granularity, factors):
         stored = len({coarsen(block, granularity).name for block in builder.blocks})
+        steps = len({coarsen(block, granularity).name for block in builder.blocks if builder.steps_of(block)})
         count = sum(units // factor for units in counts.values())
         chosen = granularity == config.probe.granularity and factor == 1
         rows.append(
@@ -133,7 +136,7 @@ def _choices(builder: RunBuilder, encoded: sample.Sample, config: AnalysisConfig
                 "unit_size": config.probe.unit_size * factor,
                 "units": count,
                 "blocks": stored,
-                "MiB": packed_bytes(stored, count) / 2**20,
+                "MiB": packed_bytes(stored, count, steps) / 2**20,
                 "loses": _LOSES[granularity] + (f"; single examples (units of {factor})" if factor > 1 else ""),
                 "this one": "yes" if chosen else "",
             }
@@ -192,7 +195,8 @@ def _gram_seconds(builder: RunBuilder, spool: DiskSpool, units: int, rows: int) 
     times = [_timed(partial(gram, repeated, sizes, name, entries[name], budget)) for name in some]
     known = [entries[name] for name in some]
     multiplied = float(np.interp(list(entries.values()), known, times).sum())
-    return multiplied + len(sums) * _timed(partial(_keep, matrix, spool.folder / "gram"))
+    kept = len(sums) * _timed(partial(_keep, matrix, spool.folder / "gram"))
+    return (multiplied + kept) * (2 if builder.steps() else 1)
 
 
 def _keep(matrix: NDArray[np.float32], path: Path) -> None:

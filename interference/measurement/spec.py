@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from interference.blocks import Component, Granularity
-from interference.config import LEAST_SUMS, MEMORY_BUDGET, ProbeConfig, whole_seed
+from interference.blocks import Component, Granularity, Step
+from interference.config import LEAST_SUMS, MEMORY_BUDGET, SKETCHED, ProbeConfig, whole_seed
 from interference.errors import ConfigError, ScopeError
 from interference.gradients.sketch import relative_error
 from interference.gradients.targets import Target, find_targets, probed_adapter
@@ -32,6 +32,7 @@ class Spec:
         granularity: how far blocks are summed before they are kept.
         weight_space: also measure the weight-space view.
         sketch: random sums that replace the gradient of a block; None to keep the gradient.
+        step: whether AdamW's step is measured, too.
         seed: seed of the sketches and of later bootstraps.
         memory_budget: bytes that gradients may take in memory.
     """
@@ -46,32 +47,43 @@ class Spec:
     granularity: Granularity = Granularity.MODULE
     weight_space: bool = False
     sketch: int | None = None
+    step: Step = Step.GRADIENT
     seed: int = 0
     memory_budget: int = MEMORY_BUDGET
 
     @classmethod
     def checked(
-        cls, *, unit: str, granularity: Granularity | str, sketch: int | None, seed: int, **others: Any
+        cls,
+        *,
+        unit: str,
+        granularity: Granularity | str,
+        sketch: int | None,
+        seed: int,
+        step: Step | str = Step.GRADIENT,
+        **others: Any,
     ) -> "Spec":
         """The spec that a caller's arguments describe.
 
         Raises:
             ScopeError: if there is no such unit.
-            ConfigError: if the granularity, sketch or seed cannot be used.
+            ConfigError: if the granularity, sketch, step or seed cannot be used.
         """
         if unit not in ("example", "batch"):
             raise ScopeError(f"unit {unit!r} is not one of example, batch")
         granularity = member(Granularity, granularity, "granularity")
         if sketch is not None and sketch < LEAST_SUMS:
             raise ConfigError(f"sketch is {sketch}, but must be at least {LEAST_SUMS} (4096 is usual)")
-        return cls(unit=unit, granularity=granularity, sketch=sketch, seed=whole_seed(seed), **others)
+        step = member(Step, step, "step")
+        if step is Step.ADAM and sketch is not None:
+            raise ConfigError(SKETCHED)
+        return cls(unit=unit, granularity=granularity, sketch=sketch, step=step, seed=whole_seed(seed), **others)
 
     @classmethod
     def of(cls, probe: ProbeConfig) -> "Spec":
         """The spec that a configuration describes."""
         shared = [field.name for field in fields(cls) if field.name in ProbeConfig.model_fields]
         values = {name: getattr(probe, name) for name in shared}
-        return cls(**values | {"granularity": Granularity(probe.granularity)})
+        return cls(**values | {"granularity": Granularity(probe.granularity), "step": Step(probe.step)})
 
     @property
     def half_budget(self) -> int:

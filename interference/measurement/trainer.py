@@ -14,9 +14,10 @@ from typing import Any, Literal
 import numpy as np
 from accelerate.utils import model_has_dtensor
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from transformers import Trainer
 
-from interference.blocks import Component, Granularity
+from interference.blocks import Component, Granularity, Step
 from interference.config import MEMORY_BUDGET
 from interference.errors import CheckpointError, MeasurementError, ScopeError
 from interference.gradients.state import own_randomness, set_aside, without_autocast
@@ -25,6 +26,7 @@ from interference.measurement.compute import measured
 from interference.measurement.grouping import Groups, groups_of
 from interference.measurement.labels import workload
 from interference.measurement.objective import Objective, agrees, first_batch, name_of, of_model, own_function
+from interference.measurement.optimizers import of_trainer
 from interference.measurement.rows import Row, drawn
 from interference.measurement.spec import Spec
 from interference.measurement.units import Batch, Part, Unit, Workload, one_by_one
@@ -57,6 +59,8 @@ def from_trainer(
     memory_budget: int = MEMORY_BUDGET,
     spool_dir: Path | str | None = None,
     sketch: int | None = None,
+    step: Step | str = Step.GRADIENT,
+    optimizer: Optimizer | Path | str | None = None,
     groups: Groups = IMAGE,
     progress: Progress = silent,
 ) -> Run:
@@ -88,6 +92,9 @@ def from_trainer(
         memory_budget: Bytes that gradients may take in memory; the others wait on disk.
         spool_dir: Directory of the gradients on disk; None for the system's temporary directory.
         sketch: Keep this number of random sums instead of every block's gradient.
+        step: "gradient", or "adam" to measure also the step that AdamW takes from a gradient (`space="adam"`).
+        optimizer: Whose second moments AdamW's step divides by: an optimizer, or the path of its saved state. None for
+            the trainer's own; before its first step they are estimated from the gradients.
         groups: Which rows are not independent, within a task and between two: those with the same picture ("image",
             by its content), those with one value of a column of this name, or those with one label of {task: a label
             for every row of it, in the dataset's order}; "none" if all are independent.
@@ -119,6 +126,7 @@ def from_trainer(
     spec = Spec.checked(
         layers=layers, modules=modules, adapter=adapter, components=components, routers=routers, unit="example",
         granularity=granularity, weight_space=weight_space, sketch=sketch, seed=seed, memory_budget=memory_budget,
+        step=step,
     )  # fmt: skip
     refuse_shards(trainer)
     _refuse_processes(trainer, "from_trainer measures in one process")
@@ -130,7 +138,7 @@ def from_trainer(
         told["groups"] = groups if isinstance(groups, str) else "labels"
         return measured(
             model, spec, work, partial(_objective_of, trainer), out, spool_dir, progress,
-            trainer={"class": type(trainer).__name__, **told},
+            of_trainer(trainer, spec.step, optimizer), trainer={"class": type(trainer).__name__, **told},
         )  # fmt: skip
 
 
@@ -213,10 +221,10 @@ def measure_batches(trainer: Trainer, model: nn.Module, batches: Mapping[str, It
     """
     where = {"spool_dir": options.pop("spool_dir", None), "progress": options.pop("progress", silent)}
     out, unit, groups = options.pop("out", None), options.pop("unit", "example"), options.pop("groups", None)
-    defaults = {"granularity": Granularity.MODULE, "sketch": None, "seed": 0}
+    defaults, optimizer = {"granularity": Granularity.MODULE, "sketch": None, "seed": 0}, options.pop("optimizer", None)
     spec = Spec.checked(unit=unit, **defaults | options)
-    work = workload(model, batches, unit, groups)
-    return measured(model, spec, work, partial(_objective_of, trainer), out, **where)
+    work, optimizer = workload(model, batches, unit, groups), of_trainer(trainer, spec.step, optimizer)
+    return measured(model, spec, work, partial(_objective_of, trainer), out, optimizer=optimizer, **where)
 
 
 @contextmanager

@@ -134,7 +134,8 @@ class Job:
 
     def identity(self) -> dict[str, Any]:
         """What the pieces depend on."""
-        config = self.config.model_dump(mode="json", include=_READ, exclude=_ELSEWHERE)
+        asked = {"lookahead": asked_of(self.config), "validation": validation_of(self.config)}
+        config = self.config.model_copy(update=asked).model_dump(mode="json", include=_READ, exclude=_ELSEWHERE)
         trained = resolved(self.trained)
         data = {"held out": content(self.pools.read)}
         data |= {task: content(stream.examples) for task, stream in self.pools.streams.items()}

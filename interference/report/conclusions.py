@@ -136,6 +136,7 @@ def notes(run: RunSummary) -> list[str]:
         found.append(f"Every gradient is zero in {several([_place(scope) for scope in run.empty])}: nothing to show.")
     if sketch := remarks.sketched(run.run.meta):
         found.append(sentence(sketch))
+    found += [sentence(clause) for clause in remarks.adam_step(run.run.meta)]
     if loss := remarks.other_loss(run.run.meta):
         found.append(sentence(loss))
     if other := run.run.meta.get("not_probed"):

@@ -63,16 +63,18 @@ CORE = [BASE, PAPER, Choice("delta"), Choice("cosine")]
 def part(layer: int | None = None, name: str | None = None, side: str | None = None) -> Scope:
     """The scope of one layer, of one module, group or component, and of one side; None for all.
 
-    The side W stands for the weight-space view.
+    The side W stands for the weight-space view, and "adam" for AdamW's step.
     """
-    space, side = (Space.WEIGHT, None) if side == Side.W else (Space.PARAMETERS, side)
+    space = {Side.W.value: Space.WEIGHT, Space.ADAM.value: Space.ADAM}.get(str(side), Space.PARAMETERS)
+    side = side if space is Space.PARAMETERS else None
     return Scope(None if layer is None else [layer], None if name is None else [name], side, space)
 
 
 def words_of(scope: Scope) -> dict[str, str]:
     """Layers, modules and side as a reader of the page chooses them: "all", "all", "both"; "5", "attention", "B"."""
     layers, modules = ("all" if given is None else ",".join(map(str, given)) for given in (scope.layers, scope.modules))
-    side = Side.W.value if scope.space == Space.WEIGHT else scope.side or "both"
+    named = {Space.WEIGHT: Side.W.value, Space.ADAM: Space.ADAM.value}
+    side = named.get(Space(scope.space)) or scope.side or "both"
     return {"layers": layers, "modules": modules, "side": str(side)}
 
 
@@ -137,8 +139,10 @@ def tiers(run: Run) -> list[Tier]:
         [part(None, name, side) for name in [*groups, *modules] for side in sides],
     )
     broad, narrow = [*parts, *depth, *each], [*figure, *crossed]
+    steps = [part(side=Space.ADAM.value)] if run.meta.get("adam") else []
     found = [
         Tier("the main metrics over all layers", [WHOLE], CORE),
+        Tier("the main metrics of AdamW's step over all layers", steps, CORE),
         Tier("each layer", depth, [BASE]),
         Tier("every metric, pairs and reduction over all layers", [WHOLE], others),
         Tier("each group and each side over all layers", parts, [BASE]),

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from interference.blocks import Scope
@@ -13,6 +14,7 @@ from interference.report.scopes import BASE, WHOLE, Choice, Contents
 from interference.run import Run
 from interference.run.remarks import AT_ODDS, has_null, shown_verdicts, too_few
 from interference.statistics import uncertainty
+from interference.statistics.layout import Preconditioned
 from interference.statistics.resamples import Resamples
 from interference.statistics.significance import Verdict
 from mixlora.common.progress import Progress
@@ -81,11 +83,12 @@ def summarise(label: str, run: Run, contents: Contents, replicates: int, progres
     tables: dict[Scope, dict[Choice, pd.DataFrame]] = {}
     empty, done, total = [], 0, sum(len(choices) for choices in contents.grid.values())
     for scope, choices in contents.grid.items():
-        gram = run.gram(**scope.options)
-        if not gram.any():
+        theta = run.theta(**scope.options)
+        there = bool(np.any(theta.grams if isinstance(theta, Preconditioned) else theta))
+        if not there:
             empty.append(scope)
-        resamples = resamples_of(run, gram, replicates)
-        for choice in choices if gram.any() else []:
+        resamples = resamples_of(run, theta, replicates)
+        for choice in choices if there else []:
             tables.setdefault(scope, {})[choice] = table_of(resamples, choice)
             done += 1
             progress(f"matrices of {label}", done, total)

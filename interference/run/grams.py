@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
 
+_ADAM = " adam"
+
 
 def sum_of(matrices: Iterable[NDArray[np.float32]]) -> NDArray[np.float32]:
     """The sum of equally shaped matrices, one in memory at a time."""
@@ -31,7 +33,7 @@ def pack(matrix: NDArray[np.float32], order: NDArray[np.intp] | None = None) -> 
 
 
 def unpack(packed: NDArray[np.float32], units: int) -> NDArray[np.float32]:
-    """The symmetric matrix [units, units] that `pack` packed."""
+    """The symmetric matrix [units, units] that `pack` packed; what follows it is not read."""
     matrix, first = np.empty((units, units), dtype=packed.dtype), 0
     for row in range(units):
         matrix[row, row:] = matrix[row:, row] = packed[first : first + units - row]
@@ -39,9 +41,29 @@ def unpack(packed: NDArray[np.float32], units: int) -> NDArray[np.float32]:
     return matrix
 
 
-def packed_bytes(matrices: int, units: int) -> int:
-    """Bytes that a number of packed matrices take, each of this many units."""
-    return 4 * matrices * (units * (units + 1) // 2)
+def adam(name: str) -> str:
+    """The name of a block's matrix of AdamW's step: what `pack` gives of <g_u, P g_v>, then |P g_u|^2 of each unit."""
+    return f"{name}{_ADAM}"
+
+
+def is_adam(name: str) -> bool:
+    """Whether a name is one of `adam`."""
+    return name.endswith(_ADAM)
+
+
+def block_of(name: str) -> str:
+    """The block of a matrix, which of AdamW's step `adam` named."""
+    return name.removesuffix(_ADAM)
+
+
+def packed_size(name: str, units: int) -> int:
+    """Numbers that the packed matrix of a name has."""
+    return units * (units + 1) // 2 + (units if is_adam(name) else 0)
+
+
+def packed_bytes(matrices: int, units: int, steps: int = 0) -> int:
+    """Bytes that a number of packed matrices take, each of this many units, and `steps` matrices of AdamW's."""
+    return 4 * (matrices * packed_size("", units) + steps * packed_size(_ADAM, units))
 
 
 def write_packed(
@@ -53,15 +75,16 @@ def write_packed(
         path: of the file.
         names: of the matrices, in the order in which they come.
         units: rows of each matrix.
-        packed: (name, [units * (units + 1) / 2]).
+        packed: (name, [`packed_size`]).
 
     Raises:
         OSError: if it cannot be written.
     """
-    size = units * (units + 1) // 2
+    sizes = [packed_size(name, units) for name in names]
+    ends = np.cumsum([0, *sizes]).tolist()
     header = {
-        name: {"dtype": "F32", "shape": [size], "data_offsets": [4 * size * k, 4 * size * (k + 1)]}
-        for k, name in enumerate(names)
+        name: {"dtype": "F32", "shape": [size], "data_offsets": [4 * ends[k], 4 * ends[k + 1]]}
+        for k, (name, size) in enumerate(zip(names, sizes, strict=True))
     }
     text = json.dumps(header, ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # the matrices begin at a multiple of their entries' size

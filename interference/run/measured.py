@@ -12,10 +12,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from interference.blocks import Scope, Side, Space, select
+from interference.errors import ScopeError
 from interference.run import storage
-from interference.run.grams import Grams, sum_of, unpack
+from interference.run.grams import Grams, adam, is_adam, sum_of, unpack
 from interference.statistics.estimand import Aggregate
-from interference.statistics.layout import held_repeatedly
+from interference.statistics.layout import Preconditioned, held_repeatedly
+
+Theta = NDArray[np.float32] | Grams | Preconditioned
+"""The Gram matrix of a scope, or those of its blocks; of AdamW's step with the lengths of the steps."""
 
 
 class Measured:
@@ -29,6 +33,8 @@ class Measured:
         meta: How the run came about: config, conventions, fingerprints, versions, timings, notes.
         selections: Of a MixLoRA run, the factors that every example used: {block name: [examples, r], ranked}, and
             under "unit" [examples] the row of `probes` that each belongs to; empty for LoRA.
+        moments: Second moments that AdamW's step divides by, where they were estimated: {name of a block before blocks
+            were summed: [entries]}, squared nats per token; empty else.
     """
 
     def __init__(
@@ -38,6 +44,7 @@ class Measured:
         grams: Mapping[str, NDArray[np.float32]],
         meta: Mapping[str, Any],
         selections: Mapping[str, NDArray[np.int32]] | None = None,
+        moments: Mapping[str, NDArray[np.float32]] | None = None,
     ) -> None:
         """Hold a measurement; `interference.compute` and `interference.load` make runs.
 
@@ -47,11 +54,13 @@ class Measured:
             grams: {block name: packed upper triangle [units * (units + 1) / 2]}.
             meta: As the attribute.
             selections: As the attribute; None for LoRA.
+            moments: As the attribute; None where none were estimated.
         """
         self.probes = probes
         self.blocks = blocks
         self.meta = dict(meta)
         self.selections = dict(selections or {})
+        self.moments = moments or {}
         self._grams = grams
 
     def __repr__(self) -> str:
@@ -108,7 +117,7 @@ class Measured:
             layers: Transformer blocks, from 0; None for all that were probed.
             modules: Module names, "attention" or "mlp"; None for all.
             side: "A" or "B"; None for both.
-            space: "parameters", or "weight" if the run was computed with `weight_space=True`.
+            space: "parameters", or "adam" or "weight" of a run computed with `step="adam"` or `weight_space=True`.
 
         Returns:
             One row per block, as in `blocks`.
@@ -138,11 +147,13 @@ class Measured:
     ) -> NDArray[np.float32]:
         """The Gram matrix of a scope: the sum of its blocks'.
 
+        With `space="adam"` it is of gradients and AdamW's steps, <g_u, P g_v>; `theta` also has the lengths of these.
+
         Args:
             layers: Transformer blocks, from 0; None for all that were probed.
             modules: Module names, "attention" or "mlp"; None for all.
             side: "A" or "B"; None for both.
-            space: "parameters", or "weight" if the run was computed with `weight_space=True`.
+            space: "parameters", or "adam" or "weight" of a run computed with `step="adam"` or `weight_space=True`.
 
         Returns:
             [units, units], inner products of the units' gradients, squared nats per token.
@@ -158,6 +169,32 @@ class Measured:
             True
         """
         return self._sum(Scope(layers, modules, side, space))
+
+    def theta(
+        self,
+        layers: Sequence[int] | None = None,
+        modules: Sequence[str] | None = None,
+        side: Side | str | None = None,
+        space: Space | str = Space.PARAMETERS,
+        aggregate: Aggregate | str = Aggregate.SUM,
+    ) -> Theta:
+        """What the functions of `interference.metrics` and `interference.uncertainty` take of a scope.
+
+        Args:
+            layers: Transformer blocks, from 0; None for all that were probed.
+            modules: Module names, "attention" or "mlp"; None for all.
+            side: "A" or "B"; None for both.
+            space: "parameters", or "adam" or "weight" of a run computed with `step="adam"` or `weight_space=True`.
+            aggregate: "sum" for the sum of the blocks, "mean" for one after another.
+
+        Returns:
+            [units, units], or a sequence of them, one per block. Of AdamW's step: its `grams`, <g_u, P g_v>, with the
+            `squares` of the lengths |P g_u|, [units] or [blocks, units].
+
+        Raises:
+            ScopeError: If the scope is not there.
+        """
+        return self._theta(Scope(layers, modules, side, space), aggregate)
 
     def zero_blocks(self) -> list[str]:
         """The names of blocks in which every gradient is zero: A's, as long as B is at its initial zero.
@@ -201,14 +238,25 @@ class Measured:
 
     def _sum(self, scope: Scope) -> NDArray[np.float32]:
         """The Gram matrix of a scope."""
-        return self._summed(list(select(self.blocks, scope)["name"]))
+        return unpack(sum_of(self._grams[name] for name in self._held(scope)["name"]), len(self.probes))
 
-    def _summed(self, names: Sequence[str]) -> NDArray[np.float32]:
-        return unpack(sum_of(self._grams[name] for name in names), len(self.probes))
+    def _held(self, scope: Scope) -> pd.DataFrame:
+        """The rows of `blocks` in a scope, under the names of the Gram matrices that are read in its space."""
+        frame = select(self.blocks, scope)
+        if scope.space != Space.ADAM:
+            return frame
+        if self.meta.get("adam") is None:
+            raise ScopeError("this run has no Gram of AdamW's step; compute it again with probe.step: adam")
+        return frame.assign(name=frame["name"].map(adam))
 
-    def _theta(self, scope: Scope, aggregate: Aggregate | str) -> NDArray[np.float32] | Grams:
+    def _theta(self, scope: Scope, aggregate: Aggregate | str) -> Theta:
         """What a metric needs of a scope: the sum of its blocks, or the blocks."""
-        return self._of(list(select(self.blocks, scope)["name"]), aggregate)
+        return self._of(list(self._held(scope)["name"]), aggregate)
 
-    def _of(self, names: Sequence[str], aggregate: Aggregate | str) -> NDArray[np.float32] | Grams:
-        return self.grams(names) if aggregate == Aggregate.MEAN else self._summed(names)
+    def _of(self, names: Sequence[str], aggregate: Aggregate | str) -> Theta:
+        units, of_steps = len(self.probes), is_adam(names[0])
+        if aggregate == Aggregate.MEAN:
+            grams = self.grams(names)
+            return Preconditioned(grams, np.stack([self._grams[n][-units:] for n in names])) if of_steps else grams
+        total = sum_of(self._grams[name] for name in names)
+        return Preconditioned(unpack(total, units), total[-units:]) if of_steps else unpack(total, units)

@@ -31,6 +31,7 @@ _KINDS: Mapping[str, type] = {
     "versions": dict,
     "checksums": dict,
     "scope": dict,
+    "adam": dict,
     "not_probed": list,
     "seed": int,
     "step": int,

@@ -23,6 +23,8 @@ PLAIN_LOSS = "mean cross-entropy over supervised tokens of an example, nats per 
 """How a run's meta names the loss that is measured unless the model, its trainer or the caller has another."""
 STATIONARY = 0.25
 """A balance nearer 0 than this calls the summed loss stationary for a task."""
+HARDLY = 0.05
+"""A share of the squared length of AdamW's steps in hardly trained entries beyond which a remark says so."""
 ZERO = "A's gradient is zero as long as B is at its initial zero"
 """Why blocks have zero gradients."""
 AT_ODDS = "at-odds"
@@ -310,6 +312,31 @@ def examples(meta: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
+
+
+def adam_step(meta: Mapping[str, Any]) -> list[str]:
+    """That a run also has AdamW's step, what it divides by and leaves out, and where it is not reliable."""
+    adam = meta.get("adam")
+    if not isinstance(adam, Mapping):
+        return []
+    source, step, cold = (adam.get(key) for key in ("source", "step", "cold"))
+    what = (
+        "second moments estimated as the mean of the units' squared gradients, with equal weight for each task, as no "
+        "optimizer's state was given: a training's own may differ"
+        if source is None
+        else f"the second moments in {source} after {step} steps"
+    )
+    found = [
+        f"the run also has AdamW's step (space adam), which divides by the root of {what}; momentum, "
+        "weight decay and clipping are left out"
+    ]
+    if isinstance(cold, int | float) and cold > HARDLY:
+        found.append(
+            f"{cold:.0%} of the squared length of AdamW's steps lies in entries that have hardly been trained, with "
+            "second moments below a thousandth of the squared gradients here: AdamW's next step is far shorter there; "
+            "measure a later checkpoint"
+        )
+    return found
 
 
 def sketched(meta: Mapping[str, Any]) -> str | None:

@@ -37,6 +37,8 @@ class Run(Measured):
         meta: How the run came about: config, conventions, fingerprints, versions, timings, notes.
         selections: Of a MixLoRA run, the factors that every example used: {block name: [examples, r], ranked}, and
             under "unit" [examples] the row of `probes` that each belongs to; empty for LoRA.
+        moments: Second moments that AdamW's step divides by, where they were estimated: {name of a block before blocks
+            were summed: [entries]}, squared nats per token; empty else.
     """
 
     __iter__ = None  # `run[...]` takes scopes; a run is not a sequence of them
@@ -48,7 +50,7 @@ class Run(Measured):
     def __getitem__(self, key: Any) -> Scoped:
         """The run in the scope that the key names, as `run[5]`, `run["mlp"]` or `run[[0, 3], "q_proj", "A"]`."""
         scope = scope_of(key)
-        select(self.blocks, scope)
+        self._held(scope)
         return Scoped(self, scope)
 
     def _ipython_key_completions_(self) -> list[Any]:
@@ -74,7 +76,7 @@ class Run(Measured):
             layers: Transformer blocks, from 0; None for all that were probed.
             modules: Module names, "attention" or "mlp"; None for all.
             side: "A" or "B"; None for both.
-            space: "parameters", or "weight" if the run was computed with `weight_space=True`.
+            space: "parameters", or "adam" or "weight" of a run computed with `step="adam"` or `weight_space=True`.
             aggregate: "sum" treats the scope as one theta, "mean" averages the blocks' values.
             **options: `pairs`, `reduce`, `norms`, `step`; see `metrics`.
 
@@ -119,7 +121,7 @@ class Run(Measured):
             layers: Transformer blocks, from 0; None for all that were probed.
             modules: Module names, "attention" or "mlp"; None for all.
             side: "A" or "B"; None for both.
-            space: "parameters", or "weight" if the run was computed with `weight_space=True`.
+            space: "parameters", or "adam" or "weight" of a run computed with `step="adam"` or `weight_space=True`.
             aggregate: "sum" treats the scope as one theta, "mean" averages the blocks' values.
             **options: Those of `matrix`, and `replicates` (1000), `level` (0.95), `seed`, `groups` (the run's own).
 
@@ -146,7 +148,7 @@ class Run(Measured):
         options = {"seed": self.seed, "groups": self.groups} | options
         if not by:
             return self._cells(metric, self._theta(scope, aggregate), aggregate, options)
-        parts = frames.split(select(self.blocks, scope), by)
+        parts = frames.split(self._held(scope), by)
         tables = {
             key: self._cells(metric, self._of(names, aggregate), aggregate, options)
             for key, names in parts.items()
@@ -229,7 +231,7 @@ class Run(Measured):
             layers: Transformer blocks, from 0; None for all that were probed.
             modules: Module names, "attention" or "mlp"; None for all.
             side: "A" or "B"; None for both.
-            space: "parameters", or "weight" if the run was computed with `weight_space=True`.
+            space: "parameters", or "adam" or "weight" of a run computed with `step="adam"` or `weight_space=True`.
 
         Returns:
             Columns units, effective (their effective number), loss (mean, nats per token), and the other attributes of
@@ -263,7 +265,7 @@ class Run(Measured):
             layers: Transformer blocks, from 0; None for all that were probed.
             modules: Module names, "attention" or "mlp"; None for all.
             side: "A" or "B"; None for both.
-            space: "parameters", or "weight" if the run was computed with `weight_space=True`.
+            space: "parameters", or "adam" or "weight" of a run computed with `step="adam"` or `weight_space=True`.
             aggregate: "sum" treats the scope as one theta, "mean" averages the blocks' values.
             **options: `pairs`, `reduce`, `splits`, `level`, `seed`, `groups`; see `uncertainty.split_half_null`.
 

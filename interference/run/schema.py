@@ -5,10 +5,10 @@ from typing import Any
 
 import pandas as pd
 
-from interference.blocks import Granularity
+from interference.blocks import Granularity, Side
 from interference.errors import RunError
 from interference.run import record
-from interference.run.grams import GramFile
+from interference.run.grams import GramFile, adam, packed_size
 
 SCHEMA, _OLDER = 2, (1,)
 
@@ -33,8 +33,13 @@ def read_meta(path: Path) -> dict[str, Any]:
     return meta
 
 
-def check_whole(folder: Path, probes: pd.DataFrame, blocks: pd.DataFrame, grams: GramFile) -> None:
-    """Raise a RunError that names the file in which something is missing."""
+def steps_of(blocks: pd.DataFrame) -> list[str]:
+    """The names of the Gram matrices of AdamW's step, of a run that has them."""
+    return [adam(name) for name in blocks["name"][blocks["side"] != Side.W]]
+
+
+def check_whole(folder: Path, probes: pd.DataFrame, blocks: pd.DataFrame, grams: GramFile, steps: bool) -> None:
+    """Raise a RunError that names the file in which something is missing; `steps`: the run has those of AdamW, too."""
     for frame, name, column in ((probes, "probes", "task"), (blocks, "blocks", "name")):
         if not len(frame) or frame[column].isna().any():
             raise RunError(f"{folder / f'{name}.parquet'} is damaged: a {column} is missing")
@@ -45,11 +50,10 @@ def check_whole(folder: Path, probes: pd.DataFrame, blocks: pd.DataFrame, grams:
     layers = blocks["layer"].dropna()
     if blocks["name"].duplicated().any() or (layers != layers.round()).any() or (layers.abs() > 2**31).any():
         raise RunError(f"{folder / 'blocks.parquet'} is damaged: it lists a block twice, or an impossible layer")
-    size = len(probes) * (len(probes) + 1) // 2
-    for name in blocks["name"]:
+    for name in [*blocks["name"], *(steps_of(blocks) if steps else [])]:
         if name not in grams:
             raise RunError(f"{folder / 'gram.safetensors'} is damaged: it lacks block {name}")
-        if grams.kind(name) != "F32" or grams.shape(name) != [size]:
+        if grams.kind(name) != "F32" or grams.shape(name) != [packed_size(name, len(probes))]:
             raise RunError(f"{folder / 'gram.safetensors'} is damaged: block {name} does not have {len(probes)} units")
 
 

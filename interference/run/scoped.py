@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from interference.blocks import Scope, Side, Space
 from interference.errors import ScopeError
 from interference.run import notebook
+from interference.run.measured import Theta
+from interference.statistics.estimand import Aggregate
 from mixlora.common.errors import type_of
 
 if TYPE_CHECKING:
@@ -54,6 +56,17 @@ class Scoped:
             [units, units], float32, squared nats per token.
         """
         return self.run.gram(**self.scope.options)
+
+    def theta(self, aggregate: Aggregate | str = Aggregate.SUM) -> Theta:
+        """What the functions of `interference.metrics` take of this scope, as `Run.theta` gives it.
+
+        Args:
+            aggregate: "sum" for the sum of the blocks, "mean" for one after another.
+
+        Returns:
+            [units, units], or a sequence of them; of AdamW's step with the squared lengths of the steps.
+        """
+        return self.run.theta(**self.scope.options, aggregate=aggregate)
 
     def matrix(self, metric: str = "interference", **options: Any) -> pd.DataFrame:
         """A metric for every pair of tasks in this scope, as `Run.matrix` gives it.
@@ -141,7 +154,7 @@ def scope_of(key: Any) -> Scope:
     """The scope that a key names.
 
     Args:
-        key: A layer (int), a module or group, a side or "weight" (str), or several of these.
+        key: A layer (int), a module or group, a side, "weight" or "adam" (str), or several of these.
 
     Returns:
         The scope.
@@ -162,6 +175,8 @@ def scope_of(key: Any) -> Scope:
             raise ScopeError(f"run[...] takes layers, modules and sides, but {part!r} is {type_of(part)}")
         elif part in (Space.WEIGHT, Side.W):
             space = Space.WEIGHT
+        elif part == Space.ADAM:
+            space = Space.ADAM
         elif part in list(Side):
             sides.append(Side(part))
         else:

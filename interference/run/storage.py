@@ -1,7 +1,8 @@
 """Storage: a run's directory, written whole or not at all, and read as a stranger's.
 
 It holds `run.json` (how the run came about), `probes.parquet` (a row for each unit), `blocks.parquet` (one for each
-block), `gram.safetensors` (packed triangles) and MixLoRA's `selections.safetensors`.
+block), `gram.safetensors` (packed triangles), MixLoRA's `selections.safetensors`, and `moments.safetensors`, where the
+second moments of AdamW were estimated.
 """
 
 from pathlib import Path
@@ -14,7 +15,7 @@ from safetensors.numpy import save_file
 from interference.errors import RunError
 from interference.run import record
 from interference.run.grams import GramFile, write_packed
-from interference.run.schema import SCHEMA, check_whole, read_meta
+from interference.run.schema import SCHEMA, check_whole, read_meta, steps_of
 from mixlora.common import directories
 from mixlora.common.files import expanded
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _FILES = ("run.json", "probes.parquet", "blocks.parquet", "gram.safetensors")
 _SELECTIONS = "selections.safetensors"  # of MixLoRA runs alone
+_MOMENTS = "moments.safetensors"
 
 
 class Stored(NamedTuple):
@@ -33,6 +35,7 @@ class Stored(NamedTuple):
     grams: GramFile
     meta: dict[str, Any]
     selections: dict[str, Any]
+    moments: GramFile | None = None
 
 
 def read(path: Path | str) -> Stored:
@@ -48,17 +51,27 @@ def read(path: Path | str) -> Stored:
         if not (folder / name).is_file():
             raise RunError(f"{folder} is not a run: it has no {name}")
     meta = read_meta(folder / "run.json")
-    record.check_sums(folder, meta.pop("checksums", None) or {}, (*_FILES[1:], _SELECTIONS))
+    record.check_sums(folder, meta.pop("checksums", None) or {}, (*_FILES[1:], _SELECTIONS, _MOMENTS))
     probes = record.read_frame(folder / "probes.parquet", ("task", "ids", "source"), ("loss", "tokens"))
     texts = ("name", "component", "module", "group", "side")
     blocks = record.read_frame(folder / "blocks.parquet", texts, ("layer", "size"))
-    try:
-        grams = GramFile(folder / "gram.safetensors")
-    except (OSError, SafetensorError) as error:
-        raise RunError(f"{folder / 'gram.safetensors'} is damaged and must be computed again: {error}") from None
+    grams = _matrices(folder / "gram.safetensors")
+    moments = _matrices(folder / _MOMENTS) if (folder / _MOMENTS).is_file() else None
     selections = record.read_tensors(folder / _SELECTIONS) if (folder / _SELECTIONS).is_file() else {}
-    check_whole(folder, probes, blocks, grams)
-    return Stored(probes, blocks.astype({"layer": "Int64"}), grams, meta, selections)
+    check_whole(folder, probes, blocks, grams, bool(meta.get("adam")))
+    return Stored(probes, blocks.astype({"layer": "Int64"}), grams, meta, selections, moments)
+
+
+def _matrices(path: Path) -> GramFile:
+    """Arrays that are read when they are asked for.
+
+    Raises:
+        RunError: if the file is damaged.
+    """
+    try:
+        return GramFile(path)
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{path} is damaged and must be computed again: {error}") from None
 
 
 def check_free(out: Path) -> None:
@@ -78,6 +91,7 @@ def _write(run: "Measured", grams: Path | None, folder: Path) -> None:
     run.probes.to_parquet(folder / "probes.parquet", index=False)
     run.blocks.to_parquet(folder / "blocks.parquet", index=False)
     names = list(run.blocks["name"])
+    names += steps_of(run.blocks) if run.meta.get("adam") else []
     if grams is None:
         packed = ((name, run._grams[name]) for name in names)
         write_packed(folder / "gram.safetensors", names, len(run.probes), packed)
@@ -85,6 +99,8 @@ def _write(run: "Measured", grams: Path | None, folder: Path) -> None:
         grams.rename(folder / "gram.safetensors")
     if run.selections:
         save_file(run.selections, folder / _SELECTIONS)
+    if run.moments:
+        save_file(dict(run.moments), folder / _MOMENTS)
     checksums = {path.name: record.checksum(path) for path in sorted(folder.iterdir())}
     meta = {"schema": SCHEMA, **run.meta, "checksums": checksums}
     record.write_meta(folder / "run.json", meta)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interference.errors import ConfigError, MeasurementError
-from interference.statistics.layout import Array, Grams, Layout, Pairs, blocks_of, layout_of, pool
+from interference.statistics.layout import Array, Grams, Layout, Pairs, blocks_of, layout_of, pooled, squares_of
 from interference.statistics.pairs import Kernel, chunks, pair_means, unit_means
 from mixlora.common.enums import member
 
@@ -45,21 +45,24 @@ class Norms(StrEnum):
     UNBIASED = "unbiased"  # self pairs left out, so that noise does not lengthen the mean
 
 
-def _raw(gram: Array) -> Kernel:
+def _raw(gram: Array, _: Array | None) -> Kernel:
     return Kernel(gram)
 
 
-def _stepped(gram: Array) -> Kernel:
+def _stepped(gram: Array, squares: Array | None) -> Kernel:
     norms = _norms(gram)
-    return Kernel(gram * _inverse(norms)[:, None], own=norms)
+    if squares is None:
+        return Kernel(gram * _inverse(norms)[:, None], own=norms)
+    inverse = _inverse(np.sqrt(squares))
+    return Kernel(gram * inverse[:, None], own=norms**2 * inverse)
 
 
-def _cosines(gram: Array) -> Kernel:
+def _cosines(gram: Array, _: Array | None) -> Kernel:
     inverse = _inverse(_norms(gram))
     return Kernel(gram * inverse[:, None] * inverse[None, :])
 
 
-def _negative(gram: Array) -> Kernel:
+def _negative(gram: Array, _: Array | None) -> Kernel:
     return Kernel((gram < 0).astype(gram.dtype))
 
 
@@ -111,14 +114,15 @@ class Metric:
 
     Attributes:
         meaning: One line for a reader.
-        kernel: The Gram of a block to what is averaged over pairs of units.
+        kernel: The Gram of a block, and the squared lengths of its units' steps (None: the diagonal), to what is
+            averaged over pairs of units.
         finish: [replicates, i, j] pair means to the metric; None where the pair mean is the metric itself.
         even: The value at which a step of j neither helps nor hurts i; None where the metric has none.
         helps: 1 where values above `even` mean help, -1 where they mean harm.
     """
 
     meaning: str
-    kernel: Callable[[Array], Kernel]
+    kernel: Callable[[Array, Array | None], Kernel]
     finish: Callable[[Array], Array] | None = None
     even: float | None = 0.0
     helps: int = 1
@@ -184,7 +188,7 @@ class Estimand:
         return Pairs.ALL if not self.linear and self.norms is Norms.PLAIN else Pairs.LEAVE_ONE_OUT
 
     @property
-    def kernel(self) -> tuple[Callable[[Array], Kernel], float]:
+    def kernel(self) -> tuple[Callable[[Array, Array | None], Kernel], float]:
         """What is averaged over pairs, and its factor: estimands of equal `kernel` and `pair_rule` share pair means."""
         return METRICS[self.metric].kernel, self.step if self.metric == "delta" else 1.0
 
@@ -199,10 +203,10 @@ class Estimand:
             MeasurementError: If every Gram is zero throughout.
         """
         layout.check_pairs(self.pair_rule)
-        blocks = blocks_of(gram, layout)
         if self.aggregate is Aggregate.SUM:
-            blocks = iter([pool(gram, layout)])
-        kernels: Iterator[Kernel] = (self._kernel(block) for block in blocks if block.any())
+            gram, layout = pooled(gram, layout), layout.as_given
+        blocks = zip(blocks_of(gram, layout), squares_of(gram, layout), strict=False)  # of a plain Gram None for ever
+        kernels: Iterator[Kernel] = (self._kernel(*block) for block in blocks if block[0].any())
         if self.aggregate is Aggregate.MEAN and self.linear:
             kernels = iter(_average(kernels))
         empty = True
@@ -212,9 +216,9 @@ class Estimand:
         if empty:
             raise MeasurementError("every Gram is zero throughout: no unit has a gradient in this scope")
 
-    def _kernel(self, block: Array) -> Kernel:
+    def _kernel(self, block: Array, squares: Array | None) -> Kernel:
         make, factor = self.kernel
-        kernel = make(np.asarray(block, dtype=np.float64))
+        kernel = make(np.asarray(block, dtype=np.float64), squares)
         return Kernel(factor * kernel.values, None if kernel.own is None else factor * kernel.own)
 
     def finish(self, means: Array) -> Array:

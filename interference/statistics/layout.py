@@ -6,6 +6,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,22 @@ from interference.errors import MeasurementError, ScopeError
 from interference.statistics.groups import Cells, codes_of, joined
 
 Array = NDArray[np.floating]
-Grams = NDArray[np.floating] | Sequence[NDArray[np.floating]]
+
+
+@dataclass(frozen=True)
+class Preconditioned:
+    """Inner products of gradients and steps that are not along them, K[u, v] = <g_u, P g_v> with P symmetric.
+
+    Attributes:
+        grams: [units, units], or a stack or sequence of them, one per block.
+        squares: |P g_u|^2, the squared length of each unit's step: [units], or [blocks, units].
+    """
+
+    grams: Array | Sequence[Array]
+    squares: Array
+
+
+Grams = NDArray[np.floating] | Sequence[NDArray[np.floating]] | Preconditioned
 
 COPY = 1e-3
 """|g_u - g_v|^2, relative to the mean of |g_u|^2 and |g_v|^2, below which two units are one example.
@@ -144,6 +160,11 @@ class Layout:
         own = self.labels
         return joined(own.max() + 1, own[pairs[:, 0]], own[pairs[:, 1]])[own]
 
+    @property
+    def as_given(self) -> Layout:
+        """The same units, where they come grouped by task already."""
+        return replace(self, order=np.arange(len(self.order)))
+
     @cached_property
     def labels(self) -> NDArray[np.intp]:
         """[units]: the group of each; where there are none, every unit is one."""
@@ -194,6 +215,7 @@ def blocks_of(gram: Grams, layout: Layout) -> Iterator[Array]:
         MeasurementError: If a block is not square in the units, or holds a number that is not finite.
     """
     units = len(layout.order)
+    gram = gram.grams if isinstance(gram, Preconditioned) else gram
     single = isinstance(gram, np.ndarray) and gram.ndim == 2
     for index, block in enumerate([gram] if single else gram):
         if np.shape(block) != (units, units):
@@ -204,6 +226,24 @@ def blocks_of(gram: Grams, layout: Layout) -> Iterator[Array]:
         if not np.isfinite(block).all():
             raise MeasurementError(f"Gram block {index} has numbers that are not finite: a gradient overflowed")
         yield layout.group(np.asarray(block), (0, 1))
+
+
+def squares_of(gram: Grams, layout: Layout) -> Iterator[Array | None]:
+    """Each block's squared lengths of the units' steps [units], grouped by task; None where the diagonal has them.
+
+    Raises:
+        MeasurementError: If there is not one per unit, or one is not finite or below 0.
+    """
+    if not isinstance(gram, Preconditioned):
+        yield from repeat(None)
+        return
+    for squares in np.atleast_2d(gram.squares):
+        if squares.shape != (len(layout.order),) or not np.isfinite(squares).all() or (squares < 0).any():
+            raise MeasurementError(
+                f"squares has shape {squares.shape}, but must be {len(layout.order)} finite squared lengths, one per "
+                "unit"
+            )
+        yield layout.group(squares, (0,))
 
 
 def held_repeatedly(total: Array) -> list[list[int]]:
@@ -250,7 +290,7 @@ def kept_apart(gram: Grams, tasks: Sequence[str], groups: Sequence[Hashable]) ->
     """The units that share no group with a copy of theirs, since that would leave a task a single group.
 
     Args:
-        gram: [units, units], or a stack or sequence of them, one a block.
+        gram: [units, units], or a stack or sequence of them, one per block.
         tasks: The task of every unit.
         groups: A label of every unit, the same for units that are not independent.
 
@@ -280,6 +320,15 @@ def equal_pairs(total: Array) -> NDArray[np.intp]:
     middle = np.add.outer(norms, norms) / 2
     found: NDArray[np.intp] = np.argwhere(np.triu((middle - total <= COPY / 2 * middle) & (norms > 0), k=1))
     return found
+
+
+def pooled(gram: Grams, layout: Layout) -> Array | Preconditioned:
+    """All blocks as one theta: their `pool`, with the squared lengths of the steps where they are not the diagonal."""
+    total = pool(gram, layout)
+    if not isinstance(gram, Preconditioned):
+        return total
+    squares = [np.asarray(own, dtype=np.float64) for own in squares_of(gram, layout) if own is not None]
+    return Preconditioned(total, np.sum(squares, axis=0))
 
 
 def pool(gram: Grams, layout: Layout) -> Array:

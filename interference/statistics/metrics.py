@@ -2,8 +2,9 @@
 
 Rows are the affected task i (whose loss is read), columns the stepped task j (whose gradient is followed); tasks
 come in the order in which they first appear. A Gram is K[u, v] = <g_u, g_v>, [units, units], or a stack (or sequence)
-of them, [blocks, units, units], which `aggregate` turns into one matrix. How certain a number is:
-`uncertainty.py`.
+of them, [blocks, units, units], which `aggregate` turns into one matrix. Steps that are not along the gradient come as
+`Preconditioned`: <g_u, P g_v> with the lengths |P g_u|, as `Run.theta(space="adam")` returns them. How certain a number
+is: `uncertainty.py`.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from collections.abc import Sequence
 
 from interference.statistics.estimand import METRICS, REDUCE, Aggregate, Estimand, Norms, Reduce, estimate
 from interference.statistics.health import Groups, RatioHealth, Signal, health_of, ratio_health, signal
-from interference.statistics.layout import Array, Grams, Pairs
+from interference.statistics.layout import Array, Grams, Pairs, Preconditioned
 
 __all__ = [
     "METRICS",
     "Aggregate",
     "Norms",
     "Pairs",
+    "Preconditioned",
     "RatioHealth",
     "Reduce",
     "Signal",

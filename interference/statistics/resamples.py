@@ -25,7 +25,7 @@ from interference.statistics.bootstrap import (
 from interference.statistics.carriers import effective_units, is_carried, is_scarce, is_tailed, squared_norms
 from interference.statistics.estimand import Aggregate, Average, Estimand
 from interference.statistics.health import RatioHealth, health_of
-from interference.statistics.layout import Array, Grams, Layout, Pairs, pool
+from interference.statistics.layout import Array, Grams, Layout, Pairs, Preconditioned, pooled
 from interference.statistics.pairs import Kernel
 
 
@@ -67,11 +67,12 @@ class Resamples:
         check_level(level)
         self.level, self.aggregate = level, Aggregate(aggregate)
         layout = Layout.of(tasks, groups)
-        total = pool(gram, layout)
+        whole = pooled(gram, layout)
+        total = np.asarray(whole.grams if isinstance(whole, Preconditioned) else whole)
         self._gram, self._total, self.layout = gram, total, layout.with_copies(total)
         if self.aggregate is Aggregate.SUM:  # grouped and summed once for all that follows
-            self._gram = total
-            self.layout = replace(self.layout, order=np.arange(len(tasks)))
+            self._gram = whole
+            self.layout = self.layout.as_given
         self._drawing = (replicates, seed)
         self.weights = drawn_units(self.layout, replicates, seed)
         self._found: dict[Any, Any] = {}

@@ -17,7 +17,7 @@ from interference.statistics.bootstrap import bootstrap_weights, check_level
 from interference.statistics.differences import Comparison, change_of, compare
 from interference.statistics.estimand import METRICS, REDUCE, Aggregate, Estimand, Norms, Reduce, estimate
 from interference.statistics.intervals import around, interval, studentised_ends, tidy, withheld
-from interference.statistics.layout import Array, Grams, Pairs, blocks_of, layout_of
+from interference.statistics.layout import Array, Grams, Pairs, Preconditioned, blocks_of, layout_of, squares_of
 from interference.statistics.resamples import Resamples
 from interference.statistics.significance import LEAST, at_odds, benjamini_hochberg, p_value, verdicts
 
@@ -254,15 +254,24 @@ def split_half_null(
             f"a split-half null needs {LEAST_UNITS} {kind} per task, but {layout.tasks[least]!r} has "
             f"{cells.counts[least]}"
         )
-    rng, blocks = np.random.default_rng(seed), list(blocks_of(gram, layout))
+    rng, blocks = (
+        np.random.default_rng(seed),
+        list(zip(blocks_of(gram, layout), squares_of(gram, layout), strict=False)),
+    )
     bounds = np.full((3, len(layout.tasks)), np.nan)
     for index, (task, count) in enumerate(zip(layout.slices, cells.counts, strict=True)):
         halves = rng.permuted(np.tile(np.arange(count) < count // 2, (splits, 1)), axis=1)
         own = cells.of_unit[task] - cells.starts[index]
-        twice = [np.tile(block[task, task], (2, 2)) for block in blocks]  # the same units as two tasks
-        if any(block.any() for block in twice):
+        if any(block[task, task].any() for block, _ in blocks):
             weights = np.concatenate([halves[:, own], ~halves[:, own]], axis=1).astype(np.float64)
             names = ["half"] * len(own) + ["other half"] * len(own)
-            null = estimate(estimand, twice, names, weights, [*own, *own])[:, 0, 1]
+            null = estimate(estimand, _twice(blocks, task), names, weights, [*own, *own])[:, 0, 1]
             bounds[:, index] = null.mean(), *interval(null, level)
     return SplitHalfNull(layout.tasks, *bounds)
+
+
+def _twice(blocks: Sequence[tuple[Array, Array | None]], task: slice) -> Grams:
+    """The Gram matrices of the units of one task, as those of two tasks."""
+    grams = [np.tile(block[task, task], (2, 2)) for block, _ in blocks]
+    squares = [np.tile(own[task], 2) for _, own in blocks if own is not None]
+    return Preconditioned(grams, np.array(squares)) if squares else grams

@@ -5,7 +5,7 @@ mistakes it is to find. Only sketches are the run's own, as they are random.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from interference.gradients.sketch import sketched
 from interference.gradients.targets import Target
 from interference.gradients.weight_space import weight_block, weight_space_rows
 from interference.run import Run
+from interference.run.grams import adam
 
 LEAST = 0.01
 """A block's gradient counts as at least this share of the largest block of its side in the median unit: the gradient of
@@ -34,10 +35,14 @@ class Products:
         targets: Its probed modules.
         chosen: Places of the chosen units.
         derived: {block name: their gradients [units, *factor shape]}.
+        steps: Compare the products of AdamW's step, <g_u, P g_v>; all gradients are then given as P^(1/2) g.
     """
 
-    def __init__(self, run: Run, targets: Sequence[Target], chosen: Sequence[int], derived: Rows) -> None:
-        self._run, self._targets, self._places = run, targets, list(chosen)
+    def __init__(
+        self, run: Run, targets: Sequence[Target], chosen: Sequence[int], derived: Rows, steps: bool = False
+    ) -> None:
+        self._run, self._targets, self._places, self._steps = run, targets, list(chosen), steps
+        self._sides = sides_of(run, steps)
         self._stored = dict(self._names())
         self._rows = self._kept(derived)
         self._with_chosen = [self._products(self._rows, self._rows)]
@@ -55,14 +60,14 @@ class Products:
         """The largest error of each block.
 
         Returns:
-            {block name of the run: largest |K - K'| / sqrt(K'[u,u] K'[v,v])}, with K' the derived products; inf where a
-            block holds a number that is not finite, or is none of the targets'.
+            {name of a Gram matrix of the run: largest |K - K'| / sqrt(K'[u,u] K'[v,v])}, with K' the derived products;
+            inf where it holds a number that is not finite, or its block is none of the targets'.
         """
         norms = {name: np.sqrt(np.concatenate([each[name] for each in self._squares])) for name in self._with_chosen[0]}
-        least = self._least(norms)
+        least = least_of(norms, self._sides)
         return {
             name: self._error(name, np.maximum(norms[name], least[side])) if name in norms else math.inf
-            for name, side in zip(self._run.blocks["name"], self._run.blocks["side"], strict=True)
+            for name, side in self._sides.items()
         }
 
     def _error(self, name: str, norms: NDArray[np.float64]) -> float:
@@ -74,27 +79,19 @@ class Products:
         squares = np.concatenate([each[name] for each in self._squares])
         off = np.abs(gram[np.ix_(self._places, self._places[:count])] - expected)
         own = np.abs(gram[self._places, self._places] - squares)
-        return max(_share(off, np.outer(norms, norms[:count])), _share(own, norms**2))
-
-    def _least(self, norms: Mapping[str, NDArray[np.float64]]) -> dict[str, float]:
-        """The norm that the gradients of every side's blocks have at least; 0 where all are zero."""
-        sides = dict(zip(self._run.blocks["name"], self._run.blocks["side"], strict=True))
-        found: dict[str, float] = {}
-        for side in set(sides.values()):
-            own = [norm for name, norm in norms.items() if sides.get(name) == side]
-            found[side] = LEAST * float(np.median(np.max(own, axis=0))) if own else 0.0
-        return found
+        return max(share(off, np.outer(norms, norms[:count])), share(own, norms**2))
 
     def _names(self) -> Iterator[tuple[str, str]]:
         """(block of a target, block of the run that it is summed into)."""
         granularity, weight = Granularity(self._run.meta["granularity"]), self._has_weight_space
         for target in self._targets:
             for block in [*target.blocks, *([weight_block(target)] if weight else [])]:
-                yield block.name, coarsen(block, granularity).name
+                stored = coarsen(block, granularity).name
+                yield block.name, adam(stored) if self._steps else stored
 
     @property
     def _has_weight_space(self) -> bool:
-        return bool((self._run.blocks["side"] == Side.W).any())
+        return Side.W in self._sides.values()
 
     def _kept(self, rows: Rows) -> Rows:
         """The rows of which the run keeps inner products, in double precision; sketched if the run's are."""
@@ -104,13 +101,17 @@ class Products:
             rows = sketched({**rows, **own}, size, self._run.seed)
         return {name: row.double() for name, row in rows.items()}
 
-    def _products(self, left: Rows, right: Rows) -> dict[str, Square]:
-        """{block of the run: inner products [units of left, units of right]}."""
+    def summed(self, values: Iterable[tuple[str, Square]]) -> dict[str, Square]:
+        """{matrix of the run: the sum of (block of a target, value) over the blocks that it is of}."""
         found: dict[str, Square] = {}
-        for name, each in self._block_products(left, right):
+        for name, each in values:
             stored = self._stored[name]
             found[stored] = found[stored] + each if stored in found else each
         return found
+
+    def _products(self, left: Rows, right: Rows) -> dict[str, Square]:
+        """{matrix of the run: inner products [units of left, units of right]}."""
+        return self.summed(self._block_products(left, right))
 
     def _block_products(self, left: Rows, right: Rows) -> Iterator[tuple[str, Square]]:
         for name, row in left.items():
@@ -118,6 +119,26 @@ class Products:
         if self._has_weight_space and self._run.meta.get("sketch") is None:
             for target in self._targets:
                 yield weight_block(target).name, weight_products(target, left, right).numpy()
+
+
+def sides_of(run: Run, steps: bool = False) -> dict[str, str]:
+    """{name of a run's Gram matrix: side of its block}; of those of AdamW's step if `steps`."""
+    sides = dict(zip(run.blocks["name"], run.blocks["side"], strict=True))
+    return {adam(name): side for name, side in sides.items() if side != Side.W} if steps else sides
+
+
+def least_of(norms: Mapping[str, NDArray[np.float64]], sides: Mapping[str, str]) -> dict[str, float]:
+    """The norm that the gradients of every side's blocks have at least; 0 where all are zero.
+
+    Args:
+        norms: {block: [units]}.
+        sides: {block: its side}.
+    """
+    found: dict[str, float] = {}
+    for side in set(sides.values()):
+        own = [norm for name, norm in norms.items() if sides.get(name) == side]
+        found[side] = LEAST * float(np.median(np.max(own, axis=0))) if own else 0.0
+    return found
 
 
 def weight_products(target: Target, left: Rows, right: Rows) -> Tensor:
@@ -150,7 +171,7 @@ def _pseudo_inverse(square: Tensor) -> Tensor:
     return torch.linalg.pinv(square, rtol=len(square) * torch.finfo(torch.float32).eps, hermitian=True)
 
 
-def _share(off: NDArray[np.float64], size: NDArray[np.float64]) -> float:
+def share(off: NDArray[np.float64], size: NDArray[np.float64]) -> float:
     """The largest of `off` relative to `size`; a number where there should be none is infinitely wrong."""
     relative = np.divide(off, size, out=np.where(off > 0, math.inf, 0.0), where=size > 0)
     return float(relative.max())

@@ -61,15 +61,15 @@ def real_steps(
     with as_found(model), torch.no_grad():
         activate(model, targets[0].adapter)
         model.eval()
-        before = _losses(model, units, token_mean, loss)
+        before = losses_of(model, units, token_mean, loss)
         rows = []
         for done, share in enumerate(SHARES):
             step = share * float(before.mean()) / typical
             fallen = np.zeros_like(gram)
             for k in np.flatnonzero(norms):
                 with _moved({weight: gradients[name][k] for name, weight in weights.items()}, -step / float(norms[k])):
-                    fallen[k] = before - _losses(model, units, token_mean, loss)
-            rows.append({"step": step, **_agreement(step * slopes[apart], fallen[apart]), "pairs": int(apart.sum())})
+                    fallen[k] = before - losses_of(model, units, token_mean, loss)
+            rows.append({"step": step, **agreement(step * slopes[apart], fallen[apart]), "pairs": int(apart.sum())})
             progress("steps", done + 1, len(SHARES))
     return pd.DataFrame(rows)
 
@@ -81,7 +81,8 @@ def linear_until(steps: pd.DataFrame) -> float:
     return float(inside.max()) if len(inside) else 0.0
 
 
-def _agreement(predicted: NDArray[np.float64], real: NDArray[np.float64]) -> dict[str, float]:
+def agreement(predicted: NDArray[np.float64], real: NDArray[np.float64]) -> dict[str, float]:
+    """Root mean square of the predicted falls, slope of the real ones on them, and correlation."""
     return {
         "predicted": float(np.sqrt(np.mean(predicted**2))),
         "slope": float(predicted @ real / (predicted @ predicted)),
@@ -89,7 +90,9 @@ def _agreement(predicted: NDArray[np.float64], real: NDArray[np.float64]) -> dic
     }
 
 
-def _losses(model: nn.Module, units: Sequence[list[Batch]], token_mean: bool, loss: Loss | None) -> NDArray[np.float64]:
+def losses_of(
+    model: nn.Module, units: Sequence[list[Batch]], token_mean: bool, loss: Loss | None
+) -> NDArray[np.float64]:
     """Each unit's loss, nats per token."""
     found = []
     for batches in units:

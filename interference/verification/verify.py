@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from interference.blocks import ROUTERS, Granularity, coarsen
 from interference.config import AnalysisConfig, build
@@ -17,78 +18,19 @@ from interference.gradients.examples import single
 from interference.gradients.state import activate, as_found
 from interference.gradients.targets import Target, probed_adapter
 from interference.measurement import checkpoint, objective, sample
+from interference.measurement.optimizers import state_of
 from interference.measurement.spec import Spec
 from interference.measurement.units import Batch, of_collated
 from interference.run import Run
 from interference.run.remarks import plain_loss
+from interference.verification.adam import AdamCheck, held
 from interference.verification.derivation import TOGETHER, apart, derive, gram_of, together, unit_gradients
 from interference.verification.independent import example_batch
 from interference.verification.products import Products
+from interference.verification.result import Verification
 from interference.verification.steps import linear_until, real_steps
 from mixlora.common.progress import Progress, silent
 from mixlora.common.settings import without_trust
-
-TOLERANCES = {"float64": 1e-5, "float32": 1e-4, "float16": 0.05, "bfloat16": 0.2, "4-bit": 0.01, "8-bit": 0.2}
-"""Relative errors of a gradient that a base's precision alone causes: padding changes the rounding, and 8-bit Linears
-round their inputs, too."""
-
-
-@dataclass(frozen=True)
-class Verification:
-    """The result of a verification.
-
-    Attributes:
-        gradients: One row per recomputed unit. `task` and `source` name it; `norm` is that of its gradient. `error` is
-            the error against batch-1 autograd, relative to that norm or to the median unit's, whichever is larger: the
-            gradient of a loss near 0 is a difference of nearly equal numbers and has few right digits. `own_error` is
-            relative to its own norm. `worst_block` is the block that differs most, `worst_error` its error relative to
-            that block (no block if the two ways agree to the bit).
-        gram_error: Largest |K - K'| / sqrt(K'[u,u] K'[v,v]) of any block, those of the weight-space view included. K is
-            the run's Gram; K' that of the derived gradients, or of their sketches if the run is of sketches. Compared
-            are the units in `gradients`, and one unit of every other part of the run against them. K'[u,u] counts as
-            at least 1e-4 of that of the largest block of its side in the median unit.
-        gram_block: The block that differs most.
-        loss_error: Largest error of the loss of one of these units, relative to it or to the median unit's, whichever
-            is larger; inf where a unit has another number of supervised tokens.
-        steps: One row per step size: `step` (lambda), `predicted` (root mean square fall of the loss, nats per token),
-            `slope` of the real fall on the predicted one, `correlation`, `pairs` of units.
-        linear_until: The largest step up to which slope lies within 0.9 to 1.1 and correlation above 0.99; 0 if none.
-        dtype: Dtype of the base's weights: "float32", "bfloat16", "float16", "float64", "4-bit" or "8-bit".
-        routers: Whether MixLoRA's routers were measured; their straight-through gradient is not the loss's derivative.
-    """
-
-    gradients: pd.DataFrame
-    gram_error: float
-    gram_block: str
-    loss_error: float
-    steps: pd.DataFrame
-    linear_until: float
-    dtype: str
-    routers: bool = False
-
-    @property
-    def error(self) -> float:
-        """The largest relative error of a unit's gradient."""
-        return float(self.gradients["error"].max())
-
-    @property
-    def passed(self) -> bool:
-        """Whether gradients, Gram and losses are autograd's within the base's precision, and small steps as told."""
-        tolerance = TOLERANCES[self.dtype]
-        right = self.error <= tolerance and self.gram_error <= 3 * tolerance  # an inner product has the error of two
-        return right and self.loss_error <= tolerance and (self.linear_until > 0 or self.dtype != "float32")
-
-    def summary(self) -> pd.DataFrame:
-        """The steps with the gradient errors.
-
-        Returns:
-            One row per step size: the columns of `steps`, gradient_error, gram_error, gram_block, loss_error,
-            linear_until, passed.
-        """
-        return self.steps.assign(
-            gradient_error=self.error, gram_error=self.gram_error, gram_block=self.gram_block,
-            loss_error=self.loss_error, linear_until=self.linear_until, passed=self.passed,
-        )  # fmt: skip
 
 
 def verify(
@@ -99,6 +41,7 @@ def verify(
     units: int = 2,
     progress: Progress = silent,
     loss: Loss | None = None,
+    optimizer: Optimizer | Path | str | None = None,
 ) -> Verification:
     """Verify a run of `interference.compute` with the model and the batches it was computed from.
 
@@ -111,12 +54,15 @@ def verify(
             added.
         progress: Called as the work goes on.
         loss: The loss that the run measured, if it was the caller's or a trainer's.
+        optimizer: If the run measured AdamW's step, the optimizer whose second moments it read, or the path of its
+            saved state.
 
     Returns:
         Errors of the gradients, of every block of the Gram and of the losses, and how far real steps follow Delta.
 
     Raises:
-        RunError: If the model is not the run's, the batches hold other units, or it measured a loss that is not given.
+        RunError: If the model is not the run's, the batches hold other units, or it measured a loss or read an
+            optimizer's state that is not given.
         ScopeError: If only one unit would be derived: the steps of a unit are read off the losses of others.
         MeasurementError: If no step moves another unit's loss.
 
@@ -158,7 +104,7 @@ def verify(
     device = next(model.parameters()).device
     rest = ((k, [_on(batch, device)]) for k, batch in rows.items() if k not in chosen)
     padded = together(given) if loss is None else apart(given)
-    return _verify(run, model, targets, chosen, given, padded, rest, progress, loss)
+    return _verify(run, model, targets, chosen, given, padded, rest, progress, loss, optimizer)
 
 
 def verify_config(
@@ -205,7 +151,7 @@ def verify_config(
     padded = sample.padded_batches(encoded, chosen, size, model.device)
     others = [part[0] for part in sample.parts_of(encoded, config) if not set(part) & set(chosen)]
     rest = ((place, sample.example_batches(encoded, place, example_batch, model.device)) for place in others)
-    return _verify(run, model, targets, chosen, own, padded, rest, progress, loss)
+    return _verify(run, model, targets, chosen, own, padded, rest, progress, loss, state_of(config))
 
 
 def _verify(
@@ -218,6 +164,7 @@ def _verify(
     rest: Iterable[tuple[int, list[Batch]]],
     progress: Progress,
     loss: Loss | None,
+    optimizer: Optimizer | Path | str | None,
 ) -> Verification:
     """Compare a run with what is derived of the units at `chosen`.
 
@@ -231,16 +178,21 @@ def _verify(
         rest: One unit of every other part of the run, its place and batches.
         progress: Called as the work goes on.
         loss: That the run measured; None for the mean cross-entropy over supervised tokens.
+        optimizer: The optimizer whose second moments it read; None if it read none.
     """
     token_mean = bool(run.meta["token_mean"])
+    moments = None if run.meta.get("adam") is None else held(run, model, targets, optimizer)
     measured = unit_gradients(model, targets, padded, len(chosen), token_mean, loss)
     with as_found(model):
         activate(model, targets[0].adapter)
         derived = derive(model, targets, units, token_mean, loss)
         products, told = Products(run, targets, chosen, derived.rows), dict(zip(chosen, derived.told, strict=True))
+        adam = None if moments is None else AdamCheck(run, targets, moments, chosen, derived.rows)
         for place, batches in rest:
             found = derive(model, targets, [batches], token_mean, loss)
-            products.add(place, found.rows)
+            for check in (products, adam):
+                if check is not None:
+                    check.add(place, found.rows)
             told[place] = found.told[0]
     progress("gradients", len(chosen), len(chosen))
     gram, exact = run.gram()[np.ix_(chosen, chosen)].astype(np.float64), gram_of(derived.rows)
@@ -252,6 +204,7 @@ def _verify(
     return Verification(
         _errors(run, chosen, measured, derived.rows), blocks[worst], worst, _loss_error(run, told), steps,
         linear_until(steps), _dtype(model), routers,
+        None if adam is None else adam.result(model, units, token_mean, loss, progress),
     )  # fmt: skip
 
 

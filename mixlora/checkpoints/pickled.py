@@ -253,12 +253,27 @@ def map_tensors(path: Path) -> dict[str, Tensor]:
         CheckpointError: if the file is missing or damaged, holds anything but tensors, or was written by torch before
             1.6 and is too large to be read whole.
     """
+    found = map_values(path)
+    if not isinstance(found, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in found.items()
+    ):
+        raise CheckpointError(f"{path} contains more than named tensors; give a state_dict")
+    return dict(found)
+
+
+def map_values(path: Path) -> Any:
+    """What a file of torch.save or safetensors holds: plain values and mapped tensors, however nested.
+
+    Raises:
+        CheckpointError: if the file is missing or damaged, holds anything else, or was written by torch before 1.6 and
+            is too large to be read whole.
+    """
     if files.exists(path) and not path.is_file():
         raise CheckpointError(f"no tensors can be read from {path}: it is not a regular file")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        found = torch.load(path, mmap=_can_be_mapped(path), weights_only=True, map_location="cpu")
+        return torch.load(path, mmap=_can_be_mapped(path), weights_only=True, map_location="cpu")
     except CheckpointError:
         raise
     except pickle.UnpicklingError:
@@ -267,11 +282,6 @@ def map_tensors(path: Path) -> dict[str, Tensor]:
         words = "" if isinstance(error, KeyError) else str(error).strip()  # a KeyError's text is only the key
         said = getattr(error, "strerror", None) or words.partition("\n")[0].rstrip(".") or type(error).__name__
         raise CheckpointError(f"no tensors can be read from {path}: {said}") from None
-    if not isinstance(found, Mapping) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in found.items()
-    ):
-        raise CheckpointError(f"{path} contains more than named tensors; give a state_dict")
-    return dict(found)
 
 
 def _can_be_mapped(path: Path) -> bool:

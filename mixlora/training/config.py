@@ -139,6 +139,8 @@ class RecipeSection(Section):
         save_steps: between checkpoints to resume from; None for each epoch.
         keep: checkpoints kept.
         snapshots: steps after which to save the weights alone, for measurements; 0 is before training.
+        optimizer_state: also save AdamW's state beside an adapter and its snapshots, for `probe.step: adam`; it takes
+            twice the adapter's memory.
     """
 
     epochs: float | None = Field(None, gt=0, allow_inf_nan=False)
@@ -162,6 +164,7 @@ class RecipeSection(Section):
     save_steps: int | None = Field(None, ge=1)
     keep: int = Field(2, ge=1)
     snapshots: list[int] = Field(default_factory=list)
+    optimizer_state: bool = False
 
     @field_validator("snapshots")
     @classmethod
@@ -213,6 +216,14 @@ class TrainConfig(Section):
     def _fits(self) -> "TrainConfig":
         if self.method == Method.FULL and self.model.quantization is not None:
             raise ValueError("method full cannot train quantized weights; leave model.quantization out")
+        return self
+
+    @model_validator(mode="after")
+    def _beside_an_adapter(self) -> "TrainConfig":
+        if self.method == Method.FULL and self.training.optimizer_state:
+            raise ValueError(
+                "training.optimizer_state keeps a state beside an adapter, but method full trains none; leave it out"
+            )
         return self
 
     @model_validator(mode="after")

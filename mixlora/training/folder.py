@@ -37,10 +37,11 @@ _FREE = {
     "model.device",
     *(f"training.{key}" for key in ("micro_batch_size", "gradient_checkpointing", "workers", "check_images")),
     *(f"training.{key}" for key in ("logging_steps", "report_to", "save_steps", "keep")),
+    "training.optimizer_state",
 }
 """Keys that change how a training is computed and reported: it continues with another value. The result differs by
 rounding alone, or where `micro_batch_size` changes, also by which elements dropout drops. Where routers look at padding
-it changes the result, and `open` compares it."""
+it changes the result, and `open` compares it. `optimizer_state` adds a file to what is saved from then on."""
 
 _SUMS = ".sums"
 """The suffix of the files of a checkpoint that hold digests of the others."""

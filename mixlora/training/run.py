@@ -13,6 +13,7 @@ import torch
 from peft import PeftModel
 from transformers import PrinterCallback, Trainer, TrainerCallback, set_seed
 from transformers.integrations import TensorBoardCallback
+from transformers.trainer import OPTIMIZER_NAME
 
 from mixlora.checkpoints import loading
 from mixlora.checkpoints.fingerprints import fingerprints, of_processing
@@ -172,7 +173,7 @@ def _train_one(
         trainer.train(resume_from_checkpoint=str(last) if last else None)
     named = config.model.chat_template is not None
     with written(job.folder.path):
-        _save(trainer, job.folder.path, collator, named)
+        _save(trainer, job.folder.path, collator, named, config.training.optimizer_state)
     if trainer.is_world_process_zero():
         job.folder.close(_known(trainer, job))
     with processes.noticing():
@@ -208,15 +209,25 @@ def _trainer(
             epochs=job.epochs,
             callbacks=[Report(progress)],
         )
+    refuse_shards(trainer, recipe.optimizer_state)
     trainer.remove_callback(PrinterCallback)
     template_named = config.model.chat_template is not None
-    save = partial(_snapshot, trainer, folder, collator, template_named)
+    save = partial(_snapshot, trainer, folder, collator, template_named, recipe.optimizer_state)
     trainer.add_callback(Snapshots(recipe.snapshots, save))
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, TensorBoardCallback):
             callback.logging_dir = callback.logging_dir or str(folder.logs)
     set_seed(recipe.seed + settings.process_index)  # each process drops out and draws differently
     return trainer
+
+
+def refuse_shards(trainer: Trainer, state: bool) -> None:
+    """Raise a ConfigError where the optimizer's state is to be kept and no process has it whole."""
+    kind = "FSDP" if trainer.is_fsdp_enabled else "DeepSpeed" if trainer.is_deepspeed_enabled else None
+    if state and kind is not None:
+        raise ConfigError(
+            f"training.optimizer_state is true, but under {kind} no process has the whole state; leave it out"
+        )
 
 
 def _pooled(config: TrainConfig) -> dict[str, Any]:
@@ -232,20 +243,24 @@ def _placed(config: TrainConfig, device: torch.device, process: int) -> torch.de
     return torch.device(device.type, process)
 
 
-def _save(trainer: Trainer, path: Path, collator: Collator, named: bool) -> None:
+def _save(trainer: Trainer, path: Path, collator: Collator, named: bool, state: bool) -> None:
     """The adapter, or the whole model, so that it can be loaded as a base.
 
     Beside a whole model is its processor; beside an adapter, too, where the configuration named the chat template
-    (`named`), so that what measures the adapter later finds the one that it was trained with.
+    (`named`), so that what measures the adapter later finds the one that it was trained with. `state` also saves the
+    optimizer's there, once it has taken a step.
     """
     trainer.save_model(str(path))
     if trainer.is_world_process_zero():
         (path / "training_args.bin").unlink(missing_ok=True)  # a pickle, which nothing here reads
         if named or not isinstance(trainer.model, PeftModel):
             with_template(collator).save_pretrained(path)
+        held: Any = trainer.optimizer
+        if state and isinstance(trainer.model, PeftModel) and held is not None and held.state:
+            torch.save(held.state_dict(), path / OPTIMIZER_NAME)
 
 
-def _snapshot(trainer: Trainer, folder: Folder, collator: Collator, named: bool, step: int) -> None:
+def _snapshot(trainer: Trainer, folder: Folder, collator: Collator, named: bool, state: bool, step: int) -> None:
     """Weights along the way, whole or absent."""
     path = folder.snapshot(step)
     if path.exists():
@@ -254,7 +269,7 @@ def _snapshot(trainer: Trainer, folder: Folder, collator: Collator, named: bool,
     if first:
         shutil.rmtree(new, ignore_errors=True)
     with written(path), whole_directory(path, new) if first else contextlib.nullcontext():
-        _save(trainer, new, collator, named)
+        _save(trainer, new, collator, named, state)
 
 
 def _known(trainer: Any, job: Job) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def test_select_of_nothing_is_everything_but_the_weights():
             {"space": "weight", "side": "A"},
             "^side is 'A', but the weight space has no sides; leave side out, or space$",
         ),
-        ({"space": "x"}, "^space 'x' is not one of parameters, weight$"),
+        ({"space": "x"}, "^space 'x' is not one of parameters, weight, adam$"),
         (
             {"modules": ["head"], "side": "B"},
             r"^no block matches layers=None, modules=\['head'\], side=B; widen the scope$",

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 PACKAGES = ("interference", "mixlora")
-RETURNED = ("interference.run.scoped.Scoped", "interference.verification.verify.Verification")
+RETURNED = ("interference.run.scoped.Scoped", "interference.verification.result.Verification")
 """Classes that public functions give back, without a name in `__all__`."""
 
 

@@ -81,7 +81,7 @@ def change(
 ) -> dict[Choice, pd.DataFrame]:
     """The cells of `interference.compare` for every choice, with the difference as the value."""
     seed = first.run.seed  # one for both; the groups are each run's own
-    a, b = (resamples_of(one.run, one.run.gram(**scope.options), replicates, seed) for one in (first, second))
+    a, b = (resamples_of(one.run, one.run.theta(**scope.options), replicates, seed) for one in (first, second))
     found = {}
     for choice in choices:
         try:

@@ -20,7 +20,7 @@ const SETTINGS = {
   reduce: { of: "choices", label: "Units to one number", word: (value) => value ?? "default" },
   layers: { of: "scopes", label: "Layers", word: (value) => (value === "all" ? "all layers" : `layer ${value}`) },
   modules: { of: "scopes", label: "Modules", word: (value) => (value === "all" ? "all modules" : value) },
-  side: { of: "scopes", label: "Side of LoRA", word: (value) => (value === "both" ? "A and B" : value) },
+  side: { of: "scopes", label: "Side of LoRA", word: (value) => ({ both: "A and B", adam: "A and B, the step of AdamW" })[value] ?? value },
 };
 
 // The options of each field given the fields before it, and the one item left; mends what of the state is not there.

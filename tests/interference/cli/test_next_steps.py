@@ -51,7 +51,7 @@ def test_scripts_are_told_nothing(interference, run_dir, silence):
 
 
 def test_no_step_is_named_where_a_check_failed(interference, run_dir, monkeypatch):
-    from interference.verification.verify import Verification
+    from interference.verification.result import Verification
 
     monkeypatch.setattr(Verification, "passed", False)
     said = interference("verify", run_dir, "--units", 1, "--json")

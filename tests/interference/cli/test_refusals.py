@@ -337,7 +337,7 @@ def test_a_fresh_adapter_is_measured_and_its_zeros_explained(interference, refus
         (["--reduce", "max"], "reduce is 'max', but must be one of 'ratio-of-means'"),
         (["--aggregate", "max"], "aggregate is 'max', but must be one of 'sum', 'mean'"),
         (["--side", "C"], "side 'C' is not one of A, B, W"),
-        (["--space", "time"], "space 'time' is not one of parameters, weight"),
+        (["--space", "time"], "space 'time' is not one of parameters, weight, adam"),
         (["--space", "weight"], "this run has no weight-space Gram; compute it again with probe.weight_space: true"),
         (["--layers", "1"], "layer 1 is not among the adapted layers: 0, 2 (counted from 0)"),
         (["--modules", "eye"], "module 'eye' is not among those here: attention, down_proj"),

@@ -11,7 +11,7 @@ import interference
 from interference import config
 from interference.errors import MeasurementError
 from interference.measurement.compute import compute_config
-from interference.verification import reference, verify
+from interference.verification import reference, result, verify
 from mixlora.checkpoints import loading
 from tests.support.checkpoints import data, write_adapter, write_base, write_task
 from tests.support.models import VOCABULARY, batch, llama, lora
@@ -66,7 +66,7 @@ def test_verify_prints_the_error_that_a_bfloat16_base_brings(interference, tmp_p
     printed = re.search(r"passed: gradients equal autograd to (\S+) \(relative,\s+bfloat16\)", said.out)
     found = verify.verify_config(run)
     assert float(printed[1]) == pytest.approx(found.error, rel=5e-3)  # three digits are printed
-    assert 1e-4 < found.error < verify.TOLERANCES["bfloat16"]  # more than float32 would bring
+    assert 1e-4 < found.error < result.TOLERANCES["bfloat16"]  # more than float32 would bring
 
 
 # --- quantised bases ---

@@ -355,7 +355,7 @@ def test_zero_blocks_add_nothing_and_are_named():
         ({"aggregate": "max"}, ConfigError, "aggregate is 'max', but must be one of 'sum', 'mean'"),
         ({"norms": "l1"}, ConfigError, "norms is 'l1', but must be one of 'plain', 'unbiased'"),
         ({"side": "C"}, ScopeError, "side 'C' is not one of A, B"),
-        ({"space": "time"}, ScopeError, "space 'time' is not one of parameters, weight"),
+        ({"space": "time"}, ScopeError, "space 'time' is not one of parameters, weight, adam"),
         (
             {"space": "weight"},
             ScopeError,

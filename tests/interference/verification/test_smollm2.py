@@ -22,7 +22,8 @@ from interference.gradients.targets import find_targets
 from interference.measurement import checkpoint
 from interference.measurement.compute import compute_config
 from interference.verification import reference
-from interference.verification.verify import TOLERANCES, verify_config
+from interference.verification.result import TOLERANCES
+from interference.verification.verify import verify_config
 from mixlora import MixLoraConfig
 from mixlora.checkpoints.inspection import describe
 from mixlora.data.collation import Collator
