@@ -22,7 +22,7 @@ WINGS = {  # a wing, or a module at the top of a package, may import those liste
     "interference.measurement": "errors blocks run gradients config",
     "interference.verification": "errors blocks run gradients config measurement",
     "interference.factors": "errors blocks statistics run gradients config measurement",
-    "interference.prediction": "errors statistics run gradients config measurement",
+    "interference.prediction": "errors blocks statistics run gradients config measurement",
     "interference.callback": "errors statistics run measurement figures",
     "interference.figures": "errors blocks statistics run factors prediction",
     "interference.report": "errors blocks statistics run config prediction figures",

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from interference.blocks import Space
 from interference.errors import MeasurementError, ScopeError
 from interference.run import Run
 from interference.statistics.layout import Array
@@ -157,7 +158,7 @@ def predicted(name: str, predictor: Predictor, run: Run) -> Array:
 
 
 def matrices(run: Run, own: Mapping[str, Predictor]) -> Iterator[tuple[str, Array]]:
-    """Every prediction of a run by name: the predictors that are always tested, interference by scope, and a user's.
+    """Every prediction of a run by name: those always tested, AdamW's step, interference by scope, and a user's.
 
     Args:
         run: Of one checkpoint.
@@ -171,5 +172,8 @@ def matrices(run: Run, own: Mapping[str, Predictor]) -> Iterator[tuple[str, Arra
     """
     for name, predictor in {**PREDICTORS, **own}.items():
         yield name, predicted(name, predictor, run)
+    if run.meta.get("adam") is not None:
+        for metric in ("interference", "delta"):
+            yield f"{metric} of AdamW's step", of_metric(run, metric, space=Space.ADAM).to_numpy()
     for words, scope in scopes(run):
         yield f"{BY_PART}{words}", of_metric(run, "interference", **scope).to_numpy()

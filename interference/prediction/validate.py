@@ -182,6 +182,11 @@ def prepared(config: AnalysisConfig, out: Path, progress: Progress = silent, day
             f"validation.seed: {trained.training.seed} is the seed of {home}, whose checkpoints are judged; choose "
             "seeds of your own, so that the truth knows nothing of the prediction"
         )
+    if config.probe.optimizer is not None:
+        raise ConfigError(
+            f"probe.optimizer names the state of one checkpoint ({config.probe.optimizer}); drop it: beside each "
+            "snapshot its own is read, where training.optimizer_state kept it"
+        )
     checkpoints = _checkpoints(home, asked.checkpoints)
     checkpoint.adapter_config(config.model)
     share = asked.share or max(recipe.training.batch_size // len(config.tasks), 1)

@@ -220,6 +220,26 @@ def test_tables(found):
     assert repr(found).startswith("Validation(4 tasks; 15 sets x 2 seeds; ")
 
 
+def test_adams_step_is_tested_where_runs_have_it(folder, tmp_path):
+    """Each checkpoint's own state divides, not another's."""
+    train(settings.build(TrainConfig, trained(folder, tmp_path / "lora", optimizer_state=True), "the test"))
+    own = asked(folder, adapter=tmp_path / "lora", truth=["pairs"], horizons=[1], lookahead=False, checkpoints=[2, 4])
+    probe = own.probe.model_copy(update={"step": "adam"})
+    found = interference.validate(own.model_copy(update={"probe": probe}), tmp_path / "out")
+    rows = found.predictions
+    for step in (2, 4):
+        run = interference.load(tmp_path / "out" / "runs" / f"step-{step}")
+        assert "estimated" not in str(run.meta["adam"])
+        for metric in ("interference", "delta"):
+            kept = rows[(rows["prediction"] == f"{metric} of AdamW's step") & (rows["step"] == step)]["value"]
+            np.testing.assert_allclose(kept.to_numpy().reshape(4, 4), run.matrix(metric, space="adam"))
+    named = own.model_copy(update={"probe": probe.model_copy(update={"optimizer": str(tmp_path)})})
+    with pytest.raises(
+        ConfigError, match=r"probe.optimizer names the state of one checkpoint .*; drop it: beside each"
+    ):
+        interference.validate(named, tmp_path / "other")
+
+
 # --- a job that goes on ---
 
 
