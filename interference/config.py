@@ -208,8 +208,8 @@ class ValidateConfig(Section):
         seed: of the first of them; the others have the numbers after it. That of the probed training is not allowed.
         share: examples of each task in a step, however many tasks are trained on; None for the batch of the probed
             training over the number of tasks.
-        held_out: examples of each task whose losses are read. They share nothing with those that are probed or trained
-            on.
+        held_out: examples of each task whose losses are read. They share nothing with those that are probed, or that
+            new trainings and branches train on.
         checkpoints: steps of the probed training at which predictions are made; None for all its snapshots.
         lookahead: also test branches from every checkpoint, as `lookahead` describes them.
     """

@@ -26,7 +26,7 @@ WINGS = {  # a wing, or a module at the top of a package, may import those liste
     "interference.callback": "errors statistics run measurement figures",
     "interference.figures": "errors blocks statistics run factors prediction",
     "interference.report": "errors blocks statistics run config prediction figures",
-    "interference.cli": "errors run config measurement verification factors prediction figures report",
+    "interference.cli": "errors statistics run config measurement verification factors prediction figures report",
     "mixlora.common": "",
     "mixlora.tuner": "common",
     "mixlora.data": "common",

@@ -8,9 +8,10 @@ import typer
 
 from interference.cli.commands import app
 from interference.cli.options import Json, Quiet, Set, at_home
+from interference.errors import ConfigError
 from mixlora.common import command
 from mixlora.common.errors import plain
-from mixlora.common.files import is_file
+from mixlora.common.files import is_file, is_folder
 
 MARKER = "lookahead.json"  # as `prediction.horizons.MARKER`, which would load pandas for every --help
 VALIDATION = "validation.json"  # as `prediction.validation.MARKER`
@@ -71,11 +72,11 @@ def validate(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Test by training which prediction of the matrix holds: every task is trained alone, and with every other one.
+    """Train on single tasks, pairs or all but one, and score how well the matrix ranks which task hurts which.
 
     The adapter is that of a `mixlora train` with training.snapshots: each snapshot is measured, and what it predicts is
-    compared with what new trainings by the same recipe do. `interference plan` says first what they take. A killed call
-    continues.
+    compared with what new trainings by the same recipe do. If the file has a validation section, `interference plan`
+    says first what that takes. A killed call continues.
 
     Example: interference validate validation.yaml --set validation.horizons=[10,20,40]
     """
@@ -85,15 +86,19 @@ def validate(
     from interference.prediction import load_validation
     from mixlora.common import terminal
 
-    place = config if is_file(config / VALIDATION) else _validated(config, settings or (), out, quiet)
+    finished = is_file(config / VALIDATION)
+    if finished and (settings or out):
+        raise ConfigError(f"{config} is a finished validation, which is printed as it is; drop --set and --out")
+    place = config if finished else _validated(config, settings or (), out, quiet)
     found = load_validation(place)
+    if not finished:
+        save(drawn(found), place / "figures", "validation", ("pdf", "svg", "png", "csv"))
     if as_json:
         typer.echo(validations.to_json(found))
         return
     validations.show(found, terminal.console())
-    if place != config:
-        save(drawn(found), place / "figures", "validation", ("pdf", "svg", "png", "csv"))
-    typer.echo(plain(f"{found!r} in {place}, drawn in {place / 'figures'}"))
+    shown = f", drawn in {place / 'figures'}" if is_folder(place / "figures") else ""
+    typer.echo(plain(f"{found!r} in {place}{shown}"))
     again = command.call("interference", "validate", place, "--json")
     command.next_steps(f"{again} prints every score with its interval, for a script", quiet=quiet)
 

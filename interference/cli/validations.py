@@ -9,13 +9,12 @@ from rich.text import Text
 
 from interference.cli import printing
 from interference.prediction import Validation
-from interference.prediction.validation import AVERAGED, BY_PART
+from interference.prediction.holding import interval
+from interference.statistics.ranking import INTERVALS, SCORES
 from mixlora.common.errors import plain
 
 if TYPE_CHECKING:
     from interference.prediction.cost import ValidationCost
-
-SCORE = "spearman_within"
 
 
 def show(found: Validation, console: Console) -> None:
@@ -29,14 +28,15 @@ def show(found: Validation, console: Console) -> None:
             )
         )
     )
-    table, ceilings = found.table(SCORE), found.ceilings()
+    table, ceilings = found.table(parts=False), found.ceilings()
     for kind in found.outcomes.kinds:
         for horizon in found.outcomes.horizons:
             console.print(Text(_truth(found.truth(kind, horizon), str(kind), horizon)))
-            own = ceilings.query("truth == @kind and horizon == @horizon and score == @SCORE")
-            console.print(Text(f"  the truth of one seed ranks that of another by {_interval(own.iloc[0])}"))
-            rows = table.query("truth == @kind and horizon == @horizon")
-            console.print(printing.frame(_by_checkpoint(rows), f"Spearman within rows, {kind}, {horizon} steps"))
+            own = ceilings[(ceilings["truth"] == kind) & (ceilings["horizon"] == horizon)]
+            console.print(Text(f"  {_agreement(own.iloc[0])}"))
+            rows = table[(table["truth"] == kind) & (table["horizon"] == horizon)]
+            title = f"Spearman within rows, {kind}, {steps(horizon)}"
+            console.print(printing.frame(_by_checkpoint(rows), title))
     console.print(Text("*: the 95% interval over seeds and tasks is above 0; --json has every interval"))
 
 
@@ -48,14 +48,21 @@ def _truth(table: pd.DataFrame, kind: str, horizon: int) -> str:
     counted = f"hurt in {counts.get('conflict', 0)} and helped in {counts.get('synergy', 0)} of {len(apart)} pairs"
     least, most = apart["value"].min(), apart["value"].max()
     return (
-        f"after {horizon} step{'s' * (horizon > 1)} ({kind}): training with another task {counted}; it lowered a loss "
+        f"after {steps(horizon)} ({kind}): training with another task {counted}; it lowered a loss "
         f"by {least:.2g} to {most:.2g} nats, and a task's own training by {own.min():.2g} to {own.max():.2g}"
     )
 
 
+def _agreement(row: pd.Series) -> str:
+    """How well seeds agree, and what that allows."""
+    if pd.isna(row["value"]):
+        return "seeds cannot be compared: what training did has no ranks"
+    found = f"the truth of one seed ranks that of another by {row['value']:.2f} {interval(row['low'], row['high'])}"
+    return f"{found}; a prediction that knows all but the noise would score about {row['ceiling']:.2f}"
+
+
 def _by_checkpoint(rows: pd.DataFrame) -> pd.DataFrame:
-    """Predictions x checkpoints, without those of a part of the model; a star where the interval is above 0."""
-    rows = rows[~rows["prediction"].str.startswith(BY_PART)]
+    """Predictions x checkpoints; a star where the interval is above 0."""
     told = rows.assign(
         said=[
             "" if pd.isna(value) else f"{value:+.2f}{'*' if low > 0 else ' '}"
@@ -65,21 +72,22 @@ def _by_checkpoint(rows: pd.DataFrame) -> pd.DataFrame:
     wide = told.pivot(index="prediction", columns="step", values="said").fillna("")
     wide = wide.reindex(list(dict.fromkeys(told["prediction"])))
     wide.columns = [f"step {step}" for step in wide.columns]
-    return wide.rename(index=lambda name: name.replace(AVERAGED, ", mean so far"))
+    return wide
 
 
-def _interval(row: pd.Series) -> str:
-    if pd.isna(row["low"]):
-        return f"{row['value']:.2f} (too few tasks or seeds for an interval)"
-    return f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+def steps(count: int) -> str:
+    """A number of steps with its noun."""
+    return f"{count} step{'s' * (count > 1)}"
 
 
 def cost(found: "ValidationCost", console: Console) -> None:
     """Print what a validation's trainings take."""
     console.print(
-        f"validation: {found.trainings} trainings of {found.steps} steps, each with {found.share} examples of 1 to "
-        f"{found.most} tasks; {found.readings} readings of {found.examples} held-out examples"
+        f"validation: {found.trainings} trainings of {steps(found.steps)} on up to {found.most} tasks, each with "
+        f"{found.share} in a step; {found.readings} readings of {found.examples} held-out examples"
     )
+    if found.tasks < INTERVALS:
+        console.print(f"note: with {found.tasks} tasks scores have no intervals; that takes {INTERVALS}")
     if found.seconds is not None:
         console.print(f"validation's time, without the runs and lookaheads: {printing.duration(found.seconds)}")
 
@@ -91,9 +99,9 @@ def to_json(found: Validation) -> str:
     return json.dumps(
         {
             "truth": json.loads(printing.to_json(truths)),
-            "ceilings": json.loads(printing.to_json(found.ceilings())),
+            "ceilings": json.loads(printing.to_json(found.ceilings(None))),
             "predictions": json.loads(
-                printing.to_json(pd.concat([found.table(name).assign(score=name) for name in found.scores]))
+                printing.to_json(pd.concat([found.table(name).assign(score=name) for name in SCORES]))
             ),
         },
         indent=2,

@@ -8,9 +8,7 @@ from matplotlib.axes import Axes
 
 from interference.figures.canvas import COLOURS, SHAPES, Picture
 from interference.prediction import Validation
-from interference.prediction.predictors import BY_PART
 
-_SCORE = "spearman_within"
 _DRAWN = ("interference", "cosine", "progress", "smallness")
 _COLUMNS = 3
 
@@ -18,8 +16,8 @@ _COLUMNS = 3
 def validation(found: Validation) -> Picture:
     """Spearman's correlation of predictions with what training did, within rows, a panel for each checkpoint.
 
-    Drawn are interference, cosine, progress, smallness (the control) and the longest lookahead; the band is the
-    ceiling's interval. A filled mark has an interval above 0.
+    Drawn are interference, cosine, progress, smallness (the control) and the longest lookahead. The band is the
+    interval of the agreement of seeds, the dashed line the ceiling. A filled mark has an interval above 0.
 
     Args:
         found: A validation.
@@ -27,8 +25,7 @@ def validation(found: Validation) -> Picture:
     Returns:
         The figure; its data has every prediction but those of single parts of the model.
     """
-    table, ceilings = found.table(_SCORE), found.ceilings().query("score == @_SCORE")
-    table = table[~table["prediction"].str.startswith(BY_PART)]
+    table, ceilings = found.table(parts=False), found.ceilings()
     panels = [(kind, step) for kind in dict.fromkeys(table["truth"]) for step in sorted(set(table["step"]))]
     columns = min(_COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
@@ -49,7 +46,7 @@ def validation(found: Validation) -> Picture:
 
 def _drawn(names: Sequence[str]) -> list[str]:
     """The predictions that get a line: the longest lookahead, where there are any, among them."""
-    ahead = [name for name in dict.fromkeys(names) if name.startswith("lookahead interference") and "mean" not in name]
+    ahead = [name for name in dict.fromkeys(names) if name.startswith("lookahead interference")]
     whole = [name for name in ahead if name.endswith(("step", "steps"))]
     return [*_DRAWN, *whole[-1:]]
 
@@ -59,7 +56,7 @@ def _panel(axes: Axes, table: pd.DataFrame, ceilings: pd.DataFrame, names: Seque
     horizons = list(ceilings["horizon"])
     places = np.arange(len(horizons))
     axes.fill_between(places, ceilings["low"], ceilings["high"], color="0.9", zorder=0)
-    axes.plot(places, ceilings["value"], color="0.55", linewidth=1.2, linestyle="--", label="ceiling")
+    axes.plot(places, ceilings["ceiling"], color="0.55", linewidth=1.2, linestyle="--", label="ceiling")
     for k, name in enumerate(names):
         own = table[table["prediction"] == name].set_index("horizon").loc[horizons]
         colour = COLOURS[k % len(COLOURS)]

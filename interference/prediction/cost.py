@@ -84,6 +84,7 @@ class ValidationCost:
         steps: optimizer steps of each.
         shares: how many times the examples of one task are trained on, over all steps.
         share: examples of a task in a step.
+        tasks: in all.
         most: tasks of the largest set.
         readings: how often all held-out examples are read.
         examples: how many these are.
@@ -95,6 +96,7 @@ class ValidationCost:
     steps: int
     shares: int
     share: int
+    tasks: int
     most: int
     readings: int
     examples: int
@@ -122,6 +124,7 @@ def of_validation(config: AnalysisConfig, timed: bool = False) -> ValidationCost
         steps=steps,
         shares=seeds * steps * sum(map(len, work.sets)),
         share=work.share,
+        tasks=len(config.tasks),
         most=max(map(len, work.sets)),
         readings=seeds * (len(work.sets) * horizons + 1),
         examples=len(work.pools.held_out.units),

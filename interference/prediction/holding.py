@@ -3,8 +3,9 @@
 Not here: the validation itself (`validation`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -15,8 +16,9 @@ from interference.run import Run
 from interference.run.schema import meta_of
 from mixlora.common.files import is_file, without_dots
 
-SCORE = "spearman_within"
-"""The score that sentences are about."""
+_OTHER = "this run is of another checkpoint, or of other examples or blocks"
+_SCOPE = ("layers", "modules", "components", "granularity", "routers")
+"""Keys of `probe` that say which blocks a run has."""
 
 
 def beside(path: Path, run: Run) -> tuple[Validation | None, int | None, str]:
@@ -39,7 +41,7 @@ def beside(path: Path, run: Run) -> tuple[Validation | None, int | None, str]:
             return None, None, f"the validation beside it is not shown: {error}"
         step = _step_of(run, place, found)
         if step is None:
-            return None, None, f"the validation in {place} is not shown: this run's checkpoint is not one of its own"
+            return None, None, f"the validation in {place} is not shown: {_OTHER}"
         return found, step, ""
     return None, None, ""
 
@@ -52,13 +54,22 @@ def _places(path: Path) -> Iterator[Path]:
 
 
 def _step_of(run: Run, place: Path, found: Validation) -> int | None:
-    """The step of the checkpoint of a validation that a run measured, by its content."""
-    own = (run.meta.get("fingerprints") or {}).get("model")
+    """The step of the checkpoint of a validation that a run measured, on the same examples and blocks, by content."""
+    own = _measured(run.meta)
     for step in dict.fromkeys(found.predictions["step"].tolist()):
-        known = (meta_of(place / RUNS / f"step-{step}").get("fingerprints") or {}).get("model")
-        if own is not None and own == known:
+        known = _measured(meta_of(place / RUNS / f"step-{step}"))
+        if own[0] is not None and own == known and run.tasks == found.outcomes.tasks:
             return int(step)
     return None
+
+
+def _measured(meta: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The weights, the examples and the blocks of a run."""
+    model, data = (
+        (meta.get(key) or {}).get(name) for key, name in (("fingerprints", "model"), ("data", "fingerprint"))
+    )
+    probe = (meta.get("config") or {}).get("probe") or {}
+    return model, data, *(probe.get(key) for key in _SCOPE)
 
 
 def held(found: Validation, step: int, kind: Truth | str) -> pd.DataFrame:
@@ -72,10 +83,11 @@ def held(found: Validation, step: int, kind: Truth | str) -> pd.DataFrame:
     Returns:
         One row a horizon: horizon, value, low, high, and ceiling.
     """
-    own = found.prediction("interference", step, SCORE)
+    own = found.prediction("interference", step)
     own = own[own["truth"] == kind]
-    ceilings = found.ceilings().query("truth == @kind and score == @SCORE").set_index("horizon")["value"]
-    return own[["horizon", "value", "low", "high"]].assign(ceiling=own["horizon"].map(ceilings)).reset_index(drop=True)
+    ceilings = found.ceilings()
+    ceilings = ceilings[ceilings["truth"] == kind]
+    return own[["horizon", "value", "low", "high"]].merge(ceilings[["horizon", "ceiling"]], on="horizon")
 
 
 def answer(rows: pd.DataFrame) -> str:
@@ -85,10 +97,12 @@ def answer(rows: pd.DataFrame) -> str:
         rows: Of `held`.
     """
     if holds := [str(row["horizon"]) for row in rows.to_dict("records") if row["low"] > 0]:
-        return f"this matrix was found to rank what training did after {', '.join(holds)} steps"
+        return f"I over all its blocks was found to rank what training did after {', '.join(holds)} steps"
+    if rows["value"].isna().all():
+        return "I has no values by which what training did could be ranked"
     if rows["low"].notna().any():
-        return "this matrix was not found to rank what training did"
-    return "too few tasks or seeds to say whether this matrix ranks what training did"
+        return "I over all its blocks was not found to rank what training did"
+    return "tasks or seeds are too few to say whether I ranks what training did"
 
 
 def sentence(found: Validation, step: int, kind: Truth | str) -> str:
@@ -101,13 +115,15 @@ def sentence(found: Validation, step: int, kind: Truth | str) -> str:
     """
     rows = held(found, step, kind)
     told = [
-        f"{row['horizon']} steps {row['value']:.2f} {_interval(row['low'], row['high'])}, ceiling {row['ceiling']:.2f}"
+        f"{row['horizon']} step{'s' * (row['horizon'] > 1)} {row['value']:.2f} {interval(row['low'], row['high'])}, "
+        f"ceiling {row['ceiling']:.2f}"
         for row in rows.to_dict("records")
     ]
     return f"{answer(rows)} (truth by {kind}; Spearman within rows after {'; '.join(told)})"
 
 
-def _interval(low: float, high: float) -> str:
+def interval(low: float, high: float) -> str:
+    """An interval in brackets, or that there is none."""
     return "[no interval]" if pd.isna(low) else f"[{low:.2f}, {high:.2f}]"
 
 

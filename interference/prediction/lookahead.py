@@ -137,13 +137,19 @@ class Job:
         }
 
 
-def prepared(config: AnalysisConfig, progress: Progress = silent, day: date | None = None) -> Job:
+def prepared(
+    config: AnalysisConfig,
+    progress: Progress = silent,
+    day: date | None = None,
+    apart: Sequence[sample.EncodedUnit] = (),
+) -> Job:
     """Everything that a lookahead needs; wrong input is reported before the model is loaded.
 
     Args:
         config: What is asked for.
         progress: Called after every step.
         day: That a template takes for today where the configuration names none; None for today.
+        apart: Examples that branches do not train on.
 
     Returns:
         The examples, the recipe and the model at the checkpoint.
@@ -153,7 +159,7 @@ def prepared(config: AnalysisConfig, progress: Progress = silent, day: date | No
     """
     recipe = recipe_of(config)
     checkpoint.adapter_config(config.model)
-    pools = draw(config, recipe, recipe.training.batch_size, day)
+    pools = draw(config, recipe, recipe.training.batch_size, day, apart)
     config, asked = sample.dated(config, pools.held_out.collator), asked_of(config)
     model: Any = checkpoint.load_model(config.model)
     parts, adapter = fingerprints(model), str(model.active_adapter)
@@ -163,13 +169,16 @@ def prepared(config: AnalysisConfig, progress: Progress = silent, day: date | No
     return Job(config, recipe, pools, branches, parts)
 
 
-def compute(config: AnalysisConfig, out: Path, progress: Progress = silent) -> Lookahead:
+def compute(
+    config: AnalysisConfig, out: Path, progress: Progress = silent, apart: Sequence[sample.EncodedUnit] = ()
+) -> Lookahead:
     """What `lookahead` does with a configuration.
 
     Args:
         config: What is asked for.
         out: The directory of the result.
         progress: Called after every step.
+        apart: Examples that branches do not train on.
 
     Returns:
         The result, as it was saved.
@@ -181,7 +190,7 @@ def compute(config: AnalysisConfig, out: Path, progress: Progress = silent) -> L
     refuse_busy(out)
     check_free(out)
     check_writable(out)
-    job = prepared(config, progress, day_of(out) or today())
+    job = prepared(config, progress, day_of(out) or today(), apart)
     identity, started = job.identity(), time.perf_counter()
     with unfinished(out, identity) as spool:
         before = job.branches.before()

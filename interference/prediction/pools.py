@@ -29,6 +29,8 @@ from mixlora.data.sources import examples_of
 from mixlora.training.config import TrainTask
 
 _OWN = "the configuration"
+_RIVALS = 4
+"""Tasks of a validation, at least: each then has three rivals, of which ranks can be right or wrong."""
 
 
 class _Source(TrainTask):
@@ -49,6 +51,21 @@ class _Found(NamedTuple):
     examples: list[Example]
     place: str
     skips: bool
+
+
+@dataclass(frozen=True)
+class _Need:
+    """What trainings take of a task.
+
+    Attributes:
+        share: examples in a step.
+        count: examples in all, at most.
+        lower: the keys that lower it.
+    """
+
+    share: int
+    count: int
+    lower: str
 
 
 @dataclass(frozen=True)
@@ -86,7 +103,13 @@ class Pools:
         )
 
 
-def draw(config: AnalysisConfig, recipe: Recipe, share: int, day: date | None = None) -> Pools:
+def draw(
+    config: AnalysisConfig,
+    recipe: Recipe,
+    share: int,
+    day: date | None = None,
+    apart: Sequence[sample.EncodedUnit] = (),
+) -> Pools:
     """The examples of every task of a lookahead: those that `compute` would probe are read.
 
     Args:
@@ -94,15 +117,18 @@ def draw(config: AnalysisConfig, recipe: Recipe, share: int, day: date | None = 
         recipe: whose tasks are trained on, and whose max_length holds for them.
         share: examples of a task in a step, at most.
         day: that a template takes for today where the configuration names none.
+        apart: examples that are not trained on either, nor what shares a group with them.
 
     Raises:
         DataError: if a file or records cannot be used.
         ScopeError: if a task has too few examples.
     """
     asked = asked_of(config)
-    _check_tasks(config, "a lookahead")
+    if len(config.tasks) < 2:
+        raise ScopeError("a lookahead is of pairs of tasks, but the configuration has one task; give it another")
     held_out = _read(config, asked.held_out, day)
-    return _beside(held_out, held_out.units, config, recipe, (share, share * asked.steps[-1] * asked.seeds), day)
+    need = _Need(share, share * asked.steps[-1] * asked.seeds, "lookahead.held_out or lookahead.recipe.batch_size")
+    return _beside(held_out, [*held_out.units, *apart], config, recipe, need, day)
 
 
 def draw_apart(config: AnalysisConfig, recipe: Recipe, share: int, day: date | None = None) -> Pools:
@@ -119,7 +145,11 @@ def draw_apart(config: AnalysisConfig, recipe: Recipe, share: int, day: date | N
         ScopeError: if a task has too few examples.
     """
     asked, kinds = validation_of(config), config.kinds
-    _check_tasks(config, "a validation")
+    if len(config.tasks) < _RIVALS:
+        raise ScopeError(
+            f"a validation ranks the rivals of each task, which takes {_RIVALS} tasks, but the configuration has "
+            f"{len(config.tasks)}; give it others"
+        )
     probed = sample.encode(sample.read(config), sample.collator_of(config, day), config)
     predicting = [*probed.units, *_read(config, asked_of(config).held_out, day).units]
     problems = list[DataError]()
@@ -130,8 +160,12 @@ def draw_apart(config: AnalysisConfig, recipe: Recipe, share: int, day: date | N
     drawn = {name: _enough(name, left[name], asked.held_out, config.probe.seed) for name in left}
     reading = _reading(config, asked.held_out)
     held_out = sample.encode(sample.Drawn(drawn, {name: Noted() for name in drawn}), probed.collator, reading)
-    need = share * asked.horizons[-1] * asked.seeds
-    return _beside(held_out, [*held_out.units, *predicting], config, recipe, (share, need), day)
+    need = _Need(
+        share,
+        share * asked.horizons[-1] * asked.seeds,
+        "validation.held_out, validation.share, probe.samples or lookahead.held_out",
+    )
+    return _beside(held_out, [*held_out.units, *predicting], config, recipe, need, day)
 
 
 def _enough(name: str, examples: Sequence[Example], count: int, seed: int) -> list[Example]:
@@ -146,12 +180,6 @@ def _enough(name: str, examples: Sequence[Example], count: int, seed: int) -> li
             "needed to read its loss: give it more examples, or lower probe.samples or lookahead.held_out"
         )
     return sampled(examples, count, seed, name)
-
-
-def _check_tasks(config: AnalysisConfig, what: str) -> None:
-    """Raise a ScopeError if there are no pairs of tasks."""
-    if len(config.tasks) < 2:
-        raise ScopeError(f"{what} is of pairs of tasks, but the configuration has one task; give it another")
 
 
 def _reading(config: AnalysisConfig, count: int) -> AnalysisConfig:
@@ -171,37 +199,36 @@ def _beside(
     taken: Sequence[sample.EncodedUnit],
     config: AnalysisConfig,
     recipe: Recipe,
-    need: tuple[int, int],
+    need: _Need,
     day: date | None,
 ) -> Pools:
-    """The pools of which `held_out` is read, and nothing of `taken` is trained on; `need`: examples a step, and in all.
+    """The pools of which `held_out` is read, and nothing of `taken` is trained on.
 
     Raises:
         DataError: if a file or records cannot be used.
         ScopeError: if a task has too few examples.
     """
-    length, (share, count) = recipe.training.max_length, need
+    length = recipe.training.max_length
     collator = held_out.collator
     if length != config.probe.max_length:
         collator = load_collator(config.model, config.model.adapter, length, day)
-    found = {name: _candidates(config, recipe, name, count + len(taken)) for name in config.tasks}
+    found = {name: _candidates(config, recipe, name, need.count + len(taken)) for name in config.tasks}
     apart = _apart(taken, {name: own.examples for name, own in found.items()}, config.kinds)
     streams, told = {}, {}
     for name, examples in apart.items():
         streams[name] = Stream(name, _encoded(examples, collator, found[name].skips))
         kept, left_out = len(streams[name].examples), len(found[name].examples) - len(examples)
         told[name] = {"from": found[name].place, "examples": kept, "left_out": left_out}
-        _check_count(name, kept, left_out, share)
+        _check_count(name, kept, left_out, need)
     return Pools(held_out, collator, streams, told)
 
 
-def _check_count(name: str, count: int, left_out: int, share: int) -> None:
+def _check_count(name: str, count: int, left_out: int, need: _Need) -> None:
     """Raise a ScopeError if a task has fewer examples to train on than a step takes."""
-    if count < share:
+    if count < need.share:
         raise ScopeError(
-            f"task {name!r} has {count} examples to train on, but a step takes {share}; {left_out} others are held out "
-            "or share a group with one that is: give it more examples, or lower lookahead.held_out or "
-            "lookahead.recipe.batch_size"
+            f"task {name!r} has {count} examples to train on, but a step takes {need.share}; {left_out} others are "
+            f"held out or share a group with one that is: give it more examples, or lower {need.lower}"
         )
 
 

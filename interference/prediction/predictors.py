@@ -6,7 +6,7 @@ i more good. Only the order within a row, or over all pairs, is tested.
 Not here: predictions from real branches (`lookahead`), and the test (`validation`).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -15,14 +15,18 @@ import numpy as np
 import pandas as pd
 
 from interference.blocks import Space
-from interference.errors import MeasurementError, ScopeError
+from interference.errors import ConfigError, MeasurementError, ScopeError
 from interference.run import Run
 from interference.statistics.layout import Array
 from mixlora.common.errors import type_of
 
-__all__ = ["flatness", "progress", "smallness"]
+__all__ = ["progress", "smallness"]
 BY_PART = "interference, in "
 """What the name of interference in one part of the model begins with."""
+AVERAGED = ", averaged so far"
+"""What the name of a prediction ends with that is the mean over the checkpoints up to one."""
+_TAKEN = ("interference", "delta", "lookahead")
+"""What names of predictions begin with that are made without a user."""
 Predictor = Callable[[Run], Any]
 """A function of a run that returns tasks x tasks, as an array or a DataFrame with the tasks' names."""
 
@@ -77,18 +81,6 @@ def smallness(run: Run) -> pd.DataFrame:
     return pd.DataFrame(np.tile(-length, (len(length), 1)), run.tasks, run.tasks)
 
 
-def flatness(run: Run) -> pd.DataFrame:
-    """Minus PCGrad's curvature bounding measure: high where the two gradients are alike in direction and length.
-
-    Args:
-        run: Of a checkpoint.
-
-    Returns:
-        [tasks, tasks], rows affected, columns stepped.
-    """
-    return -of_metric(run, "curvature")
-
-
 def _products(run: Run) -> Array:
     """Inner products of the tasks' mean gradients, [tasks i, tasks j]; pairs of units of one group do not count."""
     gram, tasks = run.gram().astype(float), pd.factorize(run.probes["task"])[0]
@@ -104,7 +96,6 @@ PREDICTORS: Mapping[str, Predictor] = MappingProxyType(
         "interference": partial(of_metric, metric="interference"),
         "delta": partial(of_metric, metric="delta"),
         "cosine": partial(of_metric, metric="cosine"),
-        "flatness": flatness,
         "progress": progress,
         "smallness": smallness,
     }
@@ -143,18 +134,53 @@ def predicted(name: str, predictor: Predictor, run: Run) -> Array:
     Raises:
         ScopeError: If it returns no such matrix.
     """
-    found, tasks = predictor(run), run.tasks
+    return named(name, predictor(run), run.tasks)
+
+
+def named(name: str, found: Any, tasks: Sequence[str]) -> Array:
+    """A prediction as a matrix [tasks i, tasks j].
+
+    Args:
+        name: Of the prediction, for errors.
+        found: Such an array, or a DataFrame with the tasks' names in any order.
+        tasks: In the order that is wanted.
+
+    Returns:
+        The matrix.
+
+    Raises:
+        ScopeError: If it is no such matrix.
+    """
     if isinstance(found, pd.DataFrame):
         if set(found.index) != set(tasks) or set(found.columns) != set(tasks):
-            raise ScopeError(f"prediction {name!r} has rows {list(found.index)}, but the run has tasks {tasks}")
-        found = found.loc[tasks, tasks]
+            raise ScopeError(f"prediction {name!r} has rows {list(found.index)}, but the tasks are {list(tasks)}")
+        found = found.loc[list(tasks), list(tasks)]
     try:
         matrix = np.asarray(found, dtype=float)
     except (TypeError, ValueError):
-        raise ScopeError(f"prediction {name!r} returned {type_of(found)}, but must return tasks x tasks") from None
+        raise ScopeError(f"prediction {name!r} is {type_of(found)}, but must be tasks x tasks") from None
     if matrix.shape != (len(tasks), len(tasks)):
-        raise ScopeError(f"prediction {name!r} returned {matrix.shape}, but the run has {len(tasks)} tasks")
+        raise ScopeError(f"prediction {name!r} is {matrix.shape}, but there are {len(tasks)} tasks")
     return matrix
+
+
+def check(own: Mapping[str, Predictor]) -> None:
+    """Check a user's predictors before anything is computed.
+
+    Args:
+        own: {name: a predictor}.
+
+    Raises:
+        ConfigError: If a name is taken, or a predictor is no function.
+    """
+    for name, predictor in own.items():
+        if not callable(predictor):
+            raise ConfigError(f"predictor {name!r} is {type_of(predictor)}, but must be a function of a Run")
+        if name in PREDICTORS or not name or name.startswith(_TAKEN) or name.endswith(AVERAGED):
+            raise ConfigError(
+                f"predictor {name!r} has a name that is taken or kept for others; choose one that does not begin with "
+                f"{', '.join(_TAKEN)}"
+            )
 
 
 def matrices(run: Run, own: Mapping[str, Predictor]) -> Iterator[tuple[str, Array]]:

@@ -6,11 +6,11 @@ Not here: the examples (`pools`) and the steps themselves (`branches`).
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from interference.config import AnalysisConfig, BranchSection, LookaheadConfig, ValidateConfig
 from interference.errors import ConfigError
-from mixlora.common.files import SNAPSHOTS, TRAINING, is_file
+from mixlora.common.files import SNAPSHOTS, TRAINING, is_file, read_json
 from mixlora.training import config as training
 from mixlora.training.config import Method, RecipeSection, TrainConfig, TrainTask
 
@@ -73,8 +73,27 @@ def recipe_of(config: AnalysisConfig) -> Recipe:
     return Recipe(_replaced(RecipeSection.model_validate({}), given))
 
 
-def trained_by(config: AnalysisConfig) -> tuple[TrainConfig, Path]:
-    """The configuration and the directory of the training that made an adapter.
+class Trained(NamedTuple):
+    """A finished training.
+
+    Attributes:
+        config: its configuration.
+        home: its directory.
+        steps: how many it took.
+    """
+
+    config: TrainConfig
+    home: Path
+    steps: int
+
+    @property
+    def recipe(self) -> Recipe:
+        """Its recipe, with nothing replaced."""
+        return Recipe(self.config.training, self.config.tasks, str(self.home))
+
+
+def trained_by(config: AnalysisConfig) -> Trained:
+    """The training that made an adapter.
 
     Raises:
         ConfigError: if no training is known, or it trained no adapter on all tasks.
@@ -91,7 +110,10 @@ def trained_by(config: AnalysisConfig) -> tuple[TrainConfig, Path]:
             f"{place} is a training of method {found.method}, but a validation needs one adapter for all tasks; give "
             "model.adapter the directory of a lora or mixlora"
         )
-    return found, Path(place)
+    steps = read_json(Path(place) / TRAINING).get("steps")
+    if not isinstance(steps, int):
+        raise ConfigError(f"{place} is a training that has not ended; finish it first (the same command continues)")
+    return Trained(found, Path(place), steps)
 
 
 def _replaced(found: RecipeSection, given: Mapping[str, Any]) -> RecipeSection:

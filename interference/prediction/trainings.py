@@ -48,6 +48,7 @@ class Trainings:
         recipe: its recipe.
         pools: what is trained on, and what is read.
         share: examples of each task in a step.
+        steps: of the training whose checkpoints are judged, in all.
         progress: called after every step.
     """
 
@@ -56,6 +57,7 @@ class Trainings:
     recipe: Recipe
     pools: Pools
     share: int
+    steps: int
     progress: Progress
 
     def __post_init__(self) -> None:
@@ -63,7 +65,7 @@ class Trainings:
         self.sets = sets_of(list(self.config.tasks), asked.truth)
         self.seeds = list(range(asked.seed, asked.seed + asked.seeds))
         self.horizons = asked.horizons
-        self.rates = rates_of(self.recipe.training, asked.horizons[-1])
+        self.rates = rates_of(self.recipe.training, asked.horizons[-1], self.steps)
         self._done = 0
 
     @property
@@ -158,14 +160,15 @@ def fresh_model(config: AnalysisConfig, trained: TrainConfig, tokenizer: Any, se
         return prepare(base, tokenizer, trained).eval()
 
 
-def rates_of(recipe: RecipeSection, steps: int) -> list[float]:
-    """The learning rate of each of the first steps of a training; it ends with them where the recipe names no end.
+def rates_of(recipe: RecipeSection, steps: int, total: int) -> list[float]:
+    """The learning rate of each of the first steps of a training.
 
     Args:
         recipe: of the training.
         steps: how many.
+        total: of the training in all; `steps` if it is shorter.
     """
-    total = max(recipe.steps or 0, steps)
+    total = max(total, steps)
     warmup = math.ceil(total * recipe.warmup) if recipe.warmup < 1 else int(recipe.warmup)
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=recipe.learning_rate)
     schedule = get_scheduler(recipe.lr_scheduler_type, optimizer, warmup, total)

@@ -25,10 +25,9 @@ from interference.measurement.compute import compute_config
 from interference.measurement.resume import clear
 from interference.prediction import horizons, lookahead, outcomes
 from interference.prediction.finished import content
-from interference.prediction.outcomes import Outcomes
 from interference.prediction.pools import Pools, draw_apart
-from interference.prediction.predictors import Predictor, matrices
-from interference.prediction.recipe import Recipe, asked_of, recipe_of, trained_by, validation_of
+from interference.prediction.predictors import Predictor, check, matrices
+from interference.prediction.recipe import Trained, asked_of, recipe_of, trained_by, validation_of
 from interference.prediction.trainings import Trainings
 from interference.prediction.validation import OUTCOMES, RUNS, Validation, load, save
 from interference.run import load as load_run
@@ -43,7 +42,6 @@ from mixlora.common.progress import Progress, silent
 from mixlora.common.sections import resolved
 from mixlora.common.writing import remove_left, write_json
 from mixlora.data.templates import today
-from mixlora.training.config import TrainConfig
 
 JOB = "job.json"
 _ADAPTERS = "adapters"
@@ -116,7 +114,6 @@ class Job:
         config: its day is that of the templates.
         out: the directory in which the job works.
         trained: the training whose checkpoints are judged.
-        recipe: its recipe.
         pools: the examples of the truth.
         checkpoints: {step: its directory}.
         share: examples of each task in a step.
@@ -125,8 +122,7 @@ class Job:
 
     config: AnalysisConfig
     out: Path
-    trained: TrainConfig
-    recipe: Recipe
+    trained: Trained
     pools: Pools
     checkpoints: Mapping[int, Path]
     share: int
@@ -136,14 +132,16 @@ class Job:
         """What the pieces depend on."""
         asked = {"lookahead": asked_of(self.config), "validation": validation_of(self.config)}
         config = self.config.model_copy(update=asked).model_dump(mode="json", include=_READ, exclude=_ELSEWHERE)
-        trained = resolved(self.trained)
-        data = {"held out": content(self.pools.read)}
-        data |= {task: content(stream.examples) for task, stream in self.pools.streams.items()}
+        trained, model = resolved(self.trained.config), self.config.model
+        sections = {key: trained[key] for key in ("method", "adapter", "lora", "mixlora", "training")}
+        streams = {task: content(stream.examples) for task, stream in self.pools.streams.items()}
+        projector = {} if model.projector is None else {"projector": of_checkpoint(model.projector)}
         return {
-            "validation of": {"base": of_checkpoint(loading.base_of(self.config.model))},
+            "validation of": {"base": of_checkpoint(loading.base_of(model)), **projector},
             "config": config,
-            "training": {key: trained[key] for key in ("method", "adapter", "lora", "mixlora", "training")},
-            "data": data,
+            "training": {**sections, "taken": self.trained.steps},
+            "lookahead": recipe_of(self.config).training.model_dump(mode="json"),
+            "data": {"read": content(self.pools.read), "trained on": streams},
             "processing": of_processing(self.pools.collator),
             "versions": checkpoint.versions(),
             _ADAPTERS: {str(step): of_checkpoint(str(place)) for step, place in self.checkpoints.items()},
@@ -156,7 +154,10 @@ class Job:
 
     def trainings(self) -> Trainings:
         """The trainings that are the truth."""
-        return Trainings(self.config, self.trained, self.recipe, self.pools, self.share, self.progress)
+        trained = self.trained
+        return Trainings(
+            self.config, trained.config, trained.recipe, self.pools, self.share, trained.steps, self.progress
+        )
 
 
 def prepared(config: AnalysisConfig, out: Path, progress: Progress = silent, day: date | None = None) -> Job:
@@ -174,25 +175,35 @@ def prepared(config: AnalysisConfig, out: Path, progress: Progress = silent, day
     Raises:
         InterferenceError: As `validate`.
     """
-    trained, home = trained_by(config)
-    recipe, asked = recipe_of(config), validation_of(config)
-    seeds = range(asked.seed, asked.seed + asked.seeds)
-    if trained.training.seed in seeds:
-        raise ConfigError(
-            f"validation.seed: {trained.training.seed} is the seed of {home}, whose checkpoints are judged; choose "
-            "seeds of your own, so that the truth knows nothing of the prediction"
-        )
+    trained, asked = trained_by(config), validation_of(config)
+    _check_seeds(config, trained)
     if config.probe.optimizer is not None:
         raise ConfigError(
             f"probe.optimizer names the state of one checkpoint ({config.probe.optimizer}); drop it: beside each "
             "snapshot its own is read, where training.optimizer_state kept it"
         )
-    checkpoints = _checkpoints(home, asked.checkpoints)
+    checkpoints = _checkpoints(trained.home, asked.checkpoints)
     checkpoint.adapter_config(config.model)
-    share = asked.share or max(recipe.training.batch_size // len(config.tasks), 1)
-    pools = draw_apart(config, recipe, share, day)
+    share = asked.share or max(trained.config.training.batch_size // len(config.tasks), 1)
+    pools = draw_apart(config, trained.recipe, share, day)
     config = sample.dated(config, pools.held_out.collator)
-    return Job(config, out, trained, recipe, pools, checkpoints, share, progress)
+    return Job(config, out, trained, pools, checkpoints, share, progress)
+
+
+def _check_seeds(config: AnalysisConfig, trained: Trained) -> None:
+    """Raise a ConfigError if the truth would share a seed with a prediction."""
+    asked, ahead, own = validation_of(config), asked_of(config), trained.config.training.seed
+    seeds = range(asked.seed, asked.seed + asked.seeds)
+    if own in seeds:
+        raise ConfigError(
+            f"validation.seed: {own} is the seed of {trained.home}, whose checkpoints are judged; choose seeds of your "
+            "own, so that the truth knows nothing of the prediction"
+        )
+    if shared := sorted(set(seeds) & set(range(ahead.seed, ahead.seed + ahead.seeds))):
+        raise ConfigError(
+            f"validation.seed: {shared[0]} is also a seed of lookahead.seed; choose others, so that the truth knows "
+            "nothing of the prediction"
+        )
 
 
 def _checkpoints(home: Path, asked: Sequence[int] | None) -> dict[int, Path]:
@@ -230,22 +241,35 @@ def compute(config: AnalysisConfig, out: Path, predictors: Mapping[str, Predicto
     Raises:
         InterferenceError: As `validate`.
     """
+    check(predictors)
     known = _known(out)
     check_writable(out)
     job = prepared(config, out, progress, _day(known) or today())
     with locked(out / LOCK, f"validating in {out}"):
         remove_left(out)  # a process was killed while it looked whether `out` can be written
-        identity = _claimed(out, known, job.identity())
+        identity = _claimed(out, _known(out), job.identity())
         for step in job.checkpoints:
             _predicted(job, step)
-        trained = _trained(job, identity)
+        predicted = _predictions(job, list(config.tasks), predictors)  # before hours of training
+        _train(job, identity)
         told = {key: value for key, value in identity.items() if key not in ("data", "config")}
         meta = {**told, "config": resolved(job.config), "seed": config.probe.seed}
         try:
-            save(out, _predictions(job, trained.tasks, predictors), meta)
+            save(out, _with_former(out, predicted), meta)
         except OSError as error:
             raise unwritable(f"{out} cannot be written", error) from None
     return load(out)
+
+
+def _with_former(out: Path, predicted: pd.DataFrame) -> pd.DataFrame:
+    """Predictions with those of earlier calls of the same job that this one does not make."""
+    try:
+        former = load(out).predictions
+    except RunError:  # there are none, or they are damaged
+        return predicted
+    made = pd.MultiIndex.from_frame(predicted[["prediction", "step"]])
+    kept = former[~pd.MultiIndex.from_frame(former[["prediction", "step"]]).isin(made)]
+    return pd.concat([predicted, kept], ignore_index=True) if len(kept) else predicted
 
 
 def _known(out: Path) -> dict[str, Any] | None:
@@ -302,18 +326,21 @@ def _predicted(job: Job, step: int) -> None:
     ahead = lookahead.place_of(config, None)
     clear(ahead, horizons.MARKER)
     if validation_of(job.config).lookahead and not is_file(ahead / horizons.MARKER):
-        lookahead.compute(config, ahead, _named(f"lookahead {step}", job.progress))
+        apart = job.pools.held_out.units
+        lookahead.compute(config, ahead, _named(f"lookahead {step}", job.progress), apart)
 
 
-def _trained(job: Job, identity: Mapping[str, Any]) -> Outcomes:
-    """What the trainings did: computed now, or read."""
+def _train(job: Job, identity: Mapping[str, Any]) -> None:
+    """Find out what trainings do, unless that is known."""
     place = job.out / OUTCOMES
     clear(place, outcomes.MARKER)
     if is_file(place / outcomes.MARKER):
-        return outcomes.load(place)
+        outcomes.load(place)  # it is whole
+        return
     own = {key: value for key, value in identity.items() if key != _ADAPTERS}
-    meta = {"recipe": {**job.recipe.json(), "of": job.recipe.place}, "versions": checkpoint.versions()}
-    return job.trainings().outcomes(place, own, meta)
+    recipe = job.trained.recipe
+    meta = {"recipe": {**recipe.json(), "of": recipe.place}, "versions": checkpoint.versions()}
+    job.trainings().outcomes(place, own, meta)
 
 
 def _predictions(job: Job, tasks: Sequence[str], predictors: Mapping[str, Predictor]) -> pd.DataFrame:

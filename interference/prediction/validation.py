@@ -25,17 +25,15 @@ from interference.config import Truth
 from interference.errors import RunError, ScopeError
 from interference.prediction import outcomes
 from interference.prediction.outcomes import Outcomes
-from interference.prediction.predictors import BY_PART
+from interference.prediction.predictors import AVERAGED, BY_PART, named
 from interference.run import record
-from interference.statistics.ranking import SCORES, Ranking, Score
+from interference.statistics.layout import Array
+from interference.statistics.ranking import SCORE, SCORES, Ranking, Score
 from mixlora.common.files import expanded
 from mixlora.common.writing import whole_file
 
 SCHEMA = 1
 MARKER, OUTCOMES, RUNS, PREDICTIONS = "validation.json", "outcomes", "runs", "predictions.parquet"
-AVERAGED = ", averaged so far"
-"""What the name of a prediction ends with that is the mean over the checkpoints up to one."""
-__all__ = ["AVERAGED", "BY_PART", "Validation", "load", "save"]
 _TEXTS, _NUMBERS = ("prediction", "affected", "stepped"), ("step", "value")
 
 
@@ -60,11 +58,6 @@ class Validation:
             f"{made['prediction'].nunique()} predictions at {made['step'].nunique()} checkpoints)"
         )
 
-    @property
-    def scores(self) -> tuple[str, ...]:
-        """The names of the scores that `table` takes."""
-        return SCORES
-
     def truth(self, kind: Truth | str = Truth.PAIRS, horizon: int | None = None, level: float = 0.95) -> pd.DataFrame:
         """T, by how much training with a task lowers the loss of another, with intervals over seeds and examples.
 
@@ -83,48 +76,59 @@ class Validation:
         """
         frames, tasks = [], self.outcomes.tasks
         for each in self.outcomes.horizons if horizon is None else [horizon]:
-            cells = self.outcomes.falls(kind, each, level).cells("delta")
+            cells = self.outcomes.falls(kind, each, level).cells("delta", gated=False)
             pairs = pd.MultiIndex.from_product([tasks, tasks], names=["affected", "stepped"]).to_frame(False)
             names = ("value", "low", "high", "p", "q", "verdict")
             frames.append(pairs.assign(**{name: cells[name].ravel() for name in names}))
             frames[-1].insert(0, "horizon", each)
         return pd.concat(frames, ignore_index=True)
 
-    def ceilings(self, level: float = 0.95) -> pd.DataFrame:
-        """How well the truth of one seed predicts that of another: what a prediction could reach.
+    def ceilings(self, score: str | None = SCORE, level: float = 0.95) -> pd.DataFrame:
+        """How well the truth of one seed predicts that of another, and what a prediction could reach.
 
         Args:
+            score: As in `table`; None for all.
             level: Of the intervals.
 
         Returns:
-            One row a truth, horizon and score: truth, horizon, score, value, low, high.
-
-        Raises:
-            ConfigError: If the level is no share.
-        """
-        rows = [
-            {"truth": str(kind), "horizon": horizon, "score": name, **_numbers(ranking.ceiling[name], level)}
-            for kind, horizon, ranking in self._rankings()
-            for name in SCORES
-        ]
-        return pd.DataFrame(rows)
-
-    def table(self, score: str = "spearman_within", level: float = 0.95) -> pd.DataFrame:
-        """How well every prediction ranks what training did.
-
-        Args:
-            score: "spearman_within", "spearman_overall", "kendall_within" or "kendall_overall".
-            level: Of the intervals, by a bootstrap over seeds and tasks.
-
-        Returns:
-            One row a truth, horizon, prediction and checkpoint: truth, horizon, prediction, step, value, low, high, and
-            share, share_low, share_high: of the ceiling.
+            One row a truth, horizon and score: truth, horizon, score, value (the agreement of seeds), low, high, and
+            ceiling, its root: about what a prediction scores that knows all but the noise of a seed.
 
         Raises:
             ScopeError: If there is no such score.
             ConfigError: If the level is no share.
         """
-        frames = [self._judged(*each, matrix, score, level) for each, matrix in self.matrices()]
+        if score is not None:
+            _check_score(score)
+        rows = [
+            {"truth": str(kind), "horizon": horizon, "score": name, **_numbers(ranking.agreement[name], level)}
+            | {"ceiling": ranking.ceiling[name].value}
+            for kind, horizon, ranking in self._rankings()
+            for name in (SCORES if score is None else (score,))
+        ]
+        return pd.DataFrame(rows)
+
+    def table(self, score: str = SCORE, level: float = 0.95, parts: bool = True) -> pd.DataFrame:
+        """How well every prediction ranks what training did.
+
+        Args:
+            score: "spearman_within", "spearman_overall", "kendall_within" or "kendall_overall".
+            level: Of the intervals, by a bootstrap over seeds and tasks.
+            parts: Also interference in single layers, modules and sides.
+
+        Returns:
+            One row a truth, horizon, prediction and checkpoint: truth, horizon, prediction, step, value, low, high, and
+            share, share_low, share_high: of the ceiling, where the agreement of seeds is surely above 0.
+
+        Raises:
+            ScopeError: If there is no such score.
+            ConfigError: If the level is no share.
+        """
+        frames = [
+            self._judged(*each, matrix, score, level)
+            for each, matrix in self.matrices()
+            if parts or not each[0].startswith(BY_PART)
+        ]
         return pd.concat(frames, ignore_index=True)
 
     def prediction(self, name: str, step: int, score: str = "spearman_within", level: float = 0.95) -> pd.DataFrame:
@@ -148,11 +152,12 @@ class Validation:
             raise ScopeError(f"there is no prediction {name!r} at step {step}; `predictions` has all that there are")
         return self._judged(name, step, found[name, step], score, level)
 
-    def judged(self, predicted: pd.DataFrame, score: str = "spearman_within", level: float = 0.95) -> pd.DataFrame:
+    def judged(self, predicted: Any, score: str = SCORE, level: float = 0.95) -> pd.DataFrame:
         """How well a matrix of your own ranks what training did.
 
         Args:
-            predicted: Tasks x tasks by name, larger where the column's task is said to do the row's task more good.
+            predicted: [tasks, tasks] in the order of the tasks, or a DataFrame with their names; larger where the
+                column's task is said to do the row's task more good.
             score: As in `table`.
             level: As in `table`.
 
@@ -163,11 +168,7 @@ class Validation:
             ScopeError: If a task is missing, or there is no such score.
             ConfigError: If the level is no share.
         """
-        tasks = self.outcomes.tasks
-        if missing := [task for task in tasks if task not in predicted.index or task not in predicted.columns]:
-            raise ScopeError(f"the prediction has no row and column of task {missing[0]!r}; name all of {tasks}")
-        matrix = predicted.loc[tasks, tasks].to_numpy(dtype=float)
-        return self._judged("your own", -1, matrix, score, level)
+        return self._judged("your own", -1, named("your own", predicted, self.outcomes.tasks), score, level)
 
     def matrices(self) -> Iterator[tuple[tuple[str, int], NDArray[np.float64]]]:
         """Every prediction: its name and checkpoint, and its matrix [tasks i, tasks j].
@@ -186,9 +187,8 @@ class Validation:
                 if len(seen) > 1 and not str(name).startswith(BY_PART):
                     yield (f"{name}{AVERAGED}", step), _mean(seen)
 
-    def _judged(self, name: str, step: int, matrix: NDArray[np.float64], score: str, level: float) -> pd.DataFrame:
-        if score not in SCORES:
-            raise ScopeError(f"there is no score {score!r}; there is {', '.join(SCORES)}")
+    def _judged(self, name: str, step: int, matrix: Array, score: str, level: float) -> pd.DataFrame:
+        _check_score(score)
         rows = []
         for kind, horizon, ranking in self._rankings():
             key = (kind, horizon, matrix.tobytes())
@@ -218,6 +218,12 @@ class Validation:
             for kind in found.kinds
             for horizon in found.horizons
         }
+
+
+def _check_score(score: str) -> None:
+    """Raise a ScopeError if there is no such score."""
+    if score not in SCORES:
+        raise ScopeError(f"there is no score {score!r}; there is {', '.join(SCORES)}")
 
 
 def save(folder: Path, predictions: pd.DataFrame, meta: Mapping[str, Any]) -> None:
@@ -269,4 +275,6 @@ def _mean(matrices: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     stacked = np.stack(matrices)
     known = np.isfinite(stacked)
     total = known.sum(axis=0)
-    return np.divide(np.nansum(stacked, axis=0), total, out=np.full(total.shape, np.nan), where=total > 0)
+    return np.divide(
+        np.where(known, stacked, 0.0).sum(axis=0), total, out=np.full(total.shape, np.nan), where=total > 0
+    )

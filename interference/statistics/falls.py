@@ -51,10 +51,11 @@ class Falls:
     draws: Array
     level: float
 
-    def cells(self, metric: str) -> dict[str, NDArray[np.generic]]:
+    def cells(self, metric: str, gated: bool = True) -> dict[str, NDArray[np.generic]]:
         """The columns value, low, high, p, q and verdict of a metric, each [i, j].
 
-        p, q and verdict are of Delta_ij whatever the metric, as in a table of the first-order score.
+        p, q and verdict are of Delta_ij whatever the metric, as in a table of the first-order score. `gated`: there are
+        none in the row of a task whose own fall is not above 0, as interference is relative to that.
 
         Raises:
             ScopeError: if there is no such metric.
@@ -62,7 +63,7 @@ class Falls:
         if metric not in METRICS:
             raise ScopeError(f"a lookahead has no metric {metric!r}; it has {', '.join(METRICS)}")
         low, high = interval(self.draws, self.level)
-        own_low = np.diagonal(low)
+        own_low = np.diagonal(low) if gated else np.full(len(self.tasks), np.inf)
         p = p_value(self.value, self.variance, self.degrees)
         off = ~np.eye(len(self.tasks), dtype=bool)
         q = benjamini_hochberg(np.where((own_low > 0)[:, None] & off, p, np.nan))

@@ -2,11 +2,15 @@
 
 The truth is a matrix T[s, i, j] for every seed s: what training with task j did to task i. A prediction is one matrix.
 Its score is the mean over seeds of a rank correlation with T[s]: Spearman's or Kendall's (tau-b), within the rows of
-affected tasks (their mean) or over all pairs. The ceiling is what the truth of one seed scores against that of another,
-as a mean over pairs of seeds: no prediction that knows nothing of the seed can be expected to do much better.
+affected tasks (their mean) or over all pairs.
+
+The agreement of seeds is what the truth of one seed scores against that of another, as a mean over pairs of seeds. Both
+have noise of their own, and a prediction is scored against one of them, so that one that knows all but the noise scores
+about the root of the agreement (the correction for attenuation): the ceiling.
 
 Intervals are percentiles of a bootstrap over seeds and tasks: a task that is drawn twice counts twice, as a row and as
-a column. The same draws serve every prediction and the ceiling, so that their ratios have intervals, too.
+a column. The same draws serve every prediction and the ceiling, so that their ratios have intervals, too. A resample of
+two seeds has one pair or none: agreement and ceiling have intervals from three seeds on.
 """
 
 from __future__ import annotations
@@ -28,6 +32,12 @@ MEASURES = ("spearman", "kendall")
 WHERE = ("within", "overall")
 SCORES = tuple(f"{measure}_{where}" for measure in MEASURES for where in WHERE)
 """The names of the scores: a rank correlation within rows, or over all pairs."""
+SCORE = "spearman_within"
+"""The score that is meant wherever none is named."""
+INTERVALS = 6
+"""Tasks of which a score within rows has an interval, at least: of fewer, too few resamples have ranks."""
+_SEEDS = 3
+"""Seeds whose agreement has an interval, at least."""
 _KNOWN = 0.5
 """The share of resamples that must have a score, so that their quantiles are an interval."""
 _CHUNK = 2**24
@@ -66,7 +76,7 @@ class Score:
         return float(low), float(high)
 
     def of(self, ceiling: Score) -> Score:
-        """This score as a share of a ceiling; NaN where the ceiling is not above 0.
+        """This score as a share of a ceiling; NaN unless the ceiling's interval is above 0.
 
         Args:
             ceiling: Of the same truth, with the same resamples.
@@ -74,9 +84,15 @@ class Score:
         Returns:
             The share, and its resamples.
         """
-        value = self.value / ceiling.value if ceiling.value > 0 else float("nan")
         whole = ceiling.draws > 0
-        return Score(value, np.divide(self.draws, ceiling.draws, out=np.full(whole.shape, np.nan), where=whole))
+        if not ceiling.interval()[0] > 0:
+            return Score(float("nan"), np.full(whole.shape, np.nan))
+        shares = np.divide(self.draws, ceiling.draws, out=np.full(whole.shape, np.nan), where=whole)
+        return Score(self.value / ceiling.value, shares)
+
+    def root(self) -> Score:
+        """The square root, 0 where the score is below 0."""
+        return Score(float(np.sqrt(np.maximum(self.value, 0))), np.sqrt(np.maximum(self.draws, 0)))
 
 
 class Ranking:
@@ -102,12 +118,20 @@ class Ranking:
         self._tasks = rng.multinomial(tasks, np.full(tasks, 1 / tasks), size=replicates).astype(float)
 
     @cached_property
-    def ceiling(self) -> Mapping[str, Score]:
+    def agreement(self) -> Mapping[str, Score]:
         """{name of a score: how well the truth of one seed predicts that of another}."""
         pairs = list(combinations(range(len(self._truth)), 2))
         found = [self._pair(self._truth[a], self._truth[b]) for a, b in pairs]
         weights = np.array([self._seeds[:, a] * self._seeds[:, b] for a, b in pairs]).T
-        return MappingProxyType(_averaged(found, weights))
+        scores = _averaged(found, weights)
+        if len(self._truth) < _SEEDS:
+            scores = {name: Score(own.value, np.full(len(own.draws), np.nan)) for name, own in scores.items()}
+        return MappingProxyType(scores)
+
+    @cached_property
+    def ceiling(self) -> Mapping[str, Score]:
+        """{name of a score: what a prediction could reach that knows all but the noise of a seed}."""
+        return MappingProxyType({name: own.root() for name, own in self.agreement.items()})
 
     def of(self, predicted: Array) -> dict[str, Score]:
         """The scores of a prediction.

@@ -19,7 +19,11 @@ def _validation(label):
     names = ["interference", "interference, averaged so far", "lookahead interference, 40 steps"]
     cells = [{"value": 0.5, "low": 0.25, "high": 0.75}, {"value": -0.5, "low": None, "high": None}]
     rows = [{"name": name, "cells": [*cells, cells[0]]} for name in names]
-    truth = {"words": "This matrix was found to rank what training did after 5 steps.", "ceiling": [cells[0]] * 3}
+    truth = {
+        "words": "This matrix was found to rank what training did after 5 steps.",
+        "ceiling": [0.8, 0.6, None],
+        "agreement": [cells[0]] * 3,
+    }
     counts = [{"hurt": 3, "helped": 12}] * 3
     truths = [{"kind": kind, "counts": counts, "rows": rows, **truth} for kind in ("pairs", "leave-one-out")]
     recipe = "Truth: 63 trainings."
@@ -34,7 +38,8 @@ def test_its_numbers_are_those_of_the_data(opened):
     assert table.locator("thead th").all_text_contents() == ["prediction", "1 step", "5 steps", "40 steps"]
     rows = table.locator("tbody tr")
     assert rows.nth(0).locator("td").all_text_contents() == ["3, 12"] * 3
-    assert rows.nth(2).locator("td").all_text_contents() == ["0.50[0.25, 0.75]", "−0.50[–, –]", "0.50[0.25, 0.75]"]
+    assert rows.nth(1).locator("td").all_text_contents() == ["0.80", "0.60", "–"]
+    assert rows.nth(3).locator("td").all_text_contents() == ["0.50[0.25, 0.75]", "−0.50[–, –]", "0.50[0.25, 0.75]"]
     assert page.locator("#predict table caption").nth(1).text_content().endswith("(leave-one-out)")
 
 

@@ -6,11 +6,9 @@ from typing import Any
 import pandas as pd
 
 from interference.prediction import Validation, holding
-from interference.prediction.predictors import BY_PART
 from interference.report.phrases import counted, sentence
 from interference.report.summary import RunSummary
 
-_SCORE = holding.SCORE
 Judged = tuple[Validation, int]
 """A validation, and the step of a run among its checkpoints."""
 
@@ -40,22 +38,23 @@ def _followed(found: Validation, step: int) -> str:
     )
     return (
         f"Truth: {trainings} ({seeds}) with {known.meta['share']} examples of each task in a step. Predictions: of the "
-        f"checkpoint at step {step}, with other seeds and other examples."
+        f"checkpoint at step {step}, with other seeds. What is read was neither probed nor trained on by them."
     )
 
 
 def _truth(found: Validation, step: int, kind: str) -> dict[str, Any]:
     """The answer, the ceiling and the scores by one kind of truth."""
-    ceilings = found.ceilings().query("truth == @kind and score == @_SCORE")
-    table = found.table(_SCORE).query("truth == @kind and step == @step")
-    table = table[~table["prediction"].str.startswith(BY_PART)]
+    ceilings, table = found.ceilings(), found.table(parts=False)
+    ceilings = ceilings[ceilings["truth"] == kind]
+    table = table[(table["truth"] == kind) & (table["step"] == step)]
     truth = found.truth(kind)
     apart = truth[truth["affected"] != truth["stepped"]]
     return {
         "kind": kind,
         "words": sentence(holding.answer(holding.held(found, step, kind))),
         "counts": [_counts(apart[apart["horizon"] == horizon]) for horizon in found.outcomes.horizons],
-        "ceiling": [_cell(row) for row in ceilings.to_dict("records")],
+        "agreement": [_cell(row) for row in ceilings.to_dict("records")],
+        "ceiling": [None if pd.isna(value) else float(value) for value in ceilings["ceiling"]],
         "rows": [
             {"name": str(name), "cells": [_cell(row) for row in own.to_dict("records")]}
             for name, own in table.groupby("prediction", sort=False)

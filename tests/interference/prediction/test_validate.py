@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -17,15 +18,15 @@ from interference.measurement import sample
 from interference.prediction import validate as library
 from interference.prediction.branches import Branches
 from interference.prediction.pools import draw
+from interference.prediction.predictors import AVERAGED
 from interference.prediction.recipe import asked_of
 from interference.prediction.trainings import fresh_model, rates_of
 from interference.prediction.truth import gains, sets_of
-from interference.prediction.validation import AVERAGED
 from mixlora.checkpoints.prompting import load_collator
 from mixlora.common import settings
 from mixlora.common.locks import LOCK, locked
 from mixlora.common.progress import silent
-from mixlora.training.config import RecipeSection, TrainConfig
+from mixlora.training.config import TrainConfig
 from mixlora.training.run import train
 from tests.support.checkpoints import write_base, write_task
 from tests.support.killing import kill_until_done
@@ -87,12 +88,20 @@ def found(place):
 def test_no_example_is_in_two_of_probed_read_and_trained_on(folder):
     job = library.prepared(asked(folder), folder / "out")
     units = sample.encode(sample.read(job.config), job.pools.held_out.collator, job.config).units
-    ahead = draw(job.config, job.recipe, 1).held_out.units
+    branch = draw(job.config, job.trained.recipe, 1, apart=job.pools.held_out.units)
+    ahead = branch.held_out.units
+    stepped = {(task, one.id) for task, stream in branch.streams.items() for one in stream.examples}
     probed = {(unit.task, one.id) for unit in [*units, *ahead] for one in unit.examples}
     read = {(unit.task, one.id) for unit in job.pools.held_out.units for one in unit.examples}
     on = {(task, one.id) for task, stream in job.pools.streams.items() for one in stream.examples}
     assert len(probed) == 4 * 9 and len(read) == 4 * 8 and len(on) == 4 * (60 - 9 - 8)
     assert not probed & read and not read & on and not probed & on
+    assert stepped == on  # branches of lookaheads see nothing that is read, either
+
+
+def test_a_lookahead_of_a_checkpoint_trains_on_nothing_that_is_read(place):
+    told = json.loads((place / "runs" / "step-2-lookahead" / "lookahead.json").read_text())["trained_on"]
+    assert {task: own["examples"] for task, own in told.items()} == dict.fromkeys(TASKS, 60 - 9 - 8)
 
 
 def test_sets_of_tasks():
@@ -137,9 +146,9 @@ def test_rates_are_those_of_a_training(folder, tmp_path, kind, warmup):
 
     values = settings.build(TrainConfig, trained(folder, tmp_path / "lora", **recipe), "the test")
     train(values, callbacks=[lambda trainer: Heard()])
-    assert rates_of(values.training, 6) == pytest.approx(rates)
-    assert rates_of(values.training, 4) == pytest.approx(rates[:4])
-    assert len(rates_of(RecipeSection(lr_scheduler_type=kind), 5)) == 5
+    assert rates_of(values.training, 6, 6) == pytest.approx(rates)
+    assert rates_of(values.training, 4, 6) == pytest.approx(rates[:4])
+    assert len(rates_of(values.training, 9, 6)) == 9
 
 
 def test_every_set_begins_with_the_same_adapter_and_sees_the_same_examples(folder, place, found):
@@ -152,6 +161,22 @@ def test_every_set_begins_with_the_same_adapter_and_sees_the_same_examples(folde
     place = found.outcomes.meta["sets"].index(["green", "gold"])
     np.testing.assert_array_equal(found.outcomes.losses[1, place], read)
     np.testing.assert_array_equal(found.outcomes.before[1], branches.before().numpy())
+
+
+def test_verdicts_of_the_truth_do_not_wait_for_a_tasks_own_fall(found):
+    """As where a task gains nothing from its own presence among all."""
+    known = found.outcomes
+    still = replace(known, losses=known.losses.copy(), before=known.before)
+    sets = [frozenset(own) for own in known.meta["sets"]]
+    whole, owner = sets.index(frozenset(TASKS)), known.examples["task"].to_numpy()
+    still.losses[:, sets.index(frozenset(TASKS) - {"red"})] = still.losses[:, whole]  # red's own presence does nothing
+    lowered = still.losses[:, whole][:, :, owner == "red"] - 0.5
+    still.losses[:, sets.index(frozenset(TASKS) - {"blue"})][:, :, owner == "red"] = lowered
+    rows = np.ix_(range(2), [sets.index(frozenset(TASKS) - {"blue"})], range(2), np.flatnonzero(owner == "red"))
+    still.losses[rows] = lowered[:, None]
+    table = replace(found, outcomes=still).truth("leave-one-out", 3).set_index(["affected", "stepped"])
+    assert table.loc[("red", "blue"), "value"] == pytest.approx(-0.5)
+    assert table.loc[("red", "blue"), "verdict"] == "conflict"
 
 
 def test_truth_is_of_plain_means(found):
@@ -206,11 +231,12 @@ def test_tables(found):
     table = found.table("kendall_overall")
     assert set(table["truth"]) == {"pairs", "leave-one-out"} and set(table["horizon"]) == {1, 3}
     assert table["value"].abs().max() <= 1
-    assert found.ceilings()["score"].nunique() == 4
+    assert found.ceilings(None)["score"].nunique() == 4 and found.ceilings()["score"].nunique() == 1
     one = found.judged(pd.DataFrame(np.arange(16.0).reshape(4, 4), TASKS, TASKS))
     assert len(one) == 4 and set(one["prediction"]) == {"your own"}
-    with pytest.raises(ScopeError, match="the prediction has no row and column of task 'red'"):
+    with pytest.raises(ScopeError, match="prediction 'your own' has rows"):
         found.judged(pd.DataFrame(np.ones((1, 1)), ["blue"], ["blue"]))
+    pd.testing.assert_frame_equal(found.judged(np.arange(16.0).reshape(4, 4)), one)
     with pytest.raises(ScopeError, match="there is no score 'best'; there is spearman_within, "):
         found.table("best")
     with pytest.raises(ScopeError, match="losses were read after 1, 3 steps, not after 2"):
@@ -306,6 +332,10 @@ def test_more_checkpoints_and_predictions_train_nothing_again(folder, tmp_path, 
     assert np.array_equal(again.outcomes.losses, found.outcomes.losses)
     table = again.table().set_index(["truth", "horizon", "prediction", "step"])["value"]
     assert table["pairs", 3, "mine", 4] == pytest.approx(table["pairs", 3, "cosine", 4], nan_ok=True)
+    later = interference.validate(asked(folder, checkpoints=[4]), out)  # without them: they are kept
+    assert len(later.predictions) == len(again.predictions) and {"mine", "array"} <= set(
+        later.predictions["prediction"]
+    )
     kept = out / "runs" / "step-2" / "run.json"
     assert kept.stat().st_mtime_ns < (out / "validation.json").stat().st_mtime_ns
 
@@ -313,11 +343,11 @@ def test_more_checkpoints_and_predictions_train_nothing_again(folder, tmp_path, 
 @pytest.mark.parametrize(
     ("predictor", "words"),
     [
-        (lambda run: np.ones(3), r"prediction 'mine' returned \(3,\), but the run has 4 tasks"),
-        (lambda run: "high", "prediction 'mine' returned a str, but must return tasks x tasks"),
+        (lambda run: np.ones(3), r"prediction 'mine' is \(3,\), but there are 4 tasks"),
+        (lambda run: "high", "prediction 'mine' is a str, but must be tasks x tasks"),
         (
             lambda run: pd.DataFrame(np.ones((4, 4))),
-            r"prediction 'mine' has rows \[0, 1, 2, 3\], but the run has tasks",
+            r"prediction 'mine' has rows \[0, 1, 2, 3\], but the tasks are",
         ),
     ],
 )
@@ -339,6 +369,21 @@ def test_another_job_is_refused(folder, place, tmp_path):
     weights.write_bytes(raw)
     with pytest.raises(RunError, match=r"another job \(adapters.2 has changed\)"):
         interference.validate(asked(folder, adapter=tmp_path / "lora"), out)
+
+
+def test_another_recipe_of_lookaheads_is_another_job(folder, tmp_path):
+    """The file behind lookahead.training may change under its name."""
+    file = tmp_path / "recipe.yaml"
+
+    def identity(rate):
+        file.write_text(json.dumps(trained(folder, "unused", learning_rate=rate)))
+        own = asked(folder)
+        ahead = own.lookahead.model_copy(update={"training": str(file)})
+        job = library.prepared(own.model_copy(update={"lookahead": ahead}), tmp_path / "out")
+        return job.identity(), job.trainings().rates
+
+    (one, rates), (other, same) = identity(1e-2), identity(1e-1)
+    assert one != other and rates == same  # the truth follows the probed training, not lookahead.training
 
 
 def test_a_directory_of_something_else(folder, tmp_path):
@@ -365,10 +410,14 @@ def test_one_process_at_a_time(folder, tmp_path):
             "validation.seed: 0 is the seed of .*lora, whose checkpoints are judged; choose seeds of your own",
         ),
         ({"checkpoints": [3]}, "validation.checkpoints asks for step 3, but .*snapshots has 0, 2, 4"),
+        ({"seed": 1}, "validation.seed: 1 is also a seed of lookahead.seed; choose others, so that the truth"),
         ({"horizons": [0, 1]}, "validation.horizons: after 0 steps nothing is trained; begin with 1 or more"),
         ({"seeds": 1}, "validation.seeds: Input should be greater than or equal to 2"),
         ({"truth": ["thirds"]}, "validation.truth"),
-        ({"share": 50}, "task 'red' has 43 examples to train on, but a step takes 50"),
+        (
+            {"share": 50},
+            "task 'red' has 43 examples to train on, but a step takes 50; .*lower validation.held_out, val",
+        ),
     ],
 )
 def test_values_that_cannot_be_used(folder, tmp_path, values, words):
@@ -377,11 +426,29 @@ def test_values_that_cannot_be_used(folder, tmp_path, values, words):
     assert not (tmp_path / "out").exists()
 
 
-def test_one_task_alone(folder, tmp_path):
+@pytest.mark.parametrize("count", [1, 3])
+def test_too_few_tasks(folder, tmp_path, count):
     own = asked(folder)
-    alone = own.model_copy(update={"tasks": {"red": own.tasks["red"]}})
-    with pytest.raises(ScopeError, match="a validation is of pairs of tasks, but the configuration has one task"):
-        interference.validate(alone, tmp_path / "out")
+    few = own.model_copy(update={"tasks": {task: own.tasks[task] for task in TASKS[:count]}})
+    words = f"a validation ranks the rivals of each task, which takes 4 tasks, but the configuration has {count}"
+    with pytest.raises(ScopeError, match=words):
+        interference.validate(few, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("name", "predictor", "words"),
+    [
+        ("interference", np.eye, "predictor 'interference' has a name that is taken or kept for others"),
+        ("lookahead delta, 1 step", np.eye, "predictor 'lookahead delta, 1 step' has a name that is taken"),
+        ("mine, averaged so far", np.eye, "predictor 'mine, averaged so far' has a name that is taken"),
+        ("", np.eye, "predictor '' has a name that is taken"),
+        ("mine", np.eye(4), "predictor 'mine' is an? .*array, but must be a function of a Run"),
+    ],
+)
+def test_predictors_are_looked_at_first(folder, tmp_path, name, predictor, words):
+    with pytest.raises(ConfigError, match=words):
+        interference.validate(asked(folder), tmp_path / "out", predictors={name: predictor})
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_adapter_that_no_training_made(folder, tmp_path):

@@ -42,9 +42,21 @@ def test_a_run_elsewhere_finds_the_one_beside_it(place, tmp_path):
     assert holding.beside(tmp_path / "mine", run)[1] == 20
     run.meta["fingerprints"] = {"model": "f" * 32}
     assert holding.words(tmp_path / "mine", run) == [
-        f"the validation in {tmp_path / 'mine-validation'} is not shown: this run's checkpoint is not one of its own"
+        f"the validation in {tmp_path / 'mine-validation'} is not shown: this run is of another checkpoint, or of "
+        "other examples or blocks"
     ]
     assert holding.words(tmp_path / "other", run) == []
+
+
+def test_a_run_of_other_examples_or_blocks_is_not_judged(place, tmp_path):
+    _, run = run_of(place, 20)
+    (tmp_path / "mine-validation").symlink_to(place)
+    for meta in ({"data": {"fingerprint": "0" * 32}}, {"config": {"probe": {"layers": [3]}}}):
+        other = interference.load(place / "runs" / "step-20")
+        other.meta.update(meta)
+        assert "is not shown: this run is of another checkpoint" in holding.words(tmp_path / "mine", other)[0]
+    fewer = made({name: MEANS[name] for name in "abc"}, meta=dict(run.meta))
+    assert "is not shown" in holding.words(tmp_path / "mine", fewer)[0]
 
 
 def test_a_damaged_validation_is_told(place, tmp_path):
@@ -61,10 +73,10 @@ def test_the_answer_names_the_horizons_that_hold(place):
     table = found.prediction("interference", 10)
     near, far = (table[table["horizon"] == horizon].iloc[0] for horizon in (10, 40))
     assert near["low"] > 0.5 and far["low"] < 0
-    ceilings = found.ceilings().query("score == 'spearman_within'")["value"].tolist()
+    ceilings = found.ceilings().query("score == 'spearman_within'")["ceiling"].tolist()
     assert said == (
-        "this matrix was found to rank what training did after 10 steps (truth by pairs; Spearman within rows after "
-        f"10 steps {near['value']:.2f} [{near['low']:.2f}, {near['high']:.2f}], ceiling {ceilings[0]:.2f}; "
+        "I over all its blocks was found to rank what training did after 10 steps (truth by pairs; Spearman within "
+        f"rows after 10 steps {near['value']:.2f} [{near['low']:.2f}, {near['high']:.2f}], ceiling {ceilings[0]:.2f}; "
         f"40 steps {far['value']:.2f} [{far['low']:.2f}, {far['high']:.2f}], ceiling {ceilings[1]:.2f})"
     )
 
@@ -72,14 +84,16 @@ def test_the_answer_names_the_horizons_that_hold(place):
 def test_a_matrix_that_ranks_nothing(tmp_path):
     run = made(MEANS)
     place = validated.write(tmp_path / "v", run, {10: -run.matrix("interference").to_numpy()})
-    assert holding.words(*run_of(place))[0].startswith("this matrix was not found to rank what training did (")
+    assert holding.words(*run_of(place))[0].startswith(
+        "I over all its blocks was not found to rank what training did ("
+    )
 
 
 def test_too_few_tasks(tmp_path):
     run = made({name: MEANS[name] for name in "abcd"})
     place = validated.write(tmp_path / "v", run, {10: run.matrix("interference").to_numpy()})
     (said,) = holding.words(*run_of(place))
-    assert said.startswith("too few tasks or seeds to say whether this matrix ranks what training did (truth by pairs")
+    assert said.startswith("tasks or seeds are too few to say whether I ranks what training did (truth by pairs")
     assert "[no interval]" in said
 
 
@@ -98,16 +112,18 @@ def test_the_page_has_each_prediction_at_the_runs_step(place):
             wanted = table.loc[(row["name"], horizon)]
             for name in ("value", "low", "high"):
                 assert cell[name] == (None if np.isnan(wanted[name]) else pytest.approx(wanted[name]))
-    assert truth["counts"][0]["hurt"] > 0 and truth["words"].startswith("This matrix was found to rank what")
+    assert truth["counts"][0]["hurt"] > 0 and truth["words"].startswith("I over all its blocks was found to rank what")
     assert shown["recipe"] == (
         "Truth: 63 trainings (3 seeds) with 8 examples of each task in a step. Predictions: of the checkpoint at step "
-        "10, with other seeds and other examples."
+        "10, with other seeds. What is read was neither probed nor trained on by them."
     )
     html = render(made_of.to_json())
-    assert "Does it predict?" in html and "Spearman within rows, after so many steps of training (pairs)" in html
+    assert "Does it predict?" in html and "Spearman within rows, by steps of training (pairs)" in html
 
 
 def test_a_report_of_a_checkpoint_has_it(place, tmp_path):
     directory.write([run_of(place)[0]], None, tmp_path / "page", examples=False)
     html = (tmp_path / "page" / "report.html").read_text()
-    assert 'href="#predict"' in html and "This matrix was found to rank what training did after 10 steps" in html
+    assert (
+        'href="#predict"' in html and "I over all its blocks was found to rank what training did after 10 steps" in html
+    )

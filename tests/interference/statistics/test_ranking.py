@@ -44,13 +44,35 @@ def test_an_item_counts_as_often_as_its_weight_says():
             assert kendall[k] == pytest.approx(stats.kendalltau(a, b).statistic)
 
 
-def test_the_ceiling_is_what_seeds_say_of_each_other():
+def test_seeds_agree_as_they_predict_each_other_and_the_ceiling_is_the_root():
     _, truth = matrices()
     ranking = Ranking(truth, replicates=10)
     pairs = [(0, 1), (0, 2), (1, 2)]
     expected = np.mean([agreement(truth[a], truth[b]).within for a, b in pairs])
-    assert ranking.ceiling["spearman_within"].value == pytest.approx(expected)
-    assert set(ranking.ceiling) == set(SCORES)
+    assert ranking.agreement["spearman_within"].value == pytest.approx(expected)
+    assert ranking.ceiling["spearman_within"].value == pytest.approx(expected**0.5)
+    assert set(ranking.agreement) == set(ranking.ceiling) == set(SCORES)
+
+
+@pytest.mark.parametrize("noise", [0.5, 1.0])
+def test_the_truth_without_its_noise_reaches_the_ceiling(noise):
+    """A prediction that knows all but the noise of seeds scores about the ceiling, not above and not below."""
+    shares = []
+    for seed in range(40):
+        common, truth = matrices(tasks=8, noise=noise, seed=seed)
+        ranking = Ranking(truth, replicates=2)
+        shares.append(ranking.of(common)["spearman_within"].value / ranking.ceiling["spearman_within"].value)
+    assert 0.93 <= np.median(shares) <= 1.07
+
+
+def test_two_seeds_agree_without_an_interval():
+    for seed in range(8):
+        ranking = Ranking(matrices(seeds=2, tasks=8)[1], seed=seed)
+        score = ranking.agreement["spearman_within"]
+        assert np.isfinite(score.value) and np.isnan(score.interval()).all()
+        assert np.isnan(
+            ranking.of(matrices(tasks=8)[0])["spearman_within"].of(ranking.ceiling["spearman_within"]).value
+        )
 
 
 def test_only_ranks_count_and_a_sign_turns_them():
@@ -123,10 +145,12 @@ def test_two_tasks_have_no_ranks():
     assert all(np.isnan(score.value) for score in found.values())
 
 
-def test_no_share_of_a_ceiling_that_is_not_above_0():
-    one, none = Score(0.5, np.array([0.5, 0.4])), Score(-0.1, np.array([0.2, -0.1]))
-    share = one.of(none)
-    assert np.isnan(share.value) and share.draws[0] == 2.5 and np.isnan(share.draws[1])
+def test_no_share_of_a_ceiling_that_is_not_surely_above_0():
+    """Resamples without agreement would be dropped, and what is left would look sure."""
+    one, unsure = Score(0.3, np.full(1000, 0.3)), Score(0.02, np.repeat([0.05, -0.2], [550, 450]))
+    share = one.of(unsure)
+    assert np.isnan(share.value) and np.isnan(share.interval()).all()
+    assert one.of(Score(0.6, np.full(1000, 0.6))).interval() == pytest.approx((0.5, 0.5))
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 4), (2, 4, 3)])
