@@ -35,6 +35,7 @@ OPTIONAL = {
     "bitsandbytes": "4-bit and 8-bit bases (model.quantization) cannot be loaded",
     "easy-vqa": "`interference demo` and the tasks of the mini suite with its pictures cannot run",
     "xarray": "`run.to_xarray()` cannot run",
+    "torchjd": "a training cannot combine its tasks' gradients (training.combine)",
     "tensorboard": "a training cannot log to TensorBoard (report_to: [tensorboard])",
     "wandb": "a training cannot log to Weights & Biases (report_to: [wandb])",
     "lmms-eval": "the model `mixlora_llava` cannot be scored by lmms-eval",

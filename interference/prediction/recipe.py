@@ -110,6 +110,11 @@ def trained_by(config: AnalysisConfig) -> Trained:
             f"{place} is a training of method {found.method}, but a validation needs one adapter for all tasks; give "
             "model.adapter the directory of a lora or mixlora"
         )
+    if found.training.combines:
+        raise ConfigError(
+            f"{place} was trained with training.combine or training.weights, which the trainings of a validation do not "
+            "follow; give model.adapter a training without them"
+        )
     steps = read_json(Path(place) / TRAINING).get("steps")
     if not isinstance(steps, int):
         raise ConfigError(f"{place} is a training that has not ended; finish it first (the same command continues)")

@@ -37,6 +37,21 @@ class Order(StrEnum):
     LENGTH = "length"  # of similar length, which saves padding
     SHUFFLED = "shuffled"
     TASK = "task"  # of one task
+    BALANCED = "balanced"  # equally many of every task
+
+
+class Combine(StrEnum):
+    """How the gradients of a step's tasks become one; all but the sum are aggregators of TorchJD."""
+
+    SUM = "sum"  # of all tokens' losses: no gradient of a task is ever seen
+    MEAN = "mean"
+    RANDOM = "random"  # weights drawn in each step
+    PCGRAD = "pcgrad"
+    MGDA = "mgda"
+    IMTL_G = "imtl_g"
+    CAGRAD = "cagrad"
+    UPGRAD = "upgrad"
+    DUALPROJ = "dualproj"
 
 
 class TrainTask(TaskGroupSection):
@@ -128,7 +143,10 @@ class RecipeSection(Section):
         weight_decay: AdamW's.
         max_grad_norm: gradients are clipped to it; 0 for none.
         max_length: tokens kept of an example; None keeps all, and refuses more than the model was made for.
-        order: "length", "shuffled" or "task": which examples share a batch.
+        order: "length", "shuffled", "task" or "balanced" (equally many of every task): which examples share a batch.
+        combine: how the gradients of a step's tasks become one: "sum" follows the mean loss of all tokens; the others
+            combine one gradient for each task, and need the extra `aggregators`.
+        weights: {task: weight of its loss, relative to the other tasks'}; a task that is not named has weight 1.
         bf16: compute in bfloat16 (autocast), keep trained weights in float32.
         gradient_checkpointing: recompute activations instead of keeping them.
         seed: seed of initial weights, order and dropout.
@@ -154,6 +172,8 @@ class RecipeSection(Section):
     max_grad_norm: Number = Field(1.0, ge=0)
     max_length: int | None = Field(None, ge=1)
     order: Order = Order.LENGTH
+    combine: Combine = Combine.SUM
+    weights: dict[str, Rate] = Field(default_factory=dict)
     bf16: bool = False
     gradient_checkpointing: bool = False
     seed: int = Field(0, ge=0, lt=2**32)
@@ -190,6 +210,20 @@ class RecipeSection(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _several_tasks(self) -> "RecipeSection":
+        if self.combines and self.order == Order.TASK:
+            raise ValueError(
+                "with order task a step has one task, so combine and weights change nothing; choose order balanced, or "
+                "leave them out"
+            )
+        return self
+
+    @property
+    def combines(self) -> bool:
+        """Whether a step is another than Trainer's, which is that of all tokens' mean loss."""
+        return self.combine != Combine.SUM or bool(self.weights)
+
     def micro(self, processes: int) -> int:
         """Examples in one forward pass of one process, given the number of processes."""
         return self.micro_batch_size or max(self.batch_size // processes, 1)
@@ -216,6 +250,10 @@ class TrainConfig(Section):
     def _fits(self) -> "TrainConfig":
         if self.method == Method.FULL and self.model.quantization is not None:
             raise ValueError("method full cannot train quantized weights; leave model.quantization out")
+        if self.method == Method.SPECIALIST and self.training.combines:
+            raise ValueError(
+                "method specialist trains each task alone; leave training.combine and training.weights out"
+            )
         return self
 
     @model_validator(mode="after")

@@ -43,6 +43,9 @@ _FREE = {
 rounding alone, or where `micro_batch_size` changes, also by which elements dropout drops. Where routers look at padding
 it changes the result, and `open` compares it. `optimizer_state` adds a file to what is saved from then on."""
 
+_ADDED = {"training.combine": "sum"}
+"""Keys that directories of earlier versions do not have, and what was trained there."""
+
 _SUMS = ".sums"
 """The suffix of the files of a checkpoint that hold digests of the others."""
 
@@ -315,7 +318,7 @@ def _step(path: Path) -> int:
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
     """The first key that makes two configurations different trainings, and its two values."""
-    old, new = dict(leaves(before)), dict(leaves(now))
+    old, new = (_ADDED | dict(leaves(config)) for config in (before, now))
     unread = {"lora", "mixlora"} - {"lora" if now["method"] == Method.SPECIALIST else now["method"]}
     keys = [key for key in [*new, *old] if key not in _FREE and key.partition(".")[0] not in unread]
     return next(((key, old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)), None)

@@ -21,7 +21,7 @@ class Epochs(Sampler[int]):
     """The order of each epoch, the same for the same seed and epoch in every process.
 
     Raises:
-        ConfigError: a batch has more examples than the corpus.
+        ConfigError: a batch has more examples than the corpus, or cannot be balanced.
     """
 
     def __init__(self, corpus: Corpus, order: Order | str, batch_size: int, seed: int) -> None:
@@ -32,6 +32,8 @@ class Epochs(Sampler[int]):
             )
         self.corpus = corpus
         self.order = Order(order)
+        if self.order is Order.BALANCED:
+            _check_balance(corpus, batch_size)
         self.batch_size = batch_size
         self.seed = seed
         self.epoch = 0
@@ -60,6 +62,8 @@ class Epochs(Sampler[int]):
 
     def _positions(self, epoch: int) -> list[int]:
         rng = np.random.default_rng([self.seed, epoch])
+        if self.order is Order.BALANCED:
+            return self._balanced(rng)
         drawn = [draw(rng, of_task, count) for of_task, count in self._shares()]
         if self.order is Order.TASK:
             batches = [batch for own in drawn for batch in self._batches(rng, own)]
@@ -72,14 +76,25 @@ class Epochs(Sampler[int]):
             batches = [batches[k] for k in rng.permutation(len(batches))]
         return [int(position) for batch in batches for position in batch]
 
+    def _balanced(self, rng: np.random.Generator) -> list[int]:
+        """As many batches as other orders have, task by task within each: few forward passes mix tasks."""
+        of_tasks = self._of_tasks()
+        batches, each = -(-len(self.corpus) // self.batch_size), self.batch_size // len(of_tasks)
+        drawn = [draw(rng, own, batches * each).reshape(batches, each) for own in of_tasks]
+        return [int(position) for position in np.concatenate(drawn, axis=1).flat]
+
+    def _of_tasks(self) -> list[np.ndarray]:
+        """The positions of each task's examples."""
+        tasks = np.asarray(self.corpus.tasks, dtype=object)
+        return [np.flatnonzero(tasks == task) for task in dict.fromkeys(self.corpus.tasks)]
+
     def _shares(self) -> list[tuple[np.ndarray, int]]:
         """The positions of each task's examples, and how many of them an epoch takes."""
-        tasks = np.asarray(self.corpus.tasks, dtype=object)
-        of_tasks = [np.flatnonzero(tasks == task) for task in dict.fromkeys(self.corpus.tasks)]
+        of_tasks = self._of_tasks()
         if not self.corpus.weights:
             return [(own, len(own)) for own in of_tasks]
         weights = [self.corpus.weights[task] for task in dict.fromkeys(self.corpus.tasks)]
-        return list(zip(of_tasks, apportioned(len(tasks), weights), strict=True))
+        return list(zip(of_tasks, apportioned(len(self.corpus), weights), strict=True))
 
     def _batches(self, rng: np.random.Generator, positions: np.ndarray) -> list[np.ndarray]:
         """Whole batches, the last one filled by drawing from the same examples again."""
@@ -92,6 +107,20 @@ class Epochs(Sampler[int]):
         megas = [positions[start : start + size] for start in range(0, len(positions), size)]
         ordered = [mega[np.argsort(-lengths[mega], kind="stable")] for mega in megas]
         return [batch for mega in ordered for batch in mega.reshape(-1, self.batch_size)]
+
+
+def _check_balance(corpus: Corpus, batch_size: int) -> None:
+    tasks = len(set(corpus.tasks))
+    if batch_size % tasks:
+        raise ConfigError(
+            f"training.order is balanced, but batch_size {batch_size} is not a multiple of {tasks}, the number of "
+            "tasks; choose one that is"
+        )
+    if corpus.weights:
+        raise ConfigError(
+            "training.order is balanced: a step takes equally many examples of every task, whatever their weight; "
+            "leave the weight of tasks out, or choose another order"
+        )
 
 
 def draw(rng: np.random.Generator, positions: np.ndarray, count: int) -> np.ndarray:

@@ -26,6 +26,7 @@ from mixlora.common.sections import resolved
 from mixlora.common.writing import growing, whole_directory
 from mixlora.data.checking import fingerprint
 from mixlora.data.collation import Collator
+from mixlora.training.combining import Combination, CombiningTrainer
 from mixlora.training.config import EPOCHS, Method, RecipeSection, TrainConfig
 from mixlora.training.corpus import Corpus, gather
 from mixlora.training.folder import OWN, Folder, written
@@ -121,13 +122,15 @@ class Job:
     """One training: its directory, corpus and epochs, known before a model is loaded.
 
     Raises:
-        ConfigError: a batch has more examples than the corpus, or a snapshot is beyond the last step.
+        ConfigError: a batch has more examples than the corpus, a snapshot is beyond the last step, or the tasks'
+            gradients cannot be combined.
     """
 
     def __init__(self, folder: Folder, corpus: Corpus, recipe: RecipeSection) -> None:
         self.folder = folder
         self.corpus = corpus
         self.epochs = Epochs(corpus, recipe.order, recipe.batch_size, recipe.seed)
+        self.combination = Combination(recipe, corpus.tasks) if recipe.combines else None
         last = recipe.steps or math.ceil((recipe.epochs or EPOCHS) * (len(self.epochs) // recipe.batch_size))
         if beyond := [step for step in recipe.snapshots if step > last]:
             raise ConfigError(f"training.snapshots asks for step {beyond[0]}, but the last one is {last}; leave it out")
@@ -200,8 +203,9 @@ def _trainer(
             for path in folder.open({**fingerprints(model), **of_processing(collator), **_pooled(config)}):
                 tell(f"a checkpoint is damaged and was renamed to {path}: the training continues from an earlier one")
     named = config.method == Method.MIXLORA and config.mixlora.routing == Routing.TASK
+    make = partial(CombiningTrainer, combination=job.combination) if job.combination else TaskTrainer
     with written(folder.path):
-        trainer = TaskTrainer(
+        trainer = make(
             model=model,
             args=settings,
             train_dataset=job.corpus,

@@ -457,6 +457,16 @@ def test_an_adapter_that_no_training_made(folder, tmp_path):
         interference.validate(asked(folder, adapter=tmp_path / "adapter"), tmp_path / "out")
 
 
+def test_a_training_that_combines_gradients_is_refused(folder, tmp_path):
+    """New trainings follow the sum: they would answer for another training."""
+    values = trained(folder, tmp_path / "lora", weights={"red": 2})
+    train(settings.build(TrainConfig, values, "the test"))
+    with pytest.raises(
+        ConfigError, match=r"was trained with training\.combine or training\.weights, which the trainings"
+    ):
+        interference.validate(asked(folder, adapter=tmp_path / "lora"), tmp_path / "out")
+
+
 def test_a_training_without_snapshots(folder, tmp_path):
     shutil.copytree(folder / "lora", tmp_path / "lora", ignore=lambda *_: ["snapshots"])
     with pytest.raises(ConfigError, match=r"has no snapshots to predict from; train with training\.snapshots"):

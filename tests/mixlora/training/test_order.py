@@ -49,6 +49,26 @@ def test_a_batch_of_one_task_is_of_one_task(seed, batch_size):
     assert all(len({known.tasks[place] for place in batch}) == 1 for batch in found)
 
 
+@given(
+    counts=st.dictionaries(st.sampled_from("abcd"), st.integers(1, 30), min_size=1),
+    each=st.integers(1, 4),
+    seed=st.integers(0, 3),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_balanced_batch_has_equally_many_of_every_task_in_turn(counts, each, seed):
+    known = corpus(counts)
+    each = min(each, len(known.tasks) // len(counts))
+    epochs = Epochs(known, "balanced", each * len(counts), seed)
+    found = np.array(list(epochs)).reshape(-1, len(counts), each)  # [batches, tasks, examples]
+    assert len(found) == -(-len(known.tasks) // (each * len(counts)))  # as many as in other orders
+    for batch in found:
+        assert [{known.tasks[place] for place in own} for own in batch] == [{task} for task in counts]
+    for place, count in enumerate(counts.values()):
+        taken = Counter(found[:, place].flat)
+        assert max(taken.values()) - min([*taken.values(), *[0] * (len(taken) < count)]) <= 1
+    assert sum(epochs.taken(len(found)).values()) == found.size
+
+
 def test_an_epoch_is_the_same_again_and_the_next_one_is_another():
     epochs, again = (Epochs(corpus({"a": 40}), "length", 4, 7) for _ in range(2))
     first = list(epochs)

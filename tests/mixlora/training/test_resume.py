@@ -29,6 +29,7 @@ RANDOM = {"r": 2, "num_factors": 4, "alpha": 4, "routing": "random"}
 TRAININGS = {
     "lora": {"training": EPOCHS | {"order": "length", "micro_batch_size": 4}},
     "random": {"method": "mixlora", "training": EPOCHS, "mixlora": RANDOM},
+    "combined": {"training": EPOCHS | {"combine": "random", "order": "balanced", "micro_batch_size": 4}},
     "full": {"method": "full", "training": EPOCHS | {"learning_rate": 1e-4}},
     "projector": {"method": "mixlora", "training": EPOCHS, "adapter": {"train_projector": True}},
 }

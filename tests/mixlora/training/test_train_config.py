@@ -67,7 +67,10 @@ def test_numbers_may_be_written_without_a_dot(tmp_path):
         ),
         ("training.snapshots=[9]", "training: snapshots asks for step 9, but the last one is 4; leave it out"),
         ("training.epochs=2", "training: steps and epochs are both given; leave out one of them"),
-        ("training.order=sorted", "training.order: Input should be 'length', 'shuffled' or 'task' (it is 'sorted')"),
+        (
+            "training.order=sorted",
+            "training.order: Input should be 'length', 'shuffled', 'task' or 'balanced' (it is 'sorted')",
+        ),
         ("training.lerning_rate=1", "unknown key 'training.lerning_rate'; did you mean 'learning_rate'?"),
         ("lora.rank=1", "unknown key 'lora.rank'; the keys here are r, alpha, rslora, dora"),
         ("tasks.read_word.wieght=1", "unknown key 'tasks.read_word.wieght'; did you mean 'weight'?"),

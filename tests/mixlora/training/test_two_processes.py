@@ -34,6 +34,9 @@ RUNS = {
     "lora-task": ("lora", "task"),
     "mixlora-length": ("mixlora", "length"),
     "specialist-shuffled": ("specialist", "shuffled"),
+    "lora-balanced": ("lora", "balanced", {"combine": "upgrad", "weights": {"see": 3}}),  # a process may lack a task
+    "mixlora-shuffled": ("mixlora", "shuffled", {"combine": "random"}),
+    "sum-shuffled": ("lora", "shuffled", {"weights": {"see": 3}}),
 }
 
 
@@ -53,12 +56,12 @@ def records(folder):
 
 
 def config_of(folder, name, out=None, **sections):
-    method, order = RUNS.get(name, ("mixlora", "shuffled"))
+    method, order, *combining = RUNS.get(name, ("mixlora", "shuffled"))
     options = {
         "tasks": {task: {"file": str(folder / f"{task}.jsonl")} for task in ("say", "see")},
         "adapter": {"dropout": 0},
         "mixlora": MIXTURE | ({"routing": "random"} if name == "random" else {}),
-        "training": RECIPE | {"order": order} | sections.pop("training", {}),
+        "training": RECIPE | {"order": order} | dict(*combining) | sections.pop("training", {}),
     } | sections
     return made(out or folder / "two" / name, method, **options)
 
