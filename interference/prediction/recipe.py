@@ -112,8 +112,8 @@ def trained_by(config: AnalysisConfig) -> Trained:
         )
     if found.training.combines:
         raise ConfigError(
-            f"{place} was trained with training.combine or training.weights, which the trainings of a validation do not "
-            "follow; give model.adapter a training without them"
+            f"{place} was trained with training.combine or training.weights, which the trainings of a validation do "
+            "not follow; give model.adapter a training without them"
         )
     steps = read_json(Path(place) / TRAINING).get("steps")
     if not isinstance(steps, int):
