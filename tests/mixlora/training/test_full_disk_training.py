@@ -2,6 +2,7 @@
 
 import errno
 import shutil
+from contextlib import ExitStack
 
 import pytest
 import torch
@@ -52,9 +53,15 @@ def sizes(tmp_path_factory):
     ],
 )
 def test_a_checkpoint_that_does_not_fit(tmp_path, whole, sizes, file, said):
+    """The disk fills when the first step begins, after the record of the training, which may be the larger file."""
     out = tmp_path / "out"
-    with disks.full(sizes[file] - 100), pytest.raises(TrainingError) as told:
-        run.train(made(out))
+    with pytest.raises(TrainingError) as told, ExitStack() as stack:
+
+        class Filling(TrainerCallback):
+            def on_train_begin(self, *_, **__):
+                stack.enter_context(disks.full(sizes[file] - 100))
+
+        run.train(made(out), callbacks=[lambda trainer: Filling()])
     assert str(told.value) == f"{out / 'checkpoints'} cannot be written: {said}; {AGAIN}"
     assert not read_record(out)["finished"]
     run.train(made(out))
