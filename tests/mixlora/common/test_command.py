@@ -47,6 +47,15 @@ def test_an_error_is_a_sentence_and_an_exit_code(capsys, error, code, said):
     assert ended(raising(error), capsys) == (code, said)
 
 
+@pytest.fixture
+def fresh_signals():
+    """Ctrl-C as a new process finds it, whatever libraries of earlier tests have made of it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("fresh_signals")
 def test_ctrl_c_is_no_error_even_where_a_library_makes_one_of_it(capsys):
     def swallowing():
         try:
