@@ -77,8 +77,8 @@ class Lookahead:
             level: Of the intervals.
 
         Returns:
-            One row per number of steps and pair of tasks: steps, affected, stepped, value, low, high, p, q, verdict. As
-            in the table of a run, p, q and verdict are about Delta.
+            One row per number of steps and pair of tasks, with steps, affected, stepped, value, low, high, p, q and
+            verdict. As in the table of a run, p, q and verdict are about Delta.
 
         Raises:
             ScopeError: If there is no such metric or number of steps.

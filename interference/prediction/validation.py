@@ -67,8 +67,8 @@ class Validation:
             level: Of the intervals.
 
         Returns:
-            One row a horizon and pair of tasks: horizon, affected, stepped, value (nats per token; above 0 where it
-            helped), low, high, p, q, verdict. The diagonal is a task's own fall.
+            One row a horizon and pair of tasks, with horizon, affected, stepped, value (nats per token; above 0 where
+            it helped), low, high, p, q, verdict. The diagonal is a task's own fall.
 
         Raises:
             ScopeError: If no such comparison was trained.

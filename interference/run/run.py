@@ -81,7 +81,7 @@ class Run(Measured):
             **options: `pairs`, `reduce`, `norms`, `step`; see `metrics`.
 
         Returns:
-            [tasks, tasks]: rows are the affected task i, columns the stepped task j.
+            [tasks, tasks], where rows are the affected task i, columns the stepped task j.
 
         Raises:
             ScopeError: If the scope is not there.
@@ -200,7 +200,7 @@ class Run(Measured):
             **options: Scope and options of `table`, but `by`.
 
         Returns:
-            A pandas Styler over the values [tasks, tasks]: a solid frame is a conflict, a dashed one a synergy. Names
+            A pandas Styler over the values [tasks, tasks]. A solid frame is a conflict, a dashed one a synergy. Names
             are escaped. `.format`, `.set_caption` and `.to_html` work as usual.
 
         Raises:
