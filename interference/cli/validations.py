@@ -20,14 +20,9 @@ if TYPE_CHECKING:
 def show(found: Validation, console: Console) -> None:
     """Print the truth at every horizon, and the predictions' scores at every checkpoint."""
     recipe = dict(found.outcomes.meta["recipe"])
-    console.print(
-        Text(
-            plain(
-                f"recipe ({recipe.get('of')}): {found.outcomes.meta['share']} examples of each task in a step; "
-                f"{len(found.outcomes.seeds)} seeds, {found.outcomes.seeds[0]} and after"
-            )
-        )
-    )
+    share, seeds = found.outcomes.meta["share"], found.outcomes.seeds
+    examples = f"{share} example{'s' * (share > 1)} of each task in a step"
+    console.print(Text(plain(f"recipe ({recipe.get('of')}): {examples}; {len(seeds)} seeds, from {seeds[0]} on")))
     table, ceilings = found.table(parts=False), found.ceilings()
     for kind in found.outcomes.kinds:
         for horizon in found.outcomes.horizons:

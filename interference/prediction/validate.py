@@ -161,7 +161,7 @@ class Job:
 
 
 def prepared(config: AnalysisConfig, out: Path, progress: Progress = silent, day: date | None = None) -> Job:
-    """Everything that a validation needs; what is wrong with its input is told before a model is loaded.
+    """Read and check everything that a validation needs, before a model is loaded.
 
     Args:
         config: What is asked for.

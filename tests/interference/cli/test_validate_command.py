@@ -58,7 +58,7 @@ def test_it_prints_truth_and_scores(interference, file, tmp_path):
     said = interference("validate", file, "--out", tmp_path / "out", "--set", "validation.checkpoints=[2]")
     assert said.code == 0, said.err
     words = " ".join(said.out.split())
-    assert "1 examples of each task in a step; 2 seeds, 1000 and after" in words
+    assert "1 example of each task in a step; 2 seeds, from 1000 on" in words
     assert "after 1 step (pairs): training with another task hurt in " in words and "of 12 pairs" in words
     assert "the truth of one seed ranks that of another by " in words and "would score about " in words
     assert "Spearman within rows, pairs, 2 steps" in words and "lookahead delta, 1 step" in words
