@@ -60,7 +60,7 @@ def progress(run: Run) -> pd.DataFrame:
     Returns:
         [tasks, tasks], rows affected, columns stepped; NaN where a mean gradient is lost in noise.
     """
-    inner = _products(run)
+    inner = products(run)
     own = np.where(np.diagonal(inner) > 0, np.diagonal(inner), np.nan)
     joint = own[:, None] + own[None, :] + inner + inner.T
     kept = (own[:, None] + inner) / np.sqrt(own[:, None] * np.where(joint > 0, joint, np.nan))
@@ -76,13 +76,20 @@ def smallness(run: Run) -> pd.DataFrame:
     Returns:
         [tasks, tasks], rows affected, columns stepped; NaN where a mean gradient is lost in noise.
     """
-    own = np.diagonal(_products(run))
+    own = np.diagonal(products(run))
     length = np.sqrt(np.where(own > 0, own, np.nan))
     return pd.DataFrame(np.tile(-length, (len(length), 1)), run.tasks, run.tasks)
 
 
-def _products(run: Run) -> Array:
-    """Inner products of the tasks' mean gradients, [tasks i, tasks j]; pairs of units of one group do not count."""
+def products(run: Run) -> Array:
+    """Inner products of the tasks' mean gradients over all blocks; pairs of units of one group do not count.
+
+    Args:
+        run: Of a checkpoint.
+
+    Returns:
+        [tasks i, tasks j].
+    """
     gram, tasks = run.gram().astype(float), pd.factorize(run.probes["task"])[0]
     groups = np.arange(len(tasks)) if run.groups is None else np.array(run.groups)
     apart = groups[:, None] != groups[None, :]

@@ -1,0 +1,43 @@
+"""What is published of a suite: its tables as CSV, the figure, and the page of its checkpoints."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from interference import figures
+from interference.prediction import Validation, load_validation
+from interference.statistics.ranking import SCORES
+
+PAGE = (0, 10)
+"""Checkpoints on the page, of those that there are: before training, and early."""
+
+
+def write(validation: Path, out: Path) -> None:
+    """Write `scores.csv`, `ceilings.csv`, `truth.csv`, `validation.png` and `report.html`.
+
+    Args:
+        validation: as `interference validate` left it.
+        out: the folder, which is made.
+    """
+    found = load_validation(validation)
+    out.mkdir(parents=True, exist_ok=True)
+    for name, table in tables(found).items():
+        table.to_csv(out / f"{name}.csv", index=False, float_format="%.4g")
+    figures.save(figures.validation(found), out, "validation", ("png",))
+    runs = [str(validation / "runs" / f"step-{step}") for step in PAGE]
+    report = [sys.executable, "-m", "interference.cli", "report", *runs, "--out", str(validation / "page"), "--quiet"]
+    subprocess.run(report, check=True)
+    (out / "report.html").write_bytes((validation / "page" / "report.html").read_bytes())
+
+
+def tables(found: Validation) -> dict[str, pd.DataFrame]:
+    """The tables of a validation, by file name.
+
+    Args:
+        found: the validation.
+    """
+    scores = pd.concat([found.table(score).assign(score=score) for score in SCORES], ignore_index=True)
+    truth = pd.concat([found.truth(kind).assign(truth=str(kind)) for kind in found.outcomes.kinds], ignore_index=True)
+    return {"scores": scores, "ceilings": found.ceilings(None), "truth": truth}
