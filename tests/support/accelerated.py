@@ -128,7 +128,7 @@ def told_apart(model: nn.Module) -> nn.Module:
 Case = tuple[Callable[[], nn.Module], Callable[[nn.Module], Found]]
 TASKED = {"routing": "task", "task_definitions": {"a": "name it", "b": "count it"}}
 CASES: dict[str, Case] = {
-    "lora": (lambda: models.lora(models.llama()), lambda model: measured(model, verified=True)),
+    "lora": (lambda: models.lora(models.llama()), measured),
     "eager attention": (lambda: models.lora(models.llama("eager")), measured),
     "dora": (lambda: models.lora(models.llama(), use_dora=True), measured),
     "tied embeddings": (lambda: models.lora(models.qwen2()), measured),
@@ -145,7 +145,7 @@ CASES: dict[str, Case] = {
     ),
     "sketch": (
         lambda: models.lora(models.llama()),
-        lambda model: measured(model, verified=True, weight_space=True, sketch=16),
+        lambda model: measured(model, weight_space=True, sketch=16),
     ),
     "units of batches": (
         lambda: models.lora(models.llama()),

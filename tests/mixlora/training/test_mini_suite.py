@@ -12,7 +12,7 @@ from mixlora.training.run import train
 from tests.support.paths import CONFIGS
 
 RECIPE = CONFIGS / "mini.yaml"
-STEPS = {"lora": 60, "mixlora": 60, "specialist": 15, "full": 60}
+STEPS = {"lora": 45, "mixlora": 45, "specialist": 15, "full": 45}
 
 
 def test_the_demo_trains_by_the_recipe_that_is_shipped():
@@ -52,7 +52,7 @@ def test_every_seen_task_is_learned(tmp_path, method):
         model["adapter"] += "/{task}"
     values = {
         "model": model,
-        "tasks": {task: {"mini": "heldout", "samples": 100} for task in tasks},
+        "tasks": {task: {"mini": "heldout", "samples": 60} for task in tasks},
         "generation": {"batch_size": 64, "max_new_tokens": 12},
         "out": str(tmp_path / "results"),
     }
