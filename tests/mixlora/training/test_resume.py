@@ -229,8 +229,16 @@ def test_specialists_go_on_with_the_one_that_was_interrupted(tmp_path):
         assert_same(own, other)
 
 
-@pytest.mark.parametrize("file", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "adapter_model.safetensors"])
-@pytest.mark.parametrize("damage", [lambda content: content[:-20], lambda content: content[:-9] + b"\0" * 9])
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        ("optimizer.pt", lambda content: content[:-20]),
+        ("optimizer.pt", lambda content: content[:-9] + b"\0" * 9),
+        ("scheduler.pt", lambda content: content[:-9] + b"\0" * 9),
+        ("rng_state.pth", lambda content: content[:-20]),
+        ("adapter_model.safetensors", lambda content: content[:-20]),
+    ],
+)
 def test_a_damaged_checkpoint_is_left_out_for_the_one_before_it(tmp_path, whole, file, damage):
     config, steps, told = config_of(tmp_path / "out", "lora"), Steps(), []
     kill(config, "step", 5)
