@@ -1,7 +1,8 @@
 """The command `interference`: a thin shell over the library. Nothing heavy is imported before it is needed.
 
 `commands` declares the commands that measure and print, `drawing` those that draw, `predicting` those that train.
-`options` has what they take, `printing` and `horizons` what they print; `demo` is the demonstration.
+`options` has what they take, `printing`, `horizons` and `validations` what they print; `demo` is the demonstration,
+`doctor` says what can run here.
 
 Not here: anything that computes.
 """

@@ -41,6 +41,8 @@ OPTIONAL = {
     "lmms-eval": "the model `mixlora_llava` cannot be scored by lmms-eval",
 }
 """Packages that are not required, and what does not work without them."""
+WITH = {"torchjd": "'torchjd[cagrad,quadprog-projector]'"}
+"""What to install where a package needs others that it does not bring by itself."""
 SIGNS = {
     "emoji": ("\N{GRINNING FACE}", "fonts-symbola"),
     "Chinese": ("\N{CJK UNIFIED IDEOGRAPH-4E2D}", "fonts-noto-cjk"),
@@ -249,7 +251,7 @@ def _optional(name: str, lost: str) -> Finding:
     try:
         found = metadata.version(name)
     except metadata.PackageNotFoundError:
-        return Finding(name, Status.MISSING, "", lost, f"pip install {name}")
+        return Finding(name, Status.MISSING, "", lost, f"pip install {WITH.get(name, name)}")
     if importlib.util.find_spec(MODULES.get(name, name)) is None:
         remedy = f"pip install --force-reinstall {name}"
         return Finding(name, Status.MISSING, found, f"its files are missing, so {lost}", remedy)

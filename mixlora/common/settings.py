@@ -219,14 +219,18 @@ def _reason(error: yaml.YAMLError) -> str:
 
 
 def _of_record(path: Path, record: str) -> dict[str, Any]:
+    remedy = f"name a YAML file or a {record.removesuffix('.json')}'s directory"
     try:
-        config = read_json(path / record)["config"]
+        found = read_json(path / record)
+    except FileNotFoundError:
+        raise ConfigError(f"{path} is a directory, but has no {record}; {remedy}") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path / record} cannot be read ({error}); {remedy}") from None
+    try:
+        config = found["config"]
         kept = None if config is None else {k: value for k, value in without_trust(config).items() if k != "out"}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        kind = record.removesuffix(".json")
-        raise ConfigError(
-            f"{path} is a directory, but has no {record}; name a YAML file or a {kind}'s directory"
-        ) from None
+    except (LookupError, TypeError, ValueError, AttributeError):
+        raise ConfigError(f"{path / record} holds no configuration; {remedy}") from None
     if kept is None:
         raise ConfigError(f"{path} was computed from a notebook and has no configuration to rerun")
     return kept

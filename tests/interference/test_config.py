@@ -105,10 +105,22 @@ def test_what_is_no_text_is_told(tmp_path):
         config.load(tmp_path / "c.yaml")
 
 
-@pytest.mark.parametrize("text", ["[1]", "{}", "{", '{"config": null}'])
-def test_a_directory_that_cannot_be_rerun(tmp_path, text):
-    (tmp_path / "run.json").write_text(text)
-    notebook = "was computed from a notebook and has no configuration to rerun"
-    words = notebook if "null" in text else "is a directory, but has no run.json; name a YAML file or a run's directory"
-    with pytest.raises(ConfigError, match=f"^{re.escape(str(tmp_path))} {words}$"):
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, " is a directory, but has no run.json; name a YAML file or a run's directory"),
+        ("[1]", "/run.json holds no configuration; name a YAML file or a run's directory"),
+        ("{}", "/run.json holds no configuration; name a YAML file or a run's directory"),
+        (
+            "{",
+            "/run.json cannot be read (Expecting property name enclosed in double quotes: line 1 column 2 (char 1)); "
+            "name a YAML file or a run's directory",
+        ),
+        ('{"config": null}', " was computed from a notebook and has no configuration to rerun"),
+    ],
+)
+def test_a_directory_that_cannot_be_rerun(tmp_path, text, words):
+    if text is not None:
+        (tmp_path / "run.json").write_text(text)
+    with pytest.raises(ConfigError, match=f"^{re.escape(f'{tmp_path}{words}')}$"):
         config.load(tmp_path)

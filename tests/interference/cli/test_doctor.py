@@ -80,7 +80,8 @@ def test_the_unrelated_package_of_the_same_import_name_is_broken(monkeypatch):
 def test_an_optional_package_that_is_gone_says_what_is_lost(monkeypatch, name):
     absent(monkeypatch, name)
     lost = doctor.OPTIONAL[name]
-    assert str(doctor._optional(name, lost)) == f"{name}: missing: {lost}; pip install {name}"
+    wanted = "'torchjd[cagrad,quadprog-projector]'" if name == "torchjd" else name
+    assert str(doctor._optional(name, lost)) == f"{name}: missing: {lost}; pip install {wanted}"
     monkeypatch.setattr(metadata, "version", lambda _: "1.0")
     monkeypatch.setitem(doctor.MODULES, name, "numpy")
     assert doctor._optional(name, lost) == Finding(name, Status.OK, "1.0")

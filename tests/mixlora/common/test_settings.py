@@ -83,12 +83,12 @@ def test_settings_are_bounded(setting, words):
     assert words in str(error.value) and len(str(error.value)) < 400
 
 
-@pytest.mark.parametrize("config", [[1], "x", 3, {"a": "\ud800"}, True])
+@pytest.mark.parametrize("config", [[1], "x", 3, True])
 def test_a_record_that_holds_no_configuration(tmp_path, config):
     (tmp_path / "training.json").write_text(json.dumps({"config": config}))
     assert (
         refused(tmp_path)
-        == f"{tmp_path} is a directory, but has no training.json; name a YAML file or a training's directory"
+        == f"{tmp_path}/training.json holds no configuration; name a YAML file or a training's directory"
     )
 
 
