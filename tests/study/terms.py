@@ -1,7 +1,7 @@
-"""Eight tasks of text: name a country, language, script or currency in one of eight languages, under one prompt.
+"""Six tasks of text: name a country, language, script or currency in one of six languages, under one prompt.
 
 The terms are those of the Unicode CLDR in the package babel. The prompt is the English term, so that all tasks want
-different answers to the same prompts; Danish and Swedish differ less than French and Finnish.
+different answers to the same prompts; German and Dutch differ less than German and French.
 """
 
 import json
@@ -17,9 +17,7 @@ LANGUAGES = {
     "italian": "it",
     "german": "de",
     "dutch": "nl",
-    "danish": "da",
     "swedish": "sv",
-    "finnish": "fi",
 }
 KINDS = ("territories", "languages", "scripts", "currencies")
 COUNTS = {"train": 600, "heldout": 240}
