@@ -58,7 +58,7 @@ def _panel(axes: Axes, table: pd.DataFrame, ceilings: pd.DataFrame, names: Seque
     axes.fill_between(places, ceilings["low"], ceilings["high"], color="0.9", zorder=0)
     axes.plot(places, ceilings["ceiling"], color="0.55", linewidth=1.2, linestyle="--", label="ceiling")
     for k, name in enumerate(names):
-        own = table[table["prediction"] == name].set_index("horizon").loc[horizons]
+        own = table[table["prediction"] == name].set_index("horizon").reindex(horizons)  # NaN where it was not made
         colour = COLOURS[k % len(COLOURS)]
         axes.plot(places, own["value"], color=colour, linewidth=1)
         filled = [colour if low > 0 else "white" for low in own["low"]]

@@ -10,8 +10,8 @@ from interference import figures
 from interference.prediction import Validation, load_validation
 from interference.statistics.ranking import SCORES
 
-PAGE = (0, 10)
-"""Checkpoints on the page, of those that there are: before training, and early."""
+PAGE = (0, 20)
+"""Checkpoints on the page, of those that there are: before training, and half way."""
 
 
 def write(validation: Path, out: Path) -> None:

@@ -1,6 +1,9 @@
 """The figure of a validation, compared by the data it shows."""
 
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
 import pytest
 
 from interference import figures, prediction
@@ -45,3 +48,13 @@ def test_its_data_are_those_of_the_table(found):
     table = found.table().query("prediction == 'cosine' and step == 20 and horizon == 40")
     assert own["value"].tolist() == table["value"].tolist()
     assert set(data["prediction"]) >= {"ceiling", "delta"} and not data["prediction"].str.contains(" in layer ").any()
+
+
+def test_a_prediction_of_one_checkpoint_alone_has_no_marks_at_the_others(found):
+    cells = found.predictions
+    once = cells[(cells["prediction"] == "cosine") & (cells["step"] == 20)].assign(
+        prediction="lookahead interference, 5 steps"
+    )
+    figure = figures.validation(replace(found, predictions=pd.concat([cells, once], ignore_index=True)))
+    shown = [axes.collections[-1].get_offsets()[:, 1] for axes in figure.axes[:2]]
+    assert np.ma.getmaskarray(shown[0]).all() and np.isfinite(shown[1]).all()
