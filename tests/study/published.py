@@ -1,4 +1,4 @@
-"""What is published of a suite: its tables as CSV, the figure, and the page of its checkpoints."""
+"""What is published of a suite: its tables as CSV, the figure, and the page of a checkpoint."""
 
 import subprocess
 import sys
@@ -10,8 +10,8 @@ from interference import figures
 from interference.prediction import Validation, load_validation
 from interference.statistics.ranking import SCORES
 
-PAGE = (0, 20)
-"""Checkpoints on the page, of those that there are: before training, and half way."""
+PAGE = 20
+"""The step of the checkpoint on the page: half way."""
 
 
 def write(validation: Path, out: Path) -> None:
@@ -26,9 +26,10 @@ def write(validation: Path, out: Path) -> None:
     for name, table in tables(found).items():
         table.to_csv(out / f"{name}.csv", index=False, float_format="%.4g")
     figures.save(figures.validation(found), out, "validation", ("png",))
-    runs = [str(validation / "runs" / f"step-{step}") for step in PAGE]
-    report = [sys.executable, "-m", "interference.cli", "report", *runs, "--out", str(validation / "page"), "--quiet"]
-    subprocess.run(report, check=True)
+    run = str(validation / "runs" / f"step-{PAGE}")
+    report = [sys.executable, "-m", "interference.cli", "report", run, "--detail", "small", "--quiet"]
+    label = f"--label={out.name}, step {PAGE}"
+    subprocess.run([*report, label, "--out", str(validation / "page")], check=True)
     (out / "report.html").write_bytes((validation / "page" / "report.html").read_bytes())
 
 
