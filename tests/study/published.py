@@ -30,7 +30,8 @@ def write(validation: Path, out: Path) -> None:
     report = [sys.executable, "-m", "interference.cli", "report", run, "--detail", "small", "--quiet"]
     label = f"--label={out.name}, step {PAGE}"
     subprocess.run([*report, label, "--out", str(validation / "page")], check=True)
-    (out / "report.html").write_bytes((validation / "page" / "report.html").read_bytes())
+    page = (validation / "page" / "report.html").read_text(encoding="utf-8")
+    (out / "report.html").write_text(page.replace(f"{validation.parent}/", ""), encoding="utf-8")
 
 
 def tables(found: Validation) -> dict[str, pd.DataFrame]:
