@@ -126,7 +126,15 @@ def files(figures: Mapping[str, Figure], kinds: Sequence[str] = ("png", "svg")) 
     Returns:
         {"name.kind": content}.
     """
-    return {f"{name}.{kind}": _content(figure, kind) for name, figure in figures.items() for kind in kinds}
+    made = {}
+    for name, figure in figures.items():
+        engine = figure.get_layout_engine()
+        for kind in kinds:
+            made[f"{name}.{kind}"] = _content(figure, kind)
+            if kind != "csv":
+                figure.set_layout_engine("none")  # its panels have found their places
+        figure.set_layout_engine(engine)
+    return made
 
 
 def _content(figure: Figure, kind: str) -> bytes:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from interference.errors import ConfigError, RunError
 from interference.figures import matrices
-from interference.figures.canvas import Picture, rendered
+from interference.figures.canvas import Picture, files
 from interference.prediction import Lookahead, holding
 from interference.report import data, tables
 from interference.report.findings import depth
@@ -141,8 +141,7 @@ def _not_drawn(runs: Mapping[str, Run], drawn: Mapping[str, Sequence[int]]) -> I
 def _figures(runs: Mapping[str, Run], drawn: Mapping[str, Sequence[int]]) -> Iterator[tuple[str, bytes]]:
     """The figures' files: name and content."""
     for stem, figure in _drawn(runs, drawn):
-        for kind in KINDS:
-            yield f"{stem}.{kind}", rendered(figure, kind)
+        yield from files({stem: figure}, KINDS).items()
 
 
 def _drawn(runs: Mapping[str, Run], drawn: Mapping[str, Sequence[int]]) -> Iterator[tuple[str, Picture]]:
