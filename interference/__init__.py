@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from interference import factors as factors
     from interference import figures as figures
     from interference import prediction as prediction
-    from interference.callback import InterferenceCallback
+    from interference.callback import InterferenceCallback, LookaheadCallback
     from interference.factors import observer as observation
     from interference.figures import paper
     from interference.measurement.compute import compute
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "InterferenceCallback",
+    "LookaheadCallback",
     "Run",
     "compare",
     "compute",
@@ -53,6 +54,7 @@ __all__ = [
 
 _HOMES = {
     "InterferenceCallback": "callback",
+    "LookaheadCallback": "callback",
     "Run": "run",
     "compare": "run",
     "compute": "measurement.compute",

@@ -30,6 +30,10 @@ _SEEDS = 2**32
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
+OF_TRAINING = ("lookahead", "validation", "processes")
+"""Keys of a configuration that `compute` does not read."""
+
+
 class ModelConfig(BaseSection):
     """The checkpoint that is measured: the base's keys, and an adapter for it.
 
@@ -246,6 +250,8 @@ class AnalysisConfig(Section):
     Attributes:
         lookahead: what `interference lookahead` does; None for its defaults. `compute` does not read it.
         validation: what `interference validate` does; None for its defaults. `compute` does not read it.
+        processes: branches and trainings that `lookahead` and `validate` train at once, each in a process with a model
+            of its own. Not for a GPU. `compute` does not read it.
         out: the run's directory.
     """
 
@@ -254,6 +260,7 @@ class AnalysisConfig(Section):
     probe: ProbeConfig = Field(default_factory=lambda: ProbeConfig.model_validate({}))
     lookahead: LookaheadConfig | None = None
     validation: ValidateConfig | None = None
+    processes: int = Field(1, ge=1)
     out: Place | None = None
 
     @property
@@ -331,8 +338,8 @@ def build(data: Mapping[str, Any], place: str) -> AnalysisConfig:
 def is_recorded(stored: Any, wanted: AnalysisConfig) -> bool:
     """Whether a result's stored configuration is the wanted one, by value: a key that is missing has its default.
 
-    So results of versions without the key stay valid. `out` says where a result is, `lookahead` and `validation`
-    what other commands do; they do not count.
+    So results of versions without the key stay valid. `out` says where a result is, `lookahead`, `validation` and
+    `processes` what other commands do; they do not count.
     """
     if not isinstance(stored, Mapping):
         return False
@@ -344,7 +351,7 @@ def is_recorded(stored: Any, wanted: AnalysisConfig) -> bool:
 
 
 def _measured(config: AnalysisConfig) -> dict[str, Any]:
-    return {key: value for key, value in resolved(config).items() if key not in ("out", "lookahead", "validation")}
+    return {key: value for key, value in resolved(config).items() if key not in ("out", *OF_TRAINING)}
 
 
 def whole_seed(seed: int) -> int:

@@ -20,7 +20,7 @@ CALLED = {name: value for name, value in PUBLIC.items() if inspect.isfunction(va
 SHOWN = {name: value for name, value in PUBLIC.items() if not inspect.ismodule(value)}
 FILES = sorted({str(source(value).relative_to(ROOT)) for value in CALLED.values()})
 WITH_EXAMPLES = {
-    "interference": "load compare compute verify from_trainer InterferenceCallback",
+    "interference": "load compare compute verify from_trainer InterferenceCallback LookaheadCallback",
     "interference.Run": "table gram matrix to_xarray styled",
     "interference.figures": "heatmap panels difference",
     "interference.factors": "load",

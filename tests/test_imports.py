@@ -23,7 +23,7 @@ WINGS = {  # a wing, or a module at the top of a package, may import those liste
     "interference.verification": "errors blocks run gradients config measurement",
     "interference.factors": "errors blocks statistics run gradients config measurement",
     "interference.prediction": "errors blocks statistics run gradients config measurement",
-    "interference.callback": "errors statistics run measurement figures",
+    "interference.callback": "errors config statistics run measurement prediction figures",
     "interference.figures": "errors blocks statistics run factors prediction",
     "interference.report": "errors blocks statistics run config prediction figures",
     "interference.cli": "errors statistics run config measurement verification factors prediction figures report",

@@ -32,8 +32,9 @@ def followed(found: Lookahead) -> str:
     recipe = dict(found.meta.get("recipe") or {})
     clipped = f", gradients clipped to {recipe.get('max_grad_norm'):g}" if recipe.get("max_grad_norm") else ""
     return (
-        f"recipe ({recipe.get('of')}): AdamW, a constant rate of {recipe.get('learning_rate'):g}, batches of "
-        f"{recipe.get('batch_size')} examples, weight decay {recipe.get('weight_decay'):g}{clipped}; "
+        f"recipe ({recipe.get('of')}): {recipe.get('optimizer', 'AdamW')}, a constant rate of "
+        f"{recipe.get('learning_rate'):g}, batches of {recipe.get('batch_size')} examples, weight decay "
+        f"{recipe.get('weight_decay'):g}{clipped}; "
         f"{len(found.seeds)} seeds"
     )
 
@@ -64,7 +65,12 @@ def cost(found: "Cost", console: Console) -> None:
     )
     if found.seconds is not None:
         parts = f"a step takes {found.step_seconds:.2g} s, a reading {found.reading_seconds:.2g} s"
-        console.print(f"lookahead's time: {printing.duration(found.seconds)} ({parts})")
+        console.print(f"lookahead's time: {printing.duration(found.seconds)} ({parts}{at_once(found.processes)})")
+
+
+def at_once(processes: int) -> str:
+    """That several processes train, as the end of a clause."""
+    return f", in {processes} processes at once" if processes > 1 else ""
 
 
 def to_json(found: Lookahead) -> str:

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from interference.cli import printing
+from interference.cli.horizons import at_once
 from interference.prediction import Validation
 from interference.prediction.holding import interval
 from interference.statistics.ranking import INTERVALS, SCORES
@@ -84,7 +85,8 @@ def cost(found: "ValidationCost", console: Console) -> None:
     if found.tasks < INTERVALS:
         console.print(f"note: with {found.tasks} tasks scores have no intervals; that takes {INTERVALS}")
     if found.seconds is not None:
-        console.print(f"validation's time, without the runs and lookaheads: {printing.duration(found.seconds)}")
+        told = f"{printing.duration(found.seconds)}{at_once(found.processes)}"
+        console.print(f"validation's time, without the runs and lookaheads: {told}")
 
 
 def to_json(found: Validation) -> str:

@@ -17,7 +17,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from interference.blocks import Component
-from interference.config import AnalysisConfig, is_recorded, whole_seed
+from interference.config import OF_TRAINING, AnalysisConfig, is_recorded, whole_seed
 from interference.errors import RunError, ScopeError
 from interference.factors.factors import Factors, check_free, load
 from interference.factors.selections import Selections, check_tasks
@@ -148,7 +148,7 @@ def compute_config(config: AnalysisConfig, out: Path | str, progress: Progress =
         source = origin(config.model.adapter, probe.seed)
         control = stack.enter_context(_control(model, targets[0].adapter, source))
         untrained = fingerprints(model)["adapter weights"]  # of both adapters
-        asked = {key: value for key, value in described.items() if key not in ("lookahead", "validation")}
+        asked = {key: value for key, value in described.items() if key not in OF_TRAINING}
         job = {"factors of": parts, "weights of it and its untrained control": untrained, "config": asked}
         job |= {"processing": of_processing(collator), **checkpoint.origin_of(model)}
         spool = stack.enter_context(unfinished(out, job))

@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from interference.blocks import Component, Granularity, Step
-from interference.config import MEMORY_BUDGET, AnalysisConfig
+from interference.config import MEMORY_BUDGET, OF_TRAINING, AnalysisConfig
 from interference.errors import ScopeError
 from interference.gradients.autograd import Loss
 from interference.gradients.probe import Probe
@@ -47,9 +47,7 @@ CONVENTIONS = {
     "gram": "K[u, v] = <g_u, g_v>, float32, upper triangle packed row by row",
 }
 _ELSEWHERE: Any = {
-    "out": True,
-    "lookahead": True,
-    "validation": True,
+    **dict.fromkeys(("out", *OF_TRAINING), True),
     "model": {"base", "adapter", "projector"},
     "probe": {"spool_dir", "memory_budget", "optimizer"},
 }

@@ -129,7 +129,7 @@ def from_trainer(
         step=step,
     )  # fmt: skip
     refuse_shards(trainer)
-    _refuse_processes(trainer, "from_trainer measures in one process")
+    refuse_processes(trainer, "from_trainer measures in one process")
     with handed_over(trainer, spec.seed) as model:
         rows = drawn(trainer, by, samples, spec.seed, split, None if isinstance(groups, str) else groups)
         shared, size = groups_of(rows, groups), batch_size or trainer.args.per_device_train_batch_size
@@ -137,7 +137,7 @@ def from_trainer(
         told = {"by": by if isinstance(by, str) else sorted(map(str, by)), "samples": samples, "split": split}
         told["groups"] = groups if isinstance(groups, str) else "labels"
         return measured(
-            model, spec, work, partial(_objective_of, trainer), out, spool_dir, progress,
+            model, spec, work, partial(objective_of, trainer), out, spool_dir, progress,
             of_trainer(trainer, spec.step, optimizer), trainer={"class": type(trainer).__name__, **told},
         )  # fmt: skip
 
@@ -200,7 +200,7 @@ def grouped_batches(
 def _by_task(trainer: Trainer, rows: Sequence[Row]) -> dict[str, list[Batch]]:
     found: dict[str, list[Batch]] = {}
     for row in rows:
-        found.setdefault(row.task, []).append(_alone(trainer, row))
+        found.setdefault(row.task, []).append(alone(trainer, row))
     return found
 
 
@@ -224,7 +224,7 @@ def measure_batches(trainer: Trainer, model: nn.Module, batches: Mapping[str, It
     defaults, optimizer = {"granularity": Granularity.MODULE, "sketch": None, "seed": 0}, options.pop("optimizer", None)
     spec = Spec.checked(unit=unit, **defaults | options)
     work, optimizer = workload(model, batches, unit, groups), of_trainer(trainer, spec.step, optimizer)
-    return measured(model, spec, work, partial(_objective_of, trainer), out, optimizer=optimizer, **where)
+    return measured(model, spec, work, partial(objective_of, trainer), out, optimizer=optimizer, **where)
 
 
 @contextmanager
@@ -273,7 +273,7 @@ class _Collated:
                 yield batch, list(range(len(self.rows)))
                 return
         for k, row in enumerate(self.rows):
-            yield _alone(self.trainer, row), [k]
+            yield alone(self.trainer, row), [k]
 
     def alone(self) -> "_Collated":
         """The same, one row at a time."""
@@ -289,8 +289,8 @@ def _workload(trainer: Trainer, rows: Sequence[Row], groups: Sequence[int], batc
     return Workload(parts, list(dict.fromkeys(row.task for row in rows)), np.array(order, dtype=np.intp), len(rows))
 
 
-def _alone(trainer: Trainer, row: Row) -> dict[str, Any]:
-    """A row as a batch of its own."""
+def alone(trainer: Trainer, row: Row) -> dict[str, Any]:
+    """A row as a batch of its own, as the trainer's collator and its own preparation make it."""
     batch = _prepared(trainer, [row])
     refuse_packed(batch, row.source)
     if len(batch["labels"]) != 1:
@@ -319,15 +319,25 @@ def _check_supervised(labels: Tensor, row: Row) -> None:
         )
 
 
-def _objective_of(trainer: Trainer, model: nn.Module, adapter: str, work: Workload) -> tuple[Objective, Workload]:
-    """The trainer's loss, and the work, whose rows are collated one by one if that loss is its own."""
+def objective_of(trainer: Trainer, model: nn.Module, adapter: str, work: Workload) -> tuple[Objective, Workload]:
+    """The trainer's loss, and the work, whose rows are collated one by one if that loss is its own.
+
+    Args:
+        trainer: Whose loss it is.
+        model: Its model.
+        adapter: The adapter that is active meanwhile.
+        work: What will be measured.
+
+    Returns:
+        Both.
+    """
     reasons = _reasons(trainer, model)
     own = Objective(partial(_loss, trainer), _words(trainer, reasons))
     if not reasons:
         first, work = first_batch(work)
         if first is None or _is_plain(trainer, model, adapter, first):
             return Objective(None, PLAIN_LOSS + _unfollowed(trainer)), work
-    _refuse_processes(trainer, f"{own.words} is measured in one process")
+    refuse_processes(trainer, f"{own.words} is measured in one process")
     return own, replace(work, parts=map(one_by_one, work.parts))
 
 
@@ -387,6 +397,7 @@ def _of_trl(trainer: Trainer) -> bool:
     return bool(type(trainer).compute_loss is trl.SFTTrainer.compute_loss)
 
 
-def _refuse_processes(trainer: Trainer, what: str) -> None:
+def refuse_processes(trainer: Trainer, what: str) -> None:
+    """Raise a MeasurementError if several processes train."""
     if trainer.accelerator.num_processes > 1:
         raise MeasurementError(f"{what}, but {trainer.accelerator.num_processes} train; start one process")

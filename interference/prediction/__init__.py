@@ -2,7 +2,9 @@
 
 `recipe` says by which training, `pools` which examples are trained on and which are read, `branches` takes the steps,
 `held_out` reads the losses, `pictures` keeps the features of pictures that do not change between readings, `finished`
-keeps losses where a job is interrupted.
+keeps losses where a job is interrupted, `workers` are further processes that train with this one.
+
+`trainers` takes the steps from where a Trainer's training stands, `readings` reads the losses there.
 
 `lookahead` trains along every task from a checkpoint and reads every task's loss. `horizons` is the result, on disk and
 as tables; `cost` estimates what it takes.

@@ -8,7 +8,7 @@ Not here: which examples are trained on (`pools`), and the reading of losses (`h
 """
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -26,13 +26,16 @@ from interference.prediction.held_out import HeldOut
 from interference.prediction.recipe import Recipe
 from mixlora import routed
 from mixlora.common.labels import IGNORED
-from mixlora.common.progress import Progress, silent
 from mixlora.data.collation import Collator, Encoded
 from mixlora.data.sampling import place
 from mixlora.training.config import Order
 from mixlora.training.corpus import Corpus
 from mixlora.training.order import Epochs
 from mixlora.tuner.model import base_model_of
+
+
+def unheard() -> None:
+    """What is called after a step where nobody listens."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Stream:
     def batches(self, size: int, order: Order | str, seed: int) -> Iterator[list[Encoded]]:
         """Batches without end, epoch after epoch; seeds and tasks draw independently of each other."""
         corpus = Corpus([one.example for one in self.examples], [len(one.input_ids) for one in self.examples], {})
-        epochs = Epochs(corpus, order, size, _drawn_by("order", self.task, seed))
+        epochs = Epochs(corpus, order, size, drawn_by("order", self.task, seed))
         for epoch in count():
             epochs.set_epoch(epoch)
             positions = list(epochs)
@@ -69,9 +72,8 @@ class Branches:
         streams: {task: its examples}.
         held_out: whose losses are read.
         recipe: how the steps are taken.
-        progress: called after every step.
+        stepped: called after every step.
         remedy: what the user can do about a branch that diverges.
-        done: steps so far, for `progress`; `total` of them will be taken, 0 if that is not known.
     """
 
     model: nn.Module
@@ -80,10 +82,8 @@ class Branches:
     streams: Mapping[str, Stream]
     held_out: HeldOut
     recipe: Recipe
-    progress: Progress = silent
+    stepped: Callable[[], None] = unheard
     remedy: str = "lower lookahead.recipe.learning_rate"
-    done: int = 0
-    total: int = 0
     _counts: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -119,15 +119,14 @@ class Branches:
             optimizer = self._optimizer()
             for step, rate in enumerate(rates[: steps[-1]], start=1):
                 try:
-                    with own_randomness(_drawn_by(f"step {step}", name, seed)):
+                    with own_randomness(drawn_by(f"step {step}", name, seed)):
                         self._step(optimizer, [one for own in next(streams) for one in own], rate)
                     found += [self.held_out.losses(self.model)] if step in steps else []
                 except MeasurementError as error:
                     raise MeasurementError(
                         f"the branch along {name} with seed {seed} diverged at step {step}: {error}; {self.remedy}"
                     ) from None
-                self.done += 1
-                self.progress("steps", self.done, self.total)
+                self.stepped()
         return torch.stack(found)
 
     def _step(self, optimizer: torch.optim.Optimizer, rows: Sequence[Encoded], rate: float) -> None:
@@ -140,11 +139,11 @@ class Branches:
         self.model.train()
         for part, batch in zip(parts, batches, strict=True):
             loss = self._loss(batch, [one.example.task for one in part], tokens, len(parts))
-            _check(loss, "the training loss")
+            check_finite(loss, "the training loss")
             loss.backward()
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         norm = nn.utils.clip_grad_norm_(parameters, recipe.max_grad_norm or torch.inf)
-        _check(norm, "the gradient's norm")
+        check_finite(norm, "the gradient's norm")
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.step()
@@ -223,11 +222,12 @@ def _takes_counts(model: nn.Module) -> bool:
     return inspect.Parameter.VAR_KEYWORD in kinds
 
 
-def _drawn_by(what: str, task: str, seed: int) -> int:
+def drawn_by(what: str, task: str, seed: int) -> int:
     """A seed for one purpose, independent of those of other tasks and seeds."""
     return int.from_bytes(place(what, task, seed)[:4])
 
 
-def _check(value: Tensor, what: str) -> None:
+def check_finite(value: Tensor, what: str) -> None:
+    """Raise a MeasurementError if a value is not finite."""
     if not bool(value.isfinite().all()):
         raise MeasurementError(f"{what} is {float(value):g}")

@@ -14,6 +14,7 @@ from interference.prediction.lookahead import Job, prepared
 from interference.prediction.pools import draw
 from interference.prediction.recipe import asked_of, recipe_of
 from interference.prediction.validate import prepared as prepared_validation
+from interference.prediction.workers import processes_of, shared_threads
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Cost:
         readings: how often all held-out examples are read.
         examples: how many these are.
         forwards: forward passes of a reading.
+        processes: that train at once.
         step_seconds: of a step, if it was measured.
         reading_seconds: of a reading, if it was measured.
     """
@@ -39,6 +41,7 @@ class Cost:
     readings: int
     examples: int
     forwards: int
+    processes: int = 1
     step_seconds: float | None = None
     reading_seconds: float | None = None
 
@@ -47,7 +50,8 @@ class Cost:
         """Of all steps and readings; None if they were not measured."""
         if self.step_seconds is None or self.reading_seconds is None:
             return None
-        return self.branches * self.steps * self.step_seconds + self.readings * self.reading_seconds
+        whole = self.branches * self.steps * self.step_seconds + self.readings * self.reading_seconds
+        return whole / self.processes
 
 
 def cost(config: AnalysisConfig, timed: bool = False) -> Cost:
@@ -71,6 +75,7 @@ def cost(config: AnalysisConfig, timed: bool = False) -> Cost:
         readings=asked.seeds * len(config.tasks) * len(asked.steps) + 1,
         examples=len(pools.held_out.units),
         forwards=forwards,
+        processes=min(processes_of(config), asked.seeds * len(config.tasks)),
     )
     return _measured(found, job) if timed else found
 
@@ -88,6 +93,7 @@ class ValidationCost:
         most: tasks of the largest set.
         readings: how often all held-out examples are read.
         examples: how many these are.
+        processes: that train at once.
         share_seconds: of a step on one task, if it was measured.
         reading_seconds: of a reading, if it was measured.
     """
@@ -100,6 +106,7 @@ class ValidationCost:
     most: int
     readings: int
     examples: int
+    processes: int = 1
     share_seconds: float | None = None
     reading_seconds: float | None = None
 
@@ -108,7 +115,7 @@ class ValidationCost:
         """Of all steps and readings; None if they were not measured."""
         if self.share_seconds is None or self.reading_seconds is None:
             return None
-        return self.shares * self.share_seconds + self.readings * self.reading_seconds
+        return (self.shares * self.share_seconds + self.readings * self.reading_seconds) / self.processes
 
 
 def of_validation(config: AnalysisConfig, timed: bool = False) -> ValidationCost:
@@ -128,13 +135,15 @@ def of_validation(config: AnalysisConfig, timed: bool = False) -> ValidationCost
         most=max(map(len, work.sets)),
         readings=seeds * (len(work.sets) * horizons + 1),
         examples=len(work.pools.held_out.units),
+        processes=min(processes_of(config), seeds * len(work.sets)),
     )
     if not timed:
         return found
     branches, tasks = work.fresh(work.seeds[0]), list(config.tasks)
-    branches.before()  # the first forward of a process takes longer than any other
-    reading = _timed(branches.before)
-    spent = [_timed(partial(branches.along, [task], 0, [1], work.rates, work.share)) - reading for task in tasks]
+    with shared_threads(found.processes):
+        branches.before()  # the first forward of a process takes longer than any other
+        reading = _timed(branches.before)
+        spent = [_timed(partial(branches.along, [task], 0, [1], work.rates, work.share)) - reading for task in tasks]
     return replace(found, share_seconds=max(float(np.mean(spent)), 0.0), reading_seconds=reading)
 
 
@@ -145,14 +154,14 @@ def _measured(found: Cost, job: Job) -> Cost:
         task: float(np.mean([len(one.input_ids) for one in stream.examples]))
         for task, stream in branches.streams.items()
     }
-    branches.before()  # the first forward of a process takes longer than any other
-    reading = _timed(branches.before)
     ordered = sorted(lengths, key=lambda task: lengths[task])
     ends = [ordered[0], ordered[-1]]
     rates = [recipe.learning_rate]
-    spent = [
-        max(_timed(partial(branches.along, [task], 0, [1], rates, recipe.batch_size)) - reading, 0.0) for task in ends
-    ]
+    with shared_threads(found.processes):
+        branches.before()  # the first forward of a process takes longer than any other
+        reading = _timed(branches.before)
+        whole = [_timed(partial(branches.along, [task], 0, [1], rates, recipe.batch_size)) for task in ends]
+    spent = [max(each - reading, 0.0) for each in whole]
     step = float(np.interp(list(lengths.values()), [lengths[task] for task in ends], spent).mean())
     return replace(found, step_seconds=step, reading_seconds=reading)
 

@@ -61,16 +61,11 @@ class HeldOut:
         with own_randomness(0), without_graph(model):
             for number, batch, places in self._batches():
                 with self._features.of(number):
-                    found[places] = self._of_batch(model, batch).double().cpu()
+                    found[places] = losses_by(self.objective, model, batch).double().cpu()
         if not bool(found.isfinite().all()):
             unit = self.encoded.units[int((~found.isfinite()).nonzero()[0])]
             raise MeasurementError(f"the loss of {unit.task!r}, example {unit.unit.source}, is not finite")
         return found
-
-    def _of_batch(self, model: nn.Module, batch: Batch) -> Tensor:
-        if self.objective.loss is None:
-            return example_losses(model, batch)[0]
-        return torch.stack([loss_of(model, example, self.objective.loss) for example in singles(batch)])
 
     def _batches(self) -> Iterator[tuple[int, Batch, list[int]]]:
         for number, run in enumerate(self._runs):
@@ -91,3 +86,10 @@ class HeldOut:
             ({**batch, "tasks": [self.encoded.units[run[row]].task for row in rows]}, [run[row] for row in rows])
             for batch, rows in found
         ]
+
+
+def losses_by(objective: Objective, model: nn.Module, batch: Batch) -> Tensor:
+    """Every example's loss [batch], nats per token."""
+    if objective.loss is None:
+        return example_losses(model, batch)[0]
+    return torch.stack([loss_of(model, example, objective.loss) for example in singles(batch)])

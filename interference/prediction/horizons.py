@@ -172,13 +172,28 @@ def load(path: Path | str) -> Lookahead:
     for name in (MARKER, _EXAMPLES, _LOSSES):
         if not (folder / name).is_file():
             raise RunError(f"{folder} holds no lookahead: it has no {name}")
-    meta = record.read_meta(folder / MARKER, SCHEMA, "lookahead")
+    meta = meta_of(folder)
     record.check_sums(folder, meta.pop("checksums", None) or {}, (_EXAMPLES, _LOSSES))
     examples = record.read_frame(folder / _EXAMPLES, _TEXTS, _NUMBERS)
     losses = record.read_tensors(folder / _LOSSES, np.floating).get("losses")
     found = Lookahead(examples, np.empty(0) if losses is None else losses.astype(np.float64), meta)
     _check_whole(folder, found)
     return found
+
+
+def meta_of(folder: Path) -> dict[str, Any]:
+    """What `lookahead.json` of a directory tells.
+
+    Args:
+        folder: The directory.
+
+    Returns:
+        How the lookahead was computed.
+
+    Raises:
+        RunError: If it cannot be read, is damaged, or has another version.
+    """
+    return record.read_meta(folder / MARKER, SCHEMA, "lookahead")
 
 
 def check_free(out: Path) -> None:

@@ -4,18 +4,18 @@ Branches wait in `<out>.partial` as they are finished; a killed call continues. 
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from interference.config import AnalysisConfig
 from interference.config import load as read_config
-from interference.errors import ConfigError
+from interference.errors import ConfigError, RunError
 from interference.measurement import checkpoint, sample
 from interference.measurement.resume import clear, day_of, refuse_busy, settle, unfinished
 from interference.prediction.branches import Branches
@@ -24,6 +24,7 @@ from interference.prediction.held_out import HeldOut
 from interference.prediction.horizons import MARKER, Lookahead, check_free, load
 from interference.prediction.pools import Pools, draw
 from interference.prediction.recipe import Recipe, asked_of, recipe_of
+from interference.prediction.workers import Piece, losses_of, processes_of
 from mixlora.checkpoints.fingerprints import fingerprints, of_processing, summary
 from mixlora.common.directories import check_writable
 from mixlora.common.files import expanded, without_dots
@@ -100,22 +101,90 @@ _ELSEWHERE: Any = {"model": {"base", "adapter", "projector"}}
 
 
 @dataclass(frozen=True)
-class Job:
-    """Everything that a lookahead needs, read and checked.
+class Read:
+    """What a lookahead has read and checked before a model is loaded.
 
     Attributes:
         config: its day is that of the templates.
         recipe: by which branches are trained.
         pools: the examples.
-        branches: the model at the checkpoint.
-        parts: the model's fingerprints.
     """
 
     config: AnalysisConfig
     recipe: Recipe
     pools: Pools
+
+    def loaded(self) -> "Job":
+        """The same with the model at the checkpoint."""
+        config, pools = self.config, self.pools
+        model: Any = checkpoint.load_model(config.model)
+        parts, adapter = fingerprints(model), str(model.active_adapter)
+        held_out = HeldOut(pools.held_out, model, adapter, config.probe.batch_size, config.probe.memory_budget)
+        branches = Branches(model, adapter, pools.collator, pools.streams, held_out, self.recipe)
+        return Job(config, self.recipe, pools, branches, parts)
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A lookahead for another process, which loads the model itself.
+
+    Attributes:
+        read: what it needs beside the model.
+        parts: the fingerprints that the model must have.
+    """
+
+    read: Read
+    parts: Mapping[str, Any]
+
+    def opened(self, stepped: Callable[[], None]) -> Callable[..., Tensor]:
+        """What returns the losses of a piece.
+
+        Raises:
+            RunError: If the checkpoint has changed in the meantime.
+        """
+        job = self.read.loaded()
+        if job.parts != self.parts:
+            raise RunError("the checkpoint was changed while branches were trained from it; start again")
+        return job.opened(stepped)
+
+
+@dataclass(frozen=True)
+class Job(Read):
+    """Everything that a lookahead needs, read and checked.
+
+    Attributes:
+        branches: the model at the checkpoint.
+        parts: the model's fingerprints.
+    """
+
     branches: Branches
     parts: Mapping[str, Any]
+
+    @property
+    def elsewhere(self) -> Elsewhere:
+        """The same for another process."""
+        return Elsewhere(Read(self.config, self.recipe, self.pools), self.parts)
+
+    def opened(self, stepped: Callable[[], None]) -> Callable[..., Tensor]:
+        """What returns the losses of a piece."""
+        self.branches.stepped = stepped
+        return self._losses
+
+    def pieces(self) -> list[Piece]:
+        """The losses at the checkpoint, and along every branch."""
+        read, steps = content(self.pools.read), asked_of(self.config).steps[-1]
+        known = {task: content(stream.examples) for task, stream in self.pools.streams.items()}
+        pairs = [(task, seed) for seed in self.seeds for task in self.config.tasks]
+        branches = [Piece(k, pair, (*pair, known[pair[0]], read), steps) for k, pair in enumerate(pairs)]
+        return [Piece(len(branches), (), (read,), 0), *branches]
+
+    def _losses(self, task: str | None = None, seed: int = 0) -> Tensor:
+        """The losses along a branch [steps, examples]; at the checkpoint [examples], if no task is given."""
+        if task is None:
+            return self.branches.before()
+        steps, recipe = asked_of(self.config).steps, self.recipe.training
+        rates = [recipe.learning_rate] * steps[-1]
+        return self.branches.along([task], seed, steps, rates, recipe.batch_size)
 
     @property
     def seeds(self) -> list[int]:
@@ -137,17 +206,11 @@ class Job:
         }
 
 
-def prepared(
-    config: AnalysisConfig,
-    progress: Progress = silent,
-    day: date | None = None,
-    apart: Sequence[sample.EncodedUnit] = (),
-) -> Job:
+def prepared(config: AnalysisConfig, day: date | None = None, apart: Sequence[sample.EncodedUnit] = ()) -> Job:
     """Everything that a lookahead needs; wrong input is reported before the model is loaded.
 
     Args:
         config: What is asked for.
-        progress: Called after every step.
         day: That a template takes for today where the configuration names none; None for today.
         apart: Examples that branches do not train on.
 
@@ -160,13 +223,7 @@ def prepared(
     recipe = recipe_of(config)
     checkpoint.adapter_config(config.model)
     pools = draw(config, recipe, recipe.training.batch_size, day, apart)
-    config, asked = sample.dated(config, pools.held_out.collator), asked_of(config)
-    model: Any = checkpoint.load_model(config.model)
-    parts, adapter = fingerprints(model), str(model.active_adapter)
-    held_out = HeldOut(pools.held_out, model, adapter, config.probe.batch_size, config.probe.memory_budget)
-    total = asked.seeds * len(config.tasks) * asked.steps[-1]
-    branches = Branches(model, adapter, pools.collator, pools.streams, held_out, recipe, progress, total=total)
-    return Job(config, recipe, pools, branches, parts)
+    return Read(sample.dated(config, pools.held_out.collator), recipe, pools).loaded()
 
 
 def compute(
@@ -190,37 +247,18 @@ def compute(
     refuse_busy(out)
     check_free(out)
     check_writable(out)
-    job = prepared(config, progress, day_of(out) or today(), apart)
+    processes = processes_of(config)
+    job = prepared(config, day_of(out) or today(), apart)
     identity, started = job.identity(), time.perf_counter()
     with unfinished(out, identity) as spool:
-        before = job.branches.before()
-        finished, read = Finished(spool, summary(identity)), content(job.pools.read)
-        losses = np.stack([_branch(job, finished, read, *each) for each in _numbered(job)])
+        finished = Finished(spool, summary(identity))
+        before, *branches = losses_of(job.pieces(), finished, job, job.elsewhere, processes, progress)
+        losses = np.stack(branches)
         shape = (len(job.seeds), len(job.config.tasks), *losses.shape[1:])
         seconds = round(time.perf_counter() - started, 2)
-        found = Lookahead(job.pools.table().assign(loss=before.numpy()), losses.reshape(shape), _meta(job, seconds))
+        found = Lookahead(job.pools.table().assign(loss=before), losses.reshape(shape), _meta(job, seconds))
         settle(found.save, out)
     return load(out)
-
-
-def _numbered(job: Job) -> Iterator[tuple[int, str, int]]:
-    """Every branch: its number, task and seed."""
-    tasks = list(job.config.tasks)
-    for k, seed in enumerate(job.seeds):
-        for j, task in enumerate(tasks):
-            yield k * len(tasks) + j, task, seed
-
-
-def _branch(job: Job, finished: Finished, read: str, number: int, task: str, seed: int) -> Any:
-    """The losses [steps, examples] of a branch: trained, or taken from where an interrupted call left them."""
-    asked, branches, recipe = asked_of(job.config), job.branches, job.recipe.training
-    rates = [recipe.learning_rate] * asked.steps[-1]
-    work = partial(branches.along, [task], seed, asked.steps, rates, recipe.batch_size)
-    known = (task, seed, content(job.pools.streams[task].examples), read)
-    if finished.has(number, *known):
-        branches.done += asked.steps[-1]
-        branches.progress("steps", branches.done, branches.total)
-    return finished.losses(number, work, *known)
 
 
 def _meta(job: Job, seconds: float) -> dict[str, Any]:

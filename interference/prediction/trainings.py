@@ -9,29 +9,29 @@ Not here: which sets of tasks (`truth`), the steps (`branches`), and what is mad
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from transformers import get_scheduler
 
 from interference.config import AnalysisConfig
 from interference.gradients.state import own_randomness
 from interference.measurement.resume import settle, unfinished
-from interference.prediction.branches import Branches
+from interference.prediction.branches import Branches, unheard
 from interference.prediction.finished import Finished, content
 from interference.prediction.held_out import HeldOut
 from interference.prediction.outcomes import Outcomes
 from interference.prediction.pools import Pools
 from interference.prediction.recipe import Recipe, validation_of
 from interference.prediction.truth import Tasks, sets_of
+from interference.prediction.workers import Piece, losses_of, processes_of
 from mixlora.checkpoints import loading
 from mixlora.checkpoints.fingerprints import summary
-from mixlora.common.progress import Progress
+from mixlora.common.progress import Progress, silent
 from mixlora.training.config import RecipeSection, TrainConfig
 from mixlora.training.methods import prepare
 
@@ -49,7 +49,6 @@ class Trainings:
         pools: what is trained on, and what is read.
         share: examples of each task in a step.
         steps: of the training whose checkpoints are judged, in all.
-        progress: called after every step.
     """
 
     config: AnalysisConfig
@@ -58,7 +57,6 @@ class Trainings:
     pools: Pools
     share: int
     steps: int
-    progress: Progress
 
     def __post_init__(self) -> None:
         asked = validation_of(self.config)
@@ -66,20 +64,17 @@ class Trainings:
         self.seeds = list(range(asked.seed, asked.seed + asked.seeds))
         self.horizons = asked.horizons
         self.rates = rates_of(self.recipe.training, asked.horizons[-1], self.steps)
-        self._done = 0
 
-    @property
-    def total(self) -> int:
-        """Steps of all trainings."""
-        return len(self.seeds) * len(self.sets) * self.horizons[-1]
-
-    def outcomes(self, out: Path, identity: Mapping[str, Any], meta: Mapping[str, Any]) -> Outcomes:
+    def outcomes(
+        self, out: Path, identity: Mapping[str, Any], meta: Mapping[str, Any], progress: Progress = silent
+    ) -> Outcomes:
         """Train what is not trained yet, and save what came of it to a directory.
 
         Args:
             out: The directory; finished trainings wait beside it.
             identity: Of the job, nested values that JSON has.
             meta: What the outcomes record besides.
+            progress: Called after every step.
 
         Returns:
             The outcomes, as they were saved.
@@ -88,45 +83,49 @@ class Trainings:
             MeasurementError: If a training diverges.
             RunError: If something cannot be written.
         """
+        processes, sets = processes_of(self.config), len(self.sets)
         with unfinished(out, identity) as spool:
-            finished = Finished(spool, summary(identity))
-            read = [self._of_seed(finished, k, seed) for k, seed in enumerate(self.seeds)]
-            before, losses = (np.stack(each) for each in zip(*read, strict=True))
+            read = losses_of(self.pieces(), Finished(spool, summary(identity)), self, self, processes, progress)
+            before = np.stack(read[:: sets + 1])
+            losses = np.stack([np.stack(read[k + 1 : k + 1 + sets]) for k in range(0, len(read), sets + 1)])
             found = Outcomes(self.pools.table(), losses, before, {**self._meta(), **meta})
             settle(found.save, out)
         return found
 
-    def _of_seed(self, finished: Finished, place: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The losses before any step [examples], and after training on each set [sets, horizons, examples]."""
-        first, read = place * (len(self.sets) + 1), content(self.pools.read)
-        rest = [(first + 1 + k, tasks, self._content(tasks)) for k, tasks in enumerate(self.sets)]
-        branches = cache(partial(self.fresh, seed))  # a model is only made if something is left to train
-        before = finished.losses(first, lambda: branches().before(), read)
-        losses = []
-        for number, tasks, trained in rest:
-            losses.append(finished.losses(number, partial(self._train, branches, tasks, seed), read, *trained))
-            self._done += self.horizons[-1]
-            self.progress("steps", self._done, self.total)
-        return before, np.stack(losses)
+    def pieces(self) -> list[Piece]:
+        """For every seed the losses before any step, then those after training on each set."""
+        read, found = content(self.pools.read), list[Piece]()
+        known = {task: content(stream.examples) for task, stream in self.pools.streams.items()}
+        for seed in self.seeds:
+            found.append(Piece(len(found), (seed,), (read,), 0))
+            for tasks in self.sets:
+                trained = [part for task in tasks for part in (task, known[task])]
+                found.append(Piece(len(found), (seed, tasks), (read, *trained), self.horizons[-1]))
+        return found
 
-    def _train(self, branches: Callable[[], Branches], tasks: Tasks, seed: int) -> torch.Tensor:
-        """The losses after training on some tasks, [horizons, examples]."""
-        made = branches()
-        made.done = self._done
-        return made.along(tasks, seed, self.horizons, self.rates, self.share)
+    def opened(self, stepped: Callable[[], None]) -> Callable[..., Tensor]:
+        """What returns the losses of a piece; a model is only made if something is left to train."""
 
-    def _content(self, tasks: Tasks) -> list[str]:
-        """What a training depends on beside the job: its tasks and their examples."""
-        return [part for task in tasks for part in (task, content(self.pools.streams[task].examples))]
+        @lru_cache(maxsize=1)
+        def fresh(seed: int) -> Branches:
+            return self.fresh(seed, stepped)
 
-    def fresh(self, seed: int) -> Branches:
+        def losses(seed: int, tasks: Tasks | None = None) -> Tensor:
+            branches = fresh(seed)
+            if tasks is None:
+                return branches.before()
+            return branches.along(tasks, seed, self.horizons, self.rates, self.share)
+
+        return losses
+
+    def fresh(self, seed: int, stepped: Callable[[], None] = unheard) -> Branches:
         """The base with a new adapter, from which all sets are trained."""
         pools, probe = self.pools, self.config.probe
         model = fresh_model(self.config, self.trained, pools.collator.tokenizer, seed)
         adapter = str(model.active_adapter)
         held_out = HeldOut(pools.held_out, model, adapter, probe.batch_size, probe.memory_budget)
-        given = (model, adapter, pools.collator, pools.streams, held_out, self.recipe, self.progress)
-        return Branches(*given, remedy=_REMEDY, total=self.total)
+        given = (model, adapter, pools.collator, pools.streams, held_out, self.recipe)
+        return Branches(*given, stepped=stepped, remedy=_REMEDY)
 
     def _meta(self) -> dict[str, Any]:
         """What the outcomes record of the trainings."""

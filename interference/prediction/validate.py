@@ -30,6 +30,7 @@ from interference.prediction.predictors import Predictor, check, matrices
 from interference.prediction.recipe import Trained, asked_of, recipe_of, trained_by, validation_of
 from interference.prediction.trainings import Trainings
 from interference.prediction.validation import OUTCOMES, RUNS, Validation, load, save
+from interference.prediction.workers import processes_of
 from interference.run import load as load_run
 from mixlora.checkpoints import loading
 from mixlora.checkpoints.fingerprints import of_checkpoint, of_processing
@@ -155,9 +156,7 @@ class Job:
     def trainings(self) -> Trainings:
         """The trainings that are the truth."""
         trained = self.trained
-        return Trainings(
-            self.config, trained.config, trained.recipe, self.pools, self.share, trained.steps, self.progress
-        )
+        return Trainings(self.config, trained.config, trained.recipe, self.pools, self.share, trained.steps)
 
 
 def prepared(config: AnalysisConfig, out: Path, progress: Progress = silent, day: date | None = None) -> Job:
@@ -175,6 +174,7 @@ def prepared(config: AnalysisConfig, out: Path, progress: Progress = silent, day
     Raises:
         InterferenceError: As `validate`.
     """
+    processes_of(config)
     trained, asked = trained_by(config), validation_of(config)
     _check_seeds(config, trained)
     if config.probe.optimizer is not None:
@@ -340,7 +340,7 @@ def _train(job: Job, identity: Mapping[str, Any]) -> None:
     own = {key: value for key, value in identity.items() if key != _ADAPTERS}
     recipe = job.trained.recipe
     meta = {"recipe": {**recipe.json(), "of": recipe.place}, "versions": checkpoint.versions()}
-    job.trainings().outcomes(place, own, meta)
+    job.trainings().outcomes(place, own, meta, job.progress)
 
 
 def _predictions(job: Job, tasks: Sequence[str], predictors: Mapping[str, Predictor]) -> pd.DataFrame:

@@ -11,10 +11,10 @@ from transformers import EarlyStoppingCallback, Trainer
 
 import interference
 from interference import load
-from interference.callback import _logged
+from interference.callback.measuring import _logged
 from interference.errors import MeasurementError, RunError
 from interference.figures import matrices
-from interference.measurement.series import Series
+from interference.measurement.series import RUNS, Series
 from tests.support.mixtures import mixture
 from tests.support.models import VOCABULARY, batch, llama, llava, lora
 from tests.support.needed import needed
@@ -285,12 +285,12 @@ def test_a_resumed_training_that_ends_early_leaves_later_runs(tmp_path):
 def test_a_run_that_no_callback_made_is_not_removed(tmp_path):
     run = interference.compute(lora(llama()), PROBES)
     run.save(tmp_path / "runs" / "step-6")
-    series = Series(tmp_path / "runs")
+    series = Series(tmp_path / "runs", RUNS)
     with pytest.raises(RunError, match="holds step-6, which is not of this training's series"):
         series.begin(2, again=False)
     series.begin(6, again=False)  # it goes on after that step
     series.add(8, run)
-    assert list(series.runs()) == [6, 8]
+    assert list(series.all()) == [6, 8]
 
 
 def test_a_series_may_lie_in_the_home_directory(tmp_path, monkeypatch):

@@ -82,7 +82,7 @@ def test_a_measurement_is_bootstrapped_once_for_log_and_picture(tmp_path, monkey
 
 def test_more_tasks_than_can_be_read_are_not_drawn(tmp_path, monkeypatch):
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "logs"))
-    monkeypatch.setattr("interference.callback.MOST_DRAWN", 1)
+    monkeypatch.setattr("interference.callback.measuring.MOST_DRAWN", 1)
     trained(tmp_path, MODELS["lora"](), [{"every": 4}], report_to=["tensorboard"])
     read = EventAccumulator(str(tmp_path / "logs"))
     read.Reload()

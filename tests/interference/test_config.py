@@ -65,7 +65,10 @@ def test_amounts_that_are_none(text):
     ("values", "message"),
     [
         ("a: [1", "c.yaml:1: not valid YAML ("),
-        ("- 1", "c.yaml: a configuration is a mapping with the keys model, tasks, probe, lookahead, validation, out"),
+        (
+            "- 1",
+            "c.yaml: a configuration is a mapping with the keys model, tasks, probe, lookahead, validation, processes",
+        ),
         ("", "c.yaml: a configuration is a mapping with the keys"),
         ("x: !!python/object/apply:os.system ['true']", "c.yaml:1: not valid YAML (could not determine a constructor"),
         (MINIMAL | {"include": "none.yaml"}, "there is no configuration file "),

@@ -104,6 +104,7 @@ def _followed(found: Lookahead) -> str:
     """The recipe of the branches, in a sentence."""
     recipe = dict(found.meta.get("recipe") or {})
     return (
-        f"Each branch trains on one task alone, {counted(len(found.seeds), 'seed')} of it: AdamW without a state, a "
-        f"constant rate of {recipe.get('learning_rate')}, batches of {recipe.get('batch_size')} examples."
+        f"Each branch trains on one task alone, {counted(len(found.seeds), 'seed')} of it: "
+        f"{recipe.get('optimizer', 'AdamW without a state')}, a constant rate of "
+        f"{recipe.get('learning_rate')}, batches of {recipe.get('batch_size')} examples."
     )

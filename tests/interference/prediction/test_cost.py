@@ -47,6 +47,14 @@ def test_times_are_measured(start, monkeypatch):
     assert told.seconds == pytest.approx(20 * told.step_seconds + 13 * told.reading_seconds)
 
 
+def test_processes_share_the_time(start, interference, tmp_path):
+    told = cost(start.config().model_copy(update={"processes": 9}), timed=True)
+    assert told.processes == 4  # as many as there are branches
+    assert told.seconds == pytest.approx((20 * told.step_seconds + 13 * told.reading_seconds) / 4)
+    (tmp_path / "c.yaml").write_text(json.dumps(start.data() | {"processes": 2}))
+    assert "s, in 2 processes at once)" in " ".join(interference("plan", tmp_path / "c.yaml").out.split())
+
+
 def test_the_command(interference, start, tmp_path):
     (tmp_path / "c.yaml").write_text(json.dumps(start.data()))
     said = interference("plan", tmp_path / "c.yaml")
@@ -60,7 +68,7 @@ def test_the_command(interference, start, tmp_path):
     found = json.loads(interference("plan", tmp_path / "c.yaml", "--no-time", "--json").out)
     assert found["lookahead"] == {
         "branches": 4, "steps": 5, "passes": 1, "rows": 8, "readings": 13, "examples": 20, "forwards": 5,
-        "step_seconds": None, "reading_seconds": None, "seconds": None,
+        "processes": 1, "step_seconds": None, "reading_seconds": None, "seconds": None,
     }  # fmt: skip
     values = start.data() | {"lookahead": None}
     (tmp_path / "d.yaml").write_text(json.dumps(values))

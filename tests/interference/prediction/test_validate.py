@@ -30,6 +30,7 @@ from mixlora.training.config import TrainConfig
 from mixlora.training.run import train
 from tests.support.checkpoints import write_base, write_task
 from tests.support.killing import kill_until_done
+from tests.support.sharing import leaving
 
 TASKS = ["red", "blue", "green", "gold"]
 ASKED = {"truth": ["pairs", "leave-one-out"], "horizons": [1, 3], "seeds": 2, "held_out": 8}
@@ -161,6 +162,15 @@ def test_every_set_begins_with_the_same_adapter_and_sees_the_same_examples(folde
     place = found.outcomes.meta["sets"].index(["green", "gold"])
     np.testing.assert_array_equal(found.outcomes.losses[1, place], read)
     np.testing.assert_array_equal(found.outcomes.before[1], branches.before().numpy())
+
+
+def test_two_processes_train_the_same_to_the_bit(folder, tmp_path, found):
+    job = library.prepared(asked(folder).model_copy(update={"processes": 2}), folder / "out")
+    with leaving(tmp_path / "outcomes.partial" / "part-000002.safetensors") as taken:
+        read = job.trainings().outcomes(tmp_path / "outcomes", {"job": "one"}, {})
+    np.testing.assert_array_equal(read.losses, found.outcomes.losses)
+    np.testing.assert_array_equal(read.before, found.outcomes.before)
+    assert 1 <= len(taken) < 2 * len(found.outcomes.meta["sets"])
 
 
 def test_verdicts_of_the_truth_do_not_wait_for_a_tasks_own_fall(found):

@@ -1,35 +1,35 @@
-"""InterferenceCallback: measures a Trainer's training every n steps, and keeps a series of runs."""
+"""InterferenceCallback: measures a Trainer's training every n steps, and keeps a series of runs.
+
+Not here: when it measures (`along`), and the measurement itself (`measurement.trainer`).
+"""
 
 import inspect
 import io
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from accelerate.utils import broadcast_object_list
 from PIL import Image
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
+from transformers import Trainer
 from transformers.integrations import TensorBoardCallback, WandbCallback
 
-from interference.errors import ConfigError, MeasurementError, ScopeError
+from interference.callback.along import Along, check_batches
 from interference.measurement.compute import compute
 from interference.measurement.grouping import Groups
 from interference.measurement.labels import check_labels
-from interference.measurement.series import Series
+from interference.measurement.series import RUNS
 from interference.measurement.trainer import grouped_batches, handed_over, measure_batches, refuse_shards
-from interference.measurement.units import Batch, check_by_task
+from interference.measurement.units import Batch
 from interference.run import Run
 from interference.run.remarks import shown_verdicts
 from interference.statistics.significance import Verdict
-from mixlora.common.errors import type_of
 from mixlora.data.groups import IMAGE
 
-T = TypeVar("T")
 COUNTS = {
     Verdict.CONFLICT: "conflicts",
     Verdict.SYNERGY: "synergies",
@@ -42,7 +42,7 @@ MOST_DRAWN = 40
 """Tasks of a picture: more cannot be read."""
 
 
-class InterferenceCallback(TrainerCallback):
+class InterferenceCallback(Along[Run]):
     """Measures the interference of tasks on a fixed probe set while a Trainer (also TRL's SFTTrainer) trains.
 
     Every measurement saves a run to `out/step-<N>` and adds an entry to the Trainer's log:
@@ -143,25 +143,18 @@ class InterferenceCallback(TrainerCallback):
         **options: Any,
     ) -> None:
         if not isinstance(batches, str):
-            _check_batches(batches)
+            check_batches(batches)
             if groups is not None:
                 check_labels(groups, batches, options.get("unit", "example"))
-        if every < 1:
-            raise ConfigError(f"every is {every}, but must be at least 1 optimizer step")
         if "loss" in options:
             raise TypeError("the callback measures the trainer's own loss; leave loss out")
         inspect.signature(compute).bind(trainer, batches, layers, modules, seed=seed, **options)
-        self.trainer = trainer
+        super().__init__(trainer, every, out, RUNS, first, last)
         self.batches = batches
-        self.every = every
-        self.first = first
-        self.last = last
         self.verdicts = verdicts
         self.samples = samples
         self.groups = groups
         self._options = {"layers": layers, "modules": modules, "seed": seed, **options}
-        self._series = Series(out)
-        self._unfinished = False
 
     @property
     def runs(self) -> dict[int, Run]:
@@ -169,7 +162,7 @@ class InterferenceCallback(TrainerCallback):
 
         Without `out`, only the main process has them.
         """
-        return self._series.runs()
+        return self._series.all()
 
     def series(self) -> dict[str, Run]:
         """The runs by title, as `figures.series` takes them.
@@ -182,98 +175,20 @@ class InterferenceCallback(TrainerCallback):
         """
         return {f"step {step}": run for step, run in self.runs.items()}
 
-    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Check that the training can be measured; measure, if it starts at step 0.
-
-        Args:
-            args: The Trainer's arguments.
-            state: Where the training is.
-            control: What the Trainer is to do next.
-
-        Raises:
-            CheckpointError: If no process holds whole parameters.
-            RunError: If `out` already holds a series, or cannot be written.
-            MeasurementError: If a loss or gradient is not finite.
-            ScopeError: If the probe set does not fit the model.
-        """
+    def _refuse(self) -> None:
         refuse_shards(self.trainer)
-        self._together(lambda: self._begin(state.global_step))
-        if self.first and state.global_step == 0:
-            self._measure(state, control)
 
-    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Measure every `every` steps.
+    def _check(self) -> None:
+        self._compute({task: list(islice(given, 2)) for task, given in self._probes()[0].items()})
 
-        Args:
-            args: The Trainer's arguments.
-            state: Where the training is.
-            control: What the Trainer is to do next.
-        """
-        if state.global_step % self.every == 0:
-            self._measure(state, control)
-        self._end(state, control)
+    def _find(self) -> Run:
+        return self._compute(*self._probes())
 
-    def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Measure, if the evaluation ends the training.
-
-        Args:
-            args: The Trainer's arguments.
-            state: Where the training is.
-            control: What the Trainer is to do next.
-        """
-        self._end(state, control)
-
-    def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Measure, if the training ends with the epoch.
-
-        Args:
-            args: The Trainer's arguments.
-            state: Where the training is.
-            control: What the Trainer is to do next.
-        """
-        self._end(state, control)
-
-    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Measure the last step, unless the Trainer has loaded the weights of an earlier, better checkpoint.
-
-        Args:
-            args: The Trainer's arguments.
-            state: Where the training is.
-            control: What the Trainer is to do next.
-        """
-        if self.last and not (args.load_best_model_at_end and state.best_model_checkpoint is not None):
-            self._measure(state, control)
-        self._unfinished = False
-
-    def _end(self, state: TrainerState, control: TrainerControl) -> None:
-        if self.last and control.should_training_stop and self.trainer.is_in_train:  # not in a later evaluate()
-            self._measure(state, control)
-
-    def _begin(self, step: int) -> None:
-        again = self._unfinished and self.trainer.args.auto_find_batch_size  # with smaller batches
-        self._series.begin(step, again)
-        self._unfinished = True
-        if step or not self.first:  # report a wrong probe set now, not at the first measurement
-            self._compute({task: list(islice(given, 2)) for task, given in self._probes()[0].items()})
-
-    def _measure(self, state: TrainerState, control: TrainerControl) -> None:
-        """Measure and log the step, unless the series has it."""
-        logs = self._together(lambda: self._logs_of(state.global_step))
-        if logs:
-            wanted = control.should_log
-            # Trainer.log itself: an override (TRL's) would empty its running means into this entry
-            Trainer.log(self.trainer, logs)
-            control.should_log = wanted  # every entry clears it, but the Trainer's own entry is still due
-
-    def _logs_of(self, step: int) -> dict[str, float]:
-        if step in self._series:
-            return {}
-        run = self._compute(*self._probes())
-        self._series.add(step, run)
-        table = run.table("interference") if self.verdicts else None
+    def _told(self, found: Run, step: int) -> dict[str, float]:
+        table = found.table("interference") if self.verdicts else None
         if table is not None:
             _show(self.trainer, table, step)
-        return _logged(run, table)
+        return _logged(found, table)
 
     def _probes(self) -> tuple[Mapping[str, Iterable[Batch]], Any]:
         """The probe set and its groups; rows of a column are drawn and collated again every time."""
@@ -285,21 +200,6 @@ class InterferenceCallback(TrainerCallback):
     def _compute(self, batches: Mapping[str, Iterable[Batch]], groups: Any = None) -> Run:
         with handed_over(self.trainer, self._options["seed"]) as model:
             return measure_batches(self.trainer, model, batches, groups=groups, **self._options)
-
-    def _together(self, job: Callable[[], T]) -> T:
-        """What a job returns on the main process; the others wait for it, and fail if it fails."""
-        said: list[Any] = [None, None]
-        try:
-            if self.trainer.accelerator.is_main_process:
-                said[0] = job()
-        except Exception as error:
-            said[1] = str(error)
-            raise
-        finally:
-            broadcast_object_list(said)
-        if said[1] is not None:
-            raise MeasurementError(f"the measurement failed on the main process: {said[1]}")
-        return said[0]
 
 
 def _logged(run: Run, table: pd.DataFrame | None) -> dict[str, float]:
@@ -349,13 +249,3 @@ def _drawn(table: pd.DataFrame, step: int) -> Image.Image:
 
     figure = matrices.drawn(table, "interference", f"step {step}")
     return Image.open(io.BytesIO(canvas.rendered(figure, "png", dots=100))).convert("RGB")
-
-
-def _check_batches(batches: Mapping[str, Iterable[Batch]]) -> None:
-    check_by_task(batches)
-    for task, given in batches.items():
-        if isinstance(given, Iterator):  # not iter(given): that of a DataLoader draws a random number
-            raise ScopeError(
-                f"task {task!r}: {type_of(given)} gives its batches only once, but every measurement needs "
-                "them; give a list"
-            )

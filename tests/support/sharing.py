@@ -1,0 +1,41 @@
+"""Sharing: jobs of several processes in which a test knows who does what: a worker first, then this process."""
+
+import contextlib
+import time
+
+import pytest
+
+from interference.prediction.branches import Branches
+
+LONGEST = 60
+"""Seconds that a test waits for a worker."""
+
+
+def wait(done, meanwhile=lambda: None):
+    """Wait until it is done."""
+    ends = time.monotonic() + LONGEST
+    while not done():
+        assert time.monotonic() < ends, "no worker has done it"
+        meanwhile()
+        time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def leaving(part, then=lambda: None):
+    """Inside, this process takes its first steps when a worker has finished a part, and does `then` before.
+
+    Yields:
+        What this process has trained: tasks and seeds.
+    """
+    own, taken = Branches.along, []
+
+    def along(self, *arguments):
+        if not taken:
+            wait(part.exists, self.stepped)
+            then()
+        taken.append(arguments[:2])
+        return own(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Branches, "along", along)
+        yield taken
