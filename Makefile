@@ -2,7 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # Files of the public API, whose docstrings pydoclint holds to their signatures; tests/test_docstrings.py knows them, too.
-PUBLIC := interference/callback/along.py interference/callback/measuring.py interference/factors/factors.py interference/factors/observer.py interference/figures/canvas.py \
+PUBLIC := interference/advice/advice.py interference/advice/job.py interference/advice/tried.py interference/callback/along.py interference/callback/measuring.py \
+	interference/factors/factors.py interference/factors/observer.py interference/figures/canvas.py \
 	interference/figures/matrices.py interference/figures/paper.py interference/figures/predictions.py interference/measurement/compute.py interference/measurement/trainer.py \
 	interference/prediction/horizons.py interference/prediction/lookahead.py \
 	interference/prediction/predictors.py interference/prediction/validate.py interference/prediction/validation.py interference/run/comparison.py interference/run/measured.py \

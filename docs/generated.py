@@ -12,8 +12,8 @@ import typer.main
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from interference.cli import advising, drawing, predicting  # noqa: F401  their commands register themselves
 from interference.cli import commands as of_interference
-from interference.cli import drawing, predicting  # noqa: F401  their commands register themselves
 from interference.config import AnalysisConfig
 from mixlora import cli as of_mixlora
 from mixlora.evaluation.config import EvaluateConfig

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 from mixlora.common.aliases import Aliases
 
 if TYPE_CHECKING:
+    from interference import advice as advice
     from interference import factors as factors
     from interference import figures as figures
     from interference import prediction as prediction
+    from interference.advice.job import advise
     from interference.callback import InterferenceCallback, LookaheadCallback
     from interference.factors import observer as observation
     from interference.figures import paper
@@ -34,6 +36,8 @@ __all__ = [
     "InterferenceCallback",
     "LookaheadCallback",
     "Run",
+    "advice",
+    "advise",
     "compare",
     "compute",
     "factors",
@@ -56,6 +60,7 @@ _HOMES = {
     "InterferenceCallback": "callback",
     "LookaheadCallback": "callback",
     "Run": "run",
+    "advise": "advice.job",
     "compare": "run",
     "compute": "measurement.compute",
     "from_trainer": "measurement.trainer",

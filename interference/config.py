@@ -30,7 +30,7 @@ _SEEDS = 2**32
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
-OF_TRAINING = ("lookahead", "validation", "processes")
+OF_TRAINING = ("lookahead", "validation", "trial", "processes")
 """Keys of a configuration that `compute` does not read."""
 
 
@@ -244,14 +244,46 @@ class ValidateConfig(Section):
         return self
 
 
+class TrialConfig(Section):
+    """By which trainings `interference advise --train` tries what is advised.
+
+    Attributes:
+        steps: optimizer steps that every arm takes in all, over all its adapters: a multiple of the number of tasks.
+            None for those of the probed training, rounded up to such a multiple.
+        seeds: trainings of every arm, each with initial weights, batches and dropout of its own.
+        seed: of the first of them; the others have the numbers after it. Those of the probed training, of a validation
+            and of a lookahead are not allowed.
+        share: examples of each task in a step on all tasks. A step of any arm has as many examples in all, so that
+            it must divide among the tasks of each group. None for the batch of the probed training over the number of
+            tasks, rounded up until it does.
+        held_out: examples of each task whose losses are read. They share nothing with those that are probed or trained
+            on.
+        random: random splits into groups of the same sizes as the advised ones, to compare those with.
+    """
+
+    steps: int | None = Field(None, ge=1)
+    seeds: int = Field(3, ge=2)
+    seed: int = Field(2000, ge=0, lt=_SEEDS)
+    share: int | None = Field(None, ge=1)
+    held_out: int = Field(100, ge=2)
+    random: int = Field(5, ge=2)
+
+    @model_validator(mode="after")
+    def _seeds_in_range(self) -> "TrialConfig":
+        if self.seed + self.seeds > _SEEDS:
+            raise ValueError(f"seed {self.seed} and the {self.seeds - 1} after it must stay below {_SEEDS}")
+        return self
+
+
 class AnalysisConfig(Section):
-    """Everything `compute` needs, `lookahead` and `validate`.
+    """Everything `compute` needs, `lookahead`, `validate` and `advise --train`.
 
     Attributes:
         lookahead: what `interference lookahead` does; None for its defaults. `compute` does not read it.
         validation: what `interference validate` does; None for its defaults. `compute` does not read it.
-        processes: branches and trainings that `lookahead` and `validate` train at once, each in a process with a model
-            of its own. Not for a GPU. `compute` does not read it.
+        trial: what `interference advise --train` does; None for its defaults. `compute` does not read it.
+        processes: trainings that `lookahead`, `validate` and `advise --train` take at once, each in a process with a
+            model of its own. Not for a GPU. `compute` does not read it.
         out: the run's directory.
     """
 
@@ -260,6 +292,7 @@ class AnalysisConfig(Section):
     probe: ProbeConfig = Field(default_factory=lambda: ProbeConfig.model_validate({}))
     lookahead: LookaheadConfig | None = None
     validation: ValidateConfig | None = None
+    trial: TrialConfig | None = None
     processes: int = Field(1, ge=1)
     out: Place | None = None
 
@@ -339,7 +372,7 @@ def is_recorded(stored: Any, wanted: AnalysisConfig) -> bool:
     """Whether a result's stored configuration is the wanted one, by value: a key that is missing has its default.
 
     So results of versions without the key stay valid. `out` says where a result is, `lookahead`, `validation` and
-    `processes` what other commands do; they do not count.
+    `trial` and `processes` what other commands do; they do not count.
     """
     if not isinstance(stored, Mapping):
         return False

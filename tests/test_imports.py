@@ -23,10 +23,12 @@ WINGS = {  # a wing, or a module at the top of a package, may import those liste
     "interference.verification": "errors blocks run gradients config measurement",
     "interference.factors": "errors blocks statistics run gradients config measurement",
     "interference.prediction": "errors blocks statistics run gradients config measurement",
+    "interference.advice": "errors blocks statistics run gradients config measurement prediction",
     "interference.callback": "errors config statistics run measurement prediction figures",
     "interference.figures": "errors blocks statistics run factors prediction",
-    "interference.report": "errors blocks statistics run config prediction figures",
-    "interference.cli": "errors statistics run config measurement verification factors prediction figures report",
+    "interference.report": "errors blocks statistics run config prediction advice figures",
+    "interference.cli": "errors statistics run config measurement verification factors prediction advice "
+    "figures report",
     "mixlora.common": "",
     "mixlora.tuner": "common",
     "mixlora.data": "common",
@@ -36,7 +38,7 @@ WINGS = {  # a wing, or a module at the top of a package, may import those liste
     "mixlora.pretraining": "common data evaluation",
     "mixlora.cli": "common data checkpoints training evaluation",
 }
-ENTRIES = {"interference": 15, "mixlora": 11}
+ENTRIES = {"interference": 16, "mixlora": 11}
 FLOORS = {"interference": 8, "mixlora": 6}
 PURE = (
     "interference.blocks",
@@ -60,6 +62,7 @@ OWNERS = {  # libraries, and the only files that may import them
     ],
     "seaborn": ["interference/figures/cells.py"],
     "typer": [
+        "interference/cli/advising.py",
         "interference/cli/commands.py",
         "interference/cli/drawing.py",
         "interference/cli/options.py",
@@ -70,6 +73,7 @@ OWNERS = {  # libraries, and the only files that may import them
         "interference/cli/demo.py",
         "interference/cli/horizons.py",
         "interference/cli/printing.py",
+        "interference/cli/trials.py",
         "interference/cli/validations.py",
         "mixlora/common/terminal.py",
     ],

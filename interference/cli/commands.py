@@ -149,6 +149,7 @@ def show(
 
     Example: interference show reports/demo/lora/step-10 --layers 2,3 --modules mlp --side A
     """
+    from interference.advice import tried
     from interference.cli import printing
     from interference.prediction import holding
     from interference.run import load
@@ -160,7 +161,7 @@ def show(
         typer.echo(printing.to_json(loaded.table(metric.value, **options)))
     else:
         printing.show(loaded, metric.value, terminal.console(), **options)
-        for line in holding.words(run, loaded):
+        for line in [*holding.words(run, loaded), *tried.words(run, loaded)]:
             typer.echo(plain(f"note: {line}"))
         command.next_steps(command.call("interference", "report", run), quiet=quiet)
 
@@ -251,11 +252,12 @@ def plan(
     """Estimate what `compute` will cost: units, blocks, memory, disk and time, and cheaper choices.
 
     With --pilot, also say how many groups (or units) a verdict needs for a power of 80%. --pilot alone says only that.
-    If the configuration has a lookahead or a validation, also estimate what that will cost.
+    If the configuration has a lookahead, a validation or a trial, also estimate what that will cost.
 
     Example: interference plan analysis_configs/paper_figure2.yaml --set probe.unit_size=10
     """
-    from interference.cli import horizons, printing, validations
+    from interference.advice.cost import of_trial
+    from interference.cli import horizons, printing, trials, validations
     from interference.measurement import plan
     from interference.prediction import cost
     from mixlora.common import terminal
@@ -267,14 +269,17 @@ def plan(
     found = None if resolved is None else plan.plan(resolved, timed=time)
     ahead = None if resolved is None or resolved.lookahead is None else cost.cost(resolved, timed=time)
     tested = None if resolved is None or resolved.validation is None else cost.of_validation(resolved, timed=time)
+    tried = None if resolved is None or resolved.trial is None else of_trial(resolved, timed=time)
     if as_json:
-        typer.echo(printing.plan_json(found, needs, ahead, tested))
+        typer.echo(printing.plan_json(found, needs, ahead, tested, tried))
     else:
         printing.plan(found, terminal.console(), needs)
         if ahead is not None:
             horizons.cost(ahead, terminal.console())
         if tested is not None:
             validations.cost(tested, terminal.console())
+        if tried is not None:
+            trials.cost(tried, terminal.console())
     after = "interference compute, with as many samples" if found is None else _same("compute", config, given, settings)
     command.next_steps(after, quiet=quiet or as_json)
 
@@ -309,4 +314,4 @@ def _same(name: str, config: Path | None, given: Mapping[str, Any], settings: Se
 
 def main() -> None:
     """Entry point: errors become one sentence on stderr and an exit code."""
-    command.run(app, alone={"factors", "report", "figure", "demo", "verify", "lookahead", "validate"})
+    command.run(app, alone={"factors", "report", "figure", "demo", "verify", "lookahead", "validate", "advise"})

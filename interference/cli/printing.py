@@ -43,6 +43,7 @@ from mixlora.common.errors import plain
 from mixlora.common.files import amount
 
 if TYPE_CHECKING:
+    from interference.advice.cost import TrialCost
     from interference.config import AnalysisConfig
     from interference.measurement.plan import Plan
     from interference.prediction.cost import Cost, ValidationCost
@@ -363,12 +364,14 @@ def plan_json(
     needs: "Needed | None" = None,
     ahead: "Cost | None" = None,
     tested: "ValidationCost | None" = None,
+    tried: "TrialCost | None" = None,
 ) -> str:
-    """A plan, what verdicts need by a pilot, what a lookahead and a validation take, as JSON: what `plan` prints."""
+    """A plan, what verdicts need by a pilot, what a lookahead, a validation and a trial take, as JSON."""
     names = ("units", "groups", "blocks", "width", "spool", "stored", "memory", "gpu_memory", "seconds")
     cost = {} if found is None else {name: getattr(found, name) for name in names} | {"choices": _rows(found.choices)}
     cost |= {} if ahead is None else {"lookahead": {**asdict(ahead), "seconds": ahead.seconds}}
     cost |= {} if tested is None else {"validation": {**asdict(tested), "seconds": tested.seconds}}
+    cost |= {} if tried is None else {"trial": {**asdict(tried), "seconds": tried.seconds}}
     if needs is None:
         return json.dumps(cost, indent=2)
     rows = needs.table.assign(reachable=np.isfinite(needs.table["groups"]).where(needs.table["groups"].notna(), None))

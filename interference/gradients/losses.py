@@ -38,6 +38,43 @@ def example_losses(
     Raises:
         MeasurementError: if an example has no supervised token, or the model has no head.
     """
+    logits, targets, supervised, tokens = _supervised(model, batch, whole_logits, alone)
+    losses = F.cross_entropy(
+        logits.to(torch.promote_types(logits.dtype, torch.float32)),
+        targets.to(logits.device),
+        reduction="none",
+    )
+    return _by_example(losses, supervised) / tokens.to(logits.device), tokens
+
+
+def exact_answers(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+    """Whether every supervised token of an example is the likeliest one after those before it.
+
+    That is when greedy decoding gives exactly the answer, whatever it does after the answer.
+
+    Args:
+        model: as in `example_losses`.
+        batch: as in `example_losses`.
+
+    Returns:
+        1 or 0 for each example [batch].
+
+    Raises:
+        MeasurementError: as `example_losses`.
+    """
+    logits, targets, supervised, tokens = _supervised(model, batch)
+    right = (logits.argmax(dim=-1) == targets.to(logits.device)).double()
+    return (_by_example(right, supervised) == tokens.to(logits.device)).double()
+
+
+def _supervised(
+    model: nn.Module, batch: Mapping[str, Any], whole_logits: bool = False, alone: bool | None = True
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Logits [tokens, vocabulary] and targets [tokens] where tokens are supervised, these places [batch, seq], counts.
+
+    Raises:
+        MeasurementError: if an example has no supervised token, or the model has no head.
+    """
     batch = with_positions(model, batch)
     labels = batch["labels"]
     targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED)
@@ -49,15 +86,13 @@ def example_losses(
     with routed(model, tasks=batch.get("tasks"), labels=labels, alone=alone):
         logits = _logits(model, model(**inputs, use_cache=False, return_dict=True))
     chosen = supervised[:, -logits.shape[1] :] if logits.dim() == 3 else supervised[kept]
-    logits = logits[chosen.to(logits.device)]
-    losses = F.cross_entropy(
-        logits.to(torch.promote_types(logits.dtype, torch.float32)),
-        targets[supervised].to(logits.device),
-        reduction="none",
-    )
-    rows = supervised.nonzero()[:, 0].to(logits.device)
-    summed = losses.new_zeros(len(labels)).index_add(0, rows, losses)
-    return summed / tokens.to(logits.device), tokens
+    return logits[chosen.to(logits.device)], targets[supervised], supervised, tokens
+
+
+def _by_example(values: Tensor, supervised: Tensor) -> Tensor:
+    """Sums over the supervised tokens of every example [batch]."""
+    rows = supervised.nonzero()[:, 0].to(values.device)
+    return values.new_zeros(len(supervised)).index_add(0, rows, values)
 
 
 def _logits(model: nn.Module, output: Any) -> Tensor:

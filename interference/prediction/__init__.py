@@ -1,8 +1,9 @@
 """Prediction: what real training does next.
 
 `recipe` says by which training, `pools` which examples are trained on and which are read, `branches` takes the steps,
-`held_out` reads the losses, `pictures` keeps the features of pictures that do not change between readings, `finished`
-keeps losses where a job is interrupted, `workers` are further processes that train with this one.
+`combining` those that weigh or combine tasks. `held_out` reads the losses, `pictures` keeps the features of pictures
+that do not change between readings, `finished` keeps losses where a job is interrupted, `workers` are further processes
+that train with this one.
 
 `trainers` takes the steps from where a Trainer's training stands, `readings` reads the losses there.
 

@@ -74,6 +74,8 @@ class Branches:
         recipe: how the steps are taken.
         stepped: called after every step.
         remedy: what the user can do about a branch that diverges.
+        read: what is read of the model on the way; None for every held-out example's loss.
+        done: steps of the branch so far.
     """
 
     model: nn.Module
@@ -84,6 +86,8 @@ class Branches:
     recipe: Recipe
     stepped: Callable[[], None] = unheard
     remedy: str = "lower lookahead.recipe.learning_rate"
+    read: Callable[[nn.Module], Tensor] | None = None
+    done: int = field(default=0, init=False)
     _counts: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -107,21 +111,22 @@ class Branches:
             share: examples of each task in a step.
 
         Returns:
-            Every held-out example's loss [steps, examples].
+            Every held-out example's loss [steps, examples], or what `read` gives [steps, ...].
 
         Raises:
             MeasurementError: if a loss or gradient is not finite any more.
         """
         name, found = " and ".join(map(repr, tasks)), []
-        order = self.recipe.training.order
+        order, read = self.recipe.training.order, self.read or self.held_out.losses
         streams = zip(*(self.streams[task].batches(share, order, seed) for task in tasks), strict=True)
         with standing(self.model, self.adapter), self._saving_memory():
             optimizer = self._optimizer()
             for step, rate in enumerate(rates[: steps[-1]], start=1):
+                self.done = step - 1
                 try:
                     with own_randomness(drawn_by(f"step {step}", name, seed)):
                         self._step(optimizer, [one for own in next(streams) for one in own], rate)
-                    found += [self.held_out.losses(self.model)] if step in steps else []
+                    found += [read(self.model)] if step in steps else []
                 except MeasurementError as error:
                     raise MeasurementError(
                         f"the branch along {name} with seed {seed} diverged at step {step}: {error}; {self.remedy}"
@@ -131,25 +136,33 @@ class Branches:
 
     def _step(self, optimizer: torch.optim.Optimizer, rows: Sequence[Encoded], rate: float) -> None:
         """One step of the optimizer on some examples."""
-        micro, recipe = self.recipe.micro, self.recipe.training
-        mixed = len({one.has_image for one in rows}) > 1
-        parts = [rows[start : start + micro] for start in range(0, len(rows), micro)]
-        batches = [self.collator.collate(part, mixed=mixed) for part in parts]
-        tokens = sum((batch["labels"][:, 1:] != IGNORED).sum() for batch in batches)
         self.model.train()
-        for part, batch in zip(parts, batches, strict=True):
-            loss = self._loss(batch, [one.example.task for one in part], tokens, len(parts))
-            check_finite(loss, "the training loss")
-            loss.backward()
+        self.backward(rows)
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        norm = nn.utils.clip_grad_norm_(parameters, recipe.max_grad_norm or torch.inf)
+        norm = nn.utils.clip_grad_norm_(parameters, self.recipe.training.max_grad_norm or torch.inf)
         check_finite(norm, "the gradient's norm")
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.step()
         optimizer.zero_grad()
 
-    def _loss(self, batch: Mapping[str, Tensor], tasks: list[str], tokens: Any, parts: int) -> Tensor:
+    def backward(self, rows: Sequence[Encoded]) -> None:
+        """Leave the gradient of some examples' loss on the parameters that train.
+
+        Raises:
+            MeasurementError: if the loss is not finite.
+        """
+        micro = self.recipe.micro
+        mixed = len({one.has_image for one in rows}) > 1
+        parts = [rows[start : start + micro] for start in range(0, len(rows), micro)]
+        batches = [self.collator.collate(part, mixed=mixed) for part in parts]
+        tokens = sum((batch["labels"][:, 1:] != IGNORED).sum() for batch in batches)
+        for part, batch in zip(parts, batches, strict=True):
+            loss = self.loss(batch, [one.example.task for one in part], tokens, len(parts))
+            check_finite(loss, "the training loss")
+            loss.backward()
+
+    def loss(self, batch: Mapping[str, Tensor], tasks: list[str], tokens: Any, parts: int) -> Tensor:
         """A micro-batch's share of the loss of a step, as Trainer has it."""
         device = self.held_out.device
         inputs: dict[str, Any] = {key: value.to(device) for key, value in batch.items()}

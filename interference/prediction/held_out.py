@@ -3,7 +3,8 @@
 Not here: which examples these are (`pools`), and what their pictures look like to frozen weights (`pictures`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from interference.errors import MeasurementError
 from interference.gradients.autograd import loss_of
 from interference.gradients.examples import singles
-from interference.gradients.losses import example_losses
+from interference.gradients.losses import exact_answers, example_losses
 from interference.gradients.state import own_randomness
 from interference.measurement.objective import Objective, of_model, without_graph
 from interference.measurement.sample import Sample, padded_batches
@@ -56,15 +57,24 @@ class HeldOut:
         Raises:
             MeasurementError: if one is not finite.
         """
+        found = self._read(model, partial(losses_by, self.objective))
+        if not bool(found.isfinite().all()):
+            unit = self.encoded.units[int((~found.isfinite()).nonzero()[0])]
+            raise MeasurementError(f"the loss of {unit.task!r}, example {unit.unit.source}, is not finite")
+        return found
+
+    def answers(self, model: nn.Module) -> Tensor:
+        """Whether the model gives exactly the answer of every example [examples], 1 or 0; see `exact_answers`."""
+        return self._read(model, exact_answers)
+
+    def _read(self, model: nn.Module, read: Callable[[nn.Module, Batch], Tensor]) -> Tensor:
+        """A number for every example [examples], float64."""
         found = torch.empty(len(self.encoded.units), dtype=torch.float64)
         model.eval()
         with own_randomness(0), without_graph(model):
             for number, batch, places in self._batches():
                 with self._features.of(number):
-                    found[places] = losses_by(self.objective, model, batch).double().cpu()
-        if not bool(found.isfinite().all()):
-            unit = self.encoded.units[int((~found.isfinite()).nonzero()[0])]
-            raise MeasurementError(f"the loss of {unit.task!r}, example {unit.unit.source}, is not finite")
+                    found[places] = read(model, batch).double().cpu()
         return found
 
     def _batches(self) -> Iterator[tuple[int, Batch, list[int]]]:

@@ -55,16 +55,20 @@ def _places(path: Path) -> Iterator[Path]:
 
 def _step_of(run: Run, place: Path, found: Validation) -> int | None:
     """The step of the checkpoint of a validation that a run measured, on the same examples and blocks, by content."""
-    own = _measured(run.meta)
+    own = measured(run.meta)
     for step in dict.fromkeys(found.predictions["step"].tolist()):
-        known = _measured(meta_of(place / RUNS / f"step-{step}"))
+        known = measured(meta_of(place / RUNS / f"step-{step}"))
         if own[0] is not None and own == known and run.tasks == found.outcomes.tasks:
             return int(step)
     return None
 
 
-def _measured(meta: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The weights, the examples and the blocks of a run."""
+def measured(meta: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The weights, the examples and the blocks of a run: what makes it another measurement.
+
+    Args:
+        meta: Of the run.
+    """
     model, data = (
         (meta.get(key) or {}).get(name) for key, name in (("fingerprints", "model"), ("data", "fingerprint"))
     )

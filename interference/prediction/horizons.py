@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from interference.errors import RunError, ScopeError
-from interference.run import record
-from interference.statistics.falls import Falls, falls
+from interference.run import Run, record
+from interference.statistics.falls import Falls, falls, ratios
 from mixlora.common import directories
-from mixlora.common.files import expanded
+from mixlora.common.files import expanded, is_file, without_dots
 
 SCHEMA = 1
 MARKER = "lookahead.json"
@@ -109,6 +109,20 @@ class Lookahead:
         axes = pd.Index(self.tasks, name="affected"), pd.Index(self.tasks, name="stepped")
         return pd.DataFrame(values, *axes)
 
+    def resamples(self, steps: int) -> NDArray[np.float64]:
+        """Resamples of interference, over seeds and examples.
+
+        Args:
+            steps: After this number of steps.
+
+        Returns:
+            [replicates, tasks i, tasks j].
+
+        Raises:
+            ScopeError: If there is no such number of steps.
+        """
+        return np.asarray(ratios(self._falls(steps, 0.95).draws), dtype=float)
+
     def branches(self) -> pd.DataFrame:
         """The loss of every held-out example after every branch, tidy: what intervals of your own are made of.
 
@@ -194,6 +208,30 @@ def meta_of(folder: Path) -> dict[str, Any]:
         RunError: If it cannot be read, is damaged, or has another version.
     """
     return record.read_meta(folder / MARKER, SCHEMA, "lookahead")
+
+
+def beside(path: Path, run: Run) -> tuple[Lookahead | None, str]:
+    """The lookahead beside a run's directory, as `interference lookahead` puts it there; else why it is not shown.
+
+    Args:
+        path: The run's directory.
+        run: It.
+
+    Returns:
+        The lookahead, or None; and a sentence without full stop, "" where there is nothing to tell.
+    """
+    path = without_dots(path.absolute())
+    place = path.with_name(f"{path.name}-lookahead")
+    if not is_file(place / MARKER):
+        return None, ""
+    try:
+        found = load(place)
+    except RunError as error:
+        return None, f"The lookahead beside it is not shown: {error}"
+    own, theirs = ((meta.get("fingerprints") or {}).get("model") for meta in (run.meta, found.meta))
+    if own != theirs or own is None:
+        return None, f"The lookahead in {place} is not shown: it is of another checkpoint"
+    return found, ""
 
 
 def check_free(out: Path) -> None:

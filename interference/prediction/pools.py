@@ -17,7 +17,7 @@ from interference.config import AnalysisConfig
 from interference.errors import DataError, ScopeError
 from interference.measurement import sample
 from interference.prediction.branches import Stream
-from interference.prediction.recipe import Recipe, asked_of, validation_of
+from interference.prediction.recipe import Recipe, asked_of, trial_of, validation_of
 from mixlora.checkpoints.prompting import load_collator
 from mixlora.data.checking import as_error
 from mixlora.data.collation import Collator, Encoded
@@ -144,28 +144,78 @@ def draw_apart(config: AnalysisConfig, recipe: Recipe, share: int, day: date | N
         DataError: if a file or records cannot be used.
         ScopeError: if a task has too few examples.
     """
-    asked, kinds = validation_of(config), config.kinds
+    asked = validation_of(config)
     if len(config.tasks) < _RIVALS:
         raise ScopeError(
             f"a validation ranks the rivals of each task, which takes {_RIVALS} tasks, but the configuration has "
             f"{len(config.tasks)}; give it others"
         )
-    probed = sample.encode(sample.read(config), sample.collator_of(config, day), config)
+    probed = _probed(config, day)
     predicting = [*probed.units, *_read(config, asked_of(config).held_out, day).units]
-    problems = list[DataError]()
-    own = {name: _of_configuration(config, name, problems) for name in config.tasks}
-    if problems:
-        raise as_error(problems)
-    left = _apart(predicting, {name: each.examples for name, each in own.items()}, kinds)
-    drawn = {name: _enough(name, left[name], asked.held_out, config.probe.seed) for name in left}
-    reading = _reading(config, asked.held_out)
-    held_out = sample.encode(sample.Drawn(drawn, {name: Noted() for name in drawn}), probed.collator, reading)
     need = _Need(
         share,
         share * asked.horizons[-1] * asked.seeds,
         "validation.held_out, validation.share, probe.samples or lookahead.held_out",
     )
-    return _beside(held_out, [*held_out.units, *predicting], config, recipe, need, day)
+    return _read_apart(predicting, asked.held_out, probed.collator, config, recipe, need, day)
+
+
+def draw_trial(
+    config: AnalysisConfig, recipe: Recipe, share: int, steps: int, runs: Sequence[AnalysisConfig], day: date | None
+) -> Pools:
+    """The examples of every task of a trial: what is read shares nothing with what advice is made from.
+
+    Args:
+        config: names the tasks.
+        recipe: whose tasks are trained on, and whose max_length holds for them.
+        share: examples of each task in a step on all tasks.
+        steps: of an arm, in all.
+        runs: the configurations of the runs that advice is made from.
+        day: that a template takes for today where the configuration names none.
+
+    Raises:
+        DataError: if a file or records cannot be used.
+        ScopeError: if a task has too few examples.
+    """
+    asked, probed = trial_of(config), _probed(config, day)
+    advising = [*probed.units, *(unit for run in runs for unit in _probed(run, day).units)]
+    if config.lookahead is not None:
+        advising += _read(config, config.lookahead.held_out, day).units
+    if config.validation is not None:  # it has chosen the matrix by these
+        advising += draw_apart(config, recipe, 1, day).held_out.units
+    need = _Need(share, share * steps * asked.seeds, "trial.held_out, trial.share or probe.samples")
+    return _read_apart(advising, asked.held_out, probed.collator, config, recipe, need, day)
+
+
+def _probed(config: AnalysisConfig, day: date | None) -> sample.Sample:
+    """The examples that `compute` probes."""
+    return sample.encode(sample.read(config), sample.collator_of(config, day), config)
+
+
+def _read_apart(
+    taken: Sequence[sample.EncodedUnit],
+    count: int,
+    collator: Collator,
+    config: AnalysisConfig,
+    recipe: Recipe,
+    need: _Need,
+    day: date | None,
+) -> Pools:
+    """The pools of which `count` examples a task are read that share nothing with those taken.
+
+    Raises:
+        DataError: if a file or records cannot be used.
+        ScopeError: if a task has too few examples.
+    """
+    problems = list[DataError]()
+    own = {name: _of_configuration(config, name, problems) for name in config.tasks}
+    if problems:
+        raise as_error(problems)
+    left = _apart(taken, {name: each.examples for name, each in own.items()}, config.kinds)
+    drawn = {name: _enough(name, left[name], count, config.probe.seed) for name in left}
+    whole = sample.Drawn(drawn, {name: Noted() for name in drawn})
+    held_out = sample.encode(whole, collator, _reading(config, count))
+    return _beside(held_out, [*held_out.units, *taken], config, recipe, need, day)
 
 
 def _enough(name: str, examples: Sequence[Example], count: int, seed: int) -> list[Example]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from interference.config import AnalysisConfig, BranchSection, LookaheadConfig, ValidateConfig
+from interference.config import AnalysisConfig, BranchSection, LookaheadConfig, TrialConfig, ValidateConfig
 from interference.errors import ConfigError
 from mixlora.common.files import SNAPSHOTS, TRAINING, is_file, read_json
 from mixlora.training import config as training
@@ -52,6 +52,11 @@ def validation_of(config: AnalysisConfig) -> ValidateConfig:
     return config.validation or ValidateConfig.model_validate({})
 
 
+def trial_of(config: AnalysisConfig) -> TrialConfig:
+    """What a configuration asks of a trial, or the defaults."""
+    return config.trial or TrialConfig.model_validate({})
+
+
 def recipe_of(config: AnalysisConfig) -> Recipe:
     """The recipe that a configuration names, or else that of the training that made its adapter.
 
@@ -60,7 +65,7 @@ def recipe_of(config: AnalysisConfig) -> Recipe:
     """
     asked = asked_of(config)
     given = asked.recipe.model_dump(exclude_none=True)
-    place = asked.training or _home(config.model.adapter)
+    place = asked.training or home_of(config.model.adapter)
     if place is not None:
         found = training.load(Path(place))
         return Recipe(_replaced(found.training, given), found.tasks, place)
@@ -98,7 +103,7 @@ def trained_by(config: AnalysisConfig) -> Trained:
     Raises:
         ConfigError: if no training is known, or it trained no adapter on all tasks.
     """
-    place = _home(config.model.adapter)
+    place = home_of(config.model.adapter)
     if place is None:
         raise ConfigError(
             f"{config.model.adapter} is not of a `mixlora train`, whose {TRAINING} would tell how to train on other "
@@ -107,13 +112,13 @@ def trained_by(config: AnalysisConfig) -> Trained:
     found = training.load(Path(place))
     if found.method not in (Method.LORA, Method.MIXLORA):
         raise ConfigError(
-            f"{place} is a training of method {found.method}, but a validation needs one adapter for all tasks; give "
-            "model.adapter the directory of a lora or mixlora"
+            f"{place} is a training of method {found.method}, but a validation or trial needs one adapter for all "
+            "tasks; give model.adapter the directory of a lora or mixlora"
         )
     if found.training.combines:
         raise ConfigError(
-            f"{place} was trained with training.combine or training.weights, which the trainings of a validation do "
-            "not follow; give model.adapter a training without them"
+            f"{place} was trained with training.combine or training.weights, which the trainings of a validation or "
+            "trial do not follow; give model.adapter a training without them"
         )
     steps = read_json(Path(place) / TRAINING).get("steps")
     if not isinstance(steps, int):
@@ -134,7 +139,7 @@ def _replaced(found: RecipeSection, given: Mapping[str, Any]) -> RecipeSection:
         raise ConfigError(f"lookahead.recipe: {said}") from None
 
 
-def _home(adapter: str) -> str | None:
+def home_of(adapter: str) -> str | None:
     """The directory of the training that made an adapter, a snapshot or a checkpoint of it; None if none is known."""
     path = Path(adapter)
     home = path.parent.parent if path.parent.name in (SNAPSHOTS, _CHECKPOINTS) else path

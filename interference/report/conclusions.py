@@ -1,17 +1,18 @@
 """What a measured run says, in sentences: do the tasks interfere, which and where, is it real, what can be done."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
+from interference.advice.grouping import Grouping
+from interference.advice.tried import Trial
 from interference.blocks import Scope
-from interference.report.findings.grouping import Grouping
-from interference.report.phrases import cell, counted, interval, number, sentence, several
 from interference.report.scopes import BASE, PAPER, WHOLE, layer_of, part, words_of
 from interference.report.summary import RunSummary, counts, rows
 from interference.run import remarks
+from interference.run.phrases import cell, counted, interval, number, sentence, several
 from interference.statistics.significance import LEAST, NOT_JUDGED, Verdict
 from interference.statistics.uncertainty import LEAST_UNITS
 
@@ -74,16 +75,18 @@ class Suggestion:
         return f"{self.what}{self.of}{self.why}."
 
 
-def advice(run: RunSummary, grouping: Grouping | None, alone: bool = True) -> list[str]:
+def advice(run: RunSummary, grouping: Grouping | None, alone: bool = True, trial: Trial | None = None) -> list[str]:
     """What can be done about one run, in sentences."""
-    return [found.words for found in suggestions(run, grouping, alone)]
+    return [found.words for found in suggestions(run, grouping, alone, trial)]
 
 
-def advice_of_all(runs: Sequence[RunSummary], groupings: Sequence[Grouping | None]) -> list[str]:
+def advice_of_all(
+    runs: Sequence[RunSummary], groupings: Sequence[Grouping | None], tried: Mapping[str, Trial] | None = None
+) -> list[str]:
     """What can be done about several runs: each thing once, with what it is about in which run."""
     found: dict[tuple[str, str], dict[str, list[str]]] = {}
     for run, grouping in zip(runs, groupings, strict=True):
-        for one in suggestions(run, grouping, alone=len(runs) == 1):
+        for one in suggestions(run, grouping, len(runs) == 1, (tried or {}).get(run.label)):
             found.setdefault((one.what, one.why), {}).setdefault(one.of, []).append(run.label)
     said = []
     for (what, why), parts in found.items():
@@ -94,11 +97,17 @@ def advice_of_all(runs: Sequence[RunSummary], groupings: Sequence[Grouping | Non
     return said
 
 
-def suggestions(run: RunSummary, grouping: Grouping | None, alone: bool = True) -> list[Suggestion]:
-    """What can be done about one run, the most useful first; `alone`: the report has no other run."""
+def suggestions(
+    run: RunSummary, grouping: Grouping | None, alone: bool = True, trial: Trial | None = None
+) -> list[Suggestion]:
+    """What can be done about one run, the most useful first; `alone`: the report has no other run.
+
+    Where its advice was tried, what came of the trial stands in place of the bare advice against conflict.
+    """
     if len(run.signal) == 1:
         return [Suggestion("Measure at least two tasks: interference is between tasks")]
-    found = [*_against_conflict(run, grouping, alone), *_against_silence(run), *_against_noise(run)]
+    against = _against_conflict(run, grouping, alone) if trial is None else _tried(trial)
+    found = [*against, *_against_silence(run), *_against_noise(run)]
     if forced := stationary(run):
         found.append(
             Suggestion(
@@ -331,6 +340,11 @@ def _against_conflict(run: RunSummary, grouping: Grouping | None, alone: bool) -
         )
         return [first, Suggestion(mixlora)]
     return [first]
+
+
+def _tried(trial: Trial) -> list[Suggestion]:
+    """What came of the advice by training."""
+    return [Suggestion(words.rstrip(".")) for words in (trial.words, trial.best)]
 
 
 def _against_silence(run: RunSummary) -> list[Suggestion]:

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from interference.advice.grouping import RESAMPLES, STABLE, Grouping, group
+from interference.advice.tried import Trial
 from interference.blocks import Scope
 from interference.errors import ScopeError
 from interference.prediction import Lookahead
@@ -19,14 +21,14 @@ from interference.report.findings.changes import Compared
 from interference.report.findings.dependence import dependences
 from interference.report.findings.drivers import drivers
 from interference.report.findings.excerpts import Excerpts
-from interference.report.findings.grouping import Grouping, group
 from interference.report.findings.horizon import horizons
 from interference.report.findings.predicts import Judged, validations
-from interference.report.phrases import sentence, several
+from interference.report.findings.trying import trials
 from interference.report.scopes import BASE, WHOLE, Choice, Detail, contents, key_of, words_of
 from interference.report.summary import RunSummary, cells, counts, summarise
 from interference.run import Run
 from interference.run.comparison import other_examples
+from interference.run.phrases import sentence, several
 from interference.run.remarks import examples as examples_reached
 from interference.run.remarks import reached
 from mixlora.common.enums import member
@@ -56,7 +58,8 @@ CONVENTIONS = [
     "A difference is the second run minus the first, both resampled on the same units.",
     "A unit's share of a cell is its term of Delta_j L_i relative to the sum: the shares of one side sum to 1.",
     "The distance of two tasks in a group tree is 1 minus the mean of I_ij and I_ji, clipped to [-1, 1]; linkage is by "
-    "average.",
+    f"average. Groups are only advised if {RESAMPLES} resamples of the matrix find the same ones: their mean adjusted "
+    f"Rand index is at least {STABLE}.",
 ]
 
 
@@ -88,6 +91,8 @@ class ReportData:
             points (steps, Spearman within rows and overall, verdicts) and matrices (steps, rows of cells).
         validations: of each run that a validation judges: label, step, horizons, recipe, and truths (kind, words, and
             by horizon: counts, ceiling, and rows of name and cells).
+        trials: of each run whose advice was tried: label, tasks, how (sentences), and rows of arm, groups, adapters,
+            parameters, cells (loss, right, against_random, against_together) and losses by task.
         reached: what reached the model, once for all runs that say the same: labels, sentences (said), and an example a
             task: task, id, tokens, supervised, cut, pieces [text, whether it is supervised].
     """
@@ -109,6 +114,7 @@ class ReportData:
     dependence: list[dict[str, Any]]
     horizons: list[dict[str, Any]]
     validations: list[dict[str, Any]]
+    trials: list[dict[str, Any]]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as one dict."""
@@ -128,6 +134,7 @@ def report(
     sources: Mapping[str, str] | None = None,
     ahead: Mapping[str, Lookahead] | None = None,
     judged: Mapping[str, Judged] | None = None,
+    tried: Mapping[str, Trial] | None = None,
     progress: Progress = silent,
 ) -> ReportData:
     """The report of some runs.
@@ -141,6 +148,7 @@ def report(
         sources: {label: where the run lies}.
         ahead: {label: the lookahead from the run's checkpoint}, where there is one.
         judged: {label: the validation that judges the run, and its step there}, where there is one.
+        tried: {label: the trial of the run's advice}, where there is one.
         progress: called with what is being done.
 
     Raises:
@@ -152,7 +160,7 @@ def report(
         raise ScopeError("there is no run to report on; name at least one")
     chosen = None if detail is None else member(Detail, detail, "detail")
     summaries, left_out = _summaries(depth.in_step_order(runs), chosen, replicates, progress)
-    groupings = [group(run.tables[WHOLE][BASE]) for run in summaries]
+    groupings = [group(run.tables[WHOLE][BASE], run.draws) for run in summaries]
     details = [conclusions.details(run, grouping) for run, grouping in zip(summaries, groupings, strict=True)]
     compared, unlike = _compared(summaries, replicates, progress)
     tasks = list(dict.fromkeys(task for run in summaries for task in run.run.tasks))
@@ -170,7 +178,7 @@ def report(
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=_versions(summaries),
         headline=[*_headline(summaries, details), *(found.words for found in compared[:SAID]), *unlike[:SAID]],
-        advice=_advice(summaries, groupings),
+        advice=_advice(summaries, groupings, tried or {}),
         conventions=[*CONVENTIONS, f"Every interval comes from {replicates} resamples."],
         left_out=left_out.all(),
         tasks=tasks,
@@ -183,10 +191,19 @@ def report(
         dependence=dependences(summaries),
         horizons=horizons(summaries, ahead or {}),
         validations=validations(summaries, judged or {}),
+        trials=trials(summaries, tried or {}),
     )
     for run, said in zip(data.runs, details, strict=True):
         run["notes"] = [*(said if len(runs) > 1 else []), *run["notes"]]
+        if run["grouping"] is not None and (withdrawn := _withdrawn((tried or {}).get(run["label"]))):
+            run["grouping"]["words"] += f" {withdrawn}"
     return ReportData(**{name: _plain(value) for name, value in vars(data).items()})
+
+
+def _withdrawn(trial: Trial | None) -> str:
+    """Why a trial takes the advised groups back; "" where it does not."""
+    outcome = None if trial is None else trial.outcome
+    return "" if outcome is None or outcome.helps else outcome.words
 
 
 def _summaries(
@@ -309,8 +326,8 @@ def _headline(runs: Sequence[RunSummary], details: Sequence[Sequence[str]]) -> l
     return [conclusions.overview(runs), *(f"{run.label}: {conclusions.answer(run)}" for run in runs)]
 
 
-def _advice(runs: Sequence[RunSummary], groupings: Sequence[Grouping | None]) -> list[str]:
-    said = conclusions.advice_of_all(runs, groupings)
+def _advice(runs: Sequence[RunSummary], groupings: Sequence[Grouping | None], tried: Mapping[str, Trial]) -> list[str]:
+    said = conclusions.advice_of_all(runs, groupings, tried)
     for first, second in ((runs[a], runs[b]) for a, b in changes.partners(runs)[: changes.MOST]):
         if not other_examples(first.run, second.run) and (warning := changes.unequal_loss(first, second)):
             said.append(f"{first.label} and {second.label}: {warning}.")

@@ -2,18 +2,20 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from interference.advice import Trial, tried
 from interference.errors import ConfigError, RunError
 from interference.figures import matrices
 from interference.figures.canvas import Picture, files
 from interference.prediction import Lookahead, holding
+from interference.prediction.horizons import beside
 from interference.report import data, tables
 from interference.report.findings import depth
-from interference.report.findings.horizon import beside
 from interference.report.findings.predicts import Judged
 from interference.report.html import render
-from interference.report.phrases import sentence
 from interference.run import Run, load
+from interference.run.phrases import sentence
 from mixlora.common.directories import check_writable
 from mixlora.common.files import exists
 from mixlora.common.outputs import OutputFolder
@@ -59,8 +61,10 @@ def write(
     named = depth.in_step_order(named)  # figures are numbered as the tables are
     ahead, unshown = _ahead(named, sources)
     judged, unjudged = _judged(named, sources)
-    made = data.report(named, detail, examples=examples, sources=sources, ahead=ahead, judged=judged, progress=progress)
-    made.left_out.extend([*unshown, *unjudged])
+    trials, untried = _tried(named, sources)
+    beside_them: dict[str, Any] = {"ahead": ahead, "judged": judged, "tried": trials}
+    made = data.report(named, detail, examples=examples, sources=sources, progress=progress, **beside_them)
+    made.left_out.extend([*unshown, *unjudged, *untried])
     drawn = {name: _layers(run) for name, run in named.items()}
     made.left_out.extend(_not_drawn(named, drawn))
     pictures = {f"figures/{name}": content for name, content in _figures(named, drawn)}
@@ -83,6 +87,13 @@ def _judged(runs: Mapping[str, Run], sources: Mapping[str, str]) -> tuple[dict[s
     unshown = [f"{label}: {sentence(words)}" for label, (_, _, words) in found.items() if words]
     judged = {label: (own, step) for label, (own, step, _) in found.items() if own is not None and step is not None}
     return judged, unshown
+
+
+def _tried(runs: Mapping[str, Run], sources: Mapping[str, str]) -> tuple[dict[str, Trial], list[str]]:
+    """The trials of the runs' advice, and sentences on those that are not shown."""
+    found = {label: tried.beside(Path(sources[label]), run) for label, run in runs.items()}
+    unshown = [f"{label}: {sentence(words)}" for label, (_, words) in found.items() if words]
+    return {label: own for label, (own, _) in found.items() if own is not None}, unshown
 
 
 def check(out: Path) -> OutputFolder:

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from interference.advice.grouping import RESAMPLES
 from interference.blocks import Scope
 from interference.errors import MeasurementError
 from interference.report.scopes import BASE, WHOLE, Choice, Contents
 from interference.run import Run
 from interference.run.remarks import AT_ODDS, has_null, shown_verdicts, too_few
 from interference.statistics import uncertainty
-from interference.statistics.layout import Preconditioned
+from interference.statistics.layout import Array, Preconditioned
 from interference.statistics.resamples import Resamples
 from interference.statistics.significance import Verdict
 from mixlora.common.progress import Progress
@@ -33,6 +34,7 @@ class RunSummary:
         signal: of `Run.signal`.
         null: of `Run.null`; empty where a task has fewer than 4 units.
         empty: scopes in which every gradient is zero.
+        draws: resamples [replicates, tasks, tasks] of interference over all layers, by which groups are found stable.
     """
 
     label: str
@@ -41,6 +43,7 @@ class RunSummary:
     signal: pd.DataFrame
     null: pd.DataFrame
     empty: list[Scope] = field(default_factory=list)
+    draws: Array = field(default_factory=lambda: np.empty((0, 0, 0)))
 
     @cached_property
     def few(self) -> dict[str, int]:
@@ -82,6 +85,7 @@ def summarise(label: str, run: Run, contents: Contents, replicates: int, progres
     """
     tables: dict[Scope, dict[Choice, pd.DataFrame]] = {}
     empty, done, total = [], 0, sum(len(choices) for choices in contents.grid.values())
+    draws: Array = np.empty((0, 0, 0))
     for scope, choices in contents.grid.items():
         theta = run.theta(**scope.options)
         there = bool(np.any(theta.grams if isinstance(theta, Preconditioned) else theta))
@@ -92,9 +96,11 @@ def summarise(label: str, run: Run, contents: Contents, replicates: int, progres
             tables.setdefault(scope, {})[choice] = table_of(resamples, choice)
             done += 1
             progress(f"matrices of {label}", done, total)
+        if scope == WHOLE and there:
+            draws = resamples.of(BASE.estimand)[1][:RESAMPLES]
     if WHOLE in empty:
         raise MeasurementError(f"every gradient of {label!r} is zero: there is nothing to report; compute it again")
-    return RunSummary(label, run, tables, run.signal(), null_of(run), empty)
+    return RunSummary(label, run, tables, run.signal(), null_of(run), empty, draws)
 
 
 def resamples_of(run: Run, gram: Any, replicates: int, seed: int | None = None) -> Resamples:

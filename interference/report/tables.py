@@ -20,8 +20,8 @@ def render(report: ReportData) -> dict[str, bytes]:
 
     `matrix-K.csv` is the K-th run's interference (ratio of means, all layers) as a matrix, rows affected and columns
     stepped; `cells.csv` every choice of metric over all layers, one row per cell; `differences.csv`, `signal.csv`,
-    `null.csv`, `profile.csv`, `groups.csv`, `overlap.csv`, `lookahead.csv` and `trajectory.csv` are what their names
-    say, where there is any. No file is named after a run or task.
+    `null.csv`, `profile.csv`, `groups.csv`, `overlap.csv`, `lookahead.csv`, `trial.csv` and `trajectory.csv` are what
+    their names say, where there is any. No file is named after a run or task.
     """
     frames = {f"matrix-{place + 1}": frame for place, frame in enumerate(_matrices(report))}
     rows = {
@@ -32,6 +32,7 @@ def render(report: ReportData) -> dict[str, bytes]:
         "groups": _groups(report),
         "overlap": _overlap(report),
         "lookahead": _lookahead(report),
+        "trial": _trial(report),
         "trajectory": ({**row, "run": report.runs[row["run"]]["label"], **_READ} for row in report.trajectory),
     }
     frames |= {name: pd.DataFrame(list(found)) for name, found in rows.items()}
@@ -110,3 +111,17 @@ def _lookahead(report: ReportData) -> Iterator[dict[str, Any]]:
                 for stepped, cell in zip(found["tasks"], row, strict=True):
                     names = {"run": found["label"], "steps": shown["steps"], "affected": affected, "stepped": stepped}
                     yield {**names, **cell}
+
+
+def _trial(report: ReportData) -> Iterator[dict[str, Any]]:
+    """Every arm of every trial, one row an arm; losses by task have the columns "loss: TASK"."""
+    for found in report.trials:
+        for row in found["rows"]:
+            names = {"run": found["label"], "arm": row["arm"], "adapters": row["adapters"]}
+            cells = {
+                f"{name}{'' if end == 'value' else f'_{end}'}": value
+                for name in ("loss", "right", "against_random", "against_together")
+                for end, value in row[name].items()
+            }
+            by_task = {f"loss: {task}": loss for task, loss in row["tasks"].items()}
+            yield {**names, "parameters": row["parameters"], **cells, **by_task}

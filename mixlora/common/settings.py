@@ -92,6 +92,11 @@ def line(values: Mapping[str, Any]) -> str:
     return text.strip()
 
 
+def text(values: Mapping[str, Any]) -> str:
+    """Nested values as a YAML file."""
+    return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
+
+
 def leaves(nested: Mapping[str, Any], under: str = "") -> Iterator[tuple[str, Any]]:
     """Each value that is not a mapping, with its dotted key, as ("generation.num_beams", 1)."""
     for key, value in nested.items():

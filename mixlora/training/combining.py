@@ -151,20 +151,15 @@ class CombiningTrainer(TaskTrainer):
         return sum(int(count(part)) for part in inputs.values())
 
     def _combine(self, rows: Sequence[str]) -> None:
-        """Set the gradient of every parameter to the combined one."""
-        device, reduce = self.args.device, self.accelerator.reduce
-        used = reduce(torch.tensor(self._gradients.used(), dtype=torch.int, device=device), "sum").tolist()
-        gram = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=device)
-        stacks = {}
-        for place in (k for k, processes in enumerate(used) if processes):  # others have no gradient, as in the sum
-            stacks[place] = reduce(self._gradients.taken(place, rows), "sum")
-            flat = stacks[place].to(torch.float64).flatten(1)
-            gram += flat @ flat.T
-        weights = broadcast(self.combination.coefficients(gram.cpu(), self.state.global_step).to(device))
-        for place, stack in stacks.items():
-            parameter = self._gradients.parameters[place]
-            parameter.grad = torch.tensordot(weights.float(), stack.float(), 1).to(parameter.dtype)
-        self._gradients.clear()
+        """Set the gradient of every parameter to the combined one, which all processes share."""
+        device, step = self.args.device, self.state.global_step
+
+        def summed(value: Tensor) -> Tensor:
+            return self.accelerator.reduce(value, "sum")
+
+        self._gradients.combine(
+            rows, lambda gram: broadcast(self.combination.coefficients(gram, step).to(device)), summed
+        )
 
 
 class Gradients:
@@ -195,6 +190,33 @@ class Gradients:
         for own in self._rows.values():
             own[place] = None
         return torch.stack([zeros if gradient is None else gradient for gradient in found])
+
+    def combine(
+        self,
+        rows: Sequence[str],
+        coefficients: Callable[[Tensor], Tensor],
+        summed: Callable[[Tensor], Tensor] = lambda value: value,
+    ) -> None:
+        """Set the gradient of every parameter to a weighted sum of its rows, and forget the rows.
+
+        Args:
+            rows: their names, in order.
+            coefficients: the weight of each row, given their Gram matrix [rows, rows], float64, on the CPU.
+            summed: the sum of a tensor over all processes that share the work.
+        """
+        device = self.parameters[0].device
+        used = summed(torch.tensor(self.used(), dtype=torch.int, device=device)).tolist()
+        gram = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=device)
+        stacks = {}
+        for place in (k for k, processes in enumerate(used) if processes):  # others have no gradient, as in the sum
+            stacks[place] = summed(self.taken(place, rows))
+            flat = stacks[place].to(torch.float64).flatten(1)
+            gram += flat @ flat.T
+        weights = coefficients(gram.cpu()).to(device)
+        for place, stack in stacks.items():
+            parameter = self.parameters[place]
+            parameter.grad = torch.tensordot(weights.float(), stack.float(), 1).to(parameter.dtype)
+        self.clear()
 
     def clear(self) -> None:
         """Forget all."""

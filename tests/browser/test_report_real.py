@@ -180,7 +180,7 @@ def keys(value):
     if not isinstance(value, dict):
         return None
     inner = {"cells": lambda found: keys(next(iter(next(iter(found.values())).values())))}
-    named = {"units", "loss", "counts", "versions"}  # by task, scope or package
+    named = {"units", "loss", "counts", "versions", "stability"}  # by task, scope, package or number of groups
     return {name: None if name in named else inner.get(name, keys)(found) for name, found in value.items()}
 
 

@@ -10,7 +10,7 @@ import torch
 from interference import config, load
 from interference.cli import commands
 from interference.measurement.compute import compute_config
-from tests.support import starts
+from tests.support import advised, starts
 from tests.support.checkpoints import data, write_adapter, write_base, write_llava, write_task
 
 torch.set_num_threads(1)
@@ -56,6 +56,12 @@ def tiny(tmp_path_factory) -> Checkpoint:
 def start(tmp_path_factory) -> starts.Start:
     """Where lookaheads begin."""
     return starts.made(tmp_path_factory.mktemp("start"))
+
+
+@pytest.fixture(scope="session")
+def suite(tmp_path_factory) -> advised.Suite:
+    """The planted suite with a training and runs of it, that no test changes."""
+    return advised.made(tmp_path_factory.mktemp("planted"))
 
 
 @pytest.fixture(scope="session")

@@ -67,7 +67,7 @@ def test_amounts_that_are_none(text):
         ("a: [1", "c.yaml:1: not valid YAML ("),
         (
             "- 1",
-            "c.yaml: a configuration is a mapping with the keys model, tasks, probe, lookahead, validation, processes",
+            "c.yaml: a configuration is a mapping with the keys model, tasks, probe, lookahead, validation, trial",
         ),
         ("", "c.yaml: a configuration is a mapping with the keys"),
         ("x: !!python/object/apply:os.system ['true']", "c.yaml:1: not valid YAML (could not determine a constructor"),

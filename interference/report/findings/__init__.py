@@ -1,4 +1,4 @@
-"""What a page concludes from summaries of runs: changes, dependence, depth, drivers, groups of tasks, excerpts.
+"""What a page concludes from summaries of runs: changes, dependence, depth, drivers, excerpts, predictions, trials.
 
 Not here: the headline of a page (`report.conclusions`).
 """

@@ -10,9 +10,9 @@ import pandas as pd
 from interference.blocks import Scope
 from interference.errors import MeasurementError
 from interference.report.findings.depth import series_of, step_of
-from interference.report.phrases import cell, counted, number
 from interference.report.scopes import BASE, PAPER, WHOLE, Choice, seconds_of
 from interference.report.summary import RunSummary, counts, off_diagonal, resamples_of, rows
+from interference.run.phrases import cell, counted, number
 from interference.run.remarks import other_blocks
 from interference.statistics.significance import Change, Verdict
 from interference.statistics.uncertainty import change_of

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from interference.report.phrases import counted
 from interference.report.summary import RunSummary
 from interference.run import Run
+from interference.run.phrases import counted
 from interference.run.remarks import NAMED, dependent
 
 MOST_TASKS = 12

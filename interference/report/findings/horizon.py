@@ -1,48 +1,19 @@
 """How far the first order holds: a run's I beside what real steps from the same checkpoint did, after each number."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from interference.errors import RunError
-from interference.prediction import Lookahead, load
-from interference.prediction.horizons import MARKER
-from interference.report.phrases import counted, number
+from interference.prediction import Lookahead
 from interference.report.scopes import BASE, WHOLE
 from interference.report.summary import RunSummary
-from interference.run import Run
+from interference.run.phrases import counted, number
 from interference.statistics.agreement import Agreement, agreement
-from mixlora.common.files import is_file, without_dots
 
 _SHOWN = ("value", "low", "high", "verdict")
-
-
-def beside(path: Path, run: Run) -> tuple[Lookahead | None, str]:
-    """The lookahead beside a run's directory, as `interference lookahead` puts it there; else why it is not shown.
-
-    Args:
-        path: the run's directory.
-        run: it.
-
-    Returns:
-        The lookahead, or None; and a sentence without full stop, "" where there is nothing to tell.
-    """
-    path = without_dots(path.absolute())
-    place = path.with_name(f"{path.name}-lookahead")
-    if not is_file(place / MARKER):
-        return None, ""
-    try:
-        found = load(place)
-    except RunError as error:
-        return None, f"The lookahead beside it is not shown: {error}"
-    own, theirs = ((meta.get("fingerprints") or {}).get("model") for meta in (run.meta, found.meta))
-    if own != theirs or own is None:
-        return None, f"The lookahead in {place} is not shown: it is of another checkpoint"
-    return found, ""
 
 
 def horizons(summaries: Sequence[RunSummary], ahead: Mapping[str, Lookahead]) -> list[dict[str, Any]]:

@@ -6,8 +6,8 @@ from typing import Any
 import pandas as pd
 
 from interference.prediction import Validation, holding
-from interference.report.phrases import counted, sentence
 from interference.report.summary import RunSummary
+from interference.run.phrases import counted, sentence
 
 Judged = tuple[Validation, int]
 """A validation, and the step of a run among its checkpoints."""

@@ -33,6 +33,7 @@ COMMANDS = [
     "demo",
     "doctor",
     "lookahead",
+    "advise",
 ]
 SCRIPT = Path(sys.executable).parent / "interference"
 

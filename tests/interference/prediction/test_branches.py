@@ -152,7 +152,7 @@ def test_a_step_s_loss_and_gradients_are_the_model_s_own(start, tmp_path, kind, 
     with standing(branches.model, branches.adapter):
         branches.model.train()
         weights = trained_parameters(branches.model, branches.adapter)
-        found = branches._loss(batch, tasks, tokens, 3)
+        found = branches.loss(batch, tasks, tokens, 3)
         with routed(branches.model, tasks=tasks):
             counted = {"num_items_in_batch": tokens} if counts else {}
             expected = branches.model(**batch, **counted).loss / (1 if counts else 3)

@@ -16,7 +16,7 @@ B = 30
 BASE = "interference/leave-one-out/ratio-of-means"
 FIELDS = {
     "title", "made", "versions", "headline", "advice", "conventions", "left_out", "tasks", "scopes", "choices", "runs",
-    "differences", "reached", "trajectory", "dependence", "horizons", "validations",
+    "differences", "reached", "trajectory", "dependence", "horizons", "validations", "trials",
 }  # fmt: skip
 
 

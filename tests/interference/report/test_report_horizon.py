@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from interference import prediction
+from interference.prediction.horizons import beside
 from interference.report import data, directory, tables
-from interference.report.findings.horizon import beside
 from interference.report.html.render import render
 from interference.statistics.agreement import agreement
 from tests.support.reported import APART, TWO_GROUPS, made

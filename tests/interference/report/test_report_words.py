@@ -6,13 +6,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from interference.advice.grouping import group
 from interference.report import conclusions
 from interference.report.data import report
 from interference.report.findings import drivers
-from interference.report.findings.grouping import group
-from interference.report.phrases import SHOWN, cell, counted, interval, number, several
 from interference.report.scopes import BASE, WHOLE, Detail, contents
 from interference.report.summary import RunSummary, counts, summarise
+from interference.run.phrases import SHOWN, cell, counted, interval, number, several
 from mixlora.common.progress import silent
 from tests.support.reported import APART, MIXLORA, TWO_GROUPS, axis, made
 from tests.support.runs import contradicted
@@ -24,7 +24,7 @@ def measured(run) -> RunSummary:
 
 def said(found: RunSummary) -> tuple[str, str, str]:
     """The answer, the details and the advice."""
-    grouping = group(found.tables[WHOLE][BASE])
+    grouping = group(found.tables[WHOLE][BASE], found.draws)
     return (
         conclusions.answer(found),
         " ".join(conclusions.details(found, grouping)),
@@ -37,7 +37,7 @@ def with_null(found: RunSummary, **rows) -> RunSummary:
     null = found.null.copy()
     for task, row in rows.items():
         null.loc[task] = row
-    return RunSummary(found.label, found.run, found.tables, found.signal, null, found.empty)
+    return replace(found, null=null)
 
 
 def test_conflict_is_told_with_its_worst_and_best_cell():
@@ -297,7 +297,7 @@ def test_cells_at_odds_are_counted_as_the_matrix_shows_them():
     assert answer.startswith("7 of 10 pairs of tasks that have a verdict conflict beyond noise and 3 help; worst: ")
     assert conclusions.overview([found, found]).endswith("are 7 of 12 in r and 7 of 12 in r.")
     assert ("a", "c") not in {(cell.affected, cell.stepped) for cell in drivers.drivers(found)}
-    of_groups = group(found.tables[WHOLE][BASE]).words
+    of_groups = group(found.tables[WHOLE][BASE], found.draws).words
     assert "7 of the 8 pairs between them conflict beyond noise, and 0 within them" in of_groups
     none = at_odds(whole, *((i, j) for i in "abcd" for j in "abcd" if i != j))
     assert said(none)[0] == "No pair of tasks has a verdict: values of I do not bear out what is found of Delta."
@@ -358,7 +358,7 @@ def test_pairs_without_an_interval_are_still_told():
 def test_advice_for_several_runs_is_said_once_with_its_runs():
     few, none = measured(made(TWO_GROUPS)), measured(made(APART, noise=0.3, seed=4))
     runs = [replace(few, label="x"), replace(few, label="y"), replace(none, label="z")]
-    said = conclusions.advice_of_all(runs, [group(run.tables[WHOLE][BASE]) for run in runs])
+    said = conclusions.advice_of_all(runs, [group(run.tables[WHOLE][BASE], run.draws) for run in runs])
     assert said[0] == "Split the tasks, with one adapter for each group: a and b; c and d (x and y)."
     assert len(said) > 1 and all("(z)" in sentence for sentence in said[1:])
     assert conclusions.advice_of_all([few, few], [None, None]) == [
