@@ -22,9 +22,10 @@ WINGS = {  # a wing, or a module at the top of a package, may import those liste
     "interference.measurement": "errors blocks run gradients config",
     "interference.verification": "errors blocks run gradients config measurement",
     "interference.factors": "errors blocks statistics run gradients config measurement",
-    "interference.prediction": "errors blocks statistics run gradients config measurement",
-    "interference.advice": "errors blocks statistics run gradients config measurement prediction",
-    "interference.callback": "errors config statistics run measurement prediction figures",
+    "interference.branching": "errors gradients config measurement",
+    "interference.prediction": "errors blocks statistics run gradients config measurement branching",
+    "interference.advice": "errors blocks statistics run gradients config measurement branching prediction",
+    "interference.callback": "errors config statistics run measurement branching prediction figures",
     "interference.figures": "errors blocks statistics run factors prediction",
     "interference.report": "errors blocks statistics run config prediction advice figures",
     "interference.cli": "errors statistics run config measurement verification factors prediction advice "
@@ -38,8 +39,8 @@ WINGS = {  # a wing, or a module at the top of a package, may import those liste
     "mixlora.pretraining": "common data evaluation",
     "mixlora.cli": "common data checkpoints training evaluation",
 }
-ENTRIES = {"interference": 16, "mixlora": 11}
-FLOORS = {"interference": 8, "mixlora": 6}
+ENTRIES = {"interference": 17, "mixlora": 11}
+FLOORS = {"interference": 9, "mixlora": 6}
 PURE = (
     "interference.blocks",
     "interference.errors",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from interference.advice.advice import Advice
-from interference.prediction.recipe import home_of
+from interference.branching.recipe import home_of
 from interference.run import Run
 from mixlora.common import settings
 from mixlora.common.sections import resolved

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 from interference.advice.setup import prepared
 from interference.advice.trial import fresh
+from interference.branching.recipe import trial_of
 from interference.config import AnalysisConfig
-from interference.prediction.recipe import trial_of
 from mixlora.training.config import Method
 
 _GROUPS = 2

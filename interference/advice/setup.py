@@ -12,13 +12,13 @@ from types import MappingProxyType
 from typing import Any
 
 from interference.advice.arms import UPGRAD, WEIGHTS, Arm, Piece, Split, arms, check_steps, config_of, split_of, spread
+from interference.branching.branches import Stream
+from interference.branching.finished import content
+from interference.branching.pools import Pools, draw_trial
+from interference.branching.recipe import Recipe, Trained, asked_of, trained_by, trial_of, validation_of
 from interference.config import AnalysisConfig
 from interference.errors import ConfigError
 from interference.measurement import checkpoint, sample
-from interference.prediction.branches import Stream
-from interference.prediction.finished import content
-from interference.prediction.pools import Pools, draw_trial
-from interference.prediction.recipe import Recipe, Trained, asked_of, trained_by, trial_of, validation_of
 from mixlora.checkpoints import loading
 from mixlora.checkpoints.fingerprints import of_checkpoint, of_processing
 from mixlora.common.sections import resolved

@@ -3,7 +3,7 @@
 Every adapter begins with new weights, the same for all of one seed and shape. Its learning rate runs through the
 recipe's schedule within its own steps. An adapter that several arms have is trained once.
 
-Not here: the arms (`arms`), what they need (`setup`), the steps (`interference.prediction.branches`), and what is made
+Not here: the arms (`arms`), what they need (`setup`), the steps (`interference.branching.branches`), and what is made
 of the losses (`tried`).
 """
 
@@ -24,18 +24,18 @@ from interference.advice.advice import Advice
 from interference.advice.arms import Piece, config_of, possible
 from interference.advice.setup import Job, prepared
 from interference.advice.tried import MARKER, Trial
+from interference.branching import workers
+from interference.branching.branches import unheard
+from interference.branching.combining import CombinedBranches
+from interference.branching.finished import Finished, content
+from interference.branching.held_out import HeldOut
+from interference.branching.workers import losses_of, processes_of
 from interference.config import AnalysisConfig
 from interference.errors import ConfigError, RunError
 from interference.gradients.trained import trained_parameters
 from interference.measurement import checkpoint
 from interference.measurement.resume import clear, day_of, refuse_busy, settle, unfinished
-from interference.prediction import workers
-from interference.prediction.branches import unheard
-from interference.prediction.combining import CombinedBranches
-from interference.prediction.finished import Finished, content
-from interference.prediction.held_out import HeldOut
 from interference.prediction.trainings import fresh_model, rates_of
-from interference.prediction.workers import losses_of, processes_of
 from mixlora.checkpoints.fingerprints import summary
 from mixlora.common.directories import check_free, check_writable
 from mixlora.common.files import is_file

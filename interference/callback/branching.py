@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from transformers import Trainer
 
+from interference.branching.readings import Readings
+from interference.branching.trainers import TrainerBranches, batch_size, optimizer_of, refuse_unbranched
 from interference.callback.along import Along, check_batches
 from interference.config import ascending, whole_seed
 from interference.errors import ConfigError, RunError, ScopeError
@@ -23,8 +25,6 @@ from interference.measurement.series import Kind
 from interference.measurement.trainer import By, alone, handed_over
 from interference.measurement.units import Batch
 from interference.prediction import Lookahead, horizons
-from interference.prediction.readings import Readings
-from interference.prediction.trainers import TrainerBranches, batch_size, optimizer_of, refuse_unbranched
 from interference.statistics.significance import Verdict
 from mixlora.checkpoints.fingerprints import fingerprints
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from interference.branching.pools import draw
+from interference.branching.recipe import asked_of, recipe_of
+from interference.branching.workers import processes_of, shared_threads
 from interference.config import AnalysisConfig
 from interference.prediction.lookahead import Job, prepared
-from interference.prediction.pools import draw
-from interference.prediction.recipe import asked_of, recipe_of
 from interference.prediction.validate import prepared as prepared_validation
-from interference.prediction.workers import processes_of, shared_threads
 
 
 @dataclass(frozen=True)

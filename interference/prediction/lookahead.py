@@ -13,18 +13,18 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from interference.branching.branches import Branches
+from interference.branching.finished import Finished, content
+from interference.branching.held_out import HeldOut
+from interference.branching.pools import Pools, draw
+from interference.branching.recipe import Recipe, asked_of, recipe_of
+from interference.branching.workers import Piece, losses_of, processes_of
 from interference.config import AnalysisConfig
 from interference.config import load as read_config
 from interference.errors import ConfigError, RunError
 from interference.measurement import checkpoint, sample
 from interference.measurement.resume import clear, day_of, refuse_busy, settle, unfinished
-from interference.prediction.branches import Branches
-from interference.prediction.finished import Finished, content
-from interference.prediction.held_out import HeldOut
 from interference.prediction.horizons import MARKER, Lookahead, check_free, load
-from interference.prediction.pools import Pools, draw
-from interference.prediction.recipe import Recipe, asked_of, recipe_of
-from interference.prediction.workers import Piece, losses_of, processes_of
 from mixlora.checkpoints.fingerprints import fingerprints, of_processing, summary
 from mixlora.common.directories import check_writable
 from mixlora.common.files import expanded, without_dots

@@ -18,17 +18,17 @@ import torch
 from torch import Tensor, nn
 from transformers import get_scheduler
 
+from interference.branching.branches import Branches, unheard
+from interference.branching.finished import Finished, content
+from interference.branching.held_out import HeldOut
+from interference.branching.pools import Pools
+from interference.branching.recipe import Recipe, validation_of
+from interference.branching.workers import Piece, losses_of, processes_of
 from interference.config import AnalysisConfig
 from interference.gradients.state import own_randomness
 from interference.measurement.resume import settle, unfinished
-from interference.prediction.branches import Branches, unheard
-from interference.prediction.finished import Finished, content
-from interference.prediction.held_out import HeldOut
 from interference.prediction.outcomes import Outcomes
-from interference.prediction.pools import Pools
-from interference.prediction.recipe import Recipe, validation_of
 from interference.prediction.truth import Tasks, sets_of
-from interference.prediction.workers import Piece, losses_of, processes_of
 from mixlora.checkpoints import loading
 from mixlora.checkpoints.fingerprints import summary
 from mixlora.common.progress import Progress, silent

@@ -17,6 +17,10 @@ from typing import Any
 
 import pandas as pd
 
+from interference.branching.finished import content
+from interference.branching.pools import Pools, draw_apart
+from interference.branching.recipe import Trained, asked_of, recipe_of, trained_by, validation_of
+from interference.branching.workers import processes_of
 from interference.config import AnalysisConfig
 from interference.config import load as read_config
 from interference.errors import ConfigError, RunError
@@ -24,13 +28,9 @@ from interference.measurement import checkpoint, sample
 from interference.measurement.compute import compute_config
 from interference.measurement.resume import clear
 from interference.prediction import horizons, lookahead, outcomes
-from interference.prediction.finished import content
-from interference.prediction.pools import Pools, draw_apart
 from interference.prediction.predictors import Predictor, check, matrices
-from interference.prediction.recipe import Trained, asked_of, recipe_of, trained_by, validation_of
 from interference.prediction.trainings import Trainings
 from interference.prediction.validation import OUTCOMES, RUNS, Validation, load, save
-from interference.prediction.workers import processes_of
 from interference.run import load as load_run
 from mixlora.checkpoints import loading
 from mixlora.checkpoints.fingerprints import of_checkpoint, of_processing

@@ -14,10 +14,10 @@ from transformers.training_args import OptimizerNames
 
 import interference
 from interference import LookaheadCallback, prediction
+from interference.branching.branches import drawn_by
+from interference.branching.readings import Readings
+from interference.branching.trainers import batches_of, optimizer_of, standing
 from interference.errors import CheckpointError, ConfigError, MeasurementError, RunError, ScopeError
-from interference.prediction.branches import drawn_by
-from interference.prediction.readings import Readings
-from interference.prediction.trainers import batches_of, optimizer_of, standing
 from interference.report.findings.horizon import beside
 from tests.support.models import batch, llama, llava, lora
 from tests.support.needed import needed

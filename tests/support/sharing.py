@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from interference.prediction.branches import Branches
+from interference.branching.branches import Branches
 
 LONGEST = 60
 """Seconds that a test waits for a worker."""

@@ -13,9 +13,9 @@ from interference import advice
 from interference.advice import setup, tried
 from interference.advice.trial import compute
 from interference.advice.tried import MARKER
+from interference.branching.branches import Branches
 from interference.errors import ConfigError, RunError, ScopeError
 from interference.measurement import sample
-from interference.prediction.branches import Branches
 from interference.prediction.trainings import rates_of
 from mixlora.common.progress import silent
 from mixlora.training.run import train
@@ -170,7 +170,7 @@ def test_nothing_that_is_read_is_probed_or_trained_on(suite, tmp_path):
 def test_exact_answers_are_counted(suite, tmp_path, monkeypatch):
     """What HeldOut.answers gives is what the table has."""
     told = torch.arange(24) % 2
-    monkeypatch.setattr("interference.prediction.held_out.HeldOut.answers", lambda self, model: told.double())
+    monkeypatch.setattr("interference.branching.held_out.HeldOut.answers", lambda self, model: told.double())
     compute(suite.asked(steps=6), interference.advise(suite.run, out=tmp_path / "a"), tmp_path / "trial")
     found = advice.load_trial(tmp_path / "trial")
     np.testing.assert_array_equal(found.right, np.broadcast_to(told, found.right.shape))

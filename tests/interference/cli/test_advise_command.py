@@ -8,7 +8,7 @@ import yaml
 
 from interference import advice
 from interference.advice import tried
-from interference.prediction.branches import Branches
+from interference.branching.branches import Branches
 from tests.support.reported import APART, TWO_GROUPS, made
 
 

@@ -97,7 +97,7 @@ def test_a_taken_directory_is_refused(refused, file, done):
 
 
 def test_an_interrupted_one_says_so(interference, file, tmp_path, monkeypatch):
-    from interference.prediction.branches import Branches
+    from interference.branching.branches import Branches
 
     monkeypatch.setattr(Branches, "along", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     said = interference("lookahead", file, "--out", tmp_path / "out")

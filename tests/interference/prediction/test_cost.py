@@ -4,11 +4,11 @@ import json
 
 import pytest
 
+from interference.branching import branches as library
+from interference.branching.held_out import HeldOut
 from interference.measurement import checkpoint
-from interference.prediction import branches as library
 from interference.prediction import lookahead
 from interference.prediction.cost import Cost, cost
-from interference.prediction.held_out import HeldOut
 from mixlora.tuner.model import base_model_of
 from tests.support.starts import RECIPE
 

@@ -13,10 +13,10 @@ import torch
 
 import interference
 from interference import config, prediction
+from interference.branching.branches import Branches
 from interference.errors import BusyError, ConfigError, MeasurementError, RunError, ScopeError
 from interference.measurement import checkpoint
 from interference.prediction import lookahead as library
-from interference.prediction.branches import Branches
 from mixlora.common.locks import locked
 from tests.support.checkpoints import write_adapter, write_task
 from tests.support.killing import files, kill_until_done

@@ -13,13 +13,13 @@ from transformers import TrainerCallback
 
 import interference
 from interference import config, prediction
+from interference.branching.branches import Branches
+from interference.branching.pools import draw
+from interference.branching.recipe import asked_of
 from interference.errors import BusyError, ConfigError, MeasurementError, RunError, ScopeError
 from interference.measurement import sample
 from interference.prediction import validate as library
-from interference.prediction.branches import Branches
-from interference.prediction.pools import draw
 from interference.prediction.predictors import AVERAGED
-from interference.prediction.recipe import asked_of
 from interference.prediction.trainings import fresh_model, rates_of
 from interference.prediction.truth import gains, sets_of
 from mixlora.checkpoints.prompting import load_collator

@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from interference.branching.pictures import Features
 from interference.errors import MeasurementError
 from interference.gradients.autograd import loss_of
 from interference.gradients.examples import singles
@@ -17,7 +18,6 @@ from interference.gradients.state import own_randomness
 from interference.measurement.objective import Objective, of_model, without_graph
 from interference.measurement.sample import Sample, padded_batches
 from interference.measurement.units import Batch
-from interference.prediction.pictures import Features
 
 
 class HeldOut:

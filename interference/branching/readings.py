@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer
 
+from interference.branching.held_out import losses_by
 from interference.errors import MeasurementError, ScopeError
 from interference.gradients.autograd import tokens_of
 from interference.gradients.state import own_randomness, without_autocast
@@ -18,7 +19,6 @@ from interference.measurement.labels import workload
 from interference.measurement.objective import without_graph
 from interference.measurement.trainer import objective_of
 from interference.measurement.units import Batch, Part, Unit, contents
-from interference.prediction.held_out import losses_by
 from mixlora.data.groups import connected
 
 

@@ -14,12 +14,12 @@ import psutil
 import pytest
 import torch
 
+from interference.branching import workers
+from interference.branching.finished import Finished
+from interference.branching.workers import Piece, losses_of
 from interference.errors import ConfigError, MeasurementError, RunError
 from interference.measurement.spool import DiskSpool
 from interference.prediction import lookahead as library
-from interference.prediction import workers
-from interference.prediction.finished import Finished
-from interference.prediction.workers import Piece, losses_of
 from mixlora.common.errors import EndedError
 from mixlora.common.progress import silent
 from tests.support.killing import start as started
@@ -270,7 +270,7 @@ def test_a_worker_ends_with_a_process_that_is_killed(tmp_path):
 def test_a_script_is_not_run_again_by_its_workers(start, tmp_path):
     """As multiprocessing would run a script without a guard."""
     (tmp_path / "script.py").write_text(
-        "import sys\nfrom pathlib import Path\nfrom tests.interference.prediction import test_workers as here\n"
+        "import sys\nfrom pathlib import Path\nfrom tests.interference.branching import test_workers as here\n"
         f"print('begun')\nplace = Path({str(tmp_path / 'out')!r})\n"
         "both = here.Patient(place), here.Numbers()\n"
         "found = here.losses_of(here.PIECES, here.finished(place), *both, 2, here.silent)\n"

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from interference.branching.branches import Stream
+from interference.branching.recipe import Recipe, asked_of, trial_of, validation_of
 from interference.config import AnalysisConfig
 from interference.errors import DataError, ScopeError
 from interference.measurement import sample
-from interference.prediction.branches import Stream
-from interference.prediction.recipe import Recipe, asked_of, trial_of, validation_of
 from mixlora.checkpoints.prompting import load_collator
 from mixlora.data.checking import as_error
 from mixlora.data.collation import Collator, Encoded

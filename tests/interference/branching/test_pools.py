@@ -5,9 +5,9 @@ import json
 import pytest
 
 from interference import config
+from interference.branching import pools
+from interference.branching.recipe import recipe_of
 from interference.errors import ConfigError, DataError, ScopeError
-from interference.prediction import pools
-from interference.prediction.recipe import recipe_of
 from mixlora.data.groups import all_shared
 from tests.support.checkpoints import write_llava, write_pictures, write_task
 from tests.support.starts import RECIPE, Start

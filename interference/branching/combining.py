@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from interference.prediction.branches import Branches, check_finite
+from interference.branching.branches import Branches, check_finite
 from mixlora.data.collation import Encoded
 from mixlora.training.combining import Combination, Gradients, supervised
 

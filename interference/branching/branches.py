@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer
 
+from interference.branching.held_out import HeldOut
+from interference.branching.recipe import Recipe
 from interference.errors import MeasurementError
 from interference.gradients.losses import example_losses
 from interference.gradients.state import activate, as_found, own_randomness
 from interference.gradients.trained import trained_parameters
-from interference.prediction.held_out import HeldOut
-from interference.prediction.recipe import Recipe
 from mixlora import routed
 from mixlora.common.labels import IGNORED
 from mixlora.data.collation import Collator, Encoded

@@ -28,14 +28,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from interference.branching.finished import Finished
 from interference.config import AnalysisConfig
 from interference.errors import ConfigError, RunError
-from interference.prediction.finished import Finished
 from mixlora.checkpoints import loading
 from mixlora.common.errors import EndedError, ToolError
 from mixlora.common.progress import Progress
 
-_BEGIN = "import sys; from interference.prediction import workers; workers.work(int(sys.argv[1]))"
+_BEGIN = "import sys; from interference.branching import workers; workers.work(int(sys.argv[1]))"
 """What a worker runs. The module in which a user's script begins is not run again, as `multiprocessing` would."""
 _PAUSE = 0.5
 """Seconds after which this process, when it has nothing left to train, looks whether it was interrupted."""

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from interference.branching.held_out import HeldOut
 from interference.measurement.sample import EncodedUnit, Sample
-from interference.prediction.held_out import HeldOut
 from mixlora.checkpoints.loading import load_processor
 from mixlora.common.sections import BaseSection
 from mixlora.data.collation import Collator

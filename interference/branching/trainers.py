@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from transformers import Trainer
 from transformers.training_args import OptimizerNames
 
+from interference.branching.branches import check_finite, drawn_by
+from interference.branching.readings import Readings
 from interference.errors import CheckpointError, MeasurementError
 from interference.gradients.state import as_found, own_randomness, set_aside
 from interference.measurement.rows import Row
 from interference.measurement.trainer import refuse_processes, refuse_shards
-from interference.prediction.branches import check_finite, drawn_by
-from interference.prediction.readings import Readings
 
 _ELSEWHERE = {
     OptimizerNames.LOMO,

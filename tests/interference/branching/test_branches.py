@@ -8,11 +8,11 @@ from peft import LoraConfig, get_peft_model
 from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from interference.branching.branches import standing
+from interference.branching.held_out import HeldOut
 from interference.errors import MeasurementError
 from interference.gradients.trained import trained_parameters
 from interference.measurement import checkpoint
-from interference.prediction.branches import standing
-from interference.prediction.held_out import HeldOut
 from mixlora import routed
 from mixlora.common.sections import BaseSection
 from mixlora.data.sampling import place
