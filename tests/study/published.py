@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from interference import figures
+from interference.advice import load_trial
 from interference.prediction import Validation, load_validation
 from interference.statistics.ranking import SCORES
 
@@ -15,7 +16,7 @@ PAGE = 20
 
 
 def write(validation: Path, out: Path) -> None:
-    """Write `scores.csv`, `ceilings.csv`, `truth.csv`, `validation.png` and `report.html`.
+    """Write `scores.csv`, `ceilings.csv`, `truth.csv`, `validation.png`, `report.html`, and `trial.csv` of a trial.
 
     Args:
         validation: as `interference validate` left it.
@@ -26,6 +27,10 @@ def write(validation: Path, out: Path) -> None:
     for name, table in tables(found).items():
         table.to_csv(out / f"{name}.csv", index=False, float_format="%.4g")
     figures.save(figures.validation(found), out, "validation", ("png",))
+    for trial in validation.glob("runs/step-*-trial"):
+        tried = load_trial(trial)
+        frame = pd.concat([tried.table().assign(task="mean"), tried.by_task()], ignore_index=True)
+        frame.to_csv(out / "trial.csv", index=False, float_format="%.4g")
     run = str(validation / "runs" / f"step-{PAGE}")
     report = [sys.executable, "-m", "interference.cli", "report", run, "--detail", "small", "--quiet"]
     label = f"--label={out.name}, step {PAGE}"

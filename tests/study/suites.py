@@ -69,6 +69,29 @@ class Suite:
         }
         return {**train, "training": training, "out": str(folder / "trained")}, validate
 
+    def trial(self, folder: Path, step: int) -> dict[str, Any]:
+        """Of `interference advise --train`, by the run of a checkpoint of the validation.
+
+        Args:
+            folder: of the study of this suite.
+            step: of the checkpoint.
+        """
+        _, validate = self.configurations(folder)
+        adapter = folder / "trained" / "snapshots" / f"step-{step}"
+        trial = {"steps": max(STEPS), "seeds": 3, "share": self.share, "held_out": self.held_out}
+        model = {**validate["model"], "adapter": str(adapter)}
+        return {**validate, "model": model, "trial": trial, "out": str(run_of(folder, step))}
+
+
+def run_of(folder: Path, step: int) -> Path:
+    """Where the run of a checkpoint is.
+
+    Args:
+        folder: of the study of a suite.
+        step: of the checkpoint.
+    """
+    return folder / "run-validation" / "runs" / f"step-{step}"
+
 
 def _mini(_: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The mini suite's six tasks."""
