@@ -139,6 +139,12 @@ class Elsewhere:
     def opened(self, stepped: Callable[[], None]) -> Callable[..., Tensor]:
         """What returns the losses of a piece.
 
+        Args:
+            stepped: Called after every step.
+
+        Returns:
+            A function of what a piece asks.
+
         Raises:
             RunError: If the checkpoint has changed in the meantime.
         """
