@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from interference.advice.arms import ADVISED, TOGETHER, WEIGHTS
+from interference.advice.arms import ADVISED, WEIGHED
 from interference.advice.dropping import against
 from interference.advice.evidence import evidence
 from interference.advice.grouping import Grouping, group
@@ -23,7 +23,7 @@ from interference.errors import RunError, ScopeError
 from interference.prediction.holding import measured
 from interference.run import Run, record
 from interference.run.comparison import other_examples
-from interference.run.phrases import counted, several
+from interference.run.phrases import several
 from mixlora.common.files import expanded
 from mixlora.common.sealed import sealed
 
@@ -80,22 +80,21 @@ class Advice:
             )
         if self.weights:
             listed = ", ".join(f"{task} {weight:g}" for task, weight in self.weights.items())
-            cures[f"{TOGETHER}, {WEIGHTS}"] = f"Weigh the losses of the tasks (training.weights): {listed}."
+            cures[WEIGHED] = f"Weigh the losses of the tasks (training.weights): {listed}."
         if self.trial is not None:
             gains = self.trial.table().set_index("arm")["against_together"].to_dict()
             cures = dict(sorted(cures.items(), key=lambda cure: -gains.get(cure[0], -math.inf)))
             if self.trial.outcome is not None and not self.trial.outcome.helps:
                 cures[ADVISED] = self.trial.words
+            if withdrawn := self.trial.weights_withdrawn:
+                cures[WEIGHED] = withdrawn
         return [*([] if self.groups else [self.grouping.words]), *cures.values(), *self._looks()]
 
     def _looks(self) -> Iterator[str]:
         """Which examples to look at, a sentence a task."""
         for task in dict.fromkeys(row["task"] for row in self.examples):
             own = [str(row["ids"]) for row in self.examples if row["task"] == task]
-            yield (
-                f"Look at {counted(len(own), 'example')} of {task} that work against their own task and the others: "
-                f"{several(own)}."
-            )
+            yield f"Look at {several(own)} of {task}: each works against its own task and against the others."
 
     def to_json(self) -> str:
         """All of it but the trial as JSON, with a checksum of itself.

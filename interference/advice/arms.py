@@ -21,6 +21,8 @@ from mixlora.training.config import Method, TrainConfig
 WEIGHTS, UPGRAD = "weights", "upgrad"
 """Cures: the advised `training.weights`, and `training.combine: upgrad`."""
 TOGETHER, ADVISED, SPECIALISTS, MIXLORA = "together", "advised groups", "specialists", "mixlora"
+WEIGHED = f"{TOGETHER}, {WEIGHTS}"
+"""The arm of all tasks together with the advised weights of their losses."""
 RANDOM = "random groups"
 """What the names of the arms of random groups begin with."""
 Split = tuple[tuple[str, ...], ...]

@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from interference.advice.arms import ADVISED, RANDOM, TOGETHER
+from interference.advice.arms import ADVISED, RANDOM, TOGETHER, WEIGHED
 from interference.errors import RunError, ScopeError
 from interference.prediction.holding import measured
 from interference.run import Run, record
@@ -81,6 +81,21 @@ class Trial:
         if ADVISED in self.arms:
             return "There is no other split into groups of the same sizes that the advised one could be compared with."
         return "No split was advised, so none was compared with random ones."
+
+    @property
+    def weights_withdrawn(self) -> str:
+        """Why the advised weights are withdrawn, in a sentence; "" where they surely helped, or were not tried."""
+        if WEIGHED not in self.arms:
+            return ""
+        row = self.table().set_index("arm").loc[[WEIGHED]]
+        value, low, high = (float(row[f"against_together{end}"].iloc[0]) for end in _ENDS)
+        if low > 0:
+            return ""
+        lost = "raised" if high < 0 else "did not surely lower"
+        return (
+            f"The advised weights of the losses {lost} the held-out loss (lower by {number(value)} "
+            f"{interval(low, high)} nats per token than without them), so they are withdrawn."
+        )
 
     @property
     def best(self) -> str:

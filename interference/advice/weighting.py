@@ -80,9 +80,8 @@ def _upgrad(products: Array, tasks: list[str]) -> dict[str, float]:
     from mixlora.training.combining import Combination
 
     values, vectors = np.linalg.eigh((products + products.T) / 2)
-    gram = (
-        vectors * np.maximum(values, 0)
-    ) @ vectors.T  # without pairs of one group it need not be that of any vectors
+    # without pairs of one group the products need not be those of any vectors
+    gram = (vectors * np.maximum(values, 0)) @ vectors.T
     combination = Combination(RecipeSection.model_validate({"combine": Combine.UPGRAD}), tasks)
     found = combination.coefficients(torch.from_numpy(gram), 0).numpy()
     scaled = found / found.mean()

@@ -344,7 +344,8 @@ def _against_conflict(run: RunSummary, grouping: Grouping | None, alone: bool) -
 
 def _tried(trial: Trial) -> list[Suggestion]:
     """What came of the advice by training."""
-    return [Suggestion(words.rstrip(".")) for words in (trial.words, trial.best)]
+    said = (trial.words, trial.weights_withdrawn, trial.best)
+    return [Suggestion(words.rstrip(".")) for words in said if words]
 
 
 def _against_silence(run: RunSummary) -> list[Suggestion]:

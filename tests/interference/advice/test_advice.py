@@ -1,6 +1,7 @@
 """What runs say can be done: groups and the matrix behind them, configurations that train, and what is refused."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -131,6 +132,18 @@ def test_after_a_trial_what_helped_most_comes_first(tmp_path):
         assert replace(found, trial=trial).sentences == first
     lost = tried_out.made(run, found.groups, gain=-0.5, weights=0.8)
     assert replace(found, trial=lost).sentences == [weights, lost.words] and "withdrawn" in lost.words
+
+
+def test_weights_that_did_not_help_are_withdrawn(tmp_path):
+    run = made(TWO_GROUPS)
+    found = replace(of_runs([run], [tmp_path]), weights={"a": 0.5, "b": 1.5, "c": 1.0, "d": 1.0})
+    split = found.sentences[0]
+    worse, same, better = (tried_out.made(run, found.groups, gain=0.3, weights=gain) for gain in (-0.4, 0, 0.4))
+    assert replace(found, trial=worse).sentences == [split, worse.weights_withdrawn]
+    told = r"The advised weights of the losses raised the held-out loss \(lower by -0\.40 \[.*\] nats per token than "
+    assert re.match(told, worse.weights_withdrawn) and worse.weights_withdrawn.endswith("so they are withdrawn.")
+    assert "did not surely lower" in same.weights_withdrawn
+    assert better.weights_withdrawn == "" == tried_out.made(run, found.groups, gain=0.3).weights_withdrawn
 
 
 @pytest.fixture(scope="module")
