@@ -18,7 +18,7 @@ from interference.branching.branches import drawn_by
 from interference.branching.readings import Readings
 from interference.branching.trainers import batches_of, optimizer_of, standing
 from interference.errors import CheckpointError, ConfigError, MeasurementError, RunError, ScopeError
-from interference.report.findings.horizon import beside
+from interference.prediction.horizons import beside
 from tests.support.models import batch, llama, llava, lora
 from tests.support.needed import needed
 from tests.support.small_processors import spaced

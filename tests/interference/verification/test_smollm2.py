@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.pretrained, pytest.mark.slow]
 
 COLORS = ("black", "gray", "red", "green", "blue", "yellow", "teal", "brown")
 KINDS = {"yes": "yes or no", "no": "yes or no", **dict.fromkeys(COLORS, "a colour")}
-STEPS, ROWS_A_TASK, UNITS = 12, 3, 8
+STEPS, ROWS_A_TASK, UNITS = 9, 2, 8
 
 
 def question_kinds():
