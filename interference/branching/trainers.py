@@ -111,7 +111,7 @@ def batch_size(trainer: Trainer) -> int:
 
 
 def batches_of(rows: Sequence[Row], size: int, seed: int) -> Iterator[list[Row]]:
-    """Batches without end, in an order that is drawn anew each time all rows were taken; none is smaller."""
+    """Batches of `size` rows, without end. When all rows were taken, a new order is drawn."""
     generator, order = np.random.default_rng(seed), list[int]()
     while True:
         while len(order) < size:

@@ -263,7 +263,7 @@ def work(number: int) -> None:
     """Train pieces in a worker, until it is ended.
 
     Args:
-        number: of the file descriptor by which it is told what to do.
+        number: of the file descriptor over which its pieces come.
     """
     Thread(target=_follow, daemon=True).start()
     connection = Connection(number)

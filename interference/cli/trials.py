@@ -53,7 +53,7 @@ def trial(found: Trial, console: Console) -> None:
             plain(
                 f"trial ({meta['recipe']['of']}): every arm takes {counted(meta['steps'], 'step')} of "
                 f"{meta['share'] * found.examples['task'].nunique()} examples in all, with {len(found.losses)} seeds "
-                f"from {meta['seeds'][0]} on"
+                f"from {meta['seeds'][0]} on; read are {_read(found)}"
             )
         )
     )
@@ -64,6 +64,14 @@ def trial(found: Trial, console: Console) -> None:
     console.print(printing.frame(tasks.loc[table["arm"], order].map(number), "held-out loss by task"))
     for line in notes(found):
         console.print(Text(plain(line)))
+
+
+def _read(found: Trial) -> str:
+    """How many held-out examples there were of each task, which may be fewer than were asked for."""
+    counts = found.examples["task"].value_counts()
+    least, most = int(counts.min()), int(counts.max())
+    number = str(most) if least == most else f"{least} to {most}"
+    return f"{number} held-out example{'s' * (most > 1)} of each task"
 
 
 def notes(found: Trial) -> list[str]:
