@@ -81,7 +81,7 @@ def test_a_trial_prints_every_arm(interference, done, trial, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     said = interference("advise", done, "--train", trial)
     words = flat(said.out)
-    assert "every arm takes 6 steps of 12 examples in all, with 2 seeds from 2000 on; read are 4 held-out examples" in words
+    assert "every arm takes 6 steps of 12 examples in all, with 2 seeds from 2000 on; read are 4 held-out" in words
     for arm in (
         "together",
         "together, upgrad",
