@@ -12,27 +12,34 @@ from interference.advice.advice import Advice
 from interference.branching.recipe import home_of
 from interference.run import Run
 from mixlora.common import settings
+from mixlora.common.files import file_name
 from mixlora.common.sections import resolved
 from mixlora.training import config as training
 from mixlora.training.config import Method, Order, TrainConfig
 
+_SAME = ("file", "split", "where", "fields")
+"""Keys of a task that say which examples a file has."""
 
-def configurations(found: Advice, run: Run) -> tuple[dict[str, str], str]:
+
+def configurations(found: Advice, run: Run, folder: Path) -> tuple[dict[str, str], str]:
     """The files that follow from an advice.
 
     Args:
         found: What is advised.
         run: Whose training is followed.
+        folder: Where the files will be.
 
     Returns:
-        {name: YAML}, and why there is none, "" where there is one or nothing is advised.
+        {name: text}: YAML, and lists of ids that it leaves out; and why there is none, "" where there is one or nothing
+        is advised.
 
     Raises:
         ConfigError: If the record of the training cannot be read.
     """
-    if not found.groups and not found.weights:
+    if not found.groups and not found.weights and not found.examples:
         return {}, ""
-    adapter = str(((run.meta.get("config") or {}).get("model") or {}).get("adapter") or "")
+    config = run.meta.get("config") or {}
+    adapter = str((config.get("model") or {}).get("adapter") or "")
     home = home_of(adapter) if adapter else None
     if home is None:
         return {}, f"{adapter or 'the run'} is not of a `mixlora train`, whose record would tell how to train"
@@ -42,7 +49,11 @@ def configurations(found: Advice, run: Run) -> tuple[dict[str, str], str]:
     made = {f"group-{k}": _of_group(whole, group) for k, group in enumerate(found.groups, 1)}
     if found.weights and whole.training.order != Order.TASK:  # a step has a single task, which nothing outweighs
         made["weights"] = _weighed(whole, found.weights)
-    return {f"{name}.yaml": settings.text({**values, "out": f"{home}-{name}"}) for name, values in made.items()}, ""
+    lists = _lists(found, whole, config.get("tasks") or {})
+    if lists:
+        made["without"] = _without(whole, {task: str(folder / name) for task, (name, _) in lists.items()})
+    files = {f"{name}.yaml": settings.text({**values, "out": f"{home}-{name}"}) for name, values in made.items()}
+    return files | dict(lists.values()), ""
 
 
 def _unfit(whole: TrainConfig, tasks: Sequence[str], home: str) -> str:
@@ -74,6 +85,29 @@ def _of_group(whole: TrainConfig, group: Sequence[str]) -> dict[str, Any]:
     recipe["weights"] = {task: weight for task, weight in recipe["weights"].items() if task in group}
     if len(group) == 1:
         recipe |= {"weights": {}, "combine": "sum"}
+    return values
+
+
+def _lists(found: Advice, whole: TrainConfig, probed: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """The examples to look at, {task: (a file's name, ids)}, of tasks that were trained on what was probed.
+
+    Where other files were probed than trained on, the training has none of these examples.
+    """
+    listed: dict[str, list[str]] = {}
+    for row in found.examples:
+        task = str(row["task"])
+        own, trained = probed.get(task, {}), resolved(whole)["tasks"].get(task, {})
+        same = own.get("file") is not None and all(own.get(key) == trained.get(key) for key in _SAME)
+        if same and trained.get("without") is None:
+            listed.setdefault(task, []).append(str(row["ids"]))
+    return {task: (f"without-{file_name(task)}.txt", "\n".join(ids) + "\n") for task, ids in listed.items()}
+
+
+def _without(whole: TrainConfig, files: Mapping[str, str]) -> dict[str, Any]:
+    """The configuration of the whole training without the examples that files name."""
+    values = resolved(whole)
+    for task, file in files.items():
+        values["tasks"][task]["without"] = file
     return values
 
 

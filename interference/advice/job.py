@@ -55,8 +55,8 @@ def advise(
     place = place_of(places, out)
     config = train if isinstance(train, AnalysisConfig | None) else read_config(expanded(train), settings)
     folder = OutputFolder(place, COMMAND)
-    files, why = configurations.configurations(found, loaded[0])
-    found = replace(found, configurations=list(files), unwritten=why)
+    files, why = configurations.configurations(found, loaded[0], place)
+    found = replace(found, configurations=[name for name in files if name.endswith(".yaml")], unwritten=why)
     folder.replace({MARKER: found.to_json().encode(), **{name: text.encode() for name, text in files.items()}})
     if config is None:
         return found

@@ -82,6 +82,7 @@ class TaskSection(Section):
             `outside`.
         outside: also take images outside that folder: named by an absolute path or with "..", or behind a link.
         where: take only records with these values, {field: value}.
+        without: a file of ids, one a line: the examples of these ids are left out.
         split: the split of a folder or data set that has several, or the list of a JSON object that holds several.
         fields: the file's own names of `id`, `prompt`, `response`, `image` and `references`, as in {prompt: question}.
         loss_on: which tokens are supervised: those of all "answers", of the "last-answer", or "everything".
@@ -92,13 +93,14 @@ class TaskSection(Section):
 
     sources: ClassVar[tuple[str, ...]] = ("file", "mini")
     """Keys that each name a source; exactly one of them is given."""
-    of_file: ClassVar[tuple[str, ...]] = ("images", "outside", "where", "split", "fields", "ignore")
+    of_file: ClassVar[tuple[str, ...]] = ("images", "outside", "where", "without", "split", "fields", "ignore")
     """Keys that say how a file is read."""
 
     file: Place | None = None
     images: Place | None = None
     outside: bool = False
     where: dict[str, Any] = Field(default_factory=dict)
+    without: Place | None = None
     split: str | None = None
     fields: dict[str, str] = Field(default_factory=dict)
     loss_on: Literal["answers", "last-answer", "everything"] = "answers"
@@ -143,7 +145,7 @@ def resolved(config: Section) -> dict[str, Any]:
     """
     data = config.model_dump(mode="json")
     named = [(data["model"], key) for key in ("base", "adapter", "projector")]
-    named += [(task, key) for task in data["tasks"].values() for key in ("file", "images", "mme")]
+    named += [(task, key) for task in data["tasks"].values() for key in ("file", "images", "without", "mme")]
     named += [(data[key], name) for key, name in (("judge", "model"), ("lookahead", "training")) if data.get(key)]
     for values, key in named:
         if isinstance(name := values.get(key), str) and (key, name) != ("base", MINI):

@@ -22,6 +22,7 @@ from mixlora.data.reading.mme import read_mme
 from mixlora.data.reading.problems import Noted, collecting
 from mixlora.data.reading.records import Reading, read_example
 from mixlora.data.reading.values import Record, as_text
+from mixlora.data.reading.without import without
 
 _LISTED_VALUES, _COMPARED_VALUES = 10, 1000
 """How many values a message lists, and how many it sorts by similarity."""
@@ -43,14 +44,15 @@ def read_task(
 
     Raises:
         DataError: the section holds several tasks, its file or image folder cannot be used, `where` matches nothing,
-            or (without `problems`) a matching record cannot be used.
+            `without` names no record, or (without `problems`) a matching record cannot be used.
     """
     if isinstance(task, TaskGroupSection) and (task.mme or task.by):
         several = f"mme: {task.mme}" if task.mme else f"by: {task.by}"
         remedy = "give a `file`, with `where: {FIELD: TASK}` if it holds several"
         raise DataError(f"Task {name}: `{several}` stands for several tasks, but one is needed; {remedy}.")
     file = _existing_file(task, name)
-    return _examples(_records(task, file, name, problems), task, file, name, problems, noted)
+    found = _examples(_records(task, file, name, problems), task, file, name, problems, noted)
+    return _kept({name: found}, task, name, problems)[name]
 
 
 def read_tasks(
@@ -76,7 +78,15 @@ def read_tasks(
     for record in _records(task, file, name, problems):
         with collecting(problems):
             tasks.setdefault(_task_of(record, task.by), []).append(record)
-    return {own: _examples(records, task, file, own, problems, noted) for own, records in tasks.items()}
+    found = {own: _examples(records, task, file, own, problems, noted) for own, records in tasks.items()}
+    return _kept(found, task, name, problems)
+
+
+def _kept(
+    found: dict[str, list[Example]], task: TaskSection, name: str, problems: list[DataError] | None
+) -> dict[str, list[Example]]:
+    """The examples without those that the task leaves out."""
+    return found if task.without is None else without(found, Path(task.without), name, whole=not problems)
 
 
 def _existing_file(task: TaskSection, name: str) -> Path:

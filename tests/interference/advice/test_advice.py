@@ -13,8 +13,10 @@ import interference
 from interference import advice, prediction
 from interference.advice import evidence as library
 from interference.advice.advice import of_runs
-from interference.advice.configurations import steps_of
+from interference.advice.configurations import configurations, steps_of
 from interference.errors import ConfigError, RunError, ScopeError
+from mixlora.common.sections import TaskSection
+from mixlora.data.reading.tasks import read_task
 from mixlora.training.config import TrainConfig
 from mixlora.training.run import train
 from tests.support import planted, tried_out, validated
@@ -59,6 +61,36 @@ def test_its_configurations_train(suite, tmp_path):
     assert own.training.learning_rate == 5e-2 and own.out == f"{suite.folder / 'lora'}-group-2"
     train(own.model_copy(update={"out": str(tmp_path / "trained")}))
     assert (tmp_path / "trained" / "adapter_model.safetensors").exists()
+
+
+def with_examples(suite, folder, examples):
+    """The planted suite's advice with examples to look at, and the files that follow."""
+    found = interference.advise(suite.run, out=folder / "out")
+    return configurations(replace(found, examples=examples), interference.load(suite.run), folder / "there")[0]
+
+
+def test_a_training_without_the_examples_to_look_at(suite, tmp_path):
+    ids = [example.id for example in read_task(TaskSection(file=str(suite.tasks["east"]["file"])), "east")[:2]]
+    files = with_examples(suite, tmp_path, [{"task": "east", "ids": own, "source": "", "q": 0.01} for own in ids])
+    assert files["without-east.txt"] == "".join(f"{own}\n" for own in ids)
+    own = TrainConfig.model_validate(yaml.safe_load(files["without.yaml"]))
+    assert own.out == f"{suite.folder / 'lora'}-without" and own.tasks["west"].without is None
+    assert own.tasks["east"].without == str(tmp_path / "there" / "without-east.txt")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "without-east.txt").write_text(files["without-east.txt"], encoding="utf-8")
+    known = {example.id for example in read_task(own.tasks["east"], "east")}
+    assert known and not known & set(ids)
+
+
+def test_examples_that_were_not_trained_on_are_not_left_out(suite, tmp_path):
+    """Their ids are those of another file, which the training does not read."""
+    other = {**suite.tasks, "east": {"file": suite.tasks["west"]["file"]}}
+    run = interference.load(suite.run)
+    run.meta["config"]["tasks"] |= {"east": {**run.meta["config"]["tasks"]["east"], **other["east"]}}
+    found = interference.advise(suite.run, out=tmp_path / "out")
+    found = replace(found, examples=[{"task": "east", "ids": "1", "source": "", "q": 0.01}])
+    files, why = configurations(found, run, tmp_path)
+    assert why == "" and not [name for name in files if "without" in name]
 
 
 def test_several_checkpoints(suite, tmp_path):

@@ -56,9 +56,8 @@ def test_advice_has_them_and_their_configuration(suite, tmp_path):
     assert set(found.weights) == {"loud", "hurt", "third"}
     planted_advice = interference.advise(suite.run, out=tmp_path / "out")
     weights = {task: 1.0 + k for k, task in enumerate(planted.ANGLES)}
-    files, why = configurations(
-        interference.advice.Advice(**{**vars(planted_advice), "weights": weights}), interference.load(suite.run)
-    )
+    own_advice = interference.advice.Advice(**{**vars(planted_advice), "weights": weights})
+    files, why = configurations(own_advice, interference.load(suite.run), tmp_path)
     own = TrainConfig.model_validate(yaml.safe_load(files["weights.yaml"]))
     assert why == "" and own.training.weights == weights and own.out.endswith("lora-weights")
     assert TrainConfig.model_validate(yaml.safe_load(files["group-1.yaml"])).training.weights == {}

@@ -168,8 +168,8 @@ def test_entries_that_name_no_source(keys, message):
         ({"fle": "x"}, "task: unknown key 'fle'; did you mean 'file'?"),
         (
             {"zzz": "x"},
-            "task: unknown key 'zzz'; the keys here are file, images, outside, where, split, fields, loss_on, ignore, "
-            "on_error, mini, by, mme",
+            "task: unknown key 'zzz'; the keys here are file, images, outside, where, without, split, fields, loss_on, "
+            "ignore, on_error, mini, by, mme",
         ),
         ({"images": "x"}, "task: give either file: PATH or mini: heldout"),
         ({"file": "a", "mme": "b"}, "task: give either file: PATH or mini: heldout"),
