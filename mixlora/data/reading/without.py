@@ -35,8 +35,8 @@ def without(found: Mapping[str, Sequence[Example]], file: Path, name: str, whole
     if unknown := [each for each in left if each not in known] if whole else []:
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         raise DataError(
-            f"Task {name}: {file} names {unknown[0]!r:.80}{more}, which is no id of its records; remove it, or write ids "
-            "as `interference preview` shows them."
+            f"Task {name}: {file} names {unknown[0]!r:.80}{more}, which is no id of its records; remove it, or write "
+            "ids as `interference preview` shows them."
         )
     kept = {task: [one for one in examples if one.id not in left] for task, examples in found.items()}
     if empty := [task for task, examples in kept.items() if found[task] and not examples]:
