@@ -29,7 +29,8 @@ from interference.branching.branches import unheard
 from interference.branching.combining import CombinedBranches
 from interference.branching.finished import Finished, content
 from interference.branching.held_out import HeldOut
-from interference.branching.workers import losses_of, processes_of
+from interference.branching.recipe import processes_of
+from interference.branching.workers import losses_of
 from interference.config import AnalysisConfig
 from interference.errors import ConfigError, RunError
 from interference.gradients.trained import trained_parameters

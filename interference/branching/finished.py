@@ -5,16 +5,18 @@ Not here: the steps (`branches`), and the directory in which finished branches w
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from interference.measurement.spool import DiskSpool
-from mixlora.checkpoints.fingerprints import digest
+from mixlora.checkpoints.digests import digest
 from mixlora.data.checking import fingerprint
-from mixlora.data.collation import Encoded
+
+if TYPE_CHECKING:
+    from mixlora.data.collation import Encoded
 
 _KEY = "branch"
 
@@ -46,7 +48,7 @@ class Finished:
         return digest([repr((self.identity, number, content)).encode()])
 
 
-def content(examples: Iterable[Encoded]) -> str:
+def content(examples: Iterable["Encoded"]) -> str:
     """A digest of examples' tokens and pictures, 32 hexadecimal digits."""
     kept = list(examples)
     tokens = repr([(one.input_ids, one.labels) for one in kept])

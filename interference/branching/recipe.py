@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from interference.config import AnalysisConfig, BranchSection, LookaheadConfig, TrialConfig, ValidateConfig
 from interference.errors import ConfigError
+from mixlora.checkpoints import loading
 from mixlora.common.files import SNAPSHOTS, TRAINING, is_file, read_json
 from mixlora.training import config as training
 from mixlora.training.config import Method, RecipeSection, TrainConfig, TrainTask
@@ -40,6 +41,21 @@ class Recipe:
     def json(self) -> dict[str, Any]:
         """The values that a branch follows, as a result records them."""
         return self.training.model_dump(mode="json", include=set(BranchSection.model_fields))
+
+
+def processes_of(config: AnalysisConfig) -> int:
+    """The number of processes that a configuration asks for.
+
+    Raises:
+        ConfigError: if they would share a GPU.
+    """
+    kind = loading.kind_of(config.model.device)
+    if config.processes > 1 and kind != "cpu":
+        raise ConfigError(
+            f"processes is {config.processes}, but they would share one {kind} device; drop it, or set "
+            "model.device: cpu"
+        )
+    return config.processes
 
 
 def asked_of(config: AnalysisConfig) -> LookaheadConfig:

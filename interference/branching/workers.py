@@ -29,9 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interference.branching.finished import Finished
-from interference.config import AnalysisConfig
-from interference.errors import ConfigError, RunError
-from mixlora.checkpoints import loading
+from interference.errors import RunError
 from mixlora.common.errors import EndedError, ToolError
 from mixlora.common.progress import Progress
 
@@ -62,21 +60,6 @@ class Source(Protocol):
 
     def opened(self, stepped: Callable[[], None]) -> Callable[..., Tensor]:
         """What returns the losses of a piece, given what it asks; `stepped` is called after every step."""
-
-
-def processes_of(config: AnalysisConfig) -> int:
-    """The number of processes that a configuration asks for.
-
-    Raises:
-        ConfigError: if they would share a GPU.
-    """
-    kind = loading.kind_of(config.model.device)
-    if config.processes > 1 and kind != "cpu":
-        raise ConfigError(
-            f"processes is {config.processes}, but they would share one {kind} device; drop it, or set "
-            "model.device: cpu"
-        )
-    return config.processes
 
 
 def losses_of(

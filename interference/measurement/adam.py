@@ -17,7 +17,7 @@ from torch import Tensor
 from interference.measurement.gram import gram
 from interference.measurement.shard import ALL, Shard
 from interference.measurement.spool import Spool
-from mixlora.checkpoints.fingerprints import digest, of_tensor
+from mixlora.checkpoints.digests import digest, of_tensor
 
 BETAS, EPS = (0.9, 0.999), 1e-8
 """AdamW's usual rates and eps, where no optimizer has others."""

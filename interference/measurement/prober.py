@@ -18,7 +18,7 @@ from interference.measurement.shard import ALL, Shard
 from interference.measurement.spec import Spec
 from interference.measurement.spool import DiskSpool, MemorySpool
 from interference.measurement.units import Batch, Part, Probed, Unit, UnitMeans, contents, digested
-from mixlora.checkpoints.fingerprints import digest
+from mixlora.checkpoints.digests import digest
 from mixlora.common.progress import Progress, silent
 
 OWNER = "unit"

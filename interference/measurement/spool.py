@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from interference.errors import RunError, WriteError
-from mixlora.checkpoints.fingerprints import of_tensor
+from mixlora.checkpoints.digests import of_tensor
 from mixlora.common.errors import is_full, unwritable
 from mixlora.common.sealed import SEAL, seal, sealed
 from mixlora.common.writing import whole_file

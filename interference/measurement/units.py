@@ -14,7 +14,7 @@ from interference.errors import ScopeError
 from interference.gradients.examples import COUNTS
 from interference.gradients.probe import BatchGradients
 from interference.measurement.collated import check_batch, refuse_packed
-from mixlora.checkpoints.fingerprints import digest, of_tensor
+from mixlora.checkpoints.digests import digest, of_tensor
 from mixlora.checkpoints.loading import refuse_offloaded
 from mixlora.common.errors import type_of
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from interference.branching.pools import draw
-from interference.branching.recipe import asked_of, recipe_of
-from interference.branching.workers import processes_of, shared_threads
+from interference.branching.recipe import asked_of, processes_of, recipe_of
+from interference.branching.workers import shared_threads
 from interference.config import AnalysisConfig
 from interference.prediction.lookahead import Job, prepared
 from interference.prediction.validate import prepared as prepared_validation

@@ -17,8 +17,8 @@ from interference.branching.branches import Branches
 from interference.branching.finished import Finished, content
 from interference.branching.held_out import HeldOut
 from interference.branching.pools import Pools, draw
-from interference.branching.recipe import Recipe, asked_of, recipe_of
-from interference.branching.workers import Piece, losses_of, processes_of
+from interference.branching.recipe import Recipe, asked_of, processes_of, recipe_of
+from interference.branching.workers import Piece, losses_of
 from interference.config import AnalysisConfig
 from interference.config import load as read_config
 from interference.errors import ConfigError, RunError

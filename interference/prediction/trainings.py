@@ -22,8 +22,8 @@ from interference.branching.branches import Branches, unheard
 from interference.branching.finished import Finished, content
 from interference.branching.held_out import HeldOut
 from interference.branching.pools import Pools
-from interference.branching.recipe import Recipe, validation_of
-from interference.branching.workers import Piece, losses_of, processes_of
+from interference.branching.recipe import Recipe, processes_of, validation_of
+from interference.branching.workers import Piece, losses_of
 from interference.config import AnalysisConfig
 from interference.gradients.state import own_randomness
 from interference.measurement.resume import settle, unfinished

@@ -19,8 +19,7 @@ import pandas as pd
 
 from interference.branching.finished import content
 from interference.branching.pools import Pools, draw_apart
-from interference.branching.recipe import Trained, asked_of, recipe_of, trained_by, validation_of
-from interference.branching.workers import processes_of
+from interference.branching.recipe import Trained, asked_of, processes_of, recipe_of, trained_by, validation_of
 from interference.config import AnalysisConfig
 from interference.config import load as read_config
 from interference.errors import ConfigError, RunError

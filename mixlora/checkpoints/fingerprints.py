@@ -10,8 +10,6 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-import torch
-import xxhash
 from huggingface_hub import try_to_load_from_cache
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -20,6 +18,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedConfig
 from transformers.utils import GENERATION_CONFIG_NAME
 
+from mixlora.checkpoints.digests import digest, of_file, of_tensors
 from mixlora.common.files import TRAINING, exists, is_file
 from mixlora.data.collation import Collator
 
@@ -32,7 +31,6 @@ _UNREAD_OF_ADAPTERS = {"base_model_name_or_path", "revision", "inference_mode", 
 _FILES = (".json", ".jinja", ".model", ".safetensors", ".bin", ".pt", ".txt", ".tiktoken", ".spm", ".bpe", ".py")
 """Suffixes of the files of a checkpoint: configurations, weights, vocabularies of tokenizers, code of its own."""
 _OTHER_FILES = {TRAINING, GENERATION_CONFIG_NAME}
-_PIECE = 2**24  # bytes of a file that are read at once
 
 
 def fingerprints(model: nn.Module, adapter: str | None = None) -> dict[str, Any]:
@@ -53,8 +51,8 @@ def fingerprints(model: nn.Module, adapter: str | None = None) -> dict[str, Any]
     config = getattr(model, "config", None)
     counted = {name for name, owner in own.items() if adapter is None or owner in (adapter, None)}
     return {
-        "base weights": digest(_bytes((_of_base(name), value) for name, value in tensors if name not in own)),
-        "adapter weights": digest(_bytes((name, value) for name, value in tensors if name in counted)),
+        "base weights": of_tensors((_of_base(name), value) for name, value in tensors if name not in own),
+        "adapter weights": of_tensors((name, value) for name, value in tensors if name in counted),
         "base": _plain(_read(config)) if isinstance(config, PreTrainedConfig) else {},
         "adapter": {
             name: _plain({key: value for key, value in each.to_dict().items() if key not in _UNREAD_OF_ADAPTERS})
@@ -82,24 +80,6 @@ def of_processing(collator: Collator) -> dict[str, str]:
 def summary(parts: Mapping[str, Any]) -> str:
     """One digest of fingerprints."""
     return digest([json.dumps(parts, sort_keys=True).encode()])
-
-
-def digest(pieces: Iterable[Any]) -> str:
-    """A digest of bytes, 32 hexadecimal digits: fast, and no protection against forgery."""
-    found = xxhash.xxh3_128()
-    for piece in pieces:
-        found.update(piece)
-    return found.hexdigest()
-
-
-def of_file(path: Path) -> str:
-    """A digest of a file's content.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    with path.open("rb") as stream:
-        return digest(iter(lambda: stream.read(_PIECE), b""))
 
 
 def of_checkpoint(name: str) -> str:
@@ -143,21 +123,6 @@ def of_hub(name: str) -> str:
         if isinstance(found, str):
             return f"{name}@{Path(found).parent.name}"
     return name
-
-
-def of_tensor(value: Tensor) -> str:
-    """A digest of a tensor: its shape, its dtype and its values to the bit."""
-    return digest(_bytes([("", value)]))
-
-
-def _bytes(tensors: Iterable[tuple[str, Any]]) -> Iterator[Any]:
-    for name, value in tensors:
-        if not isinstance(value, Tensor):
-            yield f"{name} {value!r}".encode()
-            continue
-        yield f"{name} {tuple(value.shape)} {value.dtype}".encode()
-        flat = value.detach().contiguous().reshape(-1)
-        yield flat.view(torch.uint8).cpu().numpy() if flat.numel() else b""
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Any]]:

@@ -19,7 +19,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from mixlora.checkpoints.fingerprints import of_file
+from mixlora.checkpoints.digests import of_file
 from mixlora.common.errors import CheckpointError, TrainingError, unwritable
 from mixlora.common.files import SNAPSHOTS, TRAINING, exists, read_json
 from mixlora.common.identity import differences

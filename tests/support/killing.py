@@ -16,7 +16,9 @@ KILLS = 8
 PRELOAD = [
     *("mixlora.training.run", "mixlora.evaluation.run", "mixlora.evaluation.judging.run", "mixlora.data.mini"),
     *("interference.factors.observer", "interference.measurement.compute", "interference.cli", "mixlora.cli"),
+    *("interference.prediction.validate", "interference.advice.job", "interference.advice.trial", "matplotlib.figure"),
     *("transformers.models.llama.modeling_llama", "transformers.models.llava.modeling_llava"),
+    *("transformers.models.clip", "trl.chat_template_utils", "torchjd.aggregation"),
 ]
 """What processes begin with, imported once: only the first list that a test run gives counts."""
 _SEAL = re.compile(rb'("seal": )"[0-9a-f]{32}"')

@@ -1,23 +1,11 @@
 """Sharing: jobs of several processes in which a test knows who does what: a worker first, then this process."""
 
 import contextlib
-import time
 
 import pytest
 
 from interference.branching.branches import Branches
-
-LONGEST = 60
-"""Seconds that a test waits for a worker."""
-
-
-def wait(done, meanwhile=lambda: None):
-    """Wait until it is done."""
-    ends = time.monotonic() + LONGEST
-    while not done():
-        assert time.monotonic() < ends, "no worker has done it"
-        meanwhile()
-        time.sleep(0.02)
+from tests.support.pieces import wait
 
 
 @contextlib.contextmanager

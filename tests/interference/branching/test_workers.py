@@ -4,75 +4,23 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 import torch
 
+from interference import config
 from interference.branching import workers
-from interference.branching.finished import Finished
-from interference.branching.workers import Piece, losses_of
+from interference.branching.workers import losses_of
 from interference.errors import ConfigError, MeasurementError, RunError
-from interference.measurement.spool import DiskSpool
 from interference.prediction import lookahead as library
 from mixlora.common.errors import EndedError
 from mixlora.common.progress import silent
-from tests.support.killing import start as started
-from tests.support.sharing import leaving, wait
-from tests.support.starts import RECIPE
-
-PIECES = [Piece(number, (number,), ("known", number), 2) for number in range(4)]
-
-
-class Numbers:
-    """Losses that name their piece and the process that read them."""
-
-    def __init__(self, *error):
-        self.error = error
-
-    def opened(self, stepped):
-        def losses(number):
-            if self.error:
-                kind, *given = self.error
-                raise kind(*given)
-            stepped()
-            stepped()
-            return torch.tensor([number, os.getpid()], dtype=torch.float64)
-
-        return losses
-
-
-class Patient(Numbers):
-    """As Numbers, in this process, which leaves all pieces but the first to workers."""
-
-    def __init__(self, folder):
-        super().__init__()
-        self.folder = folder
-
-    def opened(self, stepped):
-        whole = super().opened(stepped)
-
-        def losses(number):
-            wait(lambda: len(list(self.folder.glob("part-*.safetensors"))) == 3, lambda: stepped.__self__.step(0))
-            return whole(number)
-
-        return losses
-
-
-class UnlikeError(Exception):
-    """An error that another process cannot read."""
-
-    def __init__(self, one, other):
-        super().__init__(f"{one} and {other}")
-
-
-def finished(folder):
-    return Finished(DiskSpool(folder), "job")
+from tests.support.pieces import PIECES, Numbers, Patient, Stuck, UnlikeError, finished, parts, wait
+from tests.support.sharing import leaving
 
 
 def test_every_process_takes_what_is_left(tmp_path):
@@ -105,7 +53,7 @@ def test_an_error_of_a_worker_is_that_of_the_job(tmp_path, error, kind, words):
     with pytest.raises(kind, match=words) as told:
         losses_of(PIECES, finished(tmp_path), Patient(tmp_path), Numbers(*error), 2, silent)
     if kind is ValueError:
-        assert "test_workers.py" in told.value.__notes__[0]
+        assert "pieces.py" in told.value.__notes__[0]
 
 
 def test_a_worker_that_cannot_begin_is_told_of(tmp_path, monkeypatch):
@@ -154,48 +102,13 @@ def test_threads_are_shared(tmp_path, monkeypatch):
     ],
 )
 def test_a_number_of_processes_that_cannot_be_used_is_refused(start, tmp_path, given, words):
-    from interference import config
-
     values = start.data()
     values["model"] |= given.pop("model", {})
     with pytest.raises(ConfigError, match=words):
         library.compute(config.build({**values, **given}, "test"), tmp_path / "out")
 
 
-# --- of a lookahead ---
-
-
-def part(out):
-    """The second branch."""
-    return out.with_name(f"{out.name}.partial") / "part-000001.safetensors"
-
-
-def two(start, **asked):
-    return start.config(**asked).model_copy(update={"processes": 2})
-
-
-@pytest.fixture(scope="module")
-def alone(start, tmp_path_factory):
-    """The losses of a lookahead in one process."""
-    return library.compute(start.config(), tmp_path_factory.mktemp("alone") / "out")
-
-
-def test_two_processes_find_the_same_to_the_bit(start, tmp_path, alone):
-    with leaving(part(tmp_path / "out")) as taken:
-        found = library.compute(two(start), tmp_path / "out")
-    assert np.array_equal(found.losses, alone.losses) and found.examples.equals(alone.examples)
-    assert 1 <= len(taken) < 4
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
-
-
-def test_a_branch_that_diverges_in_a_worker_leaves_nothing(start, tmp_path):
-    asked = two(start, recipe={**RECIPE, "learning_rate": 1e30})
-    with (
-        leaving(part(tmp_path / "out")),
-        pytest.raises(MeasurementError, match="the branch along 'blue' with seed 0 diverg"),
-    ):
-        library.compute(asked, tmp_path / "out")
-    assert list(tmp_path.iterdir()) == []
+# --- how a job ends ---
 
 
 def begun(monkeypatch):
@@ -207,22 +120,77 @@ def begun(monkeypatch):
     return found
 
 
-def test_a_killed_worker_ends_the_job_which_continues(start, tmp_path, monkeypatch, alone):
+def test_a_killed_worker_ends_the_job_which_continues(tmp_path, monkeypatch):
     processes = begun(monkeypatch)
-
-    def kill():
-        processes[0].send_signal(signal.SIGKILL)
-        time.sleep(0.5)
-
+    here = Patient(tmp_path, 1, lambda: processes[0].kill() or processes[0].wait())
     words = (
         "ended (SIGKILL, which may say that memory ran out); the same command continues, and processes: 1 takes less"
     )
-    with leaving(part(tmp_path / "out"), kill), pytest.raises(EndedError) as told:
-        library.compute(two(start), tmp_path / "out")
+    with pytest.raises(EndedError) as told:
+        losses_of(PIECES, finished(tmp_path), here, Stuck(), 2, silent)
     assert words in str(told.value) and told.value.exit_code == 1
-    assert part(tmp_path / "out").exists()
-    again = library.compute(start.config(), tmp_path / "out")
-    assert np.array_equal(again.losses, alone.losses)
+    again = losses_of(PIECES, finished(tmp_path), Numbers(), Numbers(), 1, silent)
+    assert [int(number) for number, _ in again] == [0, 1, 2, 3]
+    assert processes[0].pid in {int(pid) for _, pid in again}  # what it had finished
+
+
+def test_ctrl_c_ends_workers_and_keeps_what_is_finished(tmp_path, monkeypatch):
+    processes = begun(monkeypatch)
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        losses_of(PIECES, finished(tmp_path), Patient(tmp_path, 1, interrupt), Stuck(), 2, silent)
+    assert [process.returncode for process in processes] == [-signal.SIGKILL]
+    assert len(parts(tmp_path)) == 1
+
+
+def script(folder, pieces):
+    """The command of a job in two processes, whose own begins when the other has finished some pieces."""
+    (folder / "script.py").write_text(
+        "from pathlib import Path\n"
+        "from interference.branching.workers import losses_of\n"
+        "from tests.support import pieces as here\n"
+        f"print('begun')\nplace = Path({str(folder / 'out')!r})\n"
+        f"both = here.Patient(place, {pieces}), here.Numbers()\n"
+        "print(len(losses_of(here.PIECES, here.finished(place), *both, 2, lambda *told: None)))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    return {"args": [sys.executable, folder / "script.py"], "env": environment, "text": True}
+
+
+def test_a_script_is_not_run_again_by_its_workers(tmp_path):
+    """As multiprocessing would run a script without a guard."""
+    done = subprocess.run(**script(tmp_path, 3), capture_output=True, check=True, timeout=120)
+    assert done.stdout == "begun\n4\n"
+
+
+def test_a_worker_ends_with_a_process_that_is_killed(tmp_path):
+    with subprocess.Popen(**script(tmp_path, 4)) as process:
+        try:
+            wait(lambda: len(parts(tmp_path / "out")) == 3)
+            (worker,) = psutil.Process(process.pid).children()
+        finally:
+            process.kill()
+    assert psutil.wait_procs([worker], timeout=10)[1] == []
+
+
+# --- of a lookahead ---
+
+
+def part(out):
+    """The second branch."""
+    return out.with_name(f"{out.name}.partial") / "part-000001.safetensors"
+
+
+def test_two_processes_find_the_same_to_the_bit(start, tmp_path):
+    alone = library.compute(start.config(), tmp_path / "alone")
+    with leaving(part(tmp_path / "out")) as taken:
+        found = library.compute(start.config().model_copy(update={"processes": 2}), tmp_path / "out")
+    assert np.array_equal(found.losses, alone.losses) and found.examples.equals(alone.examples)
+    assert 1 <= len(taken) < 4
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["alone", "out"]
 
 
 def test_a_checkpoint_that_has_changed_is_noticed_by_a_worker(start):
@@ -230,59 +198,3 @@ def test_a_checkpoint_that_has_changed_is_noticed_by_a_worker(start):
     there = replace(job.elsewhere, parts={**job.parts, "adapter weights": "others"})
     with pytest.raises(RunError, match="the checkpoint was changed while branches were trained from it; start again"):
         there.opened(lambda: None)
-
-
-@pytest.mark.slow
-def test_ctrl_c_ends_workers_and_keeps_what_is_finished(start, tmp_path, monkeypatch, alone):
-    processes = begun(monkeypatch)
-
-    def interrupt():
-        raise KeyboardInterrupt
-
-    with leaving(part(tmp_path / "out"), interrupt), pytest.raises(KeyboardInterrupt):
-        library.compute(two(start), tmp_path / "out")
-    assert [process.returncode for process in processes] == [-signal.SIGKILL]
-    kept = part(tmp_path / "out").stat().st_mtime_ns
-    again = library.compute(start.config(), tmp_path / "out")
-    assert np.array_equal(again.losses, alone.losses) and kept
-
-
-def forever(out, folder):
-    """A job that never ends by itself, in two processes."""
-    losses_of(PIECES, finished(Path(out)), Patient(Path(folder)), Numbers(), 2, silent)
-
-
-@pytest.mark.slow
-def test_a_worker_ends_with_a_process_that_is_killed(tmp_path):
-    process = started(forever, tmp_path / "out", tmp_path / "nowhere")
-    try:
-        own = psutil.Process(process.pid)
-        wait(lambda: len(list((tmp_path / "out").glob("part-*.safetensors"))) == 3)
-        (worker,) = [each for each in own.children() if "workers.work" in " ".join(each.cmdline())]
-        process.kill()
-        assert psutil.wait_procs([worker], timeout=10)[1] == []
-    finally:
-        process.kill()
-        process.join()
-
-
-@pytest.mark.slow
-def test_a_script_is_not_run_again_by_its_workers(start, tmp_path):
-    """As multiprocessing would run a script without a guard."""
-    (tmp_path / "script.py").write_text(
-        "import sys\nfrom pathlib import Path\nfrom tests.interference.branching import test_workers as here\n"
-        f"print('begun')\nplace = Path({str(tmp_path / 'out')!r})\n"
-        "both = here.Patient(place), here.Numbers()\n"
-        "found = here.losses_of(here.PIECES, here.finished(place), *both, 2, here.silent)\n"
-        "print(len(found))\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, tmp_path / "script.py"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    )
-    assert done.stdout == "begun\n4\n"

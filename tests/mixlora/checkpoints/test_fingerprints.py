@@ -6,15 +6,8 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoModelForCausalLM
 
-from mixlora.checkpoints.fingerprints import (
-    digest,
-    fingerprints,
-    of_checkpoint,
-    of_file,
-    of_generation,
-    of_tensor,
-    summary,
-)
+from mixlora.checkpoints.digests import digest, of_file, of_tensor
+from mixlora.checkpoints.fingerprints import fingerprints, of_checkpoint, of_generation, summary
 from tests.support.checkpoints import write_adapter, write_base
 from tests.support.mixtures import mixture
 from tests.support.models import llama, lora
