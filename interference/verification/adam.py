@@ -8,7 +8,6 @@ training.
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,16 +23,14 @@ from transformers import Trainer
 
 from interference.blocks import Space, Step
 from interference.errors import MeasurementError, RunError
-from interference.gradients.autograd import Loss
 from interference.gradients.state import activate, as_found
 from interference.gradients.targets import Target
 from interference.measurement.optimizers import file_of, moments_of
-from interference.measurement.units import Batch
 from interference.run import Run
 from interference.run.grams import block_of
 from interference.verification.products import Products, Rows, least_of, share, sides_of
 from interference.verification.result import AdamVerification
-from interference.verification.steps import SHARES, agreement, linear_until, losses_of
+from interference.verification.steps import SHARES, agreement, linear_until
 from mixlora.checkpoints.pickled import map_values
 from mixlora.common.files import expanded
 from mixlora.common.progress import Progress
@@ -170,15 +167,13 @@ class AdamCheck:
             sums[name] = sums[name] + row if name in sums else row
 
     def result(
-        self, model: nn.Module, units: Sequence[list[Batch]], token_mean: bool, loss: Loss | None, progress: Progress
+        self, model: nn.Module, losses: Callable[[], NDArray[np.float64]], progress: Progress
     ) -> AdamVerification:
         """The errors, and real steps.
 
         Args:
             model: the model.
-            units: batches of the chosen units.
-            token_mean: as in `real_steps`.
-            loss: as in `real_steps`.
+            losses: as in `real_steps`, of the chosen units.
             progress: called after every step size.
 
         Raises:
@@ -190,7 +185,7 @@ class AdamCheck:
         with as_found(model), torch.no_grad():
             activate(model, self._adapter)
             model.eval()
-            steps = self._steps(partial(losses_of, model, units, token_mean, loss), progress)
+            steps = self._steps(losses, progress)
         return AdamVerification(errors[worst], block_of(worst), steps, linear_until(steps))
 
     def _length_errors(self) -> dict[str, float]:

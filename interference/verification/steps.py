@@ -1,7 +1,7 @@
 """Real steps along the gradients of units, and up to which step the first-order claim holds."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -11,12 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from interference.errors import MeasurementError
-from interference.gradients.autograd import Loss, loss_of, tokens_of
-from interference.gradients.examples import singles
-from interference.gradients.losses import example_losses
 from interference.gradients.state import activate, as_found
 from interference.gradients.targets import Target
-from interference.measurement.units import Batch
 from mixlora.common.progress import Progress
 
 SHARES = tuple(10 ** (k / 2) for k in range(-8, 1))
@@ -26,24 +22,20 @@ SHARES = tuple(10 ** (k / 2) for k in range(-8, 1))
 def real_steps(
     model: nn.Module,
     targets: Sequence[Target],
-    units: Sequence[list[Batch]],
     gradients: Mapping[str, Tensor],
     gram: NDArray[np.float64],
-    token_mean: bool,
+    losses: Callable[[], NDArray[np.float64]],
     progress: Progress,
-    loss: Loss | None = None,
 ) -> pd.DataFrame:
     """Compare how every unit's step lowers every other unit's loss with the first-order prediction.
 
     Args:
         model: its parameters are moved, and restored to the bit.
         targets: the probed modules.
-        units: each unit's batches.
         gradients: {block: [units, ...]}.
         gram: [units, units], the inner products that predict the fall of the losses.
-        token_mean: weigh the examples of a unit by their supervised tokens.
+        losses: reads every unit's loss as the model is, [units].
         progress: called after every step size.
-        loss: of a batch of one example; None for the mean cross-entropy over supervised tokens.
 
     Returns:
         One row per step size; see `Verification.steps`.
@@ -61,14 +53,14 @@ def real_steps(
     with as_found(model), torch.no_grad():
         activate(model, targets[0].adapter)
         model.eval()
-        before = losses_of(model, units, token_mean, loss)
+        before = losses()
         rows = []
         for done, share in enumerate(SHARES):
             step = share * float(before.mean()) / typical
             fallen = np.zeros_like(gram)
             for k in np.flatnonzero(norms):
                 with _moved({weight: gradients[name][k] for name, weight in weights.items()}, -step / float(norms[k])):
-                    fallen[k] = before - losses_of(model, units, token_mean, loss)
+                    fallen[k] = before - losses()
             rows.append({"step": step, **agreement(step * slopes[apart], fallen[apart]), "pairs": int(apart.sum())})
             progress("steps", done + 1, len(SHARES))
     return pd.DataFrame(rows)
@@ -88,27 +80,6 @@ def agreement(predicted: NDArray[np.float64], real: NDArray[np.float64]) -> dict
         "slope": float(predicted @ real / (predicted @ predicted)),
         "correlation": float(np.corrcoef(predicted, real)[0, 1]),
     }
-
-
-def losses_of(
-    model: nn.Module, units: Sequence[list[Batch]], token_mean: bool, loss: Loss | None
-) -> NDArray[np.float64]:
-    """Each unit's loss, nats per token."""
-    found = []
-    for batches in units:
-        pairs = [
-            example_losses(model, batch) if loss is None else (_by_example(model, batch, loss), tokens_of(batch))
-            for batch in batches
-        ]
-        losses = torch.cat([losses for losses, _ in pairs]).double().cpu()
-        tokens = torch.cat([tokens for _, tokens in pairs]).double().cpu()
-        weights = tokens if token_mean else torch.ones_like(tokens)
-        found.append(float((losses * weights).sum() / weights.sum()))
-    return np.array(found)
-
-
-def _by_example(model: nn.Module, batch: Batch, loss: Loss) -> Tensor:
-    return torch.stack([loss_of(model, example, loss) for example in singles(batch)])
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from interference.verification.adam import AdamCheck, held
 from interference.verification.derivation import TOGETHER, apart, derive, gram_of, together, unit_gradients
 from interference.verification.independent import example_batch
 from interference.verification.products import Products
+from interference.verification.reading import Losses
 from interference.verification.result import Verification
 from interference.verification.steps import linear_until, real_steps
 from mixlora.common.progress import Progress, silent
@@ -173,7 +174,7 @@ def _verify(
         model: Its model.
         targets: Its probed modules.
         chosen: Places of the units in the run.
-        units: Their batches, from which gradients are derived and losses read.
+        units: Their batches, from which gradients are derived.
         padded: The same examples as the run batches them, with the position in `chosen` of each row's unit.
         rest: One unit of every other part of the run, its place and batches.
         progress: Called as the work goes on.
@@ -182,6 +183,7 @@ def _verify(
     """
     token_mean = bool(run.meta["token_mean"])
     moments = None if run.meta.get("adam") is None else held(run, model, targets, optimizer)
+    padded = list(padded)
     measured = unit_gradients(model, targets, padded, len(chosen), token_mean, loss)
     with as_found(model):
         activate(model, targets[0].adapter)
@@ -197,14 +199,15 @@ def _verify(
     progress("gradients", len(chosen), len(chosen))
     gram, exact = run.gram()[np.ix_(chosen, chosen)].astype(np.float64), gram_of(derived.rows)
     predicted = gram if run.meta.get("sketch") is None else exact  # sketches' known error is not the gradients'
-    steps = real_steps(model, targets, units, derived.rows, predicted, token_mean, progress, loss)
+    losses = Losses(model, units, padded, token_mean, loss)
+    steps = real_steps(model, targets, derived.rows, predicted, losses, progress)
     routers = any(block.side in ROUTERS for target in targets for block in target.blocks)
     blocks = products.errors()
     worst = max(blocks, key=lambda name: blocks[name])
     return Verification(
         _errors(run, chosen, measured, derived.rows), blocks[worst], worst, _loss_error(run, told), steps,
         linear_until(steps), _dtype(model), routers,
-        None if adam is None else adam.result(model, units, token_mean, loss, progress),
+        None if adam is None else adam.result(model, losses, progress),
     )  # fmt: skip
 
 
