@@ -3,6 +3,7 @@
 Not here: by which matrix (`evidence`), and what else a run advises (`advice`).
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -99,8 +100,9 @@ def _stability(cuts: Sequence[Sequence[NDArray[np.intp]]], draws: Array, verdict
         own = np.empty(len(verdicts), dtype=int)
         for name, part in enumerate(parts):
             own[part] = name
-        others = (hierarchy.fcluster(tree, len(parts), "maxclust") for tree in trees)
-        found[len(parts)] = float(np.mean([adjusted_rand_score(own, other) for other in others]))
+        others = Counter(tuple(hierarchy.fcluster(tree, len(parts), "maxclust")) for tree in trees)  # few are different
+        scores = [adjusted_rand_score(own, other) for other in others]
+        found[len(parts)] = float(np.average(scores, weights=list(others.values())))
     return found
 
 

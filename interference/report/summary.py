@@ -21,6 +21,7 @@ from interference.statistics.significance import Verdict
 from mixlora.common.progress import Progress
 
 COLUMNS = ("value", "low", "high", "q", "verdict", "nonpositive", "leverage")
+_WORDS = ("verdict", "at_odds")
 
 
 @dataclass(frozen=True)
@@ -126,13 +127,18 @@ def cells(table: pd.DataFrame, tasks: Sequence[str], columns: Sequence[str] = CO
 
     "at_odds" is among them where a value does not bear its verdict out.
     """
-    places = pd.MultiIndex.from_product([tasks, tasks], names=["affected", "stepped"])
-    found = table.set_index(["affected", "stepped"]).reindex(places)
-    found["verdict"] = found["verdict"].astype(object).where(found["verdict"].notna(), "")
-    if "at_odds" in found:
-        found["at_odds"] = found["at_odds"].astype(object).where(found["at_odds"].notna(), "")
-        columns = [*columns, *(["at_odds"] if found["at_odds"].any() else [])]
-    return {name: found[name].tolist() for name in columns}
+    place = {task: k for k, task in enumerate(tasks)}
+    at = [place[i] * len(tasks) + place[j] for i, j in zip(table["affected"], table["stepped"], strict=True)]
+    if "at_odds" in table and table["at_odds"].any():
+        columns = [*columns, "at_odds"]
+    found = {}
+    for name in columns:
+        words = name in _WORDS
+        spread = np.full(len(tasks) ** 2, "" if words else np.nan, dtype=object if words else None)
+        values = table[name].to_numpy()
+        spread[at] = np.where(pd.isna(values), "", values) if words else values
+        found[name] = spread.tolist()
+    return found
 
 
 def counts(table: pd.DataFrame) -> dict[str, int]:

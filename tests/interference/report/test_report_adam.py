@@ -55,13 +55,13 @@ def test_a_note_says_what_the_step_divides_by_and_leaves_out(page):
 
 def test_a_difference_is_of_the_steps_of_both_runs(run):
     other = stepped(TWO_GROUPS, noise=0.6, seed=1)
-    page = report({"a": run, "b": other}, replicates=B)
+    page = report({"a": run, "b": other}, detail="small", replicates=B)
     (found,) = page.differences
     wanted = compare(run, other, space="adam", replicates=B)
     np.testing.assert_allclose(found["cells"]["all/all/adam"][BASE]["value"], wanted["difference"], rtol=1e-9)
 
 
 def test_a_run_without_the_step_has_no_such_matrix():
-    page = report({"r": made(TWO_GROUPS, noise=0.6)}, replicates=B)
+    page = report({"r": made(TWO_GROUPS, noise=0.6)}, detail="small", replicates=B)
     assert all(scope["side"] != "adam" for scope in page.scopes)
     assert "AdamW" not in " ".join(page.runs[0]["notes"])

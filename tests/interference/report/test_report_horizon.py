@@ -16,6 +16,7 @@ from interference.statistics.agreement import agreement
 from tests.support.reported import APART, TWO_GROUPS, made
 
 KNOWN = {"fingerprints": {"model": "0" * 32}}
+FEW = {"detail": "small", "replicates": 50}
 
 
 def ahead(run, steps=(1, 5), noise=0.0, meta=KNOWN):
@@ -34,7 +35,7 @@ def ahead(run, steps=(1, 5), noise=0.0, meta=KNOWN):
 
 def test_agreement_with_what_steps_did():
     run = made(TWO_GROUPS)
-    (found,) = data.report({"lora": run}, ahead={"lora": ahead(run)}, replicates=100, examples=False).horizons
+    (found,) = data.report({"lora": run}, ahead={"lora": ahead(run)}, **FEW, examples=False).horizons
     assert found["tasks"] == list("abcd") and [point["steps"] for point in found["points"]] == [1, 5]
     near, far = found["points"]
     assert near["within"] == pytest.approx(1) and near["overall"] == pytest.approx(1)
@@ -53,7 +54,7 @@ def test_agreement_with_what_steps_did():
 def test_the_matrices_are_those_of_the_lookahead():
     run = made(APART)
     given = ahead(run, noise=0.3)
-    (found,) = data.report({"lora": run}, ahead={"lora": given}, replicates=100, examples=False).horizons
+    (found,) = data.report({"lora": run}, ahead={"lora": given}, detail="small", replicates=50, examples=False).horizons
     for shown in found["matrices"]:
         table = given.table("interference", shown["steps"])
         for name in ("value", "low", "high"):
@@ -66,14 +67,14 @@ def test_the_matrices_are_those_of_the_lookahead():
 
 def test_two_tasks_are_too_few_to_rank():
     run = made({name: APART[name] for name in "ab"})
-    (found,) = data.report({"lora": run}, ahead={"lora": ahead(run)}, replicates=100, examples=False).horizons
+    (found,) = data.report({"lora": run}, ahead={"lora": ahead(run)}, **FEW, examples=False).horizons
     assert found["points"][0]["within"] is None
     assert found["words"] == "2 pairs of tasks are too few to say whether I ranks what real steps do."
 
 
 def test_the_table_and_the_page_have_every_cell():
     run = made(TWO_GROUPS)
-    report = data.report({"lora": run, "other": made(TWO_GROUPS, seed=1)}, ahead={"lora": ahead(run)}, replicates=100)
+    report = data.report({"lora": run, "other": made(TWO_GROUPS, seed=1)}, ahead={"lora": ahead(run)}, **FEW)
     rows = list(csv.DictReader(io.StringIO(tables.render(report)["lookahead.csv"].decode("utf-8-sig"))))
     assert len(rows) == 2 * 16 and rows[1].keys() >= {"run", "steps", "affected", "stepped", "value", "verdict"}
     assert (rows[1]["run"], rows[1]["steps"], rows[1]["affected"], rows[1]["stepped"]) == ("lora", "1", "a", "b")
@@ -81,7 +82,7 @@ def test_the_table_and_the_page_have_every_cell():
     assert "How far does the first order hold?" in page and "Interference after 5 real steps" in page
     assert page.count('<details class="reached" open>\n<summary>Interference after') == 2
     assert "\N{MINUS SIGN}1.00" in page
-    without = data.report({"lora": run}, replicates=100)
+    without = data.report({"lora": run}, **FEW)
     assert without.horizons == [] and "How far does the first order hold?" not in render(without.to_json())
     assert "lookahead.csv" not in tables.render(without)
 
@@ -93,7 +94,7 @@ def test_a_lookahead_beside_a_run_is_found(tmp_path):
     ahead(run).save(tmp_path / "run-lookahead")
     found, words = beside(tmp_path / "run", run)
     assert found.steps == [1, 5] and words == ""
-    directory.write([tmp_path / "run"], None, tmp_path / "report", examples=False)
+    directory.write([tmp_path / "run"], None, tmp_path / "report", "small", examples=False)
     assert (tmp_path / "report" / "tables" / "lookahead.csv").is_file()
     assert "How far does the first order hold?" in (tmp_path / "report" / "report.html").read_text()
 

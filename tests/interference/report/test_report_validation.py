@@ -100,7 +100,7 @@ def test_too_few_tasks(tmp_path):
 def test_the_page_has_each_prediction_at_the_runs_step(place):
     _, run = run_of(place)
     found = prediction.load_validation(place)
-    made_of = data.report({"lora": run}, judged={"lora": (found, 10)}, replicates=100, examples=False)
+    made_of = data.report({"lora": run}, judged={"lora": (found, 10)}, detail="small", replicates=100, examples=False)
     (shown,) = made_of.validations
     assert shown["step"] == 10 and shown["horizons"] == [10, 40]
     (truth,) = shown["truths"]
@@ -122,7 +122,7 @@ def test_the_page_has_each_prediction_at_the_runs_step(place):
 
 
 def test_a_report_of_a_checkpoint_has_it(place, tmp_path):
-    directory.write([run_of(place)[0]], None, tmp_path / "page", examples=False)
+    directory.write([run_of(place)[0]], None, tmp_path / "page", "small", examples=False)
     html = (tmp_path / "page" / "report.html").read_text()
     assert (
         'href="#predict"' in html and "I over all its blocks was found to rank what training did after 10 steps" in html
