@@ -14,7 +14,6 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.cluster import hierarchy
 from scipy.spatial.distance import squareform
-from sklearn.metrics import adjusted_rand_score
 
 from interference.run.phrases import counted, several
 from interference.run.remarks import shown_verdicts
@@ -94,6 +93,8 @@ def _tree(values: NDArray[Any], verdicts: NDArray[Any], **options: Any) -> NDArr
 
 def _stability(cuts: Sequence[Sequence[NDArray[np.intp]]], draws: Array, verdicts: NDArray[Any]) -> dict[int, float]:
     """{number of groups: the mean adjusted Rand index of the resamples' cuts into as many groups to the given one}."""
+    from sklearn.metrics import adjusted_rand_score  # takes long to import, and `show` has no need of it
+
     trees = [_tree(values, verdicts) for values in draws] if cuts else []
     found = {}
     for parts in cuts:
