@@ -1,13 +1,8 @@
 """From a configuration to a run: order, batches, units, resuming; nothing is left behind by what fails."""
 
 import json
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +19,7 @@ from interference.measurement import checkpoint, sample
 from interference.measurement.compute import compute_config, resolved
 from interference.verification import reference
 from mixlora.common.errors import DataError
+from tests.support import killing
 from tests.support.checkpoints import data, write_pictures, write_task
 
 FILES = ["blocks.parquet", "gram.safetensors", "probes.parquet", "run.json"]
@@ -220,23 +216,15 @@ def test_a_changed_example_is_measured_anew(tiny, tmp_path, monkeypatch):
     same(found, compute_config(config.build(data(tiny.base, tiny.adapter, own, tmp_path / "other"), "test")))
 
 
+def dies(values):
+    """A measurement whose process dies when five parts are kept."""
+    compute_config(config.build(values, "x"), lambda stage, done, total: killing.die() if done == 5 else None)
+
+
 def test_a_killed_run_continues(tiny, tmp_path):
     out = tmp_path / "run"
     settings = tiny.config(out, batch_size=1)
-    code = (
-        "import sys, time\nfrom interference import config\n"
-        "from interference.measurement.compute import compute_config\n"
-        f"values = {settings.model_dump(mode='json')!r}\n"
-        "compute_config(config.build(values, 'x'), lambda stage, done, total: time.sleep(600 if done == 5 else 0))"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1"})
-    try:
-        deadline = time.monotonic() + 120
-        while len(list(tmp_path.glob("run.partial/part-*.safetensors"))) < 5 and time.monotonic() < deadline:
-            time.sleep(0.05)
-    finally:
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+    assert killing.ended(killing.start(dies, settings.model_dump(mode="json"))) == -9
     assert not out.exists() and len(list(tmp_path.glob("run.partial/part-*.safetensors"))) == 5
     done = []
     continued = compute_config(settings, lambda stage, count, total: done.append((stage, count, total)))

@@ -1,8 +1,6 @@
 """Whole evaluations: what is left on disk, what is not done again, what is refused and when."""
 
 import json
-import subprocess
-import sys
 from datetime import date
 from pathlib import Path
 
@@ -13,11 +11,11 @@ from mixlora.common.errors import CheckpointError, ConfigError, DataError, RunEr
 from mixlora.data import mini, templates
 from mixlora.data.mini.draw import INKS
 from mixlora.data.templates import LLAVA_V1_TEXT
-from mixlora.evaluation import predictions, results
+from mixlora.evaluation import config, folder, predictions, results
 from mixlora.evaluation.run import evaluate
 from mixlora.evaluation.scoring.metrics import score
+from tests.support import killing
 from tests.support.evaluations import FOLLOW, adapted, copied, files, follow_file, lines, made, put, ran, refusal, saved
-from tests.support.paths import ROOT
 from tests.support.small_processors import collating
 
 torch.set_num_threads(1)
@@ -209,34 +207,25 @@ def first_batch(place, tasks, task):
     return [example.id for example in batches[0]] if batches else []
 
 
-KILLED = """
-import json, os, signal, sys
-import torch
-torch.set_num_threads(1)
-from mixlora.evaluation import config, folder
-from mixlora.evaluation.run import evaluate
+def dies(values):
+    """An evaluation whose process dies after the first answers to `name_ink`, in the middle of another's line."""
+    append = folder.Folder.append
 
-append = folder.Folder.append
+    def append_and_die(self, task, found):
+        append(self, task, found)
+        if task == "name_ink":
+            with self._partial(task).open("a") as file:
+                file.write('{"question_id": "str')
+            killing.die()
 
-def append_and_die(self, task, found):
-    append(self, task, found)
-    if task == "name_ink":
-        with self._partial(task).open("a") as file:
-            file.write('{"question_id": "str')
-        os.kill(os.getpid(), signal.SIGKILL)
-
-folder.Folder.append = append_and_die
-evaluate(config.load(None, (), json.loads(sys.argv[1])))
-"""
+    folder.Folder.append = append_and_die
+    evaluate(config.load(None, (), values))
 
 
 def test_a_real_kill(place, tmp_path):
     out, tasks = tmp_path / "out", tasks_of(place)
     given = made(out, tasks, model=lora(place)).model_dump(mode="json")
-    ended = subprocess.run(
-        [sys.executable, "-c", KILLED, json.dumps(given)], check=False, cwd=ROOT, capture_output=True, timeout=300
-    )
-    assert ended.returncode == -9, ended.stderr.decode()
+    assert killing.ended(killing.start(dies, given)) == -9
     assert sorted(path.name for path in (out / "predictions").iterdir()) == [
         "name_ink.jsonl.partial",
         "read_word.jsonl",

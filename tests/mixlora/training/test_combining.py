@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ torch.set_num_threads(1)
 WORDS = ["red", "green", "blue", "one", "two", "three", "four", "five", "six", "seven"]
 AGGREGATORS = [str(name) for name in Combine if name != Combine.SUM]
 RATE = 0.5
-PLAIN = {"steps": 5, "learning_rate": RATE, "lr_scheduler_type": "constant", "warmup": 0, "save_steps": None}
+PLAIN = {"steps": 3, "learning_rate": RATE, "lr_scheduler_type": "constant", "warmup": 0, "save_steps": None}
 
 
 def exact(projected):
@@ -161,14 +162,14 @@ def assert_as_slow(config):
     """A training is the slow one's; the least cosine of two of its tasks' gradients."""
     found, losses = trained(config)
     expected, means, cosine = slow(config)
-    assert_same(found, expected, 5e-6)  # rounding, after five steps
+    assert_same(found, expected, 5e-6)  # rounding, after some steps
     assert_close(losses, means, rtol=1e-5, atol=1e-5)
     return cosine
 
 
 @pytest.mark.parametrize("combine", AGGREGATORS)
 def test_each_aggregator_is_torchjds_of_the_tasks_own_gradients(tmp_path, combine):
-    training = {"combine": combine, "micro_batch_size": 3, "logging_steps": 1, "max_grad_norm": 1}
+    training = {"combine": combine, "steps": 5, "micro_batch_size": 3, "logging_steps": 1, "max_grad_norm": 1}
     assert assert_as_slow(config_of(tmp_path, training=training)) < -0.2  # tasks were in conflict
 
 
@@ -193,7 +194,7 @@ def test_a_step_is_that_of_single_examples(tmp_path, name):
     config = config_of(tmp_path, training=recipe | case.pop("training", {}), **case)
     if name == "without every task":
         corpus = gather(config.tasks, load_collator(config.model), 0, False, lambda *_: None)
-        of_steps = [{corpus.tasks[k] for k in batch} for batch in batches(Epochs(corpus, "shuffled", 3, 0), 5)]
+        of_steps = [{corpus.tasks[k] for k in batch} for batch in batches(Epochs(corpus, "shuffled", 3, 0), 3)]
         assert {len(tasks) for tasks in of_steps} > {2}
     assert_as_slow(config)
 
@@ -209,17 +210,25 @@ def test_micro_batches_change_nothing(tmp_path):
         assert_same(other, whole)
 
 
+@pytest.fixture(
+    scope="module", params=[{}, {"bf16": True, "gradient_checkpointing": True}], ids=["float32", "bfloat16"]
+)
+def equal(request, tmp_path_factory):
+    """Two tasks of equal gradients: {how they are combined: what a step trains}, and whether it is in bfloat16."""
+    folder, recipe = tmp_path_factory.mktemp("equal"), {"steps": 1, "batch_size": 16, "max_grad_norm": 0}
+    rounded = request.param == "bfloat16"
+    recipe |= {"bf16": True, "gradient_checkpointing": True} if rounded else {}
+    tasks = tasks_in(folder, ("say", "tell"), same=True)  # all examples of both in one step
+    config = partial(config_of, folder, "lora", tasks=tasks)
+    found = {name: trained(config(out=name, training=recipe | {"combine": name})) for name in Combine}
+    return found, rounded
+
+
 @pytest.mark.parametrize("combine", AGGREGATORS)
-@pytest.mark.parametrize("recipe", [{}, {"bf16": True, "gradient_checkpointing": True}], ids=["float32", "bfloat16"])
-def test_equal_gradients_step_as_the_sum_does(tmp_path, combine, recipe):
-    tasks = tasks_in(tmp_path, ("say", "tell"), same=True)
-    recipe = recipe | {"steps": 1, "batch_size": 16, "max_grad_norm": 0}  # all examples of both
-    summed, combined = (
-        trained(config_of(tmp_path, "lora", name, tasks, training=recipe | {"combine": name}))
-        for name in ("sum", combine)
-    )
-    assert_same(combined[0], summed[0], 1e-3 if "bf16" in recipe else 1e-6)
-    assert_close(combined[1], summed[1], rtol=1e-2 if "bf16" in recipe else 1e-6, atol=0)
+def test_equal_gradients_step_as_the_sum_does(equal, combine):
+    found, rounded = equal
+    assert_same(found[combine][0], found["sum"][0], 1e-3 if rounded else 1e-6)
+    assert_close(found[combine][1], found["sum"][1], rtol=1e-2 if rounded else 1e-6, atol=0)
 
 
 def combination(combine, rows=2, **recipe):
