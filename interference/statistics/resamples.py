@@ -5,11 +5,11 @@ Not here: how units are drawn, how pair means are corrected, and what an interva
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from copy import copy
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,8 @@ from interference.statistics.estimand import Aggregate, Average, Estimand
 from interference.statistics.health import RatioHealth, health_of
 from interference.statistics.layout import Array, Grams, Layout, Pairs, Preconditioned, pooled
 from interference.statistics.pairs import Kernel
+
+T = TypeVar("T")
 
 
 class Resamples:
@@ -111,6 +113,21 @@ class Resamples:
     def tailed(self) -> NDArray[np.bool_]:
         """[tasks]: whether own Delta's interval is studentised; it is withheld where the task is scarce."""
         return is_tailed(self.effective, self.layout.cells.counts)
+
+    def once(self, name: str, work: Callable[[Resamples], T]) -> T:
+        """What is computed once of these resamples, whichever estimand asks.
+
+        Args:
+            name: What it is kept under.
+            work: Computes it.
+
+        Returns:
+            What `work` returned.
+        """
+        if name not in self._found:
+            self._found[name] = work(self)
+        found: T = self._found[name]
+        return found
 
     def studentised(self, estimand: Estimand, task: int) -> Studentised:
         """The own value of a task, with resamples of Student's t.

@@ -174,13 +174,7 @@ def table_of(resamples: Resamples, estimand: Estimand) -> Table:
     Returns:
         Arrays [tasks i, tasks j].
     """
-    level, fall = resamples.level, resamples.fall
-    low, high = studentised_ends(resamples, resamples.delta, interval(fall.draws, level))
-    own_low, carried = np.diagonal(low), resamples.carried
-    p = p_value(fall.value, fall.variance, fall.degrees)
-    tested = np.where((own_low > 0)[:, None] & ~np.eye(len(own_low), dtype=bool), p, np.nan)
-    q = benjamini_hochberg(tested)
-    verdict = verdicts(low, high, own_low, q, level, carried)
+    level, carried, (p, q, verdict) = resamples.level, resamples.carried, resamples.once("verdicts", _verdicts)
     value, draws = resamples.of(estimand)
     low, high = around(value, interval(draws, level))
     if estimand.metric == "delta":
@@ -188,6 +182,17 @@ def table_of(resamples: Resamples, estimand: Estimand) -> Table:
     metric, health = METRICS[estimand.metric], resamples.health(estimand)
     opposed = at_odds(value, low, high, verdict, metric.even, metric.helps)
     return Table(resamples.tasks, value, low, high, p, q, verdict, health.nonpositive, health.leverage, opposed)
+
+
+def _verdicts(resamples: Resamples) -> tuple[Array, Array, NDArray[np.str_]]:
+    """p, q and verdict of every cell, which are about Delta, each [tasks i, tasks j]."""
+    level, fall = resamples.level, resamples.fall
+    low, high = studentised_ends(resamples, resamples.delta, interval(fall.draws, level))
+    own_low = np.diagonal(low)
+    p = p_value(fall.value, fall.variance, fall.degrees)
+    tested = np.where((own_low > 0)[:, None] & ~np.eye(len(own_low), dtype=bool), p, np.nan)
+    q = benjamini_hochberg(tested)
+    return p, q, verdicts(low, high, own_low, q, level, resamples.carried)
 
 
 @dataclass(frozen=True)
