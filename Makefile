@@ -27,8 +27,8 @@ install: .venv/installed
 demo: install
 	$(BIN)/interference demo
 
-test: install  # two processes of one thread each; the tests of a file, which share what they make, in one of them
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+test: install  # two processes of one thread each; the tests of a file, which share what they make, in one of them; compiled modules are kept
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: install
 	$(BIN)/ruff check .
