@@ -118,7 +118,7 @@ def of_runs(runs: Sequence[Run], places: Sequence[Path]) -> Advice:
         The advice.
 
     Raises:
-        ScopeError: If there is no run, one task alone, or runs are of different tasks or examples.
+        ScopeError: If there is no run, one twice, one task alone, or runs are of different tasks or examples.
     """
     _check_together(runs, places)
     matrix = evidence(runs, places)
@@ -138,9 +138,11 @@ def of_runs(runs: Sequence[Run], places: Sequence[Path]) -> Advice:
 
 
 def _check_together(runs: Sequence[Run], places: Sequence[Path]) -> None:
-    """Raise a ScopeError if there is no run, one task alone, or runs are of different tasks or examples."""
+    """Raise a ScopeError if there is no run, one twice, one task alone, or runs are of different tasks or examples."""
     if not runs:
         raise ScopeError("there is no run to advise on; name at least one")
+    if twice := [place for k, place in enumerate(places) if place in places[:k]]:
+        raise ScopeError(f"{twice[0]} is named twice; name each run once, so that it counts once in the mean")
     first = runs[0]
     if len(first.tasks) < 2:
         raise ScopeError(f"{places[0]} has one task ({first.tasks[0]}), so there is nothing to split; measure two")

@@ -41,8 +41,8 @@ def advise(
         The advice as it was written, with its trial where there is one.
 
     Raises:
-        ScopeError: If there is no run, one task alone, runs are of different tasks or examples, or a task has too few
-            examples for the trial.
+        ScopeError: If there is no run, one twice, one task alone, runs are of different tasks or examples, or a task
+            has too few examples for the trial.
         RunError: If a run cannot be read, or a directory holds something else or cannot be written.
         ConfigError: If the record of the run's training cannot be read, or a value of the trial cannot be used.
         DataError: If a task's file or a record cannot be used.

@@ -280,7 +280,8 @@ def plan(
             validations.cost(tested, terminal.console())
         if tried is not None:
             trials.cost(tried, terminal.console())
-    after = "interference compute, with as many samples" if found is None else _same("compute", config, given, settings)
+    first = "compute" if tested is None else "validate"  # which computes the runs itself
+    after = "interference compute, with as many samples" if found is None else _same(first, config, given, settings)
     command.next_steps(after, quiet=quiet or as_json)
 
 

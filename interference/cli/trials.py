@@ -12,6 +12,7 @@ from interference.advice.advice import Advice
 from interference.advice.arms import MIXLORA
 from interference.advice.tried import Trial
 from interference.cli import printing
+from interference.cli.validations import held_out
 from interference.run.phrases import counted, interval, number, sentence
 from mixlora.common.errors import plain
 
@@ -48,12 +49,13 @@ def show(found: Advice, place: Path, console: Console) -> None:
 def trial(found: Trial, console: Console) -> None:
     """Print every arm of a trial, and what came of it."""
     meta = found.meta
+    asked = ((meta.get("config") or {}).get("trial") or {}).get("held_out")
     console.print(
         Text(
             plain(
                 f"trial ({meta['recipe']['of']}): every arm takes {counted(meta['steps'], 'step')} of "
                 f"{meta['share'] * found.examples['task'].nunique()} examples in all, with {len(found.losses)} seeds "
-                f"from {meta['seeds'][0]} on; read are {_read(found)}"
+                f"from {meta['seeds'][0]} on; read are {held_out(found.examples, asked)}"
             )
         )
     )
@@ -64,14 +66,6 @@ def trial(found: Trial, console: Console) -> None:
     console.print(printing.frame(tasks.loc[table["arm"], order].map(number), "held-out loss by task"))
     for line in notes(found):
         console.print(Text(plain(line)))
-
-
-def _read(found: Trial) -> str:
-    """How many held-out examples there were of each task, which may be fewer than were asked for."""
-    counts = found.examples["task"].value_counts()
-    least, most = int(counts.min()), int(counts.max())
-    number = str(most) if least == most else f"{least} to {most}"
-    return f"{number} held-out example{'s' * (most > 1)} of each task"
 
 
 def notes(found: Trial) -> list[str]:

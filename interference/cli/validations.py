@@ -23,7 +23,9 @@ def show(found: Validation, console: Console) -> None:
     recipe = dict(found.outcomes.meta["recipe"])
     share, seeds = found.outcomes.meta["share"], found.outcomes.seeds
     examples = f"{share} example{'s' * (share > 1)} of each task in a step"
-    console.print(Text(plain(f"recipe ({recipe.get('of')}): {examples}; {len(seeds)} seeds, from {seeds[0]} on")))
+    asked = ((found.meta.get("config") or {}).get("validation") or {}).get("held_out")
+    read = f"{len(seeds)} seeds, from {seeds[0]} on; read are {held_out(found.outcomes.examples, asked)}"
+    console.print(Text(plain(f"recipe ({recipe.get('of')}): {examples}; {read}")))
     table, ceilings = found.table(parts=False), found.ceilings()
     for kind in found.outcomes.kinds:
         for horizon in found.outcomes.horizons:
@@ -34,6 +36,21 @@ def show(found: Validation, console: Console) -> None:
             title = f"Spearman within rows, {kind}, {steps(horizon)}"
             console.print(printing.frame(_by_checkpoint(rows), title))
     console.print(Text("*: the 95% interval over seeds and tasks is above 0; --json has every interval"))
+
+
+def held_out(examples: pd.DataFrame, asked: int | None) -> str:
+    """How many held-out examples there are of each task, which may be fewer than were asked for.
+
+    Args:
+        examples: one row each, with task.
+        asked: of each task; None if that is not known.
+    """
+    counts = examples["task"].value_counts()
+    least, most = int(counts.min()), int(counts.max())
+    number = str(most) if least == most else f"{least} to {most}"
+    few = asked is not None and least < asked
+    told = f" ({asked} were asked for, and no more are left that are not probed)" if few else ""
+    return f"{number} held-out example{'s' * (most > 1)} of each task{told}"
 
 
 def _truth(table: pd.DataFrame, kind: str, horizon: int) -> str:

@@ -102,6 +102,12 @@ def test_several_checkpoints(suite, tmp_path):
     assert advice.load(tmp_path / "run-advice").groups == found.groups
 
 
+def test_a_run_that_is_named_twice_is_refused(suite):
+    with pytest.raises(ScopeError) as told:
+        interference.advise([suite.run, suite.folder / "earlier", suite.run])
+    assert str(told.value) == f"{suite.run} is named twice; name each run once, so that it counts once in the mean"
+
+
 def test_what_is_written_is_read(suite, tmp_path):
     found = interference.advise(suite.run, out=tmp_path / "out")
     assert advice.load(tmp_path / "out") == found

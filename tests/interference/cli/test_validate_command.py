@@ -2,9 +2,11 @@
 
 import json
 
+import pandas as pd
 import pytest
 
 from interference import prediction
+from interference.cli import validations
 from interference.statistics.ranking import SCORES
 from mixlora.common import settings
 from mixlora.training.config import TrainConfig
@@ -58,7 +60,9 @@ def test_it_prints_truth_and_scores(interference, file, tmp_path):
     said = interference("validate", file, "--out", tmp_path / "out", "--set", "validation.checkpoints=[2]")
     assert said.code == 0, said.err
     words = " ".join(said.out.split())
-    assert "1 example of each task in a step; 2 seeds, from 1000 on" in words
+    assert (
+        "1 example of each task in a step; 2 seeds, from 1000 on; read are 6 held-out examples of each task " in words
+    )
     assert "after 1 step (pairs): training with another task hurt in " in words and "of 12 pairs" in words
     assert "the truth of one seed ranks that of another by " in words and "would score about " in words
     assert "Spearman within rows, pairs, 2 steps" in words and "lookahead delta, 1 step" in words
@@ -67,6 +71,14 @@ def test_it_prints_truth_and_scores(interference, file, tmp_path):
     drawn = sorted(path.name for path in (tmp_path / "out" / "figures").iterdir())
     assert drawn == [f"validation.{kind}" for kind in ("csv", "pdf", "png", "svg")]
     assert f"next: interference validate {tmp_path / 'out'} --json prints every score" in said.err
+
+
+def test_fewer_held_out_examples_than_were_asked_for_are_told():
+    examples = pd.DataFrame({"task": list("aaabb")})
+    assert validations.held_out(examples, 2) == "2 to 3 held-out examples of each task"
+    assert validations.held_out(examples, 3) == (
+        "2 to 3 held-out examples of each task (3 were asked for, and no more are left that are not probed)"
+    )
 
 
 def test_json_has_everything(interference, done):
@@ -91,6 +103,7 @@ def test_a_plan_says_what_it_takes(interference, file):
         "validation: 20 trainings of 2 steps on up to 2 tasks, each with 1 in a step; 42 readings of 24 held" in words
     )
     assert "note: with 4 tasks scores have no intervals; that takes 6" in words
+    assert f"next: interference validate {file}" in said.err
     told = json.loads(interference("plan", file, "--json").out)["validation"]
     assert told["shares"] == 2 * 2 * 16 and told["seconds"] > 0
     assert told["seconds"] == pytest.approx(64 * told["share_seconds"] + 42 * told["reading_seconds"])
