@@ -10,6 +10,7 @@ from interference import figures
 from interference.advice import load_trial
 from interference.prediction import Validation, load_validation
 from interference.statistics.ranking import SCORES
+from tests.support.paths import ROOT
 
 PAGE = 20
 """The step of the checkpoint on the page: half way."""
@@ -36,7 +37,9 @@ def write(validation: Path, out: Path) -> None:
     label = f"--label={out.name}, step {PAGE}"
     subprocess.run([*report, label, "--out", str(validation / "page")], check=True)
     page = (validation / "page" / "report.html").read_text(encoding="utf-8")
-    (out / "report.html").write_text(page.replace(f"{validation.parent}/", ""), encoding="utf-8")
+    for folder in (validation.parent, ROOT):  # of this machine
+        page = page.replace(f"{folder}/", "")
+    (out / "report.html").write_text(page, encoding="utf-8")
 
 
 def tables(found: Validation) -> dict[str, pd.DataFrame]:
