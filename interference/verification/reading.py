@@ -43,7 +43,7 @@ class Losses:
         """
         self._model, self._token_mean, self._loss = model, token_mean, loss
         self._count = len(units)
-        self._batches = [*apart(units)]
+        self._batches: list[Rows] = [*apart(units)]
         self._untried = [*padded]
 
     def __call__(self) -> NDArray[np.float64]:
