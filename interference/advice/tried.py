@@ -93,8 +93,8 @@ class Trial:
             return ""
         lost = "raised" if high < 0 else "did not surely lower"
         return (
-            f"The advised weights of the losses {lost} the held-out loss (lower by {number(value)} "
-            f"{interval(low, high)} nats per token than without them), so they are withdrawn."
+            f"The advised weights of the losses {lost} the held-out loss ({_compared(value, low, high)} nats per token "
+            "than without them), so they are withdrawn."
         )
 
     @property
@@ -246,9 +246,16 @@ class Outcome:
             )
         lost = "lost to" if self.high < 0 else "did not surely beat"
         return (
-            f"The advised groups {lost} {of_all} into groups of the same sizes (held-out loss lower by "
-            f"{number(self.value)} {interval(self.low, self.high)} nats per token), so the split is withdrawn."
+            f"The advised groups {lost} {of_all} into groups of the same sizes (held-out loss "
+            f"{_compared(self.value, self.low, self.high)} nats per token), so the split is withdrawn."
         )
+
+
+def _compared(gain: float, low: float, high: float) -> str:
+    """By how much a loss is lower, or higher where the gain is below 0, with its interval."""
+    if gain < 0:
+        return f"higher by {number(-gain)} {interval(-high, -low)}"
+    return f"lower by {number(gain)} {interval(low, high)}"
 
 
 def load(path: Path | str) -> Trial:

@@ -4,16 +4,13 @@ Not here: which examples these are (`pools`), and what their pictures look like 
 """
 
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from interference.branching.pictures import Features
 from interference.errors import MeasurementError
-from interference.gradients.autograd import loss_of
-from interference.gradients.examples import singles
-from interference.gradients.losses import exact_answers, example_losses
+from interference.gradients.losses import exact_answers, losses_by
 from interference.gradients.state import own_randomness
 from interference.measurement.objective import Objective, of_model, without_graph
 from interference.measurement.sample import Sample, padded_batches
@@ -57,11 +54,14 @@ class HeldOut:
         Raises:
             MeasurementError: if one is not finite.
         """
-        found = self._read(model, partial(losses_by, self.objective))
+        found = self._read(model, self._losses_of)
         if not bool(found.isfinite().all()):
             unit = self.encoded.units[int((~found.isfinite()).nonzero()[0])]
             raise MeasurementError(f"the loss of {unit.task!r}, example {unit.unit.source}, is not finite")
         return found
+
+    def _losses_of(self, model: nn.Module, batch: Batch) -> Tensor:
+        return losses_by(model, batch, self.objective.loss)[0]
 
     def answers(self, model: nn.Module) -> Tensor:
         """Whether the model gives exactly the answer of every example [examples], 1 or 0; see `exact_answers`."""
@@ -96,10 +96,3 @@ class HeldOut:
             ({**batch, "tasks": [self.encoded.units[run[row]].task for row in rows]}, [run[row] for row in rows])
             for batch, rows in found
         ]
-
-
-def losses_by(objective: Objective, model: nn.Module, batch: Batch) -> Tensor:
-    """Every example's loss [batch], nats per token."""
-    if objective.loss is None:
-        return example_losses(model, batch)[0]
-    return torch.stack([loss_of(model, example, objective.loss) for example in singles(batch)])

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer
 
-from interference.branching.held_out import losses_by
 from interference.errors import MeasurementError, ScopeError
 from interference.gradients.autograd import tokens_of
+from interference.gradients.losses import losses_by
 from interference.gradients.state import own_randomness, without_autocast
 from interference.measurement.labels import workload
 from interference.measurement.objective import without_graph
@@ -95,7 +95,7 @@ class Readings:
         model.eval()
         with own_randomness(self._seed), without_graph(model), without_autocast(model):
             for part in self._parts():
-                found += [losses_by(self.objective, model, batch).double().cpu() for batch, _ in part.batches]
+                found += [losses_by(model, batch, self.objective.loss)[0].double().cpu() for batch, _ in part.batches]
         losses = torch.cat(found)
         if not bool(losses.isfinite().all()):
             source = self._units[int((~losses.isfinite()).nonzero()[0])].source

@@ -70,5 +70,5 @@ def _next(run: Path, place: Path, configurations: list[str], train: Path | None)
         return f"{command.call('interference', 'report', run)} shows the trial on the page of the run"
     if configurations:
         first = command.call("mixlora", "train", place / configurations[0])
-        return f"{first} trains the first group; --train tries first whether groups help"
+        return f"{first} follows the first of these configurations; --train tries first whether the advice helps"
     return command.call("interference", "report", run)

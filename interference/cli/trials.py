@@ -55,7 +55,7 @@ def trial(found: Trial, console: Console) -> None:
             plain(
                 f"trial ({meta['recipe']['of']}): every arm takes {counted(meta['steps'], 'step')} of "
                 f"{meta['share'] * found.examples['task'].nunique()} examples in all, with {len(found.losses)} seeds "
-                f"from {meta['seeds'][0]} on; read are {held_out(found.examples, asked)}"
+                f"from {meta['seeds'][0]} on; {held_out(found.examples, asked)}"
             )
         )
     )

@@ -24,7 +24,7 @@ def show(found: Validation, console: Console) -> None:
     share, seeds = found.outcomes.meta["share"], found.outcomes.seeds
     examples = f"{share} example{'s' * (share > 1)} of each task in a step"
     asked = ((found.meta.get("config") or {}).get("validation") or {}).get("held_out")
-    read = f"{len(seeds)} seeds, from {seeds[0]} on; read are {held_out(found.outcomes.examples, asked)}"
+    read = f"{len(seeds)} seeds, from {seeds[0]} on; {held_out(found.outcomes.examples, asked)}"
     console.print(Text(plain(f"recipe ({recipe.get('of')}): {examples}; {read}")))
     table, ceilings = found.table(parts=False), found.ceilings()
     for kind in found.outcomes.kinds:
@@ -49,8 +49,9 @@ def held_out(examples: pd.DataFrame, asked: int | None) -> str:
     least, most = int(counts.min()), int(counts.max())
     number = str(most) if least == most else f"{least} to {most}"
     few = asked is not None and least < asked
-    told = f" ({asked} were asked for, and no more are left that are not probed)" if few else ""
-    return f"{number} held-out example{'s' * (most > 1)} of each task{told}"
+    told = f" ({asked} were asked for, but no others are left)" if few else ""
+    verb = "are" if most > 1 else "is"
+    return f"{number} held-out example{'s' * (most > 1)} of each task {verb} read{told}"
 
 
 def _truth(table: pd.DataFrame, kind: str, horizon: int) -> str:

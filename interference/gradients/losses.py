@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from interference.errors import MeasurementError
-from interference.gradients.autograd import tokens_of
-from interference.gradients.examples import inputs_of
+from interference.gradients.autograd import Loss, loss_of, tokens_of
+from interference.gradients.examples import inputs_of, singles
 from interference.gradients.padding import with_positions
 from mixlora import routed
 from mixlora.common.labels import IGNORED
@@ -45,6 +45,25 @@ def example_losses(
         reduction="none",
     )
     return _by_example(losses, supervised) / tokens.to(logits.device), tokens
+
+
+def losses_by(model: nn.Module, batch: Mapping[str, Any], loss: Loss | None) -> tuple[Tensor, Tensor]:
+    """Each example's loss, by whichever loss is read.
+
+    Args:
+        model: as in `example_losses`.
+        batch: as in `example_losses`.
+        loss: of a batch of one example; None for the mean cross-entropy over supervised tokens.
+
+    Returns:
+        Losses (nats per token, where it is the cross-entropy) and numbers of supervised tokens, each [batch].
+
+    Raises:
+        MeasurementError: if an example has no supervised token, or its loss is no scalar.
+    """
+    if loss is None:
+        return example_losses(model, batch)
+    return torch.stack([loss_of(model, example, loss) for example in singles(batch)]), tokens_of(batch)
 
 
 def exact_answers(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:

@@ -8,11 +8,10 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from interference.gradients.autograd import Loss, loss_of, tokens_of
-from interference.gradients.examples import singles
-from interference.gradients.losses import example_losses
+from interference.gradients.autograd import Loss
+from interference.gradients.losses import losses_by
 from interference.measurement.units import Batch
 from interference.verification.derivation import apart
 
@@ -44,7 +43,7 @@ class Losses:
         self._model, self._token_mean, self._loss = model, token_mean, loss
         self._count = len(units)
         self._batches: list[Rows] = [*apart(units)]
-        self._untried = [*padded]
+        self._untried = [*padded] if loss is None else []  # any other loss is of one example
 
     def __call__(self) -> NDArray[np.float64]:
         """Each unit's loss [units], nats per token, as the model is. Padded batches are tried when it is first read."""
@@ -56,24 +55,14 @@ class Losses:
                 self._batches, found = padded, together
         return found
 
+    @torch.no_grad()
     def _read(self, batches: Iterable[Rows]) -> NDArray[np.float64]:
         totals, sizes = np.zeros((2, self._count))
         for batch, owners in batches:
-            losses, tokens = self._of(batch)
+            pair = losses_by(self._model, batch, self._loss)
+            losses, tokens = (each.double().cpu().numpy() for each in pair)
             weights = tokens if self._token_mean else np.ones_like(tokens)
             np.add.at(totals, list(owners), losses * weights)
             np.add.at(sizes, list(owners), weights)
         found: NDArray[np.float64] = totals / sizes
         return found
-
-    @torch.no_grad()
-    def _of(self, batch: Batch) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The losses and supervised tokens of a batch's examples."""
-        pair: tuple[Tensor, Tensor]
-        if self._loss is None:
-            pair = example_losses(self._model, batch)
-        else:
-            losses = [loss_of(self._model, example, self._loss) for example in singles(batch)]
-            pair = torch.stack(losses), tokens_of(batch)
-        values, tokens = (each.double().cpu().numpy() for each in pair)
-        return values, tokens

@@ -178,7 +178,7 @@ def test_weights_that_did_not_help_are_withdrawn(tmp_path):
     split = found.sentences[0]
     worse, same, better = (tried_out.made(run, found.groups, gain=0.3, weights=gain) for gain in (-0.4, 0, 0.4))
     assert replace(found, trial=worse).sentences == [split, worse.weights_withdrawn]
-    told = r"The advised weights of the losses raised the held-out loss \(lower by -0\.40 \[.*\] nats per token than "
+    told = r"The advised weights of the losses raised the held-out loss \(higher by 0\.40 \[.*\] nats per token than "
     assert re.match(told, worse.weights_withdrawn) and worse.weights_withdrawn.endswith("so they are withdrawn.")
     assert "did not surely lower" in same.weights_withdrawn
     assert better.weights_withdrawn == "" == tried_out.made(run, found.groups, gain=0.3).weights_withdrawn

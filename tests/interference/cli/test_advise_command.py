@@ -45,8 +45,8 @@ def test_it_prints_groups_and_why(interference, suite, tmp_path):
     assert f"configurations: {tmp_path / 'out' / 'group-1.yaml'}, " in words
     assert said.out.splitlines()[-1].startswith("Advice(6 tasks; east, ") and f" in {tmp_path / 'out'}" in said.out
     assert said.err == (
-        f"next: mixlora train {tmp_path / 'out' / 'group-1.yaml'} trains the first group; --train tries first whether "
-        "groups help\n"
+        f"next: mixlora train {tmp_path / 'out' / 'group-1.yaml'} follows the first of these configurations; --train "
+        "tries first whether the advice helps\n"
     )
 
 
@@ -81,7 +81,7 @@ def test_a_trial_prints_every_arm(interference, done, trial, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     said = interference("advise", done, "--train", trial)
     words = flat(said.out)
-    assert "every arm takes 6 steps of 12 examples in all, with 2 seeds from 2000 on; read are 4 held-out" in words
+    assert "every arm takes 6 steps of 12 examples in all, with 2 seeds from 2000 on; 4 held-out examples" in words
     for arm in (
         "together",
         "together, upgrad",

@@ -61,7 +61,7 @@ def test_it_prints_truth_and_scores(interference, file, tmp_path):
     assert said.code == 0, said.err
     words = " ".join(said.out.split())
     assert (
-        "1 example of each task in a step; 2 seeds, from 1000 on; read are 6 held-out examples of each task " in words
+        "1 example of each task in a step; 2 seeds, from 1000 on; 6 held-out examples of each task are task " in words
     )
     assert "after 1 step (pairs): training with another task hurt in " in words and "of 12 pairs" in words
     assert "the truth of one seed ranks that of another by " in words and "would score about " in words
@@ -75,9 +75,9 @@ def test_it_prints_truth_and_scores(interference, file, tmp_path):
 
 def test_fewer_held_out_examples_than_were_asked_for_are_told():
     examples = pd.DataFrame({"task": list("aaabb")})
-    assert validations.held_out(examples, 2) == "2 to 3 held-out examples of each task"
+    assert validations.held_out(examples, 2) == "2 to 3 held-out examples of each task are read"
     assert validations.held_out(examples, 3) == (
-        "2 to 3 held-out examples of each task (3 were asked for, and no more are left that are not probed)"
+        "2 to 3 held-out examples of each task are read (3 were asked for, but no others are left)"
     )
 
 
