@@ -61,7 +61,7 @@ def test_it_prints_truth_and_scores(interference, file, tmp_path):
     assert said.code == 0, said.err
     words = " ".join(said.out.split())
     assert (
-        "1 example of each task in a step; 2 seeds, from 1000 on; 6 held-out examples of each task are task " in words
+        "1 example of each task in a step; 2 seeds, from 1000 on; 6 held-out examples of each task are read " in words
     )
     assert "after 1 step (pairs): training with another task hurt in " in words and "of 12 pairs" in words
     assert "the truth of one seed ranks that of another by " in words and "would score about " in words
