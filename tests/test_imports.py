@@ -73,6 +73,7 @@ OWNERS = {  # libraries, and the only files that may import them
     "rich": [
         "interference/cli/demo.py",
         "interference/cli/horizons.py",
+        "interference/cli/plans.py",
         "interference/cli/printing.py",
         "interference/cli/trials.py",
         "interference/cli/validations.py",
@@ -81,7 +82,8 @@ OWNERS = {  # libraries, and the only files that may import them
     "filelock": ["mixlora/common/locks.py"],
     "yaml": ["mixlora/common/settings.py"],
     "pydantic": [
-        "interference/config.py",
+        "interference/config/analysis.py",
+        "interference/config/steps.py",
         "mixlora/common/sections.py",
         "mixlora/common/settings.py",
         "mixlora/evaluation/config.py",

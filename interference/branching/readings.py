@@ -17,7 +17,7 @@ from interference.gradients.losses import losses_by
 from interference.gradients.state import own_randomness, without_autocast
 from interference.measurement.labels import workload
 from interference.measurement.objective import without_graph
-from interference.measurement.trainer import objective_of
+from interference.measurement.trainer_loss import objective_of
 from interference.measurement.units import Batch, Part, Unit, contents
 from mixlora.data.groups import connected
 

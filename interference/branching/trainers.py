@@ -26,7 +26,8 @@ from interference.branching.readings import Readings
 from interference.errors import CheckpointError, MeasurementError
 from interference.gradients.state import as_found, own_randomness, set_aside
 from interference.measurement.rows import Row
-from interference.measurement.trainer import refuse_processes, refuse_shards
+from interference.measurement.trainer import refuse_shards
+from interference.measurement.trainer_loss import refuse_processes
 
 _ELSEWHERE = {
     OptimizerNames.LOMO,

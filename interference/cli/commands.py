@@ -257,7 +257,7 @@ def plan(
     Example: interference plan analysis_configs/paper_figure2.yaml --set probe.unit_size=10
     """
     from interference.advice.cost import of_trial
-    from interference.cli import horizons, printing, trials, validations
+    from interference.cli import horizons, plans, trials, validations
     from interference.measurement import plan
     from interference.prediction import cost
     from mixlora.common import terminal
@@ -271,9 +271,9 @@ def plan(
     tested = None if resolved is None or resolved.validation is None else cost.of_validation(resolved, timed=time)
     tried = None if resolved is None or resolved.trial is None else of_trial(resolved, timed=time)
     if as_json:
-        typer.echo(printing.plan_json(found, needs, ahead, tested, tried))
+        typer.echo(plans.plan_json(found, needs, ahead, tested, tried))
     else:
-        printing.plan(found, terminal.console(), needs)
+        plans.plan(found, terminal.console(), needs)
         if ahead is not None:
             horizons.cost(ahead, terminal.console())
         if tested is not None:

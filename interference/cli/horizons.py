@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from interference.cli import printing
+from interference.cli import plans, printing
 from interference.prediction import Lookahead
 from mixlora.common.errors import plain
 
@@ -65,7 +65,7 @@ def cost(found: "Cost", console: Console) -> None:
     )
     if found.seconds is not None:
         parts = f"a step takes {found.step_seconds:.2g} s, a reading {found.reading_seconds:.2g} s"
-        console.print(f"lookahead's time: {printing.duration(found.seconds)} ({parts}{at_once(found.processes)})")
+        console.print(f"lookahead's time: {plans.duration(found.seconds)} ({parts}{at_once(found.processes)})")
 
 
 def at_once(processes: int) -> str:

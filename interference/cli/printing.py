@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,14 +39,9 @@ from interference.run.remarks import (
 )
 from interference.run.schema import meta_of
 from mixlora.common.errors import plain
-from mixlora.common.files import amount
 
 if TYPE_CHECKING:
-    from interference.advice.cost import TrialCost
     from interference.config import AnalysisConfig
-    from interference.measurement.plan import Plan
-    from interference.prediction.cost import Cost, ValidationCost
-    from interference.run.planning import Needed
     from interference.verification.result import Verification
 
 STYLES = {"conflict": "bold blue", "synergy": "bold red", "unclear": "dim", "self": "dim"}
@@ -58,7 +52,7 @@ MARKS |= {"carried": "carried by few examples", AT_ODDS: "at odds"}
 _CELL = ("affected", "stepped", "value", "low", "high", "verdict")
 _SHOWN = 20
 """Rows of a long table that are printed."""
-_ENDS = 15
+ENDS = 15
 """Cells at each end that are listed where the matrix does not fit."""
 _NAME, _COLUMN = 10, 7
 """Characters that a matrix needs at least for the names of its rows and for each of its columns."""
@@ -92,7 +86,7 @@ def matrix(table: pd.DataFrame, title: str, carried: Mapping[str, str] | None = 
 
 def fits(table: pd.DataFrame, console: Console) -> bool:
     """Whether the cells of a table are printed as a matrix: the console is wide enough, or they are few."""
-    return console.width >= _NAME + _COLUMN * table["affected"].nunique() or len(table) <= 2 * _ENDS
+    return console.width >= _NAME + _COLUMN * table["affected"].nunique() or len(table) <= 2 * ENDS
 
 
 def extremes(table: pd.DataFrame, title: str) -> Table:
@@ -100,9 +94,9 @@ def extremes(table: pd.DataFrame, title: str) -> Table:
     cells = table[table["affected"] != table["stepped"]]
     cells = cells.assign(verdict=shown_verdicts(cells))
     known = cells.dropna(subset="value").sort_values("value")[list(_CELL)]
-    ends = pd.concat([known.head(_ENDS), known.iloc[_ENDS:].tail(_ENDS)])
+    ends = pd.concat([known.head(ENDS), known.iloc[ENDS:].tail(ENDS)])
     none = f", of which {len(cells) - len(known)} have no value" if len(known) < len(cells) else ""
-    return frame(ends, f"{title}: the {_ENDS} lowest and {_ENDS} highest of {len(cells)} cells{none}; --json has all")
+    return frame(ends, f"{title}: the {ENDS} lowest and {ENDS} highest of {len(cells)} cells{none}; --json has all")
 
 
 def frame(data: pd.DataFrame, title: str) -> Table:
@@ -306,91 +300,24 @@ def tables(named: Mapping[str, pd.DataFrame], console: Console) -> None:
         console.print(frame(table.head(_SHOWN), name))
 
 
-def plan(found: "Plan | None", console: Console, needs: "Needed | None" = None) -> None:
-    """Print what `plan` found: what a configuration costs, and what verdicts need by a pilot."""
-    if found is not None:
-        _costs(found, console)
-    if needs is not None:
-        _needed(needs, None if found is None else found.groups, console)
-
-
-def _needed(found: "Needed", here: Mapping[str, int] | None, console: Console) -> None:
-    left_out = ([] if found.found.grouped else ["units"]) + ["unlimited"] * bool(found.table["unlimited"].isna().all())
-    shown = found.table.drop(columns=left_out)
-    counts = [name for name in ("groups", "units", "unlimited") if name in shown]
-    shown = shown.assign(**{name: shown[name].map(_count) for name in counts}).rename(columns={"groups": found.kind})
-    more = f"; the {_ENDS} greatest of {len(shown)} needs, --json has all" if len(shown) > _ENDS else ""
-    console.print(frame(shown.head(_ENDS), f"{found.kind} of each task that a verdict needs, from the pilot{more}"))
-    for line in found.sentences(here):
-        console.print(plain(line), markup=False, highlight=False)
-
-
-def _count(value: float) -> str:
-    """A number of groups or units, which may be too large or not known."""
-    return "–" if pd.isna(value) else f"{value:,.0f}" if np.isfinite(value) else "too many"
-
-
-def _costs(found: "Plan", console: Console) -> None:
-    console.print(
-        frame(found.choices, f"{found.units} units of {found.blocks} blocks, {found.width:,} gradient entries each")
-    )
-    kept = f"{amount(found.stored)} of Gram matrices, which the run keeps"
-    console.print(f"disk: {amount(found.spool)} of gradients while computing, and {kept}")
-    if found.seconds is None or found.memory is None:
-        console.print("memory and time were not measured; leave out --no-time to measure them")
-        return
-    gpu = "" if found.gpu_memory is None else f", on the GPU {amount(found.gpu_memory)}"
-    console.print(f"memory: {amount(found.memory)}{gpu}")
-    parts = ", ".join(f"{name} {spent:.2g}" for name, spent in found.seconds.items())
-    console.print(
-        f"time: {duration(sum(found.seconds.values()))} (seconds: {parts}), estimated from examples of all lengths"
-    )
-
-
-def duration(seconds: float) -> str:
-    """A time for a reader."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
 def to_json(data: pd.DataFrame) -> str:
     """Rows as JSON; numbers that do not exist are null."""
-    return json.dumps(_rows(data), indent=2)
-
-
-def plan_json(
-    found: "Plan | None",
-    needs: "Needed | None" = None,
-    ahead: "Cost | None" = None,
-    tested: "ValidationCost | None" = None,
-    tried: "TrialCost | None" = None,
-) -> str:
-    """A plan, what verdicts need by a pilot, what a lookahead, a validation and a trial take, as JSON."""
-    names = ("units", "groups", "blocks", "width", "spool", "stored", "memory", "gpu_memory", "seconds")
-    cost = {} if found is None else {name: getattr(found, name) for name in names} | {"choices": _rows(found.choices)}
-    cost |= {} if ahead is None else {"lookahead": {**asdict(ahead), "seconds": ahead.seconds}}
-    cost |= {} if tested is None else {"validation": {**asdict(tested), "seconds": tested.seconds}}
-    cost |= {} if tried is None else {"trial": {**asdict(tried), "seconds": tried.seconds}}
-    if needs is None:
-        return json.dumps(cost, indent=2)
-    rows = needs.table.assign(reachable=np.isfinite(needs.table["groups"]).where(needs.table["groups"].notna(), None))
-    finite = rows.replace([np.inf, -np.inf], np.nan)  # what is not reachable takes more than a million groups
-    return json.dumps(cost | {"effect": needs.effect, "power": needs.power, "needed": _rows(finite)}, indent=2)
+    return json.dumps(records(data), indent=2)
 
 
 def tables_json(tables: dict[str, pd.DataFrame]) -> str:
     """Several tables as JSON, by name."""
     named = {name: table.reset_index() if table.index.name else table for name, table in tables.items()}
-    return json.dumps({name: _rows(table) for name, table in named.items()}, indent=2)
+    return json.dumps({name: records(table) for name, table in named.items()}, indent=2)
+
+
+def records(data: pd.DataFrame) -> list[Any]:
+    """Rows as dicts; numbers that do not exist are None."""
+    return list(data.astype(object).where(data.notna(), None).to_dict("records"))
 
 
 def _listed(tasks: Sequence[str]) -> str:
     return ", ".join(plain(task) for task in tasks)
-
-
-def _rows(data: pd.DataFrame) -> list[Any]:
-    return list(data.astype(object).where(data.notna(), None).to_dict("records"))
 
 
 def _cell(cell: dict[str, Any], carried: str | None) -> Text:

@@ -11,7 +11,7 @@ from rich.text import Text
 from interference.advice.advice import Advice
 from interference.advice.arms import MIXLORA
 from interference.advice.tried import Trial
-from interference.cli import printing
+from interference.cli import plans, printing
 from interference.cli.validations import held_out
 from interference.run.phrases import counted, interval, number, sentence
 from mixlora.common.errors import plain
@@ -104,7 +104,7 @@ def cost(found: "TrialCost", console: Console) -> None:
         f"each step of {found.examples} examples; {found.readings} readings of {found.held_out} held-out examples"
     )
     if found.seconds is not None:
-        console.print(f"trial's time: {printing.duration(found.seconds)}")
+        console.print(f"trial's time: {plans.duration(found.seconds)}")
 
 
 def to_json(found: Advice) -> str:

@@ -7,7 +7,7 @@ import pandas as pd
 from rich.console import Console
 from rich.text import Text
 
-from interference.cli import printing
+from interference.cli import plans, printing
 from interference.cli.horizons import at_once
 from interference.prediction import Validation
 from interference.prediction.holding import interval
@@ -103,7 +103,7 @@ def cost(found: "ValidationCost", console: Console) -> None:
     if found.tasks < INTERVALS:
         console.print(f"note: with {found.tasks} tasks scores have no intervals; that takes {INTERVALS}")
     if found.seconds is not None:
-        told = f"{printing.duration(found.seconds)}{at_once(found.processes)}"
+        told = f"{plans.duration(found.seconds)}{at_once(found.processes)}"
         console.print(f"validation's time, without the runs and lookaheads: {told}")
 
 

@@ -1,27 +1,21 @@
 """What a measured run says, in sentences: do the tasks interfere, which and where, is it real, what can be done."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import pandas as pd
 
 from interference.advice.grouping import Grouping
-from interference.advice.tried import Trial
 from interference.blocks import Scope
 from interference.report.scopes import BASE, PAPER, WHOLE, layer_of, part, words_of
 from interference.report.summary import RunSummary, counts, rows
 from interference.run import remarks
 from interference.run.phrases import cell, counted, interval, number, sentence, several
-from interference.statistics.significance import LEAST, NOT_JUDGED, Verdict
+from interference.statistics.significance import NOT_JUDGED, Verdict
 from interference.statistics.uncertainty import LEAST_UNITS
 
 ROUGH = 1.0
 """A split-half null wider than this makes the sizes of a row's cells rough; twice as wide, it fails."""
-LEARNED = 0.05
-"""A mean loss (nats per token) below which a task has little left to learn."""
-FAR = 10
-"""How many times the units there are may be said to suffice: what is farther off is a guess."""
 
 
 def answer(run: RunSummary) -> str:
@@ -36,7 +30,7 @@ def overview(runs: Sequence[RunSummary]) -> str:
     each = [(len(clear(run, Verdict.CONFLICT)), len(run.pairs), run.label) for run in runs if len(run.signal) > 1]
     if not each:
         return "Every run has a single task, so there is no pair of tasks that could interfere."
-    if not any(len(_judged(run)) for run in runs):
+    if not any(len(judged_pairs(run)) for run in runs):
         return "No run has a pair of tasks with a verdict: there is no signal, or a few examples carry the tasks."
     found = several([f"{conflicts} of {pairs} in {label}" for conflicts, pairs, label in each])
     first = "Tasks interfere" if any(conflicts for conflicts, _, _ in each) else "No interference shows"
@@ -58,73 +52,6 @@ def details(run: RunSummary, grouping: Grouping | None) -> list[str]:
         )
     if grouping is not None and len(grouping.split) > 1:
         found.append(grouping.words)
-    return found
-
-
-@dataclass(frozen=True)
-class Suggestion:
-    """What can be done: `what`, the part `of` it that is one run's, and `why`, without a full stop."""
-
-    what: str
-    of: str = ""
-    why: str = ""
-
-    @property
-    def words(self) -> str:
-        """The sentence about one run."""
-        return f"{self.what}{self.of}{self.why}."
-
-
-def advice(run: RunSummary, grouping: Grouping | None, alone: bool = True, trial: Trial | None = None) -> list[str]:
-    """What can be done about one run, in sentences."""
-    return [found.words for found in suggestions(run, grouping, alone, trial)]
-
-
-def advice_of_all(
-    runs: Sequence[RunSummary], groupings: Sequence[Grouping | None], tried: Mapping[str, Trial] | None = None
-) -> list[str]:
-    """What can be done about several runs: each thing once, with what it is about in which run."""
-    found: dict[tuple[str, str], dict[str, list[str]]] = {}
-    for run, grouping in zip(runs, groupings, strict=True):
-        for one in suggestions(run, grouping, len(runs) == 1, (tried or {}).get(run.label)):
-            found.setdefault((one.what, one.why), {}).setdefault(one.of, []).append(run.label)
-    said = []
-    for (what, why), parts in found.items():
-        everywhere = len(parts) == 1 and len(next(iter(parts.values()))) == len(runs)
-        each = [of if everywhere else f"{of} ({several(labels)})".lstrip() for of, labels in parts.items()]
-        gap = "" if not what or what.endswith(" ") or everywhere else " "
-        said.append(f"{what}{gap}{'; '.join(each)}{why}.")
-    return said
-
-
-def suggestions(
-    run: RunSummary, grouping: Grouping | None, alone: bool = True, trial: Trial | None = None
-) -> list[Suggestion]:
-    """What can be done about one run, the most useful first; `alone`: the report has no other run.
-
-    Where its advice was tried, what came of the trial stands in place of the bare advice against conflict.
-    """
-    if len(run.signal) == 1:
-        return [Suggestion("Measure at least two tasks: interference is between tasks")]
-    against = _against_conflict(run, grouping, alone) if trial is None else _tried(trial)
-    found = [*against, *_against_silence(run), *_against_noise(run)]
-    if forced := stationary(run):
-        found.append(
-            Suggestion(
-                "Measure an earlier checkpoint, or several along the training: here conflict is forced for ",
-                several(forced),
-                " because the summed loss is nearly stationary",
-            )
-        )
-    if zero := run.run.zero_blocks():
-        found.append(
-            Suggestion(
-                "",
-                f"{len(zero)} of {counted(len(run.run.blocks), 'block')}",
-                f" have zero gradients and add nothing ({remarks.ZERO}): measure after a few steps of training to see "
-                "them",
-            )
-        )
     return found
 
 
@@ -163,20 +90,20 @@ def silent(run: RunSummary) -> list[str]:
     return list(dict.fromkeys(run.pairs.loc[run.pairs["verdict"] == Verdict.NO_SIGNAL.value, "affected"]))
 
 
-def _few(run: RunSummary) -> list[str]:
+def short_of_groups(run: RunSummary) -> list[str]:
     """Tasks without signal because they have too few groups to tell one."""
     return [task for task in unheard if task in run.few] if (unheard := silent(run)) else []
 
 
-def _quiet(run: RunSummary) -> list[str]:
+def without_signal(run: RunSummary) -> list[str]:
     """Tasks without signal though they have enough groups."""
-    few = _few(run)
+    few = short_of_groups(run)
     return [task for task in silent(run) if task not in few]
 
 
 def _too_few(run: RunSummary) -> str:
     """Why the tasks of `_few` have no signal."""
-    return remarks.few({task: run.few[task] for task in _few(run)}, run.run.probes) or ""
+    return remarks.few({task: run.few[task] for task in short_of_groups(run)}, run.run.probes) or ""
 
 
 def failed_null(run: RunSummary) -> list[str]:
@@ -204,7 +131,7 @@ def _verdict(run: RunSummary) -> str:
     count = f"{counted(len(run.pairs), 'pair')} of tasks"
     if len(silent(run)) == len(run.signal):
         return f"This probe is too small to tell whether the tasks interfere: {_unheard(run)}."
-    judged = _judged(run)
+    judged = judged_pairs(run)
     if judged.empty:
         return f"No pair of tasks has a verdict: {_unjudged(run)}."
     if len(judged) < len(run.pairs):
@@ -230,13 +157,13 @@ def _verdict(run: RunSummary) -> str:
 
 def _unheard(run: RunSummary) -> str:
     """Why no task has a signal."""
-    if not _few(run):
+    if not short_of_groups(run):
         return f"none of the {counted(len(run.signal), 'task')} has a gradient that rises above its own noise"
-    quiet = _quiet(run)
+    quiet = without_signal(run)
     return (f"no gradient of {several(quiet)} rises above its own noise; " if quiet else "") + _too_few(run)
 
 
-def _judged(run: RunSummary) -> pd.DataFrame:
+def judged_pairs(run: RunSummary) -> pd.DataFrame:
     """The pairs of tasks that have a verdict."""
     return run.pairs[~run.pairs["verdict"].isin([*NOT_JUDGED, remarks.AT_ODDS])]
 
@@ -247,14 +174,14 @@ def _unjudged(run: RunSummary) -> str:
     why = [f"a few examples carry {several(carried)}"] if carried else []
     if (run.pairs["verdict"] == remarks.AT_ODDS).any():
         why.append("values of I do not bear out what is found of Delta")
-    if quiet := _quiet(run):
+    if quiet := without_signal(run):
         why.append(f"no gradient of {several(quiet)} rises above its own noise")
-    return ", and ".join(why) + (f"; {_too_few(run)}" if _few(run) else "")
+    return ", and ".join(why) + (f"; {_too_few(run)}" if short_of_groups(run) else "")
 
 
 def _reach(run: RunSummary) -> float:
     """The median half-width of the intervals of rows with signal: about the least I that would be seen, or NaN."""
-    judged = _judged(run)
+    judged = judged_pairs(run)
     return float(((judged["high"] - judged["low"]) / 2).median())
 
 
@@ -288,9 +215,9 @@ def _reality(run: RunSummary) -> list[str]:
     """What noise alone does here."""
     found = []
     if len(silent(run)) < len(run.signal):
-        if quiet := _quiet(run):
+        if quiet := without_signal(run):
             found.append(f"{several(quiet)} cannot be judged: no gradient there rises above its own noise.")
-        if _few(run):
+        if short_of_groups(run):
             found.append(sentence(_too_few(run)))
     found += [f"{line}." for line in remarks.carried(run.run.carriers(), run.run.probes, run.run.meta)]
     if again := remarks.copied(run.run.gram(), run.run.probes):
@@ -318,93 +245,3 @@ def _reality(run: RunSummary) -> list[str]:
             + ("; sizes in such a row are rough, but verdicts keep their meaning." if rough else ".")
         )
     return found
-
-
-def _against_conflict(run: RunSummary, grouping: Grouping | None, alone: bool) -> list[Suggestion]:
-    conflicts = clear(run, Verdict.CONFLICT)
-    if conflicts.empty:
-        return []
-    if grouping is not None and len(grouping.split) > 1:
-        groups = "; ".join(several(names) for names in grouping.split)
-        return [Suggestion("Split the tasks, with one adapter for each group: ", groups)]
-    hurting = conflicts["stepped"].value_counts()
-    others = counted(len(run.signal) - 1, "other task")
-    first = Suggestion(
-        "A step of ",
-        f"{hurting.index[0]} hurts {hurting.iloc[0]} of {others}",
-        ": lower its share of the training, or train it separately",
-    )
-    if alone and run.kind == "LoRA":
-        mixlora = (
-            "A MixLoRA of the same tasks gives each example its own factors; measure one, and compare it with this run"
-        )
-        return [first, Suggestion(mixlora)]
-    return [first]
-
-
-def _tried(trial: Trial) -> list[Suggestion]:
-    """What came of the advice by training."""
-    said = (trial.words, trial.weights_withdrawn, trial.best)
-    return [Suggestion(words.rstrip(".")) for words in said if words]
-
-
-def _against_silence(run: RunSummary) -> list[Suggestion]:
-    """Tasks that cannot be judged: learned already, or too noisy."""
-    loss = run.signal["loss"]
-    learned = [task for task in _quiet(run) if loss[task] < LEARNED]
-    noisy = [task for task in _quiet(run) if loss[task] >= LEARNED]
-    found = []
-    if few := _few(run):
-        found.append(Suggestion("Probe more of ", several(few), f": {LEAST} independent groups are the least"))
-    if learned:
-        known = f": no signal and a loss below {LEARNED} nats per token, so already learned, or known before training"
-        why = f"{known}; an earlier checkpoint shows which"
-        found.append(Suggestion("", several(learned), why))
-    if noisy:
-        why = f": no signal; probe more {_noun(run)} (now {_units(run, noisy)} per task)"
-        found.append(Suggestion("", several(noisy), f"{why}, and check that those of a task ask for one thing"))
-    return found
-
-
-def _against_noise(run: RunSummary) -> list[Suggestion]:
-    """More units, where sizes are rough or nothing is clear."""
-    found = []
-    wide = [*failed_null(run), *rough_null(run)]
-    if wide:
-        width = (run.null["high"] - run.null["low"])[wide]
-        counts = _independent(run)
-        wanted = (counts[wide] * (width / ROUGH) ** 2).max()
-        enough = f"; about {_rounded(wanted)} would do" if wanted <= FAR * counts.max() else ""
-        why = ": noise alone moves the cells of such a row by half of the task's own step or more"
-        found.append(
-            Suggestion(
-                f"Probe more {_noun(run)} of ", f"{several(wide)} (now {_units(run, wide)} per task{enough})", why
-            )
-        )
-    judged = _judged(run)["verdict"]
-    if len(judged) and not judged.isin([Verdict.CONFLICT.value, Verdict.SYNERGY.value]).any() and not wide:
-        more = f"four times as many {_noun(run)} per task"
-        found.append(Suggestion(f"No pair is clear: {more} would halve every interval"))
-    return found
-
-
-def _independent(run: RunSummary) -> "pd.Series[int]":
-    """What intervals are of, by task: groups, where some of its units share one, else units."""
-    probes = run.run.probes
-    return probes.groupby("task", sort=False)["group"].nunique() if "group" in probes else run.signal["units"]
-
-
-def _noun(run: RunSummary) -> str:
-    """What more of narrows an interval."""
-    return "groups" if (_independent(run) < run.signal["units"]).any() else "examples"
-
-
-def _units(run: RunSummary, tasks: list[str]) -> str:
-    counts, noun = _independent(run)[tasks], "groups" if _noun(run) == "groups" else "units"
-    return f"{counts.min()} {noun}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()} {noun}"
-
-
-def _rounded(count: float) -> int:
-    """Up to two significant digits."""
-    unit = 10 ** max(int(math.log10(max(count, 1))) - 1, 0)
-    return math.ceil(count / unit) * unit

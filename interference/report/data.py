@@ -15,7 +15,7 @@ from interference.advice.tried import Trial
 from interference.blocks import Scope
 from interference.errors import ScopeError
 from interference.prediction import Lookahead
-from interference.report import conclusions
+from interference.report import conclusions, suggestions
 from interference.report.findings import changes, depth
 from interference.report.findings.changes import Compared
 from interference.report.findings.dependence import dependences
@@ -327,7 +327,7 @@ def _headline(runs: Sequence[RunSummary], details: Sequence[Sequence[str]]) -> l
 
 
 def _advice(runs: Sequence[RunSummary], groupings: Sequence[Grouping | None], tried: Mapping[str, Trial]) -> list[str]:
-    said = conclusions.advice_of_all(runs, groupings, tried)
+    said = suggestions.advice_of_all(runs, groupings, tried)
     for first, second in ((runs[a], runs[b]) for a, b in changes.partners(runs)[: changes.MOST]):
         if not other_examples(first.run, second.run) and (warning := changes.unequal_loss(first, second)):
             said.append(f"{first.label} and {second.label}: {warning}.")

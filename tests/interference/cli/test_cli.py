@@ -14,7 +14,7 @@ import yaml
 from rich.console import Console
 
 from interference import compare, load
-from interference.cli import printing
+from interference.cli import plans, printing
 from interference.measurement.compute import compute_config
 from interference.measurement.plan import Plan
 from mixlora.common.files import amount, expanded
@@ -210,7 +210,7 @@ def test_weight_space_is_computed_and_shown(interference, tiny, tmp_path):
 @pytest.mark.parametrize(("width", "ends", "whole"), [(24, 1, True), (23, 1, False), (23, 2, True), (200, 1, True)])
 def test_a_matrix_too_wide_for_the_terminal_is_told_by_its_ends(run, monkeypatch, width, ends, whole):
     """Of two tasks, which need 24 characters; as if more than two cells were many."""
-    monkeypatch.setattr(printing, "_ENDS", ends)
+    monkeypatch.setattr(printing, "ENDS", ends)
     screen = Console(file=io.StringIO(), width=width)
     printing.show(run, "delta", screen)
     said = "".join(screen.file.getvalue().split())
@@ -247,12 +247,12 @@ def test_cells_without_a_value_are_no_ends_and_are_counted():
 
 
 def test_times_and_memory_are_told_as_a_reader_says_them():
-    told = [printing.duration(seconds) for seconds in (0.4, 119, 120, 7199, 7200, 90_000)]
+    told = [plans.duration(seconds) for seconds in (0.4, 119, 120, 7199, 7200, 90_000)]
     assert told == ["0 s", "119 s", "2 min", "120 min", "2.0 h", "25.0 h"]
     choices = pd.DataFrame({"granularity": ["module"], "MiB": [2.0], "this one": ["yes"]})
     cost = Plan(12, 3, 4000, 2**20, choices, 3 * 2**30, 5 * 2**29, {"load": 1.0, "gradients": 200.0, "gram": 2.0})
     screen = Console(file=io.StringIO(), width=200)
-    printing.plan(cost, screen)
+    plans.plan(cost, screen)
     said = screen.file.getvalue()
     assert "disk: 1 MiB of gradients while computing, and 2 MiB of Gram matrices, which the run keeps" in said
     assert "memory: 3 GiB, on the GPU 2.5 GiB" in said

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from interference.advice.grouping import group
-from interference.report import conclusions
+from interference.report import conclusions, suggestions
 from interference.report.data import report
 from interference.report.findings import drivers
 from interference.report.scopes import BASE, WHOLE, Detail, contents
@@ -28,7 +28,7 @@ def said(found: RunSummary) -> tuple[str, str, str]:
     return (
         conclusions.answer(found),
         " ".join(conclusions.details(found, grouping)),
-        " ".join(conclusions.advice(found, grouping)),
+        " ".join(suggestions.advice(found, grouping)),
     )
 
 
@@ -358,9 +358,9 @@ def test_pairs_without_an_interval_are_still_told():
 def test_advice_for_several_runs_is_said_once_with_its_runs():
     few, none = measured(made(TWO_GROUPS)), measured(made(APART, noise=0.3, seed=4))
     runs = [replace(few, label="x"), replace(few, label="y"), replace(none, label="z")]
-    said = conclusions.advice_of_all(runs, [group(run.tables[WHOLE][BASE], run.draws) for run in runs])
+    said = suggestions.advice_of_all(runs, [group(run.tables[WHOLE][BASE], run.draws) for run in runs])
     assert said[0] == "Split the tasks, with one adapter for each group: a and b; c and d (x and y)."
     assert len(said) > 1 and all("(z)" in sentence for sentence in said[1:])
-    assert conclusions.advice_of_all([few, few], [None, None]) == [
-        one.words for one in conclusions.suggestions(few, None, alone=False)
+    assert suggestions.advice_of_all([few, few], [None, None]) == [
+        one.words for one in suggestions.suggestions(few, None, alone=False)
     ]

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from interference import Run, compare
 from interference.cli.printing import show
-from interference.report import conclusions
+from interference.report import conclusions, suggestions
 from interference.report.scopes import Detail, contents
 from interference.report.summary import summarise
 from interference.run.grams import pack
@@ -116,7 +116,7 @@ def test_the_page_does_not_conclude_from_rows_that_have_no_verdict():
     run = opposed(15.0)
     found = summarise("r", run, contents(run, Detail.SMALL, 50), 50, silent)
     assert conclusions.answer(found) == "No pair of tasks has a verdict: a few examples carry a and b."
-    assert "No pair is clear" not in str(conclusions.advice(found, None))
+    assert "No pair is clear" not in str(suggestions.advice(found, None))
     plain = summarise("r", opposed(1.0), contents(run, Detail.SMALL, 50), 50, silent)
     assert conclusions.answer(plain).startswith("2 of 2 pairs of tasks conflict beyond noise")
 
