@@ -12,7 +12,7 @@ PUBLIC := interference/advice/advice.py interference/advice/job.py interference/
 	interference/statistics/resamples.py interference/statistics/uncertainty.py interference/verification/reference.py interference/verification/result.py interference/verification/verify.py \
 	mixlora/checkpoints/conversion.py mixlora/checkpoints/projector.py mixlora/tuner/config.py mixlora/tuner/layer.py mixlora/tuner/model.py \
 	mixlora/tuner/routing.py
-.PHONY: install demo test lint docs bench dist format clean
+.PHONY: install demo test test-slow lint docs bench dist format clean
 
 install: .venv/installed
 
@@ -27,8 +27,15 @@ install: .venv/installed
 demo: install
 	$(BIN)/interference demo
 
-test: install  # two processes of one thread each; the tests of a file, which share what they make, in one of them; compiled modules are kept
-	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# Processes of one thread each, one more than cores, as many tests wait for what they start; the tests of a file, which
+# share what they make, in one of them; compiled modules are kept.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+
+test: install
+	$(PYTEST) -m "not slow"
+
+test-slow: install  # a browser, pretrained models, kills, several processes, simulations, much at random, what the docs show
+	$(PYTEST) -m slow
 
 lint: install
 	$(BIN)/ruff check .

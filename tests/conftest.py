@@ -1,11 +1,17 @@
-"""What holds for every test: no hub. Files whose tests take long come first, so that no process is left with them."""
+"""What holds for every test: no hub. Tests of a browser, of what is written and of much at random are slow ones."""
 
 import os
+from pathlib import Path
+
+import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before its library is imported: a name that is no path must fail at once
+SLOW = {"attacks", "browser", "documentation", "fuzz"}
 
 
 def pytest_collection_modifyitems(items):
-    """Put the files that have a slow test before the others; each keeps the order of its tests."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    """Mark as slow what is in a folder of slow tests."""
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.relative_to(here).parts[0] in SLOW:
+            item.add_marker(pytest.mark.slow)

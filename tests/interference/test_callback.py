@@ -34,6 +34,7 @@ from tests.support.watching import (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_training_goes_on_as_if_nobody_had_looked(tmp_path, kind, checkpointing):
@@ -50,6 +51,7 @@ def test_a_training_goes_on_as_if_nobody_had_looked(tmp_path, kind, checkpointin
     assert own_log(watched) == own_log(alone) and len(own_log(alone)) == 5
 
 
+@pytest.mark.slow
 def test_a_shuffling_loader_gives_every_measurement_the_same_units_and_no_draw_to_the_training(tmp_path):
     class Noisy(torch.utils.data.Dataset):
         """Examples that come with a draw of every generator that a training may use."""
@@ -242,6 +244,7 @@ def test_mixed_precision_is_left_outside(tmp_path, kind):
     assert error.max() > 1e-5 and np.median(error) < 0.01
 
 
+@pytest.mark.slow
 def test_a_resumed_training_continues_the_series(tmp_path):
     whole = trained(tmp_path / "whole", MODELS["random"](), [{"out": tmp_path / "whole" / "runs"}], max_steps=6)
     out = tmp_path / "runs"

@@ -92,6 +92,7 @@ def test_sharded_trainings_are_refused(tmp_path, monkeypatch):
         callback.on_train_begin(trainer.args, trainer.state, trainer.control)
 
 
+@pytest.mark.slow
 def test_a_training_that_starts_again_with_smaller_batches_starts_its_series_again(tmp_path):
     model, full = lora(llama()), []
 
@@ -139,6 +140,7 @@ def work(rank, folder):
     os._exit(0)  # taking a gloo group down can wait forever for one that has gone
 
 
+@pytest.mark.slow
 def test_of_two_processes_one_measures(tmp_path):
     multiprocessing.set_forkserver_preload([__name__])  # imported once for both
     multiprocessing.start_processes(work, (str(tmp_path),), nprocs=2, start_method="forkserver")

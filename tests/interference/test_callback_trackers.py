@@ -89,6 +89,7 @@ def test_more_tasks_than_can_be_read_are_not_drawn(tmp_path, monkeypatch):
     assert read.Tags()["images"] == [] and "train/interference/no_signal" in read.Tags()["scalars"]
 
 
+@pytest.mark.slow
 def test_wandb_gets_the_matrix_of_each_measurement_offline(tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb", reason="wandb is not installed: pip install -c constraints.txt wandb")
     for name, value in {"MODE": "offline", "DIR": str(tmp_path), "SILENT": "true"}.items():

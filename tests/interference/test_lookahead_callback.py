@@ -93,6 +93,7 @@ TRAININGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", TRAININGS.values(), ids=TRAININGS)
 @pytest.mark.parametrize("kind", ["lora", "random"])
 def test_a_training_goes_on_as_if_nobody_had_branched(tmp_path, kind, settings):
@@ -175,6 +176,7 @@ def test_a_scaler_of_gradients_is_as_before(tmp_path):
     assert trainer.optimizer.state == {} and all(each.grad is None for each in trainer.model.parameters())
 
 
+@pytest.mark.slow
 def test_both_callbacks_along_one_training(tmp_path):
     """What one measures does not depend on the other."""
     alone = looked(tmp_path, MODELS["random"](), {"every": 2})
@@ -234,6 +236,7 @@ PARITY = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", PARITY.values(), ids=PARITY)
 def test_a_branch_is_a_training_on_one_task_that_is_resumed_there(tmp_path, settings):
     """Against a Trainer of its own, from the checkpoint that the training saved at this step."""
@@ -297,6 +300,7 @@ def test_the_trainers_own_loss_is_trained_on_and_read(tmp_path):
     assert not np.allclose(found.examples["loss"], plain_losses(watched.model), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_trl_keeps_its_running_means(tmp_path):
     datasets, trl = needed("datasets"), needed("trl")
     colours = ["red", "blue", "green", "white", "black", "small", "large", "round"]
@@ -391,6 +395,7 @@ def test_when_it_looks_ahead(tmp_path, options, settings, steps):
     assert list(found_by(trainer)) == steps
 
 
+@pytest.mark.slow
 def test_a_resumed_training_continues_the_series(tmp_path):
     settings = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2}
     whole = looked(tmp_path / "whole", MODELS["random"](), {"out": tmp_path / "whole" / "ahead"}, **settings)

@@ -180,6 +180,7 @@ def test_exact_answers_are_counted(suite, tmp_path, monkeypatch):
 # --- a job that goes on ---
 
 
+@pytest.mark.slow
 def test_it_continues_and_a_finished_one_is_read(suite, tmp_path, monkeypatch):
     found = interference.advise(suite.run, out=tmp_path / "a")
     whole = compute(suite.asked(steps=6), found, tmp_path / "whole")

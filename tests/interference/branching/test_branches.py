@@ -162,6 +162,7 @@ def test_a_step_s_loss_and_gradients_are_the_model_s_own(start, tmp_path, kind, 
             assert (one - other).norm() <= 1e-6 * other.norm()
 
 
+@pytest.mark.slow
 def test_a_loss_that_takes_no_count_is_a_mean_of_micro_batches(start, tmp_path, monkeypatch):
     from transformers import LlamaForCausalLM
 

@@ -184,6 +184,7 @@ def part(out):
     return out.with_name(f"{out.name}.partial") / "part-000001.safetensors"
 
 
+@pytest.mark.slow
 def test_two_processes_find_the_same_to_the_bit(start, tmp_path):
     alone = library.compute(start.config(), tmp_path / "alone")
     with leaving(part(tmp_path / "out")) as taken:

@@ -321,6 +321,7 @@ def test_a_run_is_made_again_whatever_has_become_of_the_first_ones_files(interfe
     assert said.out.endswith(f" in {tmp_path / 'new'}\n")
 
 
+@pytest.mark.slow
 def test_runs_of_other_units_or_blocks_are_told_apart(interference, refused, tiny, run_dir, tmp_path):
     """Both on the same examples; `run_dir` has units of one, and all modules of layers 0 and 2."""
     compute_config(tiny.config(tmp_path / "twos", layers=[0, 2], unit_size=2))
@@ -340,6 +341,7 @@ def test_runs_of_other_units_or_blocks_are_told_apart(interference, refused, tin
     assert "have no paired difference: a unit is one example in one run and the mean of 2 examples in" in page
 
 
+@pytest.mark.slow
 def test_a_home_directory_is_the_users(interference, tiny, tmp_path, monkeypatch):
     """Whoever writes ~ gets it everywhere or nowhere; nothing is called damaged."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))

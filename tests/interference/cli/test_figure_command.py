@@ -103,6 +103,7 @@ def test_nothing_is_said_of_fonts(interference, tmp_path):
     assert said.err == f"next: open {out / 'conditional.pdf'}; its numbers are in {out / 'conditional.csv'}\n"
 
 
+@pytest.mark.slow
 def test_figures_gather_and_files_of_others_are_refused(interference, refused, place, tmp_path):
     run, out = place / "lora" / "step", tmp_path / "out"
     for name in ("blocks", "blocks"):

@@ -62,6 +62,7 @@ def test_a_reader_that_has_read_enough_is_told_nothing(run_dir):
     assert (code, said) == (0, "")
 
 
+@pytest.mark.slow
 def test_too_few_open_files_for_a_report(run_dir, tmp_path):
     code, said = called("report", run_dir, "--out", tmp_path / "out", limits=[(resource.RLIMIT_NOFILE, 8)])
     assert code == 1 and said.splitlines()[-1] == (

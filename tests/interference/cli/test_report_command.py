@@ -39,6 +39,7 @@ def left_out(out):
     return json.loads(re.search('<script type="application/json" id="data">(.*?)</script>', html)[1])["left_out"]
 
 
+@pytest.mark.slow
 def test_a_report_of_two_runs_shows_them_beside_each_other_and_their_difference(interference, both, tmp_path):
     out = tmp_path / "report"
     said = interference("report", *both, "--label", "x", "--label", "y", "--detail", "small", "--out", out, "--quiet")

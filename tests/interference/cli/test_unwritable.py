@@ -69,6 +69,7 @@ def test_gram_matrices_that_do_not_fit(tiny, tmp_path, whole):
     ends_as_ever(tiny, tmp_path, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "size"),
     [*product(("compute", "factors", "plan"), (0, 100, 3000)), ("report", 3000), ("figure", 100)],

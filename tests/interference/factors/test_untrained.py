@@ -111,6 +111,7 @@ def of(adapter, out, **probe):
     return observer.compute_config(config.build(made, "the test"), out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["mixlora", "lora"])
 def test_it_is_the_snapshot_of_step_0_or_drawn_again_by_the_seed_of_the_training(home, tmp_path, method):
     place = home if method == "mixlora" else trained_with_start(tmp_path, method)

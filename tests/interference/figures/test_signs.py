@@ -27,6 +27,7 @@ def _no_warning():
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draw", [matrices.heatmap, matrices.panels, paper.blocks])
 def test_a_notebook_shows_and_saves_without_a_warning(run, draw):
     figure = draw(run, **QUICK)
@@ -56,6 +57,7 @@ def test_a_font_of_any_file_is_looked_into(tmp_path, monkeypatch):
     assert canvas.family_with("\N{CUNEIFORM SIGN A}") != "A"
 
 
+@pytest.mark.slow
 def test_commands_say_nothing_of_fonts(interference, run, tmp_path):
     run.save(tmp_path / "run")
     report = interference("report", tmp_path / "run", "--out", tmp_path / "report", "--detail", "small", "--quiet")

@@ -67,6 +67,7 @@ def test_the_gradients_own_numbers_are_those_of_a_run_without_the_step(stepped, 
     assert (plain.gram() == run.gram()).all() and "adam" not in plain.meta
 
 
+@pytest.mark.slow
 def test_a_side_and_the_mean_over_blocks_read_their_own_steps(stepped, run):
     each = []
     for name in run.blocks["name"]:

@@ -72,6 +72,7 @@ def saved(waiting):
     (waiting / "run.json").touch()
 
 
+@pytest.mark.slow
 def test_a_kill_before_any_change_of_files_leaves_nothing_for_ever(tmp_path):
     for change in itertools.count(1):
         out = tmp_path / str(change) / "run"

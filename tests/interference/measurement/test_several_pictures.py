@@ -42,6 +42,7 @@ def values(tmp_path_factory):
     }
 
 
+@pytest.mark.slow
 def test_they_are_measured_in_batches_as_alone_and_verified(values, tmp_path):
     runs = {}
     for size in (8, 1):

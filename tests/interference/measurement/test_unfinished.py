@@ -63,6 +63,7 @@ def test_spooled_gradients_of_another_job_are_refused_even_if_the_partial_direct
         pass
 
 
+@pytest.mark.slow
 def test_a_second_process_is_refused_and_the_first_goes_on(tmp_path):
     out = tmp_path / "run"
     code = f"""

@@ -10,6 +10,7 @@ from mixlora.training.config import TrainConfig
 from mixlora.training.run import train
 from tests.support import planted
 
+pytestmark = pytest.mark.slow
 TASKS = list(planted.ANGLES)
 
 

@@ -164,6 +164,7 @@ def test_every_set_begins_with_the_same_adapter_and_sees_the_same_examples(folde
     np.testing.assert_array_equal(found.outcomes.before[1], branches.before().numpy())
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_same_to_the_bit(folder, tmp_path, found):
     job = library.prepared(asked(folder).model_copy(update={"processes": 2}), folder / "out")
     with leaving(tmp_path / "outcomes.partial" / "part-000002.safetensors") as taken:
@@ -301,6 +302,7 @@ def interrupted(folder, out, branches, **validation):
         interference.validate(asked(folder, **validation), out)
 
 
+@pytest.mark.slow
 def test_it_continues(folder, tmp_path, monkeypatch, found):
     interrupted(folder, tmp_path / "out", 3 * 2 * 4 + 4)  # all lookaheads, and four trainings
     taken = counted(monkeypatch)
@@ -331,6 +333,7 @@ def test_a_killed_one_ends_as_if_it_had_not_been(folder, tmp_path):
     assert names[0] == names[1] and [path.name for path in made.iterdir()] == ["found"]
 
 
+@pytest.mark.slow
 def test_more_checkpoints_and_predictions_train_nothing_again(folder, tmp_path, monkeypatch, found):
     out = tmp_path / "out"
     first = interference.validate(asked(folder, checkpoints=[2], lookahead=False), out)

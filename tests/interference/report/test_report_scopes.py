@@ -101,6 +101,7 @@ def test_the_main_matrix_is_there_whatever_it_costs(monkeypatch):
     assert planned.grid == {WHOLE: CORE}
 
 
+@pytest.mark.slow
 def test_forty_tasks_stay_small():
     run = made({f"t{k}": axis(1 + k % 8, -1 - (k + 3) % 8) for k in range(40)}, units=2, layers=range(9))
     found = report({"r": run}, replicates=4)

@@ -39,6 +39,7 @@ def test_a_run_is_no_place_for_a_report(saved):
     assert contents(run) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [0, 16])
 def test_a_disk_that_fills_leaves_page_figures_and_tables_of_before(saved, tmp_path, monkeypatch, after):
     out, runs = tmp_path / "report", [saved("x"), saved("y", seed=1)]
@@ -60,6 +61,7 @@ def test_a_disk_that_fills_leaves_page_figures_and_tables_of_before(saved, tmp_p
     assert len(contents(out)) > 16 and contents(out)["report.html"] != before["report.html"]
 
 
+@pytest.mark.slow
 def test_what_a_report_before_had_more_goes(saved, tmp_path):
     out, runs = tmp_path / "report", [saved("x", TWO_GROUPS, units=3), saved("y", TWO_GROUPS, units=3)]
     directory.write(runs, None, out, "small")
@@ -91,6 +93,7 @@ def test_figures_are_named_only_where_one_is_drawn(saved, tmp_path, monkeypatch)
     assert list((out / "figures").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_figures_and_tables_are_numbered_in_the_order_of_the_page(saved, tmp_path):
     given = {f"step-{k}": saved(f"step-{k}", seed=k) for k in (9, 10, 1)}
     out = tmp_path / "report"

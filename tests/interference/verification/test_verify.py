@@ -369,6 +369,7 @@ def test_a_part_with_other_gradients_fails_wherever_it_is(model, places, factor)
     assert not found.passed and found.error < 1e-5 and found.gram_error > 0.005
 
 
+@pytest.mark.slow
 def test_a_part_of_files_with_other_gradients_fails(own):
     whole = compute_config(
         config.load(own / "run", (), {"out": str(own / "small"), "probe": {"batch_size": 1, "sketch": 64}})

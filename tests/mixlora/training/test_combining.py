@@ -199,6 +199,7 @@ def test_a_step_is_that_of_single_examples(tmp_path, name):
     assert_as_slow(config)
 
 
+@pytest.mark.slow
 def test_micro_batches_change_nothing(tmp_path):
     tasks = tasks_in(tmp_path)
     recipe = {"combine": "cagrad", "order": "shuffled"}
@@ -224,6 +225,7 @@ def equal(request, tmp_path_factory):
     return found, rounded
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("combine", AGGREGATORS)
 def test_equal_gradients_step_as_the_sum_does(equal, combine):
     found, rounded = equal

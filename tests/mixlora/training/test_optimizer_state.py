@@ -55,6 +55,7 @@ def test_a_whole_model_has_no_adapter_to_keep_the_state_beside(tmp_path):
         made(tmp_path, "full", training={"optimizer_state": True})
 
 
+@pytest.mark.slow
 def test_what_a_mixture_kept_is_measured_and_verified(tmp_path):
     recipe = {"steps": 3, "optimizer_state": True, "save_steps": None}
     (folder,) = train(made(tmp_path / "mixed", "mixlora", training=recipe))

@@ -152,6 +152,7 @@ class Steps:
             self.taken.append(done)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRAININGS)
 def test_a_killed_training_ends_with_the_weights_of_one_that_was_not(tmp_path, whole, name):
     config, steps = config_of(tmp_path / "out", name), Steps()
@@ -163,6 +164,7 @@ def test_a_killed_training_ends_with_the_weights_of_one_that_was_not(tmp_path, w
     assert_same(tmp_path / "out", whole(name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("moment", "step", "save_steps", "taken"),
     [
@@ -184,6 +186,7 @@ def test_it_goes_on_from_the_last_whole_checkpoint(tmp_path, whole, moment, step
     assert folder.read_record(tmp_path / "out")["finished"] and not (tmp_path / "out" / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_one_that_ends_within_an_epoch_takes_no_step_too_many(tmp_path):
     training = {"steps": 4, "save_steps": 2}
     whole = run.train(made(tmp_path / "whole", training=training))[0]
@@ -204,6 +207,7 @@ def test_one_killed_before_its_record_was_written_starts(tmp_path, whole):
     assert not list((tmp_path / "out").glob(".*"))
 
 
+@pytest.mark.slow
 def test_a_snapshot_is_whole_or_absent(tmp_path):
     config = made(tmp_path / "out", training={"snapshots": [0, 3]})
     kill(config, "snapshot", 3)
@@ -214,6 +218,7 @@ def test_a_snapshot_is_whole_or_absent(tmp_path):
     assert_same(tmp_path / "out" / "snapshots" / "step-3", whole / "snapshots" / "step-3")
 
 
+@pytest.mark.slow
 def test_specialists_go_on_with_the_one_that_was_interrupted(tmp_path):
     training = {"batch_size": 4}
     whole = run.train(made(tmp_path / "whole", "specialist", training=training))
@@ -229,6 +234,7 @@ def test_specialists_go_on_with_the_one_that_was_interrupted(tmp_path):
         assert_same(own, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "damage"),
     [

@@ -193,6 +193,7 @@ def test_a_4_bit_base_is_trained(tmp_path):
     assert kinds == {torch.uint8}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", ["4bit", "8bit"])
 def test_a_projector_is_trained_above_a_quantized_base_and_put_there_again(tmp_path, bits):
     needed("bitsandbytes")

@@ -321,6 +321,7 @@ def short_of_memory(monkeypatch, step):
     monkeypatch.setattr(LlavaForConditionalGeneration, "forward", failing)
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_and_a_smaller_batch_that_goes_on(tmp_path, monkeypatch):
     plain = {"adapter": {"dropout": 0}}
     with monkeypatch.context() as patched:

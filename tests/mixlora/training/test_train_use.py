@@ -80,6 +80,7 @@ def test_a_language_model_is_trained_on_text(tmp_path, textual, method):
         assert losses(run.train(again)[0])[0] < 0.9 * losses(path)[0]  # what was learned is in the new base
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "mixlora"])
 def test_examples_with_and_without_pictures_come_together(tmp_path, method):
     Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
@@ -96,6 +97,7 @@ def test_examples_with_and_without_pictures_come_together(tmp_path, method):
     assert any("multi_modal_projector" in name for name in weights(found[1]))
 
 
+@pytest.mark.slow
 def test_vision_flan_has_a_task_for_each_of_its_names(tmp_path):
     Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
     records = [

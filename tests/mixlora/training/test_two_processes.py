@@ -25,6 +25,7 @@ from tests.support.small_processors import collating
 from tests.support.trainings import made
 
 torch.set_num_threads(1)
+pytestmark = pytest.mark.slow
 PROCESSES = multiprocessing.get_context("forkserver")
 RECIPE = {"steps": None, "epochs": 2, "batch_size": 8, "micro_batch_size": 2, "logging_steps": 1, "save_steps": 4}
 MIXTURE = {"r": 2, "num_factors": 4, "alpha": 4}

@@ -32,6 +32,7 @@ def logits(model, image=False):
         return model.eval()(**batch([9, 7, 12], [3, 2, 4], image=image)).logits
 
 
+@pytest.mark.slow
 def test_a_new_process_computes_the_same_bits(tmp_path):
     expected = {}
     for name, base in BASES.items():
