@@ -22,6 +22,12 @@ MOST_VALUES = 100_000
 """The most values in it, each counted as often as aliases repeat it."""
 MOST_INCLUDED = 16
 """The longest chain of files that include each other."""
+PLAINER = {
+    "dict_type": "it must be a section of keys and values",
+    "model_type": "it must be a section of keys and values",
+    "too_short": "it is empty; give at least one",
+}
+"""What is said of some kinds of problems in place of pydantic's words."""
 _LONGEST = 1024
 """Characters of the path of a file that is included."""
 
@@ -284,9 +290,9 @@ def _sentence(error: ValidationError, schema: type[Section]) -> str:
         return f"{where!r} is missing"
     if first["loc"][-1:] == ("[key]",):
         return f"{first['loc'][0]}: the name {first['input']!r:.60} is not text; put quotes around it"
-    message = "it is empty; give at least one" if first["type"] == "too_short" else first["msg"]
-    message = message.removeprefix("Value error, ")
-    given = "" if isinstance(first["input"], Mapping) else f" (it is {first['input']!r:.200})"
+    message = PLAINER.get(first["type"], first["msg"]).removeprefix("Value error, ")
+    value = "null" if first["input"] is None else f"{first['input']!r:.200}"
+    given = "" if isinstance(first["input"], Mapping) else f" (it is {value})"
     return f"{where}: {message}{given}" if where else message
 
 

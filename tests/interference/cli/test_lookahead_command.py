@@ -73,6 +73,7 @@ def test_what_it_refuses(refused, file, tmp_path, setting, words):
     assert words in refused("lookahead", file, "--quiet", "--out", out, "--set", f"lookahead.{setting}", out=out)
 
 
+@pytest.mark.slow
 def test_the_page_is_next_where_the_run_is_there(interference, file, done):
     assert f"next: interference lookahead {done} --json" in interference("lookahead", done).err
     assert interference("compute", file, "--quiet").code == 0

@@ -9,6 +9,7 @@ from interference import load
 from tests.support.checkpoints import ARGUMENTS
 from tests.support.runs import grouped
 
+pytestmark = pytest.mark.slow
 NAMES = [
     "../../evil\x1b[31m[/bold] :smile: [x]",
     "\u202eevil\r\n$a_1$ \x9b1m<script>alert(1)</script>" + "x" * 500,
@@ -22,7 +23,6 @@ def place(tmp_path_factory):
     return tmp_path_factory.mktemp("strange") / "a" / "b"
 
 
-@pytest.mark.slow
 def test_names_that_steer(interference, tiny, place):
     place.mkdir(parents=True)
     top, run, report, found = place.parent.parent, place / "run", place / "report", place / "factors"
@@ -73,7 +73,6 @@ def test_names_that_steer_are_escaped_in_json_and_refusals(interference, tiny, p
         assert not STEERING & set(said.err), said.err
 
 
-@pytest.mark.slow
 def test_a_spreadsheet_takes_no_name_for_a_formula_and_json_has_them_exactly(interference, tmp_path):
     names = ["=HYPERLINK(1)", "\t+1"]
     run, out = tmp_path / "run", tmp_path / "out"

@@ -221,6 +221,7 @@ def dies(values):
     compute_config(config.build(values, "x"), lambda stage, done, total: killing.die() if done == 5 else None)
 
 
+@pytest.mark.slow
 def test_a_killed_run_continues(tiny, tmp_path):
     out = tmp_path / "run"
     settings = tiny.config(out, batch_size=1)

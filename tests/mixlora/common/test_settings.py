@@ -92,6 +92,13 @@ def test_a_record_that_holds_no_configuration(tmp_path, config):
     )
 
 
+@pytest.mark.parametrize(("value", "shown"), [(None, "null"), ("x", "'x'")])
+def test_a_value_in_place_of_a_section(value, shown):
+    with pytest.raises(ConfigError) as error:
+        training.load(None, [], {"model": {"base": "mini"}, "tasks": {"t": value}})
+    assert str(error.value).endswith(f"tasks.t: it must be a section of keys and values (it is {shown})")
+
+
 def test_a_value_is_not_told_at_any_length():
     with pytest.raises(ConfigError) as error:
         training.load(None, [], {"model": {"base": "mini"}, "tasks": {"t": {"file": "f", "samples": "x" * 10**6}}})

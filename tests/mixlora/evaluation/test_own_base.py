@@ -33,8 +33,8 @@ def test_what_is_wrong_with_tasks_is_told_as_with_a_base(tmp_path, there):
     for own in (path, tmp_path / "{task}"):
         said = "the options: tasks: the name 2024 is not text; put quotes around it"
         assert refused(own, {2024: {"file": "x"}}) == said
-        assert refused(own, 5) == "the options: tasks: Input should be a valid dictionary (it is 5)"
-        assert refused(own, ["t"]) == "the options: tasks: Input should be a valid dictionary (it is ['t'])"
+        assert refused(own, 5) == "the options: tasks: it must be a section of keys and values (it is 5)"
+        assert refused(own, ["t"]) == "the options: tasks: it must be a section of keys and values (it is ['t'])"
         assert refused(own, {}) == "the options: tasks: it is empty; give at least one"
         assert refused(own, FOUND, "modle=x") == "the options: unknown key 'modle'; did you mean 'model'?"
         with pytest.raises(ConfigError, match=r"^the options: 'tasks' is missing$"):

@@ -57,13 +57,13 @@ def told(kind, call, *arguments):
 @pytest.mark.parametrize(
     ("meta", "words"),
     [
-        ({"labels": [1]}, "labels: Input should be a valid dictionary (it is [1])"),
+        ({"labels": [1]}, "labels: it must be a section of keys and values (it is [1])"),
         ({"labels": {"follow": "red"}}, "labels.follow: Input should be a valid list (it is 'red')"),
-        ({"config": "abc"}, "config: Input should be a valid dictionary or instance of ScoredSection (it is 'abc')"),
+        ({"config": "abc"}, "config: it must be a section of keys and values (it is 'abc')"),
         ({"config": {"draws": "x"}}, "config.draws: Input should be a valid integer"),
         ({"config": {"draws": 10**15}}, "config.draws: Input should be less than or equal to 1000000"),
         ({"config": {"seed": -1}}, "config.seed: Input should be greater than or equal to 0 (it is -1)"),
-        ({"config": {"judge": 3}}, "config.judge: Input should be a valid dictionary or instance of JudgeSection"),
+        ({"config": {"judge": 3}}, "config.judge: it must be a section of keys and values"),
     ],
 )
 def test_what_is_kept_beside_scores_is_checked(place, tmp_path, meta, words):

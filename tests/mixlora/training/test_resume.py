@@ -198,6 +198,7 @@ def test_one_that_ends_within_an_epoch_takes_no_step_too_many(tmp_path):
     assert_same(tmp_path / "out", whole)
 
 
+@pytest.mark.slow
 def test_one_killed_before_its_record_was_written_starts(tmp_path, whole):
     config = config_of(tmp_path / "out", "lora")
     kill(config, "record")
