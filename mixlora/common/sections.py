@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from mixlora.common.files import exists
-from mixlora.common.settings import Place, Section
+from mixlora.common.settings import Number, Place, Section
 
 MINI = "mini"
 """The base that ships with this package."""
@@ -16,6 +16,8 @@ SPLIT = "split"
 """The value of `device` that spreads a base's layers over all GPUs, and the CPU if they cannot hold it."""
 NAMED_TEMPLATES = ("raw", "llava-v1")
 """Values of `chat_template` that are never a file: no template, and LLaVA v1's."""
+HELDOUT = "heldout"
+"""The part of a task that training leaves out."""
 
 
 class ImageSection(Section):
@@ -83,6 +85,9 @@ class TaskSection(Section):
         outside: also take images outside that folder: named by an absolute path or with "..", or behind a link.
         where: take only records with these values, {field: value}.
         without: a file of ids, one a line: the examples of these ids are left out.
+        holdout: the share of the examples that is held out, chosen by a hash of their ids, so that it is the same for
+            every command and in every order of the file.
+        part: with `holdout`, whether to take the examples that are left to "train" on, or those that are "heldout".
         split: the split of a folder or data set that has several, or the list of a JSON object that holds several.
         fields: the file's own names of `id`, `prompt`, `response`, `image` and `references`, as in {prompt: question}.
         loss_on: which tokens are supervised: those of all "answers", of the "last-answer", or "everything".
@@ -93,7 +98,16 @@ class TaskSection(Section):
 
     sources: ClassVar[tuple[str, ...]] = ("file", "mini")
     """Keys that each name a source; exactly one of them is given."""
-    of_file: ClassVar[tuple[str, ...]] = ("images", "outside", "where", "without", "split", "fields", "ignore")
+    of_file: ClassVar[tuple[str, ...]] = (
+        "images",
+        "outside",
+        "where",
+        "without",
+        "holdout",
+        "split",
+        "fields",
+        "ignore",
+    )
     """Keys that say how a file is read."""
 
     file: Place | None = None
@@ -101,6 +115,8 @@ class TaskSection(Section):
     outside: bool = False
     where: dict[str, Any] = Field(default_factory=dict)
     without: Place | None = None
+    holdout: Number | None = Field(None, gt=0, lt=1)
+    part: Literal["train", "heldout"] = "train"
     split: str | None = None
     fields: dict[str, str] = Field(default_factory=dict)
     loss_on: Literal["answers", "last-answer", "everything"] = "answers"
@@ -114,6 +130,8 @@ class TaskSection(Section):
             raise ValueError("give either file: PATH or mini: heldout")
         if self.mini is not None and (beside := self.given_of_file):
             raise ValueError(f"{beside[0]} is for a file; leave it out with mini")
+        if self.part == HELDOUT and self.holdout is None:
+            raise ValueError("part: heldout needs holdout, the share of examples that training leaves out, as 0.1")
         return self
 
     @property
@@ -146,7 +164,8 @@ def resolved(config: Section) -> dict[str, Any]:
     data = config.model_dump(mode="json")
     named = [(data["model"], key) for key in ("base", "adapter", "projector")]
     named += [(task, key) for task in data["tasks"].values() for key in ("file", "images", "without", "mme")]
-    named += [(data[key], name) for key, name in (("judge", "model"), ("lookahead", "training")) if data.get(key)]
+    of_sections = (("judge", "model"), ("judge", "prompt"), ("lookahead", "training"))
+    named += [(data[key], name) for key, name in of_sections if data.get(key)]
     for values, key in named:
         if isinstance(name := values.get(key), str) and (key, name) != ("base", MINI):
             values[key] = _absolute(name)

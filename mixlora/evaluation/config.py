@@ -25,6 +25,8 @@ Draws = Annotated[int, Field(ge=100, le=10**6)]
 """Bootstrap draws of an interval."""
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """A seed of draws."""
+PRESETS: dict[str, dict[str, Any]] = {"paper": {"do_sample": True, "temperature": 0.2, "max_new_tokens": 1024}}
+"""What a preset of `generation` sets."""
 
 
 class EvaluatedSection(BaseSection):
@@ -88,6 +90,8 @@ class GenerationSection(Section):
     """How answers are generated; names are those of transformers' GenerationConfig. The model's own sets the rest.
 
     Attributes:
+        preset: "paper" for the paper's settings, wherever a key is not given: tokens drawn at temperature 0.2, at most
+            1,024 of them.
         batch_size: conversations generated together; answers do not depend on it.
         max_new_tokens: the most tokens of an answer.
         max_prompt_length: the most tokens of a prompt; None for those that the model was made for.
@@ -98,6 +102,7 @@ class GenerationSection(Section):
         seed: seed of drawn tokens.
     """
 
+    preset: Literal["paper"] | None = None
     batch_size: int = Field(16, ge=1)
     max_new_tokens: int = Field(64, ge=1)
     max_prompt_length: int | None = Field(None, ge=1)
@@ -106,6 +111,12 @@ class GenerationSection(Section):
     top_p: Number | None = Field(None, gt=0, le=1)
     num_beams: int = Field(1, ge=1)
     seed: Seed = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_preset(cls, given: Any) -> Any:
+        preset = PRESETS.get(str(given.get("preset")), {}) if isinstance(given, Mapping) else {}
+        return {**preset, **given} if preset else given
 
     @model_validator(mode="after")
     def _one_way(self) -> "GenerationSection":
@@ -116,7 +127,7 @@ class GenerationSection(Section):
     @property
     def identity(self) -> dict[str, Any]:
         """The settings that answers depend on."""
-        unused = {"batch_size", "max_prompt_length"}
+        unused = {"preset", "batch_size", "max_prompt_length"}
         drawn = set() if self.do_sample else {"temperature", "top_p", "seed"}
         return self.model_dump(mode="json", exclude=unused | drawn)
 
@@ -127,6 +138,7 @@ class JudgeSection(Section):
     Attributes:
         model: path or hub id of a causal language model.
         by: "probability" of Yes against No, or "generation" of Yes or No.
+        prompt: a text file of the question to it, with {question}, {target} and {prediction}; None for our own words.
         dtype: dtype of its weights.
         device: "auto" is a GPU if there is one.
         batch_size: answers judged together; verdicts do not depend on it.
@@ -134,6 +146,7 @@ class JudgeSection(Section):
 
     model: Place
     by: Literal["probability", "generation"] = "probability"
+    prompt: Place | None = None
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
     device: str = "auto"
     batch_size: int = Field(8, ge=1)

@@ -25,7 +25,7 @@ from mixlora.evaluation.config import JUDGE, TASK, EvaluateConfig, EvaluateTask
 from mixlora.evaluation.folder import Folder
 from mixlora.evaluation.generation import Generator, generate
 from mixlora.evaluation.grouping import dependent, labels
-from mixlora.evaluation.judging.judge import judge_score
+from mixlora.evaluation.judging.judge import judge_score, read_prompt
 from mixlora.evaluation.judging.run import identity, judge_all
 from mixlora.evaluation.predictions import Prediction
 from mixlora.evaluation.results import Results
@@ -179,7 +179,8 @@ def _shared(asked: Asked) -> dict[str, list[list[Key]]]:
 
 
 def _refuse_unscorable(config: EvaluateConfig, asked: Asked) -> None:
-    """Refuse targets that do not suit their score now, not after hours of generation."""
+    """Refuse targets that do not suit their score, and a judge's prompt, now and not after hours of generation."""
+    read_prompt(config.judge.prompt if config.judge else None)
     silent_model = {
         task: [_prediction(task, one, "", None) for one in examples] for task, (_, examples) in asked.items()
     }

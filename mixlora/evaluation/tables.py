@@ -116,10 +116,10 @@ class _Column:
 def table(results: Sequence[Results], columns: Sequence[str] | None = None, merge_pope: bool = False) -> Table:
     """The main scores of several models: first MME in points, then the other tasks in percent, then their mean.
 
-    MME is shown as its totals alone, "MME perception" and "MME cognition", which are not in the mean. The mean's
-    interval takes tasks that share groups, as pictures, as fully dependent, and others as independent. A model without
-    a score in one of the columns has no mean: it would be over other tasks than the other means. The best is marked in
-    comparable columns with at least two models; models that print the same number are all marked.
+    MME is shown as its totals alone, "MME perception", "MME cognition" and their sum, which are not in the mean. The
+    mean's interval takes tasks that share groups, as pictures, as fully dependent, and others as independent. A model
+    without a score in one of the columns has no mean: it would be over other tasks than the other means. The best is
+    marked in comparable columns with at least two models; models that print the same number are all marked.
 
     Args:
         results: one for each row.

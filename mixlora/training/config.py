@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from mixlora.common import settings
 from mixlora.common.files import TRAINING
-from mixlora.common.sections import BaseSection, TaskGroupSection
+from mixlora.common.sections import HELDOUT, BaseSection, TaskGroupSection
 from mixlora.common.settings import Number, Place, Section
 
 EPOCHS = 3
@@ -68,6 +68,12 @@ class TrainTask(TaskGroupSection):
     samples: int | None = Field(None, ge=1)
     weight: Rate | None = None
     definition: str | None = None
+
+    @model_validator(mode="after")
+    def _not_held_out(self) -> "TrainTask":
+        if self.part == HELDOUT:
+            raise ValueError("part: heldout is what training leaves out; leave part out, and evaluate that part")
+        return self
 
 
 class AdapterSection(Section):

@@ -14,7 +14,7 @@ from typing import Any
 
 from mixlora.common.errors import DataError
 from mixlora.common.files import is_folder
-from mixlora.common.sections import TaskGroupSection, TaskSection
+from mixlora.common.sections import HELDOUT, TaskGroupSection, TaskSection
 from mixlora.data.examples import Example, Form, LossOn
 from mixlora.data.groups import IMAGE, NONE
 from mixlora.data.reading.files import folder_of, is_there, read_records
@@ -22,7 +22,7 @@ from mixlora.data.reading.mme import read_mme
 from mixlora.data.reading.problems import Noted, collecting
 from mixlora.data.reading.records import Reading, read_example
 from mixlora.data.reading.values import Record, as_text
-from mixlora.data.reading.without import without
+from mixlora.data.reading.without import part_of, without
 
 _LISTED_VALUES, _COMPARED_VALUES = 10, 1000
 """How many values a message lists, and how many it sorts by similarity."""
@@ -44,7 +44,8 @@ def read_task(
 
     Raises:
         DataError: the section holds several tasks, its file or image folder cannot be used, `where` matches nothing,
-            `without` names no record, or (without `problems`) a matching record cannot be used.
+            `without` names no record, `holdout` leaves no example, or (without `problems`) a matching record cannot be
+            used.
     """
     if isinstance(task, TaskGroupSection) and (task.mme or task.by):
         several = f"mme: {task.mme}" if task.mme else f"by: {task.by}"
@@ -86,7 +87,9 @@ def _kept(
     found: dict[str, list[Example]], task: TaskSection, name: str, problems: list[DataError] | None
 ) -> dict[str, list[Example]]:
     """The examples without those that the task leaves out."""
-    return found if task.without is None else without(found, Path(task.without), name, whole=not problems)
+    if task.without is not None:
+        found = without(found, Path(task.without), name, whole=not problems)
+    return found if task.holdout is None else part_of(found, task.holdout, task.part == HELDOUT)
 
 
 def _existing_file(task: TaskSection, name: str) -> Path:

@@ -1,8 +1,9 @@
-"""Examples that a task leaves out, named by their ids in a file.
+"""Examples that a task leaves out: named by their ids in a file, or held out by a hash of their ids.
 
 Not here: records that cannot be used (`problems`), and which records belong to a task (`tasks`).
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -42,3 +43,30 @@ def without(found: Mapping[str, Sequence[Example]], file: Path, name: str, whole
     if empty := [task for task, examples in kept.items() if found[task] and not examples]:
         raise DataError(f"Task {empty[0]}: {file} names every record, so none is left; name fewer.")
     return kept
+
+
+def part_of(found: Mapping[str, Sequence[Example]], share: float, heldout: bool) -> dict[str, list[Example]]:
+    """The examples of each task that are held out, or the others.
+
+    Which are depends on each example's id alone, so that files may grow and be put in another order.
+
+    Args:
+        found: {task: its examples}.
+        share: about which share of the examples is held out.
+        heldout: whether to take those.
+
+    Raises:
+        DataError: it leaves a task no example.
+    """
+    kept = {task: [one for one in own if (_place(one.id) < share) is heldout] for task, own in found.items()}
+    if empty := [task for task, own in kept.items() if found[task] and not own]:
+        part, count = "held out" if heldout else "left to train on", len(found[empty[0]])
+        raise DataError(
+            f"Task {empty[0]}: with holdout: {share:g} none of its {count} examples is {part}; choose another share."
+        )
+    return kept
+
+
+def _place(name: str) -> float:
+    """A number from 0 to below 1, uniform over ids."""
+    return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[:8]) / 2**64

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from mixlora.checkpoints.lengths import without_no_number
 from mixlora.checkpoints.loading import LOAD_ERRORS, first_words, without_bars
 from mixlora.common.errors import CheckpointError, ConfigError, DataError
+from mixlora.common.files import read_text
 from mixlora.data.collation import Collator, Encoded
 from mixlora.data.examples import Example, Turn
 from mixlora.data.groups import connected
@@ -43,7 +45,11 @@ LEAST_CONFIDENCE = 0.1
 ANSWER_TOKENS = 8
 """The number of tokens that a judge generates: enough for a first word."""
 
+LARGEST_PROMPT = 2**16
+"""The largest file of a prompt, in bytes."""
+
 _FIELDS = ("question", "target", "prediction")
+_FIELD = re.compile("|".join(f"\\{{{name}\\}}" for name in _FIELDS))
 _YES, _NO = "yes", "no"
 
 
@@ -110,8 +116,7 @@ class Judge:
             raise ConfigError(f"by is {by!r}; it must be one of {', '.join(By)}")
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; it must be a whole number from 1")
-        if missing := [name for name in _FIELDS if f"{{{name}}}" not in prompt]:
-            raise ConfigError(f"the judge's prompt has no {{{missing[0]}}}; it needs all of {', '.join(_FIELDS)}")
+        _check_prompt(prompt, "the judge's prompt")
         self.model, self.tokenizer = model, tokenizer
         self.by, self.batch_size, self.prompt = By(by), batch_size, prompt
         template = None if own_template(tokenizer) else llava_v1(tokenizer)
@@ -160,7 +165,8 @@ class Judge:
         if not answers:
             raise DataError(f"{prediction.place} has an empty target and no references; give the right answers.")
         target = answers[0] if len(answers) == 1 else f"any one of: {'; '.join(answers)}"
-        question = self.prompt.format(question=prediction.prompt, target=target, prediction=prediction.predict)
+        values = {"{question}": prediction.prompt, "{target}": target, "{prediction}": prediction.predict}
+        question = _FIELD.sub(lambda found: values[found[0]], self.prompt)
         return self._special.sub(lambda found: f"{found[0][0]} {found[0][1:]}" if len(found[0]) > 1 else " ", question)
 
     def _example(self, prediction: Prediction) -> Example:
@@ -199,6 +205,28 @@ class Judge:
         made = self.model.generate(**batch, generation_config=greedy)[:, batch["input_ids"].shape[1] :]
         for item, text in zip(encoded, self.tokenizer.batch_decode(made, skip_special_tokens=True), strict=True):
             yield Judgement(item.id, verdict_of(text), text=text)
+
+
+def read_prompt(file: str | None) -> str:
+    """The prompt of a file, without white space around it; `PROMPT` if there is none.
+
+    Raises:
+        ConfigError: the file cannot be read, or lacks a field.
+    """
+    if file is None:
+        return PROMPT
+    try:
+        prompt = read_text(Path(file), LARGEST_PROMPT).strip()
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or "it is not text in UTF-8"
+        raise ConfigError(f"judge.prompt: {file} cannot be read: {why}; name a text file") from None
+    _check_prompt(prompt, f"judge.prompt: {file}")
+    return prompt
+
+
+def _check_prompt(prompt: str, name: str) -> None:
+    if missing := [f"{{{field}}}" for field in _FIELDS if f"{{{field}}}" not in prompt]:
+        raise ConfigError(f"{name} has no {missing[0]}; it needs all of {', '.join(f'{{{each}}}' for each in _FIELDS)}")
 
 
 def verdict_of(text: str) -> bool | None:

@@ -3,6 +3,7 @@
 Not here: how a judge judges (`judge`).
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +17,7 @@ from mixlora.common.errors import CheckpointError, TrainingError, plain
 from mixlora.common.files import exists
 from mixlora.common.progress import Progress
 from mixlora.evaluation.config import JudgeSection
-from mixlora.evaluation.judging.judge import Judge, Judgement
+from mixlora.evaluation.judging.judge import Judge, Judgement, read_prompt
 from mixlora.evaluation.judging.verdicts import question_key
 from mixlora.evaluation.lines import append_lines, cut, whole_lines
 from mixlora.evaluation.predictions import Prediction
@@ -26,14 +27,21 @@ _TOGETHER = 8
 
 
 def identity(section: JudgeSection) -> list[str]:
-    """What verdicts depend on besides the texts: the content of the judge's files, and how it is asked."""
+    """What verdicts depend on besides the texts: the content of the judge's files, and how it is asked.
+
+    Raises:
+        ConfigError: the prompt's file cannot be used.
+    """
     name = section.model
+    asked: list[str] = [section.by, section.dtype]
+    if section.prompt is not None:
+        asked.append(hashlib.sha256(read_prompt(section.prompt).encode()).hexdigest())
     try:
         if not exists(Path(name)):
             cached_file(name, "config.json")  # so that the commit of a hub id is known before the first verdict
-        return [of_checkpoint(name), of_generation(name), section.by, section.dtype]
+        return [of_checkpoint(name), of_generation(name), *asked]
     except (OSError, ValueError):  # loading it says why
-        return [name, section.by, section.dtype]
+        return [name, *asked]
 
 
 def judge_all(
@@ -102,4 +110,5 @@ def _known(file: Path) -> dict[str, Judgement]:
 
 def _load(section: JudgeSection) -> Judge:
     device = str(loading.device_of(section.device))
-    return Judge.load(section.model, section.dtype, device, section.by, batch_size=section.batch_size)
+    prompt = read_prompt(section.prompt)
+    return Judge.load(section.model, section.dtype, device, section.by, batch_size=section.batch_size, prompt=prompt)

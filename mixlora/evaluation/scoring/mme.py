@@ -1,4 +1,4 @@
-"""MME (Fu et al., 2023): its subtasks, and their two sums, perception and cognition."""
+"""MME (Fu et al., 2023): its subtasks, and their sums: perception, cognition, and both together."""
 
 from collections.abc import Hashable, Mapping, Sequence
 
@@ -14,14 +14,20 @@ PERCEPTION = ("existence", "count", "position", "color", "posters", "celebrity",
 """The subtasks of perception, with at most 200 points each."""
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
 """The subtasks of cognition, with at most 200 points each."""
-GROUPS = {"perception": PERCEPTION, "cognition": COGNITION}
+GROUPS = {
+    "perception": PERCEPTION,
+    "cognition": COGNITION,
+    "perception + cognition": (*PERCEPTION, *COGNITION),
+}
+"""The sums, and the subtasks of each."""
 
 
 def totals(subtasks: Mapping[str, Sequence[Prediction]], draws: int = 1000, seed: int = 0) -> dict[str, Estimate]:
-    """The sums of the subtasks' scores: perception with at most 2000 points, cognition with at most 800.
+    """The sums of the subtasks' scores: perception with at most 2000 points, cognition with at most 800, and both.
 
     Images are resampled within each subtask, independently; groups of images together if they span subtasks. The name
-    of a sum shows missing subtasks, as in "perception (7 of 10 subtasks)"; a sum without subtasks is omitted.
+    of a sum shows missing subtasks, as in "perception (7 of 10 subtasks)". A sum without subtasks is omitted, and that
+    of both where either is.
 
     Raises:
         DataError: MME has no such subtask, or predictions cannot be scored.
@@ -29,10 +35,11 @@ def totals(subtasks: Mapping[str, Sequence[Prediction]], draws: int = 1000, seed
     if unknown := set(subtasks) - {*PERCEPTION, *COGNITION}:
         known = ", ".join((*PERCEPTION, *COGNITION))
         raise DataError(f"MME has no subtask {min(unknown)!r}; its subtasks are {known}.")
-    found = {}
+    found: dict[str, Estimate] = {}
     for group, members in GROUPS.items():
         present = [name for name in members if name in subtasks]
-        if present:
+        parts = [part for part in (PERCEPTION, COGNITION) if {*part} <= {*members}]
+        if all({*part} & {*present} for part in parts):
             name = group if len(present) == len(members) else f"{group} ({len(present)} of {len(members)} subtasks)"
             found[name] = _total({name: subtasks[name] for name in present}, draws, seed)
     return found

@@ -185,3 +185,14 @@ def test_memory_that_runs_out_is_told_with_a_remedy(monkeypatch, collator, count
     width = len(collator.encode_prompt(follow(1)[0]).input_ids)
     assert f"memory ran out with {count} prompts of {width} tokens and {NEW} new ones at most: " in str(error.value)
     assert remedy in str(error.value)
+
+
+def test_the_papers_settings_fill_what_is_not_given():
+    paper = GenerationSection.model_validate({"preset": "paper"})
+    assert (paper.do_sample, paper.temperature, paper.max_new_tokens) == (True, 0.2, 1024)
+    own = GenerationSection.model_validate({"preset": "paper", "max_new_tokens": 64})
+    assert (own.do_sample, own.max_new_tokens) == (True, 64)
+    by_hand = GenerationSection(do_sample=True, temperature=0.2, max_new_tokens=64)
+    assert own.identity == by_hand.identity and "preset" not in own.identity  # answers depend on what it sets
+    with pytest.raises(ValueError, match="Input should be 'paper'"):
+        GenerationSection.model_validate({"preset": "papre"})

@@ -1,17 +1,18 @@
 """Evaluations that a language model judges: what it said is kept, asked once, and compared under one judge alone."""
 
 import inspect
+from dataclasses import replace
 
 import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from mixlora.common.errors import CheckpointError, DataError, TrainingError
+from mixlora.common.errors import CheckpointError, ConfigError, DataError, TrainingError
 from mixlora.evaluation import predictions, results
 from mixlora.evaluation.comparison import compare
 from mixlora.evaluation.config import JudgeSection
 from mixlora.evaluation.judging import run as judging
-from mixlora.evaluation.judging.judge import Judge
+from mixlora.evaluation.judging.judge import Judge, read_prompt
 from mixlora.evaluation.judging.verdicts import question_key
 from mixlora.evaluation.lines import append_lines
 from mixlora.evaluation.scoring.intervals import Sample, Share, differences
@@ -88,6 +89,42 @@ def test_only_what_is_new_is_written_and_only_its_chunk_judged(place, tmp_path, 
     other = saved_judge(tmp_path / "other", seed=1)
     ran(out, tasks_of(place), judge=judge_of(place, model=str(other)))
     assert len(lines(judgements(out))) == 19
+
+
+def test_a_prompt_of_ones_own(place, tmp_path):
+    """It is asked as it stands in the file, also with other braces; its content decides what was judged before."""
+    file = tmp_path / "prompt.txt"
+    file.write_text('\n{"q": "{question}", "a": "{target}", "p": "{prediction}"} {Yes|No}?\n', encoding="utf-8")
+    out = copied(place / "whole", tmp_path / "out")
+    for _ in range(2):
+        ran(out, tasks_of(place), judge=judge_of(place, prompt=str(file)))
+    rows = lines(judgements(out))
+    assert len(rows) == 12  # those of our own words stay
+    one = predictions.read(out / "predictions" / "follow.jsonl")[0]
+    section = JudgeSection(**judge_of(place, prompt=str(file)))
+    assert question_key(judging.identity(section), one) in {row["asked"] for row in rows[6:]}
+    judge = Judge.load(section.model, "float32", prompt=read_prompt(section.prompt))
+    told = f'{{"q": "{one.prompt}", "a": "{one.target}", "p": "{{target}}"}} {{Yes|No}}?'
+    assert judge.text(replace(one, predict="{target}")) == told
+    own = ran(out, tasks_of(place), judge=judge_of(place, prompt=str(file))).meta["config"]["judge"]["prompt"]
+    assert own == str(file.resolve())
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "cannot be read: No such file or directory; name a text file"),
+        (b"\xff\xfe{question}", "cannot be read: it is not text in UTF-8; name a text file"),
+        (b"{question} {prediction}", "has no {target}; it needs all of {question}, {target}, {prediction}"),
+    ],
+)
+def test_a_prompt_that_cannot_be_used_is_refused_before_any_answer(place, tmp_path, text, words):
+    file = tmp_path / "prompt.txt"
+    if text is not None:
+        file.write_bytes(text)
+    with pytest.raises(ConfigError) as error:
+        ran(tmp_path / "out", tasks_of(place), judge=judge_of(place, prompt=str(file)))
+    assert str(error.value) == f"judge.prompt: {file} {words}" and not (tmp_path / "out" / "predictions").exists()
 
 
 def test_verdicts_are_counted(place, tmp_path, no_judge):

@@ -20,7 +20,9 @@ def test_sums_by_hand():
     three, two = coded("tntffm", image=True), coded("tntm", image=True)
     assert score(three, "mme").values["score"].value == pytest.approx(250 / 3)
     found = totals({"existence": three, "OCR": two, "code_reasoning": two})
-    assert list(found) == ["perception (2 of 10 subtasks)", "cognition (1 of 4 subtasks)"]
+    both = "perception + cognition (3 of 14 subtasks)"
+    assert list(found) == ["perception (2 of 10 subtasks)", "cognition (1 of 4 subtasks)", both]
+    assert found[both].value == pytest.approx(250 / 3 + 250)
     assert found["perception (2 of 10 subtasks)"].value == pytest.approx(250 / 3 + 125)
     assert found["cognition (1 of 4 subtasks)"].value == pytest.approx(125)
 
@@ -29,10 +31,15 @@ def test_all_subtasks_right():
     right = coded("tn" * 20, image=True)
     found = totals(dict.fromkeys((*PERCEPTION, *COGNITION), right))
     assert found["perception"].value == found["perception"].high == 2000
-    assert found["cognition"].value == 800
+    assert found["cognition"].value == 800 and found["perception + cognition"].value == 2800
     short = 200 - score(right, "mme").values["score"].low  # of one subtask
     assert found["perception"].low == pytest.approx(2000 - np.sqrt(10) * short)
     assert found["cognition"].low == pytest.approx(800 - 2 * short)
+    assert found["perception + cognition"].low == pytest.approx(2800 - np.sqrt(14) * short)
+
+
+def test_a_part_alone_has_no_sum_of_both():
+    assert list(totals({"code_reasoning": coded("tn", image=True)})) == ["cognition (1 of 4 subtasks)"]
 
 
 def test_subtasks_vary_independently():
