@@ -62,10 +62,9 @@ def weights(found: Validation, horizon: int, names: list[str]) -> Array:
     rows, wanted = [], []
     for step in sorted(set(found.predictions["step"])):
         own = parts(found, step)
-        cells = np.stack([standardised(own[name]) for name in names], axis=-1)[~np.eye(len(truth), dtype=bool)]
-        if np.isfinite(cells).all():
-            rows.append(cells)
-            wanted.append(truth[~np.eye(len(truth), dtype=bool)])
+        if all(_whole(own[name]) for name in names):
+            rows.append(np.stack([standardised(own[name]) for name in names], axis=-1)[_off(truth)])
+            wanted.append(truth[_off(truth)])
     fitted: Array = Ridge(alpha=PENALTY).fit(np.concatenate(rows), np.concatenate(wanted)).coef_
     return fitted
 
@@ -84,11 +83,22 @@ def judged(source: Validation, target: Validation) -> pd.DataFrame:
         found = weights(source, horizon, names)
         for step in steps:
             own = parts(target, step)
-            matrix = np.tensordot(found, [standardised(own[name]) for name in names], axes=1)
-            if np.isfinite(matrix[~np.eye(len(matrix), dtype=bool)]).all():
+            if all(_whole(own[name]) for name in names):
+                matrix = np.tensordot(found, [standardised(own[name]) for name in names], axes=1)
                 rows = target.judged(np.nan_to_num(matrix))
                 frames.append(rows[rows["horizon"] == horizon].assign(prediction="weighted parts", step=step))
     return pd.concat(frames, ignore_index=True)
+
+
+def _off(matrix: Array) -> NDArray[np.bool_]:
+    """Where a matrix is off its diagonal."""
+    found: NDArray[np.bool_] = ~np.eye(len(matrix), dtype=bool)
+    return found
+
+
+def _whole(matrix: Array) -> bool:
+    """Whether every cell off the diagonal is a number; before training, factors of A have no gradient."""
+    return bool(np.isfinite(matrix[_off(matrix)]).all())
 
 
 def main() -> int:
