@@ -95,7 +95,7 @@ def test_a_record_that_holds_no_configuration(tmp_path, config):
 @pytest.mark.parametrize(("value", "shown"), [(None, "null"), ("x", "'x'")])
 def test_a_value_in_place_of_a_section(value, shown):
     with pytest.raises(ConfigError) as error:
-        training.load(None, [], {"model": {"base": "mini"}, "tasks": {"t": value}})
+        training.load(None, [], {"method": "lora", "model": {"base": "mini"}, "tasks": {"t": value}})
     assert str(error.value).endswith(f"tasks.t: it must be a section of keys and values (it is {shown})")
 
 

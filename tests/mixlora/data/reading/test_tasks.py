@@ -168,15 +168,15 @@ def test_entries_that_name_no_source(keys, message):
         ({"fle": "x"}, "task: unknown key 'fle'; did you mean 'file'?"),
         (
             {"zzz": "x"},
-            "task: unknown key 'zzz'; the keys here are file, images, outside, where, without, split, fields, loss_on, "
-            "ignore, on_error, mini, by, mme",
+            "task: unknown key 'zzz'; the keys here are file, images, outside, where, without, holdout, part, split, "
+            "fields, loss_on, ignore, on_error, mini, by, mme",
         ),
         ({"images": "x"}, "task: give either file: PATH or mini: heldout"),
         ({"file": "a", "mme": "b"}, "task: give either file: PATH or mini: heldout"),
         ({"mini": "heldout", "by": "x"}, "task: by is for a file; leave it out with mini"),
         ({"file": 3}, "task: file: Input should be a valid string (it is 3)"),
         ({"file": "a", "by": ["b"]}, "task: by: Input should be a valid string (it is ['b'])"),
-        ({"file": "a", "where": "b"}, "task: where: Input should be a valid dictionary (it is 'b')"),
+        ({"file": "a", "where": "b"}, "task: where: it must be a section of keys and values (it is 'b')"),
         ({"file": "a", "outside": "perhaps"}, "task: outside: Input should be a valid boolean, unable to interpret"),
     ],
 )
