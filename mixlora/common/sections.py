@@ -86,7 +86,7 @@ class TaskSection(Section):
         where: take only records with these values, {field: value}.
         without: a file of ids, one a line: the examples of these ids are left out.
         holdout: the share of the examples that is held out, chosen by a hash of their ids, so that it is the same for
-            every command and in every order of the file.
+            every command. The id of a record without one is its position, so that the file must then keep its order.
         part: with `holdout`, whether to take the examples that are left to "train" on, or those that are "heldout".
         split: the split of a folder or data set that has several, or the list of a JSON object that holds several.
         fields: the file's own names of `id`, `prompt`, `response`, `image` and `references`, as in {prompt: question}.

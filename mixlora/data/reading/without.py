@@ -48,7 +48,7 @@ def without(found: Mapping[str, Sequence[Example]], file: Path, name: str, whole
 def part_of(found: Mapping[str, Sequence[Example]], share: float, heldout: bool) -> dict[str, list[Example]]:
     """The examples of each task that are held out, or the others.
 
-    Which are depends on each example's id alone, so that files may grow and be put in another order.
+    Which are depends on each example's id alone. Files whose records have ids may grow and be put in another order.
 
     Args:
         found: {task: its examples}.
